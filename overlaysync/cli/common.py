@@ -1,0 +1,135 @@
+"""What commands share: the node, options, and the JSON form of things."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from overlaysync.cli.output import Output
+
+if TYPE_CHECKING:
+    from overlaysync.formats.image import Format
+    from overlaysync.net.messages import Address
+    from overlaysync.node.node import Node
+    from overlaysync.ops.library import Known
+    from overlaysync.ops.resolve import Listing
+    from overlaysync.trust.envelope import Manifest
+
+PeerOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--peer", metavar="HOST:PORT", help="Ask this node too; works without mDNS."),
+]
+InterfaceOption: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--iface", metavar="IFACE", help="Announce and look on this interface.")
+]
+FormatOption: TypeAlias = Annotated[
+    str | None, typer.Option("--format", metavar="qed|qcow2|raw", help="Format of the new image.")
+]
+RateOption: TypeAlias = Annotated[
+    str | None, typer.Option("--limit-rate", metavar="RATE", help="Bytes per second at most, such as 20M.")
+]
+
+
+def output_of(context: typer.Context) -> Output:
+    """The output that the global options set up."""
+    output = context.obj
+    assert isinstance(output, Output)
+    return output
+
+
+@contextmanager
+def open_node() -> Iterator[Node]:
+    """The node of this home."""
+    from overlaysync.node.node import Node
+
+    node = Node.open(os.environ)
+    try:
+        yield node
+    finally:
+        node.close()
+
+
+def parse_format(text: str | None) -> Format | None:
+    """The format of an option.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    from overlaysync.errors import UsageError
+    from overlaysync.formats.image import Format
+
+    if text is None:
+        return None
+    try:
+        return Format(text.lower())
+    except ValueError:
+        raise UsageError(f"'{text}' is not a format", hint="--format qed, qcow2 or raw") from None
+
+
+def parse_peers(texts: list[str] | None) -> list[Address]:
+    """The addresses of ``--peer``, and of OVERLAYSYNC_PEERS (separated by blanks)."""
+    from overlaysync.net.messages import parse_address
+
+    return [parse_address(text) for text in texts or os.environ.get("OVERLAYSYNC_PEERS", "").split()]
+
+
+def parse_rate(text: str | None) -> int | None:
+    """Bytes per second of ``--limit-rate``."""
+    from overlaysync.errors import UsageError
+    from overlaysync.units import parse_size
+
+    if text is None:
+        return None
+    rate = parse_size(text.removesuffix("/s"))
+    if rate < 1:
+        raise UsageError("the rate must be at least one byte per second")
+    return rate
+
+
+def image_fields(known: Known, manifest: Manifest | None = None) -> dict[str, Any]:
+    """The JSON form of an image here."""
+    from overlaysync.model.digest import format_id
+    from overlaysync.ops.publish import stem
+    from overlaysync.trust.keys import node_id
+
+    header = manifest.header if manifest else None
+    layer = known.layer
+    return {
+        "name": header.name if header else stem(known.path),
+        "team": header.team if header else "",
+        "path": known.path,
+        "format": known.geometry.format.value,
+        "virtual_size": known.disk.virtual_size,
+        "disk": format_id(known.disk.id),
+        "layer": format_id(layer.id) if layer else None,
+        "parent": format_id(layer.parent) if layer and layer.parent else None,
+        "publisher": node_id(manifest.publisher) if manifest else None,
+        "version": header.version if header else None,
+    }
+
+
+def listing_fields(listing: Listing) -> dict[str, Any]:
+    """The JSON form of something listed by peers."""
+    from overlaysync.trust.keys import node_id
+
+    header = listing.manifest.header
+    return {
+        "name": header.name,
+        "team": header.team,
+        "version": header.version,
+        "format": header.format,
+        "virtual_size": header.virtual_size,
+        "data_size": header.data_size,
+        "disk": header.result,
+        "layer": header.id if header.is_layer else None,
+        "parent": header.parent or None,
+        "publisher": node_id(listing.manifest.publisher),
+        "by": header.by,
+        "created": header.created,
+        "peers": list(listing.peers),
+        "nodes": list(listing.labels),
+    }

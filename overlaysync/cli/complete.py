@@ -1,0 +1,5 @@
+"""Completion of references. (being written)"""
+
+
+def complete_reference(incomplete: str) -> list[str]:
+    return []

@@ -1,0 +1,133 @@
+"""The entry point: global options, errors and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from overlaysync import __version__
+from overlaysync.cli import images, lan, tools
+from overlaysync.cli.output import Output, Settings
+from overlaysync.errors import AmbiguousError, OverlaysyncError
+
+INTERRUPTED = 130
+_GLOBAL_FLAGS = ("--json", "--quiet", "-q", "--no-color")
+
+app = typer.Typer(
+    name="overlaysync",
+    help="Share QEMU master images and overlays between the machines of a lab.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (lan, images, tools):
+    module.add_commands(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"overlaysync {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    context: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colours (also: NO_COLOR).")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Global options, accepted before or after the command's name."""
+    context.obj = Output(Settings(json=json, quiet=quiet, color=not no_color))
+
+
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # One way to stop: asyncio handles SIGINT well, so a SIGTERM becomes one.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has gone; the interpreter would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    output = Output(Settings(json="--json" in words, quiet=True, color="--no-color" not in words))
+    try:
+        result = app(args=globals_first(words), standalone_mode=False, prog_name="overlaysync")
+        return result if isinstance(result, int) else 0
+    except OverlaysyncError as error:
+        return _report(output, error)
+    except (KeyboardInterrupt, typer.Abort):
+        output.error("interrupted; what was verified is kept: repeat the command to go on")
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of typer's
+            return _report_usage(output, error)
+        if isinstance(error, OSError):
+            return _report(output, OverlaysyncError(_describe_os_error(error)))
+        raise
+
+
+def globals_first(words: Sequence[str]) -> list[str]:
+    """The words with the global options moved to the front, up to a ``--``."""
+    end = words.index("--") if "--" in words else len(words)
+    front = [word for word in words[:end] if word in _GLOBAL_FLAGS]
+    return front + [word for word in words[:end] if word not in _GLOBAL_FLAGS] + list(words[end:])
+
+
+def _report(output: Output, error: OverlaysyncError) -> int:
+    candidates = error.candidates if isinstance(error, AmbiguousError) else ()
+    if output.json:
+        output.result(
+            {
+                "error": {
+                    "what": error.what,
+                    "why": error.why,
+                    "hint": error.hint,
+                    "candidates": list(candidates),
+                    "exit_code": error.exit_code,
+                }
+            }
+        )
+    lines = [error.what + ("." if not error.why and not error.what.endswith((".", "?")) else "")]
+    if error.why:
+        lines = [f"{error.what}:", f"  {error.why}"]
+    lines += [f"  {candidate}" for candidate in candidates]
+    if error.hint:
+        lines.append(f"  try: {error.hint}")
+    output.error("\n".join(lines))
+    return error.exit_code
+
+
+def _report_usage(output: Output, error: Exception) -> int:
+    message = error.format_message()  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "overlaysync"
+    if output.json:
+        output.result({"error": {"what": message, "why": "", "hint": f"{command} --help", "exit_code": 2}})
+    output.error(f"{message}\n  try: {command} --help")
+    return 2
+
+
+def _describe_os_error(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"

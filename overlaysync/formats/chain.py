@@ -1,0 +1,235 @@
+"""An image together with its backing files: what the guest sees.
+
+Backing files are opened only if their names are plain paths of local files: QEMU also follows ``json:{...}``
+and ``nbd://`` there. Names are relative to the directory of the name by which the overlay was opened;
+symlinks are not resolved for that. Source: QEMU block.c (path_has_protocol, path_combine,
+bdrv_open_backing_file).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from overlaysync.errors import BaseImageError, ImageError, NotFoundError
+from overlaysync.formats.detect import open_image
+from overlaysync.formats.files import fill_zeros
+from overlaysync.formats.image import Backing, Extent, Format, Image, check_range, clip
+from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.model.digest import Kind
+from overlaysync.units import MIB
+
+MAX_DEPTH = 32
+"""Our limit for the images of a chain."""
+
+_SKIP = 16 * MIB
+"""A gap in what is asked of a lower image from which it pays to start afresh behind it."""
+
+Located = tuple[Image | None, Extent]
+"""An extent and the image that holds its bytes; None for ZERO."""
+
+
+class Chain:
+    """An open image and its backing files.
+
+    Attributes:
+        images: top first.
+    """
+
+    def __init__(self, images: tuple[Image, ...], *, owned: bool = True) -> None:
+        self.images = images
+        self._owned = owned
+
+    @classmethod
+    def open(cls, path: str, format: Format | None = None) -> Self:
+        """Open the image at ``path`` and all its backing files.
+
+        Raises:
+            ImageError: one of them is damaged, unsupported or not a plain local file, or they form a loop.
+            BaseImageError: a backing file is missing.
+            NotFoundError: there is nothing at ``path``.
+            NotAllowedError: permissions forbid it.
+        """
+        images: list[Image] = []
+        try:
+            _open_all(path, format, images)
+        except BaseException:
+            for image in images:
+                image.close()
+            raise
+        return cls(tuple(images))
+
+    @property
+    def top(self) -> Image:
+        """The image that was named."""
+        return self.images[0]
+
+    @property
+    def virtual_size(self) -> int:
+        """Bytes of the disk the guest sees: the top image's."""
+        return self.top.virtual_size
+
+    def parent(self) -> Chain | None:
+        """The chain below the top, or None; it shares the open files and does not close them."""
+        return Chain(self.images[1:], owned=False) if len(self.images) > 1 else None
+
+    def extents(self, offset: int, length: int) -> Iterator[Located]:
+        """What the guest sees in ``offset`` .. ``offset + length``, in order and without gaps: DATA or ZERO.
+
+        Neighbouring ZERO extents are joined; neighbouring DATA extents of different images are not.
+        """
+        check_range(offset, length, self.virtual_size)
+        zero: Extent | None = None
+        for image, extent in _resolve(self.images, offset, offset + length):
+            if image is None:
+                start = extent.offset if zero is None else zero.offset
+                zero = Extent(start, extent.offset + extent.length - start, Kind.ZERO)
+                continue
+            if zero is not None:
+                yield None, zero
+                zero = None
+            yield image, extent
+        if zero is not None:
+            yield None, zero
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with guest bytes from ``offset`` on; several threads may do so at once.
+
+        Raises:
+            ImageError: a compressed cluster is damaged.
+            OSError: reading fails.
+        """
+        for image, extent in self.extents(offset, len(buffer)):
+            part = buffer[extent.offset - offset :][: extent.length]
+            if image is None:
+                fill_zeros(part)
+            else:
+                image.read_into(extent, part)
+
+    def fingerprints(self) -> tuple[Fingerprint, ...]:
+        """The fingerprint of every open file, top first."""
+        return tuple(Fingerprint.of(os.fstat(image.fd)) for image in self.images)
+
+    def close(self) -> None:
+        """Close the files, unless this is another chain's parent."""
+        if self._owned:
+            for image in self.images:
+                image.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def backing_path(overlay: str, backing: Backing) -> str:
+    """The path of the backing file that the overlay opened as ``overlay`` names.
+
+    Raises:
+        ImageError: the name is not a plain path.
+    """
+    name = os.fsdecode(backing.name)
+    if "\0" in name:
+        raise ImageError("the name of its backing file contains a zero byte", path=overlay)
+    if has_protocol(name):
+        raise ImageError(
+            f"its backing file, {printable(name)}, is not named as a plain local file", path=overlay
+        )
+    return os.path.join(os.path.dirname(overlay), name)
+
+
+def has_protocol(name: str) -> bool:
+    """Whether QEMU would read ``name`` as ``protocol:...``: a colon comes before any slash."""
+    return ":" in name.split("/", 1)[0]
+
+
+def printable(name: str) -> str:
+    """A name from a header for people: quoted, control characters and odd bytes escaped, at most 200 long."""
+    return ascii(name if len(name) <= 200 else name[:197] + "...")
+
+
+def _open_all(path: str, format: Format | None, images: list[Image]) -> None:
+    """Append the image at ``path`` and its backing files to ``images``."""
+    visited = set()
+    image = open_image(path, format)
+    while True:
+        images.append(image)
+        status = os.fstat(image.fd)
+        if (status.st_dev, status.st_ino) in visited:
+            raise ImageError("its backing files form a loop", path=path)
+        visited.add((status.st_dev, status.st_ino))
+        if image.backing is None:
+            return
+        if len(images) == MAX_DEPTH:
+            raise ImageError(f"it has more than {MAX_DEPTH - 1} backing files", path=path)
+        image = _open_backing(image, image.backing)
+
+
+def _open_backing(overlay: Image, backing: Backing) -> Image:
+    path = backing_path(overlay.path, backing)
+    try:
+        return open_image(path, _declared_format(overlay, backing))
+    except NotFoundError as error:
+        raise BaseImageError(
+            f"The backing file of {overlay.path} is missing",
+            why=f"there is no file {printable(path)}",
+            hint="put the master there, or fetch the overlay again to stand on a master of your choice",
+        ) from error
+
+
+def _declared_format(overlay: Image, backing: Backing) -> Format | None:
+    try:
+        return None if backing.format is None else Format(backing.format)
+    except ValueError as error:
+        reason = f"its backing file has a format that we do not read, {printable(backing.format or '')}"
+        raise ImageError(reason, path=overlay.path) from error
+
+
+def _resolve(images: tuple[Image, ...], offset: int, end: int) -> Iterator[Located]:
+    """What ``images`` (top first) show in ``offset`` .. ``end``; ZERO may come in pieces."""
+    top, below = images[0], _Below(images[1:], end)
+    for extent in top.extents(offset, end - offset):
+        if extent.kind is Kind.DATA:
+            yield top, extent
+        elif extent.kind is Kind.ZERO:
+            yield None, extent
+        else:
+            yield from below.take(extent.offset, extent.offset + extent.length)
+
+
+class _Below:
+    """Looks through at the images below, at rising offsets; keeps its place between two looks."""
+
+    def __init__(self, images: tuple[Image, ...], end: int) -> None:
+        self._images = images
+        # Past the end of a shorter backing file, and below the last one, a guest reads zeros.
+        self._end = min(end, images[0].virtual_size) if images else 0
+        self._source: Iterator[Located] = iter(())
+        self._image: Image | None = None
+        self._extent: Extent | None = None
+
+    def take(self, offset: int, end: int) -> Iterator[Located]:
+        """What lies at ``offset`` .. ``end``."""
+        inside = min(end, self._end)
+        while offset < inside:
+            extent = clip(self._advance(offset), offset, inside)
+            yield self._image, extent
+            offset += extent.length
+        if offset < end:
+            yield None, Extent(offset, end - offset, Kind.ZERO)
+
+    def _advance(self, offset: int) -> Extent:
+        """The extent that covers ``offset``."""
+        extent = self._extent
+        if extent is None or extent.offset + extent.length + _SKIP <= offset:
+            self._source = _resolve(self._images, offset, self._end)
+            extent = None
+        while extent is None or extent.offset + extent.length <= offset:
+            self._image, extent = next(self._source)
+        self._extent = extent
+        return extent

@@ -1,0 +1,119 @@
+"""Regular files, opened and read with care: no devices, no FIFOs, no short reads, no late symlinks.
+
+Leaves out everything about formats. Rules: the user's path may be a symlink and is resolved once; what is
+then opened must be a regular file, and is never opened again by name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from overlaysync.errors import ImageError, NotAllowedError, NotFoundError
+
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISLNK, "a symlink that leads nowhere"),
+)
+
+
+def open_regular(path: str) -> int:
+    """Open the regular file at ``path`` for reading and return its descriptor.
+
+    Raises:
+        ImageError: it is something else than a regular file.
+        NotFoundError: there is nothing.
+        NotAllowedError: permissions forbid it.
+    """
+    try:
+        real = os.path.realpath(path)
+        # Looked at before it is opened: opening alone can move a tape or wake a device.
+        _require_regular(os.stat(real).st_mode, path)
+        fd = os.open(real, _FLAGS)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"There is no file {path}") from error
+    except PermissionError as error:
+        raise NotAllowedError(f"Cannot read {path}", why="permission denied") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror or "" if isinstance(error, OSError) else str(error)
+        raise ImageError(f"it cannot be opened ({reason})", path=path) from error
+    try:
+        _require_regular(os.fstat(fd).st_mode, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _require_regular(mode: int, path: str) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kind = next((name for test, name in _KINDS if test(mode)), "not a file")
+    raise ImageError(f"it is {kind}, not a regular file", path=path, hint="name an image file")
+
+
+def pread_exact(fd: int, length: int, offset: int, *, path: str) -> bytes:
+    """Read exactly ``length`` bytes at ``offset``.
+
+    The caller bounds ``length``; it is allocated.
+
+    Raises:
+        ImageError: the file ends before.
+    """
+    parts = []
+    missing = length
+    while missing:
+        part = os.pread(fd, missing, offset + length - missing)
+        if not part:
+            raise ImageError("the file ends too early", path=path, offset=offset + length - missing)
+        parts.append(part)
+        missing -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_padded(fd: int, offset: int, buffer: memoryview) -> None:
+    """Fill ``buffer`` from ``offset``; what lies past the end of the file is zero."""
+    filled = 0
+    while filled < len(buffer):
+        count = os.preadv(fd, [buffer[filled:]], offset + filled)
+        if not count:
+            break
+        filled += count
+    fill_zeros(buffer[filled:])
+
+
+def fill_zeros(buffer: memoryview) -> None:
+    """Set every byte of ``buffer`` to zero, without a second buffer of zeros."""
+    np.frombuffer(buffer, dtype=np.uint8)[:] = 0
+
+
+def next_data(fd: int, offset: int) -> int | None:
+    """Where data begin at or after ``offset``; None when only a hole is left.
+
+    Holes are a hint that a file system may withhold: every odd answer means data.
+    """
+    try:
+        return max(offset, os.lseek(fd, offset, os.SEEK_DATA))
+    except OSError as error:
+        # ENXIO also means "past the end of the file", where there is nothing to read either.
+        return None if error.errno == errno.ENXIO else offset
+
+
+def next_hole(fd: int, offset: int, end: int) -> int:
+    """Where the data at ``offset`` end, at most ``end``."""
+    try:
+        hole = os.lseek(fd, offset, os.SEEK_HOLE)
+    except OSError:
+        return end
+    return hole if offset < hole < end else end

@@ -1,0 +1,86 @@
+"""Raw images: the file is the disk, and its holes are zeros.
+
+Refuses files that begin like another format: a guest can write any header into its raw disk, and a program
+that guesses would follow it (CVE-2008-2004). Source: QEMU block/file-posix.c (SEEK_DATA, SEEK_HOLE), block.c
+(sizes round up to 512).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Self
+
+from overlaysync.errors import ImageError
+from overlaysync.formats.files import next_data, next_hole, read_padded
+from overlaysync.formats.image import Extent, Format, Geometry, Image, check_range, check_virtual_size
+from overlaysync.model.digest import Kind
+from overlaysync.units import SECTOR, round_up
+
+_CLUSTER = 4096
+
+FOREIGN = (
+    (0, b"QFI\xfb", "a qcow2 image"),
+    (0, b"QED\0", "a QED image"),
+    (0, b"KDMV", "a VMDK image"),
+    (0, b"COWD", "a VMDK image"),
+    (0, b"# Disk DescriptorFile", "a VMDK descriptor"),
+    (0, b"conectix", "a VHD image"),
+    (0, b"vhdxfile", "a VHDX image"),
+    (0, b"LUKS\xba\xbe", "a LUKS-encrypted image"),
+    (0, b"WithoutFreeSpace", "a Parallels image"),
+    (0, b"WithouFreSpacExt", "a Parallels image"),
+    (64, b"\x7f\x10\xda\xbe", "a VDI image"),
+)
+"""(offset, bytes there, what it is)."""
+
+
+def foreign_format(head: bytes) -> str | None:
+    """What a file that begins with ``head`` (512 bytes or all) is, if not raw."""
+    for offset, magic, name in FOREIGN:
+        if head[offset : offset + len(magic)] == magic:
+            return name
+    return None
+
+
+class RawImage(Image):
+    """A raw image; a layer without a parent, so a hole is ZERO."""
+
+    @classmethod
+    def open(cls, path: str, fd: int) -> Self:
+        """Read the raw image open as ``fd``.
+
+        Raises:
+            ImageError: it begins like another format, or is too large.
+        """
+        name = foreign_format(os.pread(fd, SECTOR, 0))
+        if name:
+            raise ImageError(
+                f"it is {name}, not a raw one", path=path, hint="convert it with qemu-img convert"
+            )
+        image = cls()
+        image.path = path
+        image.fd = fd
+        image.geometry = Geometry(Format.RAW, _CLUSTER, _CLUSTER)
+        image.virtual_size = check_virtual_size(round_up(os.fstat(fd).st_size, SECTOR), path)
+        image.backing = None
+        return image
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """See :class:`Image`; data are what the file system does not call a hole."""
+        check_range(offset, length, self.virtual_size)
+        end = offset + length
+        while offset < end:
+            data = next_data(self.fd, offset)
+            # Whole sectors only: the file itself may end inside one.
+            start = end if data is None else min(max(offset, data // SECTOR * SECTOR), end)
+            if start > offset:
+                yield Extent(offset, start - offset, Kind.ZERO)
+            hole = start if data is None or start == end else next_hole(self.fd, max(data, start), end)
+            offset = min(round_up(hole, SECTOR), end)
+            if offset > start:
+                yield Extent(start, offset - start, Kind.DATA, host=start)
+
+    def read_into(self, extent: Extent, buffer: memoryview) -> None:
+        """See :class:`Image`."""
+        read_padded(self.fd, extent.host, buffer)

@@ -1,0 +1,1 @@
+"""Pure values: digests, page lists, manifests, references. No disk, no network, no clock."""

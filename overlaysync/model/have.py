@@ -1,0 +1,69 @@
+"""Have maps: which slots of a data map somebody holds. One byte a slot in memory, one bit on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from overlaysync.errors import DecodeError
+
+
+class HaveMap:
+    """A set of slots 0 .. ``count - 1``."""
+
+    def __init__(self, count: int, *, full: bool = False) -> None:
+        self.count = count
+        self._bits = np.full(count, full, dtype=np.bool_)
+
+    def __len__(self) -> int:
+        """How many slots are held."""
+        return int(np.count_nonzero(self._bits))
+
+    def __contains__(self, slot: int) -> bool:
+        return bool(self._bits[slot])
+
+    def add(self, first: int, count: int = 1) -> None:
+        """Hold the slots ``first`` .. ``first + count - 1``."""
+        self._bits[first : first + count] = True
+
+    def discard(self, first: int, count: int = 1) -> None:
+        """Hold them no longer."""
+        self._bits[first : first + count] = False
+
+    def complete(self) -> bool:
+        """Whether every slot is held."""
+        return bool(self._bits.all())
+
+    def missing(self) -> HaveMap:
+        """The slots that are not held."""
+        result = HaveMap(self.count)
+        np.logical_not(self._bits, out=result._bits)
+        return result
+
+    def runs(self, limit: int) -> Iterator[tuple[int, int]]:
+        """(first, count) of the held slots in order, no run longer than ``limit``."""
+        edges = np.flatnonzero(np.diff(self._bits.view(np.int8), prepend=0, append=0))
+        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            for first in range(start, end, limit):
+                yield first, min(limit, end - first)
+
+    def to_bytes(self) -> bytes:
+        """One bit a slot, the first in the highest bit of the first byte, the rest of the last byte zero."""
+        return np.packbits(self._bits).tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, count: int) -> HaveMap:
+        """The map that ``data`` encodes.
+
+        Raises:
+            DecodeError: the length does not fit ``count``, or bits past the end are set.
+        """
+        if len(data) != (count + 7) // 8:
+            raise DecodeError(f"a have map of {count} slots cannot have {len(data)} bytes")
+        bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8))
+        if bits[count:].any():
+            raise DecodeError("a have map has bits past its end")
+        result = cls(count)
+        result._bits = bits[:count].astype(np.bool_)
+        return result

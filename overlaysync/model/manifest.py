@@ -1,0 +1,151 @@
+"""Manifest headers: the signed description of a disk or a layer.
+
+A manifest is a header (this module), a page list and pages (:mod:`overlaysync.model.pages`). The header names
+the content by its id; the id commits to the page list, the list to the pages, a page to the chunks. The header
+is canonical JSON: re-encoding what was decoded must give the same bytes, which refuses unknown and repeated
+fields, odd numbers and white space at once. Source: docs/manifest-format.md, "Header".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from overlaysync.errors import DecodeError
+from overlaysync.model.digest import derive, parse_id
+from overlaysync.model.names import is_name, printable
+from overlaysync.model.pages import MAX_LIST_SIZE
+from overlaysync.units import CHUNK, MAX_VIRTUAL_SIZE, MIN_GRANULE, SECTOR
+
+MAX_HEADER_SIZE = 4096
+MANIFEST_CONTEXT = "overlaysync v1 manifest"
+FORMATS = ("raw", "qed", "qcow2")
+MAX_VERSION = (1 << 31) - 1
+
+_ID = re.compile(r"b3:[0-9a-f]{64}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_LABEL_LIMIT = 100
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a publisher says of a disk or a layer.
+
+    Attributes:
+        v: version of this form, 1.
+        kind: ``disk`` or ``layer``.
+        team: the team it is labelled with, or "".
+        name: its name.
+        version: 1, 2, … within team and name.
+        id: disk id or layer id.
+        virtual_size: guest bytes.
+        unit: bytes a digest covers.
+        data_size: bytes of all DATA units.
+        list_size: bytes of the encoded page list.
+        parent: disk id below a layer, else "".
+        parent_name: what the publisher calls that disk; for people only.
+        result: disk id the guest sees: of a disk its own id, of a layer that of the layer on its parent.
+        format: format of the publisher's image.
+        cluster_size: cluster size a rebuilt image should have, in bytes.
+        created: when it was published, ISO 8601 UTC.
+        by: label of the publisher's node; for people only.
+    """
+
+    v: Literal[1] = 1
+    kind: Literal["disk", "layer"]
+    team: str = ""
+    name: str
+    version: int
+    id: str
+    virtual_size: int
+    unit: int
+    data_size: int
+    list_size: int
+    parent: str = ""
+    parent_name: str = ""
+    result: str
+    format: str
+    cluster_size: int
+    created: str
+    by: str = ""
+
+    @property
+    def content_id(self) -> bytes:
+        return parse_id(self.id)
+
+    @property
+    def result_id(self) -> bytes:
+        return parse_id(self.result)
+
+    @property
+    def parent_id(self) -> bytes | None:
+        return parse_id(self.parent) if self.parent else None
+
+    @property
+    def is_layer(self) -> bool:
+        return self.kind == "layer"
+
+    @property
+    def full_name(self) -> str:
+        """``team/name`` or ``name``."""
+        return f"{self.team}/{self.name}" if self.team else self.name
+
+
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(Header)
+
+
+def encode_header(header: Header) -> bytes:
+    """The canonical bytes, which are what is signed."""
+    return _encode(header)
+
+
+def decode_header(data: bytes) -> Header:
+    """The header that ``data`` encodes.
+
+    Raises:
+        DecodeError: it is too long, not canonical, or a field is out of bounds.
+    """
+    if len(data) > MAX_HEADER_SIZE:
+        raise DecodeError(f"a manifest header cannot have {len(data)} bytes")
+    try:
+        header = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError("not a manifest header", why=printable(str(error))) from None
+    if _encode(header) != data:
+        raise DecodeError("the manifest header is not in canonical form")
+    problem = _problem(header)
+    if problem:
+        raise DecodeError(f"the manifest header is wrong: {problem}")
+    return header
+
+
+def manifest_id(envelope: bytes) -> bytes:
+    """The id of a signed header, from all bytes of its envelope."""
+    return derive(MANIFEST_CONTEXT, envelope)
+
+
+def _problem(header: Header) -> str:
+    """The first field out of bounds, in words; "" when there is none."""
+    layer = header.is_layer
+    checks = {
+        "name": is_name(header.name) and (not header.team or is_name(header.team)),
+        "version": 1 <= header.version <= MAX_VERSION,
+        "id": bool(_ID.fullmatch(header.id) and _ID.fullmatch(header.result)),
+        "parent": bool(_ID.fullmatch(header.parent)) if layer else header.parent == header.parent_name == "",
+        "result": layer or header.result == header.id,
+        "virtual_size": 0 <= header.virtual_size <= MAX_VIRTUAL_SIZE and header.virtual_size % SECTOR == 0,
+        "unit": header.unit == CHUNK if not layer else header.unit in _GRANULES,
+        "data_size": 0 <= header.data_size <= header.virtual_size,
+        "list_size": 0 < header.list_size <= MAX_LIST_SIZE,
+        "format": header.format in FORMATS,
+        "cluster_size": header.cluster_size in _CLUSTER_SIZES,
+        "created": bool(_TIME.fullmatch(header.created)),
+        "label": len(header.by) <= _LABEL_LIMIT and len(header.parent_name) <= _LABEL_LIMIT,
+    }
+    return next((field for field, good in checks.items() if not good), "")
+
+
+_GRANULES = {MIN_GRANULE << shift for shift in range(5)}
+_CLUSTER_SIZES = {1 << bits for bits in range(9, 23)}

@@ -1,0 +1,57 @@
+"""The one rule for names, and the one function that prints foreign text.
+
+A name is NFC, 1 to 64 letters, digits, ``.``, ``_`` or ``-``, and begins with a letter or digit. So it can
+never be a path, an option or a terminal sequence.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from overlaysync.errors import UsageError
+
+MAX_NAME = 64
+_EXTRA = "._-"
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` obeys the rule."""
+    return (
+        0 < len(text) <= MAX_NAME
+        and unicodedata.is_normalized("NFC", text)
+        and _plain(text[0])
+        and all(_plain(char) or char in _EXTRA for char in text)
+    )
+
+
+def check_name(text: str, what: str = "name") -> str:
+    """``text`` itself when it is a name.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if is_name(text):
+        return text
+    raise UsageError(
+        f"'{printable(text)}' cannot be a {what}",
+        why="a name has 1 to 64 letters, digits, '.', '_' or '-' and begins with a letter or digit",
+        hint=f"try '{name_from(text)}'",
+    )
+
+
+def name_from(text: str) -> str:
+    """The nearest name to any text, such as a file's stem."""
+    normal = unicodedata.normalize("NFC", text)
+    mapped = "".join(char if _plain(char) or char in _EXTRA else "-" for char in normal)
+    return mapped.lstrip(_EXTRA)[:MAX_NAME] or "image"
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Foreign text made safe for a terminal: control, format and bidi characters become ``?``, cut at ``limit``."""
+    cut = text[:limit]
+    safe = "".join(char if char.isprintable() else "?" for char in cut)
+    return safe + ("…" if len(text) > limit else "")
+
+
+def _plain(char: str) -> bool:
+    return char.isalpha() or char.isdecimal()

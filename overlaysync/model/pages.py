@@ -1,0 +1,206 @@
+"""Page lists: which digests make up a disk or a layer, and the id that follows from them.
+
+A page holds the digests of 1024 consecutive units (the last page of a list may hold fewer). Pages are
+addressed by their own digest; a page whose units are all *blank* (ZERO in a disk, UNALLOCATED in a layer) is
+left out. The canonical bytes of a list are hashed to its id, so a list received from anywhere is checked by
+hashing it. Nothing here holds page bodies: a loader brings them one at a time.
+Source: docs/manifest-format.md, "Page list".
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+
+from overlaysync.errors import DecodeError
+from overlaysync.model.digest import (
+    DIGEST_SIZE,
+    UNALLOCATED,
+    ZERO,
+    Digests,
+    Kind,
+    as_digests,
+    derive,
+    kinds_of,
+)
+from overlaysync.units import CHUNK, MAX_VIRTUAL_SIZE, MIN_GRANULE, PAGE_UNITS, SECTOR, ceil_div
+
+PAGE_SIZE = PAGE_UNITS * DIGEST_SIZE
+MAX_LIST_SIZE = 16 << 20
+"""Our limit for an encoded list: 400,000 pages, 25 TiB of allocated 64 KiB units."""
+
+DISK_CONTEXT = "overlaysync v1 disk id"
+LAYER_CONTEXT = "overlaysync v1 layer id"
+PAGE_CONTEXT = "overlaysync v1 page"
+
+_PREFIX = struct.Struct("<4sIQ32s")
+_MAGIC = {b"OSD1": "disk", b"OSL1": "layer"}
+_ENTRY = np.dtype([("index", "<u8"), ("digest", "u1", (DIGEST_SIZE,))])
+
+LoadPage: TypeAlias = Callable[[bytes], bytes]
+"""Page digest → page body."""
+
+
+def page_digest(body: bytes | memoryview) -> bytes:
+    """The digest by which a page is addressed."""
+    return derive(PAGE_CONTEXT, body)
+
+
+def page_length(unit_count: int, index: int) -> int:
+    """How many units page ``index`` of a list of ``unit_count`` units has."""
+    return min(PAGE_UNITS, unit_count - index * PAGE_UNITS)
+
+
+@dataclass(frozen=True, slots=False)
+class PageList:
+    """The pages of a disk (``parent`` is None) or a layer.
+
+    Attributes:
+        virtual_size: bytes the guest sees.
+        unit: bytes a digest covers: 64 KiB for a disk, the granule for a layer.
+        parent: disk id below a layer.
+        indices: numbers of the pages present, rising.
+        digests: their page digests.
+    """
+
+    virtual_size: int
+    unit: int = CHUNK
+    parent: bytes | None = None
+    indices: tuple[int, ...] = ()
+    digests: tuple[bytes, ...] = field(default=(), repr=False)
+
+    @property
+    def is_layer(self) -> bool:
+        return self.parent is not None
+
+    @property
+    def blank(self) -> Kind:
+        """The kind of every unit of a page that is left out."""
+        return Kind.UNALLOCATED if self.is_layer else Kind.ZERO
+
+    @property
+    def unit_count(self) -> int:
+        return ceil_div(self.virtual_size, self.unit)
+
+    def unit_length(self, index: int) -> int:
+        """Bytes in unit ``index``: ``unit``, or fewer for the last."""
+        return min(self.unit, self.virtual_size - index * self.unit)
+
+    @cached_property
+    def id(self) -> bytes:
+        """The disk id or layer id."""
+        return derive(LAYER_CONTEXT if self.is_layer else DISK_CONTEXT, self.encode())
+
+    def page(self, index: int) -> bytes | None:
+        """The digest of page ``index``, None when it is left out."""
+        at = bisect_left(self.indices, index)
+        return self.digests[at] if at < len(self.indices) and self.indices[at] == index else None
+
+    def blank_page(self, index: int) -> bytes:
+        """The body that page ``index`` has when it is left out."""
+        marker = UNALLOCATED if self.is_layer else ZERO
+        return marker * page_length(self.unit_count, index)
+
+    def load(self, index: int, load: LoadPage) -> Digests:
+        """The digests of page ``index``, shape (units, 32), read-only.
+
+        Raises:
+            DecodeError: the body is not as long as the list says, or holds a marker that cannot be there.
+        """
+        digest = self.page(index)
+        if digest is None:
+            return as_digests(self.blank_page(index))
+        return self.check_page(index, load(digest))
+
+    def check_page(self, index: int, body: bytes) -> Digests:
+        """``body`` as digests, after its length and markers have been checked against the list."""
+        if len(body) != page_length(self.unit_count, index) * DIGEST_SIZE:
+            raise DecodeError(f"page {index} has {len(body)} bytes")
+        digests = as_digests(body)
+        if not self.is_layer and (kinds_of(digests) == Kind.UNALLOCATED).any():
+            raise DecodeError(f"page {index} of a disk holds an unallocated chunk")
+        return digests
+
+    def encode(self) -> bytes:
+        """The canonical bytes: magic, unit, virtual size, parent, then (index, digest) of each page."""
+        magic = b"OSL1" if self.is_layer else b"OSD1"
+        head = _PREFIX.pack(magic, self.unit, self.virtual_size, self.parent or bytes(DIGEST_SIZE))
+        entries = np.zeros(len(self.indices), dtype=_ENTRY)
+        entries["index"] = self.indices
+        if self.digests:
+            entries["digest"] = as_digests(b"".join(self.digests))
+        return head + entries.tobytes()
+
+    @classmethod
+    def decode(cls, data: bytes) -> PageList:
+        """The list that ``data`` encodes.
+
+        Raises:
+            DecodeError: any byte is not as the canonical form has it, or a limit is passed.
+        """
+        if not _PREFIX.size <= len(data) <= MAX_LIST_SIZE or (len(data) - _PREFIX.size) % _ENTRY.itemsize:
+            raise DecodeError(f"a page list cannot have {len(data)} bytes")
+        magic, unit, virtual_size, parent = _PREFIX.unpack_from(data)
+        kind = _MAGIC.get(magic)
+        if kind is None:
+            raise DecodeError("not a page list: unknown magic")
+        if virtual_size > MAX_VIRTUAL_SIZE or virtual_size % SECTOR:
+            raise DecodeError(f"virtual size {virtual_size} is out of bounds")
+        if kind == "disk" and (unit != CHUNK or any(parent)):
+            raise DecodeError("a disk has 64 KiB chunks and no parent")
+        if not MIN_GRANULE <= unit <= CHUNK or unit & (unit - 1):
+            raise DecodeError(f"granule {unit} is out of bounds")
+        entries = np.frombuffer(data, dtype=_ENTRY, offset=_PREFIX.size)
+        indices = entries["index"]
+        page_count = ceil_div(ceil_div(virtual_size, unit), PAGE_UNITS)
+        if len(indices) and ((indices[1:] <= indices[:-1]).any() or int(indices[-1]) >= page_count):
+            raise DecodeError("page numbers are not rising or out of bounds")
+        return cls(
+            virtual_size=virtual_size,
+            unit=unit,
+            parent=None if kind == "disk" else parent,
+            indices=tuple(indices.tolist()),
+            digests=tuple(digest.tobytes() for digest in entries["digest"]),
+        )
+
+
+class PageListBuilder:
+    """Builds a page list from pages that come in rising order.
+
+    ``keep`` receives every page body that is present, by digest (a store, or a dict's ``__setitem__``).
+    """
+
+    def __init__(
+        self, *, virtual_size: int, unit: int, parent: bytes | None, keep: Callable[[bytes, bytes], None]
+    ) -> None:
+        self._empty = PageList(virtual_size, unit, parent)
+        self._keep = keep
+        self._indices: list[int] = []
+        self._digests: list[bytes] = []
+
+    def add(self, index: int, body: bytes) -> None:
+        """Append page ``index``; a blank one is left out."""
+        if body == self._empty.blank_page(index):
+            return
+        digest = page_digest(body)
+        self._keep(digest, body)
+        self._indices.append(index)
+        self._digests.append(digest)
+
+    def build(self) -> PageList:
+        empty = self._empty
+        return PageList(
+            empty.virtual_size, empty.unit, empty.parent, tuple(self._indices), tuple(self._digests)
+        )
+
+
+def iter_pages(pages: PageList, load: LoadPage) -> Iterator[tuple[int, Digests]]:
+    """(page number, digests) of every page present, in order."""
+    for index in pages.indices:
+        yield index, pages.load(index, load)

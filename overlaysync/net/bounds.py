@@ -1,0 +1,124 @@
+"""Every limit of the network code in one table, ours unless a comment says otherwise.
+
+Times are seconds, sizes bytes, rates bytes per second. Tests make smaller ones; nothing else changes them
+except the two that a user may: connections per address and the rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from overlaysync.model.manifest import MAX_HEADER_SIZE
+from overlaysync.model.pages import MAX_LIST_SIZE, PAGE_SIZE
+from overlaysync.trust.envelope import MAX_ENVELOPE_SIZE
+from overlaysync.units import KIB, MIB
+
+# -- messages ----------------------------------------------------------------------------------------
+
+MAX_CATALOG_SIZE = 2 * MIB
+MAX_CATALOG_ITEMS = 2048
+MAX_PEERS_SIZE = 64 * KIB
+MAX_PEERS = 256
+MAX_LABEL = 100  # characters of a node's label
+MAX_ETAG = 128
+MAX_HOST = 253  # DNS
+
+MAX_RANGES = 128  # ranges in one request for data
+MAX_SLOTS = 4096  # slots in one request for data: 256 MiB of a disk
+MAX_SLOT_DIGITS = 12  # 64 TiB in granules of 4 KiB need eleven
+MAX_SLOTS_TEXT = MAX_RANGES * (2 * MAX_SLOT_DIGITS + 2)
+
+MAX_PAGE_SIZE = PAGE_SIZE
+MAX_PAGE_LIST_SIZE = MAX_LIST_SIZE
+MAX_MANIFEST_SIZE = MAX_ENVELOPE_SIZE
+assert MAX_HEADER_SIZE < MAX_MANIFEST_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class ServerBounds:
+    """What a client may take from the server.
+
+    Attributes:
+        connections: open connections in all; beyond, the longest idle one is closed, or the new one refused.
+        connections_per_address: the same for one client address; many teams may share a hypervisor's.
+        keepalive_s: an idle connection, or one that drips its request, lives this long.
+        line_size: request line; it carries the slot ranges.
+        field_size: one header field.
+        fields: header fields in a request.
+        bodies: bodies with image data under way at once; more are answered 503.
+        retry_s: least Retry-After of a 503; up to as much again is added at random.
+        write_s: a client must take something within this time …
+        min_rate: … and a whole body at this rate, after that grace.
+        queue: pending connections in the kernel.
+        stop_s: responses under way get this long when the server stops.
+    """
+
+    connections: int = 512
+    connections_per_address: int = 16
+    keepalive_s: float = 15
+    line_size: int = 4 * KIB
+    field_size: int = 2 * KIB
+    fields: int = 32
+    bodies: int = 64
+    retry_s: int = 1
+    write_s: float = 20
+    min_rate: int = 16 * KIB
+    queue: int = 512
+    stop_s: float = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ClientBounds:
+    """What a server may do to the client.
+
+    Attributes:
+        connect_s: time to connect.
+        read_s: longest silence of a server.
+        min_rate: least average rate of a body, over every span of ``read_s``.
+        head_size: status line and fields of an answer.
+        connections_per_host: to one address and port.
+        idle_s: an idle connection is not used again after this time; less than the server keeps it.
+        max_retry_s: longest Retry-After that is believed.
+    """
+
+    connect_s: float = 3
+    read_s: float = 10
+    min_rate: int = 16 * KIB
+    head_size: int = 8 * KIB
+    connections_per_host: int = 6
+    idle_s: float = 10
+    max_retry_s: float = 60
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryBounds:
+    """What the network may do to discovery.
+
+    Attributes:
+        peers: peers kept.
+        addresses: addresses kept of one peer.
+        resolve_s: time to resolve one peer.
+        resolves: peers resolved at once.
+        pending: peers waiting to be resolved; more are left out until they are announced again.
+        refresh_s: a known peer is resolved again at most this often.
+        updates_s: what this node announces changes at most this often.
+        txt_size: all TXT entries of this node.
+        hints: entries kept of one peer's TXT.
+        name_length: instance name (DNS-SD: one label of 63 bytes).
+    """
+
+    peers: int = 256
+    addresses: int = 4
+    resolve_s: float = 1.5
+    resolves: int = 4
+    pending: int = 512
+    refresh_s: float = 1
+    updates_s: float = 1
+    txt_size: int = 1024
+    hints: int = 64
+    name_length: int = 63
+
+
+SERVER = ServerBounds()
+CLIENT = ClientBounds()
+DISCOVERY = DiscoveryBounds()

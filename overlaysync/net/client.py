@@ -1,0 +1,282 @@
+"""The HTTP client: asks one node for one thing, and believes nothing about it.
+
+Small things (catalog, manifests, pages) go through aiohttp, image data through :mod:`overlaysync.net.receiving`.
+What came is bounded here; signatures and ids are checked by the caller, page digests here. Every failure that
+is the peer's is a PeerError, so that a transfer can go on with the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+from yarl import URL
+
+from overlaysync.errors import DecodeError, PeerError
+from overlaysync.model.names import printable
+from overlaysync.model.pages import page_digest
+from overlaysync.net.bounds import (
+    CLIENT,
+    MAX_CATALOG_SIZE,
+    MAX_ETAG,
+    MAX_MANIFEST_SIZE,
+    MAX_PAGE_LIST_SIZE,
+    MAX_PAGE_SIZE,
+    MAX_PEERS_SIZE,
+    ClientBounds,
+)
+from overlaysync.net.messages import Address, Catalog, decode_catalog, decode_peers, encode_slots
+from overlaysync.net.rate import RateLimit
+from overlaysync.net.receiving import ConnectionLostError, DataConnection, Head
+
+
+class BusyError(PeerError):
+    """The peer is busy; ``retry_after`` seconds later it may not be."""
+
+    def __init__(self, what: str, retry_after: float) -> None:
+        super().__init__(what)
+        self.retry_after = retry_after
+
+
+class GoneError(PeerError):
+    """The peer does not serve this, or no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogAnswer:
+    """Attributes:
+    catalog: the catalog; None when it is still the one with the ETag that was sent.
+    etag: to be sent the next time; "" when the peer gave none.
+    """
+
+    catalog: Catalog | None
+    etag: str
+
+
+@dataclass(slots=True)
+class _Host:
+    """Data connections to one address."""
+
+    places: asyncio.Semaphore
+    idle: list[DataConnection] = field(default_factory=list)
+    users: int = 0
+
+
+class Client:
+    """Asks peers. Close it with :meth:`close`, or use it as an asynchronous context manager.
+
+    Args:
+        limit: a rate for all image data received.
+        bounds: limits.
+    """
+
+    def __init__(self, *, limit: RateLimit | None = None, bounds: ClientBounds = CLIENT) -> None:
+        self._bounds = bounds
+        self._limit = limit or RateLimit(None)
+        self._hosts: dict[Address, _Host] = {}
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit_per_host=bounds.connections_per_host,
+                keepalive_timeout=bounds.idle_s,
+                use_dns_cache=False,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=bounds.connect_s, sock_read=bounds.read_s),
+            max_line_size=bounds.head_size,
+            max_field_size=bounds.head_size,
+            headers={"Accept-Encoding": "identity", "User-Agent": "overlaysync"},
+        )
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for host in self._hosts.values():
+            for connection in host.idle:
+                connection.abort()
+        self._hosts.clear()
+        await self._session.close()
+
+    # -- small things --------------------------------------------------------------------------------
+
+    async def catalog(self, address: Address, etag: str = "") -> CatalogAnswer:
+        """What the peer serves; nothing when it still has the catalog with this ETag."""
+        fields = {"If-None-Match": etag} if etag else {}
+        status, fresh, body = await self._get(address, "catalog", MAX_CATALOG_SIZE, fields=fields)
+        if status == 304:
+            return CatalogAnswer(None, etag)
+        return CatalogAnswer(decode_catalog(body), fresh)
+
+    async def peers(self, address: Address) -> tuple[Address, ...]:
+        """The peers that the peer knows."""
+        _, _, body = await self._get(address, "peers", MAX_PEERS_SIZE)
+        return decode_peers(body)
+
+    async def envelope(self, address: Address, manifest_id: bytes) -> bytes:
+        """A signed manifest, not yet opened."""
+        _, _, body = await self._get(address, f"manifests/{manifest_id.hex()}", MAX_MANIFEST_SIZE)
+        return body
+
+    async def page_list(self, address: Address, manifest_id: bytes, size: int) -> bytes:
+        """An encoded page list, which must have ``size`` bytes."""
+        if not 0 < size <= MAX_PAGE_LIST_SIZE:
+            raise DecodeError(f"a page list cannot have {size} bytes")
+        _, _, body = await self._get(address, f"manifests/{manifest_id.hex()}/pages", size)
+        if len(body) != size:
+            raise PeerError(f"{address} sent a page list of {len(body)} bytes instead of {size}")
+        return body
+
+    async def page(self, address: Address, manifest_id: bytes, digest: bytes) -> bytes:
+        """A page, verified."""
+        path = f"manifests/{manifest_id.hex()}/pages/{digest.hex()}"
+        _, _, body = await self._get(address, path, MAX_PAGE_SIZE)
+        if page_digest(body) != digest:
+            raise PeerError(f"{address} sent a page with another digest")
+        return body
+
+    async def _get(
+        self, address: Address, path: str, limit: int, *, fields: dict[str, str] | None = None
+    ) -> tuple[int, str, bytes]:
+        """Status (200 or 304), ETag and body of at most ``limit`` bytes."""
+        try:
+            # The silence that aiohttp bounds may be broken by a byte now and then: bound the whole as well.
+            async with asyncio.timeout(
+                self._bounds.connect_s + self._bounds.read_s + limit / self._bounds.min_rate
+            ):
+                async with self._session.get(
+                    _url(address, path), headers=fields, allow_redirects=False
+                ) as answer:
+                    status = answer.status
+                    if status == 304 and fields:
+                        return status, "", b""
+                    _check_status(address, status, answer.headers.get("Retry-After", ""))
+                    if answer.headers.get("Content-Encoding", "identity") != "identity":
+                        raise PeerError(f"{address} sent an encoded body")
+                    body = await _read(answer, limit)
+                    return status, answer.headers.get("ETag", "")[:MAX_ETAG], body
+        except TimeoutError:
+            raise PeerError(f"{address} does not answer in time") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise PeerError(f"Cannot ask {address}", why=printable(str(error))) from None
+
+    # -- image data ----------------------------------------------------------------------------------
+
+    async def read_slots(
+        self, address: Address, manifest_id: bytes, runs: Sequence[tuple[int, int]], buffer: memoryview
+    ) -> None:
+        """Fill ``buffer`` with the bytes of these (first slot, count) runs, in order; nothing is verified.
+
+        The buffer must have exactly the length of the data. After an error or a cancellation what it holds is
+        undefined, and it is not written to again.
+
+        Raises:
+            BusyError: the peer serves too many others.
+            GoneError: it does not serve this manifest, or its image has changed.
+            PeerError: it sent too little, too much, too slowly, or nothing.
+        """
+        path = f"manifests/{manifest_id.hex()}/data?slots={encode_slots(runs)}"
+        request = f"GET /v1/{path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: overlaysync\r\n\r\n".encode(
+            "ascii"
+        )
+        async with self._place(address) as host:
+            head = await self._exchange(address, host, request, buffer)
+        if head.status != 200:
+            _check_status(address, head.status, str(head.retry_after))
+            raise PeerError(f"{address} answers {head.status}")
+
+    @asynccontextmanager
+    async def _place(self, address: Address) -> AsyncIterator[_Host]:
+        """One of the places for connections to ``address``, which is forgotten when nobody uses it."""
+        host = self._hosts.get(address)
+        if host is None:
+            host = self._hosts[address] = _Host(asyncio.Semaphore(self._bounds.connections_per_host))
+        host.users += 1
+        try:
+            async with host.places:
+                yield host
+        finally:
+            host.users -= 1
+            if not host.users and not host.idle:
+                self._hosts.pop(address, None)
+
+    async def _exchange(self, address: Address, host: _Host, request: bytes, buffer: memoryview) -> Head:
+        """Send the request on a connection that is open already, or else on a new one."""
+        while host.idle:
+            connection = host.idle.pop()
+            if not connection.usable or connection.idle_for > self._bounds.idle_s:
+                connection.abort()
+                continue
+            try:
+                return await self._ask(host, connection, connection.begin(request, buffer))
+            except ConnectionLostError:
+                continue  # closed by the peer while it was idle: no reason to doubt the peer
+        connection = DataConnection(self._bounds, self._limit)
+        answer = connection.begin(request, buffer)
+        await self._connect(address, connection)
+        try:
+            return await self._ask(host, connection, answer)
+        except PeerError as error:
+            raise PeerError(f"No data from {address}", why=str(error)) from None
+
+    async def _connect(self, address: Address, connection: DataConnection) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._bounds.connect_s):
+                await loop.create_connection(lambda: connection, address.host, address.port)
+        except TimeoutError:
+            connection.abort()
+            raise PeerError(f"{address} does not answer") from None
+        except OSError as error:
+            connection.abort()
+            raise PeerError(f"Cannot connect to {address}", why=error.strerror or str(error)) from None
+        except BaseException:
+            connection.abort()
+            raise
+
+    async def _ask(self, host: _Host, connection: DataConnection, answer: asyncio.Future[Head]) -> Head:
+        try:
+            head = await answer
+        except BaseException:
+            connection.abort()
+            raise
+        if connection.usable:
+            host.idle.append(connection)
+        return head
+
+
+def _url(address: Address, path: str) -> URL:
+    return URL(f"http://{address}/v1/{path}", encoded=True)
+
+
+def _check_status(address: Address, status: int, retry_after: str) -> None:
+    if status == 200:
+        return
+    if status == 503:
+        seconds = int(retry_after) if retry_after.isdecimal() and len(retry_after) < 7 else 1
+        raise BusyError(f"{address} is busy", min(max(seconds, 1), CLIENT.max_retry_s))
+    if status in (404, 410):
+        raise GoneError(f"{address} does not serve this" + (" any more" if status == 410 else ""))
+    raise PeerError(f"{address} answers {status}")
+
+
+async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, which must not be longer than ``limit``."""
+    if (answer.content_length or 0) > limit:
+        answer.close()
+        raise PeerError(f"An answer of {answer.content_length} bytes, at most {limit} were expected")
+    body = bytearray()
+    async for part in answer.content.iter_any():
+        body += part
+        if len(body) > limit:
+            answer.close()
+            raise PeerError(f"An answer of more than {limit} bytes")
+    return bytes(body)

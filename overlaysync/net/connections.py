@@ -1,0 +1,104 @@
+"""aiohttp's low-level server with a bound on connections, in all and for each client address.
+
+When there is no place left, the connection that has been idle longest makes room (an honest client just
+opens a new one); when none is idle, the newcomer is told to come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from overlaysync.net.bounds import ServerBounds
+
+_quiet = logging.getLogger("overlaysync.http")
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: %d\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+_quiet.setLevel(logging.CRITICAL)  # whatever strangers send is no event; our own errors are logged elsewhere
+
+
+def retry_after(bounds: ServerBounds) -> int:
+    """Seconds after which to come back: clients sent away together should not come back together."""
+    return bounds.retry_s + random.randint(0, bounds.retry_s)
+
+
+class BoundedServer(web.Server):
+    """Counts connections by what aiohttp calls when one opens or closes."""
+
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], bounds: ServerBounds
+    ) -> None:
+        super().__init__(
+            handler,
+            access_log=None,
+            logger=_quiet,
+            keepalive_timeout=bounds.keepalive_s,
+            max_line_size=bounds.line_size,
+            max_field_size=bounds.field_size,
+            max_headers=bounds.fields,
+            lingering_time=0,
+            auto_decompress=False,
+        )
+        self._bounds = bounds
+        self._addresses: Counter[str] = Counter()
+        self._open: dict[web.RequestHandler, str] = {}
+        self._idle: dict[web.RequestHandler, str] = {}  # in the order they became idle
+
+    @property
+    def count(self) -> int:
+        """Open connections."""
+        return len(self._open)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if peer else ""
+        if not self._make_room(address):
+            transport.write(_BUSY % (retry_after(self._bounds)))
+            transport.close()
+            return
+        self._open[handler] = self._idle[handler] = address
+        self._addresses[address] += 1
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._forget(handler)
+
+    @contextmanager
+    def busy(self, request: web.BaseRequest) -> Iterator[None]:
+        """While a request is answered, its connection is not idle."""
+        handler = request.protocol
+        self._idle.pop(handler, None)
+        try:
+            yield
+        finally:
+            if handler in self._open:
+                self._idle[handler] = self._open[handler]
+
+    def _make_room(self, address: str) -> bool:
+        if self._addresses[address] >= self._bounds.connections_per_address:
+            return self._close_idle(address)
+        return len(self._open) < self._bounds.connections or self._close_idle(None)
+
+    def _close_idle(self, address: str | None) -> bool:
+        for handler, owner in self._idle.items():
+            if address in (None, owner):
+                self._forget(handler)
+                handler.force_close()
+                return True
+        return False
+
+    def _forget(self, handler: web.RequestHandler) -> None:
+        self._idle.pop(handler, None)
+        address = self._open.pop(handler, None)
+        if address is not None:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]

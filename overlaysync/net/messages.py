@@ -1,0 +1,233 @@
+"""Wire messages: catalog, peers, slot ranges, addresses. Bytes in, checked values or DecodeError out.
+
+Leaves out manifests, page lists and pages, which are binary and have their own modules. JSON objects may gain
+fields within v1: unknown ones are ignored here (a signed header is stricter). Source: docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+
+from overlaysync.errors import DecodeError, UsageError
+from overlaysync.model.names import printable
+from overlaysync.net.bounds import (
+    MAX_CATALOG_ITEMS,
+    MAX_CATALOG_SIZE,
+    MAX_HOST,
+    MAX_LABEL,
+    MAX_MANIFEST_SIZE,
+    MAX_PEERS,
+    MAX_PEERS_SIZE,
+    MAX_RANGES,
+    MAX_SLOT_DIGITS,
+    MAX_SLOTS,
+    MAX_SLOTS_TEXT,
+)
+from overlaysync.trust.keys import PUBLIC_KEY_SIZE
+
+_Message = TypeVar("_Message")
+
+# -- catalog -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """What a node serves, as it says itself: only the envelopes are signed.
+
+    Attributes:
+        node: its public key.
+        label: its label, safe to print.
+        envelopes: signed manifests, not yet opened.
+    """
+
+    node: bytes
+    label: str
+    envelopes: tuple[bytes, ...]
+
+
+class _CatalogJson(msgspec.Struct, frozen=True):
+    node: str
+    label: str
+    items: list[str]
+
+
+class _PeersJson(msgspec.Struct, frozen=True):
+    peers: list[str]
+
+
+_catalog_decoder = msgspec.json.Decoder(_CatalogJson)
+_peers_decoder = msgspec.json.Decoder(_PeersJson)
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_catalog(node: bytes, label: str, envelopes: Iterable[bytes]) -> bytes:
+    """The catalog of a node; envelopes that no longer fit the bounds are left out."""
+    items: list[str] = []
+    size = len(_encode(_CatalogJson(node.hex(), label[:MAX_LABEL], [])))
+    for envelope in envelopes:
+        item = base64.b64encode(envelope).decode("ascii")
+        size += len(item) + 3  # quotes and comma
+        if len(items) == MAX_CATALOG_ITEMS or size > MAX_CATALOG_SIZE:
+            break
+        items.append(item)
+    return _encode(_CatalogJson(node.hex(), label[:MAX_LABEL], items))
+
+
+def decode_catalog(data: bytes) -> Catalog:
+    """The catalog that ``data`` encodes.
+
+    Raises:
+        DecodeError: it is not one, or out of bounds.
+    """
+    message = _parse(_catalog_decoder, data, MAX_CATALOG_SIZE, "a catalog")
+    try:
+        node = bytes.fromhex(message.node)
+    except ValueError:
+        node = b""
+    if len(node) != PUBLIC_KEY_SIZE:
+        raise DecodeError("a catalog without its node's public key")
+    if len(message.items) > MAX_CATALOG_ITEMS:
+        raise DecodeError(f"a catalog of {len(message.items)} manifests", why=f"at most {MAX_CATALOG_ITEMS}")
+    return Catalog(node, printable(message.label, MAX_LABEL), tuple(map(_envelope, message.items)))
+
+
+def _envelope(text: str) -> bytes:
+    try:
+        envelope = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise DecodeError("a catalog with a manifest that is not base64") from None
+    if not 0 < len(envelope) <= MAX_MANIFEST_SIZE:
+        raise DecodeError(f"a catalog with a manifest of {len(envelope)} bytes")
+    return envelope
+
+
+def _parse(decoder: msgspec.json.Decoder[_Message], data: bytes, limit: int, what: str) -> _Message:
+    if len(data) > limit:
+        raise DecodeError(f"{what} of {len(data)} bytes", why=f"at most {limit}")
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"not {what}", why=printable(str(error))) from None
+
+
+# -- addresses and peers -----------------------------------------------------------------------------
+
+
+class Address(NamedTuple):
+    """Where a node listens: a name or an IP address (IPv6 without brackets), and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)(%[\w.-]{1,15})?\]|([\w.-]+)):(\d{1,5})", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+
+
+def parse_address(text: str) -> Address:
+    """The address that a user or a peer wrote: ``HOST:PORT``, ``192.0.2.1:80`` or ``[2001:db8::1]:80``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = _ADDRESS.fullmatch(text) if len(text) <= MAX_HOST + 8 else None
+    if match:
+        literal, scope, name, port = match[1], match[2] or "", match[3], int(match[4])
+        host = _ipv6(literal, scope) if literal else _host(name)
+        if host and 0 < port < 1 << 16:
+            return Address(host, port)
+    raise UsageError(
+        f"'{printable(text)}' is not an address",
+        hint="write HOST:PORT, such as bob.lab:43210, 192.0.2.7:43210 or [2001:db8::7]:43210",
+    )
+
+
+def _ipv6(text: str, scope: str) -> str:
+    try:
+        return str(ipaddress.IPv6Address(text)) + scope
+    except ValueError:
+        return ""
+
+
+def _host(text: str) -> str:
+    """``text`` when it is a host name or a dotted address, else ""."""
+    if re.fullmatch(r"[\d.]+", text):  # never a name: resolvers read 1.2 as 1.0.0.2
+        try:
+            return str(ipaddress.IPv4Address(text))
+        except ValueError:
+            return ""
+    labels = text.removesuffix(".").split(".")
+    return text if len(text) <= MAX_HOST and all(map(_LABEL.fullmatch, labels)) else ""
+
+
+def encode_peers(peers: Iterable[str]) -> bytes:
+    """The list of peers a node knows, as many as the bounds allow."""
+    return _encode(_PeersJson(list(peers)[:MAX_PEERS]))
+
+
+def decode_peers(data: bytes) -> tuple[Address, ...]:
+    """The peers that ``data`` lists: IP addresses only, as a name would make us ask DNS for a stranger.
+
+    Raises:
+        DecodeError: it is no such list, or out of bounds.
+    """
+    message = _parse(_peers_decoder, data, MAX_PEERS_SIZE, "a list of peers")
+    if len(message.peers) > MAX_PEERS:
+        raise DecodeError(f"a list of {len(message.peers)} peers", why=f"at most {MAX_PEERS}")
+    try:
+        peers = tuple(map(parse_address, message.peers))
+        for peer in peers:
+            ipaddress.ip_address(peer.host)
+    except (UsageError, ValueError) as error:
+        raise DecodeError("a list of peers with something else in it", why=printable(str(error))) from None
+    return peers
+
+
+# -- slot ranges -------------------------------------------------------------------------------------
+
+Runs: TypeAlias = tuple[tuple[int, int], ...]
+"""(first slot, count), rising and not overlapping."""
+
+_RANGE = re.compile(
+    rf"(0|[1-9]\d{{0,{MAX_SLOT_DIGITS - 1}}})-(0|[1-9]\d{{0,{MAX_SLOT_DIGITS - 1}}})", re.ASCII
+)
+
+
+def encode_slots(runs: Iterable[tuple[int, int]]) -> str:
+    """``runs`` as inclusive ranges: ``0-63,80-95``."""
+    return ",".join(f"{first}-{first + count - 1}" for first, count in runs)
+
+
+def decode_slots(text: str) -> Runs:
+    """The runs that ``text`` encodes: one range at least, rising, not overlapping.
+
+    Raises:
+        DecodeError: it is anything else, or out of bounds.
+    """
+    if len(text) > MAX_SLOTS_TEXT or text.count(",") >= MAX_RANGES:
+        raise DecodeError("too many slot ranges", why=f"at most {MAX_RANGES}")
+    runs = []
+    end = total = 0
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part)
+        if match is None:
+            raise DecodeError(f"'{printable(part, 40)}' is not a slot range")
+        first, last = int(match[1]), int(match[2])
+        if first < end or last < first:
+            raise DecodeError("slot ranges are not rising")
+        end = last + 1
+        total += end - first
+        runs.append((first, end - first))
+    if total > MAX_SLOTS:
+        raise DecodeError(f"{total} slots in one request", why=f"at most {MAX_SLOTS}")
+    return tuple(runs)

@@ -1,0 +1,257 @@
+"""Bodies straight into the caller's buffer: a small, strict HTTP/1.1 client for image data alone.
+
+aiohttp's client makes a bytes object of everything it receives and hands it through a queue; here the kernel
+copies to the place where the data are hashed. What it understands is what our server sends: a status, fields,
+Content-Length and that many bytes. The rest of HTTP (chunks, encodings, interim answers) is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from overlaysync.errors import PeerError
+from overlaysync.net.bounds import ClientBounds
+from overlaysync.net.rate import RateLimit
+
+_STATUS = re.compile(rb"HTTP/1\.1 (\d{3})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
+_END = b"\r\n\r\n"
+
+
+class ConnectionLostError(PeerError):
+    """The connection ended before an answer began, which is how a server closes an idle one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The status line and fields of an answer.
+
+    Attributes:
+        status: the status.
+        length: bytes of the body.
+        retry_after: seconds, 0 when the peer does not say.
+        close: whether the connection ends after the body.
+    """
+
+    status: int
+    length: int
+    retry_after: int
+    close: bool
+
+
+def parse_head(data: bytes) -> Head:
+    """The head in ``data``, which is everything before the empty line.
+
+    Raises:
+        PeerError: it is not what our server sends.
+    """
+    first, *lines = data.split(b"\r\n")
+    status = _STATUS.fullmatch(first)
+    if status is None:
+        raise PeerError("The peer does not speak HTTP/1.1")
+    fields: dict[bytes, bytes] = {}
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None or field[1].lower() in fields:
+            raise PeerError("The peer sends a damaged or repeated header field")
+        fields[field[1].lower()] = field[2]
+    length = fields.get(b"content-length", b"")
+    if b"transfer-encoding" in fields or b"content-encoding" in fields or not _is_number(length, 18):
+        raise PeerError("The peer sends a body of unknown length or form")
+    retry_after = fields.get(b"retry-after", b"")
+    return Head(
+        int(status[1]),
+        int(length),
+        int(retry_after) if _is_number(retry_after, 6) else 0,
+        fields.get(b"connection", b"").lower() == b"close",
+    )
+
+
+def _is_number(text: bytes, digits: int) -> bool:
+    return text.isdigit() and len(text) <= digits
+
+
+class _State(Enum):
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    DEAD = auto()
+
+
+class DataConnection(asyncio.BufferedProtocol):
+    """One connection, one request at a time.
+
+    Args:
+        bounds: how long the peer may be silent, and its least rate.
+        limit: the rate of all that is received.
+    """
+
+    def __init__(self, bounds: ClientBounds, limit: RateLimit) -> None:
+        self._bounds = bounds
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._state = _State.IDLE
+        self._head_buffer = memoryview(bytearray(bounds.head_size))
+        self._body = memoryview(b"")
+        self._filled = 0
+        self._request = b""
+        self._head: Head | None = None
+        self._answer: asyncio.Future[Head] | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._watched = 0  # bytes since the watchdog last looked
+        self._resume: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent."""
+        return self._state is _State.IDLE and self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since the last answer ended."""
+        return self._loop.time() - self._idle_since
+
+    def begin(self, request: bytes, body: memoryview) -> asyncio.Future[Head]:
+        """Send ``request``, now or when connected.
+
+        Args:
+            request: the whole request.
+            body: where the body of a 200 goes; no other length is accepted.
+
+        Returns:
+            the head, once ``body`` is full or the status is not 200; PeerError when neither happens.
+        """
+        self._request, self._body = request, body
+        self._state, self._filled, self._head = _State.HEAD, 0, None
+        self._answer = self._loop.create_future()
+        if self._transport is not None:
+            self._send()
+        return self._answer
+
+    def abort(self) -> None:
+        """Close at once; the buffer of a request under way is not touched again."""
+        self._end(ConnectionLostError("The connection was closed"))
+
+    # -- called by the event loop --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self._state is _State.HEAD:
+            self._send()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._state is _State.BODY:
+            if self._limit.rate is None:
+                return self._body[self._filled :]
+            return self._body[self._filled : self._filled + self._limit.step]
+        return self._head_buffer[self._filled if self._state is _State.HEAD else 0 :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._watched += nbytes
+        if self._state is _State.BODY:
+            self._filled += nbytes
+            self._slow_down(nbytes)
+            self._check_body()
+        elif self._state is _State.HEAD:
+            self._filled += nbytes
+            self._check_head()
+        else:
+            self._end(PeerError("The peer sends what was not asked for"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        early = self._state is _State.HEAD and not self._filled
+        self._end(
+            ConnectionLostError("The connection was lost") if early else PeerError("The body ended early")
+        )
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        assert self._transport is not None
+        self._transport.write(self._request)
+        self._start_watch()
+
+    def _check_head(self) -> None:
+        data = bytes(self._head_buffer[: self._filled])
+        end = data.find(_END)
+        if end < 0:
+            if self._filled == len(self._head_buffer):
+                self._end(PeerError("The peer's answer begins with too many header fields"))
+            return
+        rest = data[end + len(_END) :]
+        try:
+            self._head = head = parse_head(data[:end])
+        except PeerError as error:
+            self._end(error)
+            return
+        if head.status != 200:
+            self._finish(reusable=head.length == 0 and not rest)
+        elif head.length != len(self._body):
+            self._end(PeerError(f"The peer offers {head.length} bytes instead of {len(self._body)}"))
+        elif len(rest) > head.length:
+            self._end(PeerError("The peer sends more than was asked for"))
+        else:
+            self._body[: len(rest)] = rest
+            self._state, self._filled = _State.BODY, len(rest)
+            self._start_watch()
+            self._check_body()
+
+    def _check_body(self) -> None:
+        if self._filled == len(self._body):
+            self._finish(reusable=True)
+
+    def _finish(self, *, reusable: bool) -> None:
+        """The answer is complete."""
+        assert self._head is not None
+        answer, head = self._answer, self._head
+        self._stop_watch()
+        self._answer, self._body, self._state = None, memoryview(b""), _State.IDLE
+        self._idle_since = self._loop.time()
+        if answer is not None and not answer.done():
+            answer.set_result(head)
+        if head.close or not reusable:
+            self._end(PeerError("The connection was closed"))
+
+    def _end(self, error: PeerError) -> None:
+        answer = self._answer
+        self._stop_watch()
+        self._answer, self._body, self._state = None, memoryview(b""), _State.DEAD
+        if self._transport is not None:
+            self._transport.abort()
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
+
+    # -- pace ----------------------------------------------------------------------------------------
+
+    def _start_watch(self) -> None:
+        self._stop_watch()
+        self._watched = 0
+        span = self._bounds.read_s / (2 if self._state is _State.BODY else 1)
+        self._watch = self._loop.call_later(span, self._look)
+
+    def _stop_watch(self) -> None:
+        for handle in (self._watch, self._resume):
+            if handle is not None:
+                handle.cancel()
+        self._watch = self._resume = None
+
+    def _look(self) -> None:
+        """The head must come within ``read_s``, each half of ``read_s`` after it must bring the least rate."""
+        enough = self._bounds.min_rate * self._bounds.read_s / 2
+        if self._state is _State.BODY and self._watched >= enough:
+            self._start_watch()
+        else:
+            self._end(PeerError("The peer stalls"))
+
+    def _slow_down(self, count: int) -> None:
+        delay = self._limit.reserve(count)
+        if delay > 0 and self._transport is not None:
+            self._transport.pause_reading()
+            self._start_watch()
+            self._resume = self._loop.call_later(delay, self._transport.resume_reading)

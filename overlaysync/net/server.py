@@ -1,0 +1,350 @@
+"""The HTTP server: what a node serves to anybody who asks. GET and HEAD only, no request has a body.
+
+Leaves out who may see what: a :class:`Shelf` shows only what may be served. "No" and "absent" are one answer,
+byte for byte. Paths (docs/protocol.md):
+
+    /v1/catalog                             what is served, with an ETag
+    /v1/peers                               other nodes this one knows
+    /v1/manifests/ID                        a signed manifest
+    /v1/manifests/ID/pages                  its page list
+    /v1/manifests/ID/pages/DIGEST           one of its pages
+    /v1/manifests/ID/data?slots=0-63,80-95  the bytes of these slots, in order
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+from aiohttp import web
+
+from overlaysync.errors import DecodeError, NetworkError, NotFoundError
+from overlaysync.model.digest import DIGEST_SIZE
+from overlaysync.net.bounds import SERVER, ServerBounds
+from overlaysync.net.connections import BoundedServer, retry_after
+from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers
+from overlaysync.net.rate import RateLimit
+from overlaysync.net.sending import BodySender, Piece, PieceReader, StalledError
+from overlaysync.ops.offer import Offer
+from overlaysync.units import KIB
+
+_log = logging.getLogger("overlaysync.net.server")
+_JSON = "application/json"
+_READERS = 4  # threads that read images
+_LEAST_SHARE = 64 * KIB  # bytes per second a body should get under a rate limit, else there are fewer
+_T = TypeVar("_T")
+
+
+class Shelf(Protocol):
+    """What there is to serve, at this moment. Called from the event loop: nothing here may block."""
+
+    @property
+    def label(self) -> str:
+        """``user@host``, for people."""
+        ...
+
+    @property
+    def public_key(self) -> bytes:
+        """The node's key."""
+        ...
+
+    @property
+    def revision(self) -> str:
+        """Changes whenever the offers do; letters and digits."""
+        ...
+
+    def offers(self) -> Sequence[Offer]:
+        """All that is served, the most important first."""
+        ...
+
+    def offer(self, manifest_id: bytes) -> Offer | None:
+        """One of them."""
+        ...
+
+    def peers(self) -> Sequence[str]:
+        """Addresses of other nodes, ``HOST:PORT``."""
+        ...
+
+
+class _Answer(Exception):
+    """Ends a request with a status and no more."""
+
+    def __init__(self, status: int, **fields: str) -> None:
+        super().__init__(status)
+        self.status = status
+        self.fields = {name.replace("_", "-"): value for name, value in fields.items()}
+
+
+class Server:
+    """Serves a shelf.
+
+    Args:
+        shelf: what to serve.
+        limit: a rate for all image data together.
+        sent: called after each body of image data with manifest id, client address and bytes sent.
+        bounds: limits.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        *,
+        limit: RateLimit | None = None,
+        sent: Callable[[bytes, str, int], None] | None = None,
+        bounds: ServerBounds = SERVER,
+    ) -> None:
+        self._shelf = shelf
+        self._limit = limit or RateLimit(None)
+        self._sent = sent
+        self._bounds = bounds
+        self._bodies = 0
+        self._max_bodies = bounds.bodies
+        if self._limit.rate is not None:
+            self._max_bodies = max(1, min(bounds.bodies, self._limit.rate // _LEAST_SHARE))
+        self._catalog: tuple[str, bytes] | None = None
+        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="serve")
+        self._reading: WeakKeyDictionary[Offer, threading.Lock] = WeakKeyDictionary()
+        self._http: BoundedServer | None = None
+        self._listeners: list[asyncio.Server] = []
+        self.port = 0
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return self._http.count if self._http else 0
+
+    async def start(self, addresses: Sequence[str] = (), port: int = 0) -> int:
+        """Listen on these IP addresses (none: on all), and return the port (0: a free one, the same on all).
+
+        Raises:
+            NetworkError: an address or the port cannot be had.
+        """
+        self._http = BoundedServer(self._handle, self._bounds)
+        sockets = listen(addresses or ("0.0.0.0", "::"), port, self._bounds.queue, all_needed=bool(addresses))
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            self._listeners.append(
+                await loop.create_server(self._http, sock=sock, backlog=self._bounds.queue)
+            )
+        self.port = sockets[0].getsockname()[1]
+        return self.port
+
+    async def stop(self) -> None:
+        """Stop listening, let what is under way end for a moment, then close everything."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        if self._http is not None:
+            self._http.pre_shutdown()
+            await self._http.shutdown(self._bounds.stop_s)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # -- requests ------------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert self._http is not None
+        with self._http.busy(request):
+            try:
+                response = await self._respond(request)
+                await self._finish(request, response)
+            except _Answer as answer:
+                response = web.Response(status=answer.status, headers=answer.fields)
+                if answer.status == 413:
+                    response.force_close()
+                await self._finish(request, response)
+        return response
+
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._route(request)
+        except (_Answer, ConnectionError):
+            raise
+        except DecodeError:
+            raise _Answer(400) from None
+        except NotFoundError:
+            raise _Answer(410) from None
+        except Exception:
+            _log.exception("cannot answer %s", request.rel_url)
+            raise _Answer(500) from None
+
+    async def _finish(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Send a small response whole, within a time that its size allows."""
+        if response.prepared and not isinstance(response, web.Response):
+            return
+        response.headers["Server"] = "overlaysync"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        size = response.content_length or 0
+        try:
+            async with asyncio.timeout(self._bounds.write_s + size / self._bounds.min_rate):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            abort(request)
+
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method not in ("GET", "HEAD"):
+            raise _Answer(405, Allow="GET, HEAD")
+        if request.body_exists:
+            raise _Answer(413)
+        match request.rel_url.raw_path.split("/")[1:]:
+            case ["v1", "catalog"]:
+                return self._get_catalog(request)
+            case ["v1", "peers"]:
+                return web.Response(body=encode_peers(self._shelf.peers()), content_type=_JSON)
+            case ["v1", "manifests", manifest_id, *rest]:
+                return await self._get_manifest(request, self._offer(manifest_id), rest)
+        raise _Answer(404)
+
+    def _offer(self, text: str) -> Offer:
+        offer = self._shelf.offer(_digest(text))
+        if offer is None:
+            raise _Answer(404)
+        return offer
+
+    def _get_catalog(self, request: web.BaseRequest) -> web.Response:
+        shelf = self._shelf
+        revision = shelf.revision
+        etag = f'"{revision}"'
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers={"ETag": etag})
+        if self._catalog is None or self._catalog[0] != revision:
+            envelopes = (offer.manifest.envelope for offer in shelf.offers())
+            self._catalog = revision, encode_catalog(shelf.public_key, shelf.label, envelopes)
+        return web.Response(body=self._catalog[1], content_type=_JSON, headers={"ETag": etag})
+
+    async def _get_manifest(
+        self, request: web.BaseRequest, offer: Offer, rest: list[str]
+    ) -> web.StreamResponse:
+        match rest:
+            case []:
+                return web.Response(body=offer.manifest.envelope)
+            case ["pages"]:
+                return web.Response(body=offer.page_list)
+            case ["pages", text]:
+                digest = _digest(text)
+                page = await self._read(offer, lambda: offer.page(digest))
+                if page is not None:
+                    return web.Response(body=page)
+            case ["data"]:
+                return await self._get_data(request, offer)
+        raise _Answer(404)
+
+    async def _read(self, offer: Offer, read: Callable[[], _T]) -> _T:
+        """Read from an offer in a thread, one at a time: its maps and caches are shared."""
+        lock = self._reading.setdefault(offer, threading.Lock())
+
+        def locked() -> _T:
+            with lock:
+                return read()
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, locked)
+
+    # -- image data ----------------------------------------------------------------------------------
+
+    async def _get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
+        name, _, value = request.rel_url.raw_query_string.partition("=")
+        if name != "slots":
+            raise _Answer(400)
+        runs = decode_slots(value)
+        if sum(runs[-1]) > offer.data.count:
+            raise _Answer(400)
+        response = web.StreamResponse(headers={"Server": "overlaysync", "X-Content-Type-Options": "nosniff"})
+        response.content_type = "application/octet-stream"
+        response.content_length = length = sum(offer.data.span(first, count) for first, count in runs)
+        with self._body_slot():
+            reader = PieceReader(offer.segments(runs))
+            # The first batch is read before the head is sent: an image that has changed is still a clean 410.
+            batch = await self._read(offer, reader.read)
+            await response.prepare(request)
+            if request.method == "GET":
+                await self._send_data(request, offer, reader, batch, length)
+        return response
+
+    @contextmanager
+    def _body_slot(self) -> Iterator[None]:
+        if self._bodies >= self._max_bodies:
+            raise _Answer(503, Retry_After=str(retry_after(self._bounds)))
+        self._bodies += 1
+        try:
+            yield
+        finally:
+            self._bodies -= 1
+
+    async def _send_data(
+        self, request: web.BaseRequest, offer: Offer, reader: PieceReader, batch: list[Piece], length: int
+    ) -> None:
+        """Send the whole body; one that cannot be sent whole ends with its connection."""
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client has gone")
+        sender = BodySender(transport.get_extra_info("socket").dup(), self._bounds, self._limit)
+        try:
+            while batch:
+                for piece in batch:
+                    await sender.send(piece)
+                batch = await self._read(offer, reader.read) if reader.more else []
+            if sender.sent != length:
+                raise NotFoundError("the image gave other than was promised")
+        except (StalledError, NotFoundError, OSError):
+            abort(request)
+        except BaseException:
+            abort(request)
+            raise
+        finally:
+            sender.close()
+            if self._sent is not None:
+                self._sent(offer.manifest.id, request.remote or "", sender.sent)
+
+
+def abort(request: web.BaseRequest) -> None:
+    """Drop the connection at once, so that the client sees that the body is not whole."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _digest(text: str) -> bytes:
+    """Lower-case hexadecimal of 32 bytes, in exactly one spelling; anything else is absent."""
+    with suppress(ValueError):
+        digest = bytes.fromhex(text)
+        if len(digest) == DIGEST_SIZE and digest.hex() == text:
+            return digest
+    raise _Answer(404)
+
+
+def listen(addresses: Sequence[str], port: int, queue: int, *, all_needed: bool) -> list[socket.socket]:
+    """Listening sockets on one port of these IP addresses.
+
+    Args:
+        addresses: IP addresses.
+        port: the port; 0 for a free one.
+        queue: pending connections in the kernel.
+        all_needed: whether each address must be had; otherwise one is enough (a machine without IPv6).
+
+    Raises:
+        NetworkError: there is none.
+    """
+    sockets: list[socket.socket] = []
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            sock = socket.create_server((address, port), family=family, backlog=queue)
+        except OSError as error:
+            if sockets and not all_needed:
+                continue
+            for other in sockets:
+                other.close()
+            raise NetworkError(
+                f"Cannot listen on {address} port {port}",
+                why=error.strerror or str(error),
+                hint="choose another --port, or none" if port else "",
+            ) from None
+        sockets.append(sock)
+        port = sock.getsockname()[1]
+    return sockets

@@ -1,0 +1,465 @@
+"""Fetch: find, plan, take what is here, transfer the rest, verify, rebuild."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from overlaysync.errors import (
+    BaseImageError,
+    DecodeError,
+    NetworkError,
+    NotFoundError,
+    OverlaysyncError,
+    PeerError,
+    VerificationError,
+    WouldDestroyError,
+)
+from overlaysync.formats.chain import Chain
+from overlaysync.formats.image import Format
+from overlaysync.model.datamap import DataMap
+from overlaysync.model.manifest import Header
+from overlaysync.model.names import printable
+from overlaysync.model.pages import PageList
+from overlaysync.model.reference import Reference
+from overlaysync.net.client import BusyError, Client, GoneError
+from overlaysync.net.messages import Address
+from overlaysync.node.node import Node, now
+from overlaysync.node.observer import Observer
+from overlaysync.node.reach import Reach
+from overlaysync.ops.assemble import BATCH, Assembly, target_for
+from overlaysync.ops.library import Known, find_base, image_files
+from overlaysync.ops.local import copy_local
+from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
+from overlaysync.ops.plan import Step, plan_fetch
+from overlaysync.ops.publish import keep_manifest
+from overlaysync.ops.resolve import Listing, resolve
+from overlaysync.swarm.schedule import Failure, Request, Schedule
+from overlaysync.trust.envelope import Manifest
+
+_PAGES_AT_ONCE = 6
+_RETRY_S = 0.25
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to fetch.
+
+    Attributes:
+        to: directory of what is fetched.
+        masters: directory to find masters in and to put missing ones; None means ``to``.
+        name: name of the file instead of the thing's.
+        format: format instead of the sender's.
+        replace: whether an existing file of that name may be replaced.
+        wait_s: how long to look for peers.
+    """
+
+    to: str = "."
+    masters: str | None = None
+    name: str | None = None
+    format: Format | None = None
+    replace: bool = False
+    wait_s: float = 4.0
+
+
+@dataclass(slots=True)
+class Transfer:
+    """Where the bytes of one image came from.
+
+    Attributes:
+        data: data bytes received from peers, wrong ones included.
+        manifest: bytes of manifest, page list and pages received.
+        local: bytes taken from images here.
+        resumed: bytes an interrupted run had already written.
+        sources: verified bytes by peer.
+    """
+
+    data: int = 0
+    manifest: int = 0
+    local: int = 0
+    resumed: int = 0
+    sources: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One image that is now here.
+
+    Attributes:
+        manifest: what it is.
+        known: the image.
+        already: whether it was here before.
+        transfer: where its bytes came from.
+    """
+
+    manifest: Manifest
+    known: Known
+    already: bool
+    transfer: Transfer
+
+
+@dataclass(slots=True)
+class Fetch:
+    """One ``fetch`` command."""
+
+    node: Node
+    client: Client
+    reach: Reach
+    observer: Observer
+    options: Options
+
+    @property
+    def directories(self) -> list[str]:
+        """Where images here are looked for."""
+        return list(dict.fromkeys([self.options.masters or self.options.to, self.options.to]))
+
+    async def find(self, reference: Reference) -> list[Listing]:
+        """What ``reference`` means among all that is within reach."""
+
+        def found() -> bool:
+            try:
+                return bool(resolve(reference, self.reach.listings()))
+            except NotFoundError:
+                return False
+            except OverlaysyncError:
+                return True
+
+        await self.reach.until(found, wait_s=self.options.wait_s)
+        return resolve(reference, self.reach.listings())
+
+    async def plan(self, wanted: Listing) -> list[Step]:
+        """The steps that bring ``wanted`` here; waits a little for somebody to have its master."""
+        failure: BaseImageError | None = None
+
+        def plan() -> list[Step]:
+            return plan_fetch(
+                wanted,
+                self.reach.listings(),
+                self.base_of,
+                to=self.options.to,
+                masters=self.options.masters or self.options.to,
+                name=self.options.name,
+                format=self.options.format,
+            )
+
+        for wait_s in (0.0, self.options.wait_s):
+            if wait_s:
+                parent = wanted.manifest.header.parent
+                await self.reach.until(
+                    lambda: any(item.manifest.header.result == parent for item in self.reach.listings()),
+                    wait_s=wait_s,
+                )
+            try:
+                return await asyncio.to_thread(plan)
+            except BaseImageError as error:
+                failure = error
+        assert failure is not None
+        raise failure
+
+    async def run(self, steps: Sequence[Step]) -> list[Fetched]:
+        """Do the steps, in order."""
+        results = []
+        for step in steps:
+            present = await asyncio.to_thread(self._present, step)
+            if present is None:
+                present = await self.make(step)
+            keep_manifest(self.node.catalog, step.listing.manifest)
+            results.append(present)
+        return results
+
+    # -- what is here --------------------------------------------------------------------------------
+
+    def base_of(self, header: Header) -> Known | None:
+        """The image below a layer, if it is here."""
+        assert header.parent_id is not None
+        return find_base(
+            self.node.library, header.parent_id, self.directories, called=header.parent_name, now=now()
+        )
+
+    def _present(self, step: Step) -> Fetched | None:
+        """The image itself when it is at its place already.
+
+        Raises:
+            WouldDestroyError: something else is.
+        """
+        if not os.path.lexists(step.path):
+            return None
+        try:
+            known = self.node.library.examine(step.path, now=now())
+        except OverlaysyncError:
+            known = None
+        if known is not None and known.content.id == step.header.content_id:
+            return Fetched(step.listing.manifest, known, True, Transfer())
+        if self.options.replace:
+            return None
+        raise WouldDestroyError(
+            f"{step.path} exists and is not {step.header.full_name}:{step.header.version}",
+            hint="choose another name with --as, another directory with --to, or say --replace",
+        )
+
+    # -- making one image ----------------------------------------------------------------------------
+
+    async def make(self, step: Step) -> Fetched:
+        """Make one image whose base is here."""
+        transfer = Transfer()
+        pages = await self._page_list(step, transfer)
+        base = await asyncio.to_thread(self._base, step)
+        target = target_for(
+            pages,
+            format=step.format,
+            cluster_size=step.header.cluster_size,
+            backing_name=backing_name(step.path, base.path) if base else None,
+            backing_format=base.geometry.format if base else None,
+        )
+        os.makedirs(os.path.dirname(step.path) or ".", exist_ok=True)
+        threads = ThreadPoolExecutor(2, thread_name_prefix="verify")
+        loop = asyncio.get_running_loop()
+        assembly = await asyncio.to_thread(
+            Assembly.open,
+            Path(step.path),
+            target,
+            pages,
+            self.node.library.load_page,
+            self.node.home.journals,
+            replace=self.options.replace,
+        )
+        self.observer.begin(f"{step.header.name}", assembly.data.size)
+        try:
+            transfer.resumed = assembly.resumed
+            self.observer.advance(assembly.resumed)
+            await loop.run_in_executor(threads, self._take_local, step, assembly, transfer)
+            await _Transferring(self, step, assembly, transfer, threads).run()
+            mode = OVERLAY_MODE if base else MASTER_MODE
+            await loop.run_in_executor(
+                threads, lambda: assembly.finish(mode=mode, replace=self.options.replace)
+            )
+        finally:
+            # Threads may still be writing: the part file is closed after the last of them.
+            await asyncio.shield(loop.run_in_executor(None, _close, assembly, threads))
+            self.observer.end()
+        known = await asyncio.to_thread(self._remember, step, pages, base)
+        return Fetched(step.listing.manifest, known, False, transfer)
+
+    def _base(self, step: Step) -> Known | None:
+        if step.base is None:
+            return None
+        base = self.node.library.examine(step.base, now=now())
+        if base.disk.id != step.header.parent_id:
+            raise BaseImageError(
+                f"Cannot rebuild '{step.header.name}' on {base.path}",
+                why="its content is not that of the master it stands on",
+            )
+        return base
+
+    def _remember(self, step: Step, pages: PageList, base: Known | None) -> Known:
+        library = self.node.library
+        if base is None:
+            library.remember(step.path, pages, pages, now=now())
+        return library.examine(step.path, now=now())
+
+    def _take_local(self, step: Step, assembly: Assembly, transfer: Transfer) -> None:
+        """Take what images here hold: known ones, and unknown ones of the same size beside the target."""
+        if assembly.have.complete():
+            return
+        self._learn(assembly.data.pages.virtual_size)
+        for row in self.node.catalog.all_images():
+            for layer in (False, True) if row.layer else (False,):
+                with self.node.library.source(row, layer=layer) as source:
+                    if source is not None:
+                        transfer.local += copy_local(
+                            assembly, source, self.node.library.load_page, self.observer.advance
+                        )
+                if assembly.have.complete():
+                    return
+
+    def _learn(self, virtual_size: int) -> None:
+        for path in image_files(self.directories):
+            with suppress(OverlaysyncError, OSError):
+                if self.node.library.known(path) is None:
+                    with Chain.open(path) as chain:
+                        fits = chain.virtual_size == virtual_size
+                    if fits:
+                        self.node.library.examine(path, now=now())
+
+    # -- manifest ------------------------------------------------------------------------------------
+
+    async def _page_list(self, step: Step, transfer: Transfer) -> PageList:
+        """The page list of the content, with all its pages kept here."""
+        header = step.header
+        transfer.manifest += len(step.listing.manifest.envelope)
+        pages = self.node.catalog.pages.load_list(header.content_id)
+        if pages is None:
+            pages = await self._from_anyone(
+                header.content_id,
+                lambda address, manifest: self._one_list(address, manifest, header, transfer),
+            )
+            await self._fetch_pages(pages, transfer)
+            await asyncio.to_thread(self.node.catalog.pages.keep_list, pages)
+        try:
+            size = await asyncio.to_thread(lambda: DataMap(pages, self.node.library.load_page).size)
+            if size != header.data_size:
+                raise DecodeError("its manifest names another size than its pages")
+        except DecodeError as error:
+            raise VerificationError(f"Cannot fetch '{header.name}'", why=str(error)) from None
+        return pages
+
+    async def _one_list(
+        self, address: Address, manifest: bytes, header: Header, transfer: Transfer
+    ) -> PageList:
+        body = await self.client.page_list(address, manifest, header.list_size)
+        transfer.manifest += len(body)
+        pages = PageList.decode(body)
+        expected = (header.content_id, header.virtual_size, header.unit, header.parent_id)
+        if (pages.id, pages.virtual_size, pages.unit, pages.parent) != expected:
+            raise DecodeError("a page list that is not the manifest's")
+        return pages
+
+    async def _fetch_pages(self, pages: PageList, transfer: Transfer) -> None:
+        store = self.node.catalog.pages
+        present = await asyncio.to_thread(store.has_pages, pages.digests)
+        missing = [digest for digest in dict.fromkeys(pages.digests) if digest not in present]
+        for at in range(0, len(missing), 64):
+            bodies: dict[bytes, bytes] = {}
+            wanted = iter(missing[at : at + 64])
+
+            async def fetch_some(
+                wanted: Iterator[bytes] = wanted, bodies: dict[bytes, bytes] = bodies
+            ) -> None:
+                for digest in wanted:
+                    bodies[digest] = await self._from_anyone(
+                        pages.id,
+                        lambda address, manifest, digest=digest: self.client.page(address, manifest, digest),
+                    )
+                    transfer.manifest += len(bodies[digest])
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_PAGES_AT_ONCE):
+                    group.create_task(fetch_some())
+            await asyncio.to_thread(store.keep_pages, bodies)
+
+    async def _from_anyone(
+        self, content: bytes, ask: Callable[[Address, bytes], Awaitable[_Answer]]
+    ) -> _Answer:
+        """What the first peer gives that has the content and does not fail."""
+        failures: list[OverlaysyncError] = []
+        for address, manifest in self.reach.sources(content).values():
+            try:
+                return await ask(address, manifest)
+            except (PeerError, DecodeError) as error:
+                failures.append(error)
+        wrong = any(isinstance(error, DecodeError) for error in failures)
+        raise (VerificationError if wrong else NetworkError)(
+            "Nobody gave a usable manifest", why="; ".join(sorted({str(error) for error in failures}))
+        )
+
+
+class _Transferring:
+    """The network part of making one image."""
+
+    def __init__(
+        self, fetch: Fetch, step: Step, assembly: Assembly, transfer: Transfer, threads: ThreadPoolExecutor
+    ) -> None:
+        self._fetch = fetch
+        self._step = step
+        self._assembly = assembly
+        self._transfer = transfer
+        self._threads = threads
+        self._loop = asyncio.get_running_loop()
+        self._schedule = Schedule(assembly.missing(), assembly.data, request_size=BATCH)
+        self._buffers: list[bytearray] = []
+        self._last_error = ""
+
+    async def run(self) -> None:
+        """Ask until everything is here.
+
+        Raises:
+            VerificationError: nobody is left to ask, and somebody sent wrong bytes.
+            NetworkError: nobody is left to ask.
+        """
+        schedule = self._schedule
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            while not schedule.finished:
+                for source in self._fetch.reach.sources(self._step.header.content_id):
+                    schedule.add_source(source)
+                while request := schedule.next_request(self._loop.time()):
+                    tasks.add(asyncio.create_task(self._ask(request)))
+                if not tasks:
+                    if schedule.exhausted:
+                        raise self._give_up()
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                done, tasks = await asyncio.wait(tasks, timeout=_RETRY_S, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._transfer.sources = schedule.delivered()
+
+    async def _ask(self, request: Request) -> None:
+        schedule = self._schedule
+        address, manifest = self._fetch.reach.sources(self._step.header.content_id)[request.source]
+        buffer = self._buffers.pop() if self._buffers else bytearray(BATCH)
+        part = memoryview(buffer)[: request.size]
+        try:
+            await self._fetch.client.read_slots(address, manifest, request.runs, part)
+        except BusyError as error:
+            schedule.failed(request, Failure.BUSY, self._loop.time(), retry_after=error.retry_after)
+        except GoneError as error:
+            self._last_error = str(error)
+            schedule.failed(request, Failure.GONE, self._loop.time())
+        except PeerError as error:
+            self._last_error = str(error)
+            schedule.failed(request, Failure.LOST, self._loop.time())
+        else:
+            self._transfer.data += request.size
+            wrong = await self._loop.run_in_executor(self._threads, self._accept, request, part)
+            if wrong:
+                self._last_error = f"{request.source} sent wrong bytes"
+                self._fetch.observer.note(f"{request.source} sent wrong bytes and is not asked again")
+                schedule.failed(request, Failure.WRONG, self._loop.time(), missing=wrong)
+            else:
+                schedule.succeeded(request)
+        self._buffers.append(buffer)
+
+    def _accept(self, request: Request, part: memoryview) -> list[tuple[int, int]]:
+        """Verify and write what came; returns the slots that were wrong."""
+        wrong = []
+        at = 0
+        before = self._assembly.written
+        for first, count in request.runs:
+            size = self._assembly.data.span(first, count)
+            wrong.extend(self._assembly.accept(first, count, part[at : at + size]))
+            at += size
+        self._fetch.observer.advance(self._assembly.written - before if not wrong else 0)
+        self._assembly.checkpoint(now())
+        return wrong
+
+    def _give_up(self) -> OverlaysyncError:
+        name = printable(self._step.header.name)
+        lost = self._schedule.dropped()
+        hint = "repeat the command to go on where it stopped"
+        if Failure.WRONG in lost.values():
+            bad = ", ".join(sorted(source for source, why in lost.items() if why is Failure.WRONG))
+            return VerificationError(
+                f"Cannot fetch '{name}'", why=f"{bad} sent wrong bytes and nobody else has it", hint=hint
+            )
+        if not lost:
+            return NotFoundError(f"Nobody has '{name}' any more", hint=hint)
+        return NetworkError(f"Cannot fetch '{name}'", why=self._last_error or "no peer answers", hint=hint)
+
+
+def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:
+    threads.shutdown(wait=True, cancel_futures=True)
+    with suppress(OverlaysyncError):
+        assembly.checkpoint(0.0, force=True)
+    assembly.close()

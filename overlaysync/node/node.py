@@ -1,0 +1,74 @@
+"""One node: its home, key, catalog and the operations on them."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from overlaysync.model.names import name_from
+from overlaysync.ops.library import Library
+from overlaysync.ops.make import Maker
+from overlaysync.ops.publish import Publisher
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.home import Home
+from overlaysync.trust.keys import NodeKey, load_or_make, short_node_id
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Everything a command works with.
+
+    Attributes:
+        home: directories.
+        key: the node key.
+        label: ``user@host-abc234``.
+        catalog, library, publisher, maker: see their modules.
+    """
+
+    home: Home
+    key: NodeKey
+    label: str
+    catalog: Catalog
+    library: Library
+    publisher: Publisher
+    maker: Maker
+
+    @classmethod
+    def open(cls, environment: Mapping[str, str]) -> Node:
+        """The node of this home; key and catalog are made at first use."""
+        home = Home.from_environment(environment).prepare()
+        key = load_or_make(home.node_key)
+        label = node_label(key, environment)
+        catalog = Catalog.open(home)
+        library = Library(catalog)
+        return cls(
+            home, key, label, catalog, library, Publisher(library, key, label), Maker(library, home.journals)
+        )
+
+    def close(self) -> None:
+        """Close the catalog."""
+        self.catalog.close()
+
+
+def node_label(key: NodeKey, environment: Mapping[str, str]) -> str:
+    """``user@host-abc234``, from names that are safe to show."""
+    try:
+        user = environment.get("OVERLAYSYNC_USER") or getpass.getuser()
+    except (OSError, KeyError):
+        user = "user"
+    host = socket.gethostname().partition(".")[0]
+    return f"{name_from(user)}@{name_from(host)}-{short_node_id(key.public)}"
+
+
+def now() -> float:
+    """Seconds since 1970."""
+    return time.time()
+
+
+def timestamp() -> str:
+    """The present time as manifests and results write it: ISO 8601 UTC, seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,199 @@
+"""Who is within reach, and what they list: mDNS and named peers, asked for their catalogs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
+from overlaysync.model.names import printable
+from overlaysync.net.client import Client
+from overlaysync.net.discovery import Browser
+from overlaysync.net.messages import Address
+from overlaysync.node.node import Node
+from overlaysync.node.observer import Observer
+from overlaysync.ops.resolve import Listing
+from overlaysync.trust.envelope import Manifest, open_envelope
+
+SETTLE_S = 0.4
+"""After something fits, others get this long to be seen: more sources, or another thing of that name."""
+
+
+@dataclass(slots=True)
+class PeerView:
+    """A node as seen by this one.
+
+    Attributes:
+        address: where it answered.
+        public_key: what it says its key is.
+        label: its label, safe to print.
+        manifests: what it lists, signatures verified, by id.
+        etag: of its catalog.
+        problem: why it could not be asked; "" when it was.
+    """
+
+    address: Address
+    public_key: bytes = b""
+    label: str = ""
+    manifests: dict[bytes, Manifest] = field(default_factory=dict)
+    etag: str = ""
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class Reach:
+    """Peers found so far; grows while it is open."""
+
+    node: Node
+    client: Client
+    observer: Observer
+    browser: Browser | None
+    views: dict[Address, PeerView] = field(default_factory=dict)
+    named: tuple[Address, ...] = ()
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    manifest_bytes: int = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        node: Node,
+        client: Client,
+        observer: Observer,
+        *,
+        peers: Iterable[Address] = (),
+        interfaces: Iterable[str] = (),
+        mdns_needed: bool = True,
+    ) -> AsyncIterator[Reach]:
+        """Begin to look for peers: the named ones, and all that announce themselves.
+
+        Raises:
+            NetworkError: mDNS does not work here, it is needed, and no peer is named.
+        """
+        named = tuple(peers)
+        browser: Browser | None = Browser(interfaces=tuple(interfaces))
+        assert browser is not None
+        try:
+            await browser.start()
+        except NetworkError as error:
+            browser = None
+            if mdns_needed and not named:
+                raise
+            observer.note(str(error))
+        reach = cls(node, client, observer, browser, named=named)
+        watcher = asyncio.create_task(reach._watch())
+        try:
+            yield reach
+        finally:
+            for task in (watcher, *reach._tasks):
+                task.cancel()
+            await asyncio.gather(watcher, *reach._tasks, return_exceptions=True)
+            if browser is not None:
+                await browser.stop()
+
+    # -- what was found ------------------------------------------------------------------------------
+
+    def listings(self) -> list[Listing]:
+        """Everything listed, by manifest, with the peers that list it."""
+        found: dict[bytes, tuple[Manifest, list[PeerView]]] = {}
+        for view in self.views.values():
+            for manifest in view.manifests.values():
+                found.setdefault(manifest.id, (manifest, []))[1].append(view)
+        return [
+            Listing(manifest, tuple(str(view.address) for view in views), tuple(view.label for view in views))
+            for manifest, views in found.values()
+        ]
+
+    def sources(self, content: bytes) -> dict[str, tuple[Address, bytes]]:
+        """Source key → (address, id of the manifest to ask for) of every peer that has the content."""
+        return {
+            str(view.address): (view.address, manifest.id)
+            for view in self.views.values()
+            for manifest in view.manifests.values()
+            if manifest.header.content_id == content
+        }
+
+    def answering(self) -> list[Address]:
+        """Addresses of the nodes that have answered."""
+        return [view.address for view in self.views.values() if view.public_key]
+
+    async def until(self, satisfied: Callable[[], bool], *, wait_s: float) -> None:
+        """Return when ``satisfied`` and no more peers turn up, or after ``wait_s``.
+
+        With named peers only, return as soon as all have answered.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while not satisfied():
+                    await self._next_change()
+                    if self.browser is None and not self._tasks and len(self.views) >= len(self.named):
+                        return
+                if self.browser is not None:
+                    await self._settle()
+
+    async def _settle(self) -> None:
+        with suppress(TimeoutError):
+            while True:
+                async with asyncio.timeout(SETTLE_S):
+                    await self._next_change()
+
+    async def _next_change(self) -> None:
+        await self._changed.wait()
+        self._changed.clear()
+
+    # -- looking -------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        for address in self.named:
+            self._ask(address, gossip=True)
+        while self.browser is not None:
+            for peer in self.browser.found():
+                for host in peer.addresses[:1]:
+                    self._ask(Address(host, peer.port))
+            await self.browser.changed()
+
+    def _ask(self, address: Address, *, gossip: bool = False) -> None:
+        if address in self.views:
+            return
+        self.views[address] = PeerView(address)
+        task = asyncio.create_task(self._look(address, gossip))
+        self._tasks.add(task)
+        task.add_done_callback(self._looked)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._changed.set()
+
+    async def _look(self, address: Address, gossip: bool) -> None:
+        view = self.views[address]
+        try:
+            answer = await self.client.catalog(address)
+            if answer.catalog is not None:
+                view.public_key = answer.catalog.node
+                view.label = printable(answer.catalog.label)
+                view.etag = answer.etag
+                view.manifests = await asyncio.to_thread(self._open_all, answer.catalog.envelopes)
+                self.manifest_bytes += sum(map(len, answer.catalog.envelopes))
+            if gossip:
+                for other in await self.client.peers(address):
+                    self._ask(other)
+        except (PeerError, DecodeError) as error:
+            view.problem = str(error)
+            if address in self.named:
+                self.observer.note(f"{address}: {error}")
+
+    def _open_all(self, envelopes: Iterable[bytes]) -> dict[bytes, Manifest]:
+        """Verify envelopes and note their versions; a wrong one is left out, its neighbours are not."""
+        manifests = {}
+        for envelope in envelopes:
+            with suppress(OverlaysyncError):
+                manifest = open_envelope(envelope)
+                manifests[manifest.id] = manifest
+        for manifest in manifests.values():
+            header = manifest.header
+            if self.node.catalog.highest_version(header.team, header.name) < header.version:
+                self.node.catalog.saw(header.team, header.name, header.version, manifest.publisher)
+        return manifests

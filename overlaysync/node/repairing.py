@@ -1,0 +1,49 @@
+"""Repair: rebuild a damaged image from its own good bytes, other images here, and peers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from overlaysync.errors import NotFoundError
+from overlaysync.formats.image import Format
+from overlaysync.net.client import Client
+from overlaysync.net.messages import Address
+from overlaysync.node.fetching import Fetch, Options
+from overlaysync.node.node import Node, now
+from overlaysync.node.observer import Observer
+from overlaysync.node.reach import Reach
+from overlaysync.ops.plan import Step
+from overlaysync.ops.resolve import Listing
+from overlaysync.ops.verify import Verdict
+from overlaysync.ops.verify import verify as verify_image
+from overlaysync.trust.envelope import open_envelope
+
+
+async def repair(node: Node, observer: Observer, verdict: Verdict, peers: Iterable[Address]) -> Verdict:
+    """Put a whole image in the place of the damaged one, and verify that.
+
+    The new file is written beside the old one, which stays until the new one is complete.
+
+    Raises:
+        NotFoundError: no manifest describes the image.
+        NetworkError, VerificationError: nobody has the bytes that are missing.
+    """
+    content = verdict.layer or verdict.disk
+    rows = node.catalog.manifests(content=content)
+    if not rows:
+        raise NotFoundError(
+            f"Nobody has published {verdict.path}, so nobody can heal it", hint="restore it from a copy"
+        )
+    row = node.catalog.image_at(verdict.path)
+    assert row is not None, "what was verified is known"
+    format = Format(row.format)
+    listing = Listing(open_envelope(rows[0].envelope))
+    options = Options(to=os.path.dirname(verdict.path), replace=True)
+    async with Client() as client, Reach.open(node, client, observer, peers=peers) as reach:
+        await reach.until(lambda: bool(reach.sources(content)), wait_s=options.wait_s)
+        fetch = Fetch(node, client, reach, observer, options)
+        base = fetch.base_of(listing.manifest.header) if verdict.layer else None
+        step = Step(listing, verdict.path, format, base.path if base else None, base_here=base is not None)
+        await fetch.make(step)
+    return verify_image(node.library, verdict.path, now=now())

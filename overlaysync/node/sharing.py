@@ -1,0 +1,212 @@
+"""Share images: publish them, serve them, announce them, and notice when they change."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from overlaysync.errors import ImageError, InUseError, NotFoundError, OverlaysyncError
+from overlaysync.formats.chain import Chain
+from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
+from overlaysync.model.digest import derive
+from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.node.node import Node, now, timestamp
+from overlaysync.node.observer import Observer
+from overlaysync.ops.library import Known, image_files
+from overlaysync.ops.offer import Offer
+from overlaysync.trust.envelope import Manifest
+
+WATCH_S = 2.0
+"""How often shared files are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """An image being shared.
+
+    Attributes:
+        known: the image.
+        manifest: as it is published.
+        asked: whether the user named it (else it was brought along by an overlay on it).
+    """
+
+    known: Known
+    manifest: Manifest
+    asked: bool
+
+
+@dataclass(slots=True)
+class Share:
+    """The shelf of a sharing node.
+
+    Args:
+        node: publishes.
+        paths: images and directories, as the user named them.
+        team: label for what is published newly.
+    """
+
+    node: Node
+    paths: Sequence[str]
+    team: str | None
+    observer: Observer
+    neighbours: Callable[[], Sequence[str]] = lambda: ()
+    shared: dict[str, Shared] = field(default_factory=dict)
+    _offers: dict[bytes, Offer] = field(default_factory=dict)
+    _seen: dict[str, Fingerprint] = field(default_factory=dict)
+    _revision: str = "0"
+
+    # -- the shelf, called from the event loop -------------------------------------------------------
+
+    @property
+    def label(self) -> str:
+        return self.node.label
+
+    @property
+    def public_key(self) -> bytes:
+        return self.node.key.public
+
+    @property
+    def revision(self) -> str:
+        return self._revision
+
+    def offers(self) -> Sequence[Offer]:
+        return tuple(self._offers.values())
+
+    def offer(self, manifest_id: bytes) -> Offer | None:
+        return self._offers.get(manifest_id)
+
+    def peers(self) -> Sequence[str]:
+        return self.neighbours()
+
+    # -- publishing, called from a thread ------------------------------------------------------------
+
+    def publish_all(self) -> None:
+        """Hash and publish everything named.
+
+        Raises:
+            OverlaysyncError: a named image cannot be shared, or there is none at all.
+        """
+        for path in self.paths:
+            if os.path.isdir(path):
+                self._publish_directory(path)
+            else:
+                self._publish(path)
+        if not self.shared:
+            raise NotFoundError(
+                f"There is no image in {', '.join(self.paths)}",
+                hint="images are named *.qcow2, *.qed, *.raw, *.img",
+            )
+
+    def refresh(self) -> bool:
+        """Withdraw what has changed or gone, publish what is new and quiet; whether anything did."""
+        before = self._revision
+        for path, shared in list(self.shared.items()):
+            if self._fingerprint(path) != self._seen.get(path):
+                self._withdraw(path, shared)
+        for path in self._wanted():
+            if path not in self.shared and self._settled(path):
+                with suppress(OverlaysyncError, OSError):
+                    self._publish(path)
+                    self.observer.note(f"published {path}")
+        return self._revision != before
+
+    def close(self) -> None:
+        """Let go of every image; QEMU may write to the masters again."""
+        self._offers.clear()
+        self.shared.clear()
+
+    def _wanted(self) -> list[str]:
+        named = [path for path in self.paths if not os.path.isdir(path)]
+        directories = [path for path in self.paths if os.path.isdir(path)]
+        return [
+            os.path.realpath(path) for path in (*named, *image_files(directories)) if os.path.exists(path)
+        ]
+
+    def _publish_directory(self, directory: str) -> None:
+        for path in image_files([directory]):
+            try:
+                self._publish(path)
+            except (InUseError, ImageError) as error:
+                self.observer.note(f"left out: {error}")
+
+    def _publish(self, path: str) -> None:
+        size = _chain_size(path)
+        self.observer.begin(f"hashing {os.path.basename(path)}", size)
+        try:
+            known = self.node.library.examine(path, now=now(), progress=self.observer.advance)
+        finally:
+            self.observer.end()
+        for note in known.notes:
+            self.observer.note(f"{path}: {note}")
+        lineage = self.node.publisher.publish_lineage(known, team=self.team, created=timestamp())
+        for image, manifest in lineage:
+            self._offer(image, manifest, asked=image is known)
+
+    def _offer(self, image: Known, manifest: Manifest, *, asked: bool) -> None:
+        before = self.shared.get(image.path)
+        if before is not None:
+            if asked and not before.asked:
+                self.shared[image.path] = Shared(image, manifest, True)
+            if before.manifest.id == manifest.id:
+                return
+        chain = Chain.open(image.path, image.geometry.format)
+        try:
+            expected = chain.fingerprints()
+            # Only the top of an overlay may be written while it is shared: its owner may start the VM.
+            for below in chain.images[1:] if image.layer else chain.images:
+                hold_read_lock(below.fd, path=below.path)
+            row = self.node.catalog.image_at(image.path)
+            if row is None or row.chain != expected:
+                raise InUseError(f"{image.path} changed while it was published", hint="try again")
+        except BaseException:
+            chain.close()
+            raise
+        self._seen[image.path] = Fingerprint.of(os.stat(image.path))
+
+        def unchanged() -> bool:
+            return chain.fingerprints() == expected and not in_use_for_writing(chain.top.fd)
+
+        offer = Offer(manifest, image.content, self.node.library.load_page, chain, unchanged)
+        self._offers[manifest.id] = offer
+        self.shared[image.path] = Shared(image, manifest, asked)
+        self._revise()
+
+    def _withdraw(self, path: str, shared: Shared) -> None:
+        self._offers.pop(shared.manifest.id, None)
+        del self.shared[path]
+        self._revise()
+        self.observer.note(f"{path} has changed and is served no longer")
+
+    def _settled(self, path: str) -> bool:
+        """Whether the file looked the same the last time."""
+        present = self._fingerprint(path)
+        before = self._seen.get(path)
+        if present is not None:
+            self._seen[path] = present
+        return present is not None and present == before
+
+    def _fingerprint(self, path: str) -> Fingerprint | None:
+        try:
+            return Fingerprint.of(os.stat(path))
+        except OSError:
+            return None
+
+    def _revise(self) -> None:
+        self._revision = derive("overlaysync v1 catalog", b"".join(sorted(self._offers))).hex()[:16]
+
+
+async def watch(share: Share, changed: Callable[[], None]) -> None:
+    """Look at the shared files every two seconds, for ever; ``changed`` is called when the offers have."""
+    while True:
+        await asyncio.sleep(WATCH_S)
+        if await asyncio.to_thread(share.refresh):
+            changed()
+
+
+def _chain_size(path: str) -> int:
+    """Guest bytes of an image and all below it: the work of hashing it."""
+    with Chain.open(path) as chain:
+        return sum(image.virtual_size for image in chain.images)

@@ -1,0 +1,1 @@
+"""What can be done with images: publish, assemble, verify, promote, discard, rebase. No network, no clock."""

@@ -1,0 +1,205 @@
+"""Assemble an image from verified units: planned first, then written in any order, published when whole.
+
+An :class:`Assembly` is fed from any source (peers, local images) and from any thread. A unit is written only
+after its digest has been checked, straight to its final place in the part file; tables and header come last;
+then the file gets its name.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overlaysync.errors import WouldDestroyError
+from overlaysync.formats.image import Format
+from overlaysync.formats.layout import Layout, Target, cluster_size_for
+from overlaysync.formats.plan import plan_layout
+from overlaysync.model.datamap import DataMap, SlotRun
+from overlaysync.model.digest import as_digests, derive, equal_rows, hash_units
+from overlaysync.model.have import HaveMap
+from overlaysync.model.pages import LoadPage, PageList
+from overlaysync.store.partial import PartFile
+from overlaysync.units import MIB
+
+PLAN_CONTEXT = "overlaysync v1 plan"
+BATCH = 4 * MIB
+"""Bytes copied or asked for at a time."""
+
+
+class Assembly:
+    """One image being written.
+
+    Attributes:
+        data: the data map of its content.
+        have: the slots that are verified and written.
+        written: bytes accepted so far, resumed ones included.
+        resumed: bytes that an earlier, interrupted run had written.
+    """
+
+    def __init__(self, data: DataMap, layout: Layout, part: PartFile) -> None:
+        self.data = data
+        self.have = HaveMap(data.count)
+        self.written = 0
+        self.resumed = 0
+        self._layout = layout
+        self._part = part
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        target: Target,
+        pages: PageList,
+        load: LoadPage,
+        journals: Path,
+        *,
+        replace: bool = False,
+    ) -> Assembly:
+        """Plan ``path`` and open its part file; what an interrupted run left is verified and kept.
+
+        Raises:
+            WouldDestroyError: the name is taken and ``replace`` is not set.
+            InUseError: another process writes it.
+            NoSpaceError: it does not fit.
+            ImageError: the target format cannot hold it.
+        """
+        if not replace and os.path.lexists(path):
+            raise WouldDestroyError(f"{path} exists", hint="choose another name with --as, or remove it")
+        data = DataMap(pages, load)
+        layout = plan_layout(target, data)
+        part = PartFile.open(
+            path,
+            key=_plan_key(pages, target),
+            size=layout.file_size,
+            data_bytes=data.size,
+            journal_dir=journals,
+        )
+        assembly = cls(data, layout, part)
+        try:
+            assembly._resume()
+        except BaseException:
+            part.close()
+            raise
+        return assembly
+
+    def batch_slots(self) -> int:
+        """Slots in a batch."""
+        return max(1, BATCH // self.data.pages.unit)
+
+    def missing(self) -> Iterator[tuple[int, int]]:
+        """(first, count) of the slots still missing."""
+        return self.have.missing().runs(1 << 30)
+
+    def accept(self, first: int, count: int, data: memoryview) -> list[tuple[int, int]]:
+        """Verify and write consecutive slots.
+
+        Args:
+            first, count: the slots.
+            data: their bytes, joined.
+
+        Returns:
+            (first, count) of slots whose bytes are wrong; they are not written.
+
+        Raises:
+            NoSpaceError, OSError: writing failed.
+        """
+        unit = self.data.pages.unit
+        wrong: list[tuple[int, int]] = []
+        for run in self.data.runs(first, count):
+            start = (run.first - first) * unit
+            part = data[start : start + self.data.span(run.first, len(run.units))]
+            good = equal_rows(as_digests(hash_units(part, unit)), run.digests)
+            self._write(run, part, good)
+            wrong.extend((run.first + int(at), 1) for at in np.flatnonzero(~good))
+        return wrong
+
+    def checkpoint(self, now: float, *, force: bool = False) -> None:
+        """Make what is written safe against a crash, when it is time to."""
+        if force or self._part.should_checkpoint(now):
+            self._part.checkpoint()
+
+    def finish(self, *, mode: int, replace: bool = False) -> None:
+        """Write tables and header, and give the file its name.
+
+        Raises:
+            WouldDestroyError: the name is taken and ``replace`` is not set.
+        """
+        assert self.have.complete(), "an image is published whole or not at all"
+        for offset, data in self._layout.metadata():
+            self._part.pwrite(offset, [data])
+        self._part.publish(mode=mode, replace=replace)
+
+    def close(self) -> None:
+        """Let go of the part file; it stays for a later run unless it was published."""
+        self._part.close()
+
+    def _write(self, run: SlotRun, part: memoryview, good: NDArray[np.bool_]) -> None:
+        hosts = self._layout.locate(run.first, run.units)
+        unit = self.data.pages.unit
+        for low, high in _stretches(hosts, good, unit):
+            self._part.pwrite(int(hosts[low]), [part[low * unit : high * unit]])
+            self._part.note(run.first + low, high - low)
+            with self._lock:
+                self.have.add(run.first + low, high - low)
+                self.written += self.data.span(run.first + low, high - low)
+
+    def _resume(self) -> None:
+        """Re-read what the journal claims; only what still verifies counts."""
+        unit = self.data.pages.unit
+        for first, count in self._part.claimed:
+            if first + count > self.data.count:
+                continue
+            for at in range(first, first + count, self.batch_slots()):
+                for run in self.data.runs(at, min(self.batch_slots(), first + count - at)):
+                    hosts = self._layout.locate(run.first, run.units)
+                    for low, high in _stretches(hosts, np.ones(len(hosts), np.bool_), unit):
+                        size = self.data.span(run.first + low, high - low)
+                        data = memoryview(self._part.pread(int(hosts[low]), size))
+                        if len(data) != size:
+                            continue
+                        good = equal_rows(as_digests(hash_units(data, unit)), run.digests[low:high])
+                        for start, end in _stretches(hosts[low:high], good, unit):
+                            self.have.add(run.first + low + start, end - start)
+        self.resumed = self.written = sum(self.data.span(*run) for run in self.have.runs(1 << 30))
+
+
+def _stretches(hosts: NDArray[np.int64], good: NDArray[np.bool_], unit: int) -> Iterator[tuple[int, int]]:
+    """[low, high) index ranges of good units that lie one after the other in the file."""
+    chosen = np.flatnonzero(good)
+    if not len(chosen):
+        return
+    breaks = np.flatnonzero((np.diff(chosen) != 1) | (np.diff(hosts[chosen]) != unit)) + 1
+    for stretch in np.split(chosen, breaks):
+        yield int(stretch[0]), int(stretch[-1]) + 1
+
+
+def _plan_key(pages: PageList, target: Target) -> bytes:
+    """What a part file is for: another content or layout is another key."""
+    text = f"{target.format} {target.cluster_size} {target.backing_name!r} {target.backing_format}"
+    return derive(PLAN_CONTEXT, pages.id + text.encode())
+
+
+def target_for(
+    pages: PageList,
+    *,
+    format: Format,
+    cluster_size: int,
+    backing_name: bytes | None = None,
+    backing_format: Format | None = None,
+) -> Target:
+    """The target that holds ``pages`` in ``format``, in the sender's geometry where the format can."""
+    return Target(
+        format=format,
+        cluster_size=cluster_size_for(format, cluster_size, pages.unit),
+        virtual_size=pages.virtual_size,
+        unit=pages.unit,
+        blank=pages.blank,
+        backing_name=backing_name,
+        backing_format=backing_format,
+    )

@@ -1,0 +1,70 @@
+"""Discard: remove overlays that nobody needs any more, and refuse the others."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
+from overlaysync.formats.chain import Chain
+from overlaysync.formats.locks import in_use, writer_of
+from overlaysync.ops.library import image_files
+from overlaysync.store.catalog import Catalog
+
+
+def check_discardable(path: str, catalog: Catalog) -> None:
+    """Refuse what must not be removed.
+
+    Raises:
+        WouldDestroyError: it is a master, or overlays stand on it.
+        InUseError: QEMU has it open.
+        ImageError: it is not an image.
+    """
+    with Chain.open(path) as chain:
+        top = chain.top
+        if top.backing is None:
+            raise WouldDestroyError(
+                f"{path} is a master, not an overlay",
+                hint="masters are removed by hand, when nothing stands on them",
+            )
+        if in_use(top.fd):
+            raise InUseError(
+                f"{path} is in use",
+                why=f"by {writer_of(top.fd) or 'another program'}",
+                hint="shut the VM down first",
+            )
+        inode = chain.fingerprints()[0][:2]
+    standing = standing_on(path, inode, catalog)
+    if standing:
+        raise WouldDestroyError(
+            f"{path} has overlays on it",
+            why=", ".join(standing),
+            hint="promote, rebase or discard those first",
+        )
+
+
+def standing_on(path: str, inode: tuple[int, int], catalog: Catalog) -> list[str]:
+    """Paths of images that stand on the file: known ones, and those beside it."""
+    real = os.path.realpath(path)
+    known = [row.path for row in catalog.all_images()]
+    found = []
+    for other in sorted({*known, *map(os.path.realpath, image_files([os.path.dirname(real)]))}):
+        if other == real or not os.path.exists(other):
+            continue
+        with suppress(OverlaysyncError, OSError), Chain.open(other) as chain:
+            if any(below[:2] == inode for below in chain.fingerprints()[1:]):
+                found.append(other)
+    return found
+
+
+def discard(path: str, catalog: Catalog) -> None:
+    """Remove the overlay, after :func:`check_discardable`."""
+    check_discardable(path, catalog)
+    real = os.path.realpath(path)
+    os.unlink(path)
+    descriptor = os.open(os.path.dirname(real), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    catalog.forget_image(real)

@@ -1,0 +1,304 @@
+"""Hash what an image holds into page lists, in parallel and with flat memory.
+
+Rule: a unit that lies inside one extent takes that extent's kind; any other unit is read through the chain and
+is DATA. Units of zeros become ZERO. Plain data are hashed where the page cache holds them (mmap, dropped page
+by page, so that resident memory stays flat); all else goes through a buffer.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+
+from overlaysync.formats.chain import Chain
+from overlaysync.formats.image import Extent, Image
+from overlaysync.model.digest import (
+    MARKERS,
+    Digests,
+    Kind,
+    as_digests,
+    canonicalise,
+    hash_units,
+    kinds_of,
+)
+from overlaysync.model.pages import LoadPage, PageList, PageListBuilder, page_length
+from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div, clamp_granule
+
+Progress: TypeAlias = Callable[[int], None]
+"""Called with the number of guest bytes just dealt with, from any thread."""
+
+KeepPage: TypeAlias = Callable[[bytes, bytes], None]
+
+_WORKERS = min(8, os.cpu_count() or 1)
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def in_order(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """``work`` of every item, in order, on a few threads, a bounded number ahead."""
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        ahead: deque[Future[_Result]] = deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(work, item))
+                if len(ahead) > 2 * _WORKERS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+class _Mappings:
+    """Read-only maps of the files of a chain, made when first asked for."""
+
+    def __init__(self) -> None:
+        self._maps: dict[int, mmap.mmap | None] = {}
+
+    def view(self, fd: int, offset: int, length: int) -> memoryview | None:
+        """The bytes of the file, None where they cannot be mapped.
+
+        The size is asked anew each time: touching a map past the file's present end would end the process.
+        """
+        if fd not in self._maps:
+            try:
+                self._maps[fd] = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+            except (OSError, ValueError):
+                self._maps[fd] = None
+        mapped = self._maps[fd]
+        if mapped is None or offset + length > min(len(mapped), os.fstat(fd).st_size):
+            return None
+        return memoryview(mapped)[offset : offset + length]
+
+    def drop(self, fd: int, offset: int, length: int) -> None:
+        """Give the resident pages of a range back; the bytes stay in the page cache."""
+        mapped = self._maps.get(fd)
+        if mapped is not None:
+            start = offset - offset % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_DONTNEED, start, offset + length - start)
+
+
+class _RegionHasher:
+    """Hashes regions of one page list: a chain's disk, or its top layer."""
+
+    def __init__(self, chain: Chain, unit: int, layer: bool, progress: Progress | None) -> None:
+        self._chain = chain
+        self._unit = unit
+        self._layer = layer
+        self._progress = progress
+        self._maps = _Mappings()
+        self.size = chain.virtual_size
+        self.unit_count = ceil_div(self.size, unit)
+
+    def busy_pages(self) -> Iterator[int]:
+        """The pages that are not blank from end to end; long blank runs are passed over in one step."""
+        step = PAGE_UNITS * self._unit
+        blank = Kind.UNALLOCATED if self._layer else Kind.ZERO
+        offset = 0
+        while offset < self.size:
+            length = min(step, self.size - offset)
+            extent = next(self._extents(offset, length))[1]
+            end = offset + length
+            if extent.kind == blank and extent.length == length:
+                extent = next(self._extents(offset, self.size - offset))[1]
+                stop = extent.offset + extent.length
+                end = self.size if stop == self.size else stop - stop % step
+                if self._progress:
+                    self._progress(end - offset)
+            else:
+                yield offset // step
+            offset = end
+
+    def page(self, index: int) -> bytes:
+        """The body of page ``index``."""
+        first = index * PAGE_UNITS
+        count = page_length(self.unit_count, index)
+        start = first * self._unit
+        end = min(self.size, start + count * self._unit)
+        blank = Kind.UNALLOCATED if self._layer else Kind.ZERO
+        digests = np.empty((count, 32), dtype=np.uint8)
+        digests[:] = np.frombuffer(MARKERS[blank], dtype=np.uint8)
+        done = first
+        for image, extent in self._extents(start, end - start):
+            low = ceil_div(extent.offset, self._unit)
+            stop = extent.offset + extent.length
+            high = self.unit_count if stop == self.size else stop // self._unit
+            if high <= low:
+                continue
+            if done < low:
+                self._fill(digests, first, done, low - done, None, None)
+            if extent.kind != Kind.DATA:
+                digests[low - first : high - first] = np.frombuffer(MARKERS[extent.kind], dtype=np.uint8)
+            else:
+                self._fill(digests, first, low, high - low, image, extent)
+            done = high
+        if done < first + count:
+            self._fill(digests, first, done, first + count - done, None, None)
+        last = self.size - (self.unit_count - 1) * self._unit if first + count == self.unit_count else None
+        canonicalise(digests, self._unit, last_length=last)
+        if self._progress:
+            self._progress(end - start)
+        return digests.tobytes()
+
+    def _extents(self, offset: int, length: int) -> Iterator[tuple[Image | None, Extent]]:
+        if not self._layer:
+            return self._chain.extents(offset, length)
+        top = self._chain.top
+        return ((top, extent) for extent in top.extents(offset, length))
+
+    def _fill(
+        self,
+        digests: Digests,
+        first: int,
+        unit: int,
+        count: int,
+        image: Image | None,
+        extent: Extent | None,
+    ) -> None:
+        """Hash ``count`` units from ``unit`` on: from ``extent`` when given, else through the chain."""
+        offset = unit * self._unit
+        length = min(self.size, offset + count * self._unit) - offset
+        view = None
+        if image is not None and extent is not None and not extent.stored:
+            host = extent.host + offset - extent.offset
+            view = self._maps.view(image.fd, host, length)
+        if view is not None and image is not None:
+            digests[unit - first : unit - first + count] = as_digests(hash_units(view, self._unit))
+            self._maps.drop(image.fd, host, length)
+            return
+        step = max(1, CHUNK * 16 // self._unit)
+        buffer = memoryview(bytearray(min(length, step * self._unit)))
+        for at in range(unit, unit + count, step):
+            part = buffer[: min(self.size, min(at + step, unit + count) * self._unit) - at * self._unit]
+            self._chain.read_into(at * self._unit, part)
+            hashed = as_digests(hash_units(part, self._unit))
+            digests[at - first : at - first + len(hashed)] = hashed
+
+
+def hash_disk(chain: Chain, keep: KeepPage, progress: Progress | None = None) -> PageList:
+    """The page list of the disk a guest sees through ``chain``."""
+    return _hash(_RegionHasher(chain, CHUNK, False, progress), CHUNK, None, keep)
+
+
+def granule_of(image: Image) -> int:
+    """The granule of an overlay's layer."""
+    return clamp_granule(image.geometry.subcluster_size)
+
+
+def hash_layer(chain: Chain, parent: bytes, keep: KeepPage, progress: Progress | None = None) -> PageList:
+    """The page list of the top layer of ``chain``, whose backing disk has the id ``parent``."""
+    unit = granule_of(chain.top)
+    return _hash(_RegionHasher(chain, unit, True, progress), unit, parent, keep)
+
+
+def _hash(hasher: _RegionHasher, unit: int, parent: bytes | None, keep: KeepPage) -> PageList:
+    builder = PageListBuilder(virtual_size=hasher.size, unit=unit, parent=parent, keep=keep)
+    for index, body in in_order(lambda index: (index, hasher.page(index)), hasher.busy_pages()):
+        builder.add(index, body)
+    return builder.build()
+
+
+def combine(
+    parent: PageList, layer: PageList, load: LoadPage, chain: Chain | None, keep: KeepPage
+) -> PageList:
+    """The page list of the disk that ``layer`` makes of the disk ``parent``.
+
+    Only chunks that the layer covers in part, or that change length at an end of the parent, are read
+    (through ``chain``, the overlay on its parent).
+    """
+    builder = PageListBuilder(virtual_size=layer.virtual_size, unit=CHUNK, parent=None, keep=keep)
+    combiner = _Combiner(parent, layer, load, chain)
+    for index, body in in_order(lambda index: (index, combiner.page(index)), combiner.busy_pages()):
+        builder.add(index, body)
+    return builder.build()
+
+
+class _Combiner:
+    def __init__(self, parent: PageList, layer: PageList, load: LoadPage, chain: Chain | None) -> None:
+        self._parent = parent
+        self._layer = layer
+        self._load = load
+        self._chain = chain
+        self._ratio = CHUNK // layer.unit
+        self.count = ceil_div(layer.virtual_size, CHUNK)
+
+    def busy_pages(self) -> list[int]:
+        """The pages of the result that parent or layer have anything in, and those with an end in them."""
+        below = {index for index in self._parent.indices if index * PAGE_UNITS < self.count}
+        own = {index // self._ratio for index in self._layer.indices}
+        ends = {chunk // PAGE_UNITS for chunk in (self._parent.unit_count - 1, self.count - 1)}
+        return sorted(index for index in below | own | ends if 0 <= index * PAGE_UNITS < self.count)
+
+    def page(self, index: int) -> bytes:
+        count = page_length(self.count, index)
+        first = index * PAGE_UNITS
+        digests = self._parent_digests(index, count)
+        own = self._layer_digests(first, count)
+        if own is None:
+            stale = np.zeros(count, dtype=np.bool_)
+        else:
+            kinds = kinds_of(own).reshape(count, self._ratio)
+            zero = (kinds == Kind.ZERO).all(axis=1)
+            stale = (kinds != Kind.UNALLOCATED).any(axis=1)
+            digests[zero] = np.frombuffer(MARKERS[Kind.ZERO], dtype=np.uint8)
+            stale &= ~zero
+            if self._ratio == 1:
+                digests[stale] = own[stale]
+                stale[:] = False
+        self._mark_ends(stale, own, first, count)
+        for at in np.flatnonzero(stale).tolist():
+            digests[at] = np.frombuffer(self._read(first + at), dtype=np.uint8)
+        return digests.tobytes()
+
+    def _parent_digests(self, index: int, count: int) -> Digests:
+        """The parent's digests, ZERO past its end; writable."""
+        digests = np.empty((count, 32), dtype=np.uint8)
+        digests[:] = np.frombuffer(MARKERS[Kind.ZERO], dtype=np.uint8)
+        if index * PAGE_UNITS < self._parent.unit_count:
+            known = self._parent.load(index, self._load)[:count]
+            digests[: len(known)] = known
+        return digests
+
+    def _layer_digests(self, first: int, count: int) -> Digests | None:
+        """The layer's digests for ``count`` chunks, padded to whole chunks; None when nothing is allocated."""
+        low, high = first * self._ratio, min((first + count) * self._ratio, self._layer.unit_count)
+        pages = range(low // PAGE_UNITS, ceil_div(high, PAGE_UNITS))
+        if not any(self._layer.page(page) for page in pages):
+            return None
+        joined = np.concatenate([self._layer.load(page, self._load) for page in pages])
+        own = joined[low - pages[0] * PAGE_UNITS : high - pages[0] * PAGE_UNITS]
+        missing = count * self._ratio - len(own)
+        if missing:
+            # The last granule stands for those past the disk's end, so that it alone decides the chunk's kind.
+            own = np.concatenate([own, np.repeat(own[-1:], missing, axis=0)])
+        return own
+
+    def _mark_ends(
+        self, stale: np.ndarray[tuple[int], np.dtype[np.bool_]], own: Digests | None, first: int, count: int
+    ) -> None:
+        """Mark chunks whose length differs between parent and result, where the parent shows through."""
+        for chunk in {self._parent.unit_count - 1, self.count - 1}:
+            if not (first <= chunk < first + count and 0 <= chunk < self._parent.unit_count):
+                continue
+            length = min(CHUNK, self._layer.virtual_size - chunk * CHUNK)
+            hidden = own is not None and bool(
+                (kinds_of(own).reshape(count, -1)[chunk - first] != Kind.UNALLOCATED).all()
+            )
+            if self._parent.unit_length(chunk) != length and not hidden:
+                stale[chunk - first] = True
+
+    def _read(self, chunk: int) -> bytes:
+        assert self._chain is not None, "combining without images needs whole chunks"
+        length = min(CHUNK, self._layer.virtual_size - chunk * CHUNK)
+        buffer = memoryview(bytearray(length))
+        self._chain.read_into(chunk * CHUNK, buffer)
+        digest = as_digests(hash_units(buffer, CHUNK)).copy()
+        canonicalise(digest, length)
+        return digest.tobytes()

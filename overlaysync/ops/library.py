@@ -1,0 +1,247 @@
+"""The library: what this node knows of the images on its own disks.
+
+Answers come from the catalog while an image's fingerprint, and that of every file below it, is unchanged;
+otherwise the image is hashed. Reading takes QEMU's read lock, so a file that a VM writes to is never hashed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from overlaysync.errors import InUseError, OverlaysyncError
+from overlaysync.formats.chain import Chain
+from overlaysync.formats.image import Format, Geometry
+from overlaysync.formats.locks import hold_read_lock
+from overlaysync.model.pages import LoadPage, PageList
+from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
+from overlaysync.ops.local import LocalSource
+from overlaysync.store.catalog import Catalog, ImageRow
+
+_KEEP_PAGES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An image whose content is known.
+
+    Attributes:
+        path: real path.
+        geometry: of the file.
+        disk: digests of what the guest sees.
+        layer: digests of what an overlay adds; None for a master.
+        parent: the image below, None for a master.
+        notes: what a rebuilt image would not carry over.
+    """
+
+    path: str
+    geometry: Geometry
+    disk: PageList
+    layer: PageList | None
+    parent: Known | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def content(self) -> PageList:
+        """What a manifest of this image describes."""
+        return self.layer or self.disk
+
+    @property
+    def lineage(self) -> Iterator[Known]:
+        """This image and those below it, top first."""
+        image: Known | None = self
+        while image is not None:
+            yield image
+            image = image.parent
+
+
+class Library:
+    """Images of this machine, looked at through ``catalog``."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.load_page: LoadPage = catalog.pages.load_page
+
+    def examine(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        now: float,
+        format: Format | None = None,
+        progress: Progress | None = None,
+        fresh: bool = False,
+    ) -> Known:
+        """What is in the image at ``path``, hashed when it is not known yet.
+
+        ``fresh`` hashes it whatever is known, and leaves what is known as it is.
+
+        Raises:
+            ImageError, BaseImageError: it cannot be read.
+            InUseError: a VM writes to it, or it changed while it was read.
+        """
+        with open_quiet(path, format) as chain:
+            return self._examine(chain, now, progress, fresh)
+
+    def known(self, path: str | os.PathLike[str]) -> ImageRow | None:
+        """The catalog's row of ``path`` if it still fits the files, without hashing anything."""
+        row = self.catalog.image_at(os.path.realpath(path))
+        if row is None:
+            return None
+        try:
+            with Chain.open(row.path, Format(row.format)) as chain:
+                return row if chain.fingerprints() == row.chain else None
+        except (OverlaysyncError, OSError):
+            return None
+
+    def holders(self, disk: bytes) -> Iterator[ImageRow]:
+        """Images here whose guest sees ``disk``, masters first, as far as their files are unchanged."""
+        rows = self.catalog.images_with_disk(disk)
+        for row in sorted(rows, key=lambda row: row.layer is not None):
+            if self.known(row.path):
+                yield row
+
+    @contextmanager
+    def source(self, row: ImageRow, *, layer: bool) -> Iterator[LocalSource | None]:
+        """The image of ``row`` as a local source of its disk or its layer; None if that cannot be had."""
+        pages = self.catalog.pages.load_list(row.layer if layer and row.layer else row.disk)
+        if pages is None or not os.path.exists(row.path):
+            yield None
+            return
+        try:
+            chain = Chain.open(row.path, Format(row.format))
+        except (OverlaysyncError, OSError):
+            yield None
+            return
+        with chain:
+            yield LocalSource(chain, pages)
+
+    def remember(self, path: str, content: PageList, disk: PageList, *, now: float) -> ImageRow:
+        """Note what was just written to ``path`` and verified on the way."""
+        with Chain.open(path) as chain:
+            return self._keep(chain, disk, content if content.is_layer else None, now)
+
+    def _examine(self, chain: Chain, now: float, progress: Progress | None, fresh: bool) -> Known:
+        below = chain.parent()
+        parent = self._examine(below, now, progress, fresh) if below else None
+        known = None if fresh else self._cached(chain, parent)
+        if known is None:
+            known = self._hash(chain, parent, progress)
+            if not fresh:
+                self._keep(chain, known.disk, known.layer, now)
+        elif progress:
+            progress(chain.virtual_size)
+        return known
+
+    def _cached(self, chain: Chain, parent: Known | None) -> Known | None:
+        row = self.catalog.image_at(os.path.realpath(chain.top.path))
+        if row is None or row.chain != chain.fingerprints() or row.format != chain.top.geometry.format:
+            return None
+        disk = self.catalog.pages.load_list(row.disk)
+        layer = self.catalog.pages.load_list(row.layer) if row.layer else None
+        if disk is None or (layer is None) != (parent is None):
+            return None
+        return Known(row.path, chain.top.geometry, disk, layer, parent, chain.top.notes)
+
+    def _hash(self, chain: Chain, parent: Known | None, progress: Progress | None) -> Known:
+        before = chain.fingerprints()
+        keeper = PageKeeper(self.catalog)
+        if parent is None:
+            layer = None
+            disk = hash_disk(chain, keeper.keep, progress)
+        else:
+            layer = hash_layer(chain, parent.disk.id, keeper.keep, progress)
+            keeper.flush()
+            disk = combine(parent.disk, layer, self.load_page, chain, keeper.keep)
+        keeper.flush()
+        if before != chain.fingerprints():
+            raise InUseError(
+                f"{chain.top.path} changed while it was read", hint="try again when nothing writes to it"
+            )
+        return Known(
+            os.path.realpath(chain.top.path), chain.top.geometry, disk, layer, parent, chain.top.notes
+        )
+
+    def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:
+        self.catalog.pages.keep_list(disk)
+        if layer is not None:
+            self.catalog.pages.keep_list(layer)
+        row = ImageRow(
+            path=os.path.realpath(chain.top.path),
+            chain=chain.fingerprints(),
+            format=chain.top.geometry.format,
+            virtual_size=chain.virtual_size,
+            disk=disk.id,
+            layer=layer.id if layer else None,
+            parent=layer.parent if layer else None,
+            verified_at=now,
+        )
+        self.catalog.remember_image(row)
+        return row
+
+
+@contextmanager
+def open_quiet(path: str | os.PathLike[str], format: Format | None = None) -> Iterator[Chain]:
+    """The chain at ``path``, with locks held that keep QEMU from writing to any image of it.
+
+    Raises:
+        InUseError: a VM already writes to one.
+    """
+    with Chain.open(os.fspath(path), format) as chain:
+        for image in chain.images:
+            hold_read_lock(image.fd, path=image.path)
+        yield chain
+
+
+class PageKeeper:
+    """Keeps pages in the catalog, many to a transaction."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._pages: dict[bytes, bytes] = {}
+
+    def keep(self, digest: bytes, body: bytes) -> None:
+        self._pages[digest] = body
+        if len(self._pages) >= _KEEP_PAGES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._pages:
+            self._catalog.pages.keep_pages(self._pages)
+            self._pages = {}
+
+
+def find_base(
+    library: Library, disk: bytes, directories: list[str], *, called: str, now: float
+) -> Known | None:
+    """An image here whose guest sees ``disk``: known ones first, then those in ``directories``.
+
+    The files in the directories are hashed until one fits, those with the name ``called`` first.
+    """
+    for row in library.holders(disk):
+        return library.examine(row.path, now=now, format=Format(row.format))
+    for path in sorted(
+        image_files(directories), key=lambda path: not os.path.basename(path).startswith(called)
+    ):
+        with suppress(OverlaysyncError, OSError):
+            known = library.examine(path, now=now)
+            if known.disk.id == disk:
+                return known
+    return None
+
+
+IMAGE_SUFFIXES = (".qcow2", ".qed", ".raw", ".img")
+
+
+def image_files(directories: list[str]) -> Iterator[str]:
+    """The files in ``directories`` (not below them) that are named like images, in order of name."""
+    for directory in directories:
+        try:
+            names = sorted(os.listdir(directory))
+        except OSError:
+            continue
+        for name in names:
+            path = os.path.join(directory, name)
+            if not name.startswith(".") and name.endswith(IMAGE_SUFFIXES) and os.path.isfile(path):
+                yield path

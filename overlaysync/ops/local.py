@@ -1,0 +1,143 @@
+"""Local sources: units that an image on this machine already holds.
+
+An older version, a flat copy or a promoted overlay shares most units with the target at the same guest
+offsets; other images may share some elsewhere. Both are found by digest, read through the source's chain and
+verified by the assembly like bytes from anywhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overlaysync.formats.chain import Chain
+from overlaysync.model.datamap import SlotRun
+from overlaysync.model.digest import Digests, Kind, equal_rows, kinds_of
+from overlaysync.model.pages import LoadPage, PageList
+from overlaysync.ops.assemble import BATCH, Assembly
+from overlaysync.ops.hashing import Progress, in_order
+from overlaysync.units import PAGE_UNITS
+
+_WINDOW = 1 << 20
+"""Missing slots searched for at other offsets at a time: 64 GiB of chunks, some 20 MiB of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """An image here whose guest view (or layer) has known digests.
+
+    Attributes:
+        chain: the open image, read through its backing files.
+        pages: digests of its disk or layer.
+    """
+
+    chain: Chain
+    pages: PageList
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """Consecutive slots and where the source has them."""
+
+    first: int
+    count: int
+    offset: int
+
+
+def copy_local(
+    assembly: Assembly, source: LocalSource, load: LoadPage, progress: Progress | None = None
+) -> int:
+    """Take every missing unit that ``source`` holds; returns the bytes taken.
+
+    Wrong bytes (the source has changed or rotted) are simply not taken.
+    """
+    if source.pages.unit != assembly.data.pages.unit:
+        return 0
+    before = assembly.written
+    scratch = threading.local()
+
+    def copy(item: _Copy) -> int:
+        if not hasattr(scratch, "buffer"):
+            scratch.buffer = memoryview(bytearray(BATCH))
+        part = scratch.buffer[: assembly.data.span(item.first, item.count)]
+        source.chain.read_into(item.offset, part)
+        assembly.accept(item.first, item.count, part)
+        return len(part)
+
+    for find in (_same_offset, _any_offset):
+        for done in in_order(copy, find(assembly, source.pages, load)):
+            if progress:
+                progress(done)
+    return assembly.written - before
+
+
+def _same_offset(assembly: Assembly, pages: PageList, load: LoadPage) -> Iterator[_Copy]:
+    """Copies of units that the source has where the target has them."""
+    for first, count in list(assembly.missing()):
+        for run in assembly.data.runs(first, count):
+            yield from _matching(run, pages, load, assembly)
+
+
+def _matching(run: SlotRun, pages: PageList, load: LoadPage, assembly: Assembly) -> Iterator[_Copy]:
+    index = int(run.units[0]) // PAGE_UNITS
+    if pages.page(index) is None:
+        return
+    theirs = pages.load(index, load)
+    local = run.units - index * PAGE_UNITS
+    inside = local < len(theirs)
+    same = np.zeros(len(local), dtype=np.bool_)
+    same[inside] = equal_rows(run.digests[inside], theirs[local[inside]])
+    yield from _copies(run.first + np.flatnonzero(same), run.units[same], assembly)
+
+
+def _copies(slots: NDArray[np.int64], units: NDArray[np.int64], assembly: Assembly) -> Iterator[_Copy]:
+    """Neighbours in both slots and source units joined, a batch at most."""
+    if not len(slots):
+        return
+    limit = assembly.batch_slots()
+    breaks = np.flatnonzero((np.diff(slots) != 1) | (np.diff(units) != 1)) + 1
+    for part_slots, part_units in zip(np.split(slots, breaks), np.split(units, breaks), strict=True):
+        for at in range(0, len(part_slots), limit):
+            count = min(limit, len(part_slots) - at)
+            yield _Copy(int(part_slots[at]), count, int(part_units[at]) * assembly.data.pages.unit)
+
+
+def _any_offset(assembly: Assembly, pages: PageList, load: LoadPage) -> Iterator[_Copy]:
+    """Copies of whole units that the source has elsewhere."""
+    for first, count in list(assembly.missing()):
+        for start in range(first, first + count, _WINDOW):
+            wanted = _Wanted(assembly, start, min(_WINDOW, first + count - start))
+            for index in pages.indices:
+                yield from wanted.found_in(index, pages.load(index, load))
+
+
+class _Wanted:
+    """A window of missing slots, searchable by digest."""
+
+    def __init__(self, assembly: Assembly, first: int, count: int) -> None:
+        self._assembly = assembly
+        self._first = first
+        digests = [run.digests for run in assembly.data.runs(first, count)]
+        self._digests: Digests = np.concatenate(digests)
+        words = np.ascontiguousarray(self._digests).view(np.uint64)[:, 0]
+        self._order = np.argsort(words, kind="stable")
+        self._words = words[self._order]
+
+    def found_in(self, index: int, theirs: Digests) -> Iterator[_Copy]:
+        """Copies for the wanted slots whose digests stand in page ``index`` of the source."""
+        words = np.ascontiguousarray(theirs).view(np.uint64)[:, 0]
+        at = np.minimum(np.searchsorted(self._words, words), len(self._words) - 1)
+        for hit in np.flatnonzero((self._words[at] == words) & (kinds_of(theirs) == Kind.DATA)).tolist():
+            place = int(at[hit])
+            while place < len(self._words) and self._words[place] == words[hit]:
+                slot = int(self._order[place])
+                if (
+                    self._digests[slot] == theirs[hit]
+                ).all() and self._first + slot not in self._assembly.have:
+                    offset = (index * PAGE_UNITS + hit) * self._assembly.data.pages.unit
+                    yield _Copy(self._first + slot, 1, offset)
+                place += 1

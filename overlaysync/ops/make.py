@@ -1,0 +1,259 @@
+"""Make images from images here: new overlays, promoted masters, rebased overlays. Always in a new file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from overlaysync.errors import UsageError, VerificationError
+from overlaysync.formats.chain import Chain
+from overlaysync.formats.image import Format
+from overlaysync.model.digest import (
+    MARKERS,
+    ZERO,
+    Digests,
+    Kind,
+    as_digests,
+    canonicalise,
+    equal_rows,
+    hash_units,
+    short_id,
+)
+from overlaysync.model.names import check_name
+from overlaysync.model.pages import PageList, PageListBuilder
+from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.hashing import Progress, combine
+from overlaysync.ops.library import Known, Library, PageKeeper, open_quiet
+from overlaysync.ops.local import LocalSource, copy_local
+from overlaysync.ops.publish import rebuilt_cluster_size
+from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div
+
+MASTER_MODE = 0o444
+OVERLAY_MODE = 0o644
+
+
+def backing_name(overlay: str, base: str) -> bytes:
+    """How ``overlay`` names its base: by file name in one directory (so both can move), else by real path.
+
+    A name with a colon gets ``./`` in front, or QEMU would take it for a protocol.
+    """
+    if os.path.dirname(os.path.realpath(overlay)) != os.path.dirname(os.path.realpath(base)):
+        return os.fsencode(os.path.realpath(base))
+    name = os.path.basename(os.path.realpath(base))
+    return os.fsencode(f"./{name}" if ":" in name else name)
+
+
+class Maker:
+    """Writes new images through ``library``; part files keep their journals in ``journals``."""
+
+    def __init__(self, library: Library, journals: Path) -> None:
+        self._library = library
+        self._journals = journals
+
+    def new(self, path: str, base: Known, *, format: Format, now: float) -> Known:
+        """An empty overlay on ``base``.
+
+        Raises:
+            WouldDestroyError: ``path`` is taken.
+        """
+        layer = PageList(base.disk.virtual_size, CHUNK, base.disk.id)
+        return self._write(path, layer, base.disk, base=base, format=format, cluster_size=CHUNK, now=now)
+
+    def promote(
+        self, known: Known, path: str, *, format: Format, now: float, progress: Progress | None = None
+    ) -> Known:
+        """A standalone read-only master of what the guest of ``known`` sees.
+
+        Raises:
+            UsageError: it is a master already.
+            VerificationError: the bytes read do not make the disk id known in advance.
+        """
+        if known.layer is None:
+            raise UsageError(
+                f"{known.path} is a master already: it has no backing file", hint="copy or fetch it instead"
+            )
+        self._check_result(known)
+        with open_quiet(known.path, known.geometry.format) as chain:
+            return self._write(
+                path,
+                known.disk,
+                known.disk,
+                sources=[LocalSource(chain, known.disk)],
+                format=format,
+                cluster_size=rebuilt_cluster_size(known),
+                now=now,
+                progress=progress,
+            )
+
+    def rebase(
+        self,
+        known: Known,
+        base: Known,
+        path: str,
+        *,
+        now: float,
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> Known:
+        """An overlay on ``base`` whose guest sees what the guest of ``known`` sees.
+
+        Raises:
+            UsageError: ``known`` is a master, or stands on ``base`` already.
+        """
+        if known.layer is None:
+            raise UsageError(f"{known.path} is a master: there is nothing to rebase")
+        if known.disk.id in {image.disk.id for image in base.lineage} and base.path == known.path:
+            raise UsageError(f"{known.path} cannot stand on itself")
+        keeper = PageKeeper(self._library.catalog)
+        with open_quiet(known.path, known.geometry.format) as chain, open_quiet(base.path) as below:
+            layer = _Difference(known, base, chain, below, self._library).page_list(keeper)
+            keeper.flush()
+            result = combine(base.disk, layer, self._library.load_page, chain, keeper.keep)
+            if result.id != known.disk.id:
+                raise VerificationError(
+                    f"Rebasing {known.path} would change what its guest sees",
+                    why=f"{short_id(result.id)} instead of {short_id(known.disk.id)}",
+                )
+            keeper.flush()
+            return self._write(
+                path,
+                layer,
+                known.disk,
+                sources=[LocalSource(chain, layer)],
+                base=base,
+                format=known.geometry.format,
+                cluster_size=rebuilt_cluster_size(known),
+                now=now,
+                replace=replace,
+                progress=progress,
+            )
+
+    def _check_result(self, known: Known) -> None:
+        """What a manifest said the promotion would give must be what it gives."""
+        assert known.layer is not None
+        for row in self._library.catalog.manifests(content=known.layer.id):
+            if row.result is not None and row.result != known.disk.id:
+                raise VerificationError(
+                    f"{known.path} does not make the disk its manifest promises",
+                    why=f"{short_id(known.disk.id)} instead of {short_id(row.result)}",
+                    hint=f"type: overlaysync verify '{known.path}'",
+                )
+
+    def _write(
+        self,
+        path: str,
+        content: PageList,
+        disk: PageList,
+        *,
+        format: Format,
+        cluster_size: int,
+        now: float,
+        base: Known | None = None,
+        sources: Iterable[LocalSource] = (),
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> Known:
+        target = target_for(
+            content,
+            format=format,
+            cluster_size=cluster_size,
+            backing_name=backing_name(path, base.path) if base else None,
+            backing_format=base.geometry.format if base else None,
+        )
+        assembly = Assembly.open(
+            Path(path), target, content, self._library.load_page, self._journals, replace=replace
+        )
+        try:
+            for source in sources:
+                copy_local(assembly, source, self._library.load_page, progress)
+            if not assembly.have.complete():
+                raise VerificationError(
+                    f"Cannot write {path}: some bytes of its source do not match their digests",
+                    hint="type: overlaysync verify PATH, to see which",
+                )
+            assembly.finish(mode=OVERLAY_MODE if base else MASTER_MODE, replace=replace)
+        finally:
+            assembly.close()
+        self._library.remember(path, content, disk, now=now)
+        return self._library.examine(path, now=now)
+
+
+def image_path(directory: str, name: str, format: Format) -> str:
+    """Where an image called ``name`` goes."""
+    return os.path.join(directory, f"{check_name(name)}.{format.value}")
+
+
+class _Difference:
+    """What must lie over ``base`` so that a guest sees the disk of ``known``."""
+
+    def __init__(self, known: Known, base: Known, chain: Chain, below: Chain, library: Library) -> None:
+        assert known.layer is not None
+        self._disk = known.disk
+        self._base = base.disk
+        self._unit = known.layer.unit
+        self._ratio = CHUNK // self._unit
+        self._chain = chain
+        self._below = below
+        self._load = library.load_page
+
+    def page_list(self, keeper: PageKeeper) -> PageList:
+        """The layer, in granules of the original."""
+        layer = PageListBuilder(
+            virtual_size=self._disk.virtual_size, unit=self._unit, parent=self._base.id, keep=keeper.keep
+        )
+        granules = ceil_div(self._disk.virtual_size, self._unit)
+        for index in range(ceil_div(self._disk.unit_count, PAGE_UNITS)):
+            rows = self._granules(index)
+            for sub in range(0, len(rows), PAGE_UNITS):
+                page = (index * PAGE_UNITS * self._ratio + sub) // PAGE_UNITS
+                count = min(PAGE_UNITS, granules - page * PAGE_UNITS)
+                if count > 0:
+                    layer.add(page, rows[sub : sub + count].tobytes())
+        return layer.build()
+
+    def _granules(self, index: int) -> Digests:
+        """The layer's digests for page ``index`` of the disk, whole chunks of granules."""
+        own = self._disk.load(index, self._load)
+        rows = np.zeros((len(own), self._ratio, 32), dtype=np.uint8)
+        for at in np.flatnonzero(~self._same(index, own)).tolist():
+            rows[at] = self._chunk(index * PAGE_UNITS + at, own[at])
+        return rows.reshape(-1, 32)
+
+    def _same(self, index: int, own: Digests) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which chunks of the page the base shows as they should be."""
+        theirs = np.empty_like(own)
+        theirs[:] = np.frombuffer(ZERO, dtype=np.uint8)
+        first = index * PAGE_UNITS
+        if first < self._base.unit_count:
+            known = self._base.load(index, self._load)[: len(own)]
+            theirs[: len(known)] = known
+        same = equal_rows(own, theirs)
+        end = self._base.unit_count - 1
+        if first <= end < first + len(own) and self._base.unit_length(end) != self._disk.unit_length(end):
+            same[end - first] = False
+        last = self._disk.unit_count - 1
+        if first <= last < first + len(own) and last < self._base.unit_count:
+            same[last - first] &= self._base.unit_length(last) == self._disk.unit_length(last)
+        return same
+
+    def _chunk(self, chunk: int, digest: Digests) -> Digests:
+        """The granules of a chunk that differs."""
+        if self._ratio == 1:
+            return digest[np.newaxis]
+        length = self._disk.unit_length(chunk)
+        data, theirs = (memoryview(bytearray(length)) for _ in range(2))
+        self._chain.read_into(chunk * CHUNK, data)
+        inside = max(0, min(length, self._base.virtual_size - chunk * CHUNK))
+        self._below.read_into(chunk * CHUNK, theirs[:inside])
+        hashed = as_digests(hash_units(data, self._unit)).copy()
+        canonicalise(hashed, self._unit, last_length=length % self._unit or self._unit)
+        for granule in range(len(hashed)):
+            part = slice(granule * self._unit, (granule + 1) * self._unit)
+            if bytes(data[part]) == bytes(theirs[part]):
+                hashed[granule] = np.frombuffer(MARKERS[Kind.UNALLOCATED], dtype=np.uint8)
+        rows = np.zeros((self._ratio, 32), dtype=np.uint8)
+        rows[: len(hashed)] = hashed
+        return rows

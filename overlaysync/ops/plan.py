@@ -1,0 +1,131 @@
+"""Plan a fetch: what is wanted, what it stands on, what is here, what is missing and from whom."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from overlaysync.errors import BaseImageError, UsageError
+from overlaysync.formats.image import Format
+from overlaysync.model.digest import short_id
+from overlaysync.model.manifest import Header
+from overlaysync.model.names import printable
+from overlaysync.ops.library import Known
+from overlaysync.ops.resolve import Listing
+
+MAX_LINEAGE = 32
+"""Layers one above the other; as deep as a chain may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One image to be made.
+
+    Attributes:
+        listing: what, and who has it.
+        path: the file to be written.
+        format: its format.
+        base: path of the image below; None for a master.
+        base_here: whether the base is here already (else an earlier step makes it).
+    """
+
+    listing: Listing
+    path: str
+    format: Format
+    base: str | None = None
+    base_here: bool = False
+
+    @property
+    def header(self) -> Header:
+        return self.listing.manifest.header
+
+
+FindBase = Callable[[Header], Known | None]
+"""Finds an image here that shows the disk a layer stands on."""
+
+
+def plan_fetch(
+    wanted: Listing,
+    listings: Iterable[Listing],
+    find_base: FindBase,
+    *,
+    to: str,
+    masters: str,
+    name: str | None = None,
+    format: Format | None = None,
+) -> list[Step]:
+    """The steps that bring ``wanted`` to the directory ``to``, the lowest missing master first.
+
+    Args:
+        wanted: what was asked for.
+        listings: everything within reach, to find missing bases in.
+        find_base: finds the image below a layer, if it is here.
+        to: directory of the wanted image.
+        masters: directory for bases that are brought along.
+        name: name of the file instead of the manifest's.
+        format: format of the wanted image instead of the sender's.
+
+    Raises:
+        BaseImageError: a base is neither here nor within reach.
+        UsageError: an overlay was asked for as raw.
+    """
+    header = wanted.manifest.header
+    if header.is_layer and format is Format.RAW:
+        raise UsageError(
+            f"'{header.name}' is an overlay and raw files cannot be overlays",
+            hint=f"fetch it as it is, then: overlaysync promote {header.name}.{header.format} --as NAME --format raw",
+        )
+    everything = list(listings)
+    steps: list[Step] = []
+    current, directory = wanted, to
+    while True:
+        header = current.manifest.header
+        chosen = format if current is wanted and format else Format(header.format)
+        file = f"{name if current is wanted and name else header.name}.{chosen.value}"
+        steps.append(Step(current, os.path.join(directory, file), chosen))
+        if not header.is_layer:
+            break
+        assert header.parent_id is not None
+        base = find_base(header)
+        if base is not None:
+            steps[-1] = _on(steps[-1], base.path, here=True)
+            break
+        below = _maker(header.parent_id, everything)
+        if below is None or len(steps) >= MAX_LINEAGE:
+            raise _no_base(header, everything)
+        current, directory = below, masters
+    for at in range(len(steps) - 1):
+        steps[at] = _on(steps[at], steps[at + 1].path, here=False)
+    return steps[::-1]
+
+
+def _on(step: Step, base: str, *, here: bool) -> Step:
+    return Step(step.listing, step.path, step.format, base, here)
+
+
+def _maker(disk: bytes, listings: list[Listing]) -> Listing | None:
+    """Who can bring the disk: a master with that id, else an overlay whose guest sees it."""
+    fitting = [listing for listing in listings if listing.manifest.header.result_id == disk and listing.peers]
+    masters = [listing for listing in fitting if not listing.manifest.header.is_layer]
+    return next(iter(masters or fitting), None)
+
+
+def _no_base(header: Header, listings: list[Listing]) -> BaseImageError:
+    assert header.parent_id is not None
+    wanted = short_id(header.parent_id)
+    called = printable(header.parent_name) or "?"
+    others = [
+        f"{listing.manifest.header.full_name} {short_id(listing.manifest.header.content_id)}"
+        for listing in listings
+        if listing.manifest.header.name == header.parent_name
+    ]
+    why = f"it needs '{called}' {wanted}, which is not here and which nobody within reach has"
+    if others:
+        why += f"; same name, other content: {', '.join(others)}"
+    return BaseImageError(
+        f"Cannot rebuild '{header.name}': its master is missing",
+        why=why,
+        hint=f"ask {printable(header.by) or 'its publisher'} to share it, or try: "
+        f"overlaysync fetch {wanted} --peer HOST:PORT; if it is on this machine: --masters DIR",
+    )

@@ -1,0 +1,122 @@
+"""Publish: describe an image and everything below it in signed manifests."""
+
+from __future__ import annotations
+
+import os
+
+from overlaysync.formats.image import Format
+from overlaysync.model.datamap import DataMap
+from overlaysync.model.digest import format_id
+from overlaysync.model.manifest import Header
+from overlaysync.model.names import check_name, name_from
+from overlaysync.ops.library import Known, Library
+from overlaysync.store.catalog import Catalog, ManifestRow
+from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
+from overlaysync.trust.keys import NodeKey
+from overlaysync.units import CHUNK
+
+
+def stem(path: str) -> str:
+    """The name a file gives its content."""
+    return name_from(os.path.splitext(os.path.basename(path))[0])
+
+
+class Publisher:
+    """Makes manifests in the name of one node.
+
+    Args:
+        library: where images and manifests are known.
+        key: signs.
+        label: ``user@host-abc234``, for people.
+    """
+
+    def __init__(self, library: Library, key: NodeKey, label: str) -> None:
+        self._library = library
+        self._key = key
+        self._label = label
+
+    def publish(self, known: Known, *, team: str | None, created: str, name: str | None = None) -> Manifest:
+        """The manifest of ``known``: the one that is known for this content and name, or a new version.
+
+        Args:
+            team: label; None keeps the label the content already has.
+            created: ISO 8601 UTC.
+            name: instead of the file's stem.
+        """
+        if team:
+            check_name(team, "team")
+        name = check_name(name) if name else stem(known.path)
+        for row in self._library.catalog.manifests(team=team, name=name, content=known.content.id):
+            return open_envelope(row.envelope)
+        header = self._header(known, name, team or "", created)
+        manifest = sign_header(header, self._key)
+        keep_manifest(self._library.catalog, manifest)
+        return manifest
+
+    def publish_lineage(
+        self, known: Known, *, team: str | None, created: str
+    ) -> list[tuple[Known, Manifest]]:
+        """Manifests of ``known`` and of all images below it, top first.
+
+        An image below keeps a manifest that somebody already made for its content, whatever its name.
+        """
+        result = [(known, self.publish(known, team=team, created=created))]
+        for below in list(known.lineage)[1:]:
+            rows = self._library.catalog.manifests(content=below.content.id)
+            manifest = (
+                open_envelope(rows[0].envelope) if rows else self.publish(below, team=team, created=created)
+            )
+            result.append((below, manifest))
+        return result
+
+    def _header(self, known: Known, name: str, team: str, created: str) -> Header:
+        content = known.content
+        layer = known.layer is not None
+        return Header(
+            kind="layer" if layer else "disk",
+            team=team,
+            name=name,
+            version=self._library.catalog.highest_version(team, name) + 1,
+            id=format_id(content.id),
+            virtual_size=content.virtual_size,
+            unit=content.unit,
+            data_size=DataMap(content, self._library.load_page).size,
+            list_size=len(content.encode()),
+            parent=format_id(content.parent) if content.parent else "",
+            parent_name=stem(known.parent.path) if known.parent else "",
+            result=format_id(known.disk.id),
+            format=known.geometry.format.value,
+            cluster_size=rebuilt_cluster_size(known),
+            created=created,
+            by=self._label,
+        )
+
+
+def rebuilt_cluster_size(known: Known) -> int:
+    """The cluster size of a faithful copy: the sender's, or the granule where it has subclusters."""
+    geometry = known.geometry
+    if geometry.format is Format.RAW:
+        return CHUNK
+    if geometry.subcluster_size < geometry.cluster_size:
+        return known.content.unit if known.layer else geometry.cluster_size
+    return geometry.cluster_size
+
+
+def keep_manifest(catalog: Catalog, manifest: Manifest) -> None:
+    """Keep a verified manifest in the catalog."""
+    header = manifest.header
+    catalog.keep_manifest(
+        ManifestRow(
+            id=manifest.id,
+            envelope=manifest.envelope,
+            kind=header.kind,
+            team=header.team,
+            name=header.name,
+            version=header.version,
+            publisher=manifest.publisher,
+            content=header.content_id,
+            parent=header.parent_id,
+            result=header.result_id,
+            created=header.created,
+        )
+    )

@@ -1,0 +1,126 @@
+"""Resolve references against what is listed: by this node's catalog, by peers, or both."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from overlaysync.errors import AmbiguousError, NotFoundError
+from overlaysync.model.digest import ID_PREFIX, short_id
+from overlaysync.model.names import printable
+from overlaysync.model.reference import Reference
+from overlaysync.trust.envelope import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A manifest and who has its content.
+
+    Attributes:
+        manifest: verified.
+        peers: addresses ``HOST:PORT`` that list it.
+        labels: the labels of those nodes.
+    """
+
+    manifest: Manifest
+    peers: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+def describe(listing: Listing) -> str:
+    """One line to choose by: name, version, id, kind, publisher."""
+    header = listing.manifest.header
+    by = printable(header.by) or "?"
+    return (
+        f"{header.full_name}:{header.version}  {short_id(header.content_id)}  "
+        f"{'overlay' if header.is_layer else 'master'}  by {by}"
+    )
+
+
+def resolve(reference: Reference, listings: Iterable[Listing]) -> list[Listing]:
+    """What ``reference`` means: one listing, or for a whole team the newest version of each name.
+
+    Raises:
+        NotFoundError: nothing fits; near names are suggested.
+        AmbiguousError: different contents fit.
+    """
+    everything = list(listings)
+    fitting = [listing for listing in everything if fits(reference, listing)]
+    if not fitting:
+        raise _not_found(reference, everything)
+    if reference.is_team:
+        names = sorted({listing.manifest.header.name for listing in fitting})
+        return [
+            _one(reference, [listing for listing in fitting if listing.manifest.header.name == name])
+            for name in names
+        ]
+    return [_one(reference, fitting)]
+
+
+def newest(listings: Iterable[Listing]) -> list[Listing]:
+    """Those with the highest version of their team and name."""
+    best: dict[tuple[str, str], int] = {}
+    kept = list(listings)
+    for listing in kept:
+        header = listing.manifest.header
+        key = (header.team, header.name)
+        best[key] = max(best.get(key, 0), header.version)
+    return [
+        listing
+        for listing in kept
+        if listing.manifest.header.version == best[listing.manifest.header.team, listing.manifest.header.name]
+    ]
+
+
+def _one(reference: Reference, fitting: list[Listing]) -> Listing:
+    if reference.version is None and reference.id_prefix is None:
+        fitting = newest(fitting)
+    contents = {listing.manifest.header.content_id for listing in fitting}
+    if len(contents) > 1:
+        raise AmbiguousError(
+            f"'{reference}' fits {len(contents)} different things",
+            candidates=tuple(sorted(describe(listing) for listing in fitting)),
+            hint="name one by its id (b3:…), TEAM/NAME, NAME:VERSION or NAME@PEER",
+        )
+    return fitting[0]
+
+
+def fits(reference: Reference, listing: Listing) -> bool:
+    """Whether ``reference`` could mean ``listing``."""
+    header = listing.manifest.header
+    if reference.peer and not any(
+        _is_peer(reference.peer, text) for text in (*listing.labels, *listing.peers)
+    ):
+        return False
+    if reference.id_prefix is not None:
+        wanted = ID_PREFIX + reference.id_prefix
+        return header.id.startswith(wanted)
+    return (
+        reference.team in (None, header.team)
+        and reference.name in (None, header.name)
+        and reference.version in (None, header.version)
+    )
+
+
+def _is_peer(wanted: str, text: str) -> bool:
+    """Whether ``wanted`` names the node: its address, its label ``user@host-id`` or a whole part of that."""
+    return wanted == text or text.startswith((f"{wanted}@", f"{wanted}-")) or f"@{wanted}-" in text
+
+
+def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
+    names = {listing.manifest.header.name for listing in listings}
+    teams = {listing.manifest.header.team for listing in listings if listing.manifest.header.team}
+    wanted, known = (reference.team, teams) if reference.is_team else (reference.name, names)
+    near = difflib.get_close_matches(wanted or "", sorted(known), n=3)
+    if near:
+        hint = (
+            "did you mean "
+            + " or ".join(f"'{name}{'/' if reference.is_team else ''}'" for name in near)
+            + "?"
+        )
+    elif listings:
+        hint = "type: overlaysync ls"
+    else:
+        hint = "nobody shares anything within reach; try --peer HOST:PORT, or: overlaysync doctor"
+    return NotFoundError(f"Nobody has '{reference}'", hint=hint)

@@ -1,0 +1,94 @@
+"""Verify: re-read an image and compare it with what is known of it, naming damage by guest offset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from overlaysync.errors import NotFoundError
+from overlaysync.formats.image import Format
+from overlaysync.model.digest import equal_rows
+from overlaysync.model.pages import LoadPage, PageList
+from overlaysync.ops.hashing import Progress
+from overlaysync.ops.library import Library
+from overlaysync.units import PAGE_UNITS
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A run of guest bytes that are not what they were.
+
+    Attributes:
+        offset: guest offset in bytes.
+        length: bytes.
+    """
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verifying found.
+
+    Attributes:
+        path: the image.
+        layer: layer id that it should have, None for a master.
+        disk: disk id that it should have.
+        touched: the file has been written since it was last hashed: perhaps not damage but use.
+        damage: where they differ; empty means verified.
+    """
+
+    path: str
+    layer: bytes | None
+    disk: bytes
+    touched: bool
+    damage: tuple[Damage, ...]
+
+
+def verify(library: Library, path: str, *, now: float, progress: Progress | None = None) -> Verdict:
+    """Read every byte of the image at ``path`` and compare.
+
+    The image below an overlay is re-read as well: a layer on a wrong disk is damage to what the guest sees.
+
+    Raises:
+        NotFoundError: nothing is known of it, so there is nothing to compare with.
+    """
+    row = library.catalog.image_at(os.path.realpath(path))
+    if row is None:
+        raise NotFoundError(
+            f"Nothing is known of {path}, so it cannot be compared",
+            hint=f"type: overlaysync id '{path}', and verify it later",
+        )
+    touched = library.known(path) is None
+    before = library.catalog.pages.load_list(row.disk)
+    assert before is not None, "an image's row refers to a list that is kept"
+    known = library.examine(path, now=now, format=Format(row.format), progress=progress, fresh=True)
+    damage = tuple(differences(before, known.disk, library.load_page))
+    if not damage:
+        library.remember(path, known.content, known.disk, now=now)
+    return Verdict(row.path, row.layer, row.disk, touched, damage)
+
+
+def differences(left: PageList, right: PageList, load: LoadPage) -> Iterator[Damage]:
+    """Runs of guest bytes in which two lists of one unit differ."""
+    start = end = -1
+    for index in sorted({*left.indices, *right.indices}):
+        if left.page(index) == right.page(index) and left.virtual_size == right.virtual_size:
+            continue
+        a, b = (pages.load(index, load) for pages in (left, right))
+        count = min(len(a), len(b))
+        different = np.ones(max(len(a), len(b)), dtype=np.bool_)
+        different[:count] = ~equal_rows(a[:count], b[:count])
+        for at in np.flatnonzero(different).tolist():
+            offset = (index * PAGE_UNITS + at) * left.unit
+            if offset != end and start >= 0:
+                yield Damage(start, end - start)
+                start = -1
+            start = offset if start < 0 else start
+            end = min(offset + left.unit, max(left.virtual_size, right.virtual_size))
+    if start >= 0:
+        yield Damage(start, end - start)

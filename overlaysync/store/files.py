@@ -1,0 +1,110 @@
+"""What the standard library lacks for files that must last: rename without clobber, preallocation, errors.
+
+Linux only. Every ``OSError`` of this package becomes one of our errors in :func:`translate`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+
+from overlaysync.errors import (
+    NoSpaceError,
+    NotAllowedError,
+    NotFoundError,
+    OverlaysyncError,
+    WouldDestroyError,
+)
+
+_RENAME_NOREPLACE = 1
+_FALLOC_FL_KEEP_SIZE = 1
+
+_NO_SPACE = {
+    errno.ENOSPC: "free some space and start again; what is already there is reused",
+    errno.EDQUOT: "your quota is used up: free some space and start again; what is there is reused",
+    errno.EFBIG: "a file this large is not possible there (FAT: 4 GiB, 'ulimit -f'): choose another place",
+}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP}
+_NO_RENAME_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def translate(error: OSError, what: str) -> OverlaysyncError:
+    """``error`` as the error a user sees; ``what`` says what could not be done."""
+    why = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in _NO_SPACE:
+        return NoSpaceError(what, why=why, hint=_NO_SPACE[error.errno])
+    if error.errno in _NOT_ALLOWED:
+        return NotAllowedError(what, why=why)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NotFoundError(what, why=why)
+    if error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY):
+        return WouldDestroyError(what, why=why)
+    hint = "the disk may be failing: look at 'dmesg'" if error.errno == errno.EIO else ""
+    return OverlaysyncError(what, why=why, hint=hint)
+
+
+def sync_directory(directory: int | str | os.PathLike[str]) -> None:
+    """Make names that were added to or removed from ``directory`` (a path or descriptor) last."""
+    if isinstance(directory, int):
+        os.fsync(directory)
+        return
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data`` at the descriptor's position."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def preallocate(fd: int, size: int) -> None:
+    """Reserve the blocks of the first ``size`` bytes where the file system can; the file's size stays.
+
+    Raises:
+        OSError: ENOSPC or EDQUOT. Any other failure only means that nothing was reserved.
+    """
+    arguments = (
+        ctypes.c_int(fd),
+        ctypes.c_int(_FALLOC_FL_KEEP_SIZE),
+        ctypes.c_int64(0),
+        ctypes.c_int64(size),
+    )
+    if size and _libc.fallocate64(*arguments) != 0:
+        code = ctypes.get_errno()
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(code, os.strerror(code))
+
+
+def rename_new(directory: int, source: str, target: str) -> None:
+    """Rename within ``directory``; never replaces ``target``.
+
+    Raises:
+        OSError: EEXIST when ``target`` exists.
+    """
+    code = _renameat2(directory, os.fsencode(source), os.fsencode(target))
+    if code in _NO_RENAME_FLAGS:  # NFS and some FUSE file systems
+        os.link(source, target, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        with contextlib.suppress(FileNotFoundError):  # another process saw two names and dropped this one
+            os.unlink(source, dir_fd=directory)
+    elif code:
+        raise OSError(code, os.strerror(code), target)
+
+
+def _renameat2(directory: int, source: bytes, target: bytes) -> int:
+    """The errno of renameat2 with RENAME_NOREPLACE, 0 when it went well."""
+    try:
+        call = _libc.renameat2
+    except AttributeError:  # a C library without it (glibc < 2.28)
+        return errno.ENOSYS
+    at = ctypes.c_int(directory)
+    done = call(at, ctypes.c_char_p(source), at, ctypes.c_char_p(target), ctypes.c_uint(_RENAME_NOREPLACE))
+    return 0 if done == 0 else ctypes.get_errno()

@@ -1,0 +1,98 @@
+"""Page bodies and page lists, by digest and by id.
+
+A list is kept only when all its pages are (referenced before referrer). Who keeps a page has checked it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+
+from overlaysync.errors import DecodeError, NotFoundError
+from overlaysync.model.digest import format_id
+from overlaysync.model.pages import PAGE_SIZE, PageList, page_digest
+from overlaysync.store.database import Database
+
+_BATCH = 500
+"""Digests in one query; SQLite's limit for parameters is 999 in old versions."""
+
+
+class PageStore:
+    """The pages in ``database``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def load_page(self, digest: bytes, *, check: bool = False) -> bytes:
+        """The body of a page; ``check`` hashes it first.
+
+        Raises:
+            NotFoundError: it is not here.
+            CatalogError: ``check`` found other bytes than were kept.
+        """
+        with self._database.read() as connection:
+            row = connection.execute("SELECT body FROM pages WHERE digest = ?", (digest,)).fetchone()
+        if row is None:
+            raise NotFoundError(f"The page {format_id(digest)} is not here")
+        body: bytes = row[0]
+        if check and page_digest(body) != digest:
+            raise self._database.damaged(f"the page {format_id(digest)} has changed")
+        return body
+
+    def keep_pages(self, pages: Mapping[bytes, bytes]) -> None:
+        """Keep page bodies (at most 32 KiB each) by digest, in one transaction.
+
+        Raises:
+            DecodeError: a body is too long.
+        """
+        for digest, body in pages.items():
+            if len(body) > PAGE_SIZE:
+                raise DecodeError(f"the page {format_id(digest)} has {len(body)} bytes")
+        with self._database.write() as connection:
+            connection.executemany("INSERT OR IGNORE INTO pages VALUES (?, ?)", pages.items())
+
+    def has_pages(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those of ``digests`` whose pages are here."""
+        found: set[bytes] = set()
+        with self._database.read() as connection:
+            for batch in _batches(digests):
+                marks = ",".join("?" * len(batch))
+                rows = connection.execute(f"SELECT digest FROM pages WHERE digest IN ({marks})", batch)
+                found.update(digest for (digest,) in rows)
+        return found
+
+    def keep_list(self, pages: PageList) -> None:
+        """Keep a page list whose pages are all here.
+
+        Raises:
+            NotFoundError: a page is missing.
+        """
+        missing = set(pages.digests) - self.has_pages(pages.digests)
+        if missing:
+            raise NotFoundError(f"{len(missing)} pages of {format_id(pages.id)} are not here")
+        with self._database.write() as connection:
+            connection.execute("INSERT OR IGNORE INTO lists VALUES (?, ?)", (pages.id, pages.encode()))
+
+    def load_list(self, content: bytes) -> PageList | None:
+        """The page list with the id ``content``.
+
+        Raises:
+            CatalogError: what is stored under that id is another list, or none.
+        """
+        with self._database.read() as connection:
+            row = connection.execute("SELECT body FROM lists WHERE id = ?", (content,)).fetchone()
+        if row is None:
+            return None
+        try:
+            pages = PageList.decode(row[0])
+        except DecodeError as error:
+            raise self._database.damaged(str(error)) from error
+        if pages.id != content:
+            raise self._database.damaged(f"the page list {format_id(content)} has changed")
+        return pages
+
+
+def _batches(items: Iterable[bytes]) -> Iterator[list[bytes]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch

@@ -1,0 +1,120 @@
+"""Opening a part file safely: its name may mean anything by now, and others may want it too.
+
+The lock is a flock on the part file itself. A name is believed only while it means the locked file: another
+process may publish or remove the file between our open and our lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from overlaysync.errors import InUseError, NotAllowedError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A target, its part file, and a descriptor of their directory, so that no swapped path is followed."""
+
+    target: Path
+    part: Path
+    directory: int
+
+    @classmethod
+    def of(cls, target: str | Path) -> Place:
+        given = Path(target)
+        if given.name in ("", ".."):
+            raise ValueError(f"'{target}' does not name a file")
+        parent = Path(os.path.realpath(given.parent))
+        directory = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return cls(parent / given.name, part_path(parent / given.name), directory)
+
+    def holds(self, fd: int) -> bool:
+        """Whether the part file's name still means the file open as ``fd``."""
+        status = self.status()
+        return status is not None and os.path.samestat(status, os.fstat(fd))
+
+    def status(self) -> os.stat_result | None:
+        """Of the part file's name; None when there is none."""
+        return self._stat(self.part.name)
+
+    def finish_link(self, status: os.stat_result) -> bool:
+        """Drop the part file's name if it is a second one of the target.
+
+        That is what a crash leaves between the two steps of a rename where it takes two.
+        """
+        target = self._stat(self.target.name)
+        if target is None or not os.path.samestat(target, status):
+            return False
+        os.unlink(self.part.name, dir_fd=self.directory)
+        return True
+
+    def close(self) -> None:
+        os.close(self.directory)
+
+    def _stat(self, name: str) -> os.stat_result | None:
+        try:
+            return os.stat(name, dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+
+def open_locked(place: Place) -> int:
+    """A descriptor of the part file, new or old, with its lock held."""
+    while True:
+        fd = _create(place) if place.status() is None else _open_old(place)
+        if fd is None:
+            continue  # another process was quicker; look again
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if place.holds(fd):
+                os.fchmod(fd, 0o600)
+                return fd
+        except BlockingIOError as error:
+            os.close(fd)
+            raise InUseError(
+                f"Another overlaysync is writing {place.target}",
+                hint="wait for it, or stop it, then try again",
+            ) from error
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # published or removed between open and lock
+
+
+def _create(place: Place) -> int | None:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(place.part.name, flags, 0o600, dir_fd=place.directory)
+    except FileExistsError:
+        return None
+
+
+def _open_old(place: Place) -> int | None:
+    """Open what lies there if it can be ours: a regular file with one name, of our own user."""
+    status = place.status()
+    if status is None or place.finish_link(status):
+        return None
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != os.geteuid():
+        raise NotAllowedError(
+            f"Cannot write {place.target}",
+            why=f"{place.part} is in the way and is not a plain file of your own",
+            hint="look at it, and remove it if nobody needs it",
+        )
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(place.part.name, flags, dir_fd=place.directory)
+    except FileNotFoundError:
+        return None
+    if not os.path.samestat(os.fstat(fd), status):
+        os.close(fd)
+        return None
+    return fd
+
+
+def part_path(target: Path) -> Path:
+    """Where the part file of ``target`` lies."""
+    return target.with_name(f".{target.name}.part")

@@ -1,0 +1,95 @@
+"""Node keys: Ed25519, made at first run. A node is its key; names and labels are only labels.
+
+The node id is the digest of the public key, written in groups of base32 so that two people can compare it.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from overlaysync.errors import NotAllowedError
+from overlaysync.model.digest import derive
+
+PUBLIC_KEY_SIZE = 32
+SIGNATURE_SIZE = 64
+NODE_CONTEXT = "overlaysync v1 node id"
+
+_GROUP = 4
+_GROUPS = 8
+
+
+def node_id(public_key: bytes) -> str:
+    """The id of the node with this key: 32 base32 characters (160 bits) in groups of four."""
+    text = base64.b32encode(derive(NODE_CONTEXT, public_key)[:20]).decode("ascii").lower()
+    return "-".join(text[at : at + _GROUP] for at in range(0, _GROUP * _GROUPS, _GROUP))
+
+
+def short_node_id(public_key: bytes) -> str:
+    """The first six characters of the node id, as in ``user@host-abc234``."""
+    return node_id(public_key).replace("-", "")[:6]
+
+
+class NodeKey:
+    """A private key that can sign."""
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        self.public = private.public_key().public_bytes_raw()
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64-byte signature of ``message``."""
+        return self._private.sign(message)
+
+
+def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether ``signature`` over ``message`` is by ``public_key``; wrong lengths are just wrong."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def load_or_make(path: Path) -> NodeKey:
+    """The key in ``path`` (32 raw bytes, 0600), made when there is none.
+
+    Two processes that start together end up with one key: the file appears whole, by link, or not at all.
+
+    Raises:
+        NotAllowedError: others may read the key, or the file is not a key.
+    """
+    if not path.exists():
+        _make(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if os.fstat(descriptor).st_mode & 0o077:
+            raise NotAllowedError(
+                f"The node key {path} can be read by others", hint=f"type: chmod 600 '{path}'"
+            )
+        data = file.read(PUBLIC_KEY_SIZE + 1)
+    if len(data) != PUBLIC_KEY_SIZE:
+        raise NotAllowedError(
+            f"{path} is not a node key",
+            hint="move it away; a new key is then made, and others will see a new node",
+        )
+    return NodeKey(Ed25519PrivateKey.from_private_bytes(data))
+
+
+def _make(path: Path) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(Ed25519PrivateKey.generate().private_bytes_raw())
+        file.flush()
+        os.fsync(descriptor)
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(scratch)

@@ -1,0 +1,133 @@
+# shellcheck shell=sh disable=SC2154
+# The virtual environment of this repository: sourced by the scripts beside it, not run.
+#
+# Set before: $root, the repository (absolute). Given: use_venv [EXTRA], which returns at once when $root/.venv holds
+# what pyproject.toml and scripts/constraints.txt ask for, and otherwise installs it. Nothing here writes to stdout.
+#
+# Rules: one installer at a time (flock on .venv.lock); a stamp is written last, so an install that was cut short is
+# seen (.venv/.incomplete) and made again from nothing; the key in the stamp also names this place and the
+# interpreter, so that a moved tree or a new Python rebuilds it.
+
+venv=$root/.venv
+
+say() { printf 'overlaysync: %s\n' "$*" >&2; }
+
+give_up() {
+    for line in "$@"; do say "$line"; done
+    exit 1
+}
+
+# What the environment has to match, as one word.
+venv_key() {
+    {
+        printf '%s\n' "$root"
+        readlink -f -- "$venv/bin/python"
+        cat -- "$root/pyproject.toml" "$root/scripts/constraints.txt"
+    } | sha256sum
+}
+
+venv_is_fresh() {
+    [ -x "$venv/bin/python" ] && [ -r "$venv/.stamp-$1" ] && [ ! -e "$venv/.incomplete" ] || return 1
+    IFS= read -r stamped <"$venv/.stamp-$1" || return 1
+    [ "$stamped" = "$(venv_key)" ]
+}
+
+use_venv() {
+    venv_is_fresh "${1:-run}" && return 0
+    for place in "$root" "$venv"; do
+        [ ! -e "$place" ] || [ -w "$place" ] || give_up \
+            "has to install its parts in $venv, but you may not write to $place." \
+            "Let its owner run $root/scripts/overlaysync once, or use a copy of your own."
+    done
+    (: >>"$root/.venv.lock") 2>/dev/null || give_up "cannot write $root/.venv.lock: it belongs to somebody else. Remove it."
+    exec 9>>"$root/.venv.lock"
+    if command -v flock >/dev/null 2>&1 && ! flock -n 9; then
+        say "waiting for another process that is installing into $venv ..."
+        flock 9
+    fi
+    venv_is_fresh "${1:-run}" || install_venv "${1:-run}"
+    exec 9>&-
+}
+
+install_venv() {
+    what=$1
+    if [ -e "$venv" ] && venv_can_stay; then
+        say "bringing $venv up to date ($what) ..."
+    else
+        find_python
+        say "installing what it needs into $venv, which takes about a minute ..."
+        rm -rf -- "$venv"
+        mkdir -- "$venv" && : >"$venv/.incomplete"
+        "$python" -m venv "$venv" >"$venv/install.log" 2>&1 || install_failed "the virtual environment could not be made"
+    fi
+    : >"$venv/.incomplete"
+    pip_install "$what" >"$venv/install.log" 2>&1 </dev/null ||
+        install_failed "pip could not install overlaysync's parts"
+    printf '%s\n' "$root" >"$venv/.made-for"
+    venv_key >"$venv/.stamp-run"
+    [ "$what" = run ] || venv_key >"$venv/.stamp-$what"
+    rm -f -- "$venv/.incomplete"
+}
+
+# The build backend is pinned as well: older pips read PIP_CONSTRAINT for it, newer ones PIP_BUILD_CONSTRAINT. Both split
+# at spaces, so the path is a relative one; the subshell keeps the caller's directory.
+pip_install() (
+    cd -- "$root" || exit 1
+    target=.
+    [ "$1" = run ] || target=".[$1]"
+    PIP_CONSTRAINT=scripts/constraints.txt PIP_BUILD_CONSTRAINT=scripts/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+        "$venv/bin/python" -m pip install --no-input -e "$target"
+)
+
+# An environment can be brought up to date where it is if it is whole, was made for this place, and its Python works.
+venv_can_stay() {
+    [ ! -e "$venv/.incomplete" ] && [ -r "$venv/.made-for" ] || return 1
+    IFS= read -r made_for <"$venv/.made-for" && [ "$made_for" = "$root" ] &&
+        "$venv/bin/python" -c 'import pip' >/dev/null 2>&1
+}
+
+install_failed() {
+    tail -n 12 -- "$venv/install.log" >&2
+    give_up "$1: see the lines above, all of it is in $venv/install.log." \
+        "Most often the network or the disk is the reason (df -h '$root'). Then type the same command again."
+}
+
+# Sets $python: the first one that is new enough and can make virtual environments.
+find_python() {
+    look_for_python && return 0
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        say "installing $wanted with apt ..."
+        # shellcheck disable=SC2086 # several words
+        apt_install $wanted >/dev/null 2>&1 || :
+        look_for_python && return 0
+    fi
+    how="Install it with your system's package manager."
+    command -v apt-get >/dev/null 2>&1 && how="Type: sudo apt install $wanted"
+    if [ -n "$lacking" ]; then
+        give_up "cannot make its virtual environment: $lacking is here, but without its venv and ensurepip modules." "$how"
+    fi
+    give_up "needs Python 3.11 or newer; found: $old." "$how"
+}
+
+look_for_python() {
+    old=none lacking='' wanted='python3 python3-venv'
+    for python in python3 python3.14 python3.13 python3.12 python3.11; do
+        command -v "$python" >/dev/null 2>&1 || continue
+        if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            [ "$old" != none ] || old=$("$python" --version 2>&1 || :)
+            wanted='python3.11 python3.11-venv'
+        elif "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+            return 0
+        elif [ -z "$lacking" ]; then
+            lacking=$python wanted=$python-venv
+        fi
+    done
+    return 1
+}
+
+apt_install() {
+    sudo=
+    [ "$(id -u)" = 0 ] || sudo='sudo -n'
+    $sudo apt-get -qq -o DPkg::Lock::Timeout=300 update
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@"
+}

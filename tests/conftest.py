@@ -1,0 +1,126 @@
+"""What every test can use: an isolated home, and markers whose tools may be missing.
+
+A test whose marker needs a tool that is not installed is left out and counted aloud at the end of the run.
+With CI=true in the environment it fails instead: continuous integration never leaves a test out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+# marker → the commands its tests call, and the Debian packages that hold them
+TOOLS = {
+    "qemu": (
+        ("qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon"),
+        "qemu-utils qemu-system-common",
+    ),
+    "lan": (("ip", "tc"), "iproute2"),
+}
+
+# How many tests were left out for want of a tool, by marker; the controller of parallel workers gets theirs.
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+# Deadlines measure the neighbours on a busy machine; what CI finds must be found again by the next run.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI") == "true"
+
+
+def missing_tools(marker: str) -> list[str]:
+    """The commands that tests with this marker call and that are not installed."""
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    commands, _ = TOOLS[marker]
+    return [command for command in commands if shutil.which(command, path=path) is None]
+
+
+def why_left_out(marker: str) -> str:
+    _, packages = TOOLS[marker]
+    return f"not installed: {', '.join(missing_tools(marker))}. Type: sudo apt install {packages}"
+
+
+def lacking_marker(item: pytest.Item, lacking: Iterable[str]) -> str | None:
+    return next((marker for marker in lacking if item.get_closest_marker(marker) is not None), None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEFT_OUT] = Counter()
+    hypothesis.settings.load_profile("ci" if in_ci() else "local")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    lacking = [marker for marker in TOOLS if missing_tools(marker)]
+    if in_ci() or not lacking:
+        return
+    kept, dropped = [], []
+    for item in items:
+        marker = lacking_marker(item, lacking)
+        if marker is None:
+            kept.append(item)
+        else:
+            dropped.append(item)
+            config.stash[LEFT_OUT][marker] += 1
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    marker = lacking_marker(item, TOOLS)
+    if marker is not None and in_ci() and missing_tools(marker):
+        pytest.fail(f"CI=true, and this test is marked {marker}: {why_left_out(marker)}", pytrace=False)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        left_out = session.config.stash[LEFT_OUT]
+        output["left_out"] = dict(left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # Every worker collects everything, so each has the full count: the largest is the truth, not the sum.
+    config: pytest.Config = node.config
+    theirs: dict[str, int] = getattr(node, "workeroutput", {}).get("left_out", {})
+    config.stash[LEFT_OUT] = config.stash[LEFT_OUT] | Counter(theirs)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for marker, count in config.stash[LEFT_OUT].items():
+        line = f"LEFT OUT: {count} tests marked {marker}. Why: {why_left_out(marker)}"
+        terminalreporter.write_sep("!", line, red=True, bold=True)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty $OVERLAYSYNC_HOME, and nothing of the real user's: no HOME, no XDG directory, no setting."""
+    for name in tuple(os.environ):
+        if name.startswith("OVERLAYSYNC_"):
+            monkeypatch.delenv(name)
+    user = tmp_path / "user"
+    places = {
+        "HOME": user,
+        "XDG_CACHE_HOME": user / ".cache",
+        "XDG_CONFIG_HOME": user / ".config",
+        "XDG_DATA_HOME": user / ".local" / "share",
+        "XDG_RUNTIME_DIR": user / "run",
+        "XDG_STATE_HOME": user / ".local" / "state",
+        "OVERLAYSYNC_HOME": tmp_path / "overlaysync-home",
+    }
+    for name, place in places.items():
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        monkeypatch.setenv(name, str(place))
+    return places["OVERLAYSYNC_HOME"]
