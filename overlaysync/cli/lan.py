@@ -94,9 +94,9 @@ async def _share(
             Reach.open(
                 node, client, Silent(), peers=peers, interfaces=interfaces, mdns_needed=False
             ) as reach,
-            serve(share, reach=reach, port=port, interfaces=interfaces, rate=rate) as (port, where),
+            serve(share, reach=reach, port=port, interfaces=interfaces, rate=rate) as (bound, where),
         ):
-            _print_share(output, share, port, where)
+            _print_share(output, share, bound, where)
             await asyncio.Event().wait()
     finally:
         share.close()

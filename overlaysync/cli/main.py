@@ -53,7 +53,9 @@ def main(
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # One way to stop: asyncio handles SIGINT well, so a SIGTERM becomes one.
+    # One way to stop: asyncio handles SIGINT well, so a SIGTERM becomes one. Shells start background jobs of
+    # scripts with SIGINT ignored, which would make them deaf to both.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = _run(words)

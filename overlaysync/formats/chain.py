@@ -17,8 +17,8 @@ from overlaysync.errors import BaseImageError, ImageError, NotFoundError
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import fill_zeros
 from overlaysync.formats.image import Backing, Extent, Format, Image, check_range, clip
-from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.digest import Kind
+from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.units import MIB
 
 MAX_DEPTH = 32

@@ -41,7 +41,7 @@ def in_use_for_writing(fd: int) -> bool:
 
 
 def in_use(fd: int) -> bool:
-    """Whether a program has the image open at all, for reading or writing; False where that cannot be known."""
+    """Whether a program has the image open at all; False where that cannot be known."""
     return any(_taken(fd, byte) for byte in _USERS)
 
 

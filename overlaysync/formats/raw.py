@@ -46,6 +46,8 @@ def foreign_format(head: bytes) -> str | None:
 class RawImage(Image):
     """A raw image; a layer without a parent, so a hole is ZERO."""
 
+    _found: tuple[int, int]
+
     @classmethod
     def open(cls, path: str, fd: int) -> Self:
         """Read the raw image open as ``fd``.
@@ -64,6 +66,7 @@ class RawImage(Image):
         image.geometry = Geometry(Format.RAW, _CLUSTER, _CLUSTER)
         image.virtual_size = check_virtual_size(round_up(os.fstat(fd).st_size, SECTOR), path)
         image.backing = None
+        image._found = 0, 0
         return image
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
@@ -71,15 +74,29 @@ class RawImage(Image):
         check_range(offset, length, self.virtual_size)
         end = offset + length
         while offset < end:
-            data = next_data(self.fd, offset)
-            # Whole sectors only: the file itself may end inside one.
-            start = end if data is None else min(max(offset, data // SECTOR * SECTOR), end)
+            first, last = self._data_after(offset)
+            start, stop = min(max(first, offset), end), min(last, end)
             if start > offset:
                 yield Extent(offset, start - offset, Kind.ZERO)
-            hole = start if data is None or start == end else next_hole(self.fd, max(data, start), end)
-            offset = min(round_up(hole, SECTOR), end)
-            if offset > start:
-                yield Extent(start, offset - start, Kind.DATA, host=start)
+            if stop > start:
+                yield Extent(start, stop - start, Kind.DATA, host=start)
+            offset = max(start, stop)
+
+    def _data_after(self, offset: int) -> tuple[int, int]:
+        """Start and end, in whole sectors, of the data at or after ``offset``; or twice the end of the disk.
+
+        The last answer is kept: some file systems walk over every page to find the end of long data.
+        """
+        first, last = self._found
+        if first <= offset < last:
+            return first, last
+        data = next_data(self.fd, offset)
+        if data is None or data >= self.virtual_size:
+            return self.virtual_size, self.virtual_size
+        hole = next_hole(self.fd, data, self.virtual_size)
+        # Not read back from the attribute: another thread may have set it since.
+        self._found = found = data // SECTOR * SECTOR, round_up(hole, SECTOR)
+        return found
 
     def read_into(self, extent: Extent, buffer: memoryview) -> None:
         """See :class:`Image`."""

@@ -7,6 +7,7 @@ one number per page present; page bodies are loaded when asked for.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -38,12 +39,13 @@ class SlotRun:
 
 
 class DataMap:
-    """Numbers the DATA units of ``pages``; page bodies come from ``load``."""
+    """Numbers the DATA units of ``pages``; page bodies come from ``load``. Several threads may use it."""
 
     def __init__(self, pages: PageList, load: LoadPage) -> None:
         self.pages = pages
         self._load = load
         self._cache: OrderedDict[int, tuple[NDArray[np.int64], Digests]] = OrderedDict()
+        self._lock = threading.Lock()
         starts = [0]
         last_unit = -1
         for index in pages.indices:
@@ -69,7 +71,8 @@ class DataMap:
     def span(self, first: int, count: int) -> int:
         """Bytes in the slots ``first`` .. ``first + count - 1``."""
         full = count * self.pages.unit
-        return full - (self.count * self.pages.unit - self.size) if first + count == self.count else full
+        last = count and first + count == self.count
+        return full - (self.count * self.pages.unit - self.size) if last else full
 
     def runs(self, first: int, count: int) -> Iterator[SlotRun]:
         """The slots ``first`` .. ``first + count - 1`` page by page."""
@@ -90,14 +93,16 @@ class DataMap:
 
     def _data(self, at: int) -> tuple[NDArray[np.int64], Digests]:
         """Unit numbers and digests of the DATA units of the ``at``-th page present."""
-        if at in self._cache:
-            self._cache.move_to_end(at)
-            return self._cache[at]
+        with self._lock:
+            if at in self._cache:
+                self._cache.move_to_end(at)
+                return self._cache[at]
         index = self.pages.indices[at]
         digests = self.pages.load(index, self._load)
         data = np.flatnonzero(kinds_of(digests) == Kind.DATA)
         result = (index * PAGE_UNITS + data, digests[data])
-        self._cache[at] = result
-        if len(self._cache) > _CACHED_PAGES:
-            self._cache.popitem(last=False)
+        with self._lock:
+            self._cache[at] = result
+            if len(self._cache) > _CACHED_PAGES:
+                self._cache.popitem(last=False)
         return result

@@ -7,6 +7,7 @@ Source: docs/manifest-format.md.
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from functools import lru_cache
 from typing import TypeAlias
@@ -106,6 +107,7 @@ def canonicalise(digests: Digests, unit: int, *, last_length: int | None = None)
 
 ID_PREFIX = "b3:"
 MIN_ID_DIGITS = 8
+_ID = re.compile(r"b3:[0-9a-fA-F]{64}")
 
 
 def derive(context: str, data: bytes | memoryview) -> bytes:
@@ -129,11 +131,6 @@ def parse_id(text: str) -> bytes:
     Raises:
         UsageError: it is not ``b3:`` and 64 hexadecimal digits.
     """
-    digits = text.removeprefix(ID_PREFIX)
-    try:
-        digest = bytes.fromhex(digits)
-    except ValueError:
-        digest = b""
-    if len(digest) != DIGEST_SIZE:
-        raise UsageError(f"'{text[:80]}' is not an id", hint="an id is b3: and 64 hexadecimal digits")
-    return digest
+    if not _ID.fullmatch(text):
+        raise UsageError(f"{text[:80]!a} is not an id", hint="an id is b3: and 64 hexadecimal digits")
+    return bytes.fromhex(text.removeprefix(ID_PREFIX))

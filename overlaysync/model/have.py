@@ -8,6 +8,9 @@ import numpy as np
 
 from overlaysync.errors import DecodeError
 
+_EDGE = np.int8(0)
+"""A plain 0 would turn a byte a slot into eight."""
+
 
 class HaveMap:
     """A set of slots 0 .. ``count - 1``."""
@@ -43,7 +46,7 @@ class HaveMap:
 
     def runs(self, limit: int) -> Iterator[tuple[int, int]]:
         """(first, count) of the held slots in order, no run longer than ``limit``."""
-        edges = np.flatnonzero(np.diff(self._bits.view(np.int8), prepend=0, append=0))
+        edges = np.flatnonzero(np.diff(self._bits.view(np.int8), prepend=_EDGE, append=_EDGE))
         for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
             for first in range(start, end, limit):
                 yield first, min(limit, end - first)

@@ -1,9 +1,9 @@
 """Manifest headers: the signed description of a disk or a layer.
 
-A manifest is a header (this module), a page list and pages (:mod:`overlaysync.model.pages`). The header names
-the content by its id; the id commits to the page list, the list to the pages, a page to the chunks. The header
-is canonical JSON: re-encoding what was decoded must give the same bytes, which refuses unknown and repeated
-fields, odd numbers and white space at once. Source: docs/manifest-format.md, "Header".
+A manifest is a header (this module), a page list and pages (:mod:`overlaysync.model.pages`). The header
+names the content by its id; the id commits to the page list, the list to the pages, a page to the chunks.
+The header is canonical JSON: re-encoding what was decoded must give the same bytes, which refuses unknown and
+repeated fields, odd numbers and white space at once. Source: docs/manifest-format.md, "Header".
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ FORMATS = ("raw", "qed", "qcow2")
 MAX_VERSION = (1 << 31) - 1
 
 _ID = re.compile(r"b3:[0-9a-f]{64}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-_LABEL_LIMIT = 100
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_LABEL_LIMIT = 160
+"""Characters; two names (user and host) and the beginning of a node id fit."""
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,7 +1,7 @@
 """The one rule for names, and the one function that prints foreign text.
 
-A name is NFC, 1 to 64 letters, digits, ``.``, ``_`` or ``-``, and begins with a letter or digit. So it can
-never be a path, an option or a terminal sequence.
+A name is NFC, 1 to 64 letters, digits, ``.``, ``_`` or ``-`` (at most 192 bytes of UTF-8), and begins with a
+letter or digit. So it can never be a path, an option or a terminal sequence.
 """
 
 from __future__ import annotations
@@ -11,6 +11,12 @@ import unicodedata
 from overlaysync.errors import UsageError
 
 MAX_NAME = 64
+MAX_NAME_BYTES = 192
+"""In UTF-8: with a suffix and ``.NAME.part`` around it, it must still be a file's name (255 bytes)."""
+
+_INVISIBLE = "\u115f\u1160\u3164\uffa0"
+"""Hangul fillers: letters that show as nothing."""
+
 _EXTRA = "._-"
 
 
@@ -21,6 +27,7 @@ def is_name(text: str) -> bool:
         and unicodedata.is_normalized("NFC", text)
         and _plain(text[0])
         and all(_plain(char) or char in _EXTRA for char in text)
+        and len(text.encode()) <= MAX_NAME_BYTES
     )
 
 
@@ -43,15 +50,16 @@ def name_from(text: str) -> str:
     """The nearest name to any text, such as a file's stem."""
     normal = unicodedata.normalize("NFC", text)
     mapped = "".join(char if _plain(char) or char in _EXTRA else "-" for char in normal)
-    return mapped.lstrip(_EXTRA)[:MAX_NAME] or "image"
+    cut = mapped.lstrip(_EXTRA)[:MAX_NAME].encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+    return cut or "image"
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """Foreign text made safe for a terminal: control, format and bidi characters become ``?``, cut at ``limit``."""
+    """Foreign text made safe for a terminal: control and bidi characters become ``?``, cut at ``limit``."""
     cut = text[:limit]
     safe = "".join(char if char.isprintable() else "?" for char in cut)
     return safe + ("…" if len(text) > limit else "")
 
 
 def _plain(char: str) -> bool:
-    return char.isalpha() or char.isdecimal()
+    return (char.isalpha() or char.isdecimal()) and char not in _INVISIBLE

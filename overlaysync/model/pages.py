@@ -27,7 +27,9 @@ from overlaysync.model.digest import (
     Kind,
     as_digests,
     derive,
+    equal_rows,
     kinds_of,
+    zero_digest,
 )
 from overlaysync.units import CHUNK, MAX_VIRTUAL_SIZE, MIN_GRANULE, PAGE_UNITS, SECTOR, ceil_div
 
@@ -119,12 +121,23 @@ class PageList:
         return self.check_page(index, load(digest))
 
     def check_page(self, index: int, body: bytes) -> Digests:
-        """``body`` as digests, after its length and markers have been checked against the list."""
+        """``body`` as digests, after its length and canonical form have been checked against the list.
+
+        Without that, one content could have two ids.
+
+        Raises:
+            DecodeError: wrong length, a marker that cannot be, zeros without their marker, or all blank.
+        """
         if len(body) != page_length(self.unit_count, index) * DIGEST_SIZE:
             raise DecodeError(f"page {index} has {len(body)} bytes")
         digests = as_digests(body)
         if not self.is_layer and (kinds_of(digests) == Kind.UNALLOCATED).any():
             raise DecodeError(f"page {index} of a disk holds an unallocated chunk")
+        last = self.unit_length(index * PAGE_UNITS + len(digests) - 1) if len(digests) else self.unit
+        if equal_rows(digests, zero_digest(self.unit)).any() or body.endswith(zero_digest(last)):
+            raise DecodeError(f"page {index} holds the digest of zeros instead of its marker")
+        if body == self.blank_page(index):
+            raise DecodeError(f"page {index} is blank and should be left out")
         return digests
 
     def encode(self) -> bytes:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from overlaysync.errors import UsageError
 from overlaysync.model.digest import ID_PREFIX, MIN_ID_DIGITS
+from overlaysync.model.manifest import MAX_VERSION
 from overlaysync.model.names import check_name, printable
 
 _HEX = re.compile(r"[0-9a-fA-F]+")
+_VERSION = re.compile(r"[1-9][0-9]{0,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def parse_reference(text: str) -> Reference:
     team, slash, name = body.rpartition("/")
     version = None
     if version_text or text.partition("@")[0].endswith(":"):
-        if not version_text.isdecimal() or not 0 < int(version_text[:12]) < 1 << 31:
+        if not _VERSION.fullmatch(version_text) or int(version_text) > MAX_VERSION:
             raise UsageError(
                 f"'{printable(version_text)}' is not a version", hint="a version is a number: NAME:2"
             )

@@ -100,10 +100,10 @@ class DiscoveryBounds:
         resolve_s: time to resolve one peer.
         resolves: peers resolved at once.
         pending: peers waiting to be resolved; more are left out until they are announced again.
-        refresh_s: a known peer is resolved again at most this often.
+        pace_s: each of these waits so long between two peers.
         updates_s: what this node announces changes at most this often.
         txt_size: all TXT entries of this node.
-        hints: entries kept of one peer's TXT.
+        items: entries kept of one peer's TXT.
         name_length: instance name (DNS-SD: one label of 63 bytes).
     """
 
@@ -112,10 +112,10 @@ class DiscoveryBounds:
     resolve_s: float = 1.5
     resolves: int = 4
     pending: int = 512
-    refresh_s: float = 1
+    pace_s: float = 0.01
     updates_s: float = 1
     txt_size: int = 1024
-    hints: int = 64
+    items: int = 64
     name_length: int = 63
 
 

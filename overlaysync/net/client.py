@@ -1,6 +1,6 @@
 """The HTTP client: asks one node for one thing, and believes nothing about it.
 
-Small things (catalog, manifests, pages) go through aiohttp, image data through :mod:`overlaysync.net.receiving`.
+Small things (catalog, manifests, pages) go through aiohttp, image data through :mod:`.receiving`.
 What came is bounded here; signatures and ids are checked by the caller, page digests here. Every failure that
 is the peer's is a PeerError, so that a transfer can go on with the others.
 """

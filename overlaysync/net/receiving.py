@@ -242,7 +242,7 @@ class DataConnection(asyncio.BufferedProtocol):
         self._watch = self._resume = None
 
     def _look(self) -> None:
-        """The head must come within ``read_s``, each half of ``read_s`` after it must bring the least rate."""
+        """The head must come within ``read_s``, and each half of it thereafter bring the least rate."""
         enough = self._bounds.min_rate * self._bounds.read_s / 2
         if self._state is _State.BODY and self._watched >= enough:
             self._start_watch()

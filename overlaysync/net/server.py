@@ -16,12 +16,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Protocol, TypeVar
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -110,7 +108,6 @@ class Server:
             self._max_bodies = max(1, min(bounds.bodies, self._limit.rate // _LEAST_SHARE))
         self._catalog: tuple[str, bytes] | None = None
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="serve")
-        self._reading: WeakKeyDictionary[Offer, threading.Lock] = WeakKeyDictionary()
         self._http: BoundedServer | None = None
         self._listeners: list[asyncio.Server] = []
         self.port = 0
@@ -229,22 +226,16 @@ class Server:
                 return web.Response(body=offer.page_list)
             case ["pages", text]:
                 digest = _digest(text)
-                page = await self._read(offer, lambda: offer.page(digest))
+                page = await self._read(lambda: offer.page(digest))
                 if page is not None:
                     return web.Response(body=page)
             case ["data"]:
                 return await self._get_data(request, offer)
         raise _Answer(404)
 
-    async def _read(self, offer: Offer, read: Callable[[], _T]) -> _T:
-        """Read from an offer in a thread, one at a time: its maps and caches are shared."""
-        lock = self._reading.setdefault(offer, threading.Lock())
-
-        def locked() -> _T:
-            with lock:
-                return read()
-
-        return await asyncio.get_running_loop().run_in_executor(self._threads, locked)
+    async def _read(self, read: Callable[[], _T]) -> _T:
+        """Read from an image in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read)
 
     # -- image data ----------------------------------------------------------------------------------
 
@@ -261,7 +252,7 @@ class Server:
         with self._body_slot():
             reader = PieceReader(offer.segments(runs))
             # The first batch is read before the head is sent: an image that has changed is still a clean 410.
-            batch = await self._read(offer, reader.read)
+            batch = await self._read(reader.read)
             await response.prepare(request)
             if request.method == "GET":
                 await self._send_data(request, offer, reader, batch, length)
@@ -289,7 +280,7 @@ class Server:
             while batch:
                 for piece in batch:
                     await sender.send(piece)
-                batch = await self._read(offer, reader.read) if reader.more else []
+                batch = await self._read(reader.read) if reader.more else []
             if sender.sent != length:
                 raise NotFoundError("the image gave other than was promised")
         except (StalledError, NotFoundError, OSError):

@@ -44,6 +44,8 @@ from overlaysync.swarm.schedule import Failure, Request, Schedule
 from overlaysync.trust.envelope import Manifest
 
 _PAGES_AT_ONCE = 6
+_PAGES_KEPT = 64
+"""Pages written to the catalog at a time."""
 _RETRY_S = 0.25
 _Answer = TypeVar("_Answer")
 
@@ -136,7 +138,7 @@ class Fetch:
 
     async def plan(self, wanted: Listing) -> list[Step]:
         """The steps that bring ``wanted`` here; waits a little for somebody to have its master."""
-        failure: BaseImageError | None = None
+        parent = wanted.manifest.header.parent
 
         def plan() -> list[Step]:
             return plan_fetch(
@@ -149,19 +151,14 @@ class Fetch:
                 format=self.options.format,
             )
 
-        for wait_s in (0.0, self.options.wait_s):
-            if wait_s:
-                parent = wanted.manifest.header.parent
-                await self.reach.until(
-                    lambda: any(item.manifest.header.result == parent for item in self.reach.listings()),
-                    wait_s=wait_s,
-                )
-            try:
-                return await asyncio.to_thread(plan)
-            except BaseImageError as error:
-                failure = error
-        assert failure is not None
-        raise failure
+        def somebody_has_it() -> bool:
+            return any(listing.manifest.header.result == parent for listing in self.reach.listings())
+
+        try:
+            return await asyncio.to_thread(plan)
+        except BaseImageError:
+            await self.reach.until(somebody_has_it, wait_s=self.options.wait_s)
+            return await asyncio.to_thread(plan)
 
     async def run(self, steps: Sequence[Step]) -> list[Fetched]:
         """Do the steps, in order."""
@@ -325,24 +322,20 @@ class Fetch:
         store = self.node.catalog.pages
         present = await asyncio.to_thread(store.has_pages, pages.digests)
         missing = [digest for digest in dict.fromkeys(pages.digests) if digest not in present]
-        for at in range(0, len(missing), 64):
+        for at in range(0, len(missing), _PAGES_KEPT):
             bodies: dict[bytes, bytes] = {}
-            wanted = iter(missing[at : at + 64])
-
-            async def fetch_some(
-                wanted: Iterator[bytes] = wanted, bodies: dict[bytes, bytes] = bodies
-            ) -> None:
-                for digest in wanted:
-                    bodies[digest] = await self._from_anyone(
-                        pages.id,
-                        lambda address, manifest, digest=digest: self.client.page(address, manifest, digest),
-                    )
-                    transfer.manifest += len(bodies[digest])
-
-            async with asyncio.TaskGroup() as group:
-                for _ in range(_PAGES_AT_ONCE):
-                    group.create_task(fetch_some())
+            wanted = iter(missing[at : at + _PAGES_KEPT])
+            await asyncio.gather(*(self._some_pages(pages.id, wanted, bodies) for _ in range(_PAGES_AT_ONCE)))
+            transfer.manifest += sum(map(len, bodies.values()))
             await asyncio.to_thread(store.keep_pages, bodies)
+
+    async def _some_pages(self, content: bytes, wanted: Iterator[bytes], bodies: dict[bytes, bytes]) -> None:
+        for digest in wanted:
+
+            async def ask(address: Address, manifest: bytes, digest: bytes = digest) -> bytes:
+                return await self.client.page(address, manifest, digest)
+
+            bodies[digest] = await self._from_anyone(content, ask)
 
     async def _from_anyone(
         self, content: bytes, ask: Callable[[Address, bytes], Awaitable[_Answer]]
@@ -460,6 +453,4 @@ class _Transferring:
 
 def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:
     threads.shutdown(wait=True, cancel_futures=True)
-    with suppress(OverlaysyncError):
-        assembly.checkpoint(0.0, force=True)
     assembly.close()

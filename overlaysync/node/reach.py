@@ -116,6 +116,11 @@ class Reach:
             if manifest.header.content_id == content
         }
 
+    def ignore(self, name: str, port: int) -> None:
+        """This node's own announcement is nobody else."""
+        if self.browser is not None:
+            self.browser.ignore(name, port)
+
     def answering(self) -> list[Address]:
         """Addresses of the nodes that have answered."""
         return [view.address for view in self.views.values() if view.public_key]
@@ -123,7 +128,7 @@ class Reach:
     async def until(self, satisfied: Callable[[], bool], *, wait_s: float) -> None:
         """Return when ``satisfied`` and no more peers turn up, or after ``wait_s``.
 
-        With named peers only, return as soon as all have answered.
+        Who names a peer means that one: no time is given to others then.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
@@ -131,7 +136,7 @@ class Reach:
                     await self._next_change()
                     if self.browser is None and not self._tasks and len(self.views) >= len(self.named):
                         return
-                if self.browser is not None:
+                if self.browser is not None and not self.named:
                     await self._settle()
 
     async def _settle(self) -> None:

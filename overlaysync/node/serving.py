@@ -11,8 +11,11 @@ from overlaysync.net.discovery import Announcement, Announcer, Item
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.node.reach import Reach
-from overlaysync.node.sharing import Share, watch
+from overlaysync.node.sharing import Share
 from overlaysync.trust.keys import node_id
+
+WATCH_S = 2.0
+"""How often shared files are looked at."""
 
 
 @asynccontextmanager
@@ -37,28 +40,25 @@ async def serve(
     where = ""
     try:
         where = await announcer.start(_announcement(share, port))
+        if reach is not None:
+            reach.ignore(announcer.name, port)
     except NetworkError as error:
         share.observer.note(f"not announced: {error}")
-    changes: asyncio.Queue[None] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    tasks = [
-        asyncio.create_task(watch(share, lambda: loop.call_soon(changes.put_nowait, None))),
-        asyncio.create_task(_announce(announcer, share, port, changes)),
-    ]
+    task = asyncio.create_task(_keep_announced(announcer, share, port))
     try:
         yield port, where
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
         await announcer.stop()
         await server.stop()
 
 
-async def _announce(announcer: Announcer, share: Share, port: int, changes: asyncio.Queue[None]) -> None:
+async def _keep_announced(announcer: Announcer, share: Share, port: int) -> None:
     while True:
-        await changes.get()
-        await announcer.update(_announcement(share, port))
+        await asyncio.sleep(WATCH_S)
+        if await asyncio.to_thread(share.refresh):
+            await announcer.update(_announcement(share, port))
 
 
 def _announcement(share: Share, port: int) -> Announcement:

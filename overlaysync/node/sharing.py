@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,9 +17,6 @@ from overlaysync.node.observer import Observer
 from overlaysync.ops.library import Known, image_files
 from overlaysync.ops.offer import Offer
 from overlaysync.trust.envelope import Manifest
-
-WATCH_S = 2.0
-"""How often shared files are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +192,6 @@ class Share:
 
     def _revise(self) -> None:
         self._revision = derive("overlaysync v1 catalog", b"".join(sorted(self._offers))).hex()[:16]
-
-
-async def watch(share: Share, changed: Callable[[], None]) -> None:
-    """Look at the shared files every two seconds, for ever; ``changed`` is called when the offers have."""
-    while True:
-        await asyncio.sleep(WATCH_S)
-        if await asyncio.to_thread(share.refresh):
-            changed()
 
 
 def _chain_size(path: str) -> int:

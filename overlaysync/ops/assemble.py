@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overlaysync.errors import WouldDestroyError
+from overlaysync.errors import OverlaysyncError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.formats.layout import Layout, Target, cluster_size_for
 from overlaysync.formats.plan import plan_layout
@@ -48,6 +49,7 @@ class Assembly:
         self.resumed = 0
         self._layout = layout
         self._part = part
+        self._published = False
         self._lock = threading.Lock()
 
     @classmethod
@@ -119,9 +121,9 @@ class Assembly:
             wrong.extend((run.first + int(at), 1) for at in np.flatnonzero(~good))
         return wrong
 
-    def checkpoint(self, now: float, *, force: bool = False) -> None:
+    def checkpoint(self, now: float) -> None:
         """Make what is written safe against a crash, when it is time to."""
-        if force or self._part.should_checkpoint(now):
+        if self._part.should_checkpoint(now):
             self._part.checkpoint()
 
     def finish(self, *, mode: int, replace: bool = False) -> None:
@@ -134,10 +136,14 @@ class Assembly:
         for offset, data in self._layout.metadata():
             self._part.pwrite(offset, [data])
         self._part.publish(mode=mode, replace=replace)
+        self._published = True
 
     def close(self) -> None:
-        """Let go of the part file; it stays for a later run unless it was published."""
-        self._part.close()
+        """Let go of the part file; unless it was published it stays for a later run. No thread may write."""
+        if not self._published:
+            with suppress(OverlaysyncError):
+                self._part.checkpoint()
+            self._part.close()
 
     def _write(self, run: SlotRun, part: memoryview, good: NDArray[np.bool_]) -> None:
         hosts = self._layout.locate(run.first, run.units)

@@ -10,6 +10,7 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.locks import in_use, writer_of
 from overlaysync.ops.library import image_files
 from overlaysync.store.catalog import Catalog
+from overlaysync.store.files import sync_directory, translate
 
 
 def check_discardable(path: str, catalog: Catalog) -> None:
@@ -58,13 +59,18 @@ def standing_on(path: str, inode: tuple[int, int], catalog: Catalog) -> list[str
 
 
 def discard(path: str, catalog: Catalog) -> None:
-    """Remove the overlay, after :func:`check_discardable`."""
+    """Remove the overlay, after :func:`check_discardable`; a symlink that led to it goes too.
+
+    Raises:
+        NotAllowedError: the directory is not writable. And as :func:`check_discardable`.
+    """
     check_discardable(path, catalog)
     real = os.path.realpath(path)
-    os.unlink(path)
-    descriptor = os.open(os.path.dirname(real), os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.unlink(real)
+        if os.path.islink(path):
+            os.unlink(path)
+        sync_directory(os.path.dirname(real))
+    except OSError as error:
+        raise translate(error, f"Cannot remove {path}") from error
     catalog.forget_image(real)

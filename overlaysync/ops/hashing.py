@@ -1,8 +1,8 @@
 """Hash what an image holds into page lists, in parallel and with flat memory.
 
-Rule: a unit that lies inside one extent takes that extent's kind; any other unit is read through the chain and
-is DATA. Units of zeros become ZERO. Plain data are hashed where the page cache holds them (mmap, dropped page
-by page, so that resident memory stays flat); all else goes through a buffer.
+Rule: a unit that lies inside one extent takes that extent's kind; any other unit is read through the chain
+and is DATA. Units of zeros become ZERO. Plain data are hashed where the page cache holds them (mmap, dropped
+page by page, so that resident memory stays flat); all else goes through a buffer.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ class _Combiner:
         return digests
 
     def _layer_digests(self, first: int, count: int) -> Digests | None:
-        """The layer's digests for ``count`` chunks, padded to whole chunks; None when nothing is allocated."""
+        """The layer's digests for ``count`` chunks, padded to whole ones; None when nothing is allocated."""
         low, high = first * self._ratio, min((first + count) * self._ratio, self._layer.unit_count)
         pages = range(low // PAGE_UNITS, ceil_div(high, PAGE_UNITS))
         if not any(self._layer.page(page) for page in pages):
@@ -276,7 +276,7 @@ class _Combiner:
         own = joined[low - pages[0] * PAGE_UNITS : high - pages[0] * PAGE_UNITS]
         missing = count * self._ratio - len(own)
         if missing:
-            # The last granule stands for those past the disk's end, so that it alone decides the chunk's kind.
+            # The last granule stands for those past the disk's end: it alone decides the kind.
             own = np.concatenate([own, np.repeat(own[-1:], missing, axis=0)])
         return own
 

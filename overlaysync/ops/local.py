@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from overlaysync.errors import ImageError
 from overlaysync.formats.chain import Chain
 from overlaysync.model.datamap import SlotRun
 from overlaysync.model.digest import Digests, Kind, equal_rows, kinds_of
@@ -64,7 +65,10 @@ def copy_local(
         if not hasattr(scratch, "buffer"):
             scratch.buffer = memoryview(bytearray(BATCH))
         part = scratch.buffer[: assembly.data.span(item.first, item.count)]
-        source.chain.read_into(item.offset, part)
+        try:
+            source.chain.read_into(item.offset, part)
+        except (ImageError, OSError, ValueError):
+            return 0  # A source that has rotted or shrunk is one that does not have it.
         assembly.accept(item.first, item.count, part)
         return len(part)
 
@@ -107,25 +111,41 @@ def _copies(slots: NDArray[np.int64], units: NDArray[np.int64], assembly: Assemb
 
 
 def _any_offset(assembly: Assembly, pages: PageList, load: LoadPage) -> Iterator[_Copy]:
-    """Copies of whole units that the source has elsewhere."""
-    for first, count in list(assembly.missing()):
-        for start in range(first, first + count, _WINDOW):
-            wanted = _Wanted(assembly, start, min(_WINDOW, first + count - start))
-            for index in pages.indices:
-                yield from wanted.found_in(index, pages.load(index, load))
+    """Copies of whole units that the source has elsewhere; the source's pages are read once a window."""
+    for window in _windows(list(assembly.missing())):
+        wanted = _Wanted(assembly, window)
+        for index in pages.indices:
+            yield from wanted.found_in(index, pages.load(index, load))
+
+
+def _windows(missing: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """``missing`` (first, count) runs in lists of at most ``_WINDOW`` slots."""
+    window: list[tuple[int, int]] = []
+    room = _WINDOW
+    for first, count in missing:
+        while count:
+            part = min(room, count)
+            window.append((first, part))
+            first, count, room = first + part, count - part, room - part
+            if not room:
+                yield window
+                window, room = [], _WINDOW
+    if window:
+        yield window
 
 
 class _Wanted:
     """A window of missing slots, searchable by digest."""
 
-    def __init__(self, assembly: Assembly, first: int, count: int) -> None:
+    def __init__(self, assembly: Assembly, window: list[tuple[int, int]]) -> None:
         self._assembly = assembly
-        self._first = first
-        digests = [run.digests for run in assembly.data.runs(first, count)]
+        self._slots = np.concatenate([np.arange(first, first + count) for first, count in window])
+        digests = [run.digests for first, count in window for run in assembly.data.runs(first, count)]
         self._digests: Digests = np.concatenate(digests)
         words = np.ascontiguousarray(self._digests).view(np.uint64)[:, 0]
         self._order = np.argsort(words, kind="stable")
         self._words = words[self._order]
+        self._found = np.zeros(len(words), dtype=np.bool_)
 
     def found_in(self, index: int, theirs: Digests) -> Iterator[_Copy]:
         """Copies for the wanted slots whose digests stand in page ``index`` of the source."""
@@ -133,11 +153,13 @@ class _Wanted:
         at = np.minimum(np.searchsorted(self._words, words), len(self._words) - 1)
         for hit in np.flatnonzero((self._words[at] == words) & (kinds_of(theirs) == Kind.DATA)).tolist():
             place = int(at[hit])
+            if self._found[place]:
+                continue  # Repeats on both sides would otherwise cost their product.
+            self._found[place] = True
             while place < len(self._words) and self._words[place] == words[hit]:
-                slot = int(self._order[place])
-                if (
-                    self._digests[slot] == theirs[hit]
-                ).all() and self._first + slot not in self._assembly.have:
+                row = int(self._order[place])
+                slot = int(self._slots[row])
+                if (self._digests[row] == theirs[hit]).all() and slot not in self._assembly.have:
                     offset = (index * PAGE_UNITS + hit) * self._assembly.data.pages.unit
-                    yield _Copy(self._first + slot, 1, offset)
+                    yield _Copy(slot, 1, offset)
                 place += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ class Maker:
             WouldDestroyError: ``path`` is taken.
         """
         layer = PageList(base.disk.virtual_size, CHUNK, base.disk.id)
-        return self._write(path, layer, base.disk, base=base, format=format, cluster_size=CHUNK, now=now)
+        return self._write(_Work(path, layer, base.disk, format, CHUNK, base), now=now)
 
     def promote(
         self, known: Known, path: str, *, format: Format, now: float, progress: Progress | None = None
@@ -77,16 +77,8 @@ class Maker:
             )
         self._check_result(known)
         with open_quiet(known.path, known.geometry.format) as chain:
-            return self._write(
-                path,
-                known.disk,
-                known.disk,
-                sources=[LocalSource(chain, known.disk)],
-                format=format,
-                cluster_size=rebuilt_cluster_size(known),
-                now=now,
-                progress=progress,
-            )
+            work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known))
+            return self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
 
     def rebase(
         self,
@@ -101,12 +93,14 @@ class Maker:
         """An overlay on ``base`` whose guest sees what the guest of ``known`` sees.
 
         Raises:
-            UsageError: ``known`` is a master, or stands on ``base`` already.
+            UsageError: ``known`` is a master, or ``base`` stands on it.
         """
         if known.layer is None:
             raise UsageError(f"{known.path} is a master: there is nothing to rebase")
-        if known.disk.id in {image.disk.id for image in base.lineage} and base.path == known.path:
-            raise UsageError(f"{known.path} cannot stand on itself")
+        if known.path in {image.path for image in base.lineage}:
+            raise UsageError(
+                f"{known.path} cannot stand on itself", hint="choose a master that it is not below"
+            )
         keeper = PageKeeper(self._library.catalog)
         with open_quiet(known.path, known.geometry.format) as chain, open_quiet(base.path) as below:
             layer = _Difference(known, base, chain, below, self._library).page_list(keeper)
@@ -118,18 +112,10 @@ class Maker:
                     why=f"{short_id(result.id)} instead of {short_id(known.disk.id)}",
                 )
             keeper.flush()
-            return self._write(
-                path,
-                layer,
-                known.disk,
-                sources=[LocalSource(chain, layer)],
-                base=base,
-                format=known.geometry.format,
-                cluster_size=rebuilt_cluster_size(known),
-                now=now,
-                replace=replace,
-                progress=progress,
-            )
+            # Not larger than a granule: of a larger cluster only some granules may differ from the base.
+            format, cluster_size = known.geometry.format, min(rebuilt_cluster_size(known), layer.unit)
+            work = _Work(path, layer, known.disk, format, cluster_size, base, replace)
+            return self._write(work, LocalSource(chain, layer), now=now, progress=progress)
 
     def _check_result(self, known: Known) -> None:
         """What a manifest said the promotion would give must be what it gives."""
@@ -143,42 +129,46 @@ class Maker:
                 )
 
     def _write(
-        self,
-        path: str,
-        content: PageList,
-        disk: PageList,
-        *,
-        format: Format,
-        cluster_size: int,
-        now: float,
-        base: Known | None = None,
-        sources: Iterable[LocalSource] = (),
-        replace: bool = False,
-        progress: Progress | None = None,
+        self, work: _Work, source: LocalSource | None = None, *, now: float, progress: Progress | None = None
     ) -> Known:
+        base = work.base
         target = target_for(
-            content,
-            format=format,
-            cluster_size=cluster_size,
-            backing_name=backing_name(path, base.path) if base else None,
+            work.content,
+            format=work.format,
+            cluster_size=work.cluster_size,
+            backing_name=backing_name(work.path, base.path) if base else None,
             backing_format=base.geometry.format if base else None,
         )
+        load = self._library.load_page
         assembly = Assembly.open(
-            Path(path), target, content, self._library.load_page, self._journals, replace=replace
+            Path(work.path), target, work.content, load, self._journals, replace=work.replace
         )
         try:
-            for source in sources:
-                copy_local(assembly, source, self._library.load_page, progress)
+            if source is not None:
+                copy_local(assembly, source, load, progress)
             if not assembly.have.complete():
                 raise VerificationError(
-                    f"Cannot write {path}: some bytes of its source do not match their digests",
+                    f"Cannot write {work.path}: some bytes of its source do not match their digests",
                     hint="type: overlaysync verify PATH, to see which",
                 )
-            assembly.finish(mode=OVERLAY_MODE if base else MASTER_MODE, replace=replace)
+            assembly.finish(mode=OVERLAY_MODE if base else MASTER_MODE, replace=work.replace)
         finally:
             assembly.close()
-        self._library.remember(path, content, disk, now=now)
-        return self._library.examine(path, now=now)
+        self._library.remember(work.path, work.content, work.disk, now=now)
+        return self._library.examine(work.path, now=now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """An image to be made: ``content`` is written, ``disk`` is what its guest then sees."""
+
+    path: str
+    content: PageList
+    disk: PageList
+    format: Format
+    cluster_size: int
+    base: Known | None = None
+    replace: bool = False
 
 
 def image_path(directory: str, name: str, format: Format) -> str:
@@ -205,7 +195,7 @@ class _Difference:
             virtual_size=self._disk.virtual_size, unit=self._unit, parent=self._base.id, keep=keeper.keep
         )
         granules = ceil_div(self._disk.virtual_size, self._unit)
-        for index in range(ceil_div(self._disk.unit_count, PAGE_UNITS)):
+        for index in self._pages():
             rows = self._granules(index)
             for sub in range(0, len(rows), PAGE_UNITS):
                 page = (index * PAGE_UNITS * self._ratio + sub) // PAGE_UNITS
@@ -213,6 +203,15 @@ class _Difference:
                 if count > 0:
                     layer.add(page, rows[sub : sub + count].tobytes())
         return layer.build()
+
+    def _pages(self) -> list[int]:
+        """The pages of the disk in which it may differ from the base."""
+        disk, base = self._disk, self._base
+        ends = {chunk // PAGE_UNITS for chunk in (disk.unit_count - 1, base.unit_count - 1)}
+        different = {
+            index for index in {*disk.indices, *base.indices} if disk.page(index) != base.page(index)
+        }
+        return sorted(index for index in different | ends if 0 <= index * PAGE_UNITS < disk.unit_count)
 
     def _granules(self, index: int) -> Digests:
         """The layer's digests for page ``index`` of the disk, whole chunks of granules."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from overlaysync.errors import BaseImageError, UsageError
 from overlaysync.formats.image import Format
-from overlaysync.model.digest import short_id
+from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import printable
 from overlaysync.ops.library import Known
@@ -74,7 +74,8 @@ def plan_fetch(
     if header.is_layer and format is Format.RAW:
         raise UsageError(
             f"'{header.name}' is an overlay and raw files cannot be overlays",
-            hint=f"fetch it as it is, then: overlaysync promote {header.name}.{header.format} --as NAME --format raw",
+            hint=f"fetch it as it is, then: overlaysync promote {header.name}.{header.format} --as NAME "
+            "--format raw",
         )
     everything = list(listings)
     steps: list[Step] = []
@@ -82,8 +83,8 @@ def plan_fetch(
     while True:
         header = current.manifest.header
         chosen = format if current is wanted and format else Format(header.format)
-        file = f"{name if current is wanted and name else header.name}.{chosen.value}"
-        steps.append(Step(current, os.path.join(directory, file), chosen))
+        file_name = name if current is wanted and name else header.name
+        steps.append(Step(current, _path(steps, directory, file_name, chosen, header), chosen))
         if not header.is_layer:
             break
         assert header.parent_id is not None
@@ -98,6 +99,14 @@ def plan_fetch(
     for at in range(len(steps) - 1):
         steps[at] = _on(steps[at], steps[at + 1].path, here=False)
     return steps[::-1]
+
+
+def _path(steps: list[Step], directory: str, name: str, format: Format, header: Header) -> str:
+    """Where an image goes; one whose name a step above it takes already has its id added."""
+    path = os.path.join(directory, f"{name}.{format.value}")
+    if os.path.abspath(path) in {os.path.abspath(step.path) for step in steps}:
+        path = os.path.join(directory, f"{name}-{header.content_id.hex()[:MIN_ID_DIGITS]}.{format.value}")
+    return path
 
 
 def _on(step: Step, base: str, *, here: bool) -> Step:

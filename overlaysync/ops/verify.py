@@ -13,7 +13,8 @@ from overlaysync.formats.image import Format
 from overlaysync.model.digest import equal_rows
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.hashing import Progress
-from overlaysync.ops.library import Library
+from overlaysync.ops.library import Known, Library
+from overlaysync.store.catalog import ImageRow
 from overlaysync.units import PAGE_UNITS
 
 
@@ -67,10 +68,23 @@ def verify(library: Library, path: str, *, now: float, progress: Progress | None
     before = library.catalog.pages.load_list(row.disk)
     assert before is not None, "an image's row refers to a list that is kept"
     known = library.examine(path, now=now, format=Format(row.format), progress=progress, fresh=True)
-    damage = tuple(differences(before, known.disk, library.load_page))
+    damage = tuple(differences(before, known.disk, library.load_page)) or tuple(_unseen(library, row, known))
     if not damage:
         library.remember(path, known.content, known.disk, now=now)
     return Verdict(row.path, row.layer, row.disk, touched, damage)
+
+
+def _unseen(library: Library, row: ImageRow, known: Known) -> Iterator[Damage]:
+    """Differences that do not reach the guest: in what a layer says, or below what it hides."""
+    if known.content.id == (row.layer or row.disk):
+        return
+    content = library.catalog.pages.load_list(row.layer or row.disk)
+    parent = library.catalog.pages.load_list(row.parent) if row.parent else None
+    if known.parent is None or content is None or parent is None or content.unit != known.content.unit:
+        yield Damage(0, known.disk.virtual_size)
+        return
+    yield from differences(content, known.content, library.load_page)
+    yield from differences(parent, known.parent.disk, library.load_page)
 
 
 def differences(left: PageList, right: PageList, load: LoadPage) -> Iterator[Damage]:
@@ -90,5 +104,13 @@ def differences(left: PageList, right: PageList, load: LoadPage) -> Iterator[Dam
                 start = -1
             start = offset if start < 0 else start
             end = min(offset + left.unit, max(left.virtual_size, right.virtual_size))
+    sizes = sorted((left.virtual_size, right.virtual_size))
+    if sizes[0] < sizes[1] and end < sizes[1]:
+        # What only one of them has is a difference, even if it is all zeros.
+        if start >= 0 and end < sizes[0]:
+            yield Damage(start, end - start)
+            start = -1
+        start = sizes[0] if start < 0 else start
+        end = sizes[1]
     if start >= 0:
         yield Damage(start, end - start)

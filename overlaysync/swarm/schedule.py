@@ -117,11 +117,6 @@ class Schedule:
         self._in_flight += 1
         return Request(name, runs, sum(self._span(first, count) for first, count in runs))
 
-    def retry_at(self) -> float | None:
-        """When a waiting source may be asked again; None when nobody waits."""
-        times = [source.retry_at for source in self._sources.values() if not source.dropped]
-        return min(times, default=None)
-
     def succeeded(self, request: Request) -> None:
         """All bytes of ``request`` came and matched."""
         source = self._ended(request)

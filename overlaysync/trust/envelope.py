@@ -1,7 +1,7 @@
 """Signed envelopes: magic, public key, signature, payload. Verified first, parsed after.
 
-Layout (docs/manifest-format.md, "Envelope"): 4 bytes ``OSM1``, 32 bytes Ed25519 public key, 64 bytes signature
-over ``overlaysync v1 manifest`` + NUL + payload, then the payload (a manifest header).
+Layout (docs/manifest-format.md, "Envelope"): 4 bytes ``OSM1``, 32 bytes Ed25519 public key, 64 bytes
+signature over ``overlaysync v1 manifest`` + NUL + payload, then the payload (a manifest header).
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import base64
 import os
+import stat
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -61,13 +64,19 @@ def load_or_make(path: Path) -> NodeKey:
     Two processes that start together end up with one key: the file appears whole, by link, or not at all.
 
     Raises:
-        NotAllowedError: others may read the key, or the file is not a key.
+        NotAllowedError: others may read the key, or the file is not a key, or cannot be read or made.
     """
-    if not path.exists():
-        _make(path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not os.path.lexists(path):
+            _make(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotAllowedError(f"Cannot use the node key {path}", why=error.strerror or str(error)) from error
     with os.fdopen(descriptor, "rb") as file:
-        if os.fstat(descriptor).st_mode & 0o077:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise NotAllowedError(f"{path} is not a node key", why="it is not a regular file")
+        if mode & 0o077:
             raise NotAllowedError(
                 f"The node key {path} can be read by others", hint=f"type: chmod 600 '{path}'"
             )
@@ -81,15 +90,18 @@ def load_or_make(path: Path) -> NodeKey:
 
 
 def _make(path: Path) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(Ed25519PrivateKey.generate().private_bytes_raw())
-        file.flush()
-        os.fsync(descriptor)
+    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        os.link(scratch, path)
-    except FileExistsError:
-        pass
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(Ed25519PrivateKey.generate().private_bytes_raw())
+            file.flush()
+            os.fsync(descriptor)
+        with suppress(FileExistsError):
+            os.link(scratch, path)
     finally:
         os.unlink(scratch)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

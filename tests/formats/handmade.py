@@ -262,10 +262,19 @@ def _word(image: Handmade, offset: int) -> int:
     return int.from_bytes(image.data[offset : offset + 8], "big")
 
 
-def memory_file(data: bytes | bytearray, *, size: int | None = None) -> int:
-    """A file in memory with these bytes, extended by a hole (or cut) to ``size``; returns its descriptor."""
+def memory_file(data: bytes | bytearray, *, size: int | None = None, sparse: bool = False) -> int:
+    """A file in memory with these bytes; returns its descriptor.
+
+    Args:
+        data: what it begins with.
+        size: extend it by a hole, or cut it, to so many bytes.
+        sparse: make holes of its pages of zeros.
+    """
     fd = os.memfd_create("image")
-    os.write(fd, data)
-    if size is not None:
-        os.ftruncate(fd, size)
+    step = 4096 if sparse else max(1, len(data))
+    for offset in range(0, len(data), step):
+        part = data[offset : offset + step]
+        if not sparse or any(part):
+            os.pwrite(fd, part, offset)
+    os.ftruncate(fd, len(data) if size is None else size)
     return fd

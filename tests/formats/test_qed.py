@@ -53,6 +53,28 @@ def test_extents_join_across_tables() -> None:
         assert len([*image.extents(0, image.virtual_size)]) == 3
 
 
+def test_a_large_table_that_lies_mostly_in_a_hole() -> None:
+    # 512 KiB of table, 65536 entries; only a page in its second half is stored.
+    made = qed("-" * 40000 + "ZD-", cluster_size=64 * KIB, table_size=8)
+    with QedImage.open("vm.qed", memory_file(made.data, sparse=True)) as image:
+        start = 40000 * 64 * KIB
+        assert images.kinds(image) == [
+            (0, start, Kind.UNALLOCATED),
+            (start, 64 * KIB, Kind.ZERO),
+            (start + 64 * KIB, 64 * KIB, Kind.DATA),
+            (start + 128 * KIB, 64 * KIB, Kind.UNALLOCATED),
+        ]
+
+
+def test_a_whole_table_in_a_hole_is_empty_and_the_others_are_not() -> None:
+    made = qed("Z" + "-" * 600, table_size=1)
+    with QedImage.open("vm.qed", memory_file(made.data, sparse=True)) as image:
+        assert images.kinds(image) == [
+            (0, CLUSTER, Kind.ZERO),
+            (CLUSTER, 600 * CLUSTER, Kind.UNALLOCATED),
+        ]
+
+
 def test_data_that_are_not_adjacent_in_the_file_are_two_extents() -> None:
     made = qed("DDD")
     first, second = made.entry("l2", 0), made.entry("l2", 1)
@@ -199,20 +221,24 @@ def test_a_short_last_data_cluster_is_refused() -> None:
         opened(made, size=len(made.data) - 512)
 
 
-@pytest.mark.parametrize("place", ["header", "l1", "l2", "data"])
+@pytest.mark.parametrize("place", ["l1", "l2", "data"])
 def test_a_data_cluster_on_something_else_is_refused(place: str) -> None:
     made = qed("DD")
-    target = {"header": 0, "l1": CLUSTER, "l2": 4 * CLUSTER, "data": made.entry("l2", 0)}[place]
-    if place == "header":
-        # Offset 0 means "unallocated"; a larger header has more clusters than that.
-        made = qed("DD").set(header_size=0)
-        made.set_entry("l1", 0, 0).set(l1_offset=len(made.data) - 2 * CLUSTER)
-        target = 0
-        with pytest.raises(ImageError, match="already"):
-            opened(made.set(header_size=10, l1_offset=CLUSTER))
-        return
-    with pytest.raises(ImageError, match="lies already"):
+    target = {"l1": CLUSTER, "l2": made.tables["l2"][0], "data": made.entry("l2", 0)}[place]
+    with pytest.raises(ImageError, match="a data cluster lies where something else lies already"):
         opened(made.set_entry("l2", 1, target))
+
+
+def test_a_data_cluster_in_the_header_is_refused() -> None:
+    made = qed("D" * 3)
+    # A header of three clusters moves everything by two.
+    made.data[CLUSTER:CLUSTER] = bytes(2 * CLUSTER)
+    made.set(header_size=3, l1_offset=3 * CLUSTER)
+    made.set_word(3 * CLUSTER, 5 * CLUSTER)
+    for index, offset in enumerate((7 * CLUSTER, 8 * CLUSTER, 2 * CLUSTER)):
+        made.set_word(5 * CLUSTER + index * 8, offset)
+    with pytest.raises(ImageError, match="L2 entry is not the offset of a cluster"):
+        opened(made)
 
 
 def test_a_table_used_twice_is_refused() -> None:
@@ -239,7 +265,7 @@ def test_a_file_of_8_eib_opens_as_fast_as_its_content() -> None:
     with opened(
         qed("D-ZD", cluster_size=64 * KIB, table_size=4).set(image_size=64 * TIB), size=(1 << 63) - 1
     ) as image:
-        assert len([*image.extents(0, image.virtual_size)]) == 4
+        assert len([*image.extents(0, image.virtual_size)]) == 5
 
 
 @pytest.mark.qemu

@@ -1,0 +1,140 @@
+"""A shelf of real offers, small bounds, and peers that misbehave by script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from overlaysync.formats.chain import Chain
+from overlaysync.formats.image import Format
+from overlaysync.model.digest import as_digests, canonicalise, format_id, hash_units
+from overlaysync.model.manifest import Header
+from overlaysync.model.pages import PageListBuilder
+from overlaysync.net.bounds import CLIENT, SERVER
+from overlaysync.net.messages import Address
+from overlaysync.net.server import Server
+from overlaysync.ops.offer import Offer
+from overlaysync.trust.envelope import sign_header
+from overlaysync.trust.keys import NodeKey, load_or_make
+from overlaysync.units import CHUNK, PAGE_UNITS
+
+PATIENT = SERVER
+HASTY_SERVER = replace(SERVER, keepalive_s=0.3, write_s=0.3, min_rate=1 << 20, stop_s=0.1)
+HASTY_CLIENT = replace(CLIENT, connect_s=0.5, read_s=0.4, min_rate=1 << 16)
+
+
+def make_offer(
+    path: Path, content: bytes, key: NodeKey, *, unchanged: Callable[[], bool] = lambda: True
+) -> Offer:
+    """The offer of a raw image with ``content``, written to ``path``."""
+    path.write_bytes(content)
+    bodies: dict[bytes, bytes] = {}
+    builder = PageListBuilder(virtual_size=len(content), unit=CHUNK, parent=None, keep=bodies.__setitem__)
+    digests = as_digests(bytearray(hash_units(memoryview(content), CHUNK)))
+    canonicalise(digests, CHUNK, last_length=len(content) % CHUNK or CHUNK)
+    for index, at in enumerate(range(0, len(digests), PAGE_UNITS)):
+        builder.add(index, digests[at : at + PAGE_UNITS].tobytes())
+    pages = builder.build()
+    header = Header(
+        kind="disk",
+        name=path.stem,
+        version=1,
+        id=format_id(pages.id),
+        virtual_size=len(content),
+        unit=CHUNK,
+        data_size=len(content),
+        list_size=len(pages.encode()),
+        result=format_id(pages.id),
+        format="raw",
+        cluster_size=CHUNK,
+        created="2026-01-01T00:00:00Z",
+    )
+    chain = Chain.open(str(path), Format.RAW)
+    return Offer(sign_header(header, key), pages, bodies.__getitem__, chain, unchanged)
+
+
+@dataclass
+class FakeShelf:
+    """What a test puts on it."""
+
+    key: NodeKey
+    label: str = "pl@bob"
+    revision: str = "r1"
+    items: list[Offer] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+
+    @property
+    def public_key(self) -> bytes:
+        return self.key.public
+
+    def offers(self) -> Sequence[Offer]:
+        return self.items
+
+    def offer(self, manifest_id: bytes) -> Offer | None:
+        return next((offer for offer in self.items if offer.manifest.id == manifest_id), None)
+
+    def peers(self) -> Sequence[str]:
+        return self.known
+
+
+def make_shelf(directory: Path) -> FakeShelf:
+    return FakeShelf(load_or_make(directory / "key"))
+
+
+@asynccontextmanager
+async def serving(server: Server) -> AsyncIterator[Address]:
+    """The server on a free port of the loopback."""
+    port = await server.start(["127.0.0.1"])
+    try:
+        yield Address("127.0.0.1", port)
+    finally:
+        await server.stop()
+
+
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def scripted(script: Script) -> AsyncIterator[Address]:
+    """A peer that reads one request at a time and then does what ``script`` does."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                await script(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+
+
+def says(*parts: bytes, then_close: bool = False) -> Script:
+    """A script that writes these bytes."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        if then_close:
+            writer.close()
+
+    return script
+
+
+def ok(body: bytes, *fields: str, length: int | None = None) -> bytes:
+    """A response with status 200."""
+    lines = [
+        "HTTP/1.1 200 OK",
+        f"Content-Length: {len(body) if length is None else length}",
+        *fields,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlaysync.errors import DecodeError, UsageError
+from overlaysync.net.bounds import (
+    MAX_CATALOG_ITEMS,
+    MAX_CATALOG_SIZE,
+    MAX_MANIFEST_SIZE,
+    MAX_PEERS,
+    MAX_RANGES,
+    MAX_SLOTS,
+    MAX_SLOTS_TEXT,
+)
+from overlaysync.net.messages import (
+    Address,
+    decode_catalog,
+    decode_peers,
+    decode_slots,
+    encode_catalog,
+    encode_peers,
+    encode_slots,
+    parse_address,
+)
+
+NODE = bytes(range(32))
+
+
+# -- slots -------------------------------------------------------------------------------------------
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> tuple[tuple[int, int], ...]:
+    result = []
+    at = draw(st.integers(0, 1 << 34))
+    for _ in range(draw(st.integers(1, MAX_RANGES))):
+        at += draw(st.integers(0, 1000))
+        count = draw(st.integers(1, MAX_SLOTS // MAX_RANGES))
+        result.append((at, count))
+        at += count
+    return tuple(result)
+
+
+@given(runs())
+def test_slot_ranges_survive_the_wire(runs: tuple[tuple[int, int], ...]) -> None:
+    text = encode_slots(runs)
+    assert len(text) <= MAX_SLOTS_TEXT
+    assert decode_slots(text) == runs
+
+
+def test_slot_ranges_are_inclusive() -> None:
+    assert decode_slots("0-63,80-95,96-96") == ((0, 64), (80, 16), (96, 1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-",
+        "5",
+        "0-",
+        "-5",
+        "0-63,",
+        ",0-63",
+        "0-63,,80-95",
+        "0-63;80-95",
+        "63-0",
+        "0-63,63-95",
+        "80-95,0-63",
+        "00-63",
+        "0-063",
+        "+0-63",
+        " 0-63",
+        "0-63\n",
+        "0 - 63",
+        "0x0-0x3f",
+        "٠-٣",
+        "0-²",
+        "0-9999999999999",
+        f"0-{MAX_SLOTS}",
+        f"0-{MAX_SLOTS - 1},{MAX_SLOTS}-{MAX_SLOTS}",
+        ",".join(f"{n}-{n}" for n in range(MAX_RANGES + 1)),
+        "0-1" + "0" * 100_000,
+    ],
+)
+def test_anything_else_is_no_slot_range(text: str) -> None:
+    with pytest.raises(DecodeError):
+        decode_slots(text)
+
+
+def test_the_bounds_themselves_are_allowed() -> None:
+    assert decode_slots(f"0-{MAX_SLOTS - 1}") == ((0, MAX_SLOTS),)
+    assert len(decode_slots(",".join(f"{n}-{n}" for n in range(MAX_RANGES)))) == MAX_RANGES
+
+
+@given(st.text(alphabet="0123456789-, ", max_size=40))
+def test_a_slot_range_has_one_spelling(text: str) -> None:
+    try:
+        runs = decode_slots(text)
+    except DecodeError:
+        return
+    assert encode_slots(runs) == text
+
+
+# -- catalog -----------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.binary(min_size=1, max_size=200), max_size=20), st.text(max_size=60))
+def test_a_catalog_survives_the_wire(envelopes: list[bytes], label: str) -> None:
+    catalog = decode_catalog(encode_catalog(NODE, label, envelopes))
+    assert catalog.node == NODE
+    assert catalog.envelopes == tuple(envelopes)
+
+
+def test_a_label_is_made_safe_to_print() -> None:
+    assert decode_catalog(encode_catalog(NODE, "pl\x1b[31m\u202e@bob", [])).label == "pl?[31m?@bob"
+
+
+def test_what_no_longer_fits_is_left_out() -> None:
+    big = [bytes(MAX_MANIFEST_SIZE)] * 1000
+    body = encode_catalog(NODE, "x", big)
+    assert len(body) <= MAX_CATALOG_SIZE
+    assert 300 < len(decode_catalog(body).envelopes) < 1000
+    many = encode_catalog(NODE, "x", [b"y"] * (MAX_CATALOG_ITEMS + 1))
+    assert len(decode_catalog(many).envelopes) == MAX_CATALOG_ITEMS
+
+
+def item(size: int) -> str:
+    return base64.b64encode(bytes(size)).decode()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [],
+        {"node": NODE.hex(), "label": "x"},
+        {"node": NODE.hex()[2:], "label": "x", "items": []},
+        {"node": "zz" * 32, "label": "x", "items": []},
+        {"node": NODE.hex(), "label": 7, "items": []},
+        {"node": NODE.hex(), "label": "x", "items": [7]},
+        {"node": NODE.hex(), "label": "x", "items": ["#"]},
+        {"node": NODE.hex(), "label": "x", "items": [""]},
+        {"node": NODE.hex(), "label": "x", "items": [item(MAX_MANIFEST_SIZE + 1)]},
+        {"node": NODE.hex(), "label": "x", "items": [item(3)] * (MAX_CATALOG_ITEMS + 1)},
+    ],
+)
+def test_a_wrong_catalog_is_refused(message: object) -> None:
+    with pytest.raises(DecodeError):
+        decode_catalog(json.dumps(message).encode())
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff", b"{", b"[" * 100_000, b'{"node":NaN}', b" " * (MAX_CATALOG_SIZE + 1)]
+)
+def test_what_is_no_json_is_refused(body: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_catalog(body)
+    with pytest.raises(DecodeError):
+        decode_peers(body)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_message_or_a_decode_error(body: bytes) -> None:
+    for decode in (decode_catalog, decode_peers):
+        try:
+            decode(body)
+        except DecodeError:
+            pass
+
+
+def test_unknown_fields_are_left_to_later_versions() -> None:
+    body = encode_catalog(NODE, "x", [])[:-1] + b',"more":1}'
+    assert decode_catalog(body).label == "x"
+
+
+# -- addresses ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("bob:80", "bob", 80),
+        ("bob.lab.example.:43210", "bob.lab.example.", 43210),
+        ("under_score-1:1", "under_score-1", 1),
+        ("192.0.2.7:65535", "192.0.2.7", 65535),
+        ("[::1]:8080", "::1", 8080),
+        ("[2001:DB8::0:7]:8080", "2001:db8::7", 8080),
+        ("[fe80::1%eth0]:8080", "fe80::1%eth0", 8080),
+    ],
+)
+def test_addresses(text: str, host: str, port: int) -> None:
+    address = parse_address(text)
+    assert address == Address(host, port)
+    assert parse_address(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "bob",
+        "bob:",
+        ":80",
+        "bob:0",
+        "bob:65536",
+        "bob:-1",
+        "bob:+80",
+        "bob:٣",
+        "bob:80 ",
+        "bob :80",
+        "-bob:80",
+        "b..b:80",
+        "a" * 64 + ":80",
+        "b@evil:80",
+        "b/evil:80",
+        "b\r\nX:80",
+        "b\0:80",
+        "bób:80",
+        "1.2:80",
+        "1.2.3.256:80",
+        "01.2.3.4:80",
+        "::1:80",
+        "[::1]",
+        "[::1",
+        "[1.2.3.4]:80",
+        "[::g]:80",
+        "[::1%]:80",
+        "[::1%a/b]:80",
+        "x" * 10_000 + ":80",
+    ],
+)
+def test_anything_else_is_no_address(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_address(text)
+
+
+def test_peers_survive_the_wire() -> None:
+    peers = ["192.0.2.1:80", "[2001:db8::1]:81"]
+    assert [str(peer) for peer in decode_peers(encode_peers(peers))] == peers
+    assert len(decode_peers(encode_peers(["192.0.2.1:80"] * 1000))) == MAX_PEERS
+
+
+@pytest.mark.parametrize("peer", ["bob.lab:80", "localhost:80", "[fe80::1%eth0]:80", "nonsense", "\x1b:80"])
+def test_a_peer_is_a_number_not_a_name(peer: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode_peers(encode_peers([peer]))
+    assert "\x1b" not in str(caught.value)

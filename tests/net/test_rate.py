@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from overlaysync.net.rate import RateLimit
+from overlaysync.units import MIB
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_without_a_rate_nothing_waits() -> None:
+    limit = RateLimit(None)
+    assert limit.reserve(1 << 40) == 0
+    assert limit.step == MIB
+
+
+def test_bytes_are_taken_at_the_rate() -> None:
+    clock = Clock()
+    limit = RateLimit(1000, clock)
+    waits = [limit.reserve(500) for _ in range(4)]
+    assert waits == pytest.approx([0.4, 0.9, 1.4, 1.9])  # a tenth of a second may be taken at once
+
+
+def test_what_is_not_used_is_lost() -> None:
+    clock = Clock()
+    limit = RateLimit(1000, clock)
+    clock.now += 3600
+    assert limit.reserve(100) == 0
+    assert limit.reserve(1000) == pytest.approx(1.0)
+
+
+def test_the_step_is_a_small_part_of_a_second() -> None:
+    assert RateLimit(100 * MIB).step == MIB
+    assert RateLimit(MIB).step == pytest.approx(MIB / 20, rel=0.01)
+    assert RateLimit(1).step == 4096
+
+
+@pytest.mark.parametrize("rate", [0, -1])
+def test_a_rate_is_positive(rate: int) -> None:
+    with pytest.raises(ValueError, match="rate"):
+        RateLimit(rate)
+
+
+async def test_take_waits() -> None:
+    loop = asyncio.get_running_loop()
+    limit = RateLimit(1000, loop.time)
+    began = loop.time()
+    await asyncio.gather(limit.take(100), limit.take(100), limit.take(100))
+    assert loop.time() - began >= 0.18

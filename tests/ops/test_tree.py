@@ -1,0 +1,328 @@
+"""The family tree: what stands on what, in which order, and how it is drawn."""
+
+from __future__ import annotations
+
+import random
+from xml.etree import ElementTree
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlaysync.model.digest import format_id
+from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.model.manifest import Header
+from overlaysync.ops.resolve import Listing
+from overlaysync.ops.tree import (
+    SVG_START,
+    Entry,
+    EntryKind,
+    Tree,
+    build_tree,
+    describe,
+    draw_svg,
+    draw_text,
+)
+from overlaysync.store.catalog import ImageRow
+from overlaysync.trust.envelope import Manifest
+from overlaysync.units import CHUNK, GIB, MIB
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def id_of(text: str) -> bytes:
+    """A disk or layer id that shows in a failure what it stands for."""
+    return text.encode().ljust(32, b".")
+
+
+def row(
+    path: str,
+    disk: str,
+    *,
+    layer: str | None = None,
+    parent: str | None = None,
+    inodes: tuple[int, ...] = (0,),
+) -> ImageRow:
+    """An image file; ``inodes`` are those of its chain, top first."""
+    return ImageRow(
+        path=f"/vm/{path}",
+        chain=tuple(Fingerprint(1, inode, 0, 0, 0) for inode in inodes),
+        format="qcow2",
+        virtual_size=GIB,
+        disk=id_of(disk),
+        layer=id_of(layer) if layer else None,
+        parent=id_of(parent) if parent else None,
+        verified_at=0.0,
+    )
+
+
+def listing(
+    name: str,
+    disk: str,
+    *,
+    layer: str | None = None,
+    parent: str | None = None,
+    version: int = 1,
+    team: str = "",
+    parent_name: str = "",
+    by: str = "pl@bob-abc234",
+    labels: tuple[str, ...] = (),
+) -> Listing:
+    """A manifest; nobody looks at its signature any more here."""
+    header = Header(
+        kind="layer" if layer else "disk",
+        team=team,
+        name=name,
+        version=version,
+        id=format_id(id_of(layer or disk)),
+        virtual_size=GIB,
+        unit=CHUNK,
+        data_size=412 * MIB,
+        list_size=100,
+        parent=format_id(id_of(parent)) if parent else "",
+        parent_name=parent_name,
+        result=format_id(id_of(disk)),
+        format="qcow2",
+        cluster_size=CHUNK,
+        created="2026-01-02T03:04:05Z",
+        by=by,
+    )
+    return Listing(Manifest(id_of(f"{team}{name}{version}{by}"), header, b"", b""), labels=labels)
+
+
+def shape(tree: Tree) -> list[str]:
+    """The tree as names, two blanks a level, overlays in brackets, missing bases with a question mark."""
+    marks = {EntryKind.MASTER: "{}", EntryKind.OVERLAY: "[{}]", EntryKind.MISSING: "{}?"}
+    return ["  " * row.depth + marks[row.entry.kind].format(row.entry.name) for row in tree.rows]
+
+
+def entry(tree: Tree, name: str) -> Entry:
+    return next(row.entry for row in tree.rows if row.entry.name == name)
+
+
+# -- what stands on what -----------------------------------------------------------------------------
+
+
+def test_nothing_is_an_empty_tree() -> None:
+    assert build_tree([], []).rows == ()
+
+
+def test_overlays_stand_under_the_disk_they_stand_on() -> None:
+    tree = build_tree(
+        [
+            row("web.qcow2", "D-web", layer="L-web", parent="D"),
+            row("debian.qcow2", "D"),
+            row("kali.qcow2", "K"),
+            row("on-web.qcow2", "D-on", layer="L-on", parent="D-web"),
+        ],
+        [listing("router", "D-router", layer="L-router", parent="D")],
+    )
+    assert shape(tree) == ["debian", "  [router]", "  [web]", "    [on-web]", "kali"]
+
+
+def test_one_content_is_one_entry_however_many_files_and_names_it_has() -> None:
+    tree = build_tree(
+        [row("b/debian.qcow2", "D"), row("a/copy.qcow2", "D")],
+        [
+            listing("debian", "D"),
+            listing("debian", "D", version=3),
+            listing("lab", "D", team="red", labels=("etu@oscar-x",)),
+        ],
+    )
+    (only,) = (row.entry for row in tree.rows)
+    assert [copy.path for copy in only.copies] == ["/vm/a/copy.qcow2", "/vm/b/debian.qcow2"]
+    assert [str(version) for version in only.versions] == ["debian:3", "debian:1", "red/lab:1"]
+    assert only.versions[2].nodes == ("etu@oscar-x",)
+    assert only.name == "debian"
+
+
+def test_versions_of_a_name_are_entries_from_old_to_new() -> None:
+    tree = build_tree([], [listing("debian", f"D{n}", version=n) for n in (10, 2, 1)])
+    assert [row.entry.versions[0].version for row in tree.rows] == [1, 2, 10]
+
+
+def test_a_base_that_nobody_knows_is_shown_as_missing_under_the_name_it_is_called_by() -> None:
+    tree = build_tree(
+        [row("vm.qcow2", "D-vm", layer="L-vm", parent="GONE")],
+        [
+            listing("web", "D-web", layer="L-web", parent="GONE", parent_name="debian-12"),
+            listing("aaa", "A"),
+        ],
+    )
+    assert shape(tree) == ["aaa", "debian-12?", "  [vm]", "  [web]"]
+    missing = entry(tree, "debian-12")
+    assert (missing.disk, missing.virtual_size, missing.copies) == (id_of("GONE"), None, ())
+    assert "missing" in draw_text(tree)[1]
+
+
+def test_a_base_without_any_name_is_a_question_mark() -> None:
+    tree = build_tree([row("vm.qcow2", "D-vm", layer="L-vm", parent="GONE")], [])
+    assert shape(tree) == ["??", "  [vm]"]
+
+
+def test_a_fresh_overlay_shows_its_masters_disk_and_is_neither_a_promotion_nor_a_base() -> None:
+    rows = [
+        row("debian.qcow2", "D", inodes=(1,)),
+        row("fresh.qcow2", "D", layer="L-fresh", parent="D", inodes=(2, 1)),
+        row("vm.qcow2", "D-vm", layer="L-vm", parent="D", inodes=(3, 1)),
+    ]
+    tree = build_tree(rows, [])
+    assert shape(tree) == ["debian", "  [fresh]", "  [vm]"]
+    assert entry(tree, "fresh").promoted is None
+    without_master = build_tree(rows[1:], [])
+    assert shape(without_master) == ["??", "  [fresh]", "  [vm]"]
+
+
+def test_an_overlay_stands_on_the_file_below_it_even_when_a_master_shows_the_same_disk() -> None:
+    rows = [
+        row("debian.qcow2", "D", inodes=(1,)),
+        row("step1.qcow2", "D1", layer="L1", parent="D", inodes=(2, 1)),
+        row("step1-master.qcow2", "D1", inodes=(3,)),
+        row("on-overlay.qcow2", "D2", layer="L2", parent="D1", inodes=(4, 2, 1)),
+        row("on-master.qcow2", "D3", layer="L3", parent="D1", inodes=(5, 3)),
+    ]
+    assert shape(build_tree(rows, [])) == [
+        "debian",
+        "  [step1]",
+        "    [on-overlay]",
+        "step1-master",
+        "  [on-master]",
+    ]
+
+
+# -- promotions --------------------------------------------------------------------------------------
+
+
+def test_a_master_that_shows_an_overlays_disk_is_its_promotion() -> None:
+    tree = build_tree(
+        [row("debian.qcow2", "D"), row("web.qcow2", "D-web", layer="L-web", parent="D")],
+        [listing("debian-web-2026", "D-web")],
+    )
+    assert shape(tree) == ["debian", "  [web]", "debian-web-2026"]
+    assert entry(tree, "web").promoted == id_of("D-web")
+    assert draw_text(tree)[1].endswith("┄┄promoted┄┄▶ ■ debian-web-2026:1")
+    assert "web, overlay on debian, promoted to debian-web-2026:1." in describe(tree)
+
+
+# -- what manifests claim ----------------------------------------------------------------------------
+
+
+def test_rings_of_claims_are_cut() -> None:
+    ring = [
+        listing("a", "A", layer="L-a", parent="B"),
+        listing("b", "B", layer="L-b", parent="A"),
+        listing("self", "S", layer="L-s", parent="S"),
+    ]
+    tree = build_tree([], ring)
+    names = [row.entry.name for row in tree.rows if row.entry.kind is EntryKind.OVERLAY]
+    assert sorted(names) == ["a", "b", "self"]
+
+
+def test_what_is_here_is_believed_before_what_is_claimed() -> None:
+    rows = [row("debian.qcow2", "D"), row("vm.qcow2", "D-vm", layer="L-vm", parent="D")]
+    liar = listing("vm", "LIE", layer="L-vm", parent="OTHER", parent_name="other")
+    assert shape(build_tree(rows, [liar])) == ["debian", "  [vm]"]
+
+
+def test_a_chain_may_be_longer_than_pythons_stack() -> None:
+    long = [listing(f"n{at}", f"D{at + 1}", layer=f"L{at}", parent=f"D{at}") for at in range(1500)]
+    tree = build_tree([], [listing("root", "D0"), *long])
+    assert tree.rows[-1].depth == 1500
+
+
+_ids = st.sampled_from([f"D{n}" for n in range(5)])
+_claims = st.lists(
+    st.builds(
+        lambda name, disk, layer, parent: listing(name, disk, layer=layer, parent=parent if layer else None),
+        st.sampled_from(["a", "b", "c"]),
+        _ids,
+        st.none() | st.sampled_from([f"L{n}" for n in range(5)]),
+        _ids,
+    ),
+    max_size=12,
+)
+
+
+@given(_claims, st.randoms(use_true_random=False))
+def test_everything_claimed_is_drawn_once_and_in_one_order(
+    claims: list[Listing], chance: random.Random
+) -> None:
+    # One content has one description here: the first claim wins, and its order is not the order of names.
+    unique = list({claim.manifest.header.content_id: claim for claim in claims}.values())
+    tree = build_tree([], unique)
+    drawn = [row.entry.id for row in tree.rows]
+    assert len(drawn) == len(set(drawn))
+    assert {claim.manifest.header.content_id for claim in unique} <= set(drawn)
+    seen: set[bytes] = set()
+    for at in tree.rows:
+        assert at.entry.base is None or at.entry.base in seen
+        seen.add(at.entry.id)
+    chance.shuffle(unique)
+    assert build_tree([], unique) == tree
+
+
+# -- drawing -----------------------------------------------------------------------------------------
+
+
+def sample() -> Tree:
+    return build_tree(
+        [
+            row("debian.qcow2", "D"),
+            row("router.qcow2", "D-r", layer="L-r", parent="D"),
+            row("copy.qcow2", "D-r", layer="L-r", parent="D"),
+            row("web.qcow2", "D-w", layer="L-w", parent="D"),
+        ],
+        [
+            listing("debian", "D"),
+            listing("router", "D-r", layer="L-r", parent="D", version=2),
+            listing("debian-web", "D-w"),
+        ],
+        changed=["/vm/web.qcow2"],
+        data_sizes={id_of("L-w"): 9 * MIB, id_of("L-r"): 1},
+    )
+
+
+def test_text_has_branches_sizes_copies_and_places() -> None:
+    first, router, web, master = draw_text(sample())
+    assert first.startswith("■ debian:1 ")
+    assert first.endswith("412 MiB of 1 GiB  /vm/debian.qcow2")
+    assert router.startswith(" ├─▢ router:2 ")
+    assert router.endswith("+412 MiB  /vm/copy.qcow2  ×2")
+    assert web.startswith(" └─▢ web ")
+    assert "+9 MiB" in web
+    assert "since it was hashed" in web
+    assert master.startswith("■ debian-web:1 ")
+    assert master.endswith("not here")
+
+
+def test_svg_is_standalone_and_says_what_it_shows() -> None:
+    text = draw_svg(sample())
+    assert text.startswith(SVG_START)
+    svg = ElementTree.fromstring(text)
+    title, description = svg.find(f"{SVG}title"), svg.find(f"{SVG}desc")
+    assert svg.get("role") == "img"
+    assert title is not None
+    assert description is not None
+    assert svg.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
+    assert description.text == describe(sample())
+    tags = {element.tag.removeprefix(SVG) for element in svg.iter()}
+    assert tags == {"svg", "title", "desc", "style", "rect", "g", "text", "path"}
+    assert "href" not in text
+    assert "url(" not in text
+    assert text.count('class="promoted"') == 1
+    cards = [float(rect.get("x", 0)) + float(rect.get("width", 0)) for rect in svg.iter(f"{SVG}rect")]
+    assert max(cards) <= float(svg.get("width", 0))
+
+
+def test_text_from_elsewhere_is_escaped_and_made_printable() -> None:
+    rows = [row("<script>&\x1b]0;x\udcff.qcow2", "D")]
+    tree = build_tree(rows, [listing("d", "D", labels=("<b>\x00@x",))])
+    svg = ElementTree.fromstring(draw_svg(tree))
+    assert svg.find(f".//{SVG}script") is None
+    shown = "".join(svg.itertext()) + "".join(draw_text(tree))
+    assert "<script>&?]0;x?.qcow2" in shown
+    assert "<b>?@x" in shown
+
+
+def test_an_empty_tree_can_be_drawn() -> None:
+    assert ElementTree.fromstring(draw_svg(build_tree([], []))).tag == f"{SVG}svg"
+    assert draw_text(build_tree([], [])) == []
