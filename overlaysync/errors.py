@@ -115,5 +115,11 @@ class DecodeError(OverlaysyncError):
     exit_code = 6
 
 
+class StoppedError(OverlaysyncError):
+    """Work in a thread ended because its command was interrupted."""
+
+    exit_code = 130
+
+
 class PeerError(NetworkError):
     """One peer misbehaved or went away; the transfer goes on with others."""

@@ -301,7 +301,11 @@ def _disks() -> list[dict[str, Any]]:
         disk_case(
             "blank page in the middle",
             2 * page + 3 * CHUNK,
-            [_run(3 * CHUNK, CHUNK + 1, "11"), _run(2 * page, 512, "22"), _run(2 * page + 2 * CHUNK, 9, "33")],
+            [
+                _run(3 * CHUNK, CHUNK + 1, "11"),
+                _run(2 * page, 512, "22"),
+                _run(2 * page + 2 * CHUNK, 9, "33"),
+            ],
         ),
     ]
 
@@ -324,7 +328,11 @@ def _layers() -> list[dict[str, Any]]:
             base,
             base[0],
             4096,
-            [_run(4096, 8192, "e2", data), _run(2 * CHUNK, 4096, "", zero), _run(CHUNK - 4096, 4096, "", zero)],
+            [
+                _run(4096, 8192, "e2", data),
+                _run(2 * CHUNK, 4096, "", zero),
+                _run(CHUNK - 4096, 4096, "", zero),
+            ],
         ),
         layer_case(
             "clusters of 512 bytes in granules of 4 KiB",
@@ -343,9 +351,7 @@ def _layers() -> list[dict[str, Any]]:
         layer_case("a sector larger than its parent", short, short[0] + 512, 4096, []),
         layer_case("a sector smaller than its parent", short, CHUNK, 4096, [_run(4096, 4096, "e6", data)]),
         layer_case("cuts a chunk of its parent", base, 2 * CHUNK + 1024, 32768, [_run(0, 32768, "e7", data)]),
-        layer_case(
-            "short last granule of its own", short, CHUNK + 512, 4096, [_run(CHUNK, 512, "e8", data)]
-        ),
+        layer_case("short last granule of its own", short, CHUNK + 512, 4096, [_run(CHUNK, 512, "e8", data)]),
         layer_case("short last granule of zeros", short, CHUNK + 512, CHUNK, [_run(CHUNK, 512, "", zero)]),
         layer_case("on a disk of 0 bytes", (0, []), 1024, 4096, [_run(512, 512, "e9", data)]),
         layer_case(

@@ -74,31 +74,26 @@ def run(output: Output, *, keep: bool) -> None:
     Raises:
         OverlaysyncError: a command failed, or a check did not hold.
     """
-    with _directory(keep) as root:
+    root, processes = Path(tempfile.mkdtemp(prefix="overlaysync-demo-")), Processes()
+    try:
         teacher, student = (Person(name, root / name, root / f"{name}-home") for name in _PEOPLE)
         for person in (teacher, student):
             person.directory.mkdir()
-        demo = _Demo(output, teacher, student)
+        demo = _Demo(output, processes, teacher, student)
         demo.run()
         demo.finish(str(root) if keep else None)
-
-
-@contextmanager
-def _directory(keep: bool) -> Iterator[Path]:
-    """A temporary directory, removed at the end; a second Ctrl-C does not stop that."""
-    root = Path(tempfile.mkdtemp(prefix="overlaysync-demo-"))
-    try:
-        yield root
     finally:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C leaves nothing behind either
+        processes.end()
         if not keep:
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
             shutil.rmtree(root, ignore_errors=True)
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass(slots=True)
 class _Demo:
     output: Output
+    processes: Processes
     teacher: Person
     student: Person
     started: float = field(default_factory=time.monotonic)
@@ -161,16 +156,16 @@ class _Demo:
         self._step("The teacher shares both, until Ctrl-C.")
         words = ["share", f"{MASTER}.qcow2", f"{OVERLAY}.qcow2"]
         self._type(self.teacher, words)
-        with open(self.teacher.home / "share.log", "wb") as log, _start(self.teacher, words, log) as process:
-            try:
-                document = _read_document(process, Path(log.name))
-                for item in document["shared"]:
-                    kind = "overlay" if item["layer"] else "master"
-                    id = (item["layer"] or item["disk"])[:11]
-                    self._say(f"    {kind:8} {item['name']}:{item['version']}  {id}")
-                yield int(document["port"])
-            finally:
-                _stop(process)
+        log = self.teacher.home / "share.log"
+        with open(log, "wb") as file:
+            process = self.processes.start(self.teacher, ["--json", *words], file)
+        document = _read_document(process, log)
+        for item in document["shared"]:
+            kind = "overlay" if item["layer"] else "master"
+            id = (item["layer"] or item["disk"])[:11]
+            self._say(f"    {kind:8} {item['name']}:{item['version']}  {id}")
+        yield int(document["port"])
+        self.processes.stop(process)
 
     def _fetch_master(self, port: int) -> None:
         self._step("A student fetches the master, once. Only what is used travels, each chunk verified.")
@@ -232,8 +227,9 @@ class _Demo:
     def _show_tree(self) -> None:
         self._step("What the student has now:")
         self._type(self.student, ["tree"])
-        done = _run(self.student, ["tree"])
-        for line in done.stdout.replace(f"{self.student.directory}/", "").splitlines():
+        for line in (
+            self.processes.run(self.student, ["tree"]).replace(f"{self.student.directory}/", "").splitlines()
+        ):
             self._say(f"    {line}")
 
     def _disk(self, person: Person, path: str) -> str:
@@ -258,43 +254,87 @@ class _Demo:
     def _command(self, person: Person, *words: str) -> dict[str, Any]:
         """Show and run a command; gives its JSON result."""
         self._type(person, list(words))
-        done = _run(person, ["--json", *words, *_LOOPBACK.get(words[0], [])])
-        document: dict[str, Any] = json.loads(done.stdout)
+        document: dict[str, Any] = json.loads(self.processes.run(person, ["--json", *words]))
         return document
 
+
+# -- processes ---------------------------------------------------------------------------------------
 
 _LOOPBACK = {"share": ["--iface", "lo"], "fetch": ["--iface", "lo"]}
 """What keeps the demo off the LAN; on two machines nobody types it."""
 
 
-# -- processes ---------------------------------------------------------------------------------------
+class Processes:
+    """The children; none is left after :meth:`end`."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(
+        self, person: Person, words: list[str], stderr: Any = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
+        """Start a command."""
+        verb = next(word for word in words if not word.startswith("-"))
+        with _interrupted_later():  # an interrupt between fork and append would lose a child
+            self._started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "overlaysync", *words, *_LOOPBACK.get(verb, [])],
+                    cwd=person.directory,
+                    env=person.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                )
+            )
+        return self._started[-1]
+
+    def run(self, person: Person, words: list[str]) -> str:
+        """What a command prints.
+
+        Raises:
+            OverlaysyncError: it failed; of the same kind where that matters here.
+        """
+        process = self.start(person, words)
+        try:
+            stdout, stderr = (text.decode() for text in process.communicate(timeout=_COMMAND_S))
+        except subprocess.TimeoutExpired:
+            raise OverlaysyncError(f"'overlaysync {shlex.join(words)}' did not end in time") from None
+        if process.returncode:
+            kinds = {NotFoundError.exit_code: NotFoundError, NetworkError.exit_code: NetworkError}
+            raise kinds.get(process.returncode, OverlaysyncError)(
+                f"'overlaysync {shlex.join(words)}' failed", why=_reason(stdout) or stderr.strip()
+            )
+        return stdout
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        """Ctrl-C, and if that does not help, the end."""
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        for process in self._started:
+            process.kill()
+            process.wait()
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
 
 
-def _run(person: Person, words: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end.
-
-    Raises:
-        OverlaysyncError: it failed; the same kind of error.
-    """
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """A Ctrl-C waits for the end of the block."""
+    pending: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pending.append(number))
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "overlaysync", *words],
-            cwd=person.directory,
-            env=person.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise OverlaysyncError(f"'overlaysync {shlex.join(words)}' did not end in time") from None
-    if done.returncode:
-        kinds = {3: NotFoundError, 4: NetworkError}
-        raise kinds.get(done.returncode, OverlaysyncError)(
-            f"'overlaysync {shlex.join(words)}' failed", why=_reason(done.stdout) or done.stderr.strip()
-        )
-    return done
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pending:
+        raise KeyboardInterrupt
 
 
 def _reason(text: str) -> str:
@@ -304,17 +344,6 @@ def _reason(text: str) -> str:
     except (ValueError, KeyError, TypeError):
         return ""
     return f"{error['what']}: {error['why']}" if error["why"] else str(error["what"])
-
-
-def _start(person: Person, words: list[str], log: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "overlaysync", "--json", *words, *_LOOPBACK[words[0]]],
-        cwd=person.directory,
-        env=person.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=log,
-    )
 
 
 def _read_document(process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
@@ -334,17 +363,6 @@ def _read_document(process: subprocess.Popen[bytes], log: Path) -> dict[str, Any
             return document
     why = _reason(text.decode()) or log.read_text(errors="replace").strip() or "it did not begin in time"
     raise OverlaysyncError("'overlaysync share' failed", why=why)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C, and if that does not help, the end."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(_STOP_S)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
 
 
 @contextmanager

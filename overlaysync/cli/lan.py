@@ -87,8 +87,8 @@ async def _share(
     from overlaysync.node.sharing import Share
 
     share = Share(node, paths, team, output)
-    await asyncio.to_thread(share.publish_all)
     try:
+        await asyncio.to_thread(share.publish_all)
         async with (
             Client() as client,
             Reach.open(
@@ -233,7 +233,7 @@ class _Fetching:
             results: list[Fetched] = []
             plans: list[Step] = []
             for wanted in await fetch.find(reference):
-                steps = await fetch.plan(wanted)
+                steps = await fetch.plan(wanted, as_master=reference.is_team)
                 self._show_plan(steps)
                 plans += steps
                 if not self._dry_run:
@@ -290,8 +290,8 @@ class _Fetching:
         from overlaysync.node.sharing import Share
 
         share = Share(node, [result.known.path for result in results], None, self._output)
-        await asyncio.to_thread(share.publish_all)
         try:
+            await asyncio.to_thread(share.publish_all)
             async with serve(share, reach=reach, interfaces=self._interfaces):
                 self._output.note(f"sharing for {self._seed:g} s; Ctrl-C ends it")
                 await asyncio.sleep(self._seed)
@@ -392,7 +392,7 @@ async def look(
                 "images": len(view.manifests),
                 "problem": view.problem,
             }
-            for view in reach.views.values()
+            for view in reach.nodes()
         ]
         return reach.listings(), nodes
 

@@ -106,6 +106,8 @@ def cluster_size_for(format: Format, cluster_size: int, unit: int) -> int:
     if unit < min(cluster_size, CHUNK):
         cluster_size = unit  # Granules this small come from subclusters; whole clusters may mix kinds.
     low, high = CLUSTER_LIMITS[format]
+    if format is Format.QED:
+        high = CHUNK  # qemu-img's map and compare fail on larger ones (docs/adr/0006)
     return max(low, min(high, cluster_size))
 
 

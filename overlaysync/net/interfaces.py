@@ -25,7 +25,7 @@ from overlaysync.model.names import printable
 Subnet: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 """An address together with its network."""
 
-_VIRTUAL = re.compile(r"(docker|veth|virbr|vnet|tap|ovs-system|br-[0-9a-f]{12}$).*")
+_VIRTUAL = re.compile(r"(docker|veth|virbr|vnet|tap).*|ovs-system|br-[0-9a-f]{12}")
 _SYSFS = Path("/sys/class/net")
 _UP = 0x1
 _SIOCETHTOOL = 0x8946
@@ -77,6 +77,13 @@ def choose_interfaces(
     return tuple(interface for interface in known.values() if not interface.left_out)
 
 
+def is_own(address: str) -> bool:
+    """Whether ``address`` is one of this machine's."""
+    return address.startswith("127.") or any(
+        address == str(subnet.ip) for interface in list_interfaces() for subnet in interface.addresses
+    )
+
+
 def is_on_link(address: str, interfaces: Iterable[Interface]) -> bool:
     """Whether ``address`` is in a network of one of these interfaces."""
     try:
@@ -106,10 +113,15 @@ def _interface(adapter: ifaddr.Adapter) -> Interface:
     return Interface(name, tuple(addresses), _why_left_out(name))
 
 
+def is_left_out(name: str) -> bool:
+    """Whether the name is one that container and VM tools give (``br-`` and twelve digits: Docker)."""
+    return bool(_VIRTUAL.fullmatch(name))
+
+
 def _why_left_out(name: str) -> str:
     if not _is_up(name):
         return "down"
-    if _VIRTUAL.match(name):
+    if is_left_out(name):
         return "made by a container or VM tool"
     if _driver(name) == "openvswitch":
         return "internal port of Open vSwitch"

@@ -188,6 +188,8 @@ def decode_peers(data: bytes) -> tuple[Address, ...]:
         peers = tuple(map(parse_address, message.peers))
         for peer in peers:
             ipaddress.ip_address(peer.host)
+            if "%" in peer.host:
+                raise ValueError("an address with a scope, which means something on one machine only")
     except (UsageError, ValueError) as error:
         raise DecodeError("a list of peers with something else in it", why=printable(str(error))) from None
     return peers

@@ -25,7 +25,7 @@ class RateLimit:
             raise ValueError(f"a rate of {rate}")
         self.rate = rate
         self._clock = clock
-        self._due = clock()
+        self._due = float("-inf")
 
     @property
     def step(self) -> int:

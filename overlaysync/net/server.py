@@ -35,6 +35,7 @@ from overlaysync.units import KIB
 
 _log = logging.getLogger("overlaysync.net.server")
 _JSON = "application/json"
+_BINARY = "application/octet-stream"
 _READERS = 4  # threads that read images
 _LEAST_SHARE = 64 * KIB  # bytes per second a body should get under a rate limit, else there are fewer
 _T = TypeVar("_T")
@@ -221,14 +222,14 @@ class Server:
     ) -> web.StreamResponse:
         match rest:
             case []:
-                return web.Response(body=offer.manifest.envelope)
+                return web.Response(body=offer.manifest.envelope, content_type=_BINARY)
             case ["pages"]:
-                return web.Response(body=offer.page_list)
+                return web.Response(body=offer.page_list, content_type=_BINARY)
             case ["pages", text]:
                 digest = _digest(text)
                 page = await self._read(lambda: offer.page(digest))
                 if page is not None:
-                    return web.Response(body=page)
+                    return web.Response(body=page, content_type=_BINARY)
             case ["data"]:
                 return await self._get_data(request, offer)
         raise _Answer(404)
@@ -247,7 +248,7 @@ class Server:
         if sum(runs[-1]) > offer.data.count:
             raise _Answer(400)
         response = web.StreamResponse(headers={"Server": "overlaysync", "X-Content-Type-Options": "nosniff"})
-        response.content_type = "application/octet-stream"
+        response.content_type = _BINARY
         response.content_length = length = sum(offer.data.span(first, count) for first, count in runs)
         with self._body_slot():
             reader = PieceReader(offer.segments(runs))

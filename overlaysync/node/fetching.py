@@ -18,6 +18,7 @@ from overlaysync.errors import (
     NotFoundError,
     OverlaysyncError,
     PeerError,
+    StoppedError,
     VerificationError,
     WouldDestroyError,
 )
@@ -34,6 +35,7 @@ from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
 from overlaysync.ops.assemble import BATCH, Assembly, target_for
+from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, find_base, image_files
 from overlaysync.ops.local import copy_local
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
@@ -80,7 +82,7 @@ class Transfer:
         manifest: bytes of manifest, page list and pages received.
         local: bytes taken from images here.
         resumed: bytes an interrupted run had already written.
-        sources: verified bytes by peer.
+        sources: verified bytes by node.
     """
 
     data: int = 0
@@ -116,6 +118,7 @@ class Fetch:
     reach: Reach
     observer: Observer
     options: Options
+    _stopping: bool = False
 
     @property
     def directories(self) -> list[str]:
@@ -134,10 +137,23 @@ class Fetch:
                 return True
 
         await self.reach.until(found, wait_s=self.options.wait_s)
-        return resolve(reference, self.reach.listings())
+        try:
+            wanted = resolve(reference, self.reach.listings())
+        except NotFoundError:
+            self.reach.require_answer()
+            raise
+        # Overlays first: they say which masters are brought along, and where those go.
+        return sorted(wanted, key=lambda listing: not listing.manifest.header.is_layer)
 
-    async def plan(self, wanted: Listing) -> list[Step]:
-        """The steps that bring ``wanted`` here; waits a little for somebody to have its master."""
+    async def plan(self, wanted: Listing, *, as_master: bool = False) -> list[Step]:
+        """The steps that bring ``wanted`` here; waits a little for somebody to have its master.
+
+        Args:
+            wanted: what.
+            as_master: whether a master belongs to the masters, as one of a whole team does.
+        """
+        masters = self.options.masters or self.options.to
+        to = masters if as_master and not wanted.manifest.header.is_layer else self.options.to
         parent = wanted.manifest.header.parent
 
         def plan() -> list[Step]:
@@ -145,8 +161,8 @@ class Fetch:
                 wanted,
                 self.reach.listings(),
                 self.base_of,
-                to=self.options.to,
-                masters=self.options.masters or self.options.to,
+                to=to,
+                masters=masters,
                 name=self.options.name,
                 format=self.options.format,
             )
@@ -194,7 +210,8 @@ class Fetch:
             known = None
         if known is not None and known.content.id == step.header.content_id:
             return Fetched(step.listing.manifest, known, True, Transfer())
-        if self.options.replace:
+        if self.options.replace and not step.brought:
+            check_unneeded(step.path, self.node.catalog)
             return None
         raise WouldDestroyError(
             f"{step.path} exists and is not {step.header.full_name}:{step.header.version}",
@@ -233,10 +250,13 @@ class Fetch:
             self.observer.advance(assembly.resumed)
             await loop.run_in_executor(threads, self._take_local, step, assembly, transfer)
             await _Transferring(self, step, assembly, transfer, threads).run()
-            mode = OVERLAY_MODE if base else MASTER_MODE
+            mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
             await loop.run_in_executor(
                 threads, lambda: assembly.finish(mode=mode, replace=self.options.replace)
             )
+        except asyncio.CancelledError:
+            self._stopping = True
+            raise
         finally:
             # Threads may still be writing: the part file is closed after the last of them.
             await asyncio.shield(loop.run_in_executor(None, _close, assembly, threads))
@@ -271,10 +291,19 @@ class Fetch:
                 with self.node.library.source(row, layer=layer) as source:
                     if source is not None:
                         transfer.local += copy_local(
-                            assembly, source, self.node.library.load_page, self.observer.advance
+                            assembly, source, self.node.library.load_page, self._advance
                         )
                 if assembly.have.complete():
                     return
+
+    def _advance(self, size: int) -> None:
+        """Report progress of work in threads; the only place where they can be told to stop."""
+        self._check_stopping(size)
+        self.observer.advance(size)
+
+    def _check_stopping(self, size: int) -> None:
+        if self._stopping:
+            raise StoppedError("stopped")
 
     def _learn(self, virtual_size: int) -> None:
         for path in image_files(self.directories):
@@ -283,7 +312,7 @@ class Fetch:
                     with Chain.open(path) as chain:
                         fits = chain.virtual_size == virtual_size
                     if fits:
-                        self.node.library.examine(path, now=now())
+                        self.node.library.examine(path, now=now(), progress=self._check_stopping)
 
     # -- manifest ------------------------------------------------------------------------------------
 
@@ -396,7 +425,8 @@ class _Transferring:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._transfer.sources = schedule.delivered()
+            for source, size in schedule.delivered().items():
+                self._transfer.sources[self._fetch.reach.label_of(source)] = size
 
     async def _ask(self, request: Request) -> None:
         schedule = self._schedule

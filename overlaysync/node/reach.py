@@ -11,6 +11,7 @@ from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, Peer
 from overlaysync.model.names import printable
 from overlaysync.net.client import Client
 from overlaysync.net.discovery import Browser
+from overlaysync.net.interfaces import is_own
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
@@ -32,6 +33,7 @@ class PeerView:
         manifests: what it lists, signatures verified, by id.
         etag: of its catalog.
         problem: why it could not be asked; "" when it was.
+        alias: whether it is a node on this machine that another of its addresses already stands for.
     """
 
     address: Address
@@ -40,6 +42,7 @@ class PeerView:
     manifests: dict[bytes, Manifest] = field(default_factory=dict)
     etag: str = ""
     problem: str = ""
+    alias: bool = False
 
 
 @dataclass(slots=True)
@@ -99,7 +102,7 @@ class Reach:
     def listings(self) -> list[Listing]:
         """Everything listed, by manifest, with the peers that list it."""
         found: dict[bytes, tuple[Manifest, list[PeerView]]] = {}
-        for view in self.views.values():
+        for view in self.nodes():
             for manifest in view.manifests.values():
                 found.setdefault(manifest.id, (manifest, []))[1].append(view)
         return [
@@ -111,7 +114,7 @@ class Reach:
         """Source key → (address, id of the manifest to ask for) of every peer that has the content."""
         return {
             str(view.address): (view.address, manifest.id)
-            for view in self.views.values()
+            for view in self.nodes()
             for manifest in view.manifests.values()
             if manifest.header.content_id == content
         }
@@ -123,7 +126,30 @@ class Reach:
 
     def answering(self) -> list[Address]:
         """Addresses of the nodes that have answered."""
-        return [view.address for view in self.views.values() if view.public_key]
+        return [view.address for view in self.nodes() if view.public_key]
+
+    def require_answer(self) -> None:
+        """Complain when peers were named and none of them answered.
+
+        Raises:
+            NetworkError: what they did instead.
+        """
+        named = [view for address, view in self.views.items() if address in self.named]
+        failed = [view.problem for view in named if view.problem]
+        if failed and len(failed) == len(self.named):
+            raise NetworkError(
+                "No peer answers",
+                why="; ".join(failed),
+                hint="check address and port, or: overlaysync doctor",
+            )
+
+    def nodes(self) -> list[PeerView]:
+        """Every node once, as far as that can be known."""
+        return [view for view in self.views.values() if not view.alias]
+
+    def label_of(self, source: str) -> str:
+        """The label of the node behind a source key."""
+        return next((view.label for view in self.nodes() if str(view.address) == source), "") or source
 
     async def until(self, satisfied: Callable[[], bool], *, wait_s: float) -> None:
         """Return when ``satisfied`` and no more peers turn up, or after ``wait_s``.
@@ -180,6 +206,7 @@ class Reach:
                 view.public_key = answer.catalog.node
                 view.label = printable(answer.catalog.label)
                 view.etag = answer.etag
+                view.alias = self._is_alias(view)
                 view.manifests = await asyncio.to_thread(self._open_all, answer.catalog.envelopes)
                 self.manifest_bytes += sum(map(len, answer.catalog.envelopes))
             if gossip:
@@ -189,6 +216,15 @@ class Reach:
             view.problem = str(error)
             if address in self.named:
                 self.observer.note(f"{address}: {error}")
+
+    def _is_alias(self, view: PeerView) -> bool:
+        """Only among this machine's own addresses: elsewhere anybody could claim another's key."""
+        return is_own(view.address.host) and any(
+            (other.public_key, other.address.port) == (view.public_key, view.address.port)
+            and is_own(other.address.host)
+            for other in self.nodes()
+            if other is not view
+        )
 
     def _open_all(self, envelopes: Iterable[bytes]) -> dict[bytes, Manifest]:
         """Verify envelopes and note their versions; a wrong one is left out, its neighbours are not."""

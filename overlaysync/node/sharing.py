@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from overlaysync.errors import ImageError, InUseError, NotFoundError, OverlaysyncError
+from overlaysync.errors import ImageError, InUseError, NotFoundError, OverlaysyncError, StoppedError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
 from overlaysync.model.digest import derive
@@ -50,6 +50,7 @@ class Share:
     observer: Observer
     neighbours: Callable[[], Sequence[str]] = lambda: ()
     shared: dict[str, Shared] = field(default_factory=dict)
+    stopping: bool = False
     _offers: dict[bytes, Offer] = field(default_factory=dict)
     _seen: dict[str, Fingerprint] = field(default_factory=dict)
     _revision: str = "0"
@@ -111,6 +112,7 @@ class Share:
 
     def close(self) -> None:
         """Let go of every image; QEMU may write to the masters again."""
+        self.stopping = True
         self._offers.clear()
         self.shared.clear()
 
@@ -132,7 +134,7 @@ class Share:
         size = _chain_size(path)
         self.observer.begin(f"hashing {os.path.basename(path)}", size)
         try:
-            known = self.node.library.examine(path, now=now(), progress=self.observer.advance)
+            known = self.node.library.examine(path, now=now(), progress=self._advance)
         finally:
             self.observer.end()
         for note in known.notes:
@@ -140,6 +142,12 @@ class Share:
         lineage = self.node.publisher.publish_lineage(known, team=self.team, created=timestamp())
         for image, manifest in lineage:
             self._offer(image, manifest, asked=image is known)
+
+    def _advance(self, size: int) -> None:
+        """Report progress; the only place where hashing can be told to stop."""
+        if self.stopping:
+            raise StoppedError("stopped")
+        self.observer.advance(size)
 
     def _offer(self, image: Known, manifest: Manifest, *, asked: bool) -> None:
         before = self.shared.get(image.path)

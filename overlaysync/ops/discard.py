@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
 from overlaysync.formats.chain import Chain
+from overlaysync.formats.files import open_regular
 from overlaysync.formats.locks import in_use, writer_of
 from overlaysync.ops.library import image_files
 from overlaysync.store.catalog import Catalog
@@ -22,20 +23,29 @@ def check_discardable(path: str, catalog: Catalog) -> None:
         ImageError: it is not an image.
     """
     with Chain.open(path) as chain:
-        top = chain.top
-        if top.backing is None:
+        if chain.top.backing is None:
             raise WouldDestroyError(
                 f"{path} is a master, not an overlay",
                 hint="masters are removed by hand, when nothing stands on them",
             )
-        if in_use(top.fd):
-            raise InUseError(
-                f"{path} is in use",
-                why=f"by {writer_of(top.fd) or 'another program'}",
-                hint="shut the VM down first",
-            )
-        inode = chain.fingerprints()[0][:2]
-    standing = standing_on(path, inode, catalog)
+    check_unneeded(path, catalog)
+
+
+def check_unneeded(path: str, catalog: Catalog) -> None:
+    """Refuse a file that a VM runs on or that overlays stand on; any other may be removed or replaced.
+
+    Raises:
+        WouldDestroyError, InUseError: which.
+    """
+    fd = open_regular(path)
+    try:
+        if in_use(fd):
+            who = writer_of(fd) or "another program"
+            raise InUseError(f"{path} is in use", why=f"by {who}", hint="shut the VM down first")
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    standing = standing_on(path, (status.st_dev, status.st_ino), catalog)
     if standing:
         raise WouldDestroyError(
             f"{path} has overlays on it",

@@ -28,12 +28,15 @@ from overlaysync.model.digest import (
     kinds_of,
 )
 from overlaysync.model.pages import LoadPage, PageList, PageListBuilder, page_length
-from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div, clamp_granule
+from overlaysync.units import CHUNK, MIB, PAGE_UNITS, ceil_div, clamp_granule
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of guest bytes just dealt with, from any thread."""
 
 KeepPage: TypeAlias = Callable[[bytes, bytes], None]
+
+_WINDOW = 8 * MIB
+"""Bytes hashed, and resident, at a time by each thread."""
 
 _WORKERS = min(8, os.cpu_count() or 1)
 _Item = TypeVar("_Item")
@@ -165,21 +168,23 @@ class _RegionHasher:
         """Hash ``count`` units from ``unit`` on: from ``extent`` when given, else through the chain."""
         offset = unit * self._unit
         length = min(self.size, offset + count * self._unit) - offset
-        view = None
-        if image is not None and extent is not None and not extent.stored:
-            host = extent.host + offset - extent.offset
-            view = self._maps.view(image.fd, host, length)
-        if view is not None and image is not None:
-            digests[unit - first : unit - first + count] = as_digests(hash_units(view, self._unit))
-            self._maps.drop(image.fd, host, length)
-            return
-        step = max(1, CHUNK * 16 // self._unit)
-        buffer = memoryview(bytearray(min(length, step * self._unit)))
-        for at in range(unit, unit + count, step):
-            part = buffer[: min(self.size, min(at + step, unit + count) * self._unit) - at * self._unit]
-            self._chain.read_into(at * self._unit, part)
-            hashed = as_digests(hash_units(part, self._unit))
-            digests[at - first : at - first + len(hashed)] = hashed
+        buffer: memoryview | None = None
+        for at in range(offset, offset + length, _WINDOW):
+            size = min(_WINDOW, offset + length - at)
+            view = None
+            if image is not None and extent is not None and not extent.stored:
+                host = extent.host + at - extent.offset
+                view = self._maps.view(image.fd, host, size)
+            if view is None:
+                buffer = buffer or memoryview(bytearray(size))
+                self._chain.read_into(at, buffer[:size])
+                hashed = as_digests(hash_units(buffer[:size], self._unit))
+            else:
+                assert image is not None
+                hashed = as_digests(hash_units(view, self._unit))
+                self._maps.drop(image.fd, host, size)
+            start = at // self._unit - first
+            digests[start : start + len(hashed)] = hashed
 
 
 def hash_disk(chain: Chain, keep: KeepPage, progress: Progress | None = None) -> PageList:

@@ -217,18 +217,25 @@ def find_base(
 ) -> Known | None:
     """An image here whose guest sees ``disk``: known ones first, then those in ``directories``.
 
-    The files in the directories are hashed until one fits, those with the name ``called`` first.
+    An overlay that may be written is no base: its owner will start it. The files in the directories are
+    hashed until one fits, those with the name ``called`` first.
     """
     for row in library.holders(disk):
-        return library.examine(row.path, now=now, format=Format(row.format))
+        if row.layer is None or is_read_only(row.path):
+            return library.examine(row.path, now=now, format=Format(row.format))
     for path in sorted(
         image_files(directories), key=lambda path: not os.path.basename(path).startswith(called)
     ):
         with suppress(OverlaysyncError, OSError):
             known = library.examine(path, now=now)
-            if known.disk.id == disk:
+            if known.disk.id == disk and (known.layer is None or is_read_only(path)):
                 return known
     return None
+
+
+def is_read_only(path: str) -> bool:
+    """Whether nobody has permission to write to the file."""
+    return not os.stat(path).st_mode & 0o222
 
 
 IMAGE_SUFFIXES = (".qcow2", ".qed", ".raw", ".img")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from overlaysync.errors import BaseImageError, UsageError
 from overlaysync.formats.image import Format
@@ -28,6 +28,7 @@ class Step:
         format: its format.
         base: path of the image below; None for a master.
         base_here: whether the base is here already (else an earlier step makes it).
+        brought: whether it is brought along because something else stands on it.
     """
 
     listing: Listing
@@ -35,6 +36,7 @@ class Step:
     format: Format
     base: str | None = None
     base_here: bool = False
+    brought: bool = False
 
     @property
     def header(self) -> Header:
@@ -78,39 +80,32 @@ def plan_fetch(
             "--format raw",
         )
     everything = list(listings)
-    steps: list[Step] = []
-    current, directory = wanted, to
-    while True:
-        header = current.manifest.header
-        chosen = format if current is wanted and format else Format(header.format)
-        file_name = name if current is wanted and name else header.name
-        steps.append(Step(current, _path(steps, directory, file_name, chosen, header), chosen))
-        if not header.is_layer:
-            break
+    chosen = format or Format(header.format)
+    steps = [Step(wanted, os.path.join(to, f"{name or header.name}.{chosen.value}"), chosen)]
+    while header.is_layer:
         assert header.parent_id is not None
         base = find_base(header)
         if base is not None:
-            steps[-1] = _on(steps[-1], base.path, here=True)
+            steps[-1] = replace(steps[-1], base=base.path, base_here=True)
             break
         below = _maker(header.parent_id, everything)
         if below is None or len(steps) >= MAX_LINEAGE:
             raise _no_base(header, everything)
-        current, directory = below, masters
-    for at in range(len(steps) - 1):
-        steps[at] = _on(steps[at], steps[at + 1].path, here=False)
+        header = below.manifest.header
+        path = _free_path(masters, header, steps)
+        steps[-1] = replace(steps[-1], base=path)
+        steps.append(Step(below, path, Format(header.format), brought=True))
     return steps[::-1]
 
 
-def _path(steps: list[Step], directory: str, name: str, format: Format, header: Header) -> str:
-    """Where an image goes; one whose name a step above it takes already has its id added."""
-    path = os.path.join(directory, f"{name}.{format.value}")
-    if os.path.abspath(path) in {os.path.abspath(step.path) for step in steps}:
-        path = os.path.join(directory, f"{name}-{header.content_id.hex()[:MIN_ID_DIGITS]}.{format.value}")
+def _free_path(directory: str, header: Header, steps: list[Step]) -> str:
+    """Where a base goes. A file of its name is other content, or it would have been found."""
+    path = os.path.join(directory, f"{header.name}.{header.format}")
+    if os.path.lexists(path) or os.path.abspath(path) in {os.path.abspath(step.path) for step in steps}:
+        return os.path.join(
+            directory, f"{header.name}-{header.content_id.hex()[:MIN_ID_DIGITS]}.{header.format}"
+        )
     return path
-
-
-def _on(step: Step, base: str, *, here: bool) -> Step:
-    return Step(step.listing, step.path, step.format, base, here)
 
 
 def _maker(disk: bytes, listings: list[Listing]) -> Listing | None:

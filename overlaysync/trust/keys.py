@@ -72,7 +72,7 @@ def load_or_make(path: Path) -> NodeKey:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise NotAllowedError(f"Cannot use the node key {path}", why=error.strerror or str(error)) from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise NotAllowedError(f"{path} is not a node key", why="it is not a regular file")
@@ -80,7 +80,9 @@ def load_or_make(path: Path) -> NodeKey:
             raise NotAllowedError(
                 f"The node key {path} can be read by others", hint=f"type: chmod 600 '{path}'"
             )
-        data = file.read(PUBLIC_KEY_SIZE + 1)
+        data = os.read(descriptor, PUBLIC_KEY_SIZE + 1)
+    finally:
+        os.close(descriptor)
     if len(data) != PUBLIC_KEY_SIZE:
         raise NotAllowedError(
             f"{path} is not a node key",

@@ -1,4 +1,4 @@
-"""The table, on the terminal and in docs/benchmarks.md; there only what lies between the marks is replaced."""
+"""The table, on the terminal and in docs/benchmarks.md; there only what is between the marks is replaced."""
 
 from __future__ import annotations
 

@@ -1,0 +1,200 @@
+"""Completion of references: through the shells' own protocol, in real processes.
+
+The LAN is the real one, where others may share at the same time: names looked for there begin with ``qz``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from overlaysync.cli.complete import complete_reference
+from overlaysync.net.server import Server
+from overlaysync.node.node import Node
+from overlaysync.node.observer import Silent
+from overlaysync.node.sharing import Share
+from overlaysync.units import CHUNK
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def complete(line: str, *, shell: str = "bash", **environment: str) -> list[str]:
+    """What a shell is offered at the end of ``line``; nothing else may be printed."""
+    words = line.split(" ")
+    protocol = {
+        "_OVERLAYSYNC_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+        "_TYPER_COMPLETE_ARGS": line,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "overlaysync"],
+        env=os.environ | protocol | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+def remember(home: Path, *candidates: str, age_s: float = 0.0) -> None:
+    """Put candidates into the cache, as a TAB did ``age_s`` ago."""
+    (home / "completion.json").write_text(json.dumps({"at": time.time() - age_s, "candidates": candidates}))
+
+
+def known(home: Path) -> list[str]:
+    cached: list[str] = json.loads((home / "completion.json").read_text())["candidates"]
+    return cached
+
+
+def raw_image(path: Path) -> str:
+    path.write_bytes(os.urandom(CHUNK))
+    return str(path)
+
+
+@asynccontextmanager
+async def sharing(home: Path, image: str, team: str) -> AsyncIterator[str]:
+    """Another node that shares ``image``; gives its address."""
+    node = Node.open({"OVERLAYSYNC_HOME": str(home), "OVERLAYSYNC_USER": "pl"})
+    share = Share(node, [image], team, Silent())
+    await asyncio.to_thread(share.publish_all)
+    server = Server(share)
+    try:
+        yield f"127.0.0.1:{await server.start(['127.0.0.1'])}"
+    finally:
+        await server.stop()
+        share.close()
+        node.close()
+
+
+# -- where candidates come from ----------------------------------------------------------------------
+
+
+async def test_names_are_found_at_peers_and_remembered_here(home: Path, tmp_path: Path) -> None:
+    image = raw_image(tmp_path / "qzmaster.raw")
+    async with sharing(tmp_path / "other", image, "qzteam") as address:
+        offered = await asyncio.to_thread(complete, "overlaysync fetch qzm", OVERLAYSYNC_PEERS=address)
+    assert offered == ["qzmaster"]
+    assert complete("overlaysync fetch qzt") == ["qzteam/", "qzteam/qzmaster"]
+    assert any(text.startswith("qzteam/qzmaster@pl@") for text in known(home))
+
+
+def test_names_known_here_need_no_network(home: Path, tmp_path: Path) -> None:
+    image = raw_image(tmp_path / "qzlone.raw")
+    node = Node.open(os.environ)
+    share = Share(node, [image], None, Silent())
+    share.publish_all()
+    share.close()
+    node.close()
+    assert complete("overlaysync show qzl") == ["qzlone"]
+
+
+def test_what_was_found_lately_is_offered_at_once(home: Path) -> None:
+    remember(home, "debian", "router")
+    assert complete("overlaysync fetch rou") == ["router"]
+    assert not (home / "catalog.sqlite").exists()
+
+
+@pytest.mark.parametrize("age_s", [31.0, -5.0])
+def test_what_was_found_long_ago_or_in_the_future_is_looked_for_again(home: Path, age_s: float) -> None:
+    remember(home, "stale-name", age_s=age_s)
+    assert complete_reference("stale") == []
+    assert "stale-name" not in known(home)
+
+
+# -- what is offered ---------------------------------------------------------------------------------
+
+
+def test_versions_and_nodes_come_only_after_their_marks(home: Path) -> None:
+    remember(home, "router", "router:1", "router:2", "router@pl@bob-abc234")
+    assert complete_reference("ro") == ["router"]
+    assert complete_reference("router:") == ["router:1", "router:2"]
+    assert complete_reference("router@") == ["router@pl@bob-abc234"]
+    assert complete_reference("zz") == []
+
+
+def test_what_a_shell_could_run_is_never_offered(home: Path) -> None:
+    bad = ["x$(id)", "x`id`", "x;id", "x y", "x\nid", "-x", "x'", 'x"', "x\x1b[0m", "~x", "x*", "x|y"]
+    remember(home, *bad, "xok")
+    assert complete_reference("") == ["xok"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b'{"at": "x"}', b"\xff\xfe", b'{"at": 1e400}', b'{"at": %d, "candidates": ["qz", 7]}'],
+)
+def test_a_spoiled_cache_is_looked_over(home: Path, content: bytes) -> None:
+    (home / "completion.json").write_bytes(content.replace(b"%d", b"%d" % time.time()))
+    assert complete_reference("qz") == []
+    assert "qz" not in known(home)
+
+
+def test_a_home_that_cannot_be_used_offers_nothing_and_says_nothing(tmp_path: Path) -> None:
+    assert complete("overlaysync fetch x", OVERLAYSYNC_HOME="/proc/nowhere") == []
+    (tmp_path / "file").write_text("")
+    assert complete("overlaysync fetch x", OVERLAYSYNC_HOME=str(tmp_path / "file")) == []
+
+
+def test_a_peer_that_cannot_be_is_no_reason_to_fail(home: Path) -> None:
+    assert complete("overlaysync fetch qz", OVERLAYSYNC_PEERS="no/such:host:99999999") == []
+
+
+# -- shells ------------------------------------------------------------------------------------------
+
+
+def test_commands_are_completed_by_name() -> None:
+    assert complete("overlaysync doc") == ["doctor"]
+
+
+def test_zsh_gets_words_it_can_evaluate(home: Path) -> None:
+    remember(home, "router", "router:1")
+    offered = complete("overlaysync fetch router:", shell="zsh")
+    assert offered == ["_arguments", "'*:", ':(("router\\\\:1"))\'']
+
+
+def test_bash_completes_through_the_script_that_is_installed(home: Path, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "overlaysync"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m overlaysync "$@"\n')
+    program.chmod(0o755)
+    environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": os.getcwd()}
+
+    def bash(script: str) -> str:
+        done = subprocess.run(
+            ["bash", "--norc", "-c", script], env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert "bash completion installed" in bash("overlaysync --install-completion; true")
+    remember(home, "debian", "debian-web", "router")
+    offered = bash(
+        "source ~/.bashrc; COMP_WORDS=(overlaysync fetch deb); COMP_CWORD=2;"
+        "_overlaysync_completion overlaysync;"
+        'printf "%s\\n" "${COMPREPLY[@]}"; complete -p overlaysync'
+    )
+    assert offered.split("\n")[:2] == ["debian", "debian-web"]
+    assert "-F _overlaysync_completion overlaysync" in offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts_are_for_the_name_overlaysync(shell: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "overlaysync"],
+        env=os.environ | {"_OVERLAYSYNC_COMPLETE": f"source_{shell}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"_OVERLAYSYNC_COMPLETE=complete_{shell}" in done.stdout
+    assert done.stdout.strip().endswith("overlaysync") or shell == "fish"

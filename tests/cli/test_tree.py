@@ -1,0 +1,126 @@
+"""The tree command: what it shows of real files, and what it does to files in its way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from overlaysync.ops.tree import SVG_START
+from overlaysync.units import CHUNK, MIB
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def overlaysync(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "overlaysync", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def entries() -> list[dict[str, Any]]:
+    tree: list[dict[str, Any]] = json.loads(overlaysync("tree", "--json").stdout)["tree"]
+    return tree
+
+
+@pytest.fixture
+def vm(tmp_path: Path) -> Path:
+    """An overlay on a raw master, both known to this home."""
+    master = tmp_path / "debian.raw"
+    with open(master, "wb") as file:
+        file.truncate(MIB)
+        file.write(b"debian" * CHUNK)
+    path = tmp_path / "vm.qcow2"
+    overlaysync("new", path, "--master", master)
+    return path
+
+
+def test_a_new_home_has_an_empty_tree() -> None:
+    done = overlaysync("tree")
+    assert done.stdout == ""
+    assert "no image is known yet" in done.stderr
+    assert entries() == []
+
+
+def test_an_overlay_is_shown_under_its_master(vm: Path) -> None:
+    master, overlay = overlaysync("tree").stdout.splitlines()
+    assert master.startswith("■ debian ")
+    assert master.endswith(f"384 KiB of 1 MiB  {vm.with_name('debian.raw')}")
+    assert overlay.startswith(" └─▢ vm ")
+    assert overlay.endswith(f"+0 B  {vm}")
+    below, above = entries()
+    assert (below["kind"], above["kind"]) == ("master", "overlay")
+    assert below["layer"] is None
+    assert above["parent"] == above["stands_on"] == below["disk"]
+    assert [copy["path"] for copy in above["copies"]] == [str(vm)]
+    assert above["copies"][0]["verified_at"].endswith("Z")
+
+
+def test_what_changed_is_said_and_what_is_gone_is_not_shown(vm: Path) -> None:
+    os.truncate(vm.with_name("debian.raw"), 2 * MIB)
+    assert all("since it was hashed" in line for line in overlaysync("tree").stdout.splitlines())
+    vm.with_name("debian.raw").unlink()
+    missing, overlay = entries()
+    assert missing["kind"] == "missing"
+    assert overlay["stands_on"] == missing["disk"]
+    vm.unlink()
+    assert entries() == []
+
+
+# -- the drawing -------------------------------------------------------------------------------------
+
+
+def test_a_drawing_is_written_and_written_again(vm: Path, tmp_path: Path) -> None:
+    svg = tmp_path / "family.svg"
+    document = json.loads(overlaysync("tree", "--svg", svg, "--json").stdout)
+    assert document["svg"] == str(svg)
+    first = svg.read_text()
+    assert first.startswith(SVG_START)
+    assert "vm" in "".join(ElementTree.fromstring(first).itertext())
+    vm.unlink()
+    overlaysync("tree", "--svg", svg)
+    assert svg.read_text() != first
+    assert [path.name for path in tmp_path.glob("*family*")] == ["family.svg"]
+
+
+def test_a_foreign_file_is_replaced_only_when_that_is_said(tmp_path: Path) -> None:
+    svg = tmp_path / "notes.svg"
+    svg.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    done = overlaysync("tree", "--svg", svg, code=9)
+    assert "--replace" in done.stderr
+    assert svg.read_text() == '<svg xmlns="http://www.w3.org/2000/svg"/>'
+    overlaysync("tree", "--svg", svg, "--replace")
+    assert svg.read_text().startswith(SVG_START)
+
+
+@pytest.mark.parametrize("replace", [[], ["--replace"]])
+def test_what_is_no_file_is_never_replaced(tmp_path: Path, replace: list[str]) -> None:
+    directory, fifo = tmp_path / "directory.svg", tmp_path / "fifo.svg"
+    directory.mkdir()
+    os.mkfifo(fifo)
+    for path in (directory, fifo):
+        overlaysync("tree", "--svg", path, *replace, code=9)
+    assert directory.is_dir()
+    assert fifo.is_fifo()
+
+
+def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
+    link = tmp_path / "link.svg"
+    link.symlink_to(tmp_path / "real.svg")
+    overlaysync("tree", "--svg", link)
+    assert link.is_symlink()
+    assert (tmp_path / "real.svg").read_text().startswith(SVG_START)
+
+
+def test_a_directory_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    overlaysync("tree", "--svg", tmp_path / "nowhere" / "tree.svg", code=3)

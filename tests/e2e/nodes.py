@@ -1,0 +1,268 @@
+"""Real nodes for end-to-end tests: a home each, commands run to their end, shares kept in the background.
+
+Every process is this Python running ``-m overlaysync``. No process outlives its :class:`Lab`, and none may
+print a traceback or break off without an exit code of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import overlaysync
+
+DONE, USAGE, NOT_FOUND, NETWORK, NO_BASE, NOT_VERIFIED, IN_USE = 0, 2, 3, 4, 5, 6, 7
+WOULD_DESTROY, NO_SPACE, BAD_IMAGE, INTERRUPTED = 9, 10, 11, 130
+KILLED = -signal.SIGKILL
+
+_SOURCE = Path(overlaysync.__file__).parents[1]
+_POLL_S = 0.02
+_Value = TypeVar("_Value")
+
+
+def until(condition: Callable[[], _Value], *, within_s: float = 20, what: str = "what was waited for") -> _Value:
+    """The first true value of ``condition``, asked again and again."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {within_s} s"
+        time.sleep(_POLL_S)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> Any:
+        """Its JSON document."""
+        return json.loads(self.stdout)
+
+    @property
+    def error(self) -> Any:
+        """What its JSON document says about why it failed."""
+        assert self.code != DONE, self.stdout
+        return self.document["error"]
+
+
+class Process:
+    """A command under way; its output goes to files, so that it never waits for us."""
+
+    def __init__(self, words: list[str], environment: Mapping[str, str], directory: Path, logs: Path) -> None:
+        self._name = " ".join(words)
+        stem = secrets.token_hex(4)
+        self._stdout, self._stderr = logs / f"{stem}.out", logs / f"{stem}.err"
+        with open(self._stdout, "wb") as stdout, open(self._stderr, "wb") as stderr:
+            self.popen = subprocess.Popen(
+                words,
+                env=environment,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+
+    @property
+    def stdout(self) -> str:
+        return self._stdout.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.read_text()
+
+    @property
+    def running(self) -> bool:
+        return self.popen.poll() is None
+
+    def wait(self, *, within_s: float = 60) -> Result:
+        """The result, when it ends by itself."""
+        try:
+            self.popen.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self._name} took longer than {within_s} s: {self.stderr}") from None
+        result = Result(self.popen.returncode, self.stdout, self.stderr)
+        assert "Traceback" not in result.stderr, result.stderr
+        return result
+
+    def document(self, *, within_s: float = 20) -> Any:
+        """The JSON document it has printed; a share prints one and stays."""
+
+        def parsed() -> Any:
+            assert self.running or self.popen.returncode == DONE, f"{self._name}: {self.stderr}{self.stdout}"
+            try:
+                return json.loads(self.stdout)
+            except ValueError:
+                return None
+
+        return until(parsed, within_s=within_s, what=f"a document of {self._name}")
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does."""
+        self.popen.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill it now, and all it has started."""
+        if self.running:
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+
+    def stop(self) -> Result:
+        """Interrupt it and wait for its end."""
+        self.interrupt()
+        return self.wait(within_s=20)
+
+
+class Share(Process):
+    """A ``share`` in the background."""
+
+    @property
+    def port(self) -> int:
+        return int(self.document()["port"])
+
+    @property
+    def peer(self) -> str:
+        """What goes after ``--peer``."""
+        return f"127.0.0.1:{self.port}"
+
+
+@dataclass(slots=True)
+class Node:
+    """A node with its own home; commands run in ``place``, where its images are.
+
+    Attributes:
+        base: holds everything of this node.
+        prefix: words before each command, to run it in other namespaces.
+    """
+
+    base: Path
+    prefix: tuple[str, ...] = ()
+    _started: list[Process] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for directory in (self.home, self.place, self.base / "logs", self.base / "user"):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def home(self) -> Path:
+        return self.base / "home"
+
+    @property
+    def place(self) -> Path:
+        return self.base / "images"
+
+    def words(self, *arguments: object) -> list[str]:
+        """The whole command."""
+        return [*self.prefix, sys.executable, "-m", "overlaysync", *map(str, arguments)]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Nothing of the user's that could change what a command does."""
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        own = {"HOME": str(self.base / "user"), "OVERLAYSYNC_HOME": str(self.home), "PYTHONPATH": str(_SOURCE)}
+        return kept | own | {"OVERLAYSYNC_USER": self.base.name} | more
+
+    def start(self, *arguments: object, **environment: str) -> Process:
+        """Start a command."""
+        return self._start(Process, *arguments, **environment)
+
+    def run(self, *arguments: object, within_s: float = 60, **environment: str) -> Result:
+        """Run a command to its end."""
+        return self.start(*arguments, **environment).wait(within_s=within_s)
+
+    def json(self, *arguments: object, **environment: str) -> Any:
+        """Run a command that succeeds, for its JSON document."""
+        result = self.run(*arguments, "--json", **environment)
+        assert result.code == DONE, f"{arguments}: exit {result.code}: {result.stderr}"
+        return result.document
+
+    def fails(self, code: int, *arguments: object, **environment: str) -> Any:
+        """Run a command that fails with ``code``; what its JSON document says of it."""
+        result = self.run(*arguments, "--json", **environment)
+        assert result.code == code, f"{arguments}: exit {result.code}: {result.stderr}{result.stdout}"
+        assert result.error["exit_code"] == code
+        return result.error
+
+    def fetch(self, *arguments: object) -> list[dict[str, Any]]:
+        """Run a fetch that succeeds; what it says of each image, the wanted one last."""
+        fetched: list[dict[str, Any]] = self.json("fetch", *arguments)["fetched"]
+        return fetched
+
+    def start_share(self, *arguments: object) -> Share:
+        """Start a share; it may still be hashing."""
+        return self._start(Share, "share", *arguments, "--json")
+
+    def share(self, *arguments: object) -> Share:
+        """Start a share and wait until it serves."""
+        share = self.start_share(*arguments)
+        share.document()
+        return share
+
+    def files(self, directory: Path | None = None) -> set[str]:
+        """Names in a directory (``place``); part files are hidden, the rest is what a user sees."""
+        return {path.name for path in (directory or self.place).iterdir() if not path.name.startswith(".")}
+
+    def close(self) -> None:
+        """End what is still running."""
+        for process in self._started:
+            if process.running:
+                process.interrupt()
+        for process in self._started:
+            try:
+                process.popen.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            assert "Traceback" not in process.stderr, process.stderr
+
+    def _start(self, kind: type[_P], *arguments: object, **environment: str) -> _P:
+        process = kind(
+            self.words(*arguments), self.environment(**environment), self.place, self.base / "logs"
+        )
+        self._started.append(process)
+        return process
+
+
+_P = TypeVar("_P", bound=Process)
+
+
+@dataclass(slots=True)
+class Lab:
+    """Nodes of one test, and names that no other test's nodes use: all of a machine hear each other."""
+
+    root: Path
+    tag: str = field(default_factory=lambda: secrets.token_hex(3))
+    _nodes: dict[str, Node] = field(default_factory=dict)
+
+    def node(self, name: str, *, prefix: tuple[str, ...] = ()) -> Node:
+        """The node of that name, made when it is new."""
+        if name not in self._nodes:
+            self._nodes[name] = Node(self.root / name, prefix)
+        return self._nodes[name]
+
+    def name(self, word: str) -> str:
+        """A name for an image or a team, of this test alone."""
+        return f"{word}-{self.tag}"
+
+    def close(self) -> None:
+        for node in self._nodes.values():
+            node.close()
+
+
+def free_port() -> int:
+    """A port where nobody listens at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])

@@ -1,0 +1,186 @@
+"""Nodes that find each other by mDNS alone: no address, no configuration."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from overlaysync.units import KIB, MIB
+from tests import images
+from tests.e2e import disks
+from tests.e2e.nodes import DONE, IN_USE, INTERRUPTED, NOT_FOUND, Lab, Node, until
+
+pytestmark = [pytest.mark.qemu, pytest.mark.lan]
+
+PLACE = disks.BOOT_LBA * 512
+
+
+def bootable_pair(node: Node, master_name: str, overlay_name: str) -> tuple[Path, Path]:
+    """A master with a boot sector, and an overlay that holds the word it prints."""
+    suffix = Path(master_name).suffix
+    raw = disks.make_master(node.place / f".{master_name}.raw", seed=master_name)
+    images.patch(raw, 0, disks.boot_sector("booted"))
+    images.patch(raw, PLACE, b"wrong".ljust(512, b"\0"))
+    master = node.place / master_name
+    if suffix == ".raw":
+        raw.rename(master)
+    else:
+        images.convert(raw, master)
+        raw.unlink()
+    overlay = disks.make_overlay(node.place / overlay_name, master, (4 * MIB, 300 * KIB))
+    disks.write(overlay, PLACE, b"from the overlay".ljust(512, b"\0"))
+    return master, overlay
+
+
+@pytest.mark.parametrize(
+    ("master_suffix", "overlay_suffix"),
+    [("qed", "qed"), ("qcow2", "qcow2"), ("qcow2", "qed"), ("raw", "qcow2")],
+)
+def test_an_overlay_and_its_master_arrive_and_boot(lab: Lab, master_suffix: str, overlay_suffix: str) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    name = lab.name("vm")
+    master, overlay = bootable_pair(
+        teacher, f"{lab.name('master')}.{master_suffix}", f"{name}.{overlay_suffix}"
+    )
+    teacher.share(overlay)
+
+    brought, wanted = student.fetch(name)
+
+    assert brought["path"] == str(student.place / master.name)
+    assert wanted["path"] == str(student.place / overlay.name)
+    for theirs, ours in ((master, Path(brought["path"])), (overlay, Path(wanted["path"]))):
+        assert images.same_content(theirs, ours)
+        assert images.format_of(ours) == "raw" or images.check(ours) == 0
+    assert images.own_extents(overlay) == images.own_extents(Path(wanted["path"]))
+    shutil.rmtree(teacher.place)
+    assert disks.boot(Path(wanted["path"])) == "booted from the overlay"
+
+
+@pytest.mark.parametrize("overlay_suffix", ["qed", "qcow2"])
+@pytest.mark.parametrize(("here", "there"), [("raw", "qcow2"), ("qcow2", "raw")])
+def test_a_master_of_another_format_here_is_as_good(
+    lab: Lab, here: str, there: str, overlay_suffix: str
+) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    name = lab.name("vm")
+    master, overlay = bootable_pair(teacher, f"{lab.name('master')}.{there}", f"{name}.{overlay_suffix}")
+    # Neither the file's name nor its format need be the teacher's: content is what counts.
+    own = images.convert(master, student.place / f"mine.{here}")
+    teacher.share(overlay)
+
+    (wanted,) = student.fetch(name)
+
+    assert images.same_content(overlay, Path(wanted["path"]))
+    assert student.files() == {own.name, overlay.name}
+    shutil.rmtree(teacher.place)
+    assert disks.boot(Path(wanted["path"])) == "booted from the overlay"
+
+
+def test_a_team_recovers_from_those_who_fetched(lab: Lab) -> None:
+    first, second, third = (lab.node(name) for name in ("first", "second", "third"))
+    team, router, web = lab.name("red"), lab.name("router"), lab.name("web")
+    master = disks.make_master(first.place / f"{lab.name('master')}.qcow2")
+    content = {}
+    for name, suffix in ((router, "qcow2"), (web, "qed")):
+        path = disks.make_overlay(
+            first.place / f"{name}.{suffix}", master, (2 * MIB, 128 * KIB), (5 * MIB, 640 * KIB)
+        )
+        content[path.name] = images.content(path)
+    share = first.share(first.place / f"{router}.qcow2", first.place / f"{web}.qed", "--team", team)
+    second.fetch(f"{team}/")
+    second.share(second.place)
+    share.kill()
+    shutil.rmtree(first.base)
+
+    fetched = third.fetch(f"{team}/")
+
+    assert {item["name"] for item in fetched} == {router, web, lab.name("master")}
+    assert {item["team"] for item in fetched if item["layer"]} == {team}
+    assert third.files() == {*content, master.name}
+    for path, expected in content.items():
+        assert images.content(third.place / path) == expected
+        assert images.check(third.place / path) == 0
+
+
+def test_seeding_hands_on_what_was_fetched(lab: Lab) -> None:
+    first, second, third = (lab.node(name) for name in ("first", "second", "third"))
+    name = lab.name("vm")
+    master = disks.make_master(first.place / f"{lab.name('master')}.qcow2", size=2 * MIB)
+    overlay = disks.make_overlay(first.place / f"{name}.qcow2", master, (0, 64 * KIB))
+    share = first.share(overlay)
+    seeder = second.start("fetch", name, "--seed", "60", "--json")
+    seeder.document()
+    until(lambda: "sharing for 60 s" in seeder.stderr, what="seeding")
+    assert share.stop().code == INTERRUPTED
+
+    fetched = third.fetch(name, "--wait", "15")
+
+    assert images.same_content(overlay, Path(fetched[-1]["path"]))
+    assert all(node.startswith("second@") for item in fetched for node in item["sources"])
+    assert seeder.stop().code == INTERRUPTED
+
+
+def test_seeding_ends_after_its_time(lab: Lab) -> None:
+    first, second = lab.node("first"), lab.node("second")
+    name = lab.name("disk")
+    share = first.share(disks.make_master(first.place / f"{name}.raw", size=MIB))
+    assert second.run("fetch", name, "--seed", "0.2", "--peer", share.peer).code == DONE
+
+
+def test_several_nodes_on_one_host_are_told_apart(lab: Lab) -> None:
+    alice, bob, carol = (lab.node(name) for name in ("alice", "bob", "carol"))
+    names = {node: lab.name(node.base.name) for node in (alice, bob)}
+    for node, name in names.items():
+        disks.make_master(node.place / f"{name}.raw", size=MIB)
+    shares = {node: node.start_share(node.place / f"{name}.raw") for node, name in names.items()}
+    labels = {node: share.document()["node"] for node, share in shares.items()}
+
+    listed = carol.json("ls")["images"]
+    peers = carol.json("peers")["peers"]
+
+    for node, name in names.items():
+        (item,) = (item for item in listed if item["name"] == name)
+        assert item["nodes"] == [labels[node]]
+        (peer,) = (peer for peer in peers if peer["node"] == labels[node])
+        assert peer["images"] == 1
+        assert peer["address"].endswith(f":{shares[node].port}")
+        assert peer["problem"] == ""
+    one = names[alice]
+    assert f"{one}:1" in carol.run("ls", one).stdout
+    assert carol.fetch(f"{one}@alice")[0]["sources"].keys() == {labels[alice]}
+    assert carol.fails(NOT_FOUND, "fetch", f"{one}@bob", "--wait", "1")["what"]
+
+
+def test_a_second_share_in_one_home_is_refused_or_works(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    names = [lab.name("one"), lab.name("two")]
+    for name in names:
+        disks.make_master(alice.place / f"{name}.raw", size=MIB)
+    alice.share(alice.place / f"{names[0]}.raw")
+    second = alice.start_share(alice.place / f"{names[1]}.raw")
+    second.document()
+
+    for name in names:
+        bob.fetch(name)
+    # The same image twice is no harm either: both only read it.
+    third = alice.start_share(alice.place / f"{names[0]}.raw")
+    assert third.document()["port"] != second.port
+    bob.json("show", names[0])
+    assert second.stop().code in (INTERRUPTED, IN_USE)
+
+
+def test_a_deleted_file_disappears_from_what_is_listed(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    keep, drop = lab.name("keep"), lab.name("drop")
+    for name in (keep, drop):
+        disks.make_master(alice.place / f"{name}.raw", size=MIB)
+    alice.share(alice.place)
+
+    def listed() -> set[str]:
+        return {item["name"] for item in bob.json("ls", "--wait", "1.5")["images"]} & {keep, drop}
+
+    assert until(lambda: listed() == {keep, drop}, what="both listed")
+    (alice.place / f"{drop}.raw").unlink()
+    assert until(lambda: listed() == {keep}, what="only one listed")

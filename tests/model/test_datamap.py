@@ -1,0 +1,104 @@
+"""The data map against the reference's slots; and used by several threads at once."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overlaysync.model import datamap
+from overlaysync.model.datamap import DataMap
+from overlaysync.model.digest import UNALLOCATED, ZERO
+from overlaysync.model.pages import PageList, PageListBuilder
+from overlaysync.units import PAGE_UNITS
+from tests import reference
+
+UNIT = 4096
+
+
+def row(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def make(kinds: dict[int, bytes], size: int) -> tuple[DataMap, list[bytes]]:
+    """A layer of ``size`` bytes whose units are UNALLOCATED but for ``kinds``."""
+    count = -(-size // UNIT)
+    rows = [kinds.get(unit, UNALLOCATED) for unit in range(count)]
+    kept: dict[bytes, bytes] = {}
+    builder = PageListBuilder(virtual_size=size, unit=UNIT, parent=bytes(32), keep=kept.__setitem__)
+    for first in range(0, count, PAGE_UNITS):
+        builder.add(first // PAGE_UNITS, b"".join(rows[first : first + PAGE_UNITS]))
+    return DataMap(builder.build(), kept.__getitem__), rows
+
+
+UNITS = st.dictionaries(
+    st.integers(0, 20)
+    | st.integers(PAGE_UNITS - 5, PAGE_UNITS + 5)
+    | st.integers(3 * PAGE_UNITS, 3 * PAGE_UNITS + 9),
+    st.integers(1, 50),
+    max_size=30,
+)
+
+
+@settings(max_examples=60)
+@given(UNITS, st.integers(1, 4 * PAGE_UNITS * 8), st.data())
+def test_like_the_reference(numbers: dict[int, int], sectors: int, data: st.DataObject) -> None:
+    size = sectors * 512
+    count = -(-size // UNIT)
+    map, rows = make({unit: row(number) for unit, number in numbers.items() if unit < count}, size)
+    slots = reference.slots(rows)
+    assert map.count == len(slots)
+    assert map.size == reference.data_size(rows, size=size, unit=UNIT)
+    first = data.draw(st.integers(0, map.count))
+    length = data.draw(st.integers(0, map.count - first))
+    expected = slots[first : first + length]
+    runs = [*map.runs(first, length)]
+    assert [unit for run in runs for unit in run.units.tolist()] == expected
+    assert [one.tobytes() for run in runs for one in run.digests] == [rows[unit] for unit in expected]
+    assert [run.first for run in runs] == [
+        first + sum(len(run.units) for run in runs[:at]) for at in range(len(runs))
+    ]
+    assert all(len({unit // PAGE_UNITS for unit in run.units.tolist()}) == 1 for run in runs)
+    assert map.span(first, length) == sum(min(UNIT, size - unit * UNIT) for unit in expected)
+    kinds = {
+        index * PAGE_UNITS + at: kind for index, page in map.kind_pages() for at, kind in enumerate(page)
+    }
+    assert {unit for unit, kind in kinds.items() if kind == 2} == set(slots)
+
+
+def test_slots_out_of_range() -> None:
+    map, _ = make({0: row(9), 1: ZERO, 2: row(8)}, 3 * UNIT)
+    for first, count in ((0, 3), (2, 1), (-1, 1), (1, -1)):
+        with pytest.raises(IndexError):
+            [*map.runs(first, count)]
+    assert [*map.runs(2, 0)] == []
+
+
+def test_nothing_at_all() -> None:
+    map = DataMap(PageList(0), dict[bytes, bytes]().__getitem__)
+    assert (map.count, map.size, [*map.page_runs()]) == (0, 0, [])
+
+
+def test_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pages than are kept, looked up from all sides with the interpreter switching all the time."""
+    monkeypatch.setattr(datamap, "_CACHED_PAGES", 2)
+    pages = 6
+    map, _ = make({page * PAGE_UNITS: row(page + 2) for page in range(pages)}, pages * PAGE_UNITS * UNIT)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+
+        def look(start: int) -> bool:
+            return all(
+                run.digests[0].tobytes() == row(run.first + 2)
+                for turn in range(300)
+                for run in map.runs((start + turn) % pages, 1)
+            )
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(look, range(8)))
+    finally:
+        sys.setswitchinterval(interval)

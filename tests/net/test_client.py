@@ -1,0 +1,182 @@
+"""What the client believes of catalogs, manifests and pages: nothing that is out of bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from overlaysync.errors import DecodeError, PeerError
+from overlaysync.model.pages import page_digest
+from overlaysync.net.bounds import MAX_CATALOG_SIZE, MAX_PAGE_LIST_SIZE
+from overlaysync.net.client import BusyError, CatalogAnswer, Client, GoneError
+from overlaysync.net.messages import Address, encode_catalog
+from tests.net.shelf import HASTY_CLIENT, Script, ok, says, scripted
+
+ID = bytes(32)
+CATALOG = encode_catalog(ID, "pl@bob", [b"envelope"])
+
+Call = Callable[[Client, Address], Awaitable[object]]
+CALLS: dict[str, Call] = {
+    "catalog": lambda client, address: client.catalog(address),
+    "peers": lambda client, address: client.peers(address),
+    "envelope": lambda client, address: client.envelope(address, ID),
+    "page list": lambda client, address: client.page_list(address, ID, 100),
+    "page": lambda client, address: client.page(address, ID, ID),
+}
+each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    async with Client(bounds=HASTY_CLIENT) as client:
+        yield client
+
+
+async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        writer.write(bytes(1 << 20))
+        await writer.drain()
+
+
+async def endless_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"100000\r\n" + bytes(1 << 20) + b"\r\n")
+        await writer.drain()
+
+
+async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def endless_fields(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        writer.write(b"X: y\r\n" * 1000)
+        await writer.drain()
+
+
+LIES: dict[str, Script] = {
+    "endless": endless,
+    "endless chunks": endless_chunks,
+    "endless fields": endless_fields,
+    "stall": stall,
+    "too long": says(ok(bytes(MAX_CATALOG_SIZE + 1))),
+    "a huge length": says(ok(b"", length=1 << 60)),
+    "cut off": says(ok(b"x", length=50), then_close=True),
+    "redirect": says(b"HTTP/1.1 302 Found\r\nLocation: /v1/catalog\r\nContent-Length: 0\r\n\r\n"),
+    "encoded": says(ok(CATALOG, "Content-Encoding: gzip")),
+    "error": says(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"),
+    "not modified, unasked": says(b"HTTP/1.1 304 Not Modified\r\n\r\n"),
+    "not HTTP": says(b"SSH-2.0-OpenSSH_9.2\r\n\r\n", then_close=True),
+    "nothing": says(then_close=True),
+}
+
+
+@each_call
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+async def test_a_lie_is_a_peer_error(client: Client, call: Call, lie: Script) -> None:
+    async with scripted(lie) as address, asyncio.timeout(5):
+        with pytest.raises(PeerError):
+            await call(client, address)
+
+
+@each_call
+async def test_a_busy_peer_says_when_to_come_back(client: Client, call: Call) -> None:
+    answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: 7\r\n\r\n"
+    async with scripted(says(answer)) as address:
+        with pytest.raises(BusyError) as caught:
+            await call(client, address)
+    assert caught.value.retry_after == 7
+
+
+@each_call
+@pytest.mark.parametrize("status", [404, 410])
+async def test_what_is_not_served(client: Client, call: Call, status: int) -> None:
+    answer = f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode()
+    async with scripted(says(answer)) as address:
+        with pytest.raises(GoneError):
+            await call(client, address)
+
+
+async def test_bytes_now_and_then_do_not_keep_a_request_alive() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ok(b"", length=100))
+        for _ in range(1000):
+            writer.write(b"x")
+            await asyncio.sleep(0.05)
+
+    async with Client(bounds=HASTY_CLIENT) as client, scripted(drip) as address:
+        async with asyncio.timeout(3):
+            with pytest.raises(PeerError, match="in time"):
+                await client.page_list(address, ID, 100)
+
+
+async def test_a_catalog_out_of_bounds_is_a_decode_error(client: Client) -> None:
+    async with scripted(says(ok(b'{"node":"","label":"","items":[]}'))) as address:
+        with pytest.raises(DecodeError):
+            await client.catalog(address)
+
+
+async def test_a_catalog_and_its_etag(client: Client) -> None:
+    async with scripted(says(ok(CATALOG, 'ETag: "r1"'))) as address:
+        answer = await client.catalog(address)
+    assert answer.catalog is not None
+    assert answer.catalog.envelopes == (b"envelope",)
+    assert answer.etag == '"r1"'
+
+
+async def test_a_catalog_that_has_not_changed(client: Client) -> None:
+    async with scripted(says(b"HTTP/1.1 304 Not Modified\r\n\r\n")) as address:
+        assert await client.catalog(address, '"r1"') == CatalogAnswer(None, '"r1"')
+
+
+@pytest.mark.parametrize("length", [0, 99, 101])
+async def test_a_page_list_has_the_length_of_the_manifest(client: Client, length: int) -> None:
+    async with scripted(says(ok(bytes(length)))) as address:
+        with pytest.raises(PeerError):
+            await client.page_list(address, ID, 100)
+
+
+@pytest.mark.parametrize("size", [0, MAX_PAGE_LIST_SIZE + 1])
+async def test_a_page_list_out_of_bounds_is_not_asked_for(client: Client, size: int) -> None:
+    with pytest.raises(DecodeError):
+        await client.page_list(Address("127.0.0.1", 1), ID, size)
+
+
+async def test_a_page_is_verified(client: Client) -> None:
+    async with scripted(says(ok(b"page"))) as address:
+        assert await client.page(address, ID, page_digest(b"page")) == b"page"
+        with pytest.raises(PeerError, match="digest"):
+            await client.page(address, ID, page_digest(b"other"))
+
+
+async def test_no_cookie_is_kept(client: Client) -> None:
+    seen = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ok(CATALOG, "Set-Cookie: a=b"))
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            seen.append(await reader.readuntil(b"\r\n\r\n"))
+            await script(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+    for _ in range(2):
+        await client.catalog(address)
+    server.close()
+    assert len(seen) == 2
+    assert not any(b"cookie" in request.lower() for request in seen)
+
+
+async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    async with Client(bounds=HASTY_CLIENT) as client, scripted(says(ok(CATALOG))) as address:
+        assert (await client.catalog(address)).catalog is not None

@@ -1,0 +1,377 @@
+"""Discovery over real multicast: on the loopback, in namespaces, and against those who make things up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+
+from overlaysync.errors import NetworkError, UsageError
+from overlaysync.net.bounds import DISCOVERY
+from overlaysync.net.discovery import SERVICE, Announcement, Announcer, Browser, Item, Peer
+from overlaysync.trust.keys import node_id
+
+pytestmark = pytest.mark.lan
+
+LO = ("lo",)
+NODE = node_id(bytes(32))
+ITEMS = (Item("master", "debian", bytes(range(32))), Item("overlay", "red/routeur-é", bytes(32)))
+
+
+@pytest.fixture
+def label() -> str:
+    """One that no other test on this machine uses."""
+    return f"pl@bob-{random.getrandbits(40):010x}"
+
+
+@asynccontextmanager
+async def browsing(browser: Browser | None = None) -> AsyncIterator[Browser]:
+    browser = browser or Browser(interfaces=LO)
+    await browser.start()
+    try:
+        yield browser
+    finally:
+        await browser.stop()
+
+
+@asynccontextmanager
+async def announcing(label: str, announcement: Announcement) -> AsyncIterator[Announcer]:
+    announcer = Announcer(label, interfaces=LO)
+    await announcer.start(announcement)
+    try:
+        yield announcer
+    finally:
+        await announcer.stop()
+
+
+@asynccontextmanager
+async def stranger() -> AsyncIterator[AsyncZeroconf]:
+    """Multicast DNS for a test to misuse."""
+    zeroconf = AsyncZeroconf(interfaces=["127.0.0.1"])
+    try:
+        yield zeroconf
+    finally:
+        await zeroconf.async_close()
+
+
+def service(instance: str, **changes: object) -> AsyncServiceInfo:
+    """A service as a stranger may announce it."""
+    what: dict[str, object] = {
+        "port": 7,
+        "properties": {b"v": b"1"},
+        "server": f"host-{random.getrandbits(40):010x}.local.",
+        "parsed_addresses": ["127.0.0.1"],
+    }
+    return AsyncServiceInfo(SERVICE, f"{instance}.{SERVICE}", **{**what, **changes})  # type: ignore[arg-type]
+
+
+async def until(browser: Browser, satisfied: Callable[[], bool], timeout_s: float = 15) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not satisfied():
+            await browser.changed()
+
+
+def named(browser: Browser, label: str) -> Peer | None:
+    return next((peer for peer in browser.found() if peer.label == label), None)
+
+
+# -- finding -----------------------------------------------------------------------------------------
+
+
+async def test_a_node_is_found_changes_and_goes(label: str) -> None:
+    async with browsing() as browser:
+        async with announcing(label, Announcement(4321, NODE, "r1", ITEMS)) as announcer:
+            await until(browser, lambda: label in browser.peers)
+            assert browser.peers[label] == Peer(
+                label,
+                NODE,
+                ("127.0.0.1",),
+                4321,
+                "r1",
+                tuple(Item(item.kind, item.name, item.id[:4]) for item in ITEMS),
+            )
+            for revision in ("r2", "r3", "r4"):
+                await announcer.update(Announcement(4321, NODE, revision))
+            await until(browser, lambda: browser.peers[label].revision == "r4")
+            assert browser.peers[label].items == ()
+        await until(browser, lambda: label not in browser.peers)
+
+
+async def test_a_node_that_was_there_before_is_found(label: str) -> None:
+    async with announcing(label, Announcement(4321, NODE)), browsing() as browser:
+        await until(browser, lambda: label in browser.peers, 3)
+
+
+async def test_a_node_does_not_find_itself(label: str) -> None:
+    other = label + "-other"
+    async with browsing() as browser:
+        browser.ignore(label, 4321)
+        async with announcing(label, Announcement(4321, NODE)), announcing(other, Announcement(4322, NODE)):
+            await until(browser, lambda: other in browser.peers)
+        assert label not in browser.peers
+        async with announcing(label, Announcement(9999, NODE)):  # our name, but not our port
+            await until(browser, lambda: label in browser.peers)
+            browser.ignore(label, 9999)
+            assert label not in browser.peers
+
+
+async def test_a_name_that_is_taken_gets_a_suffix(label: str) -> None:
+    async with browsing() as browser, announcing(label, Announcement(4321, NODE)):
+        async with announcing(label, Announcement(4322, NODE)) as second:
+            assert second.name == f"{label}-2"
+            await until(browser, lambda: {label, f"{label}-2"} <= set(browser.peers))
+            ports = {peer.port for peer in browser.found() if peer.label.startswith(label)}
+            assert ports == {4321, 4322}
+
+
+@pytest.mark.parametrize(
+    "wanted", ["pl@bob.lab.example-{}", "équipe@hôte-{}", "pl\x1b[31m@bob-{}", "{}" + "é" * 80, "a\u202eb-{}"]
+)
+async def test_any_label_can_be_announced(label: str, wanted: str) -> None:
+    unique = label[-10:]
+    async with (
+        browsing() as browser,
+        announcing(wanted.format(unique), Announcement(4321, NODE)) as announcer,
+    ):
+        await until(browser, lambda: named(browser, announcer.name) is not None)
+        assert unique in announcer.name
+        assert "." not in announcer.name
+        assert announcer.name.isprintable()
+
+
+async def test_an_interface_that_does_not_exist(label: str) -> None:
+    with pytest.raises(UsageError, match="nosuch0"):
+        await Browser(interfaces=["nosuch0"]).start()
+    with pytest.raises(UsageError, match="nosuch0"):
+        await Announcer(label, interfaces=["nosuch0"]).start(Announcement(1, NODE))
+
+
+# -- what strangers say ------------------------------------------------------------------------------
+
+
+async def hear(
+    browser: Browser, zeroconf: AsyncZeroconf, services: list[AsyncServiceInfo], last: str
+) -> None:
+    """Announce ``services``, then an honest one; what was not found by then is not going to be."""
+    for info in services:
+        await (await zeroconf.async_register_service(info, cooperating_responders=True, strict=False))
+    await zeroconf.async_register_service(service(last), cooperating_responders=True)
+    await until(browser, lambda: last in browser.peers)
+
+
+async def test_addresses_elsewhere_are_not_dialled(label: str) -> None:
+    elsewhere = ["8.8.8.8", "169.254.169.254", "224.0.0.1", "0.0.0.0", "255.255.255.255"]
+    async with browsing() as browser, stranger() as zeroconf:
+        services = [
+            service(f"{label}-a", parsed_addresses=elsewhere),
+            service(f"{label}-b", parsed_addresses=[*elsewhere, "127.0.0.9"]),
+            service(f"{label}-c", parsed_addresses=[f"127.0.1.{n}" for n in range(40)]),
+            service(f"{label}-d", port=0),
+        ]
+        await hear(browser, zeroconf, services, f"{label}-z")
+        await until(browser, lambda: f"{label}-c" in browser.peers)
+        assert f"{label}-a" not in browser.peers
+        assert f"{label}-d" not in browser.peers
+        assert browser.peers[f"{label}-b"].addresses == ("127.0.0.9",)
+        assert len(browser.peers[f"{label}-c"].addresses) == DISCOVERY.addresses
+
+
+@pytest.mark.parametrize(
+    "txt",
+    [
+        b"",
+        b"\0",
+        b"\xff" * 300,
+        os.urandom(300),
+        b"\x05v=1\x00\x00",
+        b"\x03v=2",
+        b"\x03v=1\x0cm.a=01234567\x0cm.\x1b=01234567\x10m.../../x=01234567",
+        b"\x03v=1" + b"".join(b"\x0fm.%05d=01234567" % n for n in range(80)),
+    ],
+)
+async def test_nasty_txt(label: str, txt: bytes) -> None:
+    async with browsing() as browser, stranger() as zeroconf:
+        await hear(browser, zeroconf, [service(f"{label}-x", properties=txt)], f"{label}-z")
+        peer = named(browser, f"{label}-x")
+        if peer is not None:
+            assert len(peer.items) <= DISCOVERY.items
+            assert all(item.name.isprintable() and ".." not in item.name for item in peer.items)
+
+
+async def test_nasty_names_are_made_safe_to_print(label: str) -> None:
+    nasty = f"{label}\x1b[31m\u202e\x07"
+    async with browsing() as browser, stranger() as zeroconf:
+        await hear(browser, zeroconf, [service(nasty)], f"{label}-z")
+        await until(browser, lambda: any(peer.label.startswith(f"{label}?") for peer in browser.found()))
+        assert all(peer.label.isprintable() for peer in browser.found())
+
+
+async def test_no_more_peers_than_allowed_and_those_that_answered_stay(label: str) -> None:
+    browser = Browser(interfaces=LO, bounds=replace(DISCOVERY, peers=3))
+    async with browsing(browser), stranger() as zeroconf:
+        await hear(browser, zeroconf, [], f"{label}-first")
+        browser.confirm(browser.peers[f"{label}-first"])
+        await hear(browser, zeroconf, [service(f"{label}-{n}") for n in range(8)], f"{label}-last")
+        assert len(browser.peers) <= 3
+        assert f"{label}-first" in browser.peers
+
+
+def flood_packet(rng: random.Random) -> bytes:
+    """A response that announces a dozen nodes, each whole: PTR, SRV, TXT and A records."""
+
+    def name(*labels: bytes) -> bytes:
+        return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
+
+    def record(owner: bytes, kind: int, data: bytes) -> bytes:
+        return owner + struct.pack(">HHIH", kind, 1, 4500, len(data)) + data
+
+    kind = (b"_overlaysync", b"_tcp", b"local")
+    records = []
+    for _ in range(12):
+        instance = b"flood-%016x" % rng.getrandbits(64)
+        owner, host = name(instance, *kind), name(instance, b"local")
+        records += [
+            record(name(*kind), 12, owner),
+            record(owner, 33, struct.pack(">HHH", 0, 0, 9) + host),
+            record(owner, 16, b"\x03v=1\x0cm.\x1b[=01234567"),
+            record(host, 1, bytes([127, *rng.randbytes(3)])),
+        ]
+    return struct.pack(">HHHHHH", 0, 0x8400, 0, len(records), 0, 0) + b"".join(records)
+
+
+@pytest.mark.slow
+async def test_a_flood_bounds_memory_and_hides_nobody(label: str) -> None:
+    rng = random.Random(1)
+    async with browsing() as browser, announcing(f"{label}-a", Announcement(4321, NODE)):
+        await until(browser, lambda: f"{label}-a" in browser.peers)
+        browser.confirm(browser.peers[f"{label}-a"])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+            for _ in range(2100):  # 100,000 records
+                sock.sendto(flood_packet(rng), ("224.0.0.251", 5353))
+                await asyncio.sleep(0)
+        assert len(browser.peers) <= DISCOVERY.peers
+        async with announcing(f"{label}-b", Announcement(4322, NODE)):
+            await until(browser, lambda: f"{label}-b" in browser.peers, 10)
+        assert f"{label}-a" in browser.peers
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
+
+
+# -- machines ----------------------------------------------------------------------------------------
+
+
+def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
+    """Run ``script`` in a network namespace of its own, with nothing in it but a loopback that is down."""
+    unshare = ["unshare", "--net", "--mount", *(["--user", "--map-root-user"] if os.geteuid() else [])]
+    prelude = f"cd {Path(__file__).resolve().parents[2]}; node='{sys.executable} -m tests.net.neighbour'\n"
+    return subprocess.run(
+        [*unshare, "bash", "-euc", prelude + script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"},
+        check=False,
+    )
+
+
+def test_two_processes_on_this_machine() -> None:
+    unique = f"{random.getrandbits(40):010x}"
+    command = [sys.executable, "-m", "tests.net.neighbour"]
+    root = Path(__file__).resolve().parents[2]
+    pairs = [(f"a@x-{unique}", f"bb@x-{unique}"), (f"bb@x-{unique}", f"a@x-{unique}")]
+    nodes = [subprocess.Popen([*command, *pair], cwd=root) for pair in pairs]
+    assert [node.wait(timeout=30) for node in nodes] == [0, 0]
+
+
+def test_two_nodes_with_nothing_but_a_loopback() -> None:
+    done = in_namespace(
+        """
+        ip link set lo up
+        $node a@x bb@x & first=$!
+        $node bb@x a@x
+        wait $first
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("announced on lo\n") == 2
+    assert done.stdout.count("found 127.0.0.1\n") == 2
+
+
+def test_two_machines_on_one_wire_without_any_route() -> None:
+    done = in_namespace(
+        """
+        mount -t tmpfs tmpfs /run
+        ip netns add other
+        ip link set lo up
+        ip link add lab0 type veth peer name lab1 netns other
+        ip address add 10.77.0.1/24 dev lab0
+        ip link set lab0 up
+        ip -n other link set lo up
+        ip -n other address add 10.77.0.2/24 dev lab1
+        ip -n other link set lab1 up
+        ip netns exec other $node a@x bb@x & first=$!
+        $node bb@x a@x
+        wait $first
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("found")) == [
+        "found 10.77.0.1",
+        "found 10.77.0.2",
+    ]
+
+
+def test_taps_are_left_out_unless_named() -> None:
+    setup = """
+        ip link set lo up
+        ip link add tap7 type dummy
+        ip address add 10.78.0.1/24 dev tap7
+        ip link set tap7 multicast on up
+        """
+    usual = in_namespace(setup + "$node a@x bb@x & first=$!; $node bb@x a@x; wait $first")
+    assert usual.stdout.count("announced on lo\n") == 2
+    chosen = in_namespace(setup + "$node a@x bb@x tap7 & first=$!; $node bb@x a@x tap7; wait $first")
+    assert chosen.stdout.count("announced on tap7\n") == 2
+    assert chosen.stdout.count("found 10.78.0.1\n") == 2
+
+
+def test_without_a_network_the_reason_is_said() -> None:
+    done = in_namespace("$node a@x bb@x")
+    assert done.returncode == 1
+    assert "Discovery does not work here: there is no network interface to use" in done.stderr
+    assert "--peer HOST:PORT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_machine_where_multicast_fails(monkeypatch: pytest.MonkeyPatch, label: str) -> None:
+    def refuse(*what: object) -> str:
+        return "no multicast (Network is unreachable)"
+
+    monkeypatch.setattr("overlaysync.net.discovery.why_unusable", refuse)
+    with pytest.raises(NetworkError, match="Network is unreachable"):
+        await Browser(interfaces=LO).start()
+    with pytest.raises(NetworkError, match="Network is unreachable"):
+        await Announcer(label, interfaces=LO).start(Announcement(1, NODE))
+
+
+async def test_the_mdns_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(*what: object, **more: object) -> None:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr("overlaysync.net.discovery.AsyncZeroconf", taken)
+    with pytest.raises(NetworkError, match="already in use") as caught:
+        await Browser(interfaces=LO).start()
+    assert "--peer" in caught.value.hint
