@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from overlaysync import __version__
 from overlaysync.cli import images, lan, tools
+from overlaysync.cli.config import load_defaults
 from overlaysync.cli.output import Output, Settings
 from overlaysync.errors import AmbiguousError, OverlaysyncError
 
@@ -70,7 +71,14 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(words: list[str]) -> int:
     output = Output(Settings(json="--json" in words, quiet=True, color="--no-color" not in words))
     try:
-        result = app(args=globals_first(words), standalone_mode=False, prog_name="overlaysync")
+        group = typer.main.get_command(app)
+        result = group.main(
+            args=globals_first(words),
+            standalone_mode=False,
+            prog_name="overlaysync",
+            auto_envvar_prefix="OVERLAYSYNC",
+            default_map=load_defaults(_options(group)),
+        )
         return result if isinstance(result, int) else 0
     except OverlaysyncError as error:
         return _report(output, error)
@@ -87,6 +95,11 @@ def _run(words: list[str]) -> int:
         if isinstance(error, OSError):
             return _report(output, OverlaysyncError(_describe_os_error(error)))
         raise
+
+
+def _options(group: Any) -> dict[str, set[str]]:
+    """The options of each command."""
+    return {name: {option.name for option in command.params} for name, command in group.commands.items()}
 
 
 def globals_first(words: Sequence[str]) -> list[str]:

@@ -373,20 +373,21 @@ def _promotion(tree: Tree, entry: Entry) -> str:
 SVG_START = '<svg xmlns="http://www.w3.org/2000/svg" data-overlaysync="tree"'
 """How a drawing of this module begins, to be known again."""
 
-_ROW, _CARD, _INDENT, _MARGIN, _LANE = 52, 40, 30, 20, 14
+_ROW, _CARD, _INDENT, _MARGIN, _LANE, _WORD = 52, 40, 30, 20, 14, 52
 _TITLE_CHAR, _DETAIL_CHAR = 8.6, 7.0
 """Widths of a character, in pixels, on the wide side: no font can be measured here."""
 
-_STYLE = """
-text { font-family: system-ui, sans-serif; font-size: 12px; fill: #333; }
-.title { font-size: 14px; font-weight: 600; fill: #111; }
-.master { fill: #dbe8f7; stroke: #1f4e8c; stroke-width: 2; }
-.overlay { fill: #fff; stroke: #1f4e8c; }
-.missing { fill: #fdecec; stroke: #a61b1b; stroke-dasharray: 5 3; }
-.branch { fill: none; stroke: #666; }
-.promoted { fill: none; stroke: #1d6b34; stroke-width: 2; stroke-dasharray: 2 4; stroke-linecap: round; }
-.arrow { fill: #1d6b34; }
-"""
+_LOOKS: dict[str, dict[str, object]] = {
+    "title": {"font_size": 14, "font_weight": 600, "fill": "#111"},
+    "details": {"font_size": 12, "fill": "#333"},
+    "master": {"fill": "#dbe8f7", "stroke": "#1f4e8c", "stroke_width": 2},
+    "overlay": {"fill": "#fff", "stroke": "#1f4e8c", "rx": 8},
+    "missing": {"fill": "#fdecec", "stroke": "#a61b1b", "stroke_dasharray": "5 3", "rx": 8},
+    "branch": {"fill": "none", "stroke": "#666"},
+    "promoted": {"fill": "none", "stroke": "#1d6b34", "stroke_width": 2, "stroke_dasharray": "2 4"},
+    "arrow": {"fill": "#1d6b34"},
+}
+"""Attributes, not a style sheet: some viewers know none, and some pages allow none."""
 
 
 def draw_svg(tree: Tree) -> str:
@@ -396,6 +397,7 @@ def draw_svg(tree: Tree) -> str:
     }
     right = max((places[row.entry.id][0] + _width(row.entry) for row in tree.rows), default=200)
     links = [row.entry for row in tree.rows if row.entry.promoted]
+    right += _WORD if links else 0
     width, height = int(right + (len(links) + 1) * _LANE + _MARGIN), len(tree.rows) * _ROW + 2 * _MARGIN
     svg = ElementTree.Element(
         "svg",
@@ -405,13 +407,13 @@ def draw_svg(tree: Tree) -> str:
             "viewBox": f"0 0 {width} {height}",
             "width": str(width),
             "height": str(height),
+            "font-family": "system-ui, sans-serif",
             "role": "img",
             "aria-labelledby": "tree-title tree-description",
         },
     )
     _add(svg, "title", "Family tree of VM images", id="tree-title")
     _add(svg, "desc", describe(tree), id="tree-description")
-    _add(svg, "style", _STYLE)
     _add(svg, "rect", width=width, height=height, fill="#fff")
     for row in tree.rows:
         _add_branch(svg, row.entry, places)
@@ -445,7 +447,7 @@ def _width(entry: Entry) -> float:
 def _add(
     parent: ElementTree.Element, tag: str, text: str | None = None, **attributes: object
 ) -> ElementTree.Element:
-    names = {name.rstrip("_").replace("_", "-"): str(value) for name, value in attributes.items()}
+    names = {name.replace("_", "-"): str(value) for name, value in attributes.items()}
     element = ElementTree.SubElement(parent, tag, names)
     element.text = text
     return element
@@ -457,10 +459,9 @@ def _add_card(svg: ElementTree.Element, entry: Entry, x: int, y: int) -> None:
     _add(
         group, "title", "\n".join([f"{entry.kind} {format_id(entry.id)}", *map(str, entry.versions), *paths])
     )
-    corner = 0 if entry.kind is EntryKind.MASTER else 8
-    _add(group, "rect", x=x, y=y, width=int(_width(entry)), height=_CARD, rx=corner, class_=entry.kind)
-    _add(group, "text", title(entry), x=x + 12, y=y + 16, class_="title")
-    _add(group, "text", " · ".join(details(entry)), x=x + 12, y=y + 33)
+    _add(group, "rect", x=x, y=y, width=int(_width(entry)), height=_CARD, **_LOOKS[entry.kind])
+    _add(group, "text", title(entry), x=x + 12, y=y + 16, **_LOOKS["title"])
+    _add(group, "text", " · ".join(details(entry)), x=x + 12, y=y + 33, **_LOOKS["details"])
 
 
 def _add_branch(svg: ElementTree.Element, entry: Entry, places: dict[bytes, tuple[int, int]]) -> None:
@@ -468,7 +469,7 @@ def _add_branch(svg: ElementTree.Element, entry: Entry, places: dict[bytes, tupl
         return
     (x, y), (_, top) = places[entry.id], places[entry.base]
     trunk = x - _INDENT // 2
-    _add(svg, "path", d=f"M{trunk} {top + _CARD}V{y + _CARD // 2}H{x}", class_="branch")
+    _add(svg, "path", d=f"M{trunk} {top + _CARD}V{y + _CARD // 2}H{x}", **_LOOKS["branch"])
 
 
 def _add_promotion(
@@ -480,5 +481,6 @@ def _add_promotion(
     (x1, y1), (x2, y2) = places[entry.id], places[master.id]
     start, end = x1 + int(_width(entry)), x2 + int(_width(master))
     y1, y2 = y1 + _CARD // 2, y2 + _CARD // 2
-    _add(svg, "path", d=f"M{start} {y1}H{lane:.0f}V{y2}H{end + 8}", class_="promoted")
-    _add(svg, "path", d=f"M{end} {y2}l10 -5v10z", class_="arrow")
+    _add(svg, "path", d=f"M{start} {y1}H{lane:.0f}V{y2}H{end + 8}", **_LOOKS["promoted"])
+    _add(svg, "text", "promoted", x=start + 6, y=y1 - 5, font_size=11, **_LOOKS["arrow"])
+    _add(svg, "path", d=f"M{end} {y2}l10 -5v10z", **_LOOKS["arrow"])

@@ -5,6 +5,7 @@ Random content has no two equal chunks, so what is on the wire can be counted.
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 import subprocess
@@ -61,6 +62,23 @@ def write(path: Path, offset: int, data: bytes) -> None:
 def allocated(path: Path) -> int:
     """Bytes of data in the own layer of an image, as QEMU maps it."""
     return sum(length for _, length, kind in images.own_extents(path) if kind is Kind.DATA)
+
+
+def identical(left: Path, right: Path) -> bool:
+    """Whether guests see the same of both: ``qemu-img compare``, and one size.
+
+    Not its strict mode, which also compares how the files happen to lie on the host.
+    """
+    sizes = {
+        json.loads(images.run("qemu-img", "info", "--output=json", "-f", images.format_of(path), path))[
+            "virtual-size"
+        ]
+        for path in (left, right)
+    }
+    command = ["qemu-img", "compare", "-q", "-f", images.format_of(left), "-F", images.format_of(right)]
+    done = subprocess.run([*command, str(left), str(right)], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode == 0 and len(sizes) == 1
 
 
 # -- QEMU holding an image ---------------------------------------------------------------------------

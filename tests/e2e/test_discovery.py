@@ -51,7 +51,7 @@ def test_an_overlay_and_its_master_arrive_and_boot(lab: Lab, master_suffix: str,
     assert brought["path"] == str(student.place / master.name)
     assert wanted["path"] == str(student.place / overlay.name)
     for theirs, ours in ((master, Path(brought["path"])), (overlay, Path(wanted["path"]))):
-        assert images.same_content(theirs, ours)
+        assert disks.identical(theirs, ours)
         assert images.format_of(ours) == "raw" or images.check(ours) == 0
     assert images.own_extents(overlay) == images.own_extents(Path(wanted["path"]))
     shutil.rmtree(teacher.place)
@@ -72,7 +72,7 @@ def test_a_master_of_another_format_here_is_as_good(
 
     (wanted,) = student.fetch(name)
 
-    assert images.same_content(overlay, Path(wanted["path"]))
+    assert disks.identical(overlay, Path(wanted["path"]))
     assert student.files() == {own.name, overlay.name}
     shutil.rmtree(teacher.place)
     assert disks.boot(Path(wanted["path"])) == "booted from the overlay"
@@ -117,7 +117,7 @@ def test_seeding_hands_on_what_was_fetched(lab: Lab) -> None:
 
     fetched = third.fetch(name, "--wait", "15")
 
-    assert images.same_content(overlay, Path(fetched[-1]["path"]))
+    assert disks.identical(overlay, Path(fetched[-1]["path"]))
     assert all(node.startswith("second@") for item in fetched for node in item["sources"])
     assert seeder.stop().code == INTERRUPTED
 

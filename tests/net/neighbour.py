@@ -16,6 +16,12 @@ from overlaysync.trust.keys import node_id
 FOUND = "found"
 
 
+def say(line: str) -> None:
+    """Print in one piece: another node writes to the same pipe."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 async def main(label: str, expected: str, interfaces: list[str]) -> None:
     announcer, browser = Announcer(label, interfaces=interfaces), Browser(interfaces=interfaces)
     port = 40000 + len(label)
@@ -26,10 +32,10 @@ async def main(label: str, expected: str, interfaces: list[str]) -> None:
 
     where = await announcer.start(said)
     await browser.start()
-    print("announced on", where, flush=True)
+    say(f"announced on {where}")
     while (other := peer()) is None:
         await browser.changed()
-    print("found", *other.addresses, flush=True)
+    say(f"found {other.addresses[0]}")
     await announcer.update(Announcement(port, said.node_id, FOUND))
     while (other := peer()) is not None and other.revision != FOUND:
         await browser.changed()
