@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,15 +26,15 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.manifest import Header
-from overlaysync.model.names import printable
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
-from overlaysync.net.client import BusyError, Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
-from overlaysync.ops.assemble import BATCH, Assembly, target_for
+from overlaysync.node.transfer import Transfer, Transferring
+from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, find_base, image_files
 from overlaysync.ops.local import copy_local
@@ -42,13 +42,11 @@ from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.resolve import Listing, resolve
-from overlaysync.swarm.schedule import Failure, Request, Schedule
 from overlaysync.trust.envelope import Manifest
 
 _PAGES_AT_ONCE = 6
 _PAGES_KEPT = 64
 """Pages written to the catalog at a time."""
-_RETRY_S = 0.25
 _Answer = TypeVar("_Answer")
 
 
@@ -71,25 +69,6 @@ class Options:
     format: Format | None = None
     replace: bool = False
     wait_s: float = 4.0
-
-
-@dataclass(slots=True)
-class Transfer:
-    """Where the bytes of one image came from.
-
-    Attributes:
-        data: data bytes received from peers, wrong ones included.
-        manifest: bytes of manifest, page list and pages received.
-        local: bytes taken from images here.
-        resumed: bytes an interrupted run had already written.
-        sources: verified bytes by node.
-    """
-
-    data: int = 0
-    manifest: int = 0
-    local: int = 0
-    resumed: int = 0
-    sources: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +228,7 @@ class Fetch:
             transfer.resumed = assembly.resumed
             self.observer.advance(assembly.resumed)
             await loop.run_in_executor(threads, self._take_local, step, assembly, transfer)
-            await _Transferring(self, step, assembly, transfer, threads).run()
+            await Transferring(self.reach, step, assembly, transfer, threads).run()
             mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
             await loop.run_in_executor(
                 threads, lambda: assembly.finish(mode=mode, replace=self.options.replace)
@@ -380,105 +359,6 @@ class Fetch:
         raise (VerificationError if wrong else NetworkError)(
             "Nobody gave a usable manifest", why="; ".join(sorted({str(error) for error in failures}))
         )
-
-
-class _Transferring:
-    """The network part of making one image."""
-
-    def __init__(
-        self, fetch: Fetch, step: Step, assembly: Assembly, transfer: Transfer, threads: ThreadPoolExecutor
-    ) -> None:
-        self._fetch = fetch
-        self._step = step
-        self._assembly = assembly
-        self._transfer = transfer
-        self._threads = threads
-        self._loop = asyncio.get_running_loop()
-        self._schedule = Schedule(assembly.missing(), assembly.data, request_size=BATCH)
-        self._buffers: list[bytearray] = []
-        self._last_error = ""
-
-    async def run(self) -> None:
-        """Ask until everything is here.
-
-        Raises:
-            VerificationError: nobody is left to ask, and somebody sent wrong bytes.
-            NetworkError: nobody is left to ask.
-        """
-        schedule = self._schedule
-        tasks: set[asyncio.Task[None]] = set()
-        try:
-            while not schedule.finished:
-                for source in self._fetch.reach.sources(self._step.header.content_id):
-                    schedule.add_source(source)
-                while request := schedule.next_request(self._loop.time()):
-                    tasks.add(asyncio.create_task(self._ask(request)))
-                if not tasks:
-                    if schedule.exhausted:
-                        raise self._give_up()
-                    await asyncio.sleep(_RETRY_S)
-                    continue
-                done, tasks = await asyncio.wait(tasks, timeout=_RETRY_S, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for source, size in schedule.delivered().items():
-                self._transfer.sources[self._fetch.reach.label_of(source)] = size
-
-    async def _ask(self, request: Request) -> None:
-        schedule = self._schedule
-        address, manifest = self._fetch.reach.sources(self._step.header.content_id)[request.source]
-        buffer = self._buffers.pop() if self._buffers else bytearray(BATCH)
-        part = memoryview(buffer)[: request.size]
-        try:
-            await self._fetch.client.read_slots(address, manifest, request.runs, part)
-        except BusyError as error:
-            schedule.failed(request, Failure.BUSY, self._loop.time(), retry_after=error.retry_after)
-        except GoneError as error:
-            self._last_error = str(error)
-            schedule.failed(request, Failure.GONE, self._loop.time())
-        except PeerError as error:
-            self._last_error = str(error)
-            schedule.failed(request, Failure.LOST, self._loop.time())
-        else:
-            self._transfer.data += request.size
-            wrong = await self._loop.run_in_executor(self._threads, self._accept, request, part)
-            if wrong:
-                self._last_error = f"{request.source} sent wrong bytes"
-                self._fetch.observer.note(f"{request.source} sent wrong bytes and is not asked again")
-                schedule.failed(request, Failure.WRONG, self._loop.time(), missing=wrong)
-            else:
-                schedule.succeeded(request)
-        self._buffers.append(buffer)
-
-    def _accept(self, request: Request, part: memoryview) -> list[tuple[int, int]]:
-        """Verify and write what came; returns the slots that were wrong."""
-        wrong = []
-        at = 0
-        before = self._assembly.written
-        for first, count in request.runs:
-            size = self._assembly.data.span(first, count)
-            wrong.extend(self._assembly.accept(first, count, part[at : at + size]))
-            at += size
-        self._fetch.observer.advance(self._assembly.written - before if not wrong else 0)
-        self._assembly.checkpoint(now())
-        return wrong
-
-    def _give_up(self) -> OverlaysyncError:
-        name = printable(self._step.header.name)
-        lost = self._schedule.dropped()
-        hint = "repeat the command to go on where it stopped"
-        if Failure.WRONG in lost.values():
-            bad = ", ".join(sorted(source for source, why in lost.items() if why is Failure.WRONG))
-            return VerificationError(
-                f"Cannot fetch '{name}'", why=f"{bad} sent wrong bytes and nobody else has it", hint=hint
-            )
-        if not lost:
-            return NotFoundError(f"Nobody has '{name}' any more", hint=hint)
-        return NetworkError(f"Cannot fetch '{name}'", why=self._last_error or "no peer answers", hint=hint)
 
 
 def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:

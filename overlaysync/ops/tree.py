@@ -445,7 +445,7 @@ def _width(entry: Entry) -> float:
 
 
 def _add(
-    parent: ElementTree.Element, tag: str, text: str | None = None, **attributes: object
+    parent: ElementTree.Element, tag: str, text: str | None = None, /, **attributes: object
 ) -> ElementTree.Element:
     names = {name.replace("_", "-"): str(value) for name, value in attributes.items()}
     element = ElementTree.SubElement(parent, tag, names)
