@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import select
 import shlex
 import shutil
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from overlaysync.ops.library import Known
 
 MASTER, OVERLAY, PROMOTED = "debian-demo", "router", "debian-router"
-_PEOPLE = ("teacher", "student")
 _VIRTUAL_SIZE = 256 * MIB
 _AREAS, _AREA_SIZE = 12, 4 * MIB
 """The master's data: areas spread over its disk, 48 MiB together."""
@@ -47,13 +47,22 @@ class Person:
 
     Attributes:
         name: shown as the prompt.
+        user: the first part of the node's label; like no other, for a second demo may run beside this one.
         directory: where their images are.
         home: of their node.
     """
 
     name: str
+    user: str
     directory: Path
     home: Path
+
+    @classmethod
+    def at(cls, root: Path, name: str) -> Person:
+        """A person with a new directory below ``root``."""
+        directory = root / name
+        directory.mkdir()
+        return cls(name, f"{name}-{secrets.token_hex(2)}", directory, root / f"{name}-home")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -63,7 +72,7 @@ class Person:
         paths = [package, *filter(None, [kept.get("PYTHONPATH")])]
         return kept | {
             "OVERLAYSYNC_HOME": str(self.home),
-            "OVERLAYSYNC_USER": self.name,
+            "OVERLAYSYNC_USER": self.user,
             "PYTHONPATH": os.pathsep.join(paths),
         }
 
@@ -76,10 +85,7 @@ def run(output: Output, *, keep: bool) -> None:
     """
     root, processes = Path(tempfile.mkdtemp(prefix="overlaysync-demo-")), Processes()
     try:
-        teacher, student = (Person(name, root / name, root / f"{name}-home") for name in _PEOPLE)
-        for person in (teacher, student):
-            person.directory.mkdir()
-        demo = _Demo(output, processes, teacher, student)
+        demo = _Demo(output, processes, Person.at(root, "teacher"), Person.at(root, "student"))
         demo.run()
         demo.finish(str(root) if keep else None)
     finally:
@@ -169,6 +175,7 @@ class _Demo:
 
     def _fetch_master(self, port: int) -> None:
         self._step("A student fetches the master, once. Only what is used travels, each chunk verified.")
+        self._say(f"    (@{self.teacher.user} says whose; without it, whoever has it)")
         self.results["master"] = self._fetch(MASTER, port)
 
     def _fetch_overlay(self, port: int) -> None:
@@ -177,14 +184,15 @@ class _Demo:
 
     def _fetch(self, name: str, port: int) -> dict[str, Any]:
         """What was fetched and what travelled; without mDNS once more with the address."""
+        reference = f"{name}@{self.teacher.user}"
         try:
-            document = self._command(self.student, "fetch", name, *self.peer)
+            document = self._command(self.student, "fetch", reference, *self.peer)
         except (NetworkError, NotFoundError) as error:
             if self.peer:
                 raise
             self._say(f"    mDNS does not work here ({error.why or error.what}); so the address is named:")
             self.peer = ["--peer", f"127.0.0.1:{port}"]
-            document = self._command(self.student, "fetch", name, *self.peer)
+            document = self._command(self.student, "fetch", reference, *self.peer)
         fetched = document["fetched"][-1]
         wire = sum(fetched["wire"].values())
         size, file_size = fetched["virtual_size"], os.stat(fetched["path"]).st_size

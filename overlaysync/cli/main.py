@@ -11,12 +11,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from overlaysync import __version__
-from overlaysync.cli import images, lan, tools
+from overlaysync.cli import doctor, images, lan, tools
 from overlaysync.cli.config import load_defaults
 from overlaysync.cli.output import Output, Settings
 from overlaysync.errors import AmbiguousError, OverlaysyncError
 
 INTERRUPTED = 130
+_COMPLETION = "_OVERLAYSYNC_COMPLETE"
+"""Set by the shell while it completes a word: nothing may be printed then."""
 _GLOBAL_FLAGS = ("--json", "--quiet", "-q", "--no-color")
 
 app = typer.Typer(
@@ -27,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (lan, images, tools):
+for module in (lan, images, tools, doctor):
     module.add_commands(app)
 
 
@@ -77,7 +79,7 @@ def _run(words: list[str]) -> int:
             standalone_mode=False,
             prog_name="overlaysync",
             auto_envvar_prefix="OVERLAYSYNC",
-            default_map=load_defaults(_options(group)),
+            default_map={} if _COMPLETION in os.environ else load_defaults(_options(group)),
         )
         return result if isinstance(result, int) else 0
     except OverlaysyncError as error:

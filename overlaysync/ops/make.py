@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from overlaysync.errors import UsageError, VerificationError
+from overlaysync.errors import BaseImageError, UsageError, VerificationError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import (
@@ -58,6 +58,7 @@ class Maker:
 
         Raises:
             WouldDestroyError: ``path`` is taken.
+            BaseImageError: ``base`` has changed since it was hashed.
         """
         layer = PageList(base.disk.virtual_size, CHUNK, base.disk.id)
         return self._write(_Work(path, layer, base.disk, format, CHUNK, base), now=now)
@@ -94,6 +95,7 @@ class Maker:
 
         Raises:
             UsageError: ``known`` is a master, or ``base`` stands on it.
+            BaseImageError: ``base`` has changed since it was hashed.
         """
         if known.layer is None:
             raise UsageError(f"{known.path} is a master: there is nothing to rebase")
@@ -128,6 +130,14 @@ class Maker:
                     hint=f"type: overlaysync verify '{known.path}'",
                 )
 
+    def _check_unchanged(self, base: Known) -> None:
+        """An overlay on other bytes than those that were hashed would show a mixture."""
+        row = self._library.known(base.path)
+        if row is None or row.disk != base.disk.id:
+            raise BaseImageError(
+                f"{base.path} has changed since it was verified", hint="start again when nothing writes to it"
+            )
+
     def _write(
         self, work: _Work, source: LocalSource | None = None, *, now: float, progress: Progress | None = None
     ) -> Known:
@@ -151,6 +161,8 @@ class Maker:
                     f"Cannot write {work.path}: some bytes of its source do not match their digests",
                     hint="type: overlaysync verify PATH, to see which",
                 )
+            if base:
+                self._check_unchanged(base)
             assembly.finish(mode=OVERLAY_MODE if base else MASTER_MODE, replace=work.replace)
         finally:
             assembly.close()

@@ -153,27 +153,22 @@ def _places(path: Path, share: float) -> list[Run]:
 def make_overlay(path: Path, master: Path, size: int) -> None:
     """A qcow2 overlay on the raw ``master`` in which a guest has written ``size`` bytes of real blocks."""
     run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", master, "-F", "raw", path])
-    bytes_file = path.with_suffix(".bytes")
     dice = random.Random(2)
-    with master.open("rb", buffering=0) as source:
-        data = os.pread(source.fileno(), size, 256 * KIB)[::-1]
-    bytes_file.write_bytes(data)
-    commands, done = [], 0
+    commands, parts = [], []
     end = master.stat().st_size
-    while done < len(data):
-        length = min(len(data) - done, dice.choice((4, 16, 64, 256, 1024, 4096)) * KIB)
-        offset = dice.randrange((end - length) // BLOCK) * BLOCK
-        part = path.with_name(f"{path.stem}.{len(commands)}")
-        part.write_bytes(data[done : done + length])
-        commands.append((part, f"write -q -s {part} {offset} {length}"))
-        done += length
-    run(
-        ["qemu-io", "-t", "unsafe", "-f", "qcow2", path],
-        stdin="\n".join(text for _, text in commands) + "\nquit\n",
-    )
-    for part, _ in commands:
+    with master.open("rb", buffering=0) as source:
+        done = 0
+        while done < size:
+            length = min(size - done, dice.choice((4, 16, 64, 256, 1024, 4096)) * KIB)
+            offset = dice.randrange((end - length) // BLOCK) * BLOCK
+            part = path.with_name(f"{path.stem}.{len(parts)}")
+            part.write_bytes(os.pread(source.fileno(), length, MIB + done)[::-1])
+            parts.append(part)
+            commands.append(f"write -q -s {part} {offset} {length}\n")
+            done += length
+    run(["qemu-io", "-t", "unsafe", "-f", "qcow2", path], stdin="".join(commands) + "quit\n")
+    for part in parts:
         part.unlink()
-    bytes_file.unlink()
 
 
 def allocated(path: Path) -> int:

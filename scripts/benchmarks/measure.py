@@ -36,7 +36,7 @@ class Done:
 
     Attributes:
         seconds: from before it was started until it was reaped.
-        peak: largest resident memory in bytes.
+        peak: largest resident memory in bytes; never less than this process's, which the kernel counts in.
         stdout: what it printed.
     """
 

@@ -139,10 +139,15 @@ def test_a_spoiled_cache_is_looked_over(home: Path, content: bytes) -> None:
     assert "qz" not in known(home)
 
 
-def test_a_home_that_cannot_be_used_offers_nothing_and_says_nothing(tmp_path: Path) -> None:
-    assert complete("overlaysync fetch x", OVERLAYSYNC_HOME="/proc/nowhere") == []
+def test_a_home_that_cannot_be_used_offers_nothing_and_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
-    assert complete("overlaysync fetch x", OVERLAYSYNC_HOME=str(tmp_path / "file")) == []
+    for place in ("/proc/nowhere", str(tmp_path / "file")):
+        monkeypatch.setenv("OVERLAYSYNC_HOME", place)
+        assert complete_reference("qz") == []
+    assert capfd.readouterr() == ("", "")
+    assert complete("overlaysync fetch qz", OVERLAYSYNC_HOME="/proc/nowhere") == []
 
 
 def test_a_peer_that_cannot_be_is_no_reason_to_fail(home: Path) -> None:

@@ -64,6 +64,13 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     assert processes_of(place) == []
 
 
+def test_two_demos_do_not_take_each_others_images(tmp_path: Path) -> None:
+    both = [start(tmp_path, "--json") for _ in range(2)]
+    for process in both:
+        stdout, stderr = process.communicate()
+        assert process.returncode == 0, stdout + stderr
+
+
 def test_an_interrupted_demo_cleans_up_as_well(tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from overlaysync.ops.tree import SVG_START
+from overlaysync.ops.tree_drawing import SVG_START
 from overlaysync.units import CHUNK, MIB
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -141,7 +141,7 @@ class Share(Process):
         return f"127.0.0.1:{self.port}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Node:
     """A node with its own home; commands run in ``place``, where its images are.
 

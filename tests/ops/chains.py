@@ -31,6 +31,10 @@ class Geometry:
     extended: bool = False
     compat: str = "1.1"
 
+    def __str__(self) -> str:
+        compat = "-v2" if self.compat == "0.10" else ""
+        return f"{self.format}-{self.cluster_size}{'-subclusters' if self.extended else ''}{compat}"
+
     @property
     def options(self) -> dict[str, Any]:
         if self.format == "raw":

@@ -53,9 +53,7 @@ def expected(master: Path) -> reference.Listed:
 # -- the disk id -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "geometry", OVERLAYS, ids=lambda it: f"{it.format}-{it.cluster_size}-{it.extended}-{it.compat}"
-)
+@pytest.mark.parametrize("geometry", OVERLAYS, ids=str)
 def test_one_content_has_one_id_in_every_format(
     master: Path, expected: reference.Listed, tmp_path: Path, geometry
 ) -> None:
@@ -166,9 +164,7 @@ def test_many_chains(chain: tuple[Spec, ...]) -> None:
         check_chain(world, chain)
 
 
-@pytest.mark.parametrize(
-    "geometry", OVERLAYS, ids=lambda it: f"{it.format}-{it.cluster_size}-{it.extended}-{it.compat}"
-)
+@pytest.mark.parametrize("geometry", OVERLAYS, ids=str)
 @pytest.mark.parametrize("size", [SIZE - CHUNK - 512, SIZE + 4 * CHUNK + 512])
 def test_overlays_whose_size_differs(master: Path, world: World, geometry, size: int) -> None:
     ops = (

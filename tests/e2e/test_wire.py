@@ -1,0 +1,117 @@
+"""How many bytes a fetch takes from others, as its JSON document says and as the peer counts them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overlaysync.units import CHUNK, KIB, MIB
+from tests import images
+from tests.e2e import disks
+from tests.e2e.nodes import Lab
+from tests.e2e.recorded import RecordedPeer, record
+
+pytestmark = pytest.mark.qemu
+
+def wire(item: dict[str, Any], *, pages: int = 1) -> int:
+    """Bytes from others for the data of an image; its description must be no more than so many pages."""
+    assert sum(item["sources"].values()) == item["wire"]["data"]
+    assert item["wire"]["manifest"] <= 2 * KIB + pages * 32 * KIB
+    return int(item["wire"]["data"])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("qed", {"cluster_size": 4096}),
+        ("qcow2", {"cluster_size": 65536}),
+        ("qcow2", {"cluster_size": 131072, "extended_l2": "on"}),
+    ],
+)
+def test_an_overlay_whose_master_is_here_costs_its_allocated_bytes(
+    lab: Lab, suffix: str, options: dict[str, object]
+) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    master = disks.make_master(teacher.place / f"{lab.name('master')}.qcow2", size=16 * MIB)
+    shutil.copy(master, student.place)
+    name = lab.name("vm")
+    writes = ((4 * KIB, 8 * KIB), (MIB, 300 * KIB), (9 * MIB + 512, 2 * MIB), (16 * MIB - 512, 512))
+    overlay = disks.make_overlay(teacher.place / f"{name}.{suffix}", master, *writes, **options)
+    share = teacher.share(overlay)
+
+    (item,) = student.fetch(name, "--peer", share.peer)
+
+    # A page describes 1024 clusters; all of these small images is four pages of the smallest.
+    assert wire(item, pages=4) <= 1.01 * disks.allocated(overlay)
+    assert disks.identical(overlay, Path(item["path"]))
+    assert images.check(Path(item["path"])) == 0
+
+
+def test_a_flat_copy_of_a_master_here_costs_the_chunks_that_differ(lab: Lab) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    master = disks.make_master(teacher.place / f"{lab.name('master')}.qcow2", size=16 * MIB)
+    shutil.copy(master, student.place)
+    name = lab.name("flat")
+    copy = teacher.place / f"{name}.qcow2"
+    shutil.copy(master, copy)
+    for offset, length in ((0, 512), (5 * MIB - 256, 512), (10 * MIB, 3 * CHUNK)):
+        disks.write(copy, offset, disks.noise(offset, length))
+    share = teacher.share(copy)
+
+    (item,) = student.fetch(name, "--peer", share.peer)
+
+    assert wire(item) == (1 + 2 + 3) * CHUNK
+    assert item["local"] == 16 * MIB - wire(item)
+    assert disks.identical(copy, Path(item["path"]))
+
+
+def test_a_newer_version_costs_what_changed_and_replaces_the_old_one(lab: Lab) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    name = lab.name("master")
+    path = disks.make_master(teacher.place / f"{name}.qcow2", size=16 * MIB)
+    share = teacher.share(path)
+    student.fetch(name, "--peer", share.peer)
+    share.stop()
+    disks.write(path, 3 * MIB, disks.noise("new", 160 * KIB))
+    share = teacher.share(path)
+    assert share.document()["shared"][0]["version"] == 2
+
+    (item,) = student.fetch(name, "--peer", share.peer, "--replace")
+
+    assert item["version"] == 2
+    assert wire(item) == 3 * CHUNK
+    assert disks.identical(path, Path(item["path"]))
+
+
+def test_what_is_here_already_costs_nothing(lab: Lab) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    name = lab.name("vm")
+    master = disks.make_master(teacher.place / f"{lab.name('master')}.qcow2", size=4 * MIB)
+    overlay = disks.make_overlay(teacher.place / f"{name}.qcow2", master, (MIB, MIB))
+    share = teacher.share(overlay)
+    student.fetch(name, "--peer", share.peer)
+
+    (again,) = student.fetch(name, "--peer", share.peer)
+
+    assert again["already_here"]
+    assert wire(again) == again["local"] == 0
+    assert again["path"] == str(student.place / overlay.name)
+
+
+def test_what_the_document_says_is_what_the_peer_counts(lab: Lab) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    name = lab.name("disk")
+    share = teacher.share(disks.make_master(teacher.place / f"{name}.raw", size=4 * MIB))
+    recording = record(share.port)
+    share.stop()
+
+    with RecordedPeer(recording) as peer:
+        (item,) = student.fetch(name, "--peer", peer.address)
+
+    assert item["wire"]["data"] == peer.sent["data"] == 4 * MIB
+    described = sum(peer.sent[kind] for kind in ("catalog", "list", "page"))
+    # The catalog is JSON with base64 in it, which the document does not count.
+    assert item["wire"]["manifest"] <= described <= item["wire"]["manifest"] + 4 * KIB
