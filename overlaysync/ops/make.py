@@ -258,7 +258,8 @@ class _Difference:
         data, theirs = (memoryview(bytearray(length)) for _ in range(2))
         self._chain.read_into(chunk * CHUNK, data)
         inside = max(0, min(length, self._base.virtual_size - chunk * CHUNK))
-        self._below.read_into(chunk * CHUNK, theirs[:inside])
+        if inside:
+            self._below.read_into(chunk * CHUNK, theirs[:inside])
         hashed = as_digests(hash_units(data, self._unit)).copy()
         canonicalise(hashed, self._unit, last_length=length % self._unit or self._unit)
         for granule in range(len(hashed)):

@@ -1,9 +1,10 @@
 """The family tree: masters, the overlays on them, and the masters that overlays were promoted to.
 
 Pure: made from catalog rows and listings; whether files are still there is for the caller to see. Drawing is
-in :mod:`overlaysync.ops.tree_drawing`. A thing is one content, however many files, names and versions it has. An overlay stands on the
-file its backing file is where that is known here, else on whatever shows its parent disk; a base that nobody
-knows is an entry of its own. Manifests may claim anything, rings included, so rings are cut.
+in :mod:`overlaysync.ops.tree_drawing`. A thing is one content, however many files, names and versions it has.
+An overlay stands on the file its backing file is where that is known here, else on whatever shows its parent
+disk; a base that nobody knows is an entry of its own. Manifests may claim anything, rings included, so rings
+are cut.
 """
 
 from __future__ import annotations

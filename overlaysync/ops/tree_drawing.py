@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from xml.etree import ElementTree
 
-from overlaysync.model.digest import short_id
+from overlaysync.model.digest import format_id, short_id
 from overlaysync.model.names import printable
 from overlaysync.ops.tree import Entry, EntryKind, Row, Tree
 from overlaysync.units import format_size

@@ -10,7 +10,7 @@ import asyncio
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Self, TypeAlias
 
@@ -88,6 +88,13 @@ def record(port: int) -> Recording:
         )
         manifests[manifest.id.hex()] = replace(recorded, data=data)
     return Recording(catalog, manifests)
+
+
+def recording_of(recorded: Iterable[Recorded], node: bytes) -> Recording:
+    """A recording of these manifests, by a node with that public key."""
+    manifests = {item.manifest.id.hex(): item for item in recorded}
+    envelopes = tuple(item.manifest.envelope for item in manifests.values())
+    return Recording(Catalog(node, "nobody@nowhere-abc234", envelopes), manifests)
 
 
 async def honestly(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:

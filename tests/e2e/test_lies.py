@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
-from json import dumps, loads
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import web
 
+from overlaysync.trust.envelope import sign_header
+from overlaysync.trust.keys import load_or_make
 from overlaysync.units import KIB, MIB
 from tests.e2e import disks
-from tests.e2e.nodes import NETWORK, NO_BASE, NOT_FOUND, NOT_VERIFIED, Lab, Node
-from tests.e2e.recorded import Answer, RecordedPeer, Recording, honestly, record
+from tests.e2e.nodes import DONE, NETWORK, NO_BASE, NOT_FOUND, NOT_VERIFIED, Lab, Node, Process
+from tests.e2e.recorded import Answer, RecordedPeer, Recording, record, recording_of
 
 pytestmark = pytest.mark.qemu
 
@@ -103,71 +104,180 @@ def _broken_off(request: web.Request) -> web.StreamResponse:
 
 
 LIES: tuple[Answer, ...] = (flip, zeros, shorter, longer, cut, endless, enormous, elsewhere, zipped, broken)
-WRONG_BYTES: tuple[Answer, ...] = (flip, zeros)
+WRONG_BYTES = (flip, zeros)
+KINDS = ("catalog", "list", "page", "data")
 
 
 # -- the scene ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
 class Scene:
-    """An honest share that was recorded, a liar with that recording, and a node that fetches."""
+    """What an honest share served, and the images it served."""
 
-    def __init__(self, lab: Lab, stack: ExitStack) -> None:
-        self.lab = lab
-        self.stack = stack
-        self.name = lab.name("vm")
-        self.teacher, self.student = lab.node("teacher"), lab.node("student")
-        master = disks.make_master(
-            self.teacher.place / f"{lab.name('master')}.qcow2", size=8 * MIB, data=4 * MIB
-        )
-        self.overlay = disks.make_overlay(
-            self.teacher.place / f"{self.name}.qcow2", master, (MIB, MIB), (7 * MIB, 100 * KIB)
-        )
-        share = self.teacher.share(self.overlay)
-        self.recording = record(share.port)
-        share.stop()
+    recording: Recording
+    teacher: Node
+    overlay: Path
 
-    def peer(self, answer: Answer = honestly, kind: str = "", recording: Recording | None = None) -> str:
-        """The address of a peer that lies about ``kind``."""
-        peer = RecordedPeer(recording or self.recording, answer, kind=kind)
-        return self.stack.enter_context(peer).address
+    @property
+    def name(self) -> str:
+        return self.overlay.stem
 
-    def fetch(self, node: Node, *peers: str) -> tuple[int, float]:
-        """Fetch the overlay from these peers: exit code, and how long it took."""
-        started = time.monotonic()
-        addresses = [word for peer in peers for word in ("--peer", peer)]
-        result = node.run("fetch", self.name, *addresses, "--wait", "3")
-        return result.code, time.monotonic() - started
+    def start(self, node: Node, *peers: RecordedPeer) -> Process:
+        """Begin to fetch the overlay from these peers."""
+        addresses = [word for peer in peers for word in ("--peer", peer.address)]
+        return node.start("fetch", self.name, *addresses, "--wait", "2", "--json")
 
-    def arrived(self, node: Node) -> bool:
-        """Whether the overlay is there, and right; whatever is there must be right."""
-        for path in node.place.glob("[!.]*"):
-            assert disks.identical(path, self.teacher.place / path.name)
-        return (node.place / self.overlay.name).exists()
+    def check(self, node: Node) -> set[str]:
+        """Names of what has arrived, each of them right."""
+        for name in node.files():
+            assert disks.identical(node.place / name, self.teacher.place / name)
+        return node.files()
+
+    @property
+    def everything(self) -> set[str]:
+        return self.teacher.files()
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     lab = Lab(tmp_path_factory.mktemp("lies"))
     try:
-        with ExitStack() as stack:
-            yield Scene(lab, stack)
+        teacher = lab.node("teacher")
+        master = disks.make_master(
+            teacher.place / f"{lab.name('master')}.qcow2", size=8 * MIB, data=4 * MIB
+        )
+        overlay = disks.make_overlay(
+            teacher.place / f"{lab.name('vm')}.qcow2", master, (MIB, MIB), (7 * MIB, 100 * KIB)
+        )
+        share = teacher.share(overlay)
+        recording = record(share.port)
+        share.stop()
+        yield Scene(recording, teacher, overlay)
     finally:
         lab.close()
 
 
 @pytest.fixture
-def student(scene: Scene, tmp_path: Path) -> Iterator[Node]:
-    lab = Lab(tmp_path)
-    try:
-        yield lab.node("student")
-    finally:
-        lab.close()
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as made:
+        yield made
 
 
-@pytest.mark.parametrize("lie", WRONG_BYTES, ids=lambda lie: lie.__name__)
-@pytest.mark.parametrize("kind", ["list", "page", "data"])
-def test_wrong_bytes_are_never_an_image(scene: Scene, student: Node, lie: Answer, kind: str) -> None:
-    code, _ = scene.fetch(student, scene.peer(lie, kind))
-    assert code == NOT_VERIFIED
+# -- liars alone -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_that_a_liar_sends_gets_a_name(scene: Scene, lab: Lab, stack: ExitStack, kind: str) -> None:
+    fetches = {}
+    for lie in LIES:
+        liar = stack.enter_context(RecordedPeer(scene.recording, lie, kind=kind))
+        fetches[lie] = scene.start(lab.node(lie.__name__), liar)
+    for lie, fetch in fetches.items():
+        result = fetch.wait()
+        assert lab.node(lie.__name__).files() == set(), lie.__name__
+        assert result.error["what"]
+        if kind == "catalog":
+            assert result.code in (NOT_FOUND, NETWORK), lie.__name__
+        else:
+            assert result.code == (NOT_VERIFIED if lie in WRONG_BYTES else NETWORK), (lie.__name__, result)
+
+
+def test_the_bytes_of_another_manifest_are_wrong_bytes(scene: Scene, lab: Lab, stack: ExitStack) -> None:
+    one, other = scene.recording.manifests.values()
+
+    async def swap(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
+        theirs = other if request.match_info["id"] == one.manifest.id.hex() else one
+        bodies = {"list": theirs.page_list, "page": next(iter(theirs.pages.values())), "data": theirs.data}
+        return web.Response(body=bodies[kind][: len(body)])
+
+    fetches = {}
+    for kind in ("list", "page", "data"):
+        liar = stack.enter_context(RecordedPeer(scene.recording, swap, kind=kind))
+        fetches[kind] = scene.start(lab.node(kind), liar)
+    for kind, fetch in fetches.items():
+        assert fetch.wait().code in (NOT_VERIFIED, NETWORK)
+        assert lab.node(kind).files() == set()
+
+
+def test_a_manifest_with_a_wrong_signature_does_not_exist(scene: Scene, lab: Lab) -> None:
+    def forged(envelope: bytes) -> bytes:
+        return envelope.replace(b'"version":1', b'"version":9')
+
+    catalog = scene.recording.catalog
+    envelopes = tuple(map(forged, catalog.envelopes))
+    assert envelopes != catalog.envelopes
+    recording = replace(scene.recording, catalog=replace(catalog, envelopes=envelopes))
+    student = lab.node("student")
+    with RecordedPeer(recording) as liar:
+        assert student.json("ls", scene.name, "--peer", liar.address, "--wait", "1") == {"images": []}
+        assert scene.start(student, liar).wait().code == NOT_FOUND
     assert student.files() == set()
+
+
+def test_a_signed_manifest_that_lies_about_its_content_is_refused(
+    scene: Scene, lab: Lab, stack: ExitStack
+) -> None:
+    key = load_or_make(lab.root / "liar.key")
+    master = scene.recording.named(next(iter(scene.everything - {scene.overlay.name})).removesuffix(".qcow2"))
+    size = {"data_size": master.manifest.header.data_size}
+    lies = {
+        "larger": {"data_size": size["data_size"] + 65536},
+        "smaller": {"data_size": size["data_size"] - 65536},
+        "wider": {"virtual_size": master.manifest.header.virtual_size * 2},
+        "listless": {"list_size": master.manifest.header.list_size - 1},
+        "foreign": {"id": "b3:" + "5" * 64, "result": "b3:" + "5" * 64},
+    }
+    fetches = {}
+    for word, changes in lies.items():
+        header = msgspec.structs.replace(master.manifest.header, **changes)
+        recorded = replace(master, manifest=sign_header(header, key))
+        liar = stack.enter_context(RecordedPeer(recording_of([recorded], key.public)))
+        arguments = ("fetch", header.name, "--peer", liar.address, "--wait", "2", "--json")
+        fetches[word] = lab.node(word).start(*arguments)
+    for word, fetch in fetches.items():
+        assert fetch.wait().code in (NOT_VERIFIED, NETWORK), word
+        assert lab.node(word).files() == set()
+
+
+def test_an_overlay_without_its_master_names_what_is_missing(scene: Scene, lab: Lab) -> None:
+    student = lab.node("student")
+    layer = scene.recording.named(scene.name)
+    with RecordedPeer(scene.recording.only(scene.name)) as peer:
+        result = scene.start(student, peer).wait()
+    assert result.code == NO_BASE
+    header = layer.manifest.header
+    assert header.parent_name in result.error["why"]
+    assert header.parent[:11] in result.error["why"]
+    assert f"overlaysync fetch {header.parent[:11]}" in result.error["hint"]
+    assert student.files() == set()
+
+
+# -- liars beside an honest peer ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_honest_peer_among_liars_is_enough(scene: Scene, lab: Lab, stack: ExitStack, kind: str) -> None:
+    liars = [stack.enter_context(RecordedPeer(scene.recording, lie, kind=kind)) for lie in LIES]
+    honest = stack.enter_context(RecordedPeer(scene.recording))
+    student = lab.node("student")
+
+    result = scene.start(student, *liars, honest).wait()
+
+    assert result.code == DONE, result.stderr
+    assert scene.check(student) == scene.everything
+    assert honest.asked["data"] > 0
+
+
+@pytest.mark.slow
+def test_a_peer_that_stalls_costs_seconds(scene: Scene, lab: Lab, stack: ExitStack) -> None:
+    honest = stack.enter_context(RecordedPeer(scene.recording))
+    started = time.monotonic()
+    fetches = {}
+    for kind in KINDS:
+        staller = stack.enter_context(RecordedPeer(scene.recording, stall, kind=kind))
+        fetches[kind] = scene.start(lab.node(kind), staller, honest)
+    for kind, fetch in fetches.items():
+        assert fetch.wait().code == DONE
+        assert scene.check(lab.node(kind)) == scene.everything
+        assert time.monotonic() - started < 40, kind
