@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
 from overlaysync.net.client import Client
-from overlaysync.net.discovery import Browser
+from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import is_own
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node
@@ -182,15 +182,14 @@ class Reach:
             self._ask(address, gossip=True)
         while self.browser is not None:
             for peer in self.browser.found():
-                for host in peer.addresses[:1]:
-                    self._ask(Address(host, peer.port))
+                self._ask(Address(peer.addresses[0], peer.port), announced=peer)
             await self.browser.changed()
 
-    def _ask(self, address: Address, *, gossip: bool = False) -> None:
+    def _ask(self, address: Address, *, gossip: bool = False, announced: Peer | None = None) -> None:
         if address in self.views:
             return
         self.views[address] = PeerView(address)
-        task = asyncio.create_task(self._look(address, gossip))
+        task = asyncio.create_task(self._look(address, gossip, announced))
         self._tasks.add(task)
         task.add_done_callback(self._looked)
 
@@ -198,7 +197,7 @@ class Reach:
         self._tasks.discard(task)
         self._changed.set()
 
-    async def _look(self, address: Address, gossip: bool) -> None:
+    async def _look(self, address: Address, gossip: bool, announced: Peer | None) -> None:
         view = self.views[address]
         try:
             answer = await self.client.catalog(address)
@@ -209,6 +208,8 @@ class Reach:
                 view.alias = self._is_alias(view)
                 view.manifests = await asyncio.to_thread(self._open_all, answer.catalog.envelopes)
                 self.manifest_bytes += sum(map(len, answer.catalog.envelopes))
+            if announced and self.browser:
+                self.browser.confirm(announced)
             if gossip:
                 for other in await self.client.peers(address):
                     self._ask(other)
