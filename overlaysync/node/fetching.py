@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,6 +98,8 @@ class Fetch:
     observer: Observer
     options: Options
     _stopping: bool = False
+    _failed: set[str] = field(default_factory=set)
+    """Sources that failed to give what belongs to a manifest."""
 
     @property
     def directories(self) -> list[str]:
@@ -257,7 +259,7 @@ class Fetch:
     def _remember(self, step: Step, pages: PageList, base: Known | None) -> Known:
         library = self.node.library
         if base is None:
-            library.remember(step.path, pages, pages, now=now())
+            library.remember(step.path, step.format, pages, pages, now=now())
         return library.examine(step.path, now=now())
 
     def _take_local(self, step: Step, assembly: Assembly, transfer: Transfer) -> None:
@@ -348,16 +350,22 @@ class Fetch:
     async def _from_anyone(
         self, content: bytes, ask: Callable[[Address, bytes], Awaitable[_Answer]]
     ) -> _Answer:
-        """What the first peer gives that has the content and does not fail."""
-        failures: list[OverlaysyncError] = []
-        for address, manifest in self.reach.sources(content).values():
-            try:
-                return await ask(address, manifest)
-            except (PeerError, DecodeError) as error:
-                failures.append(error)
-        wrong = any(isinstance(error, DecodeError) for error in failures)
+        """What the first peer gives that has the content and does not fail; who failed before is asked last."""
+        failures: dict[str, OverlaysyncError] = {}
+        while True:
+            sources = self.reach.sources(content)
+            untried = sorted(sources.keys() - failures.keys(), key=lambda source: source in self._failed)
+            if untried:
+                try:
+                    return await ask(*sources[untried[0]])
+                except (PeerError, DecodeError) as error:
+                    failures[untried[0]] = error
+                    self._failed.add(untried[0])
+            elif not await self.reach.another(wait_s=self.options.wait_s):
+                break
+        wrong = any(isinstance(error, DecodeError) for error in failures.values())
         raise (VerificationError if wrong else NetworkError)(
-            "Nobody gave a usable manifest", why="; ".join(sorted({str(error) for error in failures}))
+            "Nobody gave a usable manifest", why="; ".join(sorted({str(error) for error in failures.values()}))
         )
 
 

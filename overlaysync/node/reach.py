@@ -154,7 +154,7 @@ class Reach:
     async def until(self, satisfied: Callable[[], bool], *, wait_s: float) -> None:
         """Return when ``satisfied`` and no more peers turn up, or after ``wait_s``.
 
-        Who names a peer means that one: no time is given to others then.
+        Who names peers means those: no time is given to others then.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
@@ -162,12 +162,27 @@ class Reach:
                     await self._next_change()
                     if self.browser is None and not self._tasks and len(self.views) >= len(self.named):
                         return
-                if self.browser is not None and not self.named:
+                if self.browser is not None or self.looking:
                     await self._settle()
+
+    @property
+    def looking(self) -> bool:
+        """Whether some peer is being asked for its catalog at present."""
+        return bool(self._tasks)
+
+    async def another(self, *, wait_s: float) -> bool:
+        """Wait for the answer of a peer that is being asked at present; False when there is none."""
+        if not self.looking:
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._next_change()
+                return True
+        return False
 
     async def _settle(self) -> None:
         with suppress(TimeoutError):
-            while True:
+            while self.looking or not self.named:
                 async with asyncio.timeout(SETTLE_S):
                     await self._next_change()
 

@@ -69,7 +69,7 @@ class Transferring:
                 while request := schedule.next_request(self._loop.time()):
                     tasks.add(asyncio.create_task(self._ask(request)))
                 if not tasks:
-                    if schedule.exhausted:
+                    if schedule.exhausted and not self._reach.looking:
                         raise self._give_up()
                     await asyncio.sleep(_RETRY_S)
                     continue

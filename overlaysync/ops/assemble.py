@@ -16,16 +16,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from overlaysync.errors import OverlaysyncError, WouldDestroyError
+from overlaysync.errors import ImageError, OverlaysyncError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.formats.layout import Layout, Target, cluster_size_for
 from overlaysync.formats.plan import plan_layout
+from overlaysync.formats.raw import foreign_format
 from overlaysync.model.datamap import DataMap, SlotRun
 from overlaysync.model.digest import as_digests, derive, equal_rows, hash_units
 from overlaysync.model.have import HaveMap
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.store.partial import PartFile
-from overlaysync.units import MIB
+from overlaysync.units import MIB, SECTOR
 
 PLAN_CONTEXT = "overlaysync v1 plan"
 BATCH = 4 * MIB
@@ -131,8 +132,10 @@ class Assembly:
 
         Raises:
             WouldDestroyError: the name is taken and ``replace`` is not set.
+            ImageError: as a raw file it would be taken for an image of another format.
         """
         assert self.have.complete(), "an image is published whole or not at all"
+        self._refuse_disguise()
         for offset, data in self._layout.metadata():
             self._part.pwrite(offset, [data])
         self._part.publish(mode=mode, replace=replace)
@@ -144,6 +147,18 @@ class Assembly:
             with suppress(OverlaysyncError):
                 self._part.checkpoint()
             self._part.close()
+
+    def _refuse_disguise(self) -> None:
+        """A guest can write any header into its disk, and who opens a raw file may believe it."""
+        if self._layout.target.format is not Format.RAW:
+            return
+        name = foreign_format(self._part.pread(0, SECTOR))
+        if name:
+            raise ImageError(
+                f"its guest made it begin like {name}, so it cannot be kept as a raw file",
+                path=str(self._part.target),
+                hint="fetch it with --format qcow2",
+            )
 
     def _write(self, run: SlotRun, part: memoryview, good: NDArray[np.bool_]) -> None:
         hosts = self._layout.locate(run.first, run.units)

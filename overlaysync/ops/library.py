@@ -117,9 +117,11 @@ class Library:
         with chain:
             yield LocalSource(chain, pages)
 
-    def remember(self, path: str, content: PageList, disk: PageList, *, now: float) -> ImageRow:
+    def remember(
+        self, path: str, format: Format, content: PageList, disk: PageList, *, now: float
+    ) -> ImageRow:
         """Note what was just written to ``path`` and verified on the way."""
-        with Chain.open(path) as chain:
+        with Chain.open(path, format) as chain:
             return self._keep(chain, disk, content if content.is_layer else None, now)
 
     def _examine(self, chain: Chain, now: float, progress: Progress | None, fresh: bool) -> Known:

@@ -166,7 +166,7 @@ class Maker:
             assembly.finish(mode=OVERLAY_MODE if base else MASTER_MODE, replace=work.replace)
         finally:
             assembly.close()
-        self._library.remember(work.path, work.content, work.disk, now=now)
+        self._library.remember(work.path, work.format, work.content, work.disk, now=now)
         return self._library.examine(work.path, now=now)
 
 

@@ -70,7 +70,7 @@ def verify(library: Library, path: str, *, now: float, progress: Progress | None
     known = library.examine(path, now=now, format=Format(row.format), progress=progress, fresh=True)
     damage = tuple(differences(before, known.disk, library.load_page)) or tuple(_unseen(library, row, known))
     if not damage:
-        library.remember(path, known.content, known.disk, now=now)
+        library.remember(path, known.geometry.format, known.content, known.disk, now=now)
     return Verdict(row.path, row.layer, row.disk, touched, damage)
 
 
