@@ -36,6 +36,7 @@ WaitOption = Annotated[
 ]
 LOOK_S = 2.0
 FIND_S = 5.0
+_INTERRUPTED = 130
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -65,7 +66,10 @@ def share(
     rate = parse_rate(limit_rate)
     addresses = parse_peers(peer)
     with open_node() as node:
-        asyncio.run(_share(node, output, paths, team, addresses, iface or [], port, rate))
+        try:
+            asyncio.run(_share(node, output, paths, team, addresses, iface or [], port, rate))
+        except KeyboardInterrupt:  # the usual end: there is nothing to complain of
+            raise SystemExit(_INTERRUPTED) from None
 
 
 async def _share(

@@ -81,6 +81,8 @@ def _run(words: list[str]) -> int:
             auto_envvar_prefix="OVERLAYSYNC",
             default_map={} if _COMPLETION in os.environ else load_defaults(_options(group)),
         )
+        if result == INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except OverlaysyncError as error:
         return _report(output, error)

@@ -350,22 +350,24 @@ class Fetch:
     async def _from_anyone(
         self, content: bytes, ask: Callable[[Address, bytes], Awaitable[_Answer]]
     ) -> _Answer:
-        """What the first peer gives that has the content and does not fail; who failed before is asked last."""
+        """What the first peer gives that has the content; who failed before is asked last."""
         failures: dict[str, OverlaysyncError] = {}
         while True:
             sources = self.reach.sources(content)
-            untried = sorted(sources.keys() - failures.keys(), key=lambda source: source in self._failed)
+            untried = [source for source in sources if source not in failures]
             if untried:
+                source = min(untried, key=lambda source: source in self._failed)
                 try:
-                    return await ask(*sources[untried[0]])
+                    return await ask(*sources[source])
                 except (PeerError, DecodeError) as error:
-                    failures[untried[0]] = error
-                    self._failed.add(untried[0])
+                    failures[source] = error
+                    self._failed.add(source)
             elif not await self.reach.another(wait_s=self.options.wait_s):
                 break
         wrong = any(isinstance(error, DecodeError) for error in failures.values())
         raise (VerificationError if wrong else NetworkError)(
-            "Nobody gave a usable manifest", why="; ".join(sorted({str(error) for error in failures.values()}))
+            "Nobody gave a usable manifest",
+            why="; ".join(sorted({str(error) for error in failures.values()})),
         )
 
 

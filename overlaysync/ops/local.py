@@ -69,8 +69,8 @@ def copy_local(
             source.chain.read_into(item.offset, part)
         except (ImageError, OSError, ValueError):
             return 0  # A source that has rotted or shrunk is one that does not have it.
-        assembly.accept(item.first, item.count, part)
-        return len(part)
+        wrong = assembly.accept(item.first, item.count, part)
+        return len(part) - sum(assembly.data.span(*run) for run in wrong)
 
     for find in (_same_offset, _any_offset):
         for done in in_order(copy, find(assembly, source.pages, load)):

@@ -88,29 +88,28 @@ def _unseen(library: Library, row: ImageRow, known: Known) -> Iterator[Damage]:
 
 
 def differences(left: PageList, right: PageList, load: LoadPage) -> Iterator[Damage]:
-    """Runs of guest bytes in which two lists of one unit differ."""
-    start = end = -1
+    """Runs of guest bytes in which two lists of one unit differ, or that only the longer one has."""
+    start = end = 0
+    for first, last in _differing(left, right, load):
+        if first > end:
+            if start < end:
+                yield Damage(start, end - start)
+            start = first
+        end = max(end, last)
+    if start < end:
+        yield Damage(start, end - start)
+
+
+def _differing(left: PageList, right: PageList, load: LoadPage) -> Iterator[tuple[int, int]]:
+    """[first, last) guest bytes of every unit that differs, rising, then of what only one list has."""
+    shorter, longer = sorted((left.virtual_size, right.virtual_size))
     for index in sorted({*left.indices, *right.indices}):
-        if left.page(index) == right.page(index) and left.virtual_size == right.virtual_size:
+        if left.page(index) == right.page(index):
             continue
         a, b = (pages.load(index, load) for pages in (left, right))
         count = min(len(a), len(b))
-        different = np.ones(max(len(a), len(b)), dtype=np.bool_)
-        different[:count] = ~equal_rows(a[:count], b[:count])
-        for at in np.flatnonzero(different).tolist():
+        for at in np.flatnonzero(~equal_rows(a[:count], b[:count])).tolist():
             offset = (index * PAGE_UNITS + at) * left.unit
-            if offset != end and start >= 0:
-                yield Damage(start, end - start)
-                start = -1
-            start = offset if start < 0 else start
-            end = min(offset + left.unit, max(left.virtual_size, right.virtual_size))
-    sizes = sorted((left.virtual_size, right.virtual_size))
-    if sizes[0] < sizes[1] and end < sizes[1]:
-        # What only one of them has is a difference, even if it is all zeros.
-        if start >= 0 and end < sizes[0]:
-            yield Damage(start, end - start)
-            start = -1
-        start = sizes[0] if start < 0 else start
-        end = sizes[1]
-    if start >= 0:
-        yield Damage(start, end - start)
+            yield offset, min(offset + left.unit, longer)
+    if shorter < longer:
+        yield shorter, longer

@@ -30,7 +30,9 @@ _POLL_S = 0.02
 _Value = TypeVar("_Value")
 
 
-def until(condition: Callable[[], _Value], *, within_s: float = 20, what: str = "what was waited for") -> _Value:
+def until(
+    condition: Callable[[], _Value], *, within_s: float = 20, what: str = "what was waited for"
+) -> _Value:
     """The first true value of ``condition``, asked again and again."""
     deadline = time.monotonic() + within_s
     while not (value := condition()):
@@ -173,7 +175,11 @@ class Node:
     def environment(self, **more: str) -> dict[str, str]:
         """Nothing of the user's that could change what a command does."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-        own = {"HOME": str(self.base / "user"), "OVERLAYSYNC_HOME": str(self.home), "PYTHONPATH": str(_SOURCE)}
+        own = {
+            "HOME": str(self.base / "user"),
+            "OVERLAYSYNC_HOME": str(self.home),
+            "PYTHONPATH": str(_SOURCE),
+        }
         return kept | own | {"OVERLAYSYNC_USER": self.base.name} | more
 
     def start(self, *arguments: object, **environment: str) -> Process:

@@ -51,9 +51,7 @@ class Recording:
     def only(self, name: str) -> Recording:
         """Without what has another name."""
         kept = {
-            id: recorded
-            for id, recorded in self.manifests.items()
-            if recorded.manifest.header.name == name
+            id: recorded for id, recorded in self.manifests.items() if recorded.manifest.header.name == name
         }
         envelopes = tuple(recorded.manifest.envelope for recorded in kept.values())
         return Recording(replace(self.catalog, envelopes=envelopes), kept)
@@ -78,8 +76,7 @@ def record(port: int) -> Recording:
         path = f"manifests/{manifest.id.hex()}"
         page_list = get(f"{path}/pages")
         pages = {
-            digest.hex(): get(f"{path}/pages/{digest.hex()}")
-            for digest in PageList.decode(page_list).digests
+            digest.hex(): get(f"{path}/pages/{digest.hex()}") for digest in PageList.decode(page_list).digests
         }
         recorded = Recorded(manifest, page_list, pages, b"")
         data = b"".join(

@@ -16,6 +16,7 @@ from tests.e2e.recorded import RecordedPeer, record
 
 pytestmark = pytest.mark.qemu
 
+
 def wire(item: dict[str, Any], *, pages: int = 1) -> int:
     """Bytes from others for the data of an image; its description must be no more than so many pages."""
     assert sum(item["sources"].values()) == item["wire"]["data"]

@@ -626,8 +626,8 @@ def test_qemu_counts_the_same_at_refcount_edges(tmp_path: Path) -> None:
         (Format.QED, CHUNK, CHUNK, CHUNK),
         (Format.QED, 512, 4 * KIB, 4 * KIB),
         (Format.QED, 4 * KIB, 4 * KIB, 4 * KIB),
-        (Format.QED, 2 * MIB, CHUNK, 2 * MIB),
-        (Format.QED, 64 * MIB, CHUNK, 4 * MIB),
+        (Format.QED, 2 * MIB, CHUNK, CHUNK),  # QEMU: 64 KiB at most
+        (Format.QED, 64 * MIB, CHUNK, CHUNK),
         (Format.QCOW2, 512, 4 * KIB, 512),
         (Format.QCOW2, 4 * MIB, CHUNK, 2 * MIB),
         (Format.QCOW2, CHUNK, CHUNK, CHUNK),

@@ -1,0 +1,201 @@
+"""Fetches and shares that end in the middle: nothing half-done has a name, and nothing is done twice."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from overlaysync.units import KIB, MIB
+from tests.e2e import disks
+from tests.e2e.nodes import DONE, INTERRUPTED, KILLED, NETWORK, Lab, Node, free_port, until
+from tests.e2e.recorded import RecordedPeer, record
+
+pytestmark = pytest.mark.qemu
+
+BATCH = 4 * MIB
+IN_FLIGHT = 3 * BATCH
+"""What is asked of one peer at a time; what has not arrived whole is asked again."""
+CHECKPOINT = 64 * MIB
+"""What may be lost to a crash; less when time has passed."""
+
+
+def leftovers(node: Node) -> list[str]:
+    """Part files and journals of a node."""
+    return [path.name for path in (*node.place.glob(".*.part"), *node.home.glob("journals/*"))]
+
+
+@pytest.fixture
+def big(lab: Lab) -> Iterator[tuple[RecordedPeer, Path]]:
+    """A peer with one master that takes its time."""
+    teacher = lab.node("teacher")
+    master = disks.make_master(teacher.place / f"{lab.name('big')}.raw", size=192 * MIB)
+    share = teacher.share(master)
+    recording = record(share.port)
+    share.stop()
+    with RecordedPeer(recording) as peer:
+        yield peer, master
+
+
+# -- the fetcher -------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_fetch_goes_on_where_it_stopped(lab: Lab, big: tuple[RecordedPeer, Path]) -> None:
+    peer, master = big
+    student = lab.node("student")
+    command = ("fetch", master.stem, "--peer", peer.address, "--json")
+    fetch = student.start(*command, "--limit-rate", "60M")
+    until(lambda: peer.asked["data"] >= 9, what="some transfer")
+    fetch.interrupt()
+    result = fetch.wait(within_s=5)
+    assert result.code == INTERRUPTED
+    assert "repeat the command" in result.stderr
+    assert student.files() == set()
+
+    (item,) = student.fetch(*command[1:])
+
+    assert item["resumed"] >= 9 * BATCH - IN_FLIGHT - BATCH
+    assert item["resumed"] + item["wire"]["data"] == 192 * MIB
+    assert peer.sent["data"] <= 192 * MIB + IN_FLIGHT
+    assert disks.identical(master, Path(item["path"]))
+    assert leftovers(student) == []
+
+
+@pytest.mark.slow
+def test_a_fetch_killed_again_and_again_repeats_little(lab: Lab, big: tuple[RecordedPeer, Path]) -> None:
+    peer, master = big
+    student = lab.node("student")
+    chance = random.Random(1)
+    kills = 0
+    while not student.files():
+        fetch = student.start("fetch", master.stem, "--peer", peer.address, "--limit-rate", "150M", "--json")
+        end = peer.asked["data"] + chance.randint(1, 36)
+
+        def reached(end: int = end) -> bool:
+            return peer.asked["data"] >= end or not fetch.running
+
+        until(reached, what="more of the transfer")
+        if kills < 12:
+            fetch.kill()
+            kills += fetch.popen.returncode == KILLED
+        else:
+            assert fetch.wait().code == DONE
+    assert disks.identical(master, student.place / master.name)
+    assert peer.sent["data"] <= 192 * MIB + kills * (CHECKPOINT + IN_FLIGHT)
+    if fetch.popen.returncode == DONE:
+        (item,) = fetch.document()["fetched"]
+        assert item["resumed"] >= CHECKPOINT
+        assert item["resumed"] + item["wire"]["data"] == 192 * MIB
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_fetch_killed_at_any_moment_leaves_nothing_wrong(lab: Lab, seed: int) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    name = lab.name("vm")
+    master = disks.make_master(teacher.place / f"{lab.name('master')}.qcow2", size=6 * MIB)
+    overlay = disks.make_overlay(teacher.place / f"{name}.qcow2", master, (MIB, 3 * MIB))
+    share = teacher.share(overlay)
+    command = ("fetch", name, "--peer", share.peer, "--limit-rate", "12M")
+    chance = random.Random(seed)
+    for _ in range(6):
+        fetch = student.start(*command)
+        try:
+            fetch.popen.wait(chance.uniform(0.3, 1.8))
+        except subprocess.TimeoutExpired:
+            fetch.kill()
+        for found in student.files():
+            assert disks.identical(teacher.place / found, student.place / found)
+
+    student.fetch(*command[1:])
+
+    assert student.files() == {master.name, overlay.name}
+    assert disks.identical(overlay, student.place / overlay.name)
+    assert leftovers(student) == []
+
+
+# -- the sharer --------------------------------------------------------------------------------------
+
+
+def start_slow_fetch(lab: Lab, *peers: str) -> tuple[Node, list[object]]:
+    addresses = [word for peer in peers for word in ("--peer", peer)]
+    return lab.node("student"), ["fetch", lab.name("disk"), *addresses, "--limit-rate", "16M"]
+
+
+def test_a_sharer_that_dies_and_comes_back_is_asked_again(lab: Lab) -> None:
+    teacher = lab.node("teacher")
+    master = disks.make_master(teacher.place / f"{lab.name('disk')}.raw", size=40 * MIB)
+    share = teacher.share(master)
+    port = share.port
+    student, command = start_slow_fetch(lab, share.peer)
+    fetch = student.start(*command, "--json")
+    part = student.place / f".{master.name}.part"
+    until(lambda: part.exists() and _stored(part) > 8 * MIB, what="some transfer")
+    share.kill()
+    assert student.files() == set()
+    teacher.share(master, "--port", port)
+
+    result = fetch.wait()
+
+    assert result.code == DONE, result.stderr
+    (item,) = result.document["fetched"]
+    assert item["wire"]["data"] == 40 * MIB
+    assert disks.identical(master, Path(item["path"]))
+
+
+@pytest.mark.slow
+def test_a_sharer_that_dies_for_good_leaves_a_fetch_to_be_resumed(lab: Lab) -> None:
+    teacher, other = lab.node("teacher"), lab.node("other")
+    master = disks.make_master(teacher.place / f"{lab.name('disk')}.raw", size=40 * MIB)
+    share = teacher.share(master)
+    student, command = start_slow_fetch(lab, share.peer)
+    fetch = student.start(*command, "--json")
+    part = student.place / f".{master.name}.part"
+    until(lambda: part.exists() and _stored(part) > 12 * MIB, what="some transfer")
+    share.kill()
+    result = fetch.wait()
+    assert result.code == NETWORK
+    assert "repeat the command" in result.error["hint"]
+    assert student.files() == set()
+
+    copy = other.place / master.name
+    copy.write_bytes(master.read_bytes())
+    share = other.share(copy)
+    (item,) = student.fetch(lab.name("disk"), "--peer", share.peer)
+
+    assert item["resumed"] > 0
+    assert item["resumed"] + item["wire"]["data"] == 40 * MIB
+    assert disks.identical(master, Path(item["path"]))
+
+
+def test_when_one_of_two_sharers_dies_the_other_goes_on(lab: Lab) -> None:
+    first, second = lab.node("first"), lab.node("second")
+    name = lab.name("disk")
+    disks.make_master(first.place / f"{name}.raw", size=40 * MIB)
+    (second.place / f"{name}.raw").write_bytes((first.place / f"{name}.raw").read_bytes())
+    shares = [node.start_share(node.place / f"{name}.raw") for node in (first, second)]
+    student, command = start_slow_fetch(lab, *(share.peer for share in shares))
+    fetch = student.start(*command, "--json")
+    part = student.place / f".{name}.raw.part"
+    until(lambda: part.exists() and _stored(part) > 8 * MIB, what="some transfer")
+    shares[0].kill()
+
+    result = fetch.wait()
+
+    assert result.code == DONE, result.stderr
+    (item,) = result.document["fetched"]
+    assert item["sources"][shares[1].document()["node"]] > 0
+    assert disks.identical(first.place / f"{name}.raw", Path(item["path"]))
+
+
+def _stored(path: Path) -> int:
+    """Bytes of data in a file that was made as one hole, or reserved as a whole."""
+    size = 0
+    with open(path, "rb") as file:
+        for _ in range(64):
+            if any(file.read(64 * KIB)):
+                size += 64 * KIB
+            file.seek(960 * KIB, 1)
+    return size * 16

@@ -1,0 +1,167 @@
+"""What is known of images: used again while nothing changed, and never after anything did."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from overlaysync.errors import ImageError, InUseError
+from overlaysync.ops import library as library_module
+from overlaysync.ops.hashing import hash_disk
+from overlaysync.units import CHUNK, MIB
+from tests import reference
+from tests.images import Op, apply, content, convert, create, draw, patch
+from tests.ops.world import NOW, World
+
+pytestmark = pytest.mark.qemu
+
+
+@pytest.fixture
+def master(world: World) -> Path:
+    path = create(world.images / "master.raw", MIB)
+    draw(path, "AB-C")
+    return path
+
+
+@pytest.fixture
+def overlay(world: World, master: Path) -> Path:
+    path = create(world.images / "vm.qcow2", backing=master, cluster_size=4096)
+    apply(path, [Op("write", 512, 512, 9)])
+    return path
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is hashed from now on."""
+    names: list[str] = []
+
+    def noting(real):
+        def note(chain, *rest):
+            names.append(os.path.basename(chain.top.path))
+            return real(chain, *rest)
+
+        return note
+
+    for name in ("hash_disk", "hash_layer"):
+        monkeypatch.setattr(library_module, name, noting(getattr(library_module, name)))
+    return names
+
+
+def correct(world: World, path: Path) -> bool:
+    return world.known(path).disk.id == reference.disk(content(path)).id
+
+
+def test_hashed_once(world: World, overlay: Path, hashed: list[str]) -> None:
+    first = world.known(overlay)
+    assert hashed == ["master.raw", "vm.qcow2"]
+    assert world.known(overlay) == first
+    assert world.known(overlay.parent / "master.raw") == first.parent
+    assert len(hashed) == 2
+
+
+def test_fresh_hashes_whatever_is_known(world: World, overlay: Path, hashed: list[str]) -> None:
+    first = world.known(overlay)
+    assert world.known(overlay, fresh=True) == first
+    assert len(hashed) == 4
+
+
+def test_a_touched_file_is_hashed_again(world: World, master: Path, hashed: list[str]) -> None:
+    world.known(master)
+    os.utime(master, (1, 1))
+    world.known(master)
+    assert hashed == ["master.raw"] * 2
+
+
+def test_a_changed_file_with_its_old_times_is_hashed_again(world: World, master: Path) -> None:
+    """The time of the inode's change cannot be set back."""
+    world.known(master)
+    status = master.stat()
+    patch(master, 5, b"new")
+    os.utime(master, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert correct(world, master)
+
+
+def test_a_file_put_in_its_place_is_hashed_again(world: World, master: Path) -> None:
+    world.known(master)
+    other = convert(master, world.images / "other.raw")
+    patch(other, 5, b"new")
+    status = master.stat()
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.rename(master)
+    assert correct(world, master)
+
+
+@pytest.mark.parametrize("where", ["seen", "hidden"])
+def test_a_master_that_changes_under_an_overlay(
+    world: World, master: Path, overlay: Path, where: str, hashed: list[str]
+) -> None:
+    before = world.known(overlay)
+    patch(master, 2 * CHUNK if where == "seen" else 520, b"new")
+    assert world.library.known(overlay) is None
+    after = world.known(overlay)
+    assert correct(world, overlay) and correct(world, master)
+    assert after.parent is not None and before.parent is not None and after.layer is not None
+    assert after.layer.parent == after.parent.disk.id != before.parent.disk.id
+    assert (after.disk.id == before.disk.id) == (where == "hidden")
+    assert hashed == ["master.raw", "vm.qcow2"] * 2
+
+
+def test_a_master_two_layers_below(world: World, master: Path, overlay: Path) -> None:
+    top = create(world.images / "top.qed", backing=overlay)
+    world.known(top)
+    patch(master, 2 * CHUNK, b"new")
+    assert all(correct(world, path) for path in (top, overlay, master))
+
+
+def test_an_overlay_moved_to_another_master(world: World, master: Path, overlay: Path) -> None:
+    world.known(overlay)
+    other = convert(master, world.images / "other.raw")
+    patch(other, CHUNK, b"new")
+    master.unlink()
+    other.rename(master)
+    assert correct(world, overlay)
+
+
+def test_a_format_named_for_the_file_counts(world: World) -> None:
+    """Raw bytes that look like another format are refused as raw, known or not."""
+    inner = create(world.images / "inner.qcow2", MIB)
+    world.known(inner)
+    inner.rename(world.images / "inner.raw")
+    with pytest.raises(ImageError):
+        world.known(world.images / "inner.raw")
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_believed(
+    world: World, master: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(chain, *rest):
+        pages = hash_disk(chain, *rest)
+        patch(master, 0, b"new")
+        return pages
+
+    monkeypatch.setattr(library_module, "hash_disk", change)
+    with pytest.raises(InUseError):
+        world.known(master)
+    assert world.catalog.image_at(master) is None
+
+
+def test_holders_are_those_that_still_fit(world: World, master: Path, overlay: Path) -> None:
+    copy = convert(master, world.images / "copy.qcow2")
+    same = create(world.images / "same.qcow2", backing=master)
+    disk = world.known(master).disk.id
+    for path in (copy, same, overlay):
+        world.known(path)
+    found = [os.path.basename(row.path) for row in world.library.holders(disk)]
+    assert sorted(found[:2]) == ["copy.qcow2", "master.raw"] and found[2:] == ["same.qcow2"]
+    patch(copy, copy.stat().st_size - 1, b"!")
+    same.unlink()
+    assert [os.path.basename(row.path) for row in world.library.holders(disk)] == ["master.raw"]
+
+
+def test_verified_at_is_when_it_was_hashed(world: World, master: Path) -> None:
+    world.known(master)
+    world.library.examine(master, now=NOW + 100)
+    row = world.catalog.image_at(master)
+    assert row is not None and row.verified_at == NOW
