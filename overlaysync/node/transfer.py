@@ -131,6 +131,6 @@ class Transferring:
             return VerificationError(
                 f"Cannot fetch '{name}'", why=f"{bad} sent wrong bytes and nobody else has it", hint=hint
             )
-        if not lost:
+        if all(why is Failure.GONE for why in lost.values()):
             return NotFoundError(f"Nobody has '{name}' any more", hint=hint)
         return NetworkError(f"Cannot fetch '{name}'", why=self._last_error or "no peer answers", hint=hint)

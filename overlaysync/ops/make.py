@@ -219,11 +219,8 @@ class _Difference:
     def _pages(self) -> list[int]:
         """The pages of the disk in which it may differ from the base."""
         disk, base = self._disk, self._base
-        ends = {chunk // PAGE_UNITS for chunk in (disk.unit_count - 1, base.unit_count - 1)}
-        different = {
-            index for index in {*disk.indices, *base.indices} if disk.page(index) != base.page(index)
-        }
-        return sorted(index for index in different | ends if 0 <= index * PAGE_UNITS < disk.unit_count)
+        below = {index for index in base.indices if index * PAGE_UNITS < disk.unit_count}
+        return sorted(index for index in {*disk.indices} | below if disk.page(index) != base.page(index))
 
     def _granules(self, index: int) -> Digests:
         """The layer's digests for page ``index`` of the disk, whole chunks of granules."""
@@ -234,21 +231,17 @@ class _Difference:
         return rows.reshape(-1, 32)
 
     def _same(self, index: int, own: Digests) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which chunks of the page the base shows as they should be."""
+        """Which chunks of the page the base shows as they should be; past its end it shows zeros.
+
+        Digests of chunks of different length, at an end, are equal for zeros only.
+        """
         theirs = np.empty_like(own)
         theirs[:] = np.frombuffer(ZERO, dtype=np.uint8)
         first = index * PAGE_UNITS
         if first < self._base.unit_count:
             known = self._base.load(index, self._load)[: len(own)]
             theirs[: len(known)] = known
-        same = equal_rows(own, theirs)
-        end = self._base.unit_count - 1
-        if first <= end < first + len(own) and self._base.unit_length(end) != self._disk.unit_length(end):
-            same[end - first] = False
-        last = self._disk.unit_count - 1
-        if first <= last < first + len(own) and last < self._base.unit_count:
-            same[last - first] &= self._base.unit_length(last) == self._disk.unit_length(last)
-        return same
+        return equal_rows(own, theirs)
 
     def _chunk(self, chunk: int, digest: Digests) -> Digests:
         """The granules of a chunk that differs."""

@@ -59,6 +59,20 @@ def write(path: Path, offset: int, data: bytes) -> None:
         )  # fmt: skip
 
 
+def write_through_qemu(path: Path, offset: int, data: bytes) -> None:
+    """Write into an image that :func:`opened_by_qemu` holds."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".write-") as file:
+        file.write(data)
+        file.flush()
+        images.run(
+            "qemu-io",
+            "-f",
+            "raw",
+            f"nbd+unix:///n?socket={path}.sock",
+            stdin=f"write -q -s {file.name} {offset} {len(data)}\nflush\n",
+        )
+
+
 def allocated(path: Path) -> int:
     """Bytes of data in the own layer of an image, as QEMU maps it."""
     return sum(length for _, length, kind in images.own_extents(path) if kind is Kind.DATA)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import overlaysync
 
 DONE, USAGE, NOT_FOUND, NETWORK, NO_BASE, NOT_VERIFIED, IN_USE = 0, 2, 3, 4, 5, 6, 7
-WOULD_DESTROY, NO_SPACE, BAD_IMAGE, INTERRUPTED = 9, 10, 11, 130
+NOT_ALLOWED, WOULD_DESTROY, NO_SPACE, BAD_IMAGE, INTERRUPTED = 8, 9, 10, 11, 130
 KILLED = -signal.SIGKILL
 
 _SOURCE = Path(overlaysync.__file__).parents[1]

@@ -87,7 +87,7 @@ def test_a_fetch_killed_again_and_again_repeats_little(lab: Lab, big: tuple[Reco
     assert peer.sent["data"] <= 192 * MIB + kills * (CHECKPOINT + IN_FLIGHT)
     if fetch.popen.returncode == DONE:
         (item,) = fetch.document()["fetched"]
-        assert item["resumed"] >= CHECKPOINT
+        assert item["resumed"] >= CHECKPOINT // 2
         assert item["resumed"] + item["wire"]["data"] == 192 * MIB
 
 

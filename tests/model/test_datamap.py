@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -77,28 +80,45 @@ def test_slots_out_of_range() -> None:
     assert [*map.runs(2, 0)] == []
 
 
+def test_only_the_last_slot_is_short() -> None:
+    map, _ = make({0: row(9), 2: row(8)}, 2 * UNIT + 512)
+    assert [map.span(first, count) for first, count in ((0, 1), (1, 1), (0, 2), (2, 0))] == [
+        UNIT,
+        512,
+        UNIT + 512,
+        0,
+    ]
+    map, _ = make({0: row(9), 1: row(8)}, 2 * UNIT + 512)
+    assert map.span(0, 2) == map.size == 2 * UNIT
+
+
 def test_nothing_at_all() -> None:
     map = DataMap(PageList(0), dict[bytes, bytes]().__getitem__)
     assert (map.count, map.size, [*map.page_runs()]) == (0, 0, [])
 
 
 def test_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More pages than are kept, looked up from all sides with the interpreter switching all the time."""
-    monkeypatch.setattr(datamap, "_CACHED_PAGES", 2)
-    pages = 6
+    """More pages than are kept, looked up from all sides, with another thread's turn after every line."""
+    monkeypatch.setattr(datamap, "_CACHED_PAGES", 1)
+    pages = 3
     map, _ = make({page * PAGE_UNITS: row(page + 2) for page in range(pages)}, pages * PAGE_UNITS * UNIT)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
 
-        def look(start: int) -> bool:
+    def give_way(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename != datamap.__file__:
+            return None
+        time.sleep(0)  # Lets go of the interpreter; waits for nothing.
+        return give_way
+
+    def look(start: int) -> bool:
+        sys.settrace(give_way)
+        try:
             return all(
                 run.digests[0].tobytes() == row(run.first + 2)
-                for turn in range(300)
+                for turn in range(100)
                 for run in map.runs((start + turn) % pages, 1)
             )
+        finally:
+            sys.settrace(None)
 
-        with ThreadPoolExecutor(8) as pool:
-            assert all(pool.map(look, range(8)))
-    finally:
-        sys.setswitchinterval(interval)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(look, range(4)))

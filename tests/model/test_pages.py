@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,7 +135,12 @@ def test_every_byte_counts(change: bytes, at: int) -> None:
 
 
 def test_length_is_checked_before_anything_is_made_of_it() -> None:
-    data = bytes(MAX_LIST_SIZE + 40)
+    entries = np.zeros(
+        (MAX_LIST_SIZE - PREFIX.size) // ENTRY.size + 1, dtype=[("index", "<u8"), ("digest", "V32")]
+    )
+    entries["index"] = np.arange(len(entries))
+    data = encoded(size=MAX_VIRTUAL_SIZE) + entries.tobytes()
+    assert PageList.decode(data[: -ENTRY.size]).encode() == data[: -ENTRY.size]
     tracemalloc.start()
     try:
         with pytest.raises(DecodeError):

@@ -67,7 +67,9 @@ def test_disk_by_the_program(case: dict[str, Any]) -> None:
     assert pages.encode().hex() == case["page_list"]
     assert format_id(pages.id) == case["id"]
     assert PageList.decode(bytes.fromhex(case["page_list"])) == pages
-    loaded = [row for index in range(-(-pages.unit_count // 1024)) for row in pages.load(index, kept.__getitem__)]
+    loaded = [
+        row for index in range(-(-pages.unit_count // 1024)) for row in pages.load(index, kept.__getitem__)
+    ]
     assert [row.tobytes() for row in loaded] == rows_of(case, CHUNK, ZERO)
 
 

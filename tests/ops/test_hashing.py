@@ -182,6 +182,16 @@ def test_overlays_whose_size_differs(master: Path, world: World, geometry, size:
     assert known.layer.id == expected_layer(path, base, geometry.granule).id
 
 
+def test_a_chunk_of_which_only_zeros_are_left(world: World) -> None:
+    base = create(world.images / "base.raw", MIB)
+    apply(base, [Op("write", CHUNK + 4096, 4096, 7)])
+    path = create(world.images / "vm.qcow2", backing=base, cluster_size=4096)
+    apply(path, [Op("zero", CHUNK + 4096, 4096)])
+    known = world.known(path)
+    assert known.disk.id == reference.disk(bytes(MIB)).id
+    assert known.layer is not None and known.layer.indices == (0,)
+
+
 def test_only_partly_covered_chunks_are_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     base = create(world.images / "base.raw", 8 * MIB)
     draw(base, "A" * 128)

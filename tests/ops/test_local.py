@@ -90,6 +90,23 @@ def test_a_flat_copy_shares_what_the_guest_left_alone(world: World) -> None:
     assert (size, missing) == (29 * CHUNK, {5})
 
 
+def test_neighbours_at_the_same_offset_are_copied_together(world: World) -> None:
+    data = distinct(1, 3) + bytes(CHUNK) + distinct(2, 70)
+    wanted = world.known(raw(world, "wanted.raw", data))
+    source = raw(world, "source.raw", data)
+    with assembling(world, wanted, world.images / "target.qcow2") as assembly:
+        found = [*local._same_offset(assembly, wanted.disk, world.library.load_page)]
+        assert [(one.first, one.count, one.offset // CHUNK) for one in found] == [
+            (0, 3, 0),
+            (3, 64, 4),
+            (67, 6, 68),
+        ]
+        done: list[int] = []
+        with Chain.open(str(source)) as chain:
+            copy_local(assembly, LocalSource(chain, wanted.disk), world.library.load_page, done.append)
+        assert done == [3 * CHUNK, 64 * CHUNK, 6 * CHUNK]
+
+
 def test_an_overlay_is_read_through_its_chain(world: World) -> None:
     master = raw(world, "base.raw", distinct(1, 16))
     overlay = create(world.images / "vm.qcow2", backing=master, cluster_size=4096)

@@ -1,0 +1,216 @@
+"""The fetch command: find, plan, fetch, and perhaps seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from overlaysync.cli.common import (
+    FormatOption,
+    InterfaceOption,
+    PeerOption,
+    RateOption,
+    image_fields,
+    listing_fields,
+    open_node,
+    output_of,
+    parse_format,
+    parse_peers,
+    parse_rate,
+)
+from overlaysync.cli.complete import complete_reference
+from overlaysync.cli.output import Output
+
+if TYPE_CHECKING:
+    from overlaysync.net.messages import Address
+    from overlaysync.node.fetching import Fetched, Options
+    from overlaysync.node.node import Node
+    from overlaysync.node.reach import Reach
+    from overlaysync.ops.plan import Step
+
+WaitOption = Annotated[
+    float, typer.Option("--wait", metavar="S", min=0.0, max=600.0, help="Look for nodes this many seconds.")
+]
+
+FIND_S = 5.0
+_INTERRUPTED = 130
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module to ``app``."""
+    app.command("fetch")(fetch)
+
+
+def fetch(
+    context: typer.Context,
+    ref: Annotated[
+        str,
+        typer.Argument(
+            metavar="REF",
+            help="[TEAM/]NAME[:VERSION][@PEER], an id, or TEAM/ for all of a team.",
+            autocompletion=complete_reference,
+        ),
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Where to put it.")] = ".",
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the file.")] = None,
+    masters: Annotated[
+        str | None,
+        typer.Option(
+            "--masters", metavar="DIR", help="Where masters are, and missing ones go (default: --to)."
+        ),
+    ] = None,
+    format: FormatOption = None,
+    peer: PeerOption = None,
+    iface: InterfaceOption = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace an existing file of that name.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show the plan.")] = False,
+    limit_rate: RateOption = None,
+    seed: Annotated[
+        float, typer.Option("--seed", metavar="SECONDS", min=0.0, help="Then share it this long.")
+    ] = 0.0,
+    wait: WaitOption = FIND_S,
+) -> None:
+    """Fetch a master or an overlay, with the master it stands on."""
+    import asyncio
+    import os
+
+    from overlaysync.errors import UsageError
+    from overlaysync.model.names import check_name
+    from overlaysync.model.reference import parse_reference
+    from overlaysync.node.fetching import Options
+
+    reference = parse_reference(ref)
+    if name is not None:
+        check_name(name)
+        if reference.is_team:
+            raise UsageError("--as names one thing, and a team is many", hint="leave --as out")
+    options = Options(
+        to=os.path.abspath(to),
+        masters=os.path.abspath(masters) if masters else None,
+        name=name,
+        format=parse_format(format),
+        replace=replace,
+        wait_s=wait,
+    )
+    work = _Fetching(
+        output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), seed, dry_run
+    )
+    with open_node() as node:
+        asyncio.run(work.run(node, reference))
+
+
+class _Fetching:
+    """The fetch command's own part: what it shows and in which order things happen."""
+
+    def __init__(
+        self,
+        output: Output,
+        options: Options,
+        peers: list[Address],
+        interfaces: list[str],
+        rate: int | None,
+        seed: float,
+        dry_run: bool,
+    ) -> None:
+        self._output = output
+        self._options = options
+        self._peers = peers
+        self._interfaces = interfaces
+        self._rate = rate
+        self._seed = seed
+        self._dry_run = dry_run
+
+    async def run(self, node: Node, reference: Any) -> None:
+        """Find, plan, and unless it is a dry run fetch and seed."""
+        from overlaysync.net.client import Client
+        from overlaysync.net.rate import RateLimit
+        from overlaysync.node.fetching import Fetch
+        from overlaysync.node.reach import Reach
+
+        async with (
+            Client(limit=RateLimit(self._rate)) as client,
+            Reach.open(node, client, self._output, peers=self._peers, interfaces=self._interfaces) as reach,
+        ):
+            fetch = Fetch(node, client, reach, self._output, self._options)
+            results: list[Fetched] = []
+            plans: list[Step] = []
+            for wanted in await fetch.find(reference):
+                steps = await fetch.plan(wanted, as_master=reference.is_team)
+                self._show_plan(steps)
+                plans += steps
+                if not self._dry_run:
+                    results += await fetch.run(steps)
+            self._print(plans, results)
+            if self._seed and results:
+                await self._seed_for(node, reach, results)
+
+    def _show_plan(self, steps: list[Step]) -> None:
+        import os
+
+        from overlaysync.model.digest import short_id
+        from overlaysync.units import format_size
+
+        for step in steps:
+            header = step.header
+            kind = "overlay" if header.is_layer else "master"
+            text = f"  {header.full_name}:{header.version}  {kind}, {format_size(header.data_size)}"
+            if header.parent_id:
+                here = "here, verified" if step.base_here else "is fetched first"
+                text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"
+            self._output.note(f"{text}  from {', '.join(step.listing.labels) or 'nobody'}")
+
+    def _print(self, plans: list[Step], results: list[Fetched]) -> None:
+        if self._dry_run:
+            document = {
+                "plan": [
+                    listing_fields(step.listing) | {"path": step.path, "base": step.base} for step in plans
+                ]
+            }
+            self._output.result(document, *(f"would write {step.path}" for step in plans))
+            return
+        unique = list({result.known.path: result for result in reversed(results)}.values())[::-1]
+        document = {"fetched": [_fetched_fields(result) for result in unique]}
+        self._output.result(document, *(self._line(result) for result in unique))
+
+    def _line(self, result: Fetched) -> str:
+        from overlaysync.units import format_size
+
+        if result.already:
+            return self._output.good(f"{result.known.path} is already here")
+        transfer = result.transfer
+        parts = [f"{format_size(transfer.data)} from {', '.join(transfer.sources)}"] if transfer.data else []
+        parts += [f"{format_size(transfer.local)} from images here"] if transfer.local else []
+        parts += [f"{format_size(transfer.resumed)} from before"] if transfer.resumed else []
+        return self._output.good(
+            f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified"
+        )
+
+    async def _seed_for(self, node: Node, reach: Reach, results: list[Fetched]) -> None:
+        import asyncio
+
+        from overlaysync.node.serving import serve
+        from overlaysync.node.sharing import Share
+
+        share = Share(node, [result.known.path for result in results], None, self._output)
+        try:
+            await asyncio.to_thread(share.publish_all)
+            async with serve(share, reach=reach, interfaces=self._interfaces):
+                self._output.note(f"sharing for {self._seed:g} s; Ctrl-C ends it")
+                await asyncio.sleep(self._seed)
+        finally:
+            share.close()
+
+
+def _fetched_fields(result: Fetched) -> dict[str, Any]:
+    transfer = result.transfer
+    return image_fields(result.known, result.manifest) | {
+        "already_here": result.already,
+        "data_size": result.manifest.header.data_size,
+        "wire": {"data": transfer.data, "manifest": transfer.manifest},
+        "local": transfer.local,
+        "resumed": transfer.resumed,
+        "sources": transfer.sources,
+    }

@@ -1,0 +1,254 @@
+"""Commands that look around: ls, peers, show, id."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from overlaysync.cli.common import (
+    FormatOption,
+    PeerOption,
+    image_fields,
+    listing_fields,
+    open_node,
+    output_of,
+    parse_format,
+    parse_peers,
+)
+from overlaysync.cli.complete import complete_reference
+from overlaysync.cli.finding import examine, is_path, local_listings, manifest_of
+from overlaysync.cli.output import Output
+
+if TYPE_CHECKING:
+    from overlaysync.node.node import Node
+    from overlaysync.ops.resolve import Listing
+
+from typing import TYPE_CHECKING
+
+from overlaysync.cli.common import (
+    InterfaceOption,
+)
+
+if TYPE_CHECKING:
+    from overlaysync.net.messages import Address
+    from overlaysync.node.node import Node
+    from overlaysync.ops.resolve import Listing
+
+WaitOption = Annotated[
+    float, typer.Option("--wait", metavar="S", min=0.0, max=600.0, help="Look for nodes this many seconds.")
+]
+
+LOOK_S = 2.0
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    app.command("ls")(ls)
+    app.command("peers")(peers)
+    app.command("show")(show)
+    app.command("id")(identify)
+
+
+def ls(
+    context: typer.Context,
+    ref: Annotated[
+        str | None, typer.Argument(metavar="[REF]", autocompletion=complete_reference, help="Only what fits.")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="What is known here, without asking others.")
+    ] = False,
+    peer: PeerOption = None,
+    iface: InterfaceOption = None,
+    wait: WaitOption = LOOK_S,
+) -> None:
+    """List masters and overlays within reach."""
+    import asyncio
+
+    from overlaysync.model.reference import parse_reference
+    from overlaysync.ops.resolve import fits
+
+    output = output_of(context)
+    reference = parse_reference(ref) if ref else None
+    with open_node() as node:
+        if local:
+            listings = local_listings(node)
+        else:
+            listings = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait))[0]
+    chosen = [listing for listing in listings if reference is None or fits(reference, listing)]
+    chosen.sort(key=lambda item: (item.manifest.header.full_name, -item.manifest.header.version))
+    output.result({"images": [listing_fields(listing) for listing in chosen]}, *_table(chosen))
+    if not chosen and not output.json:
+        output.note("nothing within reach; try --peer HOST:PORT, or: overlaysync doctor")
+
+
+def _table(listings: list[Listing]) -> list[str]:
+    from overlaysync.model.digest import short_id
+    from overlaysync.model.names import printable
+    from overlaysync.units import format_size
+
+    rows = [
+        (
+            f"{header.full_name}:{header.version}",
+            "overlay" if header.is_layer else "master",
+            short_id(header.content_id),
+            format_size(header.data_size),
+            f"on {printable(header.parent_name)}" if header.is_layer else "",
+            f"×{len(listing.peers)}",
+            printable(header.by),
+        )
+        for listing in listings
+        for header in (listing.manifest.header,)
+    ]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(7)]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+async def look(
+    node: Node, output: Output, peers: list[Address], interfaces: list[str], wait_s: float
+) -> tuple[list[Listing], list[dict[str, Any]]]:
+    """What is within reach after ``wait_s``: listings, and the nodes as JSON."""
+    from overlaysync.net.client import Client
+    from overlaysync.node.reach import Reach
+    from overlaysync.trust.keys import node_id
+
+    async with (
+        Client() as client,
+        Reach.open(node, client, output, peers=peers, interfaces=interfaces) as reach,
+    ):
+        await reach.until(lambda: False, wait_s=wait_s)
+        nodes = [
+            {
+                "node": view.label,
+                "id": node_id(view.public_key) if view.public_key else "",
+                "address": str(view.address),
+                "images": len(view.manifests),
+                "problem": view.problem,
+            }
+            for view in reach.nodes()
+        ]
+        return reach.listings(), nodes
+
+
+def peers(
+    context: typer.Context,
+    peer: PeerOption = None,
+    iface: InterfaceOption = None,
+    wait: WaitOption = LOOK_S,
+) -> None:
+    """List the nodes within reach."""
+    import asyncio
+
+    output = output_of(context)
+    with open_node() as node:
+        nodes = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait))[1]
+    lines = [
+        f"{item['node'] or '?':30}  {item['address']:22}  "
+        + (item["problem"] or f"{item['images']} shared  {item['id']}")
+        for item in sorted(nodes, key=lambda item: (item["node"], item["address"]))
+    ]
+    output.result({"peers": nodes}, *lines)
+    if not nodes and not output.json:
+        output.note("no node within reach; try --peer HOST:PORT, or: overlaysync doctor")
+
+
+def identify(
+    context: typer.Context,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="An image.")],
+    format: FormatOption = None,
+) -> None:
+    """Print the disk id of an image (and layer id and parent of an overlay)."""
+    output = output_of(context)
+    with open_node() as node:
+        known = examine(node, output, path, parse_format(format))
+        fields = image_fields(known)
+    lines = [f"{name:7} {fields[name]}" for name in ("disk", "layer", "parent") if fields[name]]
+    output.result(fields, *lines)
+
+
+def show(
+    context: typer.Context,
+    what: Annotated[
+        str, typer.Argument(metavar="REF|PATH", autocompletion=complete_reference, help="What to show.")
+    ],
+    peer: PeerOption = None,
+    wait: Annotated[float, typer.Option("--wait", metavar="S", min=0.0, max=600.0)] = 2.0,
+) -> None:
+    """Show one thing in full: ids, sizes, lineage, copies."""
+    output = output_of(context)
+    with open_node() as node:
+        if is_path(what):
+            fields = _show_image(node, output, what)
+        else:
+            fields = _show_reference(node, output, what, peer, wait)
+    output.result(fields, *_rows(fields))
+
+
+def _rows(fields: dict[str, Any]) -> list[str]:
+    """``fields`` for people: one line each, lists one line an item."""
+    from overlaysync.units import format_size
+
+    lines = []
+    for name, value in fields.items():
+        if value in (None, "", []):
+            continue
+        if name.endswith("size"):
+            value = f"{format_size(value)} ({value} bytes)"
+        label = name.replace("_", " ")
+        values = value if isinstance(value, list) else [value]
+        for at, item in enumerate(values):
+            text = "  ".join(str(part) for part in item.values()) if isinstance(item, dict) else item
+            lines.append(f"{label if at == 0 else '':13} {text}")
+    return lines
+
+
+def _show_image(node: Node, output: Output, path: str) -> dict[str, Any]:
+    from overlaysync.formats.files import open_regular
+    from overlaysync.formats.locks import in_use_for_writing, writer_of
+    from overlaysync.model.digest import format_id
+    from overlaysync.ops.discard import standing_on
+    from overlaysync.trust.envelope import open_envelope
+
+    known = examine(node, output, path)
+    manifest = manifest_of(node, known)
+    fields = image_fields(known, manifest)
+    status = os.stat(known.path)
+    fd = open_regular(known.path)
+    try:
+        fields["in_use"] = (writer_of(fd) or "another program") if in_use_for_writing(fd) else ""
+    finally:
+        os.close(fd)
+    fields["file_size"] = status.st_size
+    fields["cluster_size"] = known.geometry.cluster_size
+    fields["lineage"] = [
+        {"path": image.path, "disk": format_id(image.disk.id)} for image in list(known.lineage)[1:]
+    ]
+    fields["stands_on_it"] = standing_on(known.path, (status.st_dev, status.st_ino), node.catalog)
+    fields["copies"] = [row.path for row in node.library.holders(known.disk.id) if row.path != known.path]
+    fields["published_as"] = [
+        f"{header.full_name}:{header.version} by {header.by}"
+        for row in node.catalog.manifests(content=known.content.id)
+        for header in (open_envelope(row.envelope).header,)
+    ]
+    fields["notes"] = list(known.notes)
+    return fields
+
+
+def _show_reference(
+    node: Node, output: Output, text: str, peers: list[str] | None, wait_s: float
+) -> dict[str, Any]:
+    import asyncio
+
+    from overlaysync.model.reference import parse_reference
+    from overlaysync.ops.resolve import resolve
+
+    reference = parse_reference(text)
+    listings = local_listings(node)
+    remote = asyncio.run(look(node, output, parse_peers(peers), [], wait_s))[0]
+    listing = resolve(reference, [*remote, *listings])[0]
+    fields = listing_fields(listing)
+    fields["copies"] = [row.path for row in node.library.holders(listing.manifest.header.result_id)]
+    return fields

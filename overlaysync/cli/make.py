@@ -1,0 +1,178 @@
+"""Commands that make images of images: new, promote, rebase; and discard, which removes them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from overlaysync.cli.common import (
+    FormatOption,
+    image_fields,
+    open_node,
+    output_of,
+    parse_format,
+)
+
+if TYPE_CHECKING:
+    from overlaysync.formats.image import Format
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    app.command("new")(new)
+    app.command("promote")(promote)
+    app.command("discard")(discard)
+    app.command("rebase")(rebase)
+
+
+def new(
+    context: typer.Context,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The overlay to make.")],
+    master: Annotated[
+        str,
+        typer.Option("--master", metavar="REF|PATH", help="The master it stands on, here on this machine."),
+    ],
+    format: FormatOption = None,
+) -> None:
+    """Make a fresh overlay on a verified master."""
+    from overlaysync.formats.image import Format
+    from overlaysync.node.node import now
+
+    output = output_of(context)
+    chosen = parse_format(format) or _suffix_format(path) or Format.QCOW2
+    _refuse_raw(chosen)
+    with open_node() as node:
+        base = here(node, output, master)
+        known = node.maker.new(path, base, format=chosen, now=now())
+        output.result(
+            image_fields(known),
+            output.good(f"{known.path}  overlay on {base.path}, whose content is verified"),
+        )
+
+
+def _suffix_format(path: str) -> Format | None:
+    from overlaysync.formats.image import Format
+
+    suffix = os.path.splitext(path)[1].lower().removeprefix(".")
+    return Format(suffix) if suffix in list(Format) else None
+
+
+def _refuse_raw(format: Format) -> None:
+    from overlaysync.errors import UsageError
+
+    if format == "raw":
+        raise UsageError("a raw image cannot be an overlay", hint="--format qcow2 or qed")
+
+
+def promote(
+    context: typer.Context,
+    overlay: Annotated[str, typer.Argument(metavar="OVERLAY", help="The overlay worth keeping.")],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name of the new master.")],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="DIR", help="Where to put it (default: beside the overlay).")
+    ] = None,
+    format: FormatOption = None,
+    discard_it: Annotated[bool, typer.Option("--discard", help="Then discard the overlay.")] = False,
+) -> None:
+    """Make a new standalone read-only master out of an overlay."""
+    from overlaysync.model.digest import short_id
+    from overlaysync.node.node import now
+    from overlaysync.ops.discard import check_discardable
+    from overlaysync.ops.discard import discard as discard_image
+    from overlaysync.ops.make import image_path
+
+    output = output_of(context)
+    chosen = parse_format(format)
+    with open_node() as node:
+        known = examine(node, output, overlay)
+        if discard_it:
+            check_discardable(overlay, node.catalog)
+        path = image_path(to or os.path.dirname(known.path), name, chosen or known.geometry.format)
+        output.begin(f"promoting {os.path.basename(overlay)}", known.disk.virtual_size)
+        try:
+            master = node.maker.promote(
+                known, path, format=chosen or known.geometry.format, now=now(), progress=output.advance
+            )
+        finally:
+            output.end()
+        if discard_it:
+            discard_image(overlay, node.catalog)
+    lines = [
+        output.good(f"{master.path}  master {short_id(master.disk.id)}, read-only, as known in advance"),
+        *([output.good(f"{overlay} discarded")] if discard_it else []),
+    ]
+    output.result(image_fields(master) | {"discarded": overlay if discard_it else None}, *lines)
+
+
+def discard(
+    context: typer.Context,
+    overlays: Annotated[list[str], typer.Argument(metavar="OVERLAY...", help="Overlays to remove.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove overlays that are no longer needed."""
+    import sys
+
+    from overlaysync.errors import UsageError
+    from overlaysync.ops.discard import check_discardable
+    from overlaysync.ops.discard import discard as discard_image
+
+    output = output_of(context)
+    with open_node() as node:
+        for path in overlays:
+            check_discardable(path, node.catalog)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise UsageError("Nobody can be asked here whether to discard", hint="add --yes")
+            names = ", ".join(overlays)
+            typer.confirm(f"Remove {names} for good?", abort=True, err=True)
+        for path in overlays:
+            discard_image(path, node.catalog)
+    output.result({"discarded": overlays}, *(output.good(f"{path} discarded") for path in overlays))
+
+
+def rebase(
+    context: typer.Context,
+    overlay: Annotated[str, typer.Argument(metavar="OVERLAY", help="The overlay to move.")],
+    onto: Annotated[
+        str, typer.Option("--onto", metavar="REF|PATH", help="The master to move it to, on this machine.")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Name of the new overlay (default: OVERLAY-on-MASTER)."),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="DIR", help="Default: beside the overlay.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let the new overlay take the place of the old one.")
+    ] = False,
+) -> None:
+    """Move an overlay to another master, losing nothing, in a new file."""
+    from overlaysync.errors import UsageError
+    from overlaysync.node.node import now
+    from overlaysync.ops.discard import check_discardable
+    from overlaysync.ops.make import image_path
+    from overlaysync.ops.publish import stem
+
+    output = output_of(context)
+    if replace and (name or to):
+        raise UsageError("--replace keeps name and place", hint="leave --as and --to out")
+    with open_node() as node:
+        known = examine(node, output, overlay)
+        base = here(node, output, onto)
+        if replace:
+            check_discardable(overlay, node.catalog)
+            path = known.path
+        else:
+            chosen = name or f"{stem(known.path)}-on-{stem(base.path)}"[:64]
+            path = image_path(to or os.path.dirname(known.path), chosen, known.geometry.format)
+        output.begin(f"rebasing {os.path.basename(overlay)}", known.disk.virtual_size)
+        try:
+            moved = node.maker.rebase(known, base, path, now=now(), replace=replace, progress=output.advance)
+        finally:
+            output.end()
+    output.result(
+        image_fields(moved), output.good(f"{moved.path}  on {base.path}; its guest sees the same as before")
+    )

@@ -1,0 +1,104 @@
+"""Images that change, appear and go while they are shared."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overlaysync.units import CHUNK, KIB, MIB
+from tests.e2e import disks
+from tests.e2e.nodes import NOT_FOUND, Lab, Node, Share, until
+
+pytestmark = pytest.mark.qemu
+
+
+def listed(node: Node, share: Share, name: str) -> list[dict[str, Any]]:
+    """What ``node`` sees at the share under a name."""
+    found: list[dict[str, Any]] = node.json("ls", name, "--peer", share.peer, "--wait", "0.5")["images"]
+    return found
+
+
+def test_an_overlay_that_is_written_to_becomes_a_new_version_when_quiet(lab: Lab) -> None:
+    alice, bob, carol = (lab.node(word) for word in ("alice", "bob", "carol"))
+    name = lab.name("vm")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=4 * MIB)
+    overlay = disks.make_overlay(alice.place / f"{name}.qcow2", master, (0, MIB))
+    share = alice.share(overlay)
+    bob.fetch(name, "--peer", share.peer)
+    first = bob.json("show", bob.place / overlay.name)
+
+    with disks.opened_by_qemu(overlay):
+        disks.write_through_qemu(overlay, 2 * MIB, disks.noise("changed", 3 * CHUNK))
+        # From this moment on, even where it is still listed, and for as long as it is in use.
+        assert carol.fails(NOT_FOUND, "fetch", name, "--peer", share.peer, "--wait", "1")
+        assert overlay.name not in carol.files()
+        until(lambda: not listed(bob, share, name), what="its withdrawal")
+    (now,) = until(lambda: listed(bob, share, name), what="version 2")
+
+    assert now["version"] == 2
+    (item,) = bob.fetch(name, "--peer", share.peer, "--replace")
+    assert item["version"] == 2
+    assert item["layer"] == now["layer"] != first["layer"]
+    assert item["wire"]["data"] == 3 * CHUNK
+    assert disks.identical(overlay, Path(item["path"]))
+    assert bob.files() == {master.name, overlay.name}
+
+
+def test_images_come_and_go_in_a_shared_directory(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    old, new = lab.name("old"), lab.name("new")
+    disks.make_master(alice.place / f"{old}.raw", size=MIB)
+    share = alice.share(alice.place)
+    assert listed(bob, share, old)
+
+    disks.make_master(alice.place / f"{new}.raw", size=MIB)
+    (alice.place / f"{old}.raw").unlink()
+
+    until(lambda: listed(bob, share, new), what="the new one listed")
+    until(lambda: not listed(bob, share, old), what="the old one gone")
+    bob.fetch(new, "--peer", share.peer)
+    assert bob.fails(NOT_FOUND, "fetch", old, "--peer", share.peer, "--wait", "1")["hint"]
+
+
+def test_a_replaced_master_is_a_new_version_and_the_old_content_goes_on_no_more(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    name = lab.name("master")
+    path = disks.make_master(alice.place / f"{name}.qcow2", size=MIB)
+    share = alice.share(path)
+    newer = disks.make_master(alice.place / ".newer.qcow2", size=MIB, seed="newer")
+    newer.replace(path)
+
+    def version_2() -> bool:
+        return any(item["version"] == 2 for item in listed(bob, share, name))
+
+    until(version_2, what="version 2")
+    (item,) = bob.fetch(name, "--peer", share.peer)
+    assert item["version"] == 2
+    assert disks.identical(path, Path(item["path"]))
+
+
+def test_versions_count_across_publishers(lab: Lab) -> None:
+    alice, bob, carol = (lab.node(word) for word in ("alice", "bob", "carol"))
+    name = lab.name("disk")
+    share = alice.share(disks.make_master(alice.place / f"{name}.raw", size=MIB))
+    (item,) = bob.fetch(name, "--peer", share.peer)
+    theirs = bob.share(Path(item["path"]))
+    assert theirs.document()["shared"][0]["publisher"] == item["publisher"]
+    theirs.stop()
+    Path(item["path"]).chmod(0o644)
+    with open(item["path"], "r+b") as file:
+        file.write(disks.noise("bob was here", 4 * KIB))
+
+    theirs = bob.share(Path(item["path"]))
+
+    (published,) = theirs.document()["shared"]
+    assert published["version"] == 2
+    assert published["publisher"] != item["publisher"]
+    (newest,) = carol.fetch(name, "--peer", share.peer, "--peer", theirs.peer)
+    assert newest["version"] == 2
+    (oldest,) = carol.fetch(f"{name}:1", "--peer", share.peer, "--peer", theirs.peer, "--as", "one")
+    assert oldest["disk"] == item["disk"]
+    shutil.rmtree(bob.place)
