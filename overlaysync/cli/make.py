@@ -14,6 +14,7 @@ from overlaysync.cli.common import (
     output_of,
     parse_format,
 )
+from overlaysync.cli.finding import examine, here
 
 if TYPE_CHECKING:
     from overlaysync.formats.image import Format
