@@ -1,42 +1,53 @@
-"""The config file: defaults for the options of commands.
+"""Defaults of options that the user sets: in the config file and in the environment.
 
-``config.toml`` has a table per command with its options, such as ``[fetch]`` and ``masters = "~/masters"``.
-Flags win over the environment (``OVERLAYSYNC_FETCH_MASTERS``), that over the file, that over the defaults.
+``config.toml`` has a table per command with its options, such as ``[fetch]`` and ``masters = "~/masters"``; the
+variable of the same option is OVERLAYSYNC_FETCH_MASTERS. Flags win over the environment, that over the file.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from overlaysync.errors import UsageError
 from overlaysync.store.home import Home
 
 MAX_SIZE = 1 << 20
 
+Options: TypeAlias = Mapping[str, Mapping[str, bool]]
+"""Command → option → whether it may be given several times."""
 
-def load_defaults(commands: dict[str, set[str]]) -> dict[str, dict[str, Any]]:
-    """Command → option → value, from the user's config file; empty when there is none.
 
-    Args:
-        commands: the options that each command has.
+def load_defaults(commands: Options) -> dict[str, dict[str, Any]]:
+    """Command → option → value, as the user has set them.
 
     Raises:
-        UsageError: the file is not TOML, or names what does not exist.
+        UsageError: the config file is not TOML, or names what does not exist.
     """
+    defaults = _from_file(commands)
+    for command, options in commands.items():
+        for option, several in options.items():
+            value = os.environ.get(f"OVERLAYSYNC_{command}_{option}".upper())
+            if value:
+                defaults.setdefault(command, {})[option] = value.split() if several else value
+    return defaults
+
+
+def _from_file(commands: Options) -> dict[str, dict[str, Any]]:
     path = Home.from_environment(os.environ).config / "config.toml"
     try:
         with path.open("rb") as file:
             tables = tomllib.loads(file.read(MAX_SIZE).decode("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a TOML file", why=str(error)) from None
     for command, options in tables.items():
         if command not in commands or not isinstance(options, dict):
-            raise UsageError(f"{path} has a table for '{command}'", why="there is no such command")
-        unknown = sorted(set(options) - commands[command])
+            raise UsageError(f"{path} sets '{command}'", why="there is no such command")
+        unknown = sorted(set(options) - set(commands[command]))
         if unknown:
             raise UsageError(
                 f"{path} sets '{unknown[0]}' for {command}",

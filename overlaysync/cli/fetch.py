@@ -34,7 +34,6 @@ WaitOption = Annotated[
 ]
 
 FIND_S = 5.0
-_INTERRUPTED = 130
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -9,6 +9,7 @@ from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
     from overlaysync.formats.image import Format
+    from overlaysync.model.reference import Reference
     from overlaysync.node.node import Node
     from overlaysync.ops.library import Known
     from overlaysync.ops.resolve import Listing
@@ -47,7 +48,7 @@ def examine(node: Node, output: Output, path: str, format: Format | None = None)
 
 
 def here(node: Node, output: Output, text: str) -> Known:
-    """The image on this machine that a path or reference means.
+    """The image on this machine that a path or reference means, masters before overlays.
 
     Raises:
         NotFoundError: it is not here.
@@ -55,26 +56,40 @@ def here(node: Node, output: Output, text: str) -> Known:
     """
     from overlaysync.errors import NotFoundError
     from overlaysync.model.reference import parse_reference
-    from overlaysync.ops.resolve import resolve
 
     if is_path(text):
         return examine(node, output, text)
     reference = parse_reference(text)
-    if reference.id_prefix is not None:
-        for row in node.catalog.all_images():
-            if row.disk.hex().startswith(reference.id_prefix) and node.library.known(row.path):
-                return examine(node, output, row.path)
-    listings = local_listings(node)
-    if not listings and reference.id_prefix is None:
-        raise NotFoundError(f"'{reference}' is not on this machine", hint=f"overlaysync fetch {reference}")
-    content = resolve(reference, listings)[0].manifest.header
-    rows = node.catalog.images_with_layer(content.content_id) or node.catalog.images_with_disk(
-        content.content_id
+    for path in _paths_of(node, reference):
+        return examine(node, output, path)
+    raise NotFoundError(
+        f"'{reference}' is not on this machine",
+        hint=f"overlaysync fetch {reference}, or give the path of the image",
     )
-    for row in rows:
-        if node.library.known(row.path):
-            return examine(node, output, row.path)
-    raise NotFoundError(f"'{reference}' is not on this machine", hint=f"overlaysync fetch {reference}")
+
+
+def _paths_of(node: Node, reference: Reference) -> list[str]:
+    """Images here that fit: by id, by the name they were published under, or by the name of the file."""
+    from overlaysync.errors import NotFoundError
+    from overlaysync.ops.publish import stem
+    from overlaysync.ops.resolve import resolve
+
+    rows = [row for row in node.catalog.all_images() if node.library.known(row.path)]
+    rows.sort(key=lambda row: row.layer is not None)
+    if reference.id_prefix is not None:
+        found = [
+            row
+            for row in rows
+            if any(
+                id is not None and id.hex().startswith(reference.id_prefix) for id in (row.disk, row.layer)
+            )
+        ]
+        return [row.path for row in found]
+    try:
+        content = resolve(reference, local_listings(node))[0].manifest.header.content_id
+        return [row.path for row in rows if content == (row.layer or row.disk)]
+    except NotFoundError:
+        return [row.path for row in rows if reference.team is None and stem(row.path) == reference.name]
 
 
 def local_listings(node: Node) -> list[Listing]:

@@ -78,7 +78,6 @@ def _run(words: list[str]) -> int:
             args=globals_first(words),
             standalone_mode=False,
             prog_name="overlaysync",
-            auto_envvar_prefix="OVERLAYSYNC",
             default_map={} if _COMPLETION in os.environ else load_defaults(_options(group)),
         )
         if result == INTERRUPTED:  # typer makes this of a KeyboardInterrupt
@@ -101,9 +100,14 @@ def _run(words: list[str]) -> int:
         raise
 
 
-def _options(group: Any) -> dict[str, set[str]]:
-    """The options of each command."""
-    return {name: {option.name for option in command.params} for name, command in group.commands.items()}
+def _options(group: Any) -> dict[str, dict[str, bool]]:
+    """The options of each command, and whether each may be given several times."""
+    return {
+        name: {
+            option.name: option.multiple for option in command.params if option.param_type_name == "option"
+        }
+        for name, command in group.commands.items()
+    }
 
 
 def globals_first(words: Sequence[str]) -> list[str]:

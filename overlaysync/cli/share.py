@@ -93,7 +93,7 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
 
     lines = []
     items: list[dict[str, Any]] = []
-    for shared in share.shared.values():
+    for shared in share.shared:
         header = shared.manifest.header
         kind = "overlay" if header.is_layer else "master"
         size = f"{format_size(header.data_size)} of {format_size(header.virtual_size)}"
@@ -109,11 +109,10 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
         )
         items.append(image_fields(shared.known, shared.manifest))
     lines.append(f"  announced as {share.label} on {where}" if where else f"  not announced; port {port}")
-    if any(not shared.manifest.header.is_layer for shared in share.shared.values()):
+    if any(not shared.manifest.header.is_layer for shared in share.shared):
         lines.append("  QEMU cannot write to a master while it is shared")
-    lines.append("  others type:")
-    for shared in share.shared.values():
-        if shared.asked:
-            lines.append(f"    overlaysync fetch {shared.manifest.header.full_name}")
+    lines.append("  others type (Ctrl-C ends sharing):")
+    names = {shared.manifest.header.full_name for shared in share.shared if shared.asked}
+    lines += [f"    overlaysync fetch {name}" for name in sorted(names)]
     lines.append(f"  or, without mDNS, with: --peer HOST:{port}")
     output.result({"shared": items, "node": share.label, "port": port, "interfaces": where}, *lines)

@@ -68,6 +68,6 @@ def _announcement(share: Share, port: int) -> Announcement:
             name=shared.manifest.header.full_name,
             id=shared.manifest.header.content_id,
         )
-        for shared in sorted(share.shared.values(), key=lambda shared: not shared.asked)
+        for shared in share.shared
     )
     return Announcement(port=port, node_id=node_id(share.public_key), revision=share.revision, items=items)

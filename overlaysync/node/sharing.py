@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from overlaysync.errors import ImageError, InUseError, NotFoundError, OverlaysyncError, StoppedError
 from overlaysync.formats.chain import Chain
@@ -49,8 +49,8 @@ class Share:
     team: str | None
     observer: Observer
     neighbours: Callable[[], Sequence[str]] = lambda: ()
-    shared: dict[str, Shared] = field(default_factory=dict)
     stopping: bool = False
+    _shared: dict[bytes, Shared] = field(default_factory=dict)
     _offers: dict[bytes, Offer] = field(default_factory=dict)
     _seen: dict[str, Fingerprint] = field(default_factory=dict)
     _revision: str = "0"
@@ -91,30 +91,42 @@ class Share:
                 self._publish_directory(path)
             else:
                 self._publish(path)
-        if not self.shared:
+        if not self._shared and self._wanted():
+            raise InUseError(
+                f"Nothing in {', '.join(self.paths)} can be shared now", hint="shut down the VMs that use it"
+            )
+        if not self._shared:
             raise NotFoundError(
                 f"There is no image in {', '.join(self.paths)}",
                 hint="images are named *.qcow2, *.qed, *.raw, *.img",
             )
 
+    @property
+    def shared(self) -> list[Shared]:
+        """What is shared, what the user named first."""
+        return sorted(self._shared.values(), key=lambda shared: not shared.asked)
+
     def refresh(self) -> bool:
         """Withdraw what has changed or gone, publish what is new and quiet; whether anything did."""
-        before = self._revision
-        for path, shared in list(self.shared.items()):
-            if self._fingerprint(path) != self._seen.get(path):
-                self._withdraw(path, shared)
+        revision, before = self._revision, set(self._shared)
+        for manifest_id, offer in list(self._offers.items()):
+            if not offer.unchanged():
+                self._withdraw(manifest_id)
+        shared = {shared.known.path for shared in self._shared.values()}
         for path in self._wanted():
-            if path not in self.shared and self._settled(path):
+            if path not in shared and self._settled(path):
                 with suppress(OverlaysyncError, OSError):
                     self._publish(path)
-                    self.observer.note(f"published {path}")
-        return self._revision != before
+        for manifest_id in set(self._shared) - before:
+            header = self._shared[manifest_id].manifest.header
+            self.observer.note(f"{header.full_name}:{header.version} is shared")
+        return self._revision != revision
 
     def close(self) -> None:
         """Let go of every image; QEMU may write to the masters again."""
         self.stopping = True
         self._offers.clear()
-        self.shared.clear()
+        self._shared.clear()
 
     def _wanted(self) -> list[str]:
         named = [path for path in self.paths if not os.path.isdir(path)]
@@ -150,12 +162,16 @@ class Share:
         self.observer.advance(size)
 
     def _offer(self, image: Known, manifest: Manifest, *, asked: bool) -> None:
-        before = self.shared.get(image.path)
+        before = self._shared.get(manifest.id)
         if before is not None:
-            if asked and not before.asked:
-                self.shared[image.path] = Shared(image, manifest, True)
-            if before.manifest.id == manifest.id:
-                return
+            self._shared[manifest.id] = replace(before, asked=before.asked or asked)
+            return
+        same = [other for other in self._shared.values() if other.known.path == image.path]
+        if same and not asked:
+            return  # it is shared under the name that was asked for
+        for other in same:
+            if not other.asked:
+                del self._shared[other.manifest.id], self._offers[other.manifest.id]
         chain = Chain.open(image.path, image.geometry.format)
         try:
             expected = chain.fingerprints()
@@ -168,21 +184,25 @@ class Share:
         except BaseException:
             chain.close()
             raise
-        self._seen[image.path] = Fingerprint.of(os.stat(image.path))
 
         def unchanged() -> bool:
             return chain.fingerprints() == expected and not in_use_for_writing(chain.top.fd)
 
-        offer = Offer(manifest, image.content, self.node.library.load_page, chain, unchanged)
-        self._offers[manifest.id] = offer
-        self.shared[image.path] = Shared(image, manifest, asked)
+        self._offers[manifest.id] = Offer(
+            manifest, image.content, self.node.library.load_page, chain, unchanged
+        )
+        self._shared[manifest.id] = Shared(image, manifest, asked)
         self._revise()
 
-    def _withdraw(self, path: str, shared: Shared) -> None:
-        self._offers.pop(shared.manifest.id, None)
-        del self.shared[path]
+    def _withdraw(self, manifest_id: bytes) -> None:
+        del self._offers[manifest_id]
+        shared = self._shared.pop(manifest_id)
+        header = shared.manifest.header
+        self._seen.pop(shared.known.path, None)
         self._revise()
-        self.observer.note(f"{path} has changed and is served no longer")
+        self.observer.note(
+            f"{header.full_name}:{header.version} is served no longer: {shared.known.path} has changed"
+        )
 
     def _settled(self, path: str) -> bool:
         """Whether the file looked the same the last time."""

@@ -50,7 +50,7 @@ class Assembly:
         self.resumed = 0
         self._layout = layout
         self._part = part
-        self._published = False
+        self._done = False
         self._lock = threading.Lock()
 
     @classmethod
@@ -139,11 +139,11 @@ class Assembly:
         for offset, data in self._layout.metadata():
             self._part.pwrite(offset, [data])
         self._part.publish(mode=mode, replace=replace)
-        self._published = True
+        self._done = True
 
     def close(self) -> None:
         """Let go of the part file; unless it was published it stays for a later run. No thread may write."""
-        if not self._published:
+        if not self._done:
             with suppress(OverlaysyncError):
                 self._part.checkpoint()
             self._part.close()
@@ -154,10 +154,12 @@ class Assembly:
             return
         name = foreign_format(self._part.pread(0, SECTOR))
         if name:
+            self._part.abandon()
+            self._done = True
             raise ImageError(
                 f"its guest made it begin like {name}, so it cannot be kept as a raw file",
                 path=str(self._part.target),
-                hint="fetch it with --format qcow2",
+                hint="keep it as qcow2 or QED: --format qcow2",
             )
 
     def _write(self, run: SlotRun, part: memoryview, good: NDArray[np.bool_]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from overlaysync.errors import BaseImageError, UsageError, VerificationError
+from overlaysync.errors import BaseImageError, UsageError, VerificationError, WouldDestroyError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import (
@@ -26,7 +26,7 @@ from overlaysync.model.names import check_name
 from overlaysync.model.pages import PageList, PageListBuilder
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.hashing import Progress, combine
-from overlaysync.ops.library import Known, Library, PageKeeper, open_quiet
+from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only, open_quiet
 from overlaysync.ops.local import LocalSource, copy_local
 from overlaysync.ops.publish import rebuilt_cluster_size
 from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div
@@ -46,6 +46,19 @@ def backing_name(overlay: str, base: str) -> bytes:
     return os.fsencode(f"./{name}" if ":" in name else name)
 
 
+def check_base(base: Known) -> None:
+    """Refuse an overlay that may be written: its owner would start it and ruin what stands on it.
+
+    Raises:
+        WouldDestroyError: it is one.
+    """
+    if base.layer is not None and not is_read_only(base.path):
+        raise WouldDestroyError(
+            f"{base.path} is an overlay that may be written, and no image can safely stand on it",
+            hint=f"promote it to a master, or: chmod a-w '{base.path}'",
+        )
+
+
 class Maker:
     """Writes new images through ``library``; part files keep their journals in ``journals``."""
 
@@ -57,9 +70,10 @@ class Maker:
         """An empty overlay on ``base``.
 
         Raises:
-            WouldDestroyError: ``path`` is taken.
+            WouldDestroyError: ``path`` is taken, or ``base`` may be written.
             BaseImageError: ``base`` has changed since it was hashed.
         """
+        check_base(base)
         layer = PageList(base.disk.virtual_size, CHUNK, base.disk.id)
         return self._write(_Work(path, layer, base.disk, format, CHUNK, base), now=now)
 
@@ -95,14 +109,16 @@ class Maker:
 
         Raises:
             UsageError: ``known`` is a master, or ``base`` stands on it.
+            WouldDestroyError: ``path`` is taken, or ``base`` may be written.
             BaseImageError: ``base`` has changed since it was hashed.
         """
         if known.layer is None:
             raise UsageError(f"{known.path} is a master: there is nothing to rebase")
         if known.path in {image.path for image in base.lineage}:
             raise UsageError(
-                f"{known.path} cannot stand on itself", hint="choose a master that it is not below"
+                f"{known.path} cannot stand on itself", hint="choose a master that does not stand on it"
             )
+        check_base(base)
         keeper = PageKeeper(self._library.catalog)
         with open_quiet(known.path, known.geometry.format) as chain, open_quiet(base.path) as below:
             layer = _Difference(known, base, chain, below, self._library).page_list(keeper)

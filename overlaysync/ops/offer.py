@@ -39,6 +39,7 @@ class Offer:
         page_list: the encoded page list.
         data: its data map.
         path: the image that holds the data.
+        unchanged: whether the image still is what was published.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Offer:
         self.chain = chain
         self.path = chain.top.path
         self._load = load
-        self._unchanged = unchanged
+        self.unchanged = unchanged
         self._page_digests = frozenset(pages.digests)
         # Not closed by whoever withdraws the offer: a body may still be on its way from these descriptors.
         weakref.finalize(self, chain.close)
@@ -71,7 +72,7 @@ class Offer:
         Raises:
             NotFoundError: the image has changed since it was published.
         """
-        if not self._unchanged():
+        if not self.unchanged():
             raise NotFoundError(f"{self.path} has changed since it was published")
         for first, count in runs:
             for run in self.data.runs(first, count):

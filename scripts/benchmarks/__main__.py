@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import report, rows
+from benchmarks.bench import Bench
 from benchmarks.images import GIB, MIB
 from benchmarks.measure import CannotMeasureError, say
 
@@ -21,14 +22,11 @@ def main() -> int:
     options = parse()
     chosen = [row for row in rows.ALL if not options.rows or row.number in options.rows]
     size = 128 * MIB if options.quick else 4 * GIB
-    bench = rows.Bench(
-        size=size, runs=options.runs or (2 if options.quick else 5), quick=options.quick, root=ROOT
-    )
+    bench = Bench(size=size, runs=options.runs or (2 if options.quick else 5), quick=options.quick, root=ROOT)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     place = Path(options.dir or ROOT)
-    # Masters are written read-only, and the rest of the clean-up must not fail for them.
     with contextlib.ExitStack() as stack:
-        check_space(place, 8 * size + GIB)
+        check_space(place, 6 * size + GIB)
         scratch = Path(tempfile.mkdtemp(prefix=".overlaysync-bench-", dir=place))
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         bench.start(scratch, stack)
@@ -36,6 +34,8 @@ def main() -> int:
         results = [measure(row, bench) for row in chosen]
         facts = report.facts(bench)
     report.show(results, facts)
+    if options.quick:
+        say("small images: the ratios say nothing, only that everything works")
     if options.quick or options.rows or options.no_write:
         say("docs/benchmarks.md is left as it is")
     else:
@@ -64,17 +64,20 @@ def check_space(place: Path, needed: int) -> None:
         sys.exit(f"{place}: {needed >> 30} GiB are needed, {free >> 30} GiB are free; choose another --dir")
 
 
-def measure(row: rows.Row, bench: rows.Bench) -> report.Result:
+def measure(row: rows.Row, bench: Bench) -> report.Result:
     say(f"== {row.number}. {row.title}")
     try:
         return report.Result(row, row.measure(bench))
     except CannotMeasureError as error:
-        say(f"   not measured: {error}")
-        return report.Result(row, [], str(error))
+        reason = str(error).replace(str(bench.scratch), "...")
+        say(f"   not measured: {reason}")
+        return report.Result(row, [], reason)
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except CannotMeasureError as error:
+        sys.exit(f"scripts/bench: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.rows import Bench, Line, Row
+from benchmarks.bench import Bench, Line
+from benchmarks.rows import Row
 
 _BEGIN = "<!-- measured: scripts/bench replaces everything from here ... -->"
 _END = "<!-- ... to here -->"
@@ -115,7 +116,7 @@ def _memory_gib() -> int:
 
 
 def _file_system(path: Path) -> str:
-    return _first_line("stat", "-f", "-c", "%T", str(path)) or "unknown file system"
+    return _first_line("findmnt", "-n", "-o", "FSTYPE", "-T", str(path)) or "unknown file system"
 
 
 def _first_line(*command: str) -> str:

@@ -5,165 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import images
+from benchmarks.bench import NAME, OVERLAYSYNC, Bench, Line, at_least, at_most
 from benchmarks.images import GIB, KIB, MIB, TIB
-from benchmarks.measure import (
-    CannotMeasureError,
-    Done,
-    FileWatch,
-    Series,
-    free_port,
-    run,
-    say,
-    serving,
-    take_turns,
-)
-
-_NAME = "debian-lab"
-_OVERLAYSYNC = (sys.executable, "-m", "overlaysync")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the table.
-
-    Attributes:
-        what: what of ours was measured.
-        ours: the figure.
-        against: the other's name.
-        theirs: the other's figure.
-        ratio: ours to theirs; None for a line that is only told.
-        reach: what the ratio should be.
-        good: whether it is; None for a line that is only told.
-    """
-
-    what: str
-    ours: str
-    against: str = ""
-    theirs: str = ""
-    ratio: float | None = None
-    reach: str = ""
-    good: bool | None = None
-
-
-def at_most(limit: float, ratio: float, **fields: str) -> Line:
-    return Line(ratio=ratio, reach=f"≤ {limit:g}", good=ratio <= limit, **fields)
-
-
-def at_least(limit: float, ratio: float, **fields: str) -> Line:
-    return Line(ratio=ratio, reach=f"≥ {limit:g}", good=ratio >= limit, **fields)
-
-
-@dataclass(slots=False)
-class Bench:
-    """What the rows share: sizes, images, homes, servers.
-
-    Attributes:
-        size: of the image, in bytes.
-        runs: measurements of each side.
-        quick: whether this is only a smoke test.
-        root: the repository.
-    """
-
-    size: int
-    runs: int
-    quick: bool
-    root: Path
-    filled: str = field(default="", init=False)
-    scratch: Path = field(default=Path(), init=False)
-    stack: ExitStack = field(default_factory=ExitStack, init=False)
-    _homes: int = field(default=0, init=False)
-
-    def start(self, scratch: Path, stack: ExitStack) -> None:
-        """Work in ``scratch``; what ``stack`` gets is undone before it goes."""
-        self.scratch = scratch
-        self.stack = stack
-
-    @property
-    def master(self) -> Path:
-        """The image, raw."""
-        return self.directory("masters") / f"{_NAME}.raw"
-
-    def make_master(self) -> None:
-        """Make the image."""
-        say(f"making an image of {self.size / GIB:g} GiB ...")
-        self.filled = images.make_file_system(self.master, self.size)
-        say(f"  {self.filled}")
-
-    @cached_property
-    def data_size(self) -> int:
-        """Allocated bytes of the image."""
-        return sum(length for _, length in images.data_runs(self.master))
-
-    @cached_property
-    def master_home(self) -> Path:
-        """A home that knows the image: rows copy it."""
-        home = self.home()
-        self.command("id", self.master, home=home)
-        return home
-
-    def directory(self, name: str) -> Path:
-        path = self.scratch / name
-        path.mkdir(exist_ok=True)
-        return path
-
-    def home(self, like: Path | None = None) -> Path:
-        """A node's home: a new one, or a copy."""
-        self._homes += 1
-        path = self.scratch / f"home-{self._homes}"
-        if like is not None:
-            shutil.copytree(like, path)
-        return path
-
-    def env(self, home: Path) -> dict[str, str]:
-        """As a user's, but with a home of its own; compiled modules are kept, as they are by default."""
-        empty = ("OVERLAYSYNC_PEERS", "PYTHONDONTWRITEBYTECODE")
-        return dict.fromkeys(empty, "") | {"OVERLAYSYNC_HOME": str(home)}
-
-    def command(self, *words: str | Path, home: Path) -> Done:
-        """``overlaysync WORDS --json``."""
-        return run([*_OVERLAYSYNC, *words, "--json", "--quiet"], self.env(home))
-
-    def worker(self, name: str, *words: str | Path) -> float:
-        """Seconds a worker says it took."""
-        return float(run([sys.executable, "-m", "benchmarks.workers", name, *words]).stdout)
-
-    @contextmanager
-    def share(self, path: Path, *words: str, home: Path | None = None) -> Iterator[Any]:
-        """``overlaysync share``: gives (peer, server)."""
-        home = home or self.home()
-        command = [*_OVERLAYSYNC, "share", path, *words, "--json", "--quiet"]
-        with serving(command, self.env(home), self.scratch / "share.log") as server:
-            yield f"127.0.0.1:{server.read_document()['port']}", server
-
-    @contextmanager
-    def rsync_daemon(self, directory: Path) -> Iterator[str]:
-        """An rsync daemon for ``directory``: gives its URL."""
-        port = free_port()
-        config = self.scratch / "rsyncd.conf"
-        lines = [
-            "use chroot = no",
-            f"pid file = {self.scratch}/rsyncd.pid",
-            "[images]",
-            f"path = {directory}",
-        ]
-        if os.geteuid() == 0:
-            lines[:0] = ["uid = 0", "gid = 0"]
-        config.write_text("\n".join(lines) + "\n")
-        (self.scratch / "rsyncd.pid").unlink(missing_ok=True)
-        command = ["rsync", "--daemon", "--no-detach", f"--config={config}", "--address=127.0.0.1"]
-        if shutil.which("rsync") is None:
-            raise CannotMeasureError("rsync is not installed")
-        with serving([*command, f"--port={port}"], {}, self.scratch / "rsync.log") as server:
-            server.await_port(port)
-            yield f"rsync://127.0.0.1:{port}/images"
+from benchmarks.measure import CannotMeasureError, FileWatch, Series, run, serving, take_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,9 +84,9 @@ def first_fetch(bench: Bench) -> list[Line]:
     images.warm(master)
 
     def fetch(peer: str) -> dict[str, float]:
-        home, path = bench.home(), target / f"{_NAME}.raw"
+        home, path = bench.home(), target / f"{NAME}.raw"
         with FileWatch(path) as watch:
-            done = bench.command("fetch", _NAME, "--to", target, "--peer", peer, home=home)
+            done = bench.command("fetch", NAME, "--to", target, "--peer", peer, home=home)
         clean(target, home)
         return {"whole": done.seconds, "transfer": watch.seconds}
 
@@ -272,7 +122,12 @@ def first_fetch(bench: Bench) -> list[Line]:
 
     def line(what: str, ours: Series, against: str, side: str, limit: float | None = None) -> Line:
         theirs, ratio = times[side], ours.median / times[side].median
-        fields = {"what": what, "ours": ours.text(), "against": against, "theirs": theirs.text()}
+        fields: dict[str, Any] = {
+            "what": what,
+            "ours": ours.text(),
+            "against": against,
+            "theirs": theirs.text(),
+        }
         return at_most(limit, ratio, **fields) if limit else Line(ratio=ratio, **fields)
 
     command, part = "`fetch`, whole command with its fsync", "its transfer and fsync alone"
@@ -290,7 +145,7 @@ def by_mdns(bench: Bench, target: Path) -> Line:
     """One fetch that finds its peer by mDNS."""
     home = bench.home()
     try:
-        done = bench.command("fetch", _NAME, "--to", target, "--iface", "lo", home=home)
+        done = bench.command("fetch", NAME, "--to", target, "--iface", "lo", home=home)
     except CannotMeasureError as error:
         return Line(what="`fetch` that finds its peer by mDNS (once)", ours=f"failed: {error}")
     clean(target, home)
@@ -357,8 +212,8 @@ def newer_version(bench: Bench) -> list[Line]:
 
     def fetch(peer: str) -> dict[str, float]:
         images.warm(held)
-        mine, path = bench.home(home), here / f"{_NAME}-new.raw"
-        words = ("fetch", _NAME, "--to", here, "--as", f"{_NAME}-new", "--peer", peer)
+        mine, path = bench.home(home), here / f"{NAME}-new.raw"
+        words = ("fetch", NAME, "--to", here, "--as", f"{NAME}-new", "--peer", peer)
         with FileWatch(path) as watch:
             done = bench.command(*words, home=mine)
         last["ours"] = done.json["fetched"][-1]
@@ -415,11 +270,18 @@ def newer_version(bench: Bench) -> list[Line]:
             theirs=times["rsync+fsync"].text(),
         ),
         Line(
-            what="its transfer and fsync alone; the same without fsync",
-            ours=times["fetch transfer"].text(),
+            what="the same",
+            ours=whole.text(),
             against="`rsync --inplace` without fsync",
             theirs=times["rsync"].text(),
             ratio=whole.median / times["rsync"].median,
+        ),
+        Line(
+            what="its transfer and fsync alone",
+            ours=times["fetch transfer"].text(),
+            against="`rsync --inplace --fsync`, daemon",
+            theirs=times["rsync+fsync"].text(),
+            ratio=times["fetch transfer"].median / times["rsync+fsync"].median,
         ),
     ]
 
@@ -461,6 +323,7 @@ def promote(bench: Bench) -> list[Line]:
             "convert+flush": lambda: theirs("-t", "writeback"),
             "promote, known": lambda: ours(known),
             "convert": theirs,
+            "convert, direct": lambda: theirs("-t", "none"),
             "convert -W -m 8": lambda: theirs("-W", "-m", "8", "-t", "writeback"),
         },
     )
@@ -468,7 +331,7 @@ def promote(bench: Bench) -> list[Line]:
     convert = {"against": "`qemu-img convert -t writeback`", "theirs": times["convert+flush"].text()}
 
     def told(what: str, side: str, against: str) -> Line:
-        fields = {"what": what, "ours": times["promote"].text(), "against": against}
+        fields: dict[str, Any] = {"what": what, "ours": times["promote"].text(), "against": against}
         ratio = times["promote"].median / times[side].median
         return Line(theirs=times[side].text(), ratio=ratio, **fields)
 
@@ -487,6 +350,7 @@ def promote(bench: Bench) -> list[Line]:
             **convert,
         ),
         told("the first again", "convert", "`qemu-img convert`, which does not flush"),
+        told("the first again", "convert, direct", "`qemu-img convert -t none`, past the page cache"),
         told("the first again", "convert -W -m 8", "`qemu-img convert -W -m 8 -t writeback`"),
     ]
 
@@ -533,7 +397,7 @@ def memory(bench: Bench) -> list[Line]:
 def help_text(bench: Bench) -> list[Line]:
     times = take_turns(
         3 * bench.runs,
-        {"--help": lambda: run([*_OVERLAYSYNC, "--help"], bench.env(bench.scratch)).seconds},
+        {"--help": lambda: run([*OVERLAYSYNC, "--help"], bench.env(bench.scratch)).seconds},
     )["--help"]
     return [
         Line(what="`overlaysync --help`", ours=times.text(), reach="≤ 0.3 s", good=times.median <= 0.3),

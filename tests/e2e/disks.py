@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from overlaysync.model.digest import Kind
 from overlaysync.units import MIB
@@ -40,7 +41,7 @@ def make_master(path: Path, *, size: int = 8 * MIB, data: int | None = None, see
     return path
 
 
-def make_overlay(path: Path, backing: Path, *writes: tuple[int, int], **options: object) -> Path:
+def make_overlay(path: Path, backing: Path, *writes: tuple[int, int], **options: Any) -> Path:
     """An overlay on ``backing`` with noise at each (offset, length)."""
     images.create(path, backing=backing, **options)
     for offset, length in writes:
@@ -134,7 +135,8 @@ _BUFFER = 0x8000
 
 def boot_sector(word: str) -> bytes:
     """A boot sector that prints ``word`` and the text in sector :data:`BOOT_LBA` on the first serial port."""
-    code = b"\x31\xc0\x8e\xd8\x8e\xc0\x8e\xd0\xbc\x00\x7c\xfc\x52"  # segments zero, stack below, forwards; keep the drive
+    # Segments zero, stack below us, strings forwards; keep the number of the drive.
+    code = b"\x31\xc0\x8e\xd8\x8e\xc0\x8e\xd0\xbc\x00\x7c\xfc\x52"
     packet = struct.pack("<BBHHHQ", 16, 0, 1, _BUFFER, 0, BOOT_LBA)
     text = word.encode() + b" \0"
     size = len(code) + 3 + len(_PRINT) + 8 + 3 + len(_PRINT) + 7

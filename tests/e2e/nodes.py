@@ -186,9 +186,9 @@ class Node:
         """Start a command."""
         return self._start(Process, *arguments, **environment)
 
-    def run(self, *arguments: object, within_s: float = 60, **environment: str) -> Result:
+    def run(self, *arguments: object, **environment: str) -> Result:
         """Run a command to its end."""
-        return self.start(*arguments, **environment).wait(within_s=within_s)
+        return self.start(*arguments, **environment).wait()
 
     def json(self, *arguments: object, **environment: str) -> Any:
         """Run a command that succeeds, for its JSON document."""

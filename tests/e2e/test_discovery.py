@@ -101,9 +101,9 @@ def test_a_team_recovers_from_those_who_fetched(lab: Lab) -> None:
     assert {item["name"] for item in fetched} == {router, web, lab.name("master")}
     assert {item["team"] for item in fetched if item["layer"]} == {team}
     assert third.files() == {*content, master.name}
-    for path, expected in content.items():
-        assert images.content(third.place / path) == expected
-        assert images.check(third.place / path) == 0
+    for file_name, expected in content.items():
+        assert images.content(third.place / file_name) == expected
+        assert images.check(third.place / file_name) == 0
 
 
 def test_seeding_hands_on_what_was_fetched(lab: Lab) -> None:

@@ -98,22 +98,17 @@ def test_a_disk_that_fills_up_on_the_way_harms_nothing(lab: Lab) -> None:
 
         disk.resize(200 * MIB)
         (item,) = student.fetch(*command[1:-1])
-        assert item["resumed"] > 0
         assert item["resumed"] + item["wire"]["data"] == 40 * MIB
         assert disks.identical(master, disk.outside / master.name)
 
 
 def test_a_home_on_a_full_disk_is_no_reason_for_a_traceback(lab: Lab) -> None:
-    with small_disk(lab.root / "small", MIB) as disk:
-        (disk.outside / "filler").write_bytes(b"")
+    with small_disk(lab.root / "small", 8 * MIB) as disk:
         node = lab.node("student", prefix=disk.prefix)
         path = disks.make_master(node.place / "disk.raw", size=MIB)
         assert node.run("id", path, OVERLAYSYNC_HOME=str(disk.point / "home")).code == DONE
-        with open(disk.outside / "filler", "wb") as file:
-            with pytest.raises(OSError, match="No space"):
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
+        with pytest.raises(OSError, match="No space"):
+            (disk.outside / "filler").write_bytes(bytes(8 * MIB))
         path = disks.make_master(node.place / "other.raw", size=MIB)
         result = node.run("id", path, "--json", OVERLAYSYNC_HOME=str(disk.point / "home"))
         assert result.code == NO_SPACE, result.stderr

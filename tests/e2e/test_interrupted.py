@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from overlaysync.units import KIB, MIB
+from tests import images
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, INTERRUPTED, KILLED, NETWORK, Lab, Node, free_port, until
+from tests.e2e.nodes import DONE, INTERRUPTED, KILLED, NETWORK, Lab, Node, Process, until
 from tests.e2e.recorded import RecordedPeer, record
 
 pytestmark = pytest.mark.qemu
@@ -74,7 +75,7 @@ def test_a_fetch_killed_again_and_again_repeats_little(lab: Lab, big: tuple[Reco
         fetch = student.start("fetch", master.stem, "--peer", peer.address, "--limit-rate", "150M", "--json")
         end = peer.asked["data"] + chance.randint(1, 36)
 
-        def reached(end: int = end) -> bool:
+        def reached(end: int = end, fetch: Process = fetch) -> bool:
             return peer.asked["data"] >= end or not fetch.running
 
         until(reached, what="more of the transfer")
@@ -91,28 +92,59 @@ def test_a_fetch_killed_again_and_again_repeats_little(lab: Lab, big: tuple[Reco
         assert item["resumed"] + item["wire"]["data"] == 192 * MIB
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_fetch_killed_at_any_moment_leaves_nothing_wrong(lab: Lab, seed: int) -> None:
+def kill_at_random(node: Node, *command: object, rounds: int, check: Callable[[], None]) -> None:
+    """Start a command again and again, kill it after a random time, and look at what it left."""
+    chance = random.Random(rounds)
+    for _ in range(rounds):
+        fetch = node.start(*command)
+        try:
+            fetch.popen.wait(chance.uniform(0.3, 1.6))
+        except subprocess.TimeoutExpired:
+            fetch.kill()
+        check()
+
+
+def test_a_fetch_killed_at_any_moment_leaves_nothing_wrong(lab: Lab) -> None:
     teacher, student = lab.node("teacher"), lab.node("student")
     name = lab.name("vm")
     master = disks.make_master(teacher.place / f"{lab.name('master')}.qcow2", size=6 * MIB)
     overlay = disks.make_overlay(teacher.place / f"{name}.qcow2", master, (MIB, 3 * MIB))
     share = teacher.share(overlay)
     command = ("fetch", name, "--peer", share.peer, "--limit-rate", "12M")
-    chance = random.Random(seed)
-    for _ in range(6):
-        fetch = student.start(*command)
-        try:
-            fetch.popen.wait(chance.uniform(0.3, 1.8))
-        except subprocess.TimeoutExpired:
-            fetch.kill()
+
+    def check() -> None:
         for found in student.files():
             assert disks.identical(teacher.place / found, student.place / found)
 
+    kill_at_random(student, *command, rounds=8, check=check)
     student.fetch(*command[1:])
 
+    check()
     assert student.files() == {master.name, overlay.name}
-    assert disks.identical(overlay, student.place / overlay.name)
+    assert leftovers(student) == []
+
+
+def test_a_replacement_killed_at_any_moment_is_the_old_or_the_new_one(lab: Lab) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    name = lab.name("disk")
+    path = disks.make_master(teacher.place / f"{name}.qcow2", size=8 * MIB)
+    share = teacher.share(path)
+    student.fetch(name, "--peer", share.peer)
+    share.stop()
+    disks.write(path, MIB, disks.noise("new", 5 * MIB))
+    share = teacher.share(path)
+    target = student.place / path.name
+    contents = {images.content(target), images.content(path)}
+    command = ("fetch", name, "--replace", "--peer", share.peer, "--limit-rate", "8M")
+
+    def check() -> None:
+        assert images.check(target) == 0
+        assert images.content(target) in contents
+
+    kill_at_random(student, *command, rounds=5, check=check)
+    student.fetch(*command[1:])
+
+    assert disks.identical(path, target)
     assert leftovers(student) == []
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -97,28 +96,30 @@ def test_nothing_at_all() -> None:
     assert (map.count, map.size, [*map.page_runs()]) == (0, 0, [])
 
 
+class _Intruded(OrderedDict[int, Any]):
+    """A cache in which another thread looks up something else between a question and its answer."""
+
+    def __init__(self, intrude: Callable[[], object]) -> None:
+        super().__init__()
+        self._intrude = intrude
+        self.intruder: threading.Thread | None = None
+
+    def __contains__(self, key: object) -> bool:
+        found = super().__contains__(key)
+        if found and self.intruder is None:
+            self.intruder = threading.Thread(target=self._intrude)
+            self.intruder.start()
+            self.intruder.join(0.1)  # Where the cache is guarded, it has to wait for us.
+        return found
+
+
 def test_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More pages than are kept, looked up from all sides, with another thread's turn after every line."""
+    """What one thread has found may not be thrown away by another before it is returned."""
     monkeypatch.setattr(datamap, "_CACHED_PAGES", 1)
-    pages = 3
-    map, _ = make({page * PAGE_UNITS: row(page + 2) for page in range(pages)}, pages * PAGE_UNITS * UNIT)
-
-    def give_way(frame: FrameType, event: str, argument: object) -> Any:
-        if frame.f_code.co_filename != datamap.__file__:
-            return None
-        time.sleep(0)  # Lets go of the interpreter; waits for nothing.
-        return give_way
-
-    def look(start: int) -> bool:
-        sys.settrace(give_way)
-        try:
-            return all(
-                run.digests[0].tobytes() == row(run.first + 2)
-                for turn in range(100)
-                for run in map.runs((start + turn) % pages, 1)
-            )
-        finally:
-            sys.settrace(None)
-
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(look, range(4)))
+    map, _ = make({0: row(2), PAGE_UNITS: row(3)}, 2 * PAGE_UNITS * UNIT)
+    cache = map._cache = _Intruded(lambda: [*map.runs(1, 1)])
+    for _ in range(2):
+        assert [run.units.tolist() for run in map.runs(0, 1)] == [[0]]
+    assert cache.intruder is not None
+    cache.intruder.join()
+    assert [*cache] == [1]

@@ -149,7 +149,7 @@ def check_chain(world: World, chain: tuple[Spec, ...]) -> None:
         below = path
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_chains(chain: tuple[Spec, ...]) -> None:
     with fresh_world() as world:
@@ -157,7 +157,7 @@ def test_chains(chain: tuple[Spec, ...]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=110, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=90, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_many_chains(chain: tuple[Spec, ...]) -> None:
     with fresh_world() as world:

@@ -341,7 +341,7 @@ def test_promote_and_rebase(journey) -> None:
 
 
 @pytest.mark.slow
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=50)
 @given(journeys())
 def test_promote_and_rebase_many(journey) -> None:
     with fresh_world() as world:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlaysync.errors import NotFoundError
@@ -201,6 +201,7 @@ COUNTS = st.sampled_from([1, 2, 5, PAGE_UNITS - 1, PAGE_UNITS, PAGE_UNITS + 1, P
 LASTS = st.sampled_from([512, CHUNK - 512, CHUNK])
 
 
+@settings(max_examples=60)
 @given(ROWS, ROWS, COUNTS, COUNTS, LASTS, LASTS)
 def test_differences(
     left: dict[int, bytes], right: dict[int, bytes], count: int, other: int, last: int, other_last: int

@@ -1,0 +1,299 @@
+"""Every command as users and scripts meet it: help, JSON documents, silence, colours."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import overlaysync
+from overlaysync.units import KIB, MIB
+from tests.e2e import disks
+from tests.e2e.nodes import DONE, INTERRUPTED, NOT_VERIFIED, Lab, Node, until
+
+pytestmark = pytest.mark.qemu
+
+COMMANDS = (
+    "share",
+    "fetch",
+    "ls",
+    "peers",
+    "show",
+    "id",
+    "new",
+    "verify",
+    "promote",
+    "discard",
+    "rebase",
+    "tree",
+    "doctor",
+)
+COMMON = {"name", "path", "format", "virtual_size", "disk", "layer", "parent", "publisher", "version"}
+"""The keys of an image here, the same in every document."""
+LISTED = COMMON - {"path"} | {"team", "data_size", "by", "created", "peers", "nodes"}
+ID = re.compile(r"b3:[0-9a-f]{64}")
+ANSI = "\x1b["
+
+
+def check_image(item: dict[str, Any], path: Path, *, overlay: bool, published: bool) -> None:
+    """Whether ``item`` describes the image at ``path`` with the keys that all documents use."""
+    assert item.keys() >= COMMON
+    assert item["name"] == path.stem
+    assert item["path"] == str(path)
+    assert item["format"] == path.suffix.removeprefix(".")
+    assert isinstance(item["virtual_size"], int)
+    assert ID.fullmatch(item["disk"])
+    for key in ("layer", "parent"):
+        assert ID.fullmatch(item[key]) if overlay else item[key] is None
+    assert (item["publisher"] is not None) == published
+    assert isinstance(item["version"], int) == published
+
+
+# -- documents ---------------------------------------------------------------------------------------
+
+
+def test_the_documents_of_the_commands_that_need_no_network(lab: Lab) -> None:
+    node = lab.node("alice")
+    master = disks.make_master(node.place / "master.qcow2", size=MIB)
+    other = disks.make_master(node.place / "other.raw", size=MIB, seed="master.qcow2")
+
+    check_image(node.json("id", master), master, overlay=False, published=False)
+    overlay = node.place / "vm.qed"
+    made = node.json("new", overlay, "--master", "master.qcow2", "--format", "qed")
+    check_image(made, overlay, overlay=True, published=False)
+    assert made["parent"] == node.json("id", "master.qcow2")["disk"]
+    assert made["disk"] == made["parent"]
+
+    disks.write(overlay, 64 * KIB, disks.noise("vm", 100 * KIB))
+    known = node.json("id", overlay)
+    assert known["disk"] != known["parent"] == made["parent"]
+    shown = node.json("show", overlay)
+    check_image(shown, overlay, overlay=True, published=False)
+    assert [below["path"] for below in shown["lineage"]] == [str(master)]
+    assert (shown["in_use"], shown["file_size"]) == ("", overlay.stat().st_size)
+    assert node.json("show", master)["stands_on_it"] == [str(overlay)]
+
+    verified = node.json("verify", overlay, master)["verified"]
+    assert [(item["path"], item["ok"], item["damage"]) for item in verified] == [
+        (str(overlay), True, []),
+        (str(master), True, []),
+    ]
+
+    promoted = node.json("promote", overlay, "--as", "made")
+    check_image(promoted, node.place / "made.qed", overlay=False, published=False)
+    assert promoted["disk"] == known["disk"]
+    assert (node.place / "made.qed").stat().st_mode & 0o777 == 0o444
+
+    moved = node.json("rebase", overlay, "--onto", other)
+    check_image(moved, node.place / "vm-on-other.qed", overlay=True, published=False)
+    assert moved["disk"] == known["disk"]
+    assert disks.identical(overlay, Path(moved["path"]))
+
+    branches = node.json("tree")["tree"]
+    assert {branch["disk"] for branch in branches} >= {known["disk"], known["parent"]}
+    assert node.json("discard", overlay, moved["path"], "--yes")["discarded"] == [str(overlay), moved["path"]]
+    assert node.files() == {"master.qcow2", "other.raw", "made.qed"}
+
+
+def test_the_documents_of_the_commands_that_need_it(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.raw", size=MIB)
+    overlay = disks.make_overlay(alice.place / f"{lab.name('vm')}.qcow2", master, (0, 64 * KIB))
+    share = alice.share(overlay, "--team", lab.name("red"))
+    document = share.document()
+    top, below = document["shared"]
+    check_image(top, overlay, overlay=True, published=True)
+    check_image(below, master, overlay=False, published=True)
+    assert top["team"] == lab.name("red")
+    peer = ("--peer", share.peer, "--wait", "1")
+
+    for listed in (
+        bob.json("ls", overlay.stem, *peer)["images"][0],
+        bob.json("show", f"{lab.name('red')}/{overlay.stem}", *peer),
+    ):
+        assert listed.keys() >= LISTED
+        for key in COMMON - {"path"}:
+            assert listed[key] == top[key]
+        assert document["node"] in listed["nodes"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", listed["created"])
+
+    (mine,) = (item for item in bob.json("peers", *peer)["peers"] if item["node"] == document["node"])
+    assert mine["images"] == 2
+
+    for item, path in zip(bob.fetch(overlay.stem, *peer), (master, overlay), strict=True):
+        check_image(item, bob.place / path.name, overlay=path == overlay, published=True)
+        assert item["publisher"] == top["publisher"]
+        assert item.keys() >= {"already_here", "wire", "local", "resumed", "sources", "data_size"}
+    share.stop()
+    local = {item["name"] for item in bob.json("ls", "--local")["images"]}
+    assert local == {master.stem, overlay.stem}
+
+
+def test_doctor_has_a_document(lab: Lab) -> None:
+    result = lab.node("alice").run("doctor", "--json")
+    for check in result.document["checks"]:
+        assert check["state"] in ("ok", "warn", "fail")
+        assert check["state"] == "ok" or check["advice"]
+    assert result.code == result.document["exit_code"]
+
+
+def test_long_work_reports_progress_as_json_lines(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    name = lab.name("disk")
+    share = alice.share(disks.make_master(alice.place / f"{name}.raw", size=20 * MIB))
+    fetch = bob.start("fetch", name, "--peer", share.peer, "--limit-rate", "4M", "--json")
+
+    def progress() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in fetch.stderr.splitlines(keepends=True) if line.endswith("\n")]
+        return [line for line in lines if "progress" in line]
+
+    first = until(progress, what="a line of progress")[0]
+    assert first["progress"] == name
+    assert 0 < first["done"] < first["total"] == 20 * MIB
+    fetch.interrupt()
+    assert fetch.wait().code == INTERRUPTED
+
+
+# -- repair and names --------------------------------------------------------------------------------
+
+
+def test_rot_is_named_by_guest_offset_and_healed_from_a_peer(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=4 * MIB)
+    share = alice.share(master)
+    (item,) = bob.fetch(master.stem, "--peer", share.peer)
+    path = Path(item["path"])
+    status = path.stat()
+    path.chmod(0o644)
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size - MIB + 100)
+        file.write(b"rot")
+    path.chmod(0o444)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    result = bob.run("verify", path, "--json")
+    assert result.code == NOT_VERIFIED
+    (verdict,) = json.JSONDecoder().raw_decode(result.stdout)[0]["verified"]
+    (damage,) = verdict["damage"]
+    assert damage == {"offset": 3 * MIB, "length": 64 * KIB}
+
+    assert bob.json("verify", path, "--repair", "--peer", share.peer)["verified"][0]["ok"]
+    assert disks.identical(master, path)
+
+
+# -- words -------------------------------------------------------------------------------------------
+
+
+def test_every_command_has_help(lab: Lab) -> None:
+    node = lab.node("alice")
+    helps = {command: node.start(command, "--help") for command in COMMANDS}
+    overview = node.run("--help")
+    assert overview.code == DONE
+    for command, process in helps.items():
+        result = process.wait()
+        assert result.code == DONE
+        assert result.stderr == ""
+        assert f"overlaysync {command}" in result.stdout
+        assert re.search(rf"^\s+{command}\s+\w", overview.stdout, re.MULTILINE)
+    assert list(node.home.iterdir()) == []
+
+
+def test_quiet_prints_results_and_errors_only(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    name = lab.name("disk")
+    share = alice.share(disks.make_master(alice.place / f"{name}.raw", size=MIB))
+    loud = bob.run("fetch", name, "--peer", share.peer, "--as", "loud")
+    quiet = bob.run("--quiet", "fetch", name, "--peer", share.peer, "--as", "quiet")
+    assert loud.code == quiet.code == DONE
+    assert name in loud.stderr
+    assert quiet.stderr == ""
+    assert "quiet.raw" in quiet.stdout
+    failed = bob.run("fetch", f"{name}:7", "--peer", share.peer, "--wait", "1", "-q")
+    assert f"Nobody has '{name}:7'" in failed.stderr
+    assert failed.stdout == ""
+
+
+def test_global_options_are_accepted_before_and_after_the_command(lab: Lab) -> None:
+    node = lab.node("alice")
+    path = disks.make_master(node.place / "disk.raw", size=MIB)
+    assert json.loads(node.run("--json", "id", path).stdout) == json.loads(
+        node.run("id", path, "--json").stdout
+    )
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    """Both ends of a pseudo-terminal: ours, and the command's."""
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+
+
+def on_a_terminal(node: Node, *arguments: object, **environment: str) -> str:
+    """What a command prints on a terminal."""
+    with terminal() as (ours, theirs):
+        process = subprocess.Popen(
+            node.words(*arguments),
+            env=node.environment(**{"TERM": "xterm", **environment}),
+            cwd=node.place,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        output = b""
+        try:
+            while part := os.read(ours, 4096):
+                output += part
+        except OSError:
+            pass  # the other end is closed
+        process.wait(20)
+    return output.decode()
+
+
+def test_colours_are_for_terminals_and_can_be_refused(lab: Lab) -> None:
+    node = lab.node("alice")
+    path = disks.make_master(node.place / "disk.raw", size=MIB)
+    node.run("id", path)
+    command = ("verify", path)
+    assert ANSI + "32m" in on_a_terminal(node, *command)
+    assert ANSI + "31m" in on_a_terminal(node, "id", node.place / "nothing.raw")
+    for plain in (
+        on_a_terminal(node, *command, NO_COLOR="1"),
+        on_a_terminal(node, *command, "--no-color"),
+        on_a_terminal(node, *command, TERM="dumb"),
+        node.run(*command).stdout,
+    ):
+        assert "verified" in plain
+        assert "32m" not in plain
+
+
+def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(lab: Lab) -> None:
+    node = lab.node("alice")
+    disks.make_master(node.place / "disk.raw", size=MIB)
+    command = subprocess.list2cmdline(node.words("id", node.place / "disk.raw"))
+    done = subprocess.run(
+        f"{command} | true",
+        shell=True,
+        env=node.environment(),
+        cwd=node.place,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+
+
+def test_the_version_is_the_package_s(lab: Lab) -> None:
+    assert lab.node("alice").run("--version").stdout == f"overlaysync {overlaysync.__version__}\n"
