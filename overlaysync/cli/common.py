@@ -86,7 +86,7 @@ def parse_rate(text: str | None) -> int | None:
         return None
     rate = parse_size(text.removesuffix("/s"))
     if rate < 1:
-        raise UsageError("the rate must be at least one byte per second")
+        raise UsageError("The rate must be at least one byte per second")
     return rate
 
 

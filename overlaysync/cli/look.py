@@ -160,7 +160,7 @@ def identify(
     path: Annotated[str, typer.Argument(metavar="PATH", help="An image.")],
     format: FormatOption = None,
 ) -> None:
-    """Print the disk id of an image (and layer id and parent of an overlay)."""
+    """Print the ids of an image."""
     output = output_of(context)
     with open_node() as node:
         known = examine(node, output, path, parse_format(format))

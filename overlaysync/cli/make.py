@@ -64,7 +64,7 @@ def _refuse_raw(format: Format) -> None:
     from overlaysync.errors import UsageError
 
     if format == "raw":
-        raise UsageError("a raw image cannot be an overlay", hint="--format qcow2 or qed")
+        raise UsageError("A raw image cannot be an overlay", hint="name it *.qcow2 or *.qed, or say --format")
 
 
 def promote(
@@ -101,7 +101,9 @@ def promote(
         if discard_it:
             discard_image(overlay, node.catalog)
     lines = [
-        output.good(f"{master.path}  master {short_id(master.disk.id)}, read-only, as known in advance"),
+        output.good(
+            f"{master.path}  master {short_id(master.disk.id)}, read-only; its content is that of the overlay"
+        ),
         *([output.good(f"{overlay} discarded")] if discard_it else []),
     ]
     output.result(image_fields(master) | {"discarded": overlay if discard_it else None}, *lines)
@@ -159,7 +161,7 @@ def rebase(
 
     output = output_of(context)
     if replace and (name or to):
-        raise UsageError("--replace keeps name and place", hint="leave --as and --to out")
+        raise UsageError("--replace keeps the overlay's name and place", hint="leave --as and --to out")
     with open_node() as node:
         known = examine(node, output, overlay)
         base = here(node, output, onto)

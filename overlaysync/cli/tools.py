@@ -27,7 +27,7 @@ def demo(
     context: typer.Context,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the demo's directory.")] = False,
 ) -> None:
-    """Show the main job in a minute: two nodes on this machine, without QEMU."""
+    """Show the main job in under a minute."""
     from overlaysync.cli.demo import run
 
     run(output_of(context), keep=keep)

@@ -8,6 +8,7 @@ is the peer's is a PeerError, so that a transfer can go on with the others.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -165,8 +166,10 @@ class Client:
                     return status, answer.headers.get("ETag", "")[:MAX_ETAG], body
         except TimeoutError:
             raise PeerError(f"{address} does not answer in time") from None
+        except aiohttp.ClientConnectorError as error:
+            raise PeerError(f"{address} does not answer", why=_reason(error.os_error)) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise PeerError(f"Cannot ask {address}", why=printable(str(error))) from None
+            raise PeerError(f"{address} answers wrongly", why=printable(str(error))) from None
 
     # -- image data ----------------------------------------------------------------------------------
 
@@ -237,7 +240,7 @@ class Client:
             raise PeerError(f"{address} does not answer") from None
         except OSError as error:
             connection.abort()
-            raise PeerError(f"Cannot connect to {address}", why=error.strerror or str(error)) from None
+            raise PeerError(f"{address} does not answer", why=_reason(error)) from None
         except BaseException:
             connection.abort()
             raise
@@ -251,6 +254,11 @@ class Client:
         if connection.usable:
             host.idle.append(connection)
         return head
+
+
+def _reason(error: OSError) -> str:
+    """Why a connection failed, without the address that asyncio repeats."""
+    return os.strerror(error.errno).lower() if error.errno else printable(str(error))
 
 
 def _url(address: Address, path: str) -> URL:

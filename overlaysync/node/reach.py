@@ -230,8 +230,8 @@ class Reach:
                     self._ask(other)
         except (PeerError, DecodeError) as error:
             view.problem = str(error)
-            if address in self.named:
-                self.observer.note(f"{address}: {error}")
+            if address in self.named and len(self.named) > 1:
+                self.observer.note(view.problem)
 
     def _is_alias(self, view: PeerView) -> bool:
         """Only among this machine's own addresses: elsewhere anybody could claim another's key."""

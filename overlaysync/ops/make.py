@@ -143,7 +143,7 @@ class Maker:
                 raise VerificationError(
                     f"{known.path} does not make the disk its manifest promises",
                     why=f"{short_id(known.disk.id)} instead of {short_id(row.result)}",
-                    hint=f"type: overlaysync verify '{known.path}'",
+                    hint=f"overlaysync verify '{known.path}'",
                 )
 
     def _check_unchanged(self, base: Known) -> None:
@@ -175,7 +175,7 @@ class Maker:
             if not assembly.have.complete():
                 raise VerificationError(
                     f"Cannot write {work.path}: some bytes of its source do not match their digests",
-                    hint="type: overlaysync verify PATH, to see which",
+                    hint="overlaysync verify PATH, to see which",
                 )
             if base:
                 self._check_unchanged(base)

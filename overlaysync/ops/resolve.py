@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from overlaysync.errors import AmbiguousError, NotFoundError
 from overlaysync.model.digest import ID_PREFIX, short_id
@@ -109,18 +109,24 @@ def _is_peer(wanted: str, text: str) -> bool:
 
 
 def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
+    loose = replace(reference, version=None, peer=None)
+    others = [] if loose == reference else [listing for listing in listings if fits(loose, listing)]
+    if others:
+        having = sorted({describe(listing) for listing in others})
+        return NotFoundError(f"Nobody has '{reference}'", why="there is " + "; ".join(having))
+    if not listings:
+        return NotFoundError(
+            f"Nobody has '{reference}'",
+            why="nobody shares anything within reach",
+            hint="--peer HOST:PORT, or: overlaysync doctor",
+        )
     names = {listing.manifest.header.name for listing in listings}
     teams = {listing.manifest.header.team for listing in listings if listing.manifest.header.team}
     wanted, known = (reference.team, teams) if reference.is_team else (reference.name, names)
     near = difflib.get_close_matches(wanted or "", sorted(known), n=3)
-    if near:
-        hint = (
-            "did you mean "
-            + " or ".join(f"'{name}{'/' if reference.is_team else ''}'" for name in near)
-            + "?"
-        )
-    elif listings:
-        hint = "type: overlaysync ls"
-    else:
-        hint = "nobody shares anything within reach; try --peer HOST:PORT, or: overlaysync doctor"
-    return NotFoundError(f"Nobody has '{reference}'", hint=hint)
+    mark = "/" if reference.is_team else ""
+    return NotFoundError(
+        f"Nobody has '{reference}'",
+        why="did you mean " + " or ".join(f"'{name}{mark}'" for name in near) + "?" if near else "",
+        hint="overlaysync ls",
+    )

@@ -62,7 +62,7 @@ def verify(library: Library, path: str, *, now: float, progress: Progress | None
     if row is None:
         raise NotFoundError(
             f"Nothing is known of {path}, so it cannot be compared",
-            hint=f"type: overlaysync id '{path}', and verify it later",
+            hint=f"overlaysync id '{path}', and verify it later",
         )
     touched = library.known(path) is None
     before = library.catalog.pages.load_list(row.disk)

@@ -128,5 +128,5 @@ def _check_private(directory: Path) -> None:
         )
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise NotAllowedError(
-            f"Others may write to {directory}, where secrets are kept", hint=f"type: chmod 700 {directory}"
+            f"Others may write to {directory}, where secrets are kept", hint=f"chmod 700 {directory}"
         )

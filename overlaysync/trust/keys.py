@@ -77,9 +77,7 @@ def load_or_make(path: Path) -> NodeKey:
         if not stat.S_ISREG(mode):
             raise NotAllowedError(f"{path} is not a node key", why="it is not a regular file")
         if mode & 0o077:
-            raise NotAllowedError(
-                f"The node key {path} can be read by others", hint=f"type: chmod 600 '{path}'"
-            )
+            raise NotAllowedError(f"The node key {path} can be read by others", hint=f"chmod 600 '{path}'")
         data = os.read(descriptor, PUBLIC_KEY_SIZE + 1)
     finally:
         os.close(descriptor)

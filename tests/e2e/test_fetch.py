@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from overlaysync.units import KIB, MIB
 from tests import images
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, USAGE, Lab, Node, Share
+from tests.e2e.nodes import DONE, USAGE, Lab, Share
 
 pytestmark = pytest.mark.qemu
 
 
-def share_pair(lab: Lab, suffix: str = "qcow2", **options: object) -> tuple[Node, Share, Path, Path]:
-    """A teacher that shares an overlay and its master."""
-    teacher = lab.node("teacher")
-    master = disks.make_master(teacher.place / f"{lab.name('master')}.{suffix}", size=4 * MIB)
-    overlay = disks.make_overlay(
-        teacher.place / f"{lab.name('vm')}.{suffix}", master, (MIB, 200 * KIB), (3 * MIB, 4 * KIB), **options
-    )
-    return teacher, teacher.share(overlay), master, overlay
+class Shared(NamedTuple):
+    """A master and an overlay that are being shared."""
+
+    share: Share
+    master: Path
+    overlay: Path
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Shared]]:
+    """A pair of each format, by its suffix."""
+    lab = Lab(tmp_path_factory.mktemp("fetch"))
+    try:
+        teacher = lab.node("teacher")
+        pairs = {}
+        for suffix in ("qcow2", "qed"):
+            master = disks.make_master(
+                teacher.place / f"{lab.name(f'{suffix}-master')}.{suffix}", size=4 * MIB
+            )
+            pairs[suffix] = (
+                master,
+                disks.make_overlay(
+                    teacher.place / f"{lab.name(f'{suffix}-vm')}.{suffix}",
+                    master,
+                    (MIB, 200 * KIB),
+                    (3 * MIB, 4 * KIB),
+                    cluster_size=4096,
+                ),
+            )
+        share = teacher.share(teacher.place)
+        yield {suffix: Shared(share, *pair) for suffix, pair in pairs.items()}
+    finally:
+        lab.close()
 
 
 def tree(directory: Path) -> set[Path]:
@@ -30,8 +57,8 @@ def tree(directory: Path) -> set[Path]:
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [("qed", "qcow2"), ("qcow2", "qed")])
-def test_an_overlay_in_another_format(lab: Lab, theirs: str, ours: str) -> None:
-    _, share, master, overlay = share_pair(lab, theirs, cluster_size=4096)
+def test_an_overlay_in_another_format(lab: Lab, shared: dict[str, Shared], theirs: str, ours: str) -> None:
+    share, master, overlay = shared[theirs]
     student = lab.node("student")
 
     _, wanted = student.fetch(overlay.stem, "--format", ours, "--peer", share.peer)
@@ -46,8 +73,8 @@ def test_an_overlay_in_another_format(lab: Lab, theirs: str, ours: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["raw", "qed", "qcow2"])
-def test_a_master_in_any_format(lab: Lab, format: str) -> None:
-    _, share, master, _ = share_pair(lab)
+def test_a_master_in_any_format(lab: Lab, shared: dict[str, Shared], format: str) -> None:
+    share, master, _ = shared["qcow2"]
     student = lab.node("student")
     (item,) = student.fetch(master.stem, "--format", format, "--peer", share.peer)
     path = student.place / f"{master.stem}.{format}"
@@ -57,16 +84,16 @@ def test_a_master_in_any_format(lab: Lab, format: str) -> None:
     assert format == "raw" or images.check(path) == 0
 
 
-def test_an_overlay_cannot_be_raw_and_what_can_be_done_is_said(lab: Lab) -> None:
-    _, share, _, overlay = share_pair(lab)
+def test_an_overlay_cannot_be_raw_and_what_can_be_done_is_said(lab: Lab, shared: dict[str, Shared]) -> None:
+    share, _, overlay = shared["qcow2"]
     student = lab.node("student")
     error = student.fails(USAGE, "fetch", overlay.stem, "--format", "raw", "--peer", share.peer)
     assert "promote" in error["hint"]
     assert student.files() == set()
 
 
-def test_name_and_places_can_be_chosen(lab: Lab) -> None:
-    _, share, master, overlay = share_pair(lab)
+def test_name_and_places_can_be_chosen(lab: Lab, shared: dict[str, Shared]) -> None:
+    share, master, overlay = shared["qcow2"]
     student = lab.node("student")
     masters, machines = student.base / "masters", student.base / "machines"
 
@@ -87,8 +114,8 @@ def test_name_and_places_can_be_chosen(lab: Lab) -> None:
     assert student.files(machines) == {"router.qcow2", "web.qcow2"}
 
 
-def test_a_dry_run_shows_the_plan_and_writes_nothing(lab: Lab) -> None:
-    _, share, master, overlay = share_pair(lab)
+def test_a_dry_run_shows_the_plan_and_writes_nothing(lab: Lab, shared: dict[str, Shared]) -> None:
+    share, master, overlay = shared["qcow2"]
     student = lab.node("student")
     target = student.place / "new"
     command = ("fetch", overlay.stem, "--dry-run", "--to", target, "--peer", share.peer)

@@ -102,13 +102,18 @@ def test_a_disk_that_fills_up_on_the_way_harms_nothing(lab: Lab) -> None:
         assert disks.identical(master, disk.outside / master.name)
 
 
-def test_a_home_on_a_full_disk_is_no_reason_for_a_traceback(lab: Lab) -> None:
+def test_a_home_on_a_full_disk_is_said_and_works_again_later(lab: Lab) -> None:
     with small_disk(lab.root / "small", 8 * MIB) as disk:
         node = lab.node("student", prefix=disk.prefix)
-        path = disks.make_master(node.place / "disk.raw", size=MIB)
-        assert node.run("id", path, OVERLAYSYNC_HOME=str(disk.point / "home")).code == DONE
+        home = {"OVERLAYSYNC_HOME": str(disk.point / "home")}
+        first, second = (disks.make_master(node.place / f"{word}.raw", size=MIB) for word in ("one", "two"))
+        node.json("id", first, **home)
         with pytest.raises(OSError, match="No space"):
             (disk.outside / "filler").write_bytes(bytes(8 * MIB))
-        path = disks.make_master(node.place / "other.raw", size=MIB)
-        result = node.run("id", path, "--json", OVERLAYSYNC_HOME=str(disk.point / "home"))
-        assert result.code == NO_SPACE, result.stderr
+
+        result = node.run("id", second, "--json", **home)
+        assert result.code != DONE
+        assert str(disk.point / "home") in result.error["what"]
+
+        (disk.outside / "filler").unlink()
+        assert node.json("id", second, **home)["disk"]

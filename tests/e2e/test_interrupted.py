@@ -116,7 +116,7 @@ def test_a_fetch_killed_at_any_moment_leaves_nothing_wrong(lab: Lab) -> None:
         for found in student.files():
             assert disks.identical(teacher.place / found, student.place / found)
 
-    kill_at_random(student, *command, rounds=8, check=check)
+    kill_at_random(student, *command, rounds=7, check=check)
     student.fetch(*command[1:])
 
     check()
@@ -141,7 +141,7 @@ def test_a_replacement_killed_at_any_moment_is_the_old_or_the_new_one(lab: Lab) 
         assert images.check(target) == 0
         assert images.content(target) in contents
 
-    kill_at_random(student, *command, rounds=5, check=check)
+    kill_at_random(student, *command, rounds=4, check=check)
     student.fetch(*command[1:])
 
     assert disks.identical(path, target)
