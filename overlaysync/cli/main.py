@@ -56,6 +56,8 @@ def main(
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # numpy's matrix library starts a thread per processor, and nothing here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # One way to stop: asyncio handles SIGINT well, so a SIGTERM becomes one. Shells start background jobs of
     # scripts with SIGINT ignored, which would make them deaf to both.
     signal.signal(signal.SIGINT, signal.default_int_handler)

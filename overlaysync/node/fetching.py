@@ -44,6 +44,8 @@ from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.resolve import Listing, resolve
 from overlaysync.trust.envelope import Manifest
 
+_WRITERS = 4
+"""Threads that verify and write: more than processors, as writing waits for the disk."""
 _PAGES_AT_ONCE = 6
 _PAGES_KEPT = 64
 """Pages written to the catalog at a time."""
@@ -214,7 +216,7 @@ class Fetch:
             backing_format=base.geometry.format if base else None,
         )
         os.makedirs(os.path.dirname(step.path) or ".", exist_ok=True)
-        threads = ThreadPoolExecutor(2, thread_name_prefix="verify")
+        threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
         loop = asyncio.get_running_loop()
         assembly = await asyncio.to_thread(
             Assembly.open,

@@ -13,6 +13,7 @@ from overlaysync.node.node import now
 from overlaysync.node.reach import Reach
 from overlaysync.ops.assemble import BATCH, Assembly
 from overlaysync.ops.plan import Step
+from overlaysync.store.direct import aligned_buffer
 from overlaysync.swarm.schedule import Failure, Request, Schedule
 
 _RETRY_S = 0.25
@@ -50,7 +51,7 @@ class Transferring:
         self._threads = threads
         self._loop = asyncio.get_running_loop()
         self._schedule = Schedule(assembly.missing(), assembly.data, request_size=BATCH)
-        self._buffers: list[bytearray] = []
+        self._buffers: list[memoryview] = []
         self._last_error = ""
 
     async def run(self) -> None:
@@ -86,8 +87,8 @@ class Transferring:
     async def _ask(self, request: Request) -> None:
         schedule = self._schedule
         address, manifest = self._reach.sources(self._step.header.content_id)[request.source]
-        buffer = self._buffers.pop() if self._buffers else bytearray(BATCH)
-        part = memoryview(buffer)[: request.size]
+        buffer = self._buffers.pop() if self._buffers else aligned_buffer(BATCH)
+        part = buffer[: request.size]
         try:
             await self._reach.client.read_slots(address, manifest, request.runs, part)
         except BusyError as error:

@@ -38,7 +38,7 @@ KeepPage: TypeAlias = Callable[[bytes, bytes], None]
 _WINDOW = 8 * MIB
 """Bytes hashed, and resident, at a time by each thread."""
 
-_WORKERS = min(8, os.cpu_count() or 1)
+_WORKERS = max(4, min(8, os.cpu_count() or 1))
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

@@ -21,6 +21,7 @@ from overlaysync.model.digest import Digests, Kind, equal_rows, kinds_of
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.assemble import BATCH, Assembly
 from overlaysync.ops.hashing import Progress, in_order
+from overlaysync.store.direct import aligned_buffer
 from overlaysync.units import PAGE_UNITS
 
 _WINDOW = 1 << 20
@@ -63,7 +64,7 @@ def copy_local(
 
     def copy(item: _Copy) -> int:
         if not hasattr(scratch, "buffer"):
-            scratch.buffer = memoryview(bytearray(BATCH))
+            scratch.buffer = aligned_buffer(BATCH)
         part = scratch.buffer[: assembly.data.span(item.first, item.count)]
         try:
             source.chain.read_into(item.offset, part)

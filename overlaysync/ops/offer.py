@@ -57,6 +57,8 @@ class Offer:
         self.chain = chain
         self.path = chain.top.path
         self._load = load
+        fingerprints = chain.fingerprints()
+        self._sizes = {image.fd: file.size for image, file in zip(chain.images, fingerprints, strict=True)}
         self.unchanged = unchanged
         self._page_digests = frozenset(pages.digests)
         # Not closed by whoever withdraws the offer: a body may still be on its way from these descriptors.
@@ -88,7 +90,12 @@ class Offer:
                 image.read_into(extent, memoryview(buffer))
                 yield bytes(buffer)
             else:
-                yield FileSegment(image.fd, extent.host, extent.length)
+                # The last cluster of a file, or the last sector of a raw one, may lie behind its end.
+                present = max(0, min(extent.length, self._sizes[image.fd] - extent.host))
+                if present:
+                    yield FileSegment(image.fd, extent.host, present)
+                if present < extent.length:
+                    yield bytes(extent.length - present)
 
 
 def _guest_ranges(run: SlotRun, pages: PageList) -> Iterator[tuple[int, int]]:

@@ -29,6 +29,7 @@ from overlaysync.errors import (
     OverlaysyncError,
     WouldDestroyError,
 )
+from overlaysync.store.direct import DirectWriter
 from overlaysync.store.files import preallocate, rename_new, sync_directory, translate
 from overlaysync.store.journal import KEY_SIZE, Journal, JournalHeader, Run, merge_runs, read_header
 from overlaysync.store.place import Place, open_locked, part_path
@@ -74,6 +75,7 @@ class PartFile:
         self._unsynced = 0
         self._waiting_since: float | None = None
         self._failure: OverlaysyncError | None = None
+        self._direct = DirectWriter(fd)
 
     @classmethod
     def open(
@@ -145,6 +147,9 @@ class PartFile:
         if not 0 <= offset <= self.size - length:
             raise ValueError(f"{length} bytes at {offset} in a file of {self.size}")
         with self._failing():
+            if len(views) == 1:
+                done = self._direct.write(views[0], offset)
+                views, offset = [views[0][done:]], offset + done
             for start in range(0, len(views), _MAX_BUFFERS):
                 offset += _write_all_at(self._fd, views[start : start + _MAX_BUFFERS], offset)
         with self._lock:
@@ -233,6 +238,7 @@ class PartFile:
         """Release the file; what was checkpointed is there for a later run. No thread may be writing."""
         if self._fd >= 0:
             self._journal.close()
+            self._direct.close()
             os.close(self._fd)
             self._place.close()
             self._fd = -1

@@ -65,7 +65,7 @@ class Schedule:
     """
 
     def __init__(
-        self, missing: Iterable[tuple[int, int]], data: DataMap, *, request_size: int, per_source: int = 3
+        self, missing: Iterable[tuple[int, int]], data: DataMap, *, request_size: int, per_source: int = 6
     ) -> None:
         self.pending = deque(missing)
         self._span = data.span

@@ -1,0 +1,66 @@
+"""Direct writes: large, aligned pieces go to the disk past the page cache.
+
+A new file's bytes cost a copy into the page cache, its pages and their write-back, which together bound a fetch;
+and they push out of the cache what the machine's VMs need. Whatever is small, unaligned or refused by the file
+system (tmpfs, some network ones) is written as usual: the kernel keeps both ways coherent.
+Source: open(2), O_DIRECT; docs/adr/0008-direct-writes.md has the measurement.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from contextlib import suppress
+
+import numpy as np
+
+from overlaysync.units import MIB
+
+ALIGNMENT = 4096
+"""Bytes; offset, length and address must be multiples. A file system that wants more refuses the first write."""
+
+LEAST = MIB
+"""Smaller pieces are left to the page cache, which joins them."""
+
+
+def aligned_buffer(size: int) -> memoryview:
+    """A writable buffer of ``size`` bytes that begins on a page."""
+    return memoryview(mmap.mmap(-1, size))
+
+
+class DirectWriter:
+    """A second way into the open file ``fd``, where its file system allows it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = -1
+        self._refused = False
+        with suppress(OSError):
+            self._fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+
+    def write(self, piece: memoryview, offset: int) -> int:
+        """Write the first bytes of ``piece`` at ``offset`` in the file; returns how many, perhaps none.
+
+        Raises:
+            OSError: the disk is full, or failed.
+        """
+        if self._fd < 0 or self._refused or len(piece) < LEAST or not _is_aligned(piece, offset):
+            return 0
+        try:
+            return os.pwrite(self._fd, piece, offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._refused = True  # it wants another alignment
+            return 0
+
+    def close(self) -> None:
+        """Close the second descriptor; no thread may be writing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _is_aligned(piece: memoryview, offset: int) -> bool:
+    address = np.frombuffer(piece, dtype=np.uint8).ctypes.data
+    return not (address | offset | len(piece)) % ALIGNMENT
