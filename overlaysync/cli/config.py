@@ -1,7 +1,8 @@
 """Defaults of options that the user sets: in the config file and in the environment.
 
 ``config.toml`` has a table per command with its options, such as ``[fetch]`` and ``masters = "~/masters"``;
-the variable of the same option is OVERLAYSYNC_FETCH_MASTERS. Flags win over the environment, that over the file.
+the variable of the same option is OVERLAYSYNC_FETCH_MASTERS. Flags win over the environment, that over the
+file.
 """
 
 from __future__ import annotations

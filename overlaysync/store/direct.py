@@ -1,8 +1,8 @@
 """Direct writes: large, aligned pieces go to the disk past the page cache.
 
-A new file's bytes cost a copy into the page cache, its pages and their write-back, which together bound a fetch;
-and they push out of the cache what the machine's VMs need. Whatever is small, unaligned or refused by the file
-system (tmpfs, some network ones) is written as usual: the kernel keeps both ways coherent.
+A new file's bytes cost a copy into the page cache, its pages and their write-back, which together bound a
+fetch; and they push out of the cache what the machine's VMs need. Whatever is small, unaligned or refused by
+the file system (tmpfs, some network ones) is written as usual: the kernel keeps both ways coherent.
 Source: open(2), O_DIRECT; docs/adr/0008-direct-writes.md has the measurement.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from overlaysync.units import MIB
 
 ALIGNMENT = 4096
-"""Bytes; offset, length and address must be multiples. A file system that wants more refuses the first write."""
+"""Bytes; offset, length and address are multiples. A file system that wants more refuses the first write."""
 
 LEAST = MIB
 """Smaller pieces are left to the page cache, which joins them."""
