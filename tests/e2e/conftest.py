@@ -7,13 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.namespaces import island
 from tests.e2e.nodes import Lab
 
 
+@pytest.fixture(scope="session")
+def apart() -> Iterator[tuple[str, ...]]:
+    """Words that run a command where no node of another test is heard."""
+    with island() as made:
+        yield made.prefix
+
+
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path)
-    try:
+def lab(tmp_path: Path, apart: tuple[str, ...]) -> Iterator[Lab]:
+    """Nodes that find each other by ``--peer`` only; such tests may run side by side."""
+    with Lab(tmp_path, prefix=apart) as made:
         yield made
-    finally:
-        made.close()
+
+
+@pytest.fixture
+def open_lab(tmp_path: Path) -> Iterator[Lab]:
+    """Nodes on this machine's own network."""
+    with Lab(tmp_path) as made:
+        yield made

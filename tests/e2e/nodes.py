@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import overlaysync
 
@@ -247,23 +247,33 @@ _P = TypeVar("_P", bound=Process)
 
 @dataclass(slots=True)
 class Lab:
-    """Nodes of one test, and names that no other test's nodes use: all of a machine hear each other."""
+    """Nodes of one test, and names that no other test's nodes use: all of a machine may hear each other.
+
+    Attributes:
+        root: a directory.
+        prefix: words before each command, to run it in other namespaces.
+        tag: part of the names.
+    """
 
     root: Path
+    prefix: tuple[str, ...] = ()
     tag: str = field(default_factory=lambda: secrets.token_hex(3))
     _nodes: dict[str, Node] = field(default_factory=dict)
 
-    def node(self, name: str, *, prefix: tuple[str, ...] = ()) -> Node:
+    def node(self, name: str, *, prefix: tuple[str, ...] | None = None) -> Node:
         """The node of that name, made when it is new."""
         if name not in self._nodes:
-            self._nodes[name] = Node(self.root / name, prefix)
+            self._nodes[name] = Node(self.root / name, self.prefix if prefix is None else prefix)
         return self._nodes[name]
 
     def name(self, word: str) -> str:
         """A name for an image or a team, of this test alone."""
         return f"{word}-{self.tag}"
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
         for node in self._nodes.values():
             node.close()
 

@@ -38,11 +38,13 @@ def bootable_pair(node: Node, master_name: str, overlay_name: str) -> tuple[Path
     ("master_suffix", "overlay_suffix"),
     [("qed", "qed"), ("qcow2", "qcow2"), ("raw", "qcow2")],
 )
-def test_an_overlay_and_its_master_arrive_and_boot(lab: Lab, master_suffix: str, overlay_suffix: str) -> None:
-    teacher, student = lab.node("teacher"), lab.node("student")
-    name = lab.name("vm")
+def test_an_overlay_and_its_master_arrive_and_boot(
+    open_lab: Lab, master_suffix: str, overlay_suffix: str
+) -> None:
+    teacher, student = open_lab.node("teacher"), open_lab.node("student")
+    name = open_lab.name("vm")
     master, overlay = bootable_pair(
-        teacher, f"{lab.name('master')}.{master_suffix}", f"{name}.{overlay_suffix}"
+        teacher, f"{open_lab.name('master')}.{master_suffix}", f"{name}.{overlay_suffix}"
     )
     teacher.share(overlay)
 
@@ -62,11 +64,11 @@ def test_an_overlay_and_its_master_arrive_and_boot(lab: Lab, master_suffix: str,
     ("here", "there", "overlay_suffix"), [("raw", "qcow2", "qed"), ("qcow2", "raw", "qcow2")]
 )
 def test_a_master_of_another_format_here_is_as_good(
-    lab: Lab, here: str, there: str, overlay_suffix: str
+    open_lab: Lab, here: str, there: str, overlay_suffix: str
 ) -> None:
-    teacher, student = lab.node("teacher"), lab.node("student")
-    name = lab.name("vm")
-    master, overlay = bootable_pair(teacher, f"{lab.name('master')}.{there}", f"{name}.{overlay_suffix}")
+    teacher, student = open_lab.node("teacher"), open_lab.node("student")
+    name = open_lab.name("vm")
+    master, overlay = bootable_pair(teacher, f"{open_lab.name('master')}.{there}", f"{name}.{overlay_suffix}")
     # Neither the file's name nor its format need be the teacher's: content is what counts.
     own = images.convert(master, student.place / f"mine.{here}")
     teacher.share(overlay)
@@ -79,10 +81,10 @@ def test_a_master_of_another_format_here_is_as_good(
     assert disks.boot(Path(wanted["path"])) == "booted from the overlay"
 
 
-def test_a_team_recovers_from_those_who_fetched(lab: Lab) -> None:
-    first, second, third = (lab.node(name) for name in ("first", "second", "third"))
-    team, router, web = lab.name("red"), lab.name("router"), lab.name("web")
-    master = disks.make_master(first.place / f"{lab.name('master')}.qcow2")
+def test_a_team_recovers_from_those_who_fetched(open_lab: Lab) -> None:
+    first, second, third = (open_lab.node(name) for name in ("first", "second", "third"))
+    team, router, web = open_lab.name("red"), open_lab.name("router"), open_lab.name("web")
+    master = disks.make_master(first.place / f"{open_lab.name('master')}.qcow2")
     content = {}
     for name, suffix in ((router, "qcow2"), (web, "qed")):
         path = disks.make_overlay(
@@ -98,7 +100,7 @@ def test_a_team_recovers_from_those_who_fetched(lab: Lab) -> None:
 
     fetched = third.fetch(f"{team}/")
 
-    assert {item["name"] for item in fetched} == {router, web, lab.name("master")}
+    assert {item["name"] for item in fetched} == {router, web, open_lab.name("master")}
     assert {item["team"] for item in fetched if item["layer"]} == {team}
     assert third.files() == {*content, master.name}
     for file_name, expected in content.items():
@@ -106,10 +108,10 @@ def test_a_team_recovers_from_those_who_fetched(lab: Lab) -> None:
         assert images.check(third.place / file_name) == 0
 
 
-def test_seeding_hands_on_what_was_fetched(lab: Lab) -> None:
-    first, second, third = (lab.node(name) for name in ("first", "second", "third"))
-    name = lab.name("vm")
-    master = disks.make_master(first.place / f"{lab.name('master')}.qcow2", size=2 * MIB)
+def test_seeding_hands_on_what_was_fetched(open_lab: Lab) -> None:
+    first, second, third = (open_lab.node(name) for name in ("first", "second", "third"))
+    name = open_lab.name("vm")
+    master = disks.make_master(first.place / f"{open_lab.name('master')}.qcow2", size=2 * MIB)
     overlay = disks.make_overlay(first.place / f"{name}.qcow2", master, (0, 64 * KIB))
     share = first.share(overlay)
     seeder = second.start("fetch", name, "--seed", "60", "--json")
@@ -124,16 +126,16 @@ def test_seeding_hands_on_what_was_fetched(lab: Lab) -> None:
     assert seeder.stop().code == INTERRUPTED
 
 
-def test_seeding_ends_after_its_time(lab: Lab) -> None:
-    first, second = lab.node("first"), lab.node("second")
-    name = lab.name("disk")
+def test_seeding_ends_after_its_time(open_lab: Lab) -> None:
+    first, second = open_lab.node("first"), open_lab.node("second")
+    name = open_lab.name("disk")
     share = first.share(disks.make_master(first.place / f"{name}.raw", size=MIB))
     assert second.run("fetch", name, "--seed", "0.2", "--peer", share.peer).code == DONE
 
 
-def test_several_nodes_on_one_host_are_told_apart(lab: Lab) -> None:
-    alice, bob, carol = (lab.node(name) for name in ("alice", "bob", "carol"))
-    names = {node: lab.name(node.base.name) for node in (alice, bob)}
+def test_several_nodes_on_one_host_are_told_apart(open_lab: Lab) -> None:
+    alice, bob, carol = (open_lab.node(name) for name in ("alice", "bob", "carol"))
+    names = {node: open_lab.name(node.base.name) for node in (alice, bob)}
     for node, name in names.items():
         disks.make_master(node.place / f"{name}.raw", size=MIB)
     shares = {node: node.start_share(node.place / f"{name}.raw") for node, name in names.items()}
@@ -155,9 +157,9 @@ def test_several_nodes_on_one_host_are_told_apart(lab: Lab) -> None:
     assert carol.fails(NOT_FOUND, "fetch", f"{one}@bob", "--wait", "1")["what"]
 
 
-def test_two_shares_of_one_home_are_both_heard(lab: Lab) -> None:
-    alice, bob = lab.node("alice"), lab.node("bob")
-    names = [lab.name("one"), lab.name("two")]
+def test_two_shares_of_one_home_are_both_heard(open_lab: Lab) -> None:
+    alice, bob = open_lab.node("alice"), open_lab.node("bob")
+    names = [open_lab.name("one"), open_lab.name("two")]
     for name in names:
         disks.make_master(alice.place / f"{name}.raw", size=MIB)
     # Their labels are the same, and what one shares the other may share as well: both only read it.
@@ -171,9 +173,9 @@ def test_two_shares_of_one_home_are_both_heard(lab: Lab) -> None:
     bob.fetch(names[1])
 
 
-def test_a_deleted_file_disappears_from_what_is_listed(lab: Lab) -> None:
-    alice, bob = lab.node("alice"), lab.node("bob")
-    keep, drop = lab.name("keep"), lab.name("drop")
+def test_a_deleted_file_disappears_from_what_is_listed(open_lab: Lab) -> None:
+    alice, bob = open_lab.node("alice"), open_lab.node("bob")
+    keep, drop = open_lab.name("keep"), open_lab.name("drop")
     for name in (keep, drop):
         disks.make_master(alice.place / f"{name}.raw", size=MIB)
     alice.share(alice.place)

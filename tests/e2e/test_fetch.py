@@ -25,10 +25,9 @@ class Shared(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Shared]]:
+def shared(tmp_path_factory: pytest.TempPathFactory, apart: tuple[str, ...]) -> Iterator[dict[str, Shared]]:
     """A pair of each format, by its suffix."""
-    lab = Lab(tmp_path_factory.mktemp("fetch"))
-    try:
+    with Lab(tmp_path_factory.mktemp("fetch"), prefix=apart) as lab:
         teacher = lab.node("teacher")
         pairs = {}
         for suffix in ("qcow2", "qed"):
@@ -47,8 +46,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Share
             )
         share = teacher.share(teacher.place)
         yield {suffix: Shared(share, *pair) for suffix, pair in pairs.items()}
-    finally:
-        lab.close()
 
 
 def tree(directory: Path) -> set[Path]:

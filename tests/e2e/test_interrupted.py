@@ -30,10 +30,10 @@ def leftovers(node: Node) -> list[str]:
 
 
 @pytest.fixture
-def big(lab: Lab) -> Iterator[tuple[RecordedPeer, Path]]:
+def big(open_lab: Lab) -> Iterator[tuple[RecordedPeer, Path]]:
     """A peer with one master that takes its time."""
-    teacher = lab.node("teacher")
-    master = disks.make_master(teacher.place / f"{lab.name('big')}.raw", size=192 * MIB)
+    teacher = open_lab.node("teacher")
+    master = disks.make_master(teacher.place / f"{open_lab.name('big')}.raw", size=192 * MIB)
     share = teacher.share(master)
     recording = record(share.port)
     share.stop()
@@ -44,9 +44,9 @@ def big(lab: Lab) -> Iterator[tuple[RecordedPeer, Path]]:
 # -- the fetcher -------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_fetch_goes_on_where_it_stopped(lab: Lab, big: tuple[RecordedPeer, Path]) -> None:
+def test_an_interrupted_fetch_goes_on_where_it_stopped(open_lab: Lab, big: tuple[RecordedPeer, Path]) -> None:
     peer, master = big
-    student = lab.node("student")
+    student = open_lab.node("student")
     command = ("fetch", master.stem, "--peer", peer.address, "--json")
     fetch = student.start(*command, "--limit-rate", "60M")
     until(lambda: peer.asked["data"] >= 9, what="some transfer")
@@ -66,9 +66,9 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(lab: Lab, big: tuple[Reco
 
 
 @pytest.mark.slow
-def test_a_fetch_killed_again_and_again_repeats_little(lab: Lab, big: tuple[RecordedPeer, Path]) -> None:
+def test_a_fetch_killed_again_and_again_repeats_little(open_lab: Lab, big: tuple[RecordedPeer, Path]) -> None:
     peer, master = big
-    student = lab.node("student")
+    student = open_lab.node("student")
     chance = random.Random(1)
     kills = 0
     while not student.files():

@@ -141,8 +141,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    lab = Lab(tmp_path_factory.mktemp("lies"))
-    try:
+    with Lab(tmp_path_factory.mktemp("lies")) as lab:
         teacher = lab.node("teacher")
         master = disks.make_master(teacher.place / f"{lab.name('master')}.qcow2", size=8 * MIB, data=4 * MIB)
         overlay = disks.make_overlay(
@@ -152,8 +151,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         recording = record(share.port)
         share.stop()
         yield Scene(recording, teacher, overlay)
-    finally:
-        lab.close()
 
 
 @pytest.fixture
@@ -166,14 +163,16 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_that_liars_send_gets_a_name(scene: Scene, lab: Lab, stack: ExitStack, kind: str) -> None:
+def test_nothing_that_liars_send_gets_a_name(
+    scene: Scene, open_lab: Lab, stack: ExitStack, kind: str
+) -> None:
     fetches = {}
     for lies in (WRONG_BYTES, OTHER_LIES):
         liars = [stack.enter_context(RecordedPeer(scene.recording, lie, kind=kind)) for lie in lies]
-        fetches[lies] = scene.start(lab.node(lies[0].__name__), *liars)
+        fetches[lies] = scene.start(open_lab.node(lies[0].__name__), *liars)
     for lies, fetch in fetches.items():
         result = fetch.wait()
-        assert lab.node(lies[0].__name__).files() == set()
+        assert open_lab.node(lies[0].__name__).files() == set()
         if kind == "catalog":
             assert result.code in (NOT_FOUND, NETWORK)
         elif lies is WRONG_BYTES and kind != "page":
@@ -182,7 +181,7 @@ def test_nothing_that_liars_send_gets_a_name(scene: Scene, lab: Lab, stack: Exit
             assert result.code in (NOT_VERIFIED, NETWORK)
 
 
-def test_the_bytes_of_another_manifest_are_wrong_bytes(scene: Scene, lab: Lab, stack: ExitStack) -> None:
+def test_the_bytes_of_another_manifest_are_wrong_bytes(scene: Scene, open_lab: Lab, stack: ExitStack) -> None:
     one, other = scene.recording.manifests.values()
 
     async def swap(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
@@ -197,13 +196,13 @@ def test_the_bytes_of_another_manifest_are_wrong_bytes(scene: Scene, lab: Lab, s
     fetches = {}
     for kind in ("list", "page", "data"):
         liar = stack.enter_context(RecordedPeer(scene.recording, swap, kind=kind))
-        fetches[kind] = scene.start(lab.node(kind), liar)
+        fetches[kind] = scene.start(open_lab.node(kind), liar)
     for kind, fetch in fetches.items():
         assert fetch.wait().code in (NOT_VERIFIED, NETWORK)
-        assert lab.node(kind).files() == set()
+        assert open_lab.node(kind).files() == set()
 
 
-def test_a_manifest_with_a_wrong_signature_does_not_exist(scene: Scene, lab: Lab) -> None:
+def test_a_manifest_with_a_wrong_signature_does_not_exist(scene: Scene, open_lab: Lab) -> None:
     def forged(envelope: bytes) -> bytes:
         return envelope.replace(b'"version":1', b'"version":9')
 
@@ -211,7 +210,7 @@ def test_a_manifest_with_a_wrong_signature_does_not_exist(scene: Scene, lab: Lab
     envelopes = tuple(map(forged, catalog.envelopes))
     assert envelopes != catalog.envelopes
     recording = replace(scene.recording, catalog=replace(catalog, envelopes=envelopes))
-    student = lab.node("student")
+    student = open_lab.node("student")
     with RecordedPeer(recording) as liar:
         assert student.json("ls", scene.name, "--peer", liar.address, "--wait", "1") == {"images": []}
         assert scene.start(student, liar).wait().code == NOT_FOUND
@@ -219,9 +218,9 @@ def test_a_manifest_with_a_wrong_signature_does_not_exist(scene: Scene, lab: Lab
 
 
 def test_a_signed_manifest_that_lies_about_its_content_is_refused(
-    scene: Scene, lab: Lab, stack: ExitStack
+    scene: Scene, open_lab: Lab, stack: ExitStack
 ) -> None:
-    key = load_or_make(lab.root / "liar.key")
+    key = load_or_make(open_lab.root / "liar.key")
     master = scene.recording.named(next(iter(scene.everything - {scene.overlay.name})).removesuffix(".qcow2"))
     data_size = master.manifest.header.data_size
     lies: dict[str, dict[str, int | str]] = {
@@ -237,14 +236,14 @@ def test_a_signed_manifest_that_lies_about_its_content_is_refused(
         recorded = replace(master, manifest=sign_header(header, key))
         liar = stack.enter_context(RecordedPeer(recording_of([recorded], key.public)))
         arguments = ("fetch", header.name, "--peer", liar.address, "--wait", "2", "--json")
-        fetches[word] = lab.node(word).start(*arguments)
+        fetches[word] = open_lab.node(word).start(*arguments)
     for word, fetch in fetches.items():
         assert fetch.wait().code in (NOT_VERIFIED, NETWORK), word
-        assert lab.node(word).files() == set()
+        assert open_lab.node(word).files() == set()
 
 
-def test_an_overlay_without_its_master_names_what_is_missing(scene: Scene, lab: Lab) -> None:
-    student = lab.node("student")
+def test_an_overlay_without_its_master_names_what_is_missing(scene: Scene, open_lab: Lab) -> None:
+    student = open_lab.node("student")
     layer = scene.recording.named(scene.name)
     with RecordedPeer(scene.recording.only(scene.name)) as peer:
         result = scene.start(student, peer).wait()
@@ -260,12 +259,14 @@ def test_an_overlay_without_its_master_names_what_is_missing(scene: Scene, lab: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_honest_peer_among_liars_is_enough(scene: Scene, lab: Lab, stack: ExitStack, kind: str) -> None:
+def test_one_honest_peer_among_liars_is_enough(
+    scene: Scene, open_lab: Lab, stack: ExitStack, kind: str
+) -> None:
     liars = [
         stack.enter_context(RecordedPeer(scene.recording, lie, kind=kind)) for lie in WRONG_BYTES + OTHER_LIES
     ]
     honest = stack.enter_context(RecordedPeer(scene.recording))
-    student = lab.node("student")
+    student = open_lab.node("student")
 
     result = scene.start(student, *liars, honest).wait()
 
@@ -275,14 +276,14 @@ def test_one_honest_peer_among_liars_is_enough(scene: Scene, lab: Lab, stack: Ex
 
 
 @pytest.mark.slow
-def test_a_peer_that_stalls_costs_seconds(scene: Scene, lab: Lab, stack: ExitStack) -> None:
+def test_a_peer_that_stalls_costs_seconds(scene: Scene, open_lab: Lab, stack: ExitStack) -> None:
     honest = stack.enter_context(RecordedPeer(scene.recording))
     started = time.monotonic()
     fetches = {}
     for kind in KINDS:
         staller = stack.enter_context(RecordedPeer(scene.recording, stall, kind=kind))
-        fetches[kind] = scene.start(lab.node(kind), staller, honest)
+        fetches[kind] = scene.start(open_lab.node(kind), staller, honest)
     for kind, fetch in fetches.items():
         assert fetch.wait().code == DONE
-        assert scene.check(lab.node(kind)) == scene.everything
+        assert scene.check(open_lab.node(kind)) == scene.everything
         assert time.monotonic() - started < 40, kind

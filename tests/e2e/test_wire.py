@@ -102,9 +102,9 @@ def test_what_is_here_already_costs_nothing(lab: Lab) -> None:
     assert again["path"] == str(student.place / overlay.name)
 
 
-def test_what_the_document_says_is_what_the_peer_counts(lab: Lab) -> None:
-    teacher, student = lab.node("teacher"), lab.node("student")
-    name = lab.name("disk")
+def test_what_the_document_says_is_what_the_peer_counts(open_lab: Lab) -> None:
+    teacher, student = open_lab.node("teacher"), open_lab.node("student")
+    name = open_lab.name("disk")
     share = teacher.share(disks.make_master(teacher.place / f"{name}.raw", size=4 * MIB))
     recording = record(share.port)
     share.stop()

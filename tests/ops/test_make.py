@@ -293,6 +293,19 @@ def test_rebase_refuses_what_cannot_be(world: World, master: Path, overlay: Path
     assert sha(overlay) == before and not (world.images / "x.qcow2").exists()
 
 
+def test_nothing_stands_on_an_overlay_that_may_be_written(world: World, master: Path, overlay: Path) -> None:
+    base = create(world.images / "base.qcow2", backing=master)
+    new, moved = world.images / "new.qcow2", world.images / "moved.qcow2"
+    with pytest.raises(WouldDestroyError):
+        world.new(new, base)
+    with pytest.raises(WouldDestroyError):
+        world.rebase(overlay, base, moved)
+    assert not new.exists() and not moved.exists()
+    base.chmod(0o444)
+    check_made(world.new(new, base), new, base)
+    check_made(world.rebase(overlay, base, moved), moved, overlay)
+
+
 def test_rebase_onto_a_base_that_changed_meanwhile(world: World, master: Path, overlay: Path) -> None:
     known, base = world.known(overlay), other_masters(world, master)["alike"]
     hashed = world.known(base)
@@ -322,6 +335,7 @@ def check_journey(world: World, journey: tuple[tuple[Spec, ...], tuple[Spec, ...
     paths = build(world.images, chain)
     bases = build(world.images, other, name="other")
     before = {path: sha(path) for path in (*paths, *bases)}
+    bases[-1].chmod(0o444)
     top = paths[-1]
     promoted = world.images / f"promoted.{suffix}"
     check_made(world.promote(top, promoted), promoted, top)

@@ -1,0 +1,59 @@
+"""Linux namespaces kept by a process that waits, so that commands run one after the other in the same ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_DEAF = "ip link set lo up && ip route add unreachable 224.0.0.0/4"
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """Namespaces of their own.
+
+    Attributes:
+        prefix: words before a command that shall run in them.
+        pid: of the process that keeps them.
+    """
+
+    prefix: tuple[str, ...] = ()
+    pid: int = 0
+
+    def outside(self, path: Path) -> Path:
+        """Where others find a path that is seen in here."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
+
+@contextmanager
+def namespace(*kinds: str, script: str, within: tuple[str, ...] = ()) -> Iterator[Namespace]:
+    """New namespaces of these kinds (``net``, ``mount``), prepared by a shell script.
+
+    Args:
+        kinds: which.
+        script: run in them, as root of them.
+        within: prefix of others to begin in.
+    """
+    flags = [f"--{kind}" for kind in kinds]
+    user = ["--user", "--map-root-user"] if os.geteuid() and not within else []
+    command = [*within, "unshare", *user, *flags, "sh", "-c", f"{script} && echo ready && exec cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin and holder.stdout
+        try:
+            assert holder.stdout.readline() == b"ready\n", f"no namespaces here: {' '.join(command)}"
+            enter = ["--user", "--preserve-credentials"] if os.geteuid() else []
+            prefix = ("nsenter", "--target", str(holder.pid), *enter, "--net", "--mount", "--wdns=.")
+            yield Namespace(prefix, holder.pid)
+        finally:
+            holder.stdin.close()
+
+
+@contextmanager
+def island() -> Iterator[Namespace]:
+    """A network with a loopback and without multicast: who is not named is not found."""
+    with namespace("net", script=_DEAF) as made:
+        yield made
