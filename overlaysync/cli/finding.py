@@ -26,11 +26,15 @@ def is_path(text: str) -> bool:
 
 
 def guest_size(path: str) -> int:
-    """Guest bytes of an image and all below it: the work of hashing it."""
+    """Guest bytes of an image and all below it: the work of hashing it; 0 when it cannot be read."""
+    from overlaysync.errors import ImageError
     from overlaysync.formats.chain import Chain
 
-    with Chain.open(path) as chain:
-        return sum(image.virtual_size for image in chain.images)
+    try:
+        with Chain.open(path) as chain:
+            return sum(image.virtual_size for image in chain.images)
+    except ImageError:
+        return 0
 
 
 def examine(node: Node, output: Output, path: str, format: Format | None = None) -> Known:

@@ -74,8 +74,8 @@ def _report_verdicts(output: Output, verdicts: list[Verdict]) -> None:
         if not verdict.damage:
             lines.append(output.good(f"{path}  verified"))
             continue
-        why = "it was written to since" if verdict.touched else "its bytes have rotted"
-        lines.append(f"✗ {path}  differs from what is known of it; {why}")
+        why = "it was written to since (a VM that ran?)" if verdict.touched else "its bytes have rotted"
+        lines.append(f"✗ {path}  differs from what is known of it; {verdict.unreadable or why}")
         lines += [
             f"    guest offset {item.offset:#x}, {item.length} bytes"
             for item in verdict.damage[:_NAMED_DAMAGE]
@@ -86,7 +86,7 @@ def _report_verdicts(output: Output, verdicts: list[Verdict]) -> None:
     bad = [verdict.path for verdict in verdicts if verdict.damage]
     if bad:
         raise VerificationError(
-            f"{len(bad)} of {len(verdicts)} images differ from what is known of them",
+            f"{len(bad)} of {len(verdicts)} images not as known",
             hint=f"overlaysync verify --repair '{bad[0]}', to heal it from peers",
         )
 

@@ -25,6 +25,7 @@ from overlaysync.errors import (
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.datamap import DataMap
+from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
@@ -262,7 +263,17 @@ class Fetch:
         library = self.node.library
         if base is None:
             library.remember(step.path, step.format, pages, pages, now=now())
-        return library.examine(step.path, now=now())
+        known = library.examine(step.path, now=now(), format=step.format)
+        if known.disk.id != step.header.result_id:
+            # Every byte is as the layer has it; its publisher lied about the disk that it makes.
+            os.unlink(step.path)
+            library.catalog.forget_image(known.path)
+            raise VerificationError(
+                f"Cannot fetch '{step.header.name}'",
+                why=f"on its master it makes {short_id(known.disk.id)}, "
+                f"and its publisher promised {short_id(step.header.result_id)}",
+            )
+        return known
 
     def _take_local(self, step: Step, assembly: Assembly, transfer: Transfer) -> None:
         """Take what images here hold: known ones, and unknown ones of the same size beside the target."""

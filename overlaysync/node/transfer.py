@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from overlaysync.errors import NetworkError, NotFoundError, OverlaysyncError, PeerError, VerificationError
 from overlaysync.model.names import printable
 from overlaysync.net.client import BusyError, GoneError
+from overlaysync.net.messages import Address
 from overlaysync.node.node import now
 from overlaysync.node.reach import Reach
 from overlaysync.ops.assemble import BATCH, Assembly
@@ -52,6 +53,7 @@ class Transferring:
         self._loop = asyncio.get_running_loop()
         self._schedule = Schedule(assembly.missing(), assembly.data, request_size=BATCH)
         self._buffers: list[memoryview] = []
+        self._sources: dict[str, tuple[Address, bytes]] = {}
         self._last_error = ""
 
     async def run(self) -> None:
@@ -65,7 +67,8 @@ class Transferring:
         tasks: set[asyncio.Task[None]] = set()
         try:
             while not schedule.finished:
-                for source in self._reach.sources(self._step.header.content_id):
+                for source, where in self._reach.sources(self._step.header.content_id).items():
+                    self._sources[source] = where
                     schedule.add_source(source)
                 while request := schedule.next_request(self._loop.time()):
                     tasks.add(asyncio.create_task(self._ask(request)))
@@ -86,7 +89,7 @@ class Transferring:
 
     async def _ask(self, request: Request) -> None:
         schedule = self._schedule
-        address, manifest = self._reach.sources(self._step.header.content_id)[request.source]
+        address, manifest = self._sources[request.source]
         buffer = self._buffers.pop() if self._buffers else aligned_buffer(BATCH)
         part = buffer[: request.size]
         try:

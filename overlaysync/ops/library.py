@@ -142,7 +142,7 @@ class Library:
             return None
         disk = self.catalog.pages.load_list(row.disk)
         layer = self.catalog.pages.load_list(row.layer) if row.layer else None
-        if disk is None or (layer is None) != (parent is None):
+        if disk is None or (layer.parent if layer else None) != (parent.disk.id if parent else None):
             return None
         return Known(row.path, chain.top.geometry, disk, layer, parent, chain.top.notes)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from overlaysync.errors import NotFoundError
+from overlaysync.errors import ImageError, NotFoundError
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import equal_rows
 from overlaysync.model.pages import LoadPage, PageList
@@ -41,6 +41,7 @@ class Verdict:
         disk: disk id that it should have.
         touched: the file has been written since it was last hashed: perhaps not damage but use.
         damage: where they differ; empty means verified.
+        unreadable: why it cannot be read as an image at all; "" when it can.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Verdict:
     disk: bytes
     touched: bool
     damage: tuple[Damage, ...]
+    unreadable: str = ""
 
 
 def verify(library: Library, path: str, *, now: float, progress: Progress | None = None) -> Verdict:
@@ -67,7 +69,10 @@ def verify(library: Library, path: str, *, now: float, progress: Progress | None
     touched = library.known(path) is None
     before = library.catalog.pages.load_list(row.disk)
     assert before is not None, "an image's row refers to a list that is kept"
-    known = library.examine(path, now=now, format=Format(row.format), progress=progress, fresh=True)
+    try:
+        known = library.examine(path, now=now, format=Format(row.format), progress=progress, fresh=True)
+    except ImageError as error:
+        return Verdict(row.path, row.layer, row.disk, touched, (Damage(0, row.virtual_size),), error.reason)
     damage = tuple(differences(before, known.disk, library.load_page)) or tuple(_unseen(library, row, known))
     if not damage:
         library.remember(path, known.geometry.format, known.content, known.disk, now=now)

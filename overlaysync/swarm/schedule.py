@@ -20,6 +20,8 @@ MAX_RUNS = 64
 """Most (first, count) runs in a request; the wire's own limit is higher."""
 
 _STRIKES = 4
+_REFUSALS = 200
+"""Busy answers in a row after which a source is given up: some minutes."""
 _BACKOFF_S = 0.5
 
 
@@ -49,6 +51,7 @@ class Request:
 class _Source:
     in_flight: int = 0
     strikes: int = 0
+    refusals: int = 0
     retry_at: float = 0.0
     dropped: Failure | None = None
     delivered: int = 0
@@ -120,7 +123,7 @@ class Schedule:
     def succeeded(self, request: Request) -> None:
         """All bytes of ``request`` came and matched."""
         source = self._ended(request)
-        source.strikes = 0
+        source.strikes = source.refusals = 0
         source.delivered += request.size
 
     def failed(
@@ -139,6 +142,9 @@ class Schedule:
             source.dropped = failure
         elif failure is Failure.BUSY:
             source.retry_at = now + retry_after
+            source.refusals += 1
+            if source.refusals >= _REFUSALS:
+                source.dropped = failure
         elif now >= source.retry_at:
             # Requests that die together with one connection are one strike.
             source.strikes += 1

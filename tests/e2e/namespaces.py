@@ -1,4 +1,4 @@
-"""Linux namespaces kept by a process that waits, so that commands run one after the other in the same ones."""
+"""Linux namespaces, kept by a process that waits, so that several commands can run in the same ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Namespace:
     """Namespaces of their own.
 
     Attributes:
-        prefix: words before a command that shall run in them.
+        prefix: words before a command that shall run in them; it begins in the root directory.
         pid: of the process that keeps them.
     """
 
@@ -46,7 +46,7 @@ def namespace(*kinds: str, script: str, within: tuple[str, ...] = ()) -> Iterato
         try:
             assert holder.stdout.readline() == b"ready\n", f"no namespaces here: {' '.join(command)}"
             enter = ["--user", "--preserve-credentials"] if os.geteuid() else []
-            prefix = ("nsenter", "--target", str(holder.pid), *enter, "--net", "--mount", "--wdns=.")
+            prefix = ("nsenter", "--target", str(holder.pid), *enter, "--net", "--mount")
             yield Namespace(prefix, holder.pid)
         finally:
             holder.stdin.close()

@@ -170,7 +170,8 @@ class Node:
 
     def words(self, *arguments: object) -> list[str]:
         """The whole command."""
-        return [*self.prefix, sys.executable, "-m", "overlaysync", *map(str, arguments)]
+        inside = [*self.prefix, "env", f"--chdir={self.place}"] if self.prefix else []
+        return [*inside, sys.executable, "-m", "overlaysync", *map(str, arguments)]
 
     def environment(self, **more: str) -> dict[str, str]:
         """Nothing of the user's that could change what a command does."""
