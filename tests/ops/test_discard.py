@@ -130,10 +130,18 @@ def test_a_symlink_and_what_it_leads_to_go_together(world: World, master: Path, 
     assert os.listdir(world.images) == ["master.raw"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_is_not_writable(world: World, overlay: Path) -> None:
-    world.images.chmod(0o500)
-    try:
+    with unwritable(world.images):
         refused(world, overlay, NotAllowedError)
+
+
+@contextmanager
+def unwritable(directory: Path) -> Iterator[None]:
+    """Nobody may write to ``directory``; root may everywhere, but not to what is immutable."""
+    root = os.geteuid() == 0
+    closed, opened = (["chattr", "+i"], ["chattr", "-i"]) if root else (["chmod", "500"], ["chmod", "700"])
+    subprocess.run([*closed, directory], check=True)
+    try:
+        yield
     finally:
-        world.images.chmod(0o700)
+        subprocess.run([*opened, directory], check=True)
