@@ -115,10 +115,8 @@ class DecodeError(OverlaysyncError):
     exit_code = 6
 
 
-class StoppedError(OverlaysyncError):
-    """Work in a thread ended because its command was interrupted."""
-
-    exit_code = 130
+class StoppedError(BaseException):
+    """Work in a thread ended because its command was interrupted; no handler of errors may catch it."""
 
 
 class PeerError(NetworkError):

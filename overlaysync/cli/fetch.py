@@ -24,10 +24,11 @@ from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
     from overlaysync.net.messages import Address
-    from overlaysync.node.fetching import Fetched, Options
+    from overlaysync.node.fetching import Fetch, Fetched, Options
     from overlaysync.node.node import Node
     from overlaysync.node.reach import Reach
     from overlaysync.ops.plan import Step
+    from overlaysync.ops.resolve import Listing
 
 WaitOption = Annotated[
     float, typer.Option("--wait", metavar="S", min=0.0, max=600.0, help="Look for nodes this many seconds.")
@@ -137,14 +138,30 @@ class _Fetching:
             results: list[Fetched] = []
             plans: list[Step] = []
             for wanted in await fetch.find(reference):
-                steps = await fetch.plan(wanted, as_master=reference.is_team)
-                self._show_plan(steps)
+                steps, fetched = await self._bring(fetch, wanted, as_master=reference.is_team)
                 plans += steps
-                if not self._dry_run:
-                    results += await fetch.run(steps)
+                results += fetched
             self._print(plans, results)
             if self._seed and results:
                 await self._seed_for(node, reach, results)
+
+    async def _bring(
+        self, fetch: Fetch, wanted: Listing, *, as_master: bool
+    ) -> tuple[list[Step], list[Fetched]]:
+        """Plan and fetch one thing, as its first publisher describes it that tells the truth."""
+        from overlaysync.errors import BaseImageError, VerificationError
+
+        claims = fetch.claims(wanted)
+        for claim in claims:
+            try:
+                steps = await fetch.plan(claim, as_master=as_master)
+                self._show_plan(steps)
+                return steps, [] if self._dry_run else await fetch.run(steps)
+            except (VerificationError, BaseImageError) as error:
+                if claim is claims[-1]:
+                    raise
+                self._output.note(str(error))
+        raise AssertionError("there is at least one claim")
 
     def _show_plan(self, steps: list[Step]) -> None:
         import os

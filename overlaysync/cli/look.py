@@ -41,8 +41,6 @@ WaitOption = Annotated[
 ]
 
 LOOK_S = 2.0
-_LINE = 4096
-"""Longest text of a line: a path."""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -191,7 +189,6 @@ def show(
 
 def _rows(fields: dict[str, Any]) -> list[str]:
     """``fields`` for people: one line each, lists one line an item."""
-    from overlaysync.model.names import printable
     from overlaysync.units import format_size
 
     lines = []
@@ -204,7 +201,7 @@ def _rows(fields: dict[str, Any]) -> list[str]:
         values = value if isinstance(value, list) else [value]
         for at, item in enumerate(values):
             text = "  ".join(str(part) for part in item.values()) if isinstance(item, dict) else item
-            lines.append(f"{label if at == 0 else '':13} {printable(str(text), _LINE)}")
+            lines.append(f"{label if at == 0 else '':13} {text}")
     return lines
 
 

@@ -13,12 +13,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from overlaysync.model.names import printable
 from overlaysync.units import format_size
 
 _LINE_S = 3.0
 _BAR_S = 0.1
 _BAR_WIDTH = 24
-_GREEN, _RED, _DIM, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
+_LONGEST = 8192
+_COLORS = {"✔": "\x1b[32m", "✗": "\x1b[31m"}
+_PLAIN = "\x1b[0m"
 
 
 @dataclass(slots=True)
@@ -45,22 +48,26 @@ class Output:
     def result(self, document: object, *lines: str) -> None:
         """The command's result: one JSON document, or lines for people."""
         if self.json:
-            print(json.dumps(document, ensure_ascii=False, indent=2), flush=True)
+            print(json.dumps(document, indent=2), flush=True)
         else:
             for line in lines:
-                print(line, flush=True)
+                print(self._painted(_safe(line), sys.stdout), flush=True)
 
     def good(self, text: str) -> str:
         """``text`` with a tick."""
-        return f"{self._paint('✔', _GREEN, sys.stdout)} {text}"
+        return f"✔ {text}"
 
     def error(self, text: str) -> None:
         """Say what went wrong; a progress bar is ended first."""
         self.end()
-        print(f"{self._paint('✗', _RED, sys.stderr)} {text}", file=sys.stderr, flush=True)
+        print(self._painted(_safe(f"✗ {text}"), sys.stderr), file=sys.stderr, flush=True)
 
-    def _paint(self, text: str, color: str, stream: Any) -> str:
-        return f"{color}{text}{_PLAIN}" if self._color and stream.isatty() else text
+    def _painted(self, text: str, stream: Any) -> str:
+        """The tick or cross that ``text`` begins with in its colour."""
+        color = _COLORS.get(text[:1])
+        if color is None or not self._color or not stream.isatty():
+            return text
+        return f"{color}{text[:1]}{_PLAIN}{text[1:]}"
 
     # -- the observer --------------------------------------------------------------------------------
 
@@ -72,8 +79,8 @@ class Output:
             if self._progress:
                 self._progress.clear()
             if self.json:
-                text = json.dumps({"note": text}, ensure_ascii=False)
-            print(text, file=sys.stderr, flush=True)
+                text = json.dumps({"note": text})
+            print(_safe(text), file=sys.stderr, flush=True)
 
     def begin(self, what: str, total: int) -> None:
         """Work of ``total`` bytes begins."""
@@ -94,11 +101,16 @@ class Output:
                 self._progress = None
 
 
+def _safe(text: str) -> str:
+    """``text`` without what a terminal would obey: names of files and of strangers' things are in it."""
+    return "\n".join(printable(line, _LONGEST) for line in text.split("\n"))
+
+
 class _Progress:
     """One piece of work, shown at most a few times a second."""
 
     def __init__(self, what: str, total: int, as_json: bool) -> None:
-        self._what = what
+        self._what = _safe(what)
         self._total = total
         self._done = 0
         self._json = as_json
@@ -127,7 +139,7 @@ class _Progress:
         left = (self._total - done) / rate if rate else 0.0
         if self._json:
             fields = {"progress": self._what, "done": done, "total": self._total, "rate": int(rate)}
-            print(json.dumps(fields, ensure_ascii=False), file=sys.stderr, flush=True)
+            print(json.dumps(fields), file=sys.stderr, flush=True)
             return
         text = (
             f"{format_size(self._total - done)} missing of {format_size(self._total)}"

@@ -77,7 +77,7 @@ async def _share(
         async with (
             Client() as client,
             Reach.open(
-                node, client, Silent(), peers=peers, interfaces=interfaces, mdns_needed=False
+                node, client, Silent(), peers=peers, interfaces=interfaces, mdns_needed=False, catalogs=False
             ) as reach,
             serve(share, reach=reach, port=port, interfaces=interfaces, rate=rate) as (bound, where),
         ):

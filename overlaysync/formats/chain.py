@@ -17,6 +17,7 @@ from overlaysync.errors import BaseImageError, ImageError, NotFoundError
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import fill_zeros
 from overlaysync.formats.image import Backing, Extent, Format, Image, check_range, clip
+from overlaysync.formats.names import display, has_protocol
 from overlaysync.model.digest import Kind
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.units import MIB
@@ -136,21 +137,11 @@ def backing_path(overlay: str, backing: Backing) -> str:
     name = os.fsdecode(backing.name)
     if "\0" in name:
         raise ImageError("the name of its backing file contains a zero byte", path=overlay)
-    if has_protocol(name):
+    if has_protocol(backing.name):
         raise ImageError(
-            f"its backing file, {printable(name)}, is not named as a plain local file", path=overlay
+            f"its backing file, {display(name)}, is not named as a plain local file", path=overlay
         )
     return os.path.join(os.path.dirname(overlay), name)
-
-
-def has_protocol(name: str) -> bool:
-    """Whether QEMU would read ``name`` as ``protocol:...``: a colon comes before any slash."""
-    return ":" in name.split("/", 1)[0]
-
-
-def printable(name: str) -> str:
-    """A name from a header for people: quoted, control characters and odd bytes escaped, at most 200 long."""
-    return ascii(name if len(name) <= 200 else name[:197] + "...")
 
 
 def _open_all(path: str, format: Format | None, images: list[Image]) -> None:
@@ -177,7 +168,7 @@ def _open_backing(overlay: Image, backing: Backing) -> Image:
     except NotFoundError as error:
         raise BaseImageError(
             f"The backing file of {overlay.path} is missing",
-            why=f"there is no file {printable(path)}",
+            why=f"there is no file {display(path)}",
             hint="put the master there, or fetch the overlay again to stand on a master of your choice",
         ) from error
 
@@ -186,7 +177,7 @@ def _declared_format(overlay: Image, backing: Backing) -> Format | None:
     try:
         return None if backing.format is None else Format(backing.format)
     except ValueError as error:
-        reason = f"its backing file has a format that we do not read, {printable(backing.format or '')}"
+        reason = f"its backing file has a format that we do not read, {display(backing.format or '')}"
         raise ImageError(reason, path=overlay.path) from error
 
 

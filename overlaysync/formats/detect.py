@@ -6,10 +6,8 @@ import os
 
 from overlaysync.errors import ImageError
 from overlaysync.formats.files import open_regular
-from overlaysync.formats.image import Format, Image
+from overlaysync.formats.image import MAGIC, Format, Image
 from overlaysync.formats.qcow2 import Qcow2Image
-from overlaysync.formats.qcow2_header import MAGIC as QCOW2_MAGIC
-from overlaysync.formats.qed import MAGIC as QED_MAGIC
 from overlaysync.formats.qed import QedImage
 from overlaysync.formats.raw import RawImage
 
@@ -45,8 +43,8 @@ def open_image(path: str, format: Format | None = None) -> Image:
 
 def detect_format(fd: int) -> Format:
     """QED or qcow2 if the file begins so, else raw (:class:`RawImage` refuses what only looks raw)."""
-    magic = os.pread(fd, 4, 0)
-    return {QED_MAGIC: Format.QED, QCOW2_MAGIC: Format.QCOW2}.get(magic, Format.RAW)
+    begin = os.pread(fd, 4, 0)
+    return next((format for format, magic in MAGIC.items() if begin == magic), Format.RAW)
 
 
 def _mismatch(declared: Format | None, found: Format) -> str:

@@ -27,6 +27,10 @@ class Format(StrEnum):
     QCOW2 = "qcow2"
 
 
+MAGIC = {Format.QED: b"QED\0", Format.QCOW2: b"QFI\xfb"}
+"""The four bytes with which an image begins; raw ones begin with anything else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """How an image is laid out.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from overlaysync.errors import ImageError
 from overlaysync.formats.image import Format
+from overlaysync.formats.names import has_protocol
 from overlaysync.model.digest import Kind, Kinds
 from overlaysync.units import CHUNK, KIB, MAX_VIRTUAL_SIZE, MIB, MIN_GRANULE, SECTOR, ceil_div
 
@@ -144,8 +145,7 @@ def _check_backing(name: bytes, format: Format | None) -> None:
             f"a backing file's name has 1 to {MAX_BACKING_NAME} bytes and no NUL",
             hint="put the master nearer, so that its relative path is shorter",
         )
-    if b":" in name.split(b"/", 1)[0]:
-        # QEMU takes what stands before the colon as a protocol ("nbd:", "json:").
+    if has_protocol(name):
         raise ImageError("the backing file's name looks like a protocol", hint="put ./ before the name")
     if format is None:
         raise ImageError("the backing file's format is not given")

@@ -30,11 +30,6 @@ _UNSUPPORTED = {errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 _CONFLICT = {errno.EAGAIN, errno.EACCES}
 
 
-def locks_work(fd: int) -> bool:
-    """Whether the file system knows these locks; if not, use cannot be seen."""
-    return _taken(fd, _USES_WRITE) is not None
-
-
 def in_use_for_writing(fd: int) -> bool:
     """Whether a program such as QEMU has the image open for writing; False where that cannot be known."""
     return any(_taken(fd, byte) for byte in _WRITERS)

@@ -15,10 +15,8 @@ from typing import NoReturn
 
 from overlaysync.errors import ImageError
 from overlaysync.formats.files import pread_exact
-from overlaysync.formats.image import Backing, check_virtual_size
+from overlaysync.formats.image import MAGIC, Backing, Format, check_virtual_size
 from overlaysync.units import KIB, MIB, SECTOR, ceil_div
-
-MAGIC = b"QFI\xfb"
 
 _FIELDS_V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _FIELDS_V3 = struct.Struct(">QQQII")
@@ -151,7 +149,7 @@ def read_header(path: str, fd: int, file_size: int) -> Header:
 def _read_fields(path: str, fd: int) -> _Fields:
     values = _FIELDS_V2.unpack(pread_exact(fd, _V2_SIZE, 0, path=path))
     magic, version = values[:2]
-    if magic != MAGIC:
+    if magic != MAGIC[Format.QCOW2]:
         raise ImageError("it has no qcow2 header", path=path)
     if version == 1:
         raise ImageError(

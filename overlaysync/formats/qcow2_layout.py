@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from overlaysync.errors import ImageError
-from overlaysync.formats.image import Format
+from overlaysync.formats.image import MAGIC, Format
 from overlaysync.formats.layout import Target, UnitMap
 from overlaysync.formats.table_layout import ENTRY_SIZE, TableLayout
 from overlaysync.units import KIB, MIB, ceil_div, round_up
@@ -26,7 +26,6 @@ autoclear), refcount_order, header_length."""
 EXTENSION = struct.Struct(">II")
 """type, length in bytes; its data follow, padded to 8 bytes."""
 
-MAGIC = b"QFI\xfb"
 VERSION = 3
 REFCOUNT_ORDER = 4
 REFCOUNT_SIZE = 2
@@ -120,7 +119,7 @@ class Qcow2Layout(TableLayout):
         extensions = _extension(EXTENSION_BACKING_FORMAT, target.backing_format) if name else b""
         extensions += EXTENSION.pack(EXTENSION_END, 0)
         header = HEADER.pack(
-            MAGIC,
+            MAGIC[Format.QCOW2],
             VERSION,
             HEADER.size + len(extensions) if name else 0,
             len(name),

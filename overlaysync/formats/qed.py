@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from overlaysync.errors import ImageError
 from overlaysync.formats.claims import ClusterSet
 from overlaysync.formats.files import pread_exact
-from overlaysync.formats.image import Backing, Format, Geometry, check_virtual_size
+from overlaysync.formats.image import MAGIC, Backing, Format, Geometry, check_virtual_size
 from overlaysync.formats.tables import Entries, Offsets, Tables, TwoLevelImage, Units
 from overlaysync.model.digest import Kind
 from overlaysync.units import MIB, SECTOR, ceil_div
-
-MAGIC = b"QED\0"
 
 _HEADER = struct.Struct("<4s3I5Q2I")
 _BACKING_FILE = 1
@@ -134,7 +132,7 @@ def _check_header(header: Header, file_size: int, path: str) -> None:
         raise ImageError(reason, path=path)
 
     size, table_bytes = header.cluster_size, header.table_size * header.cluster_size
-    if header.magic != MAGIC:
+    if header.magic != MAGIC[Format.QED]:
         refuse("it has no QED header")
     if not _power_of_two(size) or not _MIN_CLUSTER <= size <= _MAX_CLUSTER:
         refuse(f"its cluster size, {size}, is not a power of two from 4 KiB to 4 MiB")

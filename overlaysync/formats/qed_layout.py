@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from overlaysync.errors import ImageError
-from overlaysync.formats.image import Format
+from overlaysync.formats.image import MAGIC, Format
 from overlaysync.formats.layout import Target, UnitMap, check_target
 from overlaysync.formats.table_layout import ENTRY_SIZE, TableLayout
 from overlaysync.units import MIB
@@ -22,7 +22,6 @@ HEADER = struct.Struct("<4s3I5Q2I")
 """magic, cluster_size, table_size and header_size (clusters), features (incompatible, compatible, autoclear),
 l1_table_offset, image_size, backing_filename offset and size."""
 
-MAGIC = b"QED\0"
 BACKING_FILE = 1
 BACKING_FORMAT_NO_PROBE = 4
 
@@ -75,7 +74,7 @@ class QedLayout(TableLayout):
         if name and target.backing_format is Format.RAW:
             features |= BACKING_FORMAT_NO_PROBE
         header = HEADER.pack(
-            MAGIC,
+            MAGIC[Format.QED],
             target.cluster_size,
             self.table_clusters,
             1,

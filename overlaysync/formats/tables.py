@@ -116,7 +116,7 @@ class TwoLevelImage(Image):
 
         Args:
             entries: non-zero words of the first table.
-                places: file offset of each.
+            places: file offset of each.
         """
 
     @abstractmethod

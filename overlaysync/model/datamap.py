@@ -87,10 +87,6 @@ class DataMap:
             yield SlotRun(first, units[low:high], digests[low:high])
             first += high - low
 
-    def page_runs(self) -> Iterator[SlotRun]:
-        """All slots, one run per page that has any."""
-        yield from self.runs(0, self.count)
-
     def _data(self, at: int) -> tuple[NDArray[np.int64], Digests]:
         """Unit numbers and digests of the DATA units of the ``at``-th page present."""
         with self._lock:

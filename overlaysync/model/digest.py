@@ -37,11 +37,6 @@ class Kind(IntEnum):
 MARKERS = {Kind.UNALLOCATED: UNALLOCATED, Kind.ZERO: ZERO}
 
 
-def hash_bytes(data: bytes | memoryview) -> bytes:
-    """The digest of one unit."""
-    return blake3(data).digest()
-
-
 def hash_units(data: memoryview, unit: int) -> bytes:
     """The digests of the consecutive units in ``data``, joined; the last unit may be short.
 

@@ -15,9 +15,9 @@ _EDGE = np.int8(0)
 class HaveMap:
     """A set of slots 0 .. ``count - 1``."""
 
-    def __init__(self, count: int, *, full: bool = False) -> None:
+    def __init__(self, count: int) -> None:
         self.count = count
-        self._bits = np.full(count, full, dtype=np.bool_)
+        self._bits = np.zeros(count, dtype=np.bool_)
 
     def __len__(self) -> int:
         """How many slots are held."""
@@ -29,10 +29,6 @@ class HaveMap:
     def add(self, first: int, count: int = 1) -> None:
         """Hold the slots ``first`` .. ``first + count - 1``."""
         self._bits[first : first + count] = True
-
-    def discard(self, first: int, count: int = 1) -> None:
-        """Hold them no longer."""
-        self._bits[first : first + count] = False
 
     def complete(self) -> bool:
         """Whether every slot is held."""

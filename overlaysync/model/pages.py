@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
@@ -211,9 +211,3 @@ class PageListBuilder:
         return PageList(
             empty.virtual_size, empty.unit, empty.parent, tuple(self._indices), tuple(self._digests)
         )
-
-
-def iter_pages(pages: PageList, load: LoadPage) -> Iterator[tuple[int, Digests]]:
-    """(page number, digests) of every page present, in order."""
-    for index in pages.indices:
-        yield index, pages.load(index, load)

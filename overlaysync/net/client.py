@@ -23,13 +23,12 @@ from overlaysync.net.bounds import (
     CLIENT,
     MAX_CATALOG_SIZE,
     MAX_ETAG,
-    MAX_MANIFEST_SIZE,
     MAX_PAGE_LIST_SIZE,
     MAX_PAGE_SIZE,
     MAX_PEERS_SIZE,
     ClientBounds,
 )
-from overlaysync.net.messages import Address, Catalog, decode_catalog, decode_peers, encode_slots
+from overlaysync.net.messages import Address, CatalogMessage, decode_catalog, decode_peers, encode_slots
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import ConnectionLostError, DataConnection, Head
 
@@ -53,7 +52,7 @@ class CatalogAnswer:
     etag: to be sent the next time; "" when the peer gave none.
     """
 
-    catalog: Catalog | None
+    catalog: CatalogMessage | None
     etag: str
 
 
@@ -93,6 +92,11 @@ class Client:
             headers={"Accept-Encoding": "identity", "User-Agent": "overlaysync"},
         )
 
+    @property
+    def rate(self) -> int | None:
+        """Bytes per second that all image data together may have."""
+        return self._limit.rate
+
     async def __aenter__(self) -> Client:
         return self
 
@@ -121,11 +125,6 @@ class Client:
         """The peers that the peer knows."""
         _, _, body = await self._get(address, "peers", MAX_PEERS_SIZE)
         return decode_peers(body)
-
-    async def envelope(self, address: Address, manifest_id: bytes) -> bytes:
-        """A signed manifest, not yet opened."""
-        _, _, body = await self._get(address, f"manifests/{manifest_id.hex()}", MAX_MANIFEST_SIZE)
-        return body
 
     async def page_list(self, address: Address, manifest_id: bytes, size: int) -> bytes:
         """An encoded page list, which must have ``size`` bytes."""

@@ -51,11 +51,6 @@ class BoundedServer(web.Server):
         self._open: dict[web.RequestHandler, str] = {}
         self._idle: dict[web.RequestHandler, str] = {}  # in the order they became idle
 
-    @property
-    def count(self) -> int:
-        """Open connections."""
-        return len(self._open)
-
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         peer = transport.get_extra_info("peername")

@@ -45,13 +45,11 @@ class Multicast:
 
     Attributes:
         interfaces: those that work.
-        problems: one sentence for each that does not.
     """
 
     def __init__(self, named: Sequence[str]) -> None:
         self._named = named
         self.interfaces: tuple[Interface, ...] = ()
-        self.problems: tuple[str, ...] = ()
         self._own: frozenset[str] = frozenset()
         self._zeroconf: AsyncZeroconf | None = None
 
@@ -70,11 +68,11 @@ class Multicast:
         found = list_interfaces()
         self._own = frozenset(address for interface in found for address in interface.ipv4)
         checked = {interface: why_unusable(interface) for interface in choose_interfaces(self._named, found)}
-        self.problems = tuple(f"{interface.name}: {why}" for interface, why in checked.items() if why)
         self.interfaces = tuple(interface for interface, why in checked.items() if not why)
         addresses = [address for interface in self.interfaces for address in interface.ipv4]
         if not addresses:
-            why = "; ".join(self.problems) or "there is no network interface to use"
+            problems = (f"{interface.name}: {why}" for interface, why in checked.items())
+            why = "; ".join(problems) or "there is no network interface to use"
             raise NetworkError("Discovery does not work here", why=why, hint=_HINT)
         try:
             self._zeroconf = AsyncZeroconf(interfaces=addresses, ip_version=IPVersion.V4Only)
@@ -270,11 +268,6 @@ class Browser:
         self._workers: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._browser: AsyncServiceBrowser | None = None
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """One sentence for each chosen interface that does not work."""
-        return self._multicast.problems
 
     async def start(self) -> None:
         """Ask who is there, and listen.

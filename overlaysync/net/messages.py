@@ -38,7 +38,7 @@ _Message = TypeVar("_Message")
 
 
 @dataclass(frozen=True, slots=True)
-class Catalog:
+class CatalogMessage:
     """What a node serves, as it says itself: only the envelopes are signed.
 
     Attributes:
@@ -80,7 +80,7 @@ def encode_catalog(node: bytes, label: str, envelopes: Iterable[bytes]) -> bytes
     return _encode(_CatalogJson(node.hex(), label[:MAX_LABEL], items))
 
 
-def decode_catalog(data: bytes) -> Catalog:
+def decode_catalog(data: bytes) -> CatalogMessage:
     """The catalog that ``data`` encodes.
 
     Raises:
@@ -95,7 +95,7 @@ def decode_catalog(data: bytes) -> Catalog:
         raise DecodeError("a catalog without its node's public key")
     if len(message.items) > MAX_CATALOG_ITEMS:
         raise DecodeError(f"a catalog of {len(message.items)} manifests", why=f"at most {MAX_CATALOG_ITEMS}")
-    return Catalog(node, printable(message.label, MAX_LABEL), tuple(map(_envelope, message.items)))
+    return CatalogMessage(node, printable(message.label, MAX_LABEL), tuple(map(_envelope, message.items)))
 
 
 def _envelope(text: str) -> bytes:

@@ -103,6 +103,7 @@ class DataConnection(asyncio.BufferedProtocol):
         self._answer: asyncio.Future[Head] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._watched = 0  # bytes since the watchdog last looked
+        self._left = 0.0  # seconds until it looks again, while reading is paused
         self._resume: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
 
@@ -200,6 +201,7 @@ class DataConnection(asyncio.BufferedProtocol):
             self._body[: len(rest)] = rest
             self._state, self._filled = _State.BODY, len(rest)
             self._start_watch()
+            self._slow_down(len(rest))
             self._check_body()
 
     def _check_body(self) -> None:
@@ -221,6 +223,9 @@ class DataConnection(asyncio.BufferedProtocol):
     def _end(self, error: PeerError) -> None:
         answer = self._answer
         self._stop_watch()
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
         self._answer, self._body, self._state = None, memoryview(b""), _State.DEAD
         if self._transport is not None:
             self._transport.abort()
@@ -232,14 +237,14 @@ class DataConnection(asyncio.BufferedProtocol):
     def _start_watch(self) -> None:
         self._stop_watch()
         self._watched = 0
-        span = self._bounds.read_s / (2 if self._state is _State.BODY else 1)
-        self._watch = self._loop.call_later(span, self._look)
+        self._left = self._bounds.read_s / (2 if self._state is _State.BODY else 1)
+        if self._resume is None:
+            self._watch = self._loop.call_later(self._left, self._look)
 
     def _stop_watch(self) -> None:
-        for handle in (self._watch, self._resume):
-            if handle is not None:
-                handle.cancel()
-        self._watch = self._resume = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def _look(self) -> None:
         """The head must come within ``read_s``, and each half of it thereafter bring the least rate."""
@@ -250,8 +255,18 @@ class DataConnection(asyncio.BufferedProtocol):
             self._end(PeerError("The peer stalls"))
 
     def _slow_down(self, count: int) -> None:
+        """Pause for the rate limit. The watch stands still meanwhile: the pause is ours, not the peer's."""
         delay = self._limit.reserve(count)
         if delay > 0 and self._transport is not None:
             self._transport.pause_reading()
-            self._start_watch()
-            self._resume = self._loop.call_later(delay, self._transport.resume_reading)
+            if self._watch is not None:
+                self._left = self._watch.when() - self._loop.time()
+            self._stop_watch()
+            self._resume = self._loop.call_later(delay, self._go_on)
+
+    def _go_on(self) -> None:
+        assert self._transport is not None
+        self._resume = None
+        self._transport.resume_reading()
+        if self._state in (_State.HEAD, _State.BODY):  # else the pause came with the end of a body
+            self._watch = self._loop.call_later(self._left, self._look)

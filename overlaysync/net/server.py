@@ -113,11 +113,6 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self.port = 0
 
-    @property
-    def connections(self) -> int:
-        """Open connections."""
-        return self._http.count if self._http else 0
-
     async def start(self, addresses: Sequence[str] = (), port: int = 0) -> int:
         """Listen on these IP addresses (none: on all), and return the port (0: a free one, the same on all).
 

@@ -24,12 +24,11 @@ from overlaysync.errors import (
 )
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
-from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
-from overlaysync.net.client import Client
+from overlaysync.net.client import BusyError, Client
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
@@ -43,10 +42,15 @@ from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.resolve import Listing, resolve
+from overlaysync.store.files import translate
 from overlaysync.trust.envelope import Manifest
 
 _WRITERS = 4
 """Threads that verify and write: more than processors, as writing waits for the disk."""
+_TRIES = 4
+"""How often all sources are asked for a page before the fetch ends: a few seconds."""
+_PATIENCE = 30
+"""How often peers may say that they are busy before the next of them is asked."""
 _PAGES_AT_ONCE = 6
 _PAGES_KEPT = 64
 """Pages written to the catalog at a time."""
@@ -160,6 +164,17 @@ class Fetch:
             await self.reach.until(somebody_has_it, wait_s=self.options.wait_s)
             return await asyncio.to_thread(plan)
 
+    def claims(self, wanted: Listing) -> list[Listing]:
+        """``wanted``, then what others say of the same content: who lies about it must not be in the way."""
+        header = wanted.manifest.header
+        others = {
+            (other.parent, other.result, other.virtual_size): listing
+            for listing in self.reach.listings()
+            if (other := listing.manifest.header).content_id == header.content_id
+        }
+        others.pop((header.parent, header.result, header.virtual_size), None)
+        return [wanted, *others.values()]
+
     async def run(self, steps: Sequence[Step]) -> list[Fetched]:
         """Do the steps, in order."""
         results = []
@@ -216,7 +231,7 @@ class Fetch:
             backing_name=backing_name(step.path, base.path) if base else None,
             backing_format=base.geometry.format if base else None,
         )
-        os.makedirs(os.path.dirname(step.path) or ".", exist_ok=True)
+        _make_directory(os.path.dirname(step.path))
         threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
         loop = asyncio.get_running_loop()
         assembly = await asyncio.to_thread(
@@ -316,28 +331,21 @@ class Fetch:
         transfer.manifest += len(step.listing.manifest.envelope)
         pages = self.node.catalog.pages.load_list(header.content_id)
         if pages is None:
-            pages = await self._from_anyone(
-                header.content_id,
-                lambda address, manifest: self._one_list(address, manifest, header, transfer),
-            )
+            pages = await self._from_anyone(header.content_id, self._one_list)
+            transfer.manifest += len(pages.encode())
             await self._fetch_pages(pages, transfer)
             await asyncio.to_thread(self.node.catalog.pages.keep_list, pages)
-        try:
-            size = await asyncio.to_thread(lambda: DataMap(pages, self.node.library.load_page).size)
-            if size != header.data_size:
-                raise DecodeError("its manifest names another size than its pages")
-        except DecodeError as error:
-            raise VerificationError(f"Cannot fetch '{header.name}'", why=str(error)) from None
+        if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
+            raise VerificationError(
+                f"Cannot fetch '{header.name}'", why="its manifest says other than the content has"
+            )
         return pages
 
-    async def _one_list(
-        self, address: Address, manifest: bytes, header: Header, transfer: Transfer
-    ) -> PageList:
-        body = await self.client.page_list(address, manifest, header.list_size)
-        transfer.manifest += len(body)
-        pages = PageList.decode(body)
-        expected = (header.content_id, header.virtual_size, header.unit, header.parent_id)
-        if (pages.id, pages.virtual_size, pages.unit, pages.parent) != expected:
+    async def _one_list(self, address: Address, manifest: Manifest) -> PageList:
+        """The list as one peer has it, asked for as that peer describes it; checked by its id alone."""
+        header = manifest.header
+        pages = PageList.decode(await self.client.page_list(address, manifest.id, header.list_size))
+        if pages.id != header.content_id:
             raise DecodeError("a page list that is not the manifest's")
         return pages
 
@@ -355,16 +363,17 @@ class Fetch:
     async def _some_pages(self, content: bytes, wanted: Iterator[bytes], bodies: dict[bytes, bytes]) -> None:
         for digest in wanted:
 
-            async def ask(address: Address, manifest: bytes, digest: bytes = digest) -> bytes:
-                return await self.client.page(address, manifest, digest)
+            async def ask(address: Address, manifest: Manifest, digest: bytes = digest) -> bytes:
+                return await self.client.page(address, manifest.id, digest)
 
             bodies[digest] = await self._from_anyone(content, ask)
 
     async def _from_anyone(
-        self, content: bytes, ask: Callable[[Address, bytes], Awaitable[_Answer]]
+        self, content: bytes, ask: Callable[[Address, Manifest], Awaitable[_Answer]]
     ) -> _Answer:
         """What the first peer gives that has the content; who failed before is asked last."""
         failures: dict[str, OverlaysyncError] = {}
+        patience = _PATIENCE
         while True:
             sources = self.reach.sources(content)
             untried = [source for source in sources if source not in failures]
@@ -372,6 +381,12 @@ class Fetch:
                 source = min(untried, key=lambda source: source in self._failed)
                 try:
                     return await ask(*sources[source])
+                except BusyError as error:
+                    patience -= 1
+                    if patience:
+                        await asyncio.sleep(error.retry_after)
+                    else:
+                        failures[source] = error
                 except (PeerError, DecodeError) as error:
                     failures[source] = error
                     self._failed.add(source)
@@ -382,6 +397,13 @@ class Fetch:
             "Nobody gave a usable manifest",
             why="; ".join(sorted({str(error) for error in failures.values()})),
         )
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.makedirs(path or ".", exist_ok=True)
+    except OSError as error:
+        raise translate(error, f"Cannot make the directory {path}") from error
 
 
 def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:

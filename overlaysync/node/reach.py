@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
+from overlaysync.net.bounds import DISCOVERY
 from overlaysync.net.client import Client
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import is_own
@@ -20,6 +21,12 @@ from overlaysync.trust.envelope import Manifest, open_envelope
 
 SETTLE_S = 0.4
 """After something fits, others get this long to be seen: more sources, or another thing of that name."""
+
+_AGAIN_S = 5.0
+"""Announced peers that did not answer are asked again after this time."""
+
+_BELIEVED_VERSION = 1 << 30
+"""Versions above are not counted when the next one is chosen: a stranger could use up a name's numbers."""
 
 
 @dataclass(slots=True)
@@ -33,6 +40,8 @@ class PeerView:
         manifests: what it lists, signatures verified, by id.
         etag: of its catalog.
         problem: why it could not be asked; "" when it was.
+        announced: whether mDNS brought it (else it was named, or a peer told of it).
+        revision: of its catalog, as it was announced when it was last asked.
         alias: whether it is a node on this machine that another of its addresses already stands for.
     """
 
@@ -43,6 +52,8 @@ class PeerView:
     etag: str = ""
     problem: str = ""
     alias: bool = False
+    announced: bool = False
+    revision: str = ""
 
 
 @dataclass(slots=True)
@@ -53,11 +64,13 @@ class Reach:
     client: Client
     observer: Observer
     browser: Browser | None
-    views: dict[Address, PeerView] = field(default_factory=dict)
     named: tuple[Address, ...] = ()
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    catalogs: bool = True
+    views: dict[str, PeerView] = field(default_factory=dict)
+    _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    manifest_bytes: int = 0
+    _index: dict[bytes, dict[str, tuple[Address, Manifest]]] | None = None
+    _failure: BaseException | None = None
 
     @classmethod
     @asynccontextmanager
@@ -70,13 +83,16 @@ class Reach:
         peers: Iterable[Address] = (),
         interfaces: Iterable[str] = (),
         mdns_needed: bool = True,
+        catalogs: bool = True,
     ) -> AsyncIterator[Reach]:
         """Begin to look for peers: the named ones, and all that announce themselves.
+
+        A node that only shares does without mDNS where it does not work, and without others' ``catalogs``.
 
         Raises:
             NetworkError: mDNS does not work here, it is needed, and no peer is named.
         """
-        named = tuple(peers)
+        named = tuple(dict.fromkeys(peers))
         browser: Browser | None = Browser(interfaces=tuple(interfaces))
         assert browser is not None
         try:
@@ -86,14 +102,15 @@ class Reach:
             if mdns_needed and not named:
                 raise
             observer.note(str(error))
-        reach = cls(node, client, observer, browser, named=named)
+        reach = cls(node, client, observer, browser, named=named, catalogs=catalogs)
         watcher = asyncio.create_task(reach._watch())
         try:
             yield reach
         finally:
-            for task in (watcher, *reach._tasks):
+            tasks = (watcher, *reach._asking.values())
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(watcher, *reach._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             if browser is not None:
                 await browser.stop()
 
@@ -110,14 +127,15 @@ class Reach:
             for manifest, views in found.values()
         ]
 
-    def sources(self, content: bytes) -> dict[str, tuple[Address, bytes]]:
-        """Source key → (address, id of the manifest to ask for) of every peer that has the content."""
-        return {
-            str(view.address): (view.address, manifest.id)
-            for view in self.nodes()
-            for manifest in view.manifests.values()
-            if manifest.header.content_id == content
-        }
+    def sources(self, content: bytes) -> dict[str, tuple[Address, Manifest]]:
+        """Source key → (address, manifest to ask for) of every peer that lists the content."""
+        if self._index is None:
+            self._index = {}
+            for view in self.nodes():
+                for manifest in view.manifests.values():
+                    found = self._index.setdefault(manifest.header.content_id, {})
+                    found[str(view.address)] = (view.address, manifest)
+        return self._index.get(content, {})
 
     def ignore(self, name: str, port: int) -> None:
         """This node's own announcement is nobody else."""
@@ -134,7 +152,7 @@ class Reach:
         Raises:
             NetworkError: what they did instead.
         """
-        named = [view for address, view in self.views.items() if address in self.named]
+        named = [view for view in self.views.values() if view.address in self.named]
         failed = [view.problem for view in named if view.problem]
         if failed and len(failed) == len(self.named):
             raise NetworkError(
@@ -160,7 +178,7 @@ class Reach:
             async with asyncio.timeout(wait_s):
                 while not satisfied():
                     await self._next_change()
-                    if self.browser is None and not self._tasks and len(self.views) >= len(self.named):
+                    if self.browser is None and not self._asking and len(self.views) >= len(self.named):
                         return
                 if self.browser is not None or self.looking:
                     await self._settle()
@@ -168,7 +186,7 @@ class Reach:
     @property
     def looking(self) -> bool:
         """Whether some peer is being asked for its catalog at present."""
-        return bool(self._tasks)
+        return bool(self._asking)
 
     async def another(self, *, wait_s: float) -> bool:
         """Wait for the answer of a peer that is being asked at present; False when there is none."""
@@ -189,57 +207,101 @@ class Reach:
     async def _next_change(self) -> None:
         await self._changed.wait()
         self._changed.clear()
+        if self._failure is not None:
+            raise self._failure
 
     # -- looking -------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
+        """Ask the named peers once; ask those announced when they come, change, or did not answer."""
         for address in self.named:
-            self._ask(address, gossip=True)
+            self._ask(str(address), (address,), gossip=True)
         while self.browser is not None:
-            for peer in self.browser.found():
-                self._ask(Address(peer.addresses[0], peer.port), announced=peer)
-            await self.browser.changed()
+            found = {peer.label: peer for peer in self.browser.found()}
+            for key in [key for key, view in self.views.items() if view.announced and key not in found]:
+                del self.views[key]
+                self._has_changed()
+            for peer in found.values():
+                self._consider(peer)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN_S):
+                    await self.browser.changed()
 
-    def _ask(self, address: Address, *, gossip: bool = False, announced: Peer | None = None) -> None:
-        if address in self.views:
+    def _consider(self, peer: Peer) -> None:
+        view = self.views.get(peer.label)
+        if view is None or view.problem or view.revision != peer.revision:
+            addresses = tuple(Address(host, peer.port) for host in peer.addresses)
+            self._ask(peer.label, addresses, announced=peer)
+
+    def _ask(
+        self, key: str, addresses: tuple[Address, ...], *, gossip: bool = False, announced: Peer | None = None
+    ) -> None:
+        """Ask a peer for its catalog, unless it is being asked.
+
+        Args:
+            key: its label when it is announced, else its address.
+            addresses: where to try, in this order.
+            gossip: whether to ask the peers that it knows as well.
+            announced: what it announced, if it did.
+        """
+        if key in self._asking or len(self.views) >= 2 * DISCOVERY.peers:
             return
-        self.views[address] = PeerView(address)
-        task = asyncio.create_task(self._look(address, gossip, announced))
-        self._tasks.add(task)
-        task.add_done_callback(self._looked)
+        view = self.views.setdefault(key, PeerView(addresses[0]))
+        if announced:
+            view.announced, view.revision = True, announced.revision
+        task = asyncio.create_task(self._look(view, addresses, gossip))
+        self._asking[key] = task
+        task.add_done_callback(lambda _: self._looked(key, announced))
 
-    def _looked(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _looked(self, key: str, announced: Peer | None) -> None:
+        task = self._asking.pop(key)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+        if announced and self.browser and not self.views[key].problem:
+            self.browser.confirm(announced)
+        self._has_changed()
+
+    def _has_changed(self) -> None:
+        self._index = None
         self._changed.set()
 
-    async def _look(self, address: Address, gossip: bool, announced: Peer | None) -> None:
-        view = self.views[address]
-        try:
-            answer = await self.client.catalog(address)
-            if answer.catalog is not None:
-                view.public_key = answer.catalog.node
-                view.label = printable(answer.catalog.label)
-                view.etag = answer.etag
-                view.alias = self._is_alias(view)
-                view.manifests = await asyncio.to_thread(self._open_all, answer.catalog.envelopes)
-                self.manifest_bytes += sum(map(len, answer.catalog.envelopes))
-            if announced and self.browser:
-                self.browser.confirm(announced)
-            if gossip:
+    async def _look(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
+        """Fill ``view`` from the first address that answers."""
+        for address in addresses:
+            try:
+                answer = await self.client.catalog(address, view.etag)
+                break
+            except (PeerError, DecodeError) as error:
+                problem = str(error)
+        else:
+            view.problem = problem
+            if view.address in self.named and len(self.named) > 1:
+                self.observer.note(problem)
+            return
+        view.address, view.etag, view.problem = address, answer.etag, ""
+        if answer.catalog is not None:
+            view.public_key = answer.catalog.node
+            view.label = printable(answer.catalog.label)
+            view.alias = self._is_alias(view)
+            view.manifests = await asyncio.to_thread(self._open_all, answer.catalog.envelopes)
+        if gossip:
+            with suppress(PeerError, DecodeError):
                 for other in await self.client.peers(address):
-                    self._ask(other)
-        except (PeerError, DecodeError) as error:
-            view.problem = str(error)
-            if address in self.named and len(self.named) > 1:
-                self.observer.note(view.problem)
+                    self._ask(str(other), (other,))
 
     def _is_alias(self, view: PeerView) -> bool:
-        """Only among this machine's own addresses: elsewhere anybody could claim another's key."""
-        return is_own(view.address.host) and any(
-            (other.public_key, other.address.port) == (view.public_key, view.address.port)
-            and is_own(other.address.host)
-            for other in self.nodes()
-            if other is not view
+        """Whether another view stands for the node.
+
+        By key only among this machine's own addresses: elsewhere anybody could claim another's.
+        """
+        others = [other for other in self.nodes() if other is not view and other.public_key]
+        return any(other.address == view.address for other in others) or (
+            is_own(view.address.host)
+            and any(
+                (other.public_key, other.address.port) == (view.public_key, view.address.port)
+                and is_own(other.address.host)
+                for other in others
+            )
         )
 
     def _open_all(self, envelopes: Iterable[bytes]) -> dict[bytes, Manifest]:
@@ -251,6 +313,7 @@ class Reach:
                 manifests[manifest.id] = manifest
         for manifest in manifests.values():
             header = manifest.header
-            if self.node.catalog.highest_version(header.team, header.name) < header.version:
+            highest = self.node.catalog.highest_version(header.team, header.name)
+            if highest < header.version <= _BELIEVED_VERSION:
                 self.node.catalog.saw(header.team, header.name, header.version, manifest.publisher)
-        return manifests
+        return manifests if self.catalogs else {}

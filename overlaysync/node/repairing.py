@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from overlaysync.errors import NotFoundError
+from overlaysync.errors import BaseImageError, NotFoundError
 from overlaysync.formats.image import Format
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
@@ -27,6 +27,7 @@ async def repair(node: Node, observer: Observer, verdict: Verdict, peers: Iterab
 
     Raises:
         NotFoundError: no manifest describes the image.
+        BaseImageError: the image it stands on is not what it was.
         NetworkError, VerificationError: nobody has the bytes that are missing.
     """
     content = verdict.layer or verdict.disk
@@ -44,6 +45,12 @@ async def repair(node: Node, observer: Observer, verdict: Verdict, peers: Iterab
         await reach.until(lambda: bool(reach.sources(content)), wait_s=options.wait_s)
         fetch = Fetch(node, client, reach, observer, options)
         base = fetch.base_of(listing.manifest.header) if verdict.layer else None
+        if verdict.layer and base is None:
+            raise BaseImageError(
+                f"Cannot heal {verdict.path}",
+                why="the image it stands on is damaged, changed, or may be written",
+                hint="heal that one first",
+            )
         step = Step(listing, verdict.path, format, base.path if base else None, base_here=base is not None)
         await fetch.make(step)
     return verify_image(node.library, verdict.path, now=now())

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
-from overlaysync.errors import NetworkError
+from overlaysync.errors import NetworkError, OverlaysyncError
 from overlaysync.net.discovery import Announcement, Announcer, Item
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
@@ -14,6 +14,8 @@ from overlaysync.node.reach import Reach
 from overlaysync.node.sharing import Share
 from overlaysync.trust.keys import node_id
 
+ANNOUNCE_S = 10.0
+"""Finding a free name takes a second, unless somebody claims every one."""
 WATCH_S = 2.0
 """How often shared files are looked at."""
 
@@ -39,11 +41,14 @@ async def serve(
     announcer = Announcer(share.node.label, interfaces=tuple(interfaces))
     where = ""
     try:
-        where = await announcer.start(_announcement(share, port))
+        async with asyncio.timeout(ANNOUNCE_S):
+            where = await announcer.start(_announcement(share, port))
         if reach is not None:
             reach.ignore(announcer.name, port)
     except NetworkError as error:
         share.observer.note(f"not announced: {error}")
+    except TimeoutError:
+        share.observer.note("not announced: somebody answers to every name; others need --peer")
     task = asyncio.create_task(_keep_announced(announcer, share, port))
     try:
         yield port, where
@@ -57,7 +62,12 @@ async def serve(
 async def _keep_announced(announcer: Announcer, share: Share, port: int) -> None:
     while True:
         await asyncio.sleep(WATCH_S)
-        if await asyncio.to_thread(share.refresh):
+        try:
+            changed = await asyncio.to_thread(share.refresh)
+        except (OverlaysyncError, OSError) as error:
+            share.observer.note(f"cannot look at what is shared: {error}")
+            continue
+        if changed:
             await announcer.update(_announcement(share, port))
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from overlaysync.errors import ImageError, InUseError, NotFoundError, OverlaysyncError, StoppedError
+from overlaysync.errors import InUseError, NotAllowedError, NotFoundError, OverlaysyncError, StoppedError
 from overlaysync.formats.chain import Chain
+from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
 from overlaysync.model.digest import derive
 from overlaysync.model.fingerprint import Fingerprint
@@ -53,6 +54,9 @@ class Share:
     _shared: dict[bytes, Shared] = field(default_factory=dict)
     _offers: dict[bytes, Offer] = field(default_factory=dict)
     _seen: dict[str, Fingerprint] = field(default_factory=dict)
+    _tried: dict[str, Fingerprint] = field(default_factory=dict)
+    _busy: set[str] = field(default_factory=set)
+    _changes: int = 0
     _revision: str = "0"
 
     # -- the shelf, called from the event loop -------------------------------------------------------
@@ -114,9 +118,8 @@ class Share:
                 self._withdraw(manifest_id)
         shared = {shared.known.path for shared in self._shared.values()}
         for path in self._wanted():
-            if path not in shared and self._settled(path):
-                with suppress(OverlaysyncError, OSError):
-                    self._publish(path)
+            if path not in shared and self._settled(path) and self._tried.get(path) != self._seen[path]:
+                self._try(path)
         for manifest_id in set(self._shared) - before:
             header = self._shared[manifest_id].manifest.header
             self.observer.note(f"{header.full_name}:{header.version} is shared")
@@ -137,10 +140,23 @@ class Share:
 
     def _publish_directory(self, directory: str) -> None:
         for path in image_files([directory]):
-            try:
-                self._publish(path)
-            except (InUseError, ImageError) as error:
+            self._try(os.path.realpath(path))
+
+    def _try(self, path: str) -> None:
+        """Publish an image; one that cannot be shared is said once, and tried again when it has changed."""
+        with suppress(OSError):
+            self._tried[path] = Fingerprint.of(os.stat(path))
+        try:
+            self._publish(path)
+        except InUseError as error:
+            self._tried.pop(path, None)  # it may come free without being written
+            if path not in self._busy:
                 self.observer.note(f"left out: {error}")
+            self._busy.add(path)
+        except (OverlaysyncError, OSError) as error:
+            self.observer.note(f"left out: {error}")
+        else:
+            self._busy.discard(path)
 
     def _publish(self, path: str) -> None:
         size = _chain_size(path)
@@ -151,9 +167,27 @@ class Share:
             self.observer.end()
         for note in known.notes:
             self.observer.note(f"{path}: {note}")
+        self._check_named(known)
         lineage = self.node.publisher.publish_lineage(known, team=self.team, created=timestamp())
         for image, manifest in lineage:
             self._offer(image, manifest, asked=image is known)
+
+    def _check_named(self, known: Known) -> None:
+        """A raw file below an overlay may be any file: an image's header must not make us share it.
+
+        Raises:
+            NotAllowedError: it was neither named nor ever published.
+        """
+        for below in list(known.lineage)[1:]:
+            if (
+                below.geometry.format is Format.RAW
+                and below.path not in self._wanted()
+                and not self.node.catalog.manifests(content=below.content.id)
+            ):
+                raise NotAllowedError(
+                    f"{known.path} stands on {below.path}, a raw file that was not named",
+                    hint=f"if it is a master, name it too: overlaysync share '{below.path}' '{known.path}'",
+                )
 
     def _advance(self, size: int) -> None:
         """Report progress; the only place where hashing can be told to stop."""
@@ -169,9 +203,6 @@ class Share:
         same = [other for other in self._shared.values() if other.known.path == image.path]
         if same and not asked:
             return  # it is shared under the name that was asked for
-        for other in same:
-            if not other.asked:
-                del self._shared[other.manifest.id], self._offers[other.manifest.id]
         chain = Chain.open(image.path, image.geometry.format)
         try:
             expected = chain.fingerprints()
@@ -181,16 +212,18 @@ class Share:
             row = self.node.catalog.image_at(image.path)
             if row is None or row.chain != expected:
                 raise InUseError(f"{image.path} changed while it was published", hint="try again")
+
+            def unchanged() -> bool:
+                return chain.fingerprints() == expected and not in_use_for_writing(chain.top.fd)
+
+            offer = Offer(manifest, image.content, self.node.library.load_page, chain, unchanged)
         except BaseException:
             chain.close()
             raise
-
-        def unchanged() -> bool:
-            return chain.fingerprints() == expected and not in_use_for_writing(chain.top.fd)
-
-        self._offers[manifest.id] = Offer(
-            manifest, image.content, self.node.library.load_page, chain, unchanged
-        )
+        for other in same:
+            if not other.asked:
+                del self._shared[other.manifest.id], self._offers[other.manifest.id]
+        self._offers[manifest.id] = offer
         self._shared[manifest.id] = Shared(image, manifest, asked)
         self._revise()
 
@@ -199,6 +232,7 @@ class Share:
         shared = self._shared.pop(manifest_id)
         header = shared.manifest.header
         self._seen.pop(shared.known.path, None)
+        self._tried.pop(shared.known.path, None)
         self._revise()
         self.observer.note(
             f"{header.full_name}:{header.version} is served no longer: {shared.known.path} has changed"
@@ -219,7 +253,10 @@ class Share:
             return None
 
     def _revise(self) -> None:
-        self._revision = derive("overlaysync v1 catalog", b"".join(sorted(self._offers))).hex()[:16]
+        # Counted, so that what a client keeps under an old revision can never look fresh again.
+        self._changes += 1
+        ids = b"".join([self._changes.to_bytes(8, "little"), *sorted(self._offers)])
+        self._revision = derive("overlaysync v1 catalog", ids).hex()[:16]
 
 
 def _chain_size(path: str) -> int:

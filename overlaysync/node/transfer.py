@@ -15,9 +15,13 @@ from overlaysync.node.reach import Reach
 from overlaysync.ops.assemble import BATCH, Assembly
 from overlaysync.ops.plan import Step
 from overlaysync.store.direct import aligned_buffer
-from overlaysync.swarm.schedule import Failure, Request, Schedule
+from overlaysync.swarm.schedule import PER_SOURCE, Failure, Request, Schedule
+from overlaysync.trust.envelope import Manifest
+from overlaysync.units import KIB
 
 _RETRY_S = 0.25
+_REQUEST_S = 4
+_LEAST_SHARE = 256 * KIB
 
 
 @dataclass(slots=True)
@@ -39,6 +43,18 @@ class Transfer:
     sources: dict[str, int] = field(default_factory=dict)
 
 
+def _schedule(assembly: Assembly, rate: int | None) -> Schedule:
+    """Under a limit few and small requests, so that each moves fast enough not to be taken for dead."""
+    if rate is None:
+        return Schedule(assembly.missing(), assembly.data, request_size=BATCH)
+    return Schedule(
+        assembly.missing(),
+        assembly.data,
+        request_size=min(BATCH, rate * _REQUEST_S),
+        per_source=max(1, min(PER_SOURCE, rate // _LEAST_SHARE)),
+    )
+
+
 class Transferring:
     """The network part of making one image."""
 
@@ -51,9 +67,9 @@ class Transferring:
         self._transfer = transfer
         self._threads = threads
         self._loop = asyncio.get_running_loop()
-        self._schedule = Schedule(assembly.missing(), assembly.data, request_size=BATCH)
+        self._schedule = _schedule(assembly, reach.client.rate)
         self._buffers: list[memoryview] = []
-        self._sources: dict[str, tuple[Address, bytes]] = {}
+        self._sources: dict[str, tuple[Address, Manifest]] = {}
         self._last_error = ""
 
     async def run(self) -> None:
@@ -85,7 +101,8 @@ class Transferring:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for source, size in schedule.delivered().items():
-                self._transfer.sources[self._reach.label_of(source)] = size
+                label = self._reach.label_of(source)
+                self._transfer.sources[label] = self._transfer.sources.get(label, 0) + size
 
     async def _ask(self, request: Request) -> None:
         schedule = self._schedule
@@ -93,7 +110,7 @@ class Transferring:
         buffer = self._buffers.pop() if self._buffers else aligned_buffer(BATCH)
         part = buffer[: request.size]
         try:
-            await self._reach.client.read_slots(address, manifest, request.runs, part)
+            await self._reach.client.read_slots(address, manifest.id, request.runs, part)
         except BusyError as error:
             schedule.failed(request, Failure.BUSY, self._loop.time(), retry_after=error.retry_after)
         except GoneError as error:
@@ -117,12 +134,11 @@ class Transferring:
         """Verify and write what came; returns the slots that were wrong."""
         wrong = []
         at = 0
-        before = self._assembly.written
         for first, count in request.runs:
             size = self._assembly.data.span(first, count)
             wrong.extend(self._assembly.accept(first, count, part[at : at + size]))
             at += size
-        self._reach.observer.advance(self._assembly.written - before if not wrong else 0)
+        self._reach.observer.advance(at - sum(self._assembly.data.span(*run) for run in wrong))
         self._assembly.checkpoint(now())
         return wrong
 

@@ -20,13 +20,13 @@ from overlaysync.errors import ImageError, OverlaysyncError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.formats.layout import Layout, Target, cluster_size_for
 from overlaysync.formats.plan import plan_layout
-from overlaysync.formats.raw import foreign_format
+from overlaysync.formats.raw import HEAD_SIZE, foreign_format
 from overlaysync.model.datamap import DataMap, SlotRun
 from overlaysync.model.digest import as_digests, derive, equal_rows, hash_units
 from overlaysync.model.have import HaveMap
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.store.partial import PartFile
-from overlaysync.units import MIB, SECTOR
+from overlaysync.units import MIB
 
 PLAN_CONTEXT = "overlaysync v1 plan"
 BATCH = 4 * MIB
@@ -80,7 +80,7 @@ class Assembly:
             path,
             key=_plan_key(pages, target),
             size=layout.file_size,
-            data_bytes=data.size,
+            data_bytes=data.size if target.format is Format.RAW else layout.file_size,
             journal_dir=journals,
         )
         assembly = cls(data, layout, part)
@@ -152,7 +152,7 @@ class Assembly:
         """A guest can write any header into its disk, and who opens a raw file may believe it."""
         if self._layout.target.format is not Format.RAW:
             return
-        name = foreign_format(self._part.pread(0, SECTOR))
+        name = foreign_format(self._part.pread(0, HEAD_SIZE))
         if name:
             self._part.abandon()
             self._done = True
@@ -217,6 +217,8 @@ def target_for(
     backing_format: Format | None = None,
 ) -> Target:
     """The target that holds ``pages`` in ``format``, in the sender's geometry where the format can."""
+    if pages.is_layer != (backing_name is not None):
+        raise ValueError("a layer stands on a backing file, a disk does not")
     return Target(
         format=format,
         cluster_size=cluster_size_for(format, cluster_size, pages.unit),

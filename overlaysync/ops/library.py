@@ -15,6 +15,7 @@ from overlaysync.errors import InUseError, OverlaysyncError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format, Geometry
 from overlaysync.formats.locks import hold_read_lock
+from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
@@ -33,6 +34,7 @@ class Known:
         disk: digests of what the guest sees.
         layer: digests of what an overlay adds; None for a master.
         parent: the image below, None for a master.
+        files: fingerprints of the image and all below it, as they were when it was examined.
         notes: what a rebuilt image would not carry over.
     """
 
@@ -41,6 +43,7 @@ class Known:
     disk: PageList
     layer: PageList | None
     parent: Known | None
+    files: tuple[Fingerprint, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -121,8 +124,14 @@ class Library:
         self, path: str, format: Format, content: PageList, disk: PageList, *, now: float
     ) -> ImageRow:
         """Note what was just written to ``path`` and verified on the way."""
-        with Chain.open(path, format) as chain:
+        with open_quiet(path, format) as chain:
             return self._keep(chain, disk, content if content.is_layer else None, now)
+
+    def confirm(self, known: Known, *, now: float) -> None:
+        """Note that what is known was read again; unless the files have changed since."""
+        with open_quiet(known.path, known.geometry.format) as chain:
+            if chain.fingerprints() == known.files:
+                self._keep(chain, known.disk, known.layer, now)
 
     def _examine(self, chain: Chain, now: float, progress: Progress | None, fresh: bool) -> Known:
         below = chain.parent()
@@ -144,7 +153,7 @@ class Library:
         layer = self.catalog.pages.load_list(row.layer) if row.layer else None
         if disk is None or (layer.parent if layer else None) != (parent.disk.id if parent else None):
             return None
-        return Known(row.path, chain.top.geometry, disk, layer, parent, chain.top.notes)
+        return Known(row.path, chain.top.geometry, disk, layer, parent, row.chain, chain.top.notes)
 
     def _hash(self, chain: Chain, parent: Known | None, progress: Progress | None) -> Known:
         before = chain.fingerprints()
@@ -162,7 +171,7 @@ class Library:
                 f"{chain.top.path} changed while it was read", hint="try again when nothing writes to it"
             )
         return Known(
-            os.path.realpath(chain.top.path), chain.top.geometry, disk, layer, parent, chain.top.notes
+            os.path.realpath(chain.top.path), chain.top.geometry, disk, layer, parent, before, chain.top.notes
         )
 
     def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:
@@ -247,10 +256,11 @@ def image_files(directories: list[str]) -> Iterator[str]:
     """The files in ``directories`` (not below them) that are named like images, in order of name."""
     for directory in directories:
         try:
-            names = sorted(os.listdir(directory))
+            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
         except OSError:
             continue
-        for name in names:
-            path = os.path.join(directory, name)
-            if not name.startswith(".") and name.endswith(IMAGE_SUFFIXES) and os.path.isfile(path):
-                yield path
+        for entry in entries:
+            # Not links: whoever may write to the directory could lead us to any file.
+            named = entry.name.endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
+            if named and entry.is_file(follow_symlinks=False):
+                yield entry.path

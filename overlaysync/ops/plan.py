@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from overlaysync.errors import BaseImageError, UsageError
+from overlaysync.errors import BaseImageError, UsageError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.manifest import Header
@@ -87,6 +87,7 @@ def plan_fetch(
         base = find_base(header)
         if base is not None:
             steps[-1] = replace(steps[-1], base=base.path, base_here=True)
+            _check_lineage(steps, base)
             break
         below = _maker(header.parent_id, everything)
         if below is None or len(steps) >= MAX_LINEAGE:
@@ -96,6 +97,18 @@ def plan_fetch(
         steps[-1] = replace(steps[-1], base=path)
         steps.append(Step(below, path, Format(header.format), brought=True))
     return steps[::-1]
+
+
+def _check_lineage(steps: list[Step], base: Known) -> None:
+    """Refuse to write over an image that is below, and chains deeper than can be read."""
+    below = {image.path for image in base.lineage}
+    if len(steps) + len(below) > MAX_LINEAGE:
+        raise UsageError(f"'{steps[0].header.name}' stands on more than {MAX_LINEAGE - 1} images")
+    for step in steps:
+        if os.path.realpath(step.path) in below:
+            raise WouldDestroyError(
+                f"{step.path} is what '{step.header.name}' stands on", hint="choose another name with --as"
+            )
 
 
 def _free_path(directory: str, header: Header, steps: list[Step]) -> str:

@@ -75,7 +75,7 @@ def verify(library: Library, path: str, *, now: float, progress: Progress | None
         return Verdict(row.path, row.layer, row.disk, touched, (Damage(0, row.virtual_size),), error.reason)
     damage = tuple(differences(before, known.disk, library.load_page)) or tuple(_unseen(library, row, known))
     if not damage:
-        library.remember(path, known.geometry.format, known.content, known.disk, now=now)
+        library.confirm(known, now=now)
     return Verdict(row.path, row.layer, row.disk, touched, damage)
 
 

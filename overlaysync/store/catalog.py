@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from overlaysync.errors import UsageError
-from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.model.manifest import MAX_VERSION
 from overlaysync.store.database import Database
 from overlaysync.store.home import Home
 from overlaysync.store.pagestore import PageStore
@@ -67,7 +68,7 @@ class ManifestRow:
         kind: of ``content``.
         team: ``""`` for public.
         name: of the thing.
-        version: 1 .. 2**63 - 1.
+        version: 1 .. MAX_VERSION.
         publisher: the publisher's key or node id.
         content: disk id or layer id.
         parent: of a layer: disk id below it.
@@ -90,12 +91,6 @@ class ManifestRow:
 
 _IMAGE_COLUMNS = "path, chain, format, virtual_size, disk, layer, parent, verified_at"
 _MANIFEST_COLUMNS = "id, envelope, kind, team, name, version, publisher, content, parent, result, created"
-_IDS = (
-    ("images", "disk"),
-    ("images", "layer"),
-    ("manifests", "content"),
-    ("manifests", "result"),
-)
 
 
 class Catalog:
@@ -124,7 +119,6 @@ class Catalog:
         """Keep what is known of the file at ``image.path``, instead of what was known before."""
         row = (
             os.fsencode(image.path),
-            json.dumps(image.fingerprint),
             json.dumps(image.chain),
             image.format,
             image.virtual_size,
@@ -134,23 +128,15 @@ class Catalog:
             image.verified_at,
         )
         with self._database.write() as connection:
-            connection.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            connection.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def image_at(self, path: str | Path) -> ImageRow | None:
         """The image last known at the real path ``path``; whether it still fits is for the caller to see."""
         return next(iter(self._images("path = ?", os.fsencode(path))), None)
 
-    def image_by_fingerprint(self, fingerprint: Fingerprint) -> ImageRow | None:
-        """The latest known image with that fingerprint, wherever it was (moved files, hard links)."""
-        return next(iter(self._images("fingerprint = ?", json.dumps(fingerprint))), None)
-
     def images_with_disk(self, disk: bytes) -> list[ImageRow]:
         """Images whose guest sees ``disk``, latest verified first."""
         return self._images("disk = ?", disk)
-
-    def images_with_layer(self, layer: bytes) -> list[ImageRow]:
-        """Overlays that add ``layer``, latest verified first."""
-        return self._images("layer = ?", layer)
 
     def all_images(self) -> list[ImageRow]:
         """All known images, latest verified first."""
@@ -175,13 +161,30 @@ class Catalog:
     def keep_manifest(self, manifest: ManifestRow) -> None:
         """Keep a manifest whose signature has been checked; its version counts as seen."""
         with self._database.write() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO manifests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", astuple(manifest)
-            )
-            _saw(connection, manifest.team, manifest.name, manifest.version, manifest.publisher)
+            _keep(connection, manifest)
 
-    def manifest(self, manifest_id: bytes) -> ManifestRow | None:
-        return next(iter(self._manifests("id = ?", manifest_id)), None)
+    def keep_next(self, team: str, name: str, make: Callable[[int], ManifestRow]) -> ManifestRow:
+        """Keep what ``make`` makes as the next version of that name, and return it.
+
+        No other thread or process is given the same version; they wait, so ``make`` should not take long. It
+        must not write to the catalog itself. When it raises, no version is used up.
+
+        Raises:
+            UsageError: there is no version left.
+        """
+        with self._database.write() as connection:
+            version = _highest(connection, team, name) + 1
+            if version > MAX_VERSION:
+                raise UsageError(
+                    f"There is no next version of {f'{team}/{name}' if team else name}",
+                    why=f"somebody has published version {version - 1}, and {MAX_VERSION} is the last",
+                    hint="publish it under another name",
+                )
+            manifest = make(version)
+            if (manifest.team, manifest.name, manifest.version) != (team, name, version):
+                raise ValueError(f"not version {version} of that name")
+            _keep(connection, manifest)
+        return manifest
 
     def manifests(
         self, *, team: str | None = None, name: str | None = None, content: bytes | None = None
@@ -192,19 +195,6 @@ class Catalog:
         condition = " AND ".join(f"{column} = ?" for column in given) or "1"
         return self._manifests(condition, *given.values())
 
-    def manifests_on(self, parent: bytes) -> list[ManifestRow]:
-        """Layers that stand on the disk ``parent``."""
-        return self._manifests("parent = ?", parent)
-
-    def manifests_making(self, result: bytes) -> list[ManifestRow]:
-        """Layers whose promotion makes the disk ``result``."""
-        return self._manifests("result = ?", result)
-
-    def forget_manifest(self, manifest_id: bytes) -> None:
-        """Forget a manifest; that its version was seen stays known."""
-        with self._database.write() as connection:
-            connection.execute("DELETE FROM manifests WHERE id = ?", (manifest_id,))
-
     def saw(self, team: str, name: str, version: int, publisher: bytes) -> None:
         """Note that ``publisher`` has published ``version`` of a name; its manifest need not be kept."""
         with self._database.write() as connection:
@@ -213,10 +203,7 @@ class Catalog:
     def highest_version(self, team: str, name: str) -> int:
         """The highest version of that name ever seen, whoever published it; 0 when none was."""
         with self._database.read() as connection:
-            row = connection.execute(
-                "SELECT max(version) FROM seen WHERE team = ? AND name = ?", (team, name)
-            ).fetchone()
-        return int(row[0] or 0)
+            return _highest(connection, team, name)
 
     def _manifests(self, condition: str, *values: object) -> list[ManifestRow]:
         order = "team, name, version DESC, id"
@@ -224,31 +211,22 @@ class Catalog:
         with self._database.read() as connection:
             return [ManifestRow(*row) for row in connection.execute(query, values)]
 
-    # -- both ----------------------------------------------------------------------------------------
-
-    def ids_with_prefix(self, hex_prefix: str) -> set[bytes]:
-        """Known disk and layer ids (of images, manifests and promotions) that begin with ``hex_prefix``.
-
-        Raises:
-            UsageError: it is not hexadecimal, or longer than an id.
-        """
-        digits = DIGEST_SIZE * 2
-        try:
-            low, high = (bytes.fromhex(hex_prefix.ljust(digits, digit)) for digit in "0f")
-        except ValueError:
-            low = high = b""
-        if len(low) != DIGEST_SIZE or not hex_prefix.isalnum():
-            raise UsageError(f"'{hex_prefix[:80]}' is not the beginning of an id")
-        query = " UNION ".join(
-            f"SELECT {column} FROM {table} WHERE {column} BETWEEN ?1 AND ?2" for table, column in _IDS
-        )
-        with self._database.read() as connection:
-            return {row[0] for row in connection.execute(query, (low, high))}
-
 
 def _image(row: tuple[Any, ...]) -> ImageRow:
     path, chain, *rest = row
     return ImageRow(os.fsdecode(path), tuple(Fingerprint(*file) for file in json.loads(chain)), *rest)
+
+
+def _highest(connection: sqlite3.Connection, team: str, name: str) -> int:
+    query = "SELECT max(version) FROM seen WHERE team = ? AND name = ?"
+    return int(connection.execute(query, (team, name)).fetchone()[0] or 0)
+
+
+def _keep(connection: sqlite3.Connection, manifest: ManifestRow) -> None:
+    connection.execute(
+        "INSERT OR IGNORE INTO manifests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", astuple(manifest)
+    )
+    _saw(connection, manifest.team, manifest.name, manifest.version, manifest.publisher)
 
 
 def _saw(connection: sqlite3.Connection, team: str, name: str, version: int, publisher: bytes) -> None:

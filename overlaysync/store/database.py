@@ -31,7 +31,6 @@ CREATE TABLE pages (digest BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT
 CREATE TABLE lists (id BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
 CREATE TABLE images (
     path BLOB NOT NULL PRIMARY KEY,
-    fingerprint TEXT NOT NULL,
     chain TEXT NOT NULL,
     format TEXT NOT NULL,
     virtual_size INTEGER NOT NULL,
@@ -40,9 +39,7 @@ CREATE TABLE images (
     parent BLOB,
     verified_at REAL NOT NULL
 ) STRICT;
-CREATE INDEX images_by_fingerprint ON images (fingerprint);
 CREATE INDEX images_by_disk ON images (disk);
-CREATE INDEX images_by_layer ON images (layer);
 CREATE TABLE manifests (
     id BLOB NOT NULL PRIMARY KEY,
     envelope BLOB NOT NULL,
@@ -58,8 +55,6 @@ CREATE TABLE manifests (
 ) STRICT;
 CREATE INDEX manifests_by_name ON manifests (name, team, version);
 CREATE INDEX manifests_by_content ON manifests (content);
-CREATE INDEX manifests_by_parent ON manifests (parent);
-CREATE INDEX manifests_by_result ON manifests (result);
 CREATE TABLE seen (
     team TEXT NOT NULL,
     name TEXT NOT NULL,

@@ -166,18 +166,6 @@ class Journal:
         self._fd, self._size = fd, len(data)
 
 
-def read_header(path: Path) -> JournalHeader | None:
-    """The header of the journal at ``path``; None when that is no journal."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        return JournalHeader.decode(_read(fd, _PREFIX.size + MAX_PATH + _CRC.size))
-    finally:
-        os.close(fd)
-
-
 def merge_runs(runs: Iterable[Run]) -> list[Run]:
     """The same slots as rising runs that neither touch nor overlap."""
     merged: list[Run] = []

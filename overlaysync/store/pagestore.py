@@ -10,7 +10,7 @@ from itertools import islice
 
 from overlaysync.errors import DecodeError, NotFoundError
 from overlaysync.model.digest import format_id
-from overlaysync.model.pages import PAGE_SIZE, PageList, page_digest
+from overlaysync.model.pages import PAGE_SIZE, PageList
 from overlaysync.store.database import Database
 
 _BATCH = 500
@@ -23,20 +23,17 @@ class PageStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def load_page(self, digest: bytes, *, check: bool = False) -> bytes:
-        """The body of a page; ``check`` hashes it first.
+    def load_page(self, digest: bytes) -> bytes:
+        """The body of a page.
 
         Raises:
             NotFoundError: it is not here.
-            CatalogError: ``check`` found other bytes than were kept.
         """
         with self._database.read() as connection:
             row = connection.execute("SELECT body FROM pages WHERE digest = ?", (digest,)).fetchone()
         if row is None:
             raise NotFoundError(f"The page {format_id(digest)} is not here")
         body: bytes = row[0]
-        if check and page_digest(body) != digest:
-            raise self._database.damaged(f"the page {format_id(digest)} has changed")
         return body
 
     def keep_pages(self, pages: Mapping[bytes, bytes]) -> None:

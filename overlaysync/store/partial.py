@@ -15,11 +15,9 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 from blake3 import blake3
 
@@ -31,8 +29,8 @@ from overlaysync.errors import (
 )
 from overlaysync.store.direct import DirectWriter
 from overlaysync.store.files import preallocate, rename_new, sync_directory, translate
-from overlaysync.store.journal import KEY_SIZE, Journal, JournalHeader, Run, merge_runs, read_header
-from overlaysync.store.place import Place, open_locked, part_path
+from overlaysync.store.journal import KEY_SIZE, Journal, JournalHeader, Run, merge_runs
+from overlaysync.store.place import Place, open_locked
 from overlaysync.units import MIB, format_size
 
 RESERVE = 64 * MIB
@@ -54,18 +52,14 @@ class PartFile:
         target: real path of the finished file.
         path: of the part file.
         size: of the finished file in bytes.
-        resumed: whether an earlier run's file goes on.
         claimed: runs of slots that its journal claims, rising; to be hashed before they are believed.
     """
 
-    def __init__(
-        self, place: Place, fd: int, *, size: int, journal: Journal, claimed: list[Run] | None
-    ) -> None:
+    def __init__(self, place: Place, fd: int, *, size: int, journal: Journal, claimed: list[Run]) -> None:
         self.target = place.target
         self.path = place.part
         self.size = size
-        self.resumed = claimed is not None
-        self.claimed = claimed or []
+        self.claimed = claimed
         self._place = place
         self._fd = fd
         self._journal = journal
@@ -131,7 +125,7 @@ class PartFile:
             else:
                 journal = found[0]
             undo.pop_all()
-        return cls(place, fd, size=size, journal=journal, claimed=found and found[1])
+        return cls(place, fd, size=size, journal=journal, claimed=found[1] if found else [])
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -159,10 +153,6 @@ class PartFile:
         """``length`` bytes at ``offset``, fewer at the end of the file."""
         with _translated(f"Cannot read {self.path}"):
             return os.pread(self._fd, length, offset)
-
-    def fileno(self) -> int:
-        """The descriptor, for reading."""
-        return self._fd
 
     def note(self, first_slot: int, count: int) -> None:
         """Slots that have been written, for the next checkpoint; thread-safe."""
@@ -243,14 +233,6 @@ class PartFile:
             self._place.close()
             self._fd = -1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _rename(self, *, replace: bool) -> None:
         directory, part, target = self._place.directory, self.path.name, self.target.name
         if replace:
@@ -278,49 +260,9 @@ class PartFile:
             raise
 
 
-# -- leftovers ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Leftover:
-    """A journal whose file was not finished.
-
-    Attributes:
-        journal: its path.
-        target: path of the file that was to be made.
-        part: path of the part file.
-        stored: bytes on disk of the part file; None when it is gone.
-    """
-
-    journal: Path
-    target: Path
-    part: Path
-    stored: int | None
-
-
-def find_leftovers(journal_dir: Path) -> list[Leftover]:
-    """What earlier runs left unfinished (or other processes are writing right now), by target."""
-    found = []
-    for path in journal_dir.glob("*.journal"):
-        header = read_header(path)
-        if header is not None:
-            target = Path(os.fsdecode(header.target))
-            part = part_path(target)
-            found.append(Leftover(path, target, part, _stored(part, header.inode)))
-    return sorted(found, key=lambda leftover: leftover.target)
-
-
 def journal_path(journal_dir: Path, target: Path) -> Path:
     """Where the journal of ``target`` (a real path) lies."""
     return journal_dir / f"{blake3(os.fsencode(target)).hexdigest()}.journal"
-
-
-def _stored(part: Path, inode: int) -> int | None:
-    try:
-        status = part.lstat()
-    except OSError:
-        return None
-    return status.st_blocks * 512 if status.st_ino == inode else None
 
 
 def _make_room(fd: int, target: Path, *, size: int, data_bytes: int, reserve: int) -> None:

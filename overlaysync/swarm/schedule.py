@@ -19,6 +19,9 @@ Runs = tuple[tuple[int, int], ...]
 MAX_RUNS = 64
 """Most (first, count) runs in a request; the wire's own limit is higher."""
 
+PER_SOURCE = 6
+"""Requests in flight at one source: some on the wire, some being verified and written."""
+
 _STRIKES = 4
 _REFUSALS = 200
 """Busy answers in a row after which a source is given up: some minutes."""
@@ -68,7 +71,12 @@ class Schedule:
     """
 
     def __init__(
-        self, missing: Iterable[tuple[int, int]], data: DataMap, *, request_size: int, per_source: int = 6
+        self,
+        missing: Iterable[tuple[int, int]],
+        data: DataMap,
+        *,
+        request_size: int,
+        per_source: int = PER_SOURCE,
     ) -> None:
         self.pending = deque(missing)
         self._span = data.span

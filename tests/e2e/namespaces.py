@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_DEAF = "ip link set lo up && ip route add unreachable 224.0.0.0/4"
+_DEAF = "ip link set lo up && ip address del 127.0.0.1/8 dev lo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,6 @@ def namespace(*kinds: str, script: str, within: tuple[str, ...] = ()) -> Iterato
 
 @contextmanager
 def island() -> Iterator[Namespace]:
-    """A network with a loopback and without multicast: who is not named is not found."""
+    """A network that is a loopback without IPv4, and so without mDNS: only who is named is found."""
     with namespace("net", script=_DEAF) as made:
         yield made

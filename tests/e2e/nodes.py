@@ -139,8 +139,9 @@ class Share(Process):
 
     @property
     def peer(self) -> str:
-        """What goes after ``--peer``."""
-        return f"127.0.0.1:{self.port}"
+        """What goes after ``--peer``; see :func:`~tests.e2e.namespaces.island`."""
+        document = self.document()
+        return f"127.0.0.1:{self.port}" if document["interfaces"] else f"[::1]:{self.port}"
 
 
 @dataclass(slots=True, eq=False)

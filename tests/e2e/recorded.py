@@ -19,7 +19,13 @@ from aiohttp import web
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.pages import PageList
 from overlaysync.net.bounds import MAX_SLOTS
-from overlaysync.net.messages import Catalog, decode_catalog, decode_slots, encode_catalog, encode_slots
+from overlaysync.net.messages import (
+    CatalogMessage,
+    decode_catalog,
+    decode_slots,
+    encode_catalog,
+    encode_slots,
+)
 from overlaysync.trust.envelope import Manifest, open_envelope
 
 Answer: TypeAlias = Callable[[web.Request, str, bytes], Awaitable[web.StreamResponse]]
@@ -45,7 +51,7 @@ class Recorded:
 class Recording:
     """Everything a share serves."""
 
-    catalog: Catalog
+    catalog: CatalogMessage
     manifests: dict[str, Recorded]
 
     def only(self, name: str) -> Recording:
@@ -91,7 +97,7 @@ def recording_of(recorded: Iterable[Recorded], node: bytes) -> Recording:
     """A recording of these manifests, by a node with that public key."""
     manifests = {item.manifest.id.hex(): item for item in recorded}
     envelopes = tuple(item.manifest.envelope for item in manifests.values())
-    return Recording(Catalog(node, "nobody@nowhere-abc234", envelopes), manifests)
+    return Recording(CatalogMessage(node, "nobody@nowhere-abc234", envelopes), manifests)
 
 
 async def honestly(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:

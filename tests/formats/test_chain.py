@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from overlaysync.errors import BaseImageError, ImageError, NotFoundError
-from overlaysync.formats.chain import MAX_DEPTH, Chain, has_protocol
+from overlaysync.formats.chain import MAX_DEPTH, Chain
 from overlaysync.formats.image import Extent, Format
+from overlaysync.formats.names import has_protocol
 from overlaysync.model.digest import Kind
 from overlaysync.units import KIB
 from tests.formats.handmade import fill, qcow2, qed
@@ -206,9 +207,9 @@ def test_names_with_a_protocol_are_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [("a:b", True), ("./a:b", False), ("/a:b", False), ("plain", False), ("a/b:c", False), ("", False)],
+    [(b"a:b", True), (b"./a:b", False), (b"/a:b", False), (b"plain", False), (b"a/b:c", False), (b"", False)],
 )
-def test_has_protocol(name: str, answer: bool) -> None:
+def test_has_protocol(name: bytes, answer: bool) -> None:
     assert has_protocol(name) is answer
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from overlaysync.formats.plan import plan_layout
 from overlaysync.formats.qcow2_layout import Qcow2Layout, refcount_clusters
 from overlaysync.formats.qed_layout import QedLayout, choose_table_size
 from overlaysync.model.datamap import DataMap
-from overlaysync.model.digest import UNALLOCATED, ZERO, Kind, Kinds, hash_bytes
+from overlaysync.model.digest import UNALLOCATED, ZERO, Kind, Kinds
 from overlaysync.model.pages import PageListBuilder, page_length
 from overlaysync.units import CHUNK, GIB, KIB, MAX_VIRTUAL_SIZE, MIB, PAGE_UNITS, SECTOR, TIB, ceil_div
 
@@ -344,14 +345,14 @@ def test_from_a_data_map(format: Format, tmp_path: Path) -> None:
     builder = PageListBuilder(virtual_size=size, unit=CHUNK, parent=None, keep=store.__setitem__)
     for index in range(3):
         numbers = range(index * PAGE_UNITS, min((index + 1) * PAGE_UNITS, last + 1))
-        builder.add(index, b"".join(hash_bytes(bodies[n]) if n in bodies else ZERO for n in numbers))
+        builder.add(index, b"".join(blake3(bodies[n]).digest() if n in bodies else ZERO for n in numbers))
     data_map = DataMap(builder.build(), store.__getitem__)
     target = make_target(format, virtual_size=size, blank=data_map.pages.blank)
     layout = plan_layout(target, data_map)
     path, expected = tmp_path / "image", tmp_path / "expected"
     with path.open("xb") as file:
         file.truncate(layout.file_size)
-        for run in reversed(list(data_map.page_runs())):
+        for run in reversed(list(data_map.runs(0, data_map.count))):
             offsets = layout.locate(run.first, run.units)
             for unit, offset in zip(run.units.tolist(), offsets.tolist(), strict=True):
                 os.pwrite(file.fileno(), bodies[unit], offset)
@@ -370,7 +371,7 @@ def test_from_a_data_map(format: Format, tmp_path: Path) -> None:
 def test_data_map_of_a_layer() -> None:
     store: dict[bytes, bytes] = {}
     builder = PageListBuilder(virtual_size=4 * CHUNK, unit=CHUNK, parent=bytes(32), keep=store.__setitem__)
-    builder.add(0, UNALLOCATED + hash_bytes(b"x") + ZERO + hash_bytes(b"y"))
+    builder.add(0, UNALLOCATED + blake3(b"x").digest() + ZERO + blake3(b"y").digest())
     data_map = DataMap(builder.build(), store.__getitem__)
     layout = plan_layout(layered(Format.QED, virtual_size=4 * CHUNK), data_map)
     header, l1, l2 = CHUNK, 4 * CHUNK, 4 * CHUNK

@@ -134,7 +134,6 @@ def test_a_file_system_without_locks_is_unknown(
         raise OSError(answer, "no locks")
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
-    assert not locks.locks_work(fd)
     assert not locks.in_use_for_writing(fd)
     assert not locks.hold_read_lock(fd)
     locks.release(fd)

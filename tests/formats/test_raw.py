@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from overlaysync.errors import ImageError
+from overlaysync.formats.detect import open_image
 from overlaysync.formats.image import Extent, Format, Geometry
 from overlaysync.formats.raw import FOREIGN, RawImage
 from overlaysync.model.digest import Kind
@@ -111,3 +112,11 @@ def test_a_disk_over_the_limit_is_refused() -> None:
 def test_a_range_outside_the_disk_is_a_mistake_of_ours() -> None:
     with raw(bytes(1024)) as image, pytest.raises(ValueError, match="not inside"):
         [*image.extents(512, 1024)]
+
+
+@pytest.mark.parametrize("head", [b"version=1\n", b"# x\n\n  \nversion=3\r\n", b"#\n" * 900 + b"version=2\n"])
+def test_text_that_qemu_takes_for_a_vmdk_descriptor_is_refused(tmp_path: Path, head: bytes) -> None:
+    path = tmp_path / "image.raw"
+    path.write_bytes(head + b'createType="monolithicFlat"\nRW 2 FLAT "/etc/hostname" 0\n' + bytes(4096))
+    with pytest.raises(ImageError, match="VMDK"):
+        open_image(str(path))

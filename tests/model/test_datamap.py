@@ -93,7 +93,7 @@ def test_only_the_last_slot_is_short() -> None:
 
 def test_nothing_at_all() -> None:
     map = DataMap(PageList(0), dict[bytes, bytes]().__getitem__)
-    assert (map.count, map.size, [*map.page_runs()]) == (0, 0, [])
+    assert (map.count, map.size, [*map.runs(0, 0)]) == (0, 0, [])
 
 
 class _Intruded(OrderedDict[int, Any]):

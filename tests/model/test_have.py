@@ -14,26 +14,21 @@ from overlaysync.model.have import HaveMap
 from tests import reference
 
 COUNTS = st.integers(0, 70)
-CHANGES = st.lists(st.tuples(st.booleans(), st.integers(0, 69), st.integers(0, 40)), max_size=12)
+ADDED = st.lists(st.tuples(st.integers(0, 69), st.integers(0, 40)), max_size=12)
 
 
 def held(have: HaveMap) -> set[int]:
     return {slot for slot in range(have.count) if slot in have}
 
 
-@given(COUNTS, CHANGES, st.integers(1, 9))
-def test_like_a_set(count: int, changes: list[tuple[bool, int, int]], limit: int) -> None:
+@given(COUNTS, ADDED, st.integers(1, 9))
+def test_like_a_set(count: int, added: list[tuple[int, int]], limit: int) -> None:
     have, model = HaveMap(count), set[int]()
-    for add, first, length in changes:
+    for first, length in added:
         first = min(first, count)
         length = min(length, count - first)
-        slots = set(range(first, first + length))
-        if add:
-            have.add(first, length)
-            model |= slots
-        else:
-            have.discard(first, length)
-            model -= slots
+        have.add(first, length)
+        model |= set(range(first, first + length))
     everything = set(range(count))
     assert held(have) == model
     assert len(have) == len(model)
@@ -60,7 +55,8 @@ def test_any_bytes_are_a_map_or_an_error(data: bytes, count: int) -> None:
 
 
 def test_full() -> None:
-    have = HaveMap(9, full=True)
+    have = HaveMap(9)
+    have.add(0, 9)
     assert have.complete() and [*have.runs(4)] == [(0, 4), (4, 4), (8, 1)]
     assert have.to_bytes() == b"\xff\x80"
 
@@ -72,7 +68,8 @@ def test_a_claimed_size_costs_nothing() -> None:
 
 def test_listing_runs_takes_a_few_bytes_a_slot() -> None:
     count = 1 << 20
-    have = HaveMap(count, full=True)
+    have = HaveMap(count)
+    have.add(0, count)
     tracemalloc.start()
     try:
         assert [*have.runs(1 << 30)] == [(0, count)]

@@ -18,7 +18,6 @@ from overlaysync.model.pages import (
     PAGE_SIZE,
     PageList,
     PageListBuilder,
-    iter_pages,
     page_digest,
     page_length,
 )
@@ -227,8 +226,6 @@ def test_built_as_the_reference_builds_it(kinds: list[bytes], last: int) -> None
     expected = reference.listed(rows, size=size, unit=CHUNK, parent=None)
     assert (pages.encode(), pages.id) == (expected.page_list, expected.id)
     assert {page_digest(body): body for body in expected.pages.values()} == kept
-    assert {
-        index: digests.tobytes() for index, digests in iter_pages(pages, kept.__getitem__)
-    } == expected.pages
+    assert {index: pages.load(index, kept.__getitem__).tobytes() for index in pages.indices} == expected.pages
     assert all(len(body) <= PAGE_SIZE for body in kept.values())
     assert sum(page_length(pages.unit_count, page) for page in range(len(kinds))) == count

@@ -101,7 +101,7 @@ def test_layer_by_the_program(case: dict[str, Any]) -> None:
     assert format_id(pages.id) == case["id"]
     assert PageList.decode(bytes.fromhex(case["page_list"])) == pages
     data = DataMap(pages, kept.__getitem__)
-    units = [unit for run in data.page_runs() for unit in run.units.tolist()]
+    units = [unit for run in data.runs(0, data.count) for unit in run.units.tolist()]
     assert (data.count, units, data.size) == (len(case["slots"]), case["slots"], case["data_size"])
 
 

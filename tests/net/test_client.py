@@ -21,7 +21,6 @@ Call = Callable[[Client, Address], Awaitable[object]]
 CALLS: dict[str, Call] = {
     "catalog": lambda client, address: client.catalog(address),
     "peers": lambda client, address: client.peers(address),
-    "envelope": lambda client, address: client.envelope(address, ID),
     "page list": lambda client, address: client.page_list(address, ID, 100),
     "page": lambda client, address: client.page(address, ID, ID),
 }

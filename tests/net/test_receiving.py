@@ -16,7 +16,7 @@ from overlaysync.net.client import BusyError, Client, GoneError
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import Head, parse_head
-from overlaysync.units import MIB
+from overlaysync.units import KIB, MIB
 from tests.net.shelf import HASTY_CLIENT, Script, ok, says, scripted
 
 MANIFEST = bytes(32)
@@ -241,7 +241,7 @@ async def test_a_peer_that_does_not_answer_the_connection(client: Client) -> Non
 
 
 async def test_nobody_listens(client: Client, unused_port: int) -> None:
-    with pytest.raises(PeerError, match="Cannot connect"):
+    with pytest.raises(PeerError, match="does not answer"):
         await client.read_slots(Address("127.0.0.1", unused_port), MANIFEST, RUNS, memoryview(bytearray(5)))
 
 
@@ -287,3 +287,32 @@ async def test_a_client_may_limit_what_it_receives() -> None:
         await ask(client, says(ok(bytes(8 * MIB))), 8 * MIB)
         elapsed = asyncio.get_running_loop().time() - began
     assert 0.55 < elapsed < 1.5
+
+
+@pytest.mark.parametrize("rate", [10 * KIB, 40 * KIB])
+async def test_a_pause_for_the_limit_is_not_the_peers_stall(rate: int) -> None:
+    bounds = replace(HASTY_CLIENT, read_s=0.2, connections_per_host=4)
+    size = 2 * KIB
+    pauses = []
+
+    class Limit(RateLimit):
+        def reserve(self, count: int) -> float:
+            pauses.append(super().reserve(count))
+            return pauses[-1]
+
+    async with Client(limit=Limit(rate), bounds=bounds) as client, scripted(says(ok(bytes(size)))) as address:
+        # More requests than connections: some begin while their connection still pauses for the last one.
+        bodies = (
+            client.read_slots(address, MANIFEST, RUNS, memoryview(bytearray(size)))
+            for _ in range(3 * rate // (2 * size))
+        )
+        await asyncio.gather(*bodies)
+    assert max(pauses) > bounds.read_s / 2
+
+
+async def test_a_peer_that_drips_is_seen_behind_the_pauses() -> None:
+    limit = RateLimit(64 * KIB)
+    limit.reserve(16 * KIB)  # by other connections: every byte has to wait
+    async with Client(limit=limit, bounds=HASTY_CLIENT) as client:
+        with pytest.raises(PeerError, match="stalls"):
+            await ask(client, drip, MIB)

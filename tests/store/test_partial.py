@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from overlaysync.errors import (
 )
 from overlaysync.store import files
 from overlaysync.store.journal import Journal
-from overlaysync.store.partial import CHECKPOINT_BYTES, PartFile, find_leftovers, journal_path
+from overlaysync.store.partial import CHECKPOINT_BYTES, PartFile, journal_path
 from overlaysync.units import KIB, MIB
 
 KEY = b"k" * 32
@@ -72,7 +73,7 @@ def test_nothing_is_visible_before_it_is_published(start, target):
     assert (part.target, part.path) == (target, target.parent / ".vm.qcow2.part")
     assert stat.S_IMODE(part.path.stat().st_mode) == 0o600
     assert part.path.stat().st_size == SIZE
-    assert not part.resumed and part.claimed == []
+    assert part.claimed == []
 
 
 def test_publishing_gives_it_its_name_and_leaves_nothing_else(start, target, journals):
@@ -147,7 +148,7 @@ def test_without_a_directory_it_says_so(start, target):
 
 def leave(start, *runs, **options):
     """A first run that wrote ``runs`` of 64 KiB slots, checkpointed and went away."""
-    with start(**options) as part:
+    with closing(start(**options)) as part:
         for first, count in runs:
             part.pwrite(first * 64 * KIB, [b"x" * 64 * KIB] * count)
             part.note(first, count)
@@ -157,7 +158,6 @@ def leave(start, *runs, **options):
 def test_a_second_run_goes_on(start, target):
     leave(start, (3, 2), (10, 1), (5, 1))
     part = start()
-    assert part.resumed
     assert part.claimed == [(3, 3), (10, 1)]
     assert part.pread(3 * 64 * KIB, 3 * 64 * KIB) == b"x" * 3 * 64 * KIB
     part.note(0, 1)
@@ -167,17 +167,17 @@ def test_a_second_run_goes_on(start, target):
 
 
 def test_what_was_not_checkpointed_is_not_claimed(start):
-    with start() as part:
+    with closing(start()) as part:
         part.pwrite(0, [b"x"])
         part.note(0, 1)
     part = start()
-    assert part.resumed and part.claimed == []
+    assert part.pread(0, 1) == b"x" and part.claimed == []
 
 
 def test_another_plan_begins_anew(start):
     leave(start, (0, 4))
     part = start(key=b"other".ljust(32))
-    assert not part.resumed and part.claimed == []
+    assert part.claimed == []
     assert part.pread(0, 64 * KIB) == bytes(64 * KIB)
 
 
@@ -185,7 +185,7 @@ def test_without_its_journal_it_begins_anew(start, target, journals):
     leave(start, (0, 4))
     journal_path(journals, target).unlink()
     part = start()
-    assert not part.resumed and part.pread(0, 10) == bytes(10)
+    assert part.claimed == [] and part.pread(0, 10) == bytes(10)
 
 
 def test_a_journal_without_its_file_claims_nothing(start, target):
@@ -203,7 +203,7 @@ def test_a_file_cut_short_begins_anew(start, target):
     os.truncate(target.parent / ".vm.qcow2.part", 100)
     part = start()
     assert part.path.stat().st_size == SIZE
-    assert not part.resumed
+    assert part.claimed == [] and part.pread(0, 100) == bytes(100)
 
 
 def test_a_left_journal_does_not_speak_for_a_new_file_with_the_old_inode(start, target, journals):
@@ -212,7 +212,7 @@ def test_a_left_journal_does_not_speak_for_a_new_file_with_the_old_inode(start, 
     # As if published, the journal left by a crash, the target deleted, its inode given to a new part file.
     os.truncate(part, 0)
     assert journal_path(journals, target).exists()
-    assert not start().resumed
+    assert start().claimed == []
 
 
 def test_one_journal_per_target_however_it_is_written(start, target, tmp_path):
@@ -225,20 +225,6 @@ def test_abandoning_leaves_nothing(start, target, journals):
     leave(start, (0, 1))
     start().abandon()
     assert names(target.parent) == [] and names(journals) == []
-
-
-def test_leftovers_are_listed(start, target, journals):
-    leave(start, (0, 1), data_bytes=64 * KIB)
-    gone = target.with_name("gone.raw")
-    leave(start, path=gone)
-    gone.with_name(".gone.raw.part").unlink()
-    (journals / "nonsense.journal").write_bytes(b"x")
-    first, second = find_leftovers(journals)
-    assert (first.target, first.stored) == (gone, None)
-    assert (second.target, second.part) == (target, target.with_name(".vm.qcow2.part"))
-    assert second.stored == 64 * KIB
-    assert second.journal == journal_path(journals, target)
-    assert find_leftovers(journals / "none") == []
 
 
 # -- checkpoints -------------------------------------------------------------------------------------
@@ -385,7 +371,7 @@ def test_a_crash_between_link_and_unlink_is_tidied_up(start, target, monkeypatch
             part.publish()
     part.close()
     assert names(target.parent) == [".vm.qcow2.part", "vm.qcow2"]
-    assert not start().resumed
+    assert start().pread(0, 5) == bytes(5)
     assert target.read_bytes()[:5] == b"whole"
 
 
@@ -437,7 +423,7 @@ def test_a_plain_file_in_the_way_is_reused_empty_and_private(start, target):
     part.write_text("left by something else")
     part.chmod(0o666)
     opened = start()
-    assert not opened.resumed and opened.pread(0, 22) == bytes(22)
+    assert opened.claimed == [] and opened.pread(0, 22) == bytes(22)
     assert stat.S_IMODE(part.stat().st_mode) == 0o600
 
 
@@ -519,7 +505,7 @@ def test_the_reserve_stays_free(start, target):
 
 def test_a_finished_file_needs_no_more_room(start):
     leave(start, (0, 64))
-    assert start(reserve=1 << 60).resumed
+    assert start(reserve=1 << 60).claimed == [(0, 64)]
 
 
 def test_refusing_for_space_keeps_an_earlier_run(start):
