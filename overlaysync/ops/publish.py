@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import msgspec
+
 from overlaysync.formats.image import Format
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
@@ -49,9 +51,11 @@ class Publisher:
         for row in self._library.catalog.manifests(team=team, name=name, content=known.content.id):
             return open_envelope(row.envelope)
         header = self._header(known, name, team or "", created)
-        manifest = sign_header(header, self._key)
-        keep_manifest(self._library.catalog, manifest)
-        return manifest
+
+        def next_version(version: int) -> ManifestRow:
+            return _row(sign_header(msgspec.structs.replace(header, version=version), self._key))
+
+        return open_envelope(self._library.catalog.keep_next(header.team, name, next_version).envelope)
 
     def publish_lineage(
         self, known: Known, *, team: str | None, created: str
@@ -70,13 +74,14 @@ class Publisher:
         return result
 
     def _header(self, known: Known, name: str, team: str, created: str) -> Header:
+        """The header, but for its version."""
         content = known.content
         layer = known.layer is not None
         return Header(
             kind="layer" if layer else "disk",
             team=team,
             name=name,
-            version=self._library.catalog.highest_version(team, name) + 1,
+            version=1,
             id=format_id(content.id),
             virtual_size=content.virtual_size,
             unit=content.unit,
@@ -104,19 +109,21 @@ def rebuilt_cluster_size(known: Known) -> int:
 
 def keep_manifest(catalog: Catalog, manifest: Manifest) -> None:
     """Keep a verified manifest in the catalog."""
+    catalog.keep_manifest(_row(manifest))
+
+
+def _row(manifest: Manifest) -> ManifestRow:
     header = manifest.header
-    catalog.keep_manifest(
-        ManifestRow(
-            id=manifest.id,
-            envelope=manifest.envelope,
-            kind=header.kind,
-            team=header.team,
-            name=header.name,
-            version=header.version,
-            publisher=manifest.publisher,
-            content=header.content_id,
-            parent=header.parent_id,
-            result=header.result_id,
-            created=header.created,
-        )
+    return ManifestRow(
+        id=manifest.id,
+        envelope=manifest.envelope,
+        kind=header.kind,
+        team=header.team,
+        name=header.name,
+        version=header.version,
+        publisher=manifest.publisher,
+        content=header.content_id,
+        parent=header.parent_id,
+        result=header.result_id,
+        created=header.created,
     )

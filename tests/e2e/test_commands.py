@@ -107,7 +107,7 @@ def test_the_documents_of_the_commands_that_need_it(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     master = disks.make_master(alice.place / f"{lab.name('master')}.raw", size=MIB)
     overlay = disks.make_overlay(alice.place / f"{lab.name('vm')}.qcow2", master, (0, 64 * KIB))
-    share = alice.share(overlay, "--team", lab.name("red"))
+    share = alice.share(overlay, master, "--team", lab.name("red"))
     document = share.document()
     top, below = document["shared"]
     check_image(top, overlay, overlay=True, published=True)

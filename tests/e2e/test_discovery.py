@@ -34,6 +34,11 @@ def bootable_pair(node: Node, master_name: str, overlay_name: str) -> tuple[Path
     return master, overlay
 
 
+def to_share(master: Path, overlay: Path) -> list[Path]:
+    """What to name so that both are shared: anything may be called a raw disk, so a raw master is never implied."""
+    return [overlay, master] if master.suffix == ".raw" else [overlay]
+
+
 @pytest.mark.parametrize(
     ("master_suffix", "overlay_suffix"),
     [("qed", "qed"), ("qcow2", "qcow2"), ("raw", "qcow2")],
@@ -46,7 +51,7 @@ def test_an_overlay_and_its_master_arrive_and_boot(
     master, overlay = bootable_pair(
         teacher, f"{open_lab.name('master')}.{master_suffix}", f"{name}.{overlay_suffix}"
     )
-    teacher.share(overlay)
+    teacher.share(*to_share(master, overlay))
 
     brought, wanted = student.fetch(name)
 
@@ -71,7 +76,7 @@ def test_a_master_of_another_format_here_is_as_good(
     master, overlay = bootable_pair(teacher, f"{open_lab.name('master')}.{there}", f"{name}.{overlay_suffix}")
     # Neither the file's name nor its format need be the teacher's: content is what counts.
     own = images.convert(master, student.place / f"mine.{here}")
-    teacher.share(overlay)
+    teacher.share(*to_share(master, overlay))
 
     (wanted,) = student.fetch(name)
 
