@@ -257,7 +257,8 @@ class Reach:
         task = self._asking.pop(key)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failure = error
-        if announced and self.browser and not self.views[key].problem:
+        view = self.views.get(key)  # gone when the peer said goodbye while it was asked
+        if announced and self.browser and view and not view.problem:
             self.browser.confirm(announced)
         self._has_changed()
 

@@ -35,7 +35,7 @@ def bootable_pair(node: Node, master_name: str, overlay_name: str) -> tuple[Path
 
 
 def to_share(master: Path, overlay: Path) -> list[Path]:
-    """What to name so that both are shared: anything may be called a raw disk, so a raw master is never implied."""
+    """What to name so that both are shared: any file may be called a raw disk, so that is never implied."""
     return [overlay, master] if master.suffix == ".raw" else [overlay]
 
 
@@ -146,8 +146,8 @@ def test_several_nodes_on_one_host_are_told_apart(open_lab: Lab) -> None:
     shares = {node: node.start_share(node.place / f"{name}.raw") for node, name in names.items()}
     labels = {node: share.document()["node"] for node, share in shares.items()}
 
-    listed = carol.json("ls")["images"]
-    peers = carol.json("peers")["peers"]
+    listed = carol.json("ls", "--wait", "3")["images"]
+    peers = carol.json("peers", "--wait", "3")["peers"]
 
     for node, name in names.items():
         (item,) = (item for item in listed if item["name"] == name)
@@ -171,10 +171,12 @@ def test_two_shares_of_one_home_are_both_heard(open_lab: Lab) -> None:
     alice.share(alice.place / f"{names[0]}.raw")
     second = alice.share(alice.place / f"{names[0]}.raw", alice.place / f"{names[1]}.raw")
 
-    listed = {item["name"]: item for item in bob.json("ls")["images"] if item["name"] in names}
+    def listed() -> dict[str, list[str]]:
+        found = bob.json("ls", "--wait", "3")["images"]
+        return {item["name"]: item["peers"] for item in found if item["name"] in names}
 
-    assert {name: len(item["peers"]) for name, item in listed.items()} == {names[0]: 2, names[1]: 1}
-    assert listed[names[1]]["peers"][0].endswith(f":{second.port}")
+    until(lambda: [len(listed().get(name, [])) for name in names] == [2, 1], what="three copies listed")
+    assert listed()[names[1]][0].endswith(f":{second.port}")
     bob.fetch(names[1])
 
 

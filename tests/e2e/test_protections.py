@@ -1,0 +1,115 @@
+"""What must never happen, whatever is typed: an image lost, a file given away, a terminal obeyed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from overlaysync.units import KIB, MIB
+from tests.e2e import disks
+from tests.e2e.nodes import DONE, NO_BASE, NOT_ALLOWED, WOULD_DESTROY, Lab, until
+
+pytestmark = pytest.mark.qemu
+
+
+def test_an_overlay_is_never_written_over_the_master_it_stands_on(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
+    overlay = disks.make_overlay(alice.place / f"{lab.name('vm')}.qcow2", master, (0, 64 * KIB))
+    share = alice.share(overlay, master)
+    bob.fetch(master.stem, "--peer", share.peer)
+    before = (bob.place / master.name).read_bytes()
+
+    bob.fails(WOULD_DESTROY, "fetch", overlay.stem, "--peer", share.peer, "--as", master.stem, "--replace")
+
+    assert (bob.place / master.name).read_bytes() == before
+    assert bob.files() == {master.name}
+
+
+def test_a_file_that_others_stand_on_is_not_replaced(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
+    share = alice.share(master)
+    bob.fetch(master.stem, "--peer", share.peer)
+    share.stop()
+    assert bob.run("new", "vm.qcow2", "--master", bob.place / master.name).code == DONE
+    disks.write(master, 0, b"second version")
+    share = alice.share(master)
+
+    bob.fails(WOULD_DESTROY, "fetch", master.stem, "--peer", share.peer, "--replace")
+
+
+def test_a_backing_name_gives_no_file_away(lab: Lab) -> None:
+    node = lab.node("alice")
+    secret = node.place.parent / "secret.raw"
+    secret.write_bytes(b"the key" * 1000)
+    overlay = disks.make_overlay(node.place / "vm.qcow2", secret)
+
+    error = node.fails(NOT_ALLOWED, "share", overlay)
+
+    assert str(secret) in error["what"]
+
+
+def test_a_link_in_a_shared_directory_gives_no_file_away(lab: Lab) -> None:
+    node = lab.node("alice")
+    secret = node.place.parent / "secret.raw"
+    secret.write_bytes(b"the key" * 1000)
+    disks.make_master(node.place / f"{lab.name('master')}.raw", size=MIB)
+    (node.place / "planted.raw").symlink_to(secret)
+    (item,) = node.share(node.place).document()["shared"]
+    assert item["name"] == lab.name("master")
+
+
+def test_an_overlay_whose_master_has_changed_is_not_repaired_into_something_else(lab: Lab) -> None:
+    alice = lab.node("alice")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
+    overlay = disks.make_overlay(alice.place / f"{lab.name('vm')}.qcow2", master, (0, 64 * KIB))
+    share = alice.share(overlay, master)
+    share.stop()
+    before = overlay.read_bytes()
+    disks.write(master, 512 * KIB, disks.noise("other", 64 * KIB))
+
+    alice.fails(NO_BASE, "verify", overlay, "--repair", "--peer", "127.0.0.1:1")
+
+    assert overlay.read_bytes() == before
+
+
+def test_no_overlay_is_made_on_one_that_may_be_written(lab: Lab) -> None:
+    node = lab.node("alice")
+    master = disks.make_master(node.place / "master.qcow2", size=MIB)
+    overlay = disks.make_overlay(node.place / "vm.qcow2", master, (0, 64 * KIB))
+    node.fails(WOULD_DESTROY, "new", "other.qcow2", "--master", overlay)
+    node.fails(WOULD_DESTROY, "rebase", disks.make_overlay(node.place / "b.qcow2", master), "--onto", overlay)
+    overlay.chmod(0o444)
+    assert node.run("new", "other.qcow2", "--master", overlay).code == DONE
+
+
+def test_a_terminal_obeys_no_name(lab: Lab) -> None:
+    node = lab.node("alice")
+    path = node.place / "evil\x1b]0;owned\x07\x9b.raw"
+    path.write_bytes(disks.noise("evil", 64 * KIB))
+    for command in (["show", path], ["id", path], ["id", f"{path}x"], ["--json", "show", path]):
+        result = node.run(*command)
+        assert not {"\x1b", "\x07", "\x9b"} & set(result.stdout + result.stderr), command
+
+
+def test_names_in_any_alphabet_are_shown_on_any_terminal(lab: Lab) -> None:
+    node = lab.node("alice")
+    path = Path(f"{node.place}/\udcff-é.raw")
+    path.write_bytes(disks.noise("odd", 64 * KIB))
+    for encoding in ("ascii", "utf-8:strict"):
+        for command in (["show", path], ["verify", path], ["--json", "show", path]):
+            result = node.run(*command, PYTHONIOENCODING=encoding)
+            assert result.code == DONE, (encoding, command, result.stderr)
+
+
+def test_a_directory_with_an_orphan_is_shared_without_it(lab: Lab) -> None:
+    node = lab.node("alice")
+    master = disks.make_master(node.place / f"{lab.name('master')}.qcow2", size=MIB)
+    base = disks.make_master(node.place / "base.qcow2", size=MIB)
+    disks.make_overlay(node.place / "orphan.qcow2", base)
+    base.unlink()
+    share = node.share(node.place)
+    assert [item["name"] for item in share.document()["shared"]] == [master.stem]
+    until(lambda: "orphan.qcow2" in share.stderr)
