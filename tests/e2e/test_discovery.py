@@ -10,7 +10,7 @@ import pytest
 from overlaysync.units import KIB, MIB
 from tests import images
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, INTERRUPTED, NOT_FOUND, Lab, Node, until
+from tests.e2e.nodes import INTERRUPTED, NOT_FOUND, Lab, Node, until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.lan]
 
@@ -131,65 +131,30 @@ def test_seeding_hands_on_what_was_fetched(open_lab: Lab) -> None:
     assert seeder.stop().code == INTERRUPTED
 
 
-def test_seeding_ends_after_its_time(open_lab: Lab) -> None:
-    first, second = open_lab.node("first"), open_lab.node("second")
-    name = open_lab.name("disk")
-    share = first.share(disks.make_master(first.place / f"{name}.raw", size=MIB))
-    assert second.run("fetch", name, "--seed", "0.2", "--peer", share.peer).code == DONE
-
-
-def test_several_nodes_on_one_host_are_told_apart(open_lab: Lab) -> None:
+def test_nodes_on_one_host_and_in_one_home_are_told_apart(open_lab: Lab) -> None:
     alice, bob, carol = (open_lab.node(name) for name in ("alice", "bob", "carol"))
-    names = {node: open_lab.name(node.base.name) for node in (alice, bob)}
-    for node, name in names.items():
+    one, two, other = (open_lab.name(word) for word in ("one", "two", "other"))
+    for node, name in ((alice, one), (alice, two), (bob, other)):
         disks.make_master(node.place / f"{name}.raw", size=MIB)
-    shares = {node: node.start_share(node.place / f"{name}.raw") for node, name in names.items()}
-    labels = {node: share.document()["node"] for node, share in shares.items()}
+    # Two shares of one home have one label and one key, and may share the same: both only read it.
+    first = alice.share(alice.place / f"{one}.raw")
+    second = alice.start_share(alice.place / f"{one}.raw", alice.place / f"{two}.raw")
+    third = bob.share(bob.place / f"{other}.raw")
+    where = {one: {first.port, second.port}, two: {second.port}, other: {third.port}}
 
-    listed = carol.json("ls", "--wait", "3")["images"]
+    def listed() -> dict[str, set[int]]:
+        found = carol.json("ls", "--wait", "3")["images"]
+        ports = {item["name"]: {int(peer.rpartition(":")[2]) for peer in item["peers"]} for item in found}
+        return {name: ports.get(name, set()) for name in where}
+
+    until(lambda: listed() == where, what="everything listed")
     peers = carol.json("peers", "--wait", "3")["peers"]
-
-    for node, name in names.items():
-        (item,) = (item for item in listed if item["name"] == name)
-        assert item["nodes"] == [labels[node]]
-        (peer,) = (peer for peer in peers if peer["node"] == labels[node])
-        assert peer["images"] == 1
-        assert peer["address"].endswith(f":{shares[node].port}")
-        assert peer["problem"] == ""
-    one = names[alice]
-    assert f"{one}:1" in carol.run("ls", one).stdout
-    assert carol.fetch(f"{one}@alice")[0]["sources"].keys() == {labels[alice]}
-    assert carol.fails(NOT_FOUND, "fetch", f"{one}@bob", "--wait", "1")["what"]
-
-
-def test_two_shares_of_one_home_are_both_heard(open_lab: Lab) -> None:
-    alice, bob = open_lab.node("alice"), open_lab.node("bob")
-    names = [open_lab.name("one"), open_lab.name("two")]
-    for name in names:
-        disks.make_master(alice.place / f"{name}.raw", size=MIB)
-    # Their labels are the same, and what one shares the other may share as well: both only read it.
-    alice.share(alice.place / f"{names[0]}.raw")
-    second = alice.share(alice.place / f"{names[0]}.raw", alice.place / f"{names[1]}.raw")
-
-    def listed() -> dict[str, list[str]]:
-        found = bob.json("ls", "--wait", "3")["images"]
-        return {item["name"]: item["peers"] for item in found if item["name"] in names}
-
-    until(lambda: [len(listed().get(name, [])) for name in names] == [2, 1], what="three copies listed")
-    assert listed()[names[1]][0].endswith(f":{second.port}")
-    bob.fetch(names[1])
-
-
-def test_a_deleted_file_disappears_from_what_is_listed(open_lab: Lab) -> None:
-    alice, bob = open_lab.node("alice"), open_lab.node("bob")
-    keep, drop = open_lab.name("keep"), open_lab.name("drop")
-    for name in (keep, drop):
-        disks.make_master(alice.place / f"{name}.raw", size=MIB)
-    alice.share(alice.place)
-
-    def listed() -> set[str]:
-        return {item["name"] for item in bob.json("ls", "--wait", "1.5")["images"]} & {keep, drop}
-
-    assert until(lambda: listed() == {keep, drop}, what="both listed")
-    (alice.place / f"{drop}.raw").unlink()
-    assert until(lambda: listed() == {keep}, what="only one listed")
+    for share, images_shared in ((first, 1), (second, 2), (third, 1)):
+        (peer,) = (peer for peer in peers if peer["address"].endswith(f":{share.port}"))
+        assert (peer["node"], peer["images"], peer["problem"]) == (
+            share.document()["node"],
+            images_shared,
+            "",
+        )
+    assert carol.fetch(f"{two}@alice")[0]["sources"].keys() == {second.document()["node"]}
+    assert carol.fails(NOT_FOUND, "fetch", f"{two}@bob", "--wait", "1")["what"]

@@ -174,3 +174,10 @@ def test_an_empty_overlay_and_an_empty_disk(lab: Lab) -> None:
     for item in student.fetch(overlay.stem, "--peer", share.peer):
         assert item["wire"]["data"] == 0
     assert disks.identical(overlay, student.place / overlay.name)
+
+
+def test_seeding_ends_after_its_time(lab: Lab, shared: dict[str, Shared]) -> None:
+    share, master, _ = shared["qcow2"]
+    result = lab.node("student").run("fetch", master.stem, "--seed", "0.2", "--peer", share.peer)
+    assert result.code == DONE
+    assert "sharing for 0.2 s" in result.stderr

@@ -153,12 +153,12 @@ def test_a_replacement_killed_at_any_moment_is_the_old_or_the_new_one(lab: Lab) 
 
 def start_slow_fetch(lab: Lab, *peers: str) -> tuple[Node, list[object]]:
     addresses = [word for peer in peers for word in ("--peer", peer)]
-    return lab.node("student"), ["fetch", lab.name("disk"), *addresses, "--limit-rate", "10M"]
+    return lab.node("student"), ["fetch", lab.name("disk"), *addresses, "--limit-rate", "16M"]
 
 
 def test_a_sharer_that_dies_and_comes_back_is_asked_again(lab: Lab) -> None:
     teacher = lab.node("teacher")
-    master = disks.make_master(teacher.place / f"{lab.name('disk')}.raw", size=64 * MIB)
+    master = disks.make_master(teacher.place / f"{lab.name('disk')}.raw", size=48 * MIB)
     share = teacher.share(master)
     port = share.port
     student, command = start_slow_fetch(lab, share.peer)
@@ -172,14 +172,14 @@ def test_a_sharer_that_dies_and_comes_back_is_asked_again(lab: Lab) -> None:
 
     assert result.code == DONE, result.stderr
     (item,) = result.document["fetched"]
-    assert item["wire"]["data"] == 64 * MIB
+    assert item["wire"]["data"] == 48 * MIB
     assert disks.identical(master, Path(item["path"]))
 
 
 @pytest.mark.slow
 def test_a_sharer_that_dies_for_good_leaves_a_fetch_to_be_resumed(lab: Lab) -> None:
     teacher, other = lab.node("teacher"), lab.node("other")
-    master = disks.make_master(teacher.place / f"{lab.name('disk')}.raw", size=64 * MIB)
+    master = disks.make_master(teacher.place / f"{lab.name('disk')}.raw", size=48 * MIB)
     share = teacher.share(master)
     student, command = start_slow_fetch(lab, share.peer)
     fetch = student.start(*command, "--json")
@@ -196,14 +196,14 @@ def test_a_sharer_that_dies_for_good_leaves_a_fetch_to_be_resumed(lab: Lab) -> N
     (item,) = student.fetch(lab.name("disk"), "--peer", share.peer)
 
     assert item["resumed"] > 0
-    assert item["resumed"] + item["wire"]["data"] == 64 * MIB
+    assert item["resumed"] + item["wire"]["data"] == 48 * MIB
     assert disks.identical(master, Path(item["path"]))
 
 
 def test_when_one_of_two_sharers_dies_the_other_goes_on(lab: Lab) -> None:
     first, second = lab.node("first"), lab.node("second")
     name = lab.name("disk")
-    disks.make_master(first.place / f"{name}.raw", size=64 * MIB)
+    disks.make_master(first.place / f"{name}.raw", size=48 * MIB)
     (second.place / f"{name}.raw").write_bytes((first.place / f"{name}.raw").read_bytes())
     shares = [node.start_share(node.place / f"{name}.raw") for node in (first, second)]
     student, command = start_slow_fetch(lab, *(share.peer for share in shares))
