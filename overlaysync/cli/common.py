@@ -33,6 +33,10 @@ RateOption: TypeAlias = Annotated[
     str | None, typer.Option("--limit-rate", metavar="RATE", help="Bytes per second at most, such as 20M.")
 ]
 
+WaitOption: TypeAlias = Annotated[
+    float, typer.Option("--wait", metavar="S", min=0.0, max=600.0, help="Look for nodes this many seconds.")
+]
+
 
 def output_of(context: typer.Context) -> Output:
     """The output that the global options set up."""

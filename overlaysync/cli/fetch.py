@@ -11,6 +11,7 @@ from overlaysync.cli.common import (
     InterfaceOption,
     PeerOption,
     RateOption,
+    WaitOption,
     image_fields,
     listing_fields,
     open_node,
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from overlaysync.ops.plan import Step
     from overlaysync.ops.resolve import Listing
 
-WaitOption = Annotated[
-    float, typer.Option("--wait", metavar="S", min=0.0, max=600.0, help="Look for nodes this many seconds.")
-]
 
 FIND_S = 5.0
 

@@ -9,7 +9,9 @@ import typer
 
 from overlaysync.cli.common import (
     FormatOption,
+    InterfaceOption,
     PeerOption,
+    WaitOption,
     image_fields,
     listing_fields,
     open_node,
@@ -22,23 +24,10 @@ from overlaysync.cli.finding import examine, is_path, local_listings, manifest_o
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
-    from overlaysync.node.node import Node
-    from overlaysync.ops.resolve import Listing
-
-from typing import TYPE_CHECKING
-
-from overlaysync.cli.common import (
-    InterfaceOption,
-)
-
-if TYPE_CHECKING:
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
     from overlaysync.ops.resolve import Listing
 
-WaitOption = Annotated[
-    float, typer.Option("--wait", metavar="S", min=0.0, max=600.0, help="Look for nodes this many seconds.")
-]
 
 LOOK_S = 2.0
 
