@@ -67,13 +67,13 @@ class Qcow2Image(TwoLevelImage):
         image.header = header
         image._inflated = ByteCache(_INFLATED_CACHE)
         image._compressed = ClusterSet()
-        image._starts = []
+        image._streams = []
         image.load()
         return image
 
     _inflated: ByteCache[bytes]
     _compressed: ClusterSet
-    _starts: list[Offsets]
+    _streams: list[NDArray[np.int64]]
 
     # -- checks --------------------------------------------------------------------------------------
 
@@ -156,17 +156,19 @@ class Qcow2Image(TwoLevelImage):
             first, last = starts // size, (ends - 1) // size
             for step in range(int((last - first).max()) + 1):
                 self._compressed.add(np.minimum(first + step, last))
-            self._starts.append(starts)
+            self._streams.append(np.stack([starts, ends]))
         hosts = words[~compressed] & _OFFSET
         return owned.claim(hosts[hosts != 0].astype(np.int64) // size)
 
     def left_to_claim(self, owned: ClusterSet) -> int | None:
-        """See the base class; compressed clusters start at different bytes."""
-        starts = np.sort(np.concatenate(self._starts)) if self._starts else np.empty(0, dtype=np.int64)
-        self._starts = []
-        twice = np.flatnonzero(starts[1:] == starts[:-1])
+        """See the base class; compressed clusters may share a sector: their ends are rounded up to one."""
+        starts, ends = np.concatenate(self._streams or [np.empty((2, 0), dtype=np.int64)], axis=1)
+        self._streams = []
+        order = np.argsort(starts)
+        starts, ends = starts[order], ends[order]
+        twice = np.flatnonzero((starts[1:] == starts[:-1]) | (starts[1:] <= ends[:-1] - SECTOR))
         taken = (
-            int(starts[twice[0]]) // self.header.cluster_size
+            int(starts[twice[0] + 1]) // self.header.cluster_size
             if len(twice)
             else self._compressed.common(owned)
         )

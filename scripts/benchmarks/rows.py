@@ -168,7 +168,7 @@ def overlay(bench: Bench) -> list[Line]:
     path = bench.directory("overlays") / "router.qcow2"
     images.make_overlay(path, master, bench.size // 16)
     own, target = images.allocated(path), bench.directory("fetched")
-    with bench.share(path, home=bench.home(bench.master_home)) as (peer, _):
+    with bench.share(path, str(master), home=bench.home(bench.master_home)) as (peer, _):
         words = ("fetch", "router", "--to", target, "--masters", master.parent, "--peer", peer)
         fetched = bench.command(*words, home=bench.home(bench.master_home)).json["fetched"][-1]
     check_equal(path, target / "router.qcow2")

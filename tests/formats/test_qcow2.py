@@ -391,6 +391,23 @@ def test_two_compressed_clusters_at_one_place_are_refused() -> None:
         opened(made.set_entry("l2", 2, made.entry("l2", 1)))
 
 
+@pytest.mark.parametrize(("apart", "refused"), [(5, True), (512, True), (513, False)])
+def test_compressed_clusters_that_overlap_by_more_than_a_sector_are_refused(
+    apart: int, refused: bool
+) -> None:
+    made = qcow2("-CC")
+    start = made.entry("l2", 1) & (1 << 58) - 1
+    start += -start % 512  # so that the first one takes two sectors, and ends 1024 bytes on
+    made.set_entry("l2", 1, 1 << 62 | 1 << 58 | start)
+    made.set_entry("l2", 2, 1 << 62 | start + apart)
+    size = len(made.data) + 2 * CLUSTER
+    if not refused:
+        opened(made, size=size).close()
+        return
+    with pytest.raises(ImageError, match="a compressed cluster lies where"):
+        opened(made, size=size)
+
+
 @pytest.mark.parametrize("entry", [1 << 62 | 1 << 40, 1 << 62, COPIED | 1 << 62 | 5000])
 def test_a_misplaced_compressed_cluster_is_refused(entry: int) -> None:
     with pytest.raises(ImageError, match="a compressed cluster lies past the end"):
