@@ -395,12 +395,12 @@ def test_two_compressed_clusters_at_one_place_are_refused() -> None:
 def test_compressed_clusters_that_overlap_by_more_than_a_sector_are_refused(
     apart: int, refused: bool
 ) -> None:
-    made = qcow2("-CC")
+    made = qcow2("-CC", cluster_bits=12)
     start = made.entry("l2", 1) & (1 << 58) - 1
     start += -start % 512  # so that the first one takes two sectors, and ends 1024 bytes on
     made.set_entry("l2", 1, 1 << 62 | 1 << 58 | start)
     made.set_entry("l2", 2, 1 << 62 | start + apart)
-    size = len(made.data) + 2 * CLUSTER
+    size = len(made.data) + 8192
     if not refused:
         opened(made, size=size).close()
         return
