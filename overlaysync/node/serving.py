@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
@@ -12,6 +14,7 @@ from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.node.reach import Reach
 from overlaysync.node.sharing import Share
+from overlaysync.store.home import Home
 from overlaysync.trust.keys import node_id
 
 ANNOUNCE_S = 10.0
@@ -38,7 +41,9 @@ async def serve(
     port = await server.start(port=port)
     if reach is not None:
         share.neighbours = lambda: [str(address) for address in reach.answering()]
-    announcer = Announcer(share.node.label, interfaces=tuple(interfaces))
+    first = _claim_label(share.node.home)
+    label = share.node.label if first is not None else f"{share.node.label}-{port}"
+    announcer = Announcer(label, interfaces=tuple(interfaces))
     where = ""
     try:
         async with asyncio.timeout(ANNOUNCE_S):
@@ -57,6 +62,22 @@ async def serve(
         await asyncio.gather(task, return_exceptions=True)
         await announcer.stop()
         await server.stop()
+        if first is not None:
+            os.close(first)
+
+
+def _claim_label(home: Home) -> int | None:
+    """A descriptor that holds the plain label for the first share of a home; None for the others.
+
+    mDNS would find out about two of one name, but not always when they begin within a second.
+    """
+    descriptor = os.open(home.root / "sharing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another holds it, or the file system knows no locks
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 async def _keep_announced(announcer: Announcer, share: Share, port: int) -> None:

@@ -38,19 +38,22 @@ KeepPage: TypeAlias = Callable[[bytes, bytes], None]
 _WINDOW = 8 * MIB
 """Bytes hashed, and resident, at a time by each thread."""
 
-_WORKERS = max(4, min(8, os.cpu_count() or 1))
+HASHERS = min(8, os.cpu_count() or 1)
+"""Threads that hash what is in memory: more than processors only wait for each other."""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def in_order(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+def in_order(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int = HASHERS
+) -> Iterator[_Result]:
     """``work`` of every item, in order, on a few threads, a bounded number ahead."""
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future[_Result]] = deque()
         try:
             for item in items:
                 ahead.append(pool.submit(work, item))
-                if len(ahead) > 2 * _WORKERS:
+                if len(ahead) > 2 * threads:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

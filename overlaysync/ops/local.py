@@ -20,9 +20,12 @@ from overlaysync.model.datamap import SlotRun
 from overlaysync.model.digest import Digests, Kind, equal_rows, kinds_of
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.assemble import BATCH, Assembly
-from overlaysync.ops.hashing import Progress, in_order
+from overlaysync.ops.hashing import HASHERS, Progress, in_order
 from overlaysync.store.direct import aligned_buffer
 from overlaysync.units import PAGE_UNITS
+
+_COPIERS = max(4, HASHERS)
+"""Threads that copy: more than processors, as writing waits for the disk."""
 
 _WINDOW = 1 << 20
 """Missing slots searched for at other offsets at a time: 64 GiB of chunks, some 20 MiB of memory."""
@@ -74,7 +77,7 @@ def copy_local(
         return len(part) - sum(assembly.data.span(*run) for run in wrong)
 
     for find in (_same_offset, _any_offset):
-        for done in in_order(copy, find(assembly, source.pages, load)):
+        for done in in_order(copy, find(assembly, source.pages, load), threads=_COPIERS):
             if progress:
                 progress(done)
     return assembly.written - before

@@ -12,6 +12,10 @@ from pathlib import Path
 _DEAF = "ip link set lo up && ip address del 127.0.0.1/8 dev lo"
 
 
+class NoNamespaceError(Exception):
+    """Neither root nor user namespaces here, or a tool is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Namespace:
     """Namespaces of their own.
@@ -37,6 +41,9 @@ def namespace(*kinds: str, script: str, within: tuple[str, ...] = ()) -> Iterato
         kinds: which.
         script: run in them, as root of them.
         within: prefix of others to begin in.
+
+    Raises:
+        NoNamespaceError: they cannot be had.
     """
     flags = [f"--{kind}" for kind in kinds]
     user = ["--user", "--map-root-user"] if os.geteuid() and not within else []
@@ -44,7 +51,8 @@ def namespace(*kinds: str, script: str, within: tuple[str, ...] = ()) -> Iterato
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdin and holder.stdout
         try:
-            assert holder.stdout.readline() == b"ready\n", f"no namespaces here: {' '.join(command)}"
+            if holder.stdout.readline() != b"ready\n":
+                raise NoNamespaceError(" ".join(command))
             enter = ["--user", "--preserve-credentials"] if os.geteuid() else []
             prefix = ("nsenter", "--target", str(holder.pid), *enter, "--net", "--mount")
             yield Namespace(prefix, holder.pid)
@@ -55,5 +63,5 @@ def namespace(*kinds: str, script: str, within: tuple[str, ...] = ()) -> Iterato
 @contextmanager
 def island() -> Iterator[Namespace]:
     """A network that is a loopback without IPv4, and so without mDNS: only who is named is found."""
-    with namespace("net", script=_DEAF) as made:
+    with namespace("net", "mount", script=_DEAF) as made:
         yield made

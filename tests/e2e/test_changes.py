@@ -47,37 +47,28 @@ def test_an_overlay_that_is_written_to_becomes_a_new_version_when_quiet(lab: Lab
     assert bob.files() == {master.name, overlay.name}
 
 
-def test_images_come_and_go_in_a_shared_directory(lab: Lab) -> None:
+def test_images_come_go_and_are_replaced_in_a_shared_directory(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
-    old, new = lab.name("old"), lab.name("new")
-    disks.make_master(alice.place / f"{old}.raw", size=MIB)
+    old, new, kept = (lab.name(word) for word in ("old", "new", "kept"))
+    for name in (old, kept):
+        disks.make_master(alice.place / f"{name}.qcow2", size=MIB)
     share = alice.share(alice.place)
-    assert listed(bob, share, old)
+    assert {item["name"] for item in share.document()["shared"]} == {old, kept}
 
-    disks.make_master(alice.place / f"{new}.raw", size=MIB)
-    (alice.place / f"{old}.raw").unlink()
-
-    until(lambda: listed(bob, share, new), what="the new one listed")
-    until(lambda: not listed(bob, share, old), what="the old one gone")
-    bob.fetch(new, "--peer", share.peer)
-    assert bob.fails(NOT_FOUND, "fetch", old, "--peer", share.peer, "--wait", "1")["hint"]
-
-
-def test_a_replaced_master_is_a_new_version_and_the_old_content_goes_on_no_more(lab: Lab) -> None:
-    alice, bob = lab.node("alice"), lab.node("bob")
-    name = lab.name("master")
-    path = disks.make_master(alice.place / f"{name}.qcow2", size=MIB)
-    share = alice.share(path)
+    disks.make_master(alice.place / f"{new}.qcow2", size=MIB)
+    (alice.place / f"{old}.qcow2").unlink()
     newer = disks.make_master(alice.place / ".newer.qcow2", size=MIB, seed="newer")
-    newer.replace(path)
+    newer.replace(alice.place / f"{kept}.qcow2")
 
-    def version_2() -> bool:
-        return any(item["version"] == 2 for item in listed(bob, share, name))
+    def versions() -> dict[str, int]:
+        found = bob.json("ls", "--peer", share.peer, "--wait", "0.5")["images"]
+        return {item["name"]: item["version"] for item in found}
 
-    until(version_2, what="version 2")
-    (item,) = bob.fetch(name, "--peer", share.peer)
-    assert item["version"] == 2
-    assert disks.identical(path, Path(item["path"]))
+    until(lambda: versions() == {new: 1, kept: 2}, what="all the changes listed")
+    for name in (new, kept):
+        (item,) = bob.fetch(name, "--peer", share.peer)
+        assert disks.identical(alice.place / f"{name}.qcow2", Path(item["path"]))
+    assert bob.fails(NOT_FOUND, "fetch", old, "--peer", share.peer, "--wait", "1")["hint"]
 
 
 def test_versions_count_across_publishers(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -181,3 +182,12 @@ def test_seeding_ends_after_its_time(lab: Lab, shared: dict[str, Shared]) -> Non
     result = lab.node("student").run("fetch", master.stem, "--seed", "0.2", "--peer", share.peer)
     assert result.code == DONE
     assert "sharing for 0.2 s" in result.stderr
+
+
+def test_a_rate_is_neither_exceeded_nor_missed_by_far(lab: Lab) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    name = lab.name("disk")
+    share = teacher.share(disks.make_master(teacher.place / f"{name}.raw", size=16 * MIB))
+    started = time.monotonic()
+    student.fetch(name, "--peer", share.peer, "--limit-rate", "8M")
+    assert 1.5 < time.monotonic() - started < 8
