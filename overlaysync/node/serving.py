@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from overlaysync.errors import NetworkError, OverlaysyncError
 from overlaysync.net.discovery import Announcement, Announcer, Item
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
+from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
 from overlaysync.node.sharing import Share
-from overlaysync.store.home import Home
 from overlaysync.trust.keys import node_id
 
 ANNOUNCE_S = 10.0
@@ -41,43 +41,44 @@ async def serve(
     port = await server.start(port=port)
     if reach is not None:
         share.neighbours = lambda: [str(address) for address in reach.answering()]
-    first = _claim_label(share.node.home)
-    label = share.node.label if first is not None else f"{share.node.label}-{port}"
-    announcer = Announcer(label, interfaces=tuple(interfaces))
-    where = ""
-    try:
-        async with asyncio.timeout(ANNOUNCE_S):
-            where = await announcer.start(_announcement(share, port))
-        if reach is not None:
-            reach.ignore(announcer.name, port)
-    except NetworkError as error:
-        share.observer.note(f"not announced: {error}")
-    except TimeoutError:
-        share.observer.note("not announced: somebody answers to every name; others need --peer")
-    task = asyncio.create_task(_keep_announced(announcer, share, port))
-    try:
-        yield port, where
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await announcer.stop()
-        await server.stop()
-        if first is not None:
-            os.close(first)
+    with _own_label(share.node, port) as label:
+        announcer = Announcer(label, interfaces=tuple(interfaces))
+        where = ""
+        try:
+            async with asyncio.timeout(ANNOUNCE_S):
+                where = await announcer.start(_announcement(share, port))
+            if reach is not None:
+                reach.ignore(announcer.name, port)
+        except NetworkError as error:
+            share.observer.note(f"not announced: {error}")
+        except TimeoutError:
+            share.observer.note("not announced: somebody answers to every name; others need --peer")
+        task = asyncio.create_task(_keep_announced(announcer, share, port))
+        try:
+            yield port, where
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await announcer.stop()
+            await server.stop()
 
 
-def _claim_label(home: Home) -> int | None:
-    """A descriptor that holds the plain label for the first share of a home; None for the others.
+@contextmanager
+def _own_label(node: Node, port: int) -> Iterator[str]:
+    """The node's label for its first share, one with the port for others of the same home.
 
-    mDNS would find out about two of one name, but not always when they begin within a second.
+    mDNS finds out about two of one name, but not always when they begin within a second.
     """
-    descriptor = os.open(home.root / "sharing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(node.home.root / "sharing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another holds it, or the file system knows no locks
-        os.close(descriptor)
-        return None
-    return descriptor
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        label = node.label
+    except OSError:  # another has it, or the file system knows no locks
+        label = f"{node.label}-{port}"
+    try:
+        yield label
+    finally:
+        os.close(lock)
 
 
 async def _keep_announced(announcer: Announcer, share: Share, port: int) -> None:
