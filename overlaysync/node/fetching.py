@@ -28,7 +28,7 @@ from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
-from overlaysync.net.client import BusyError, Client
+from overlaysync.net.client import BusyError, Client, GoneError
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
@@ -392,11 +392,16 @@ class Fetch:
                     self._failed.add(source)
             elif not await self.reach.another(wait_s=self.options.wait_s):
                 break
-        wrong = any(isinstance(error, DecodeError) for error in failures.values())
-        raise (VerificationError if wrong else NetworkError)(
-            "Nobody gave a usable manifest",
-            why="; ".join(sorted({str(error) for error in failures.values()})),
-        )
+        raise _no_manifest(list(failures.values()))
+
+
+def _no_manifest(failures: list[OverlaysyncError]) -> OverlaysyncError:
+    """What to say when nobody gave what belongs to a manifest."""
+    why = "; ".join(sorted({str(error) for error in failures}))
+    if all(isinstance(error, GoneError) for error in failures):
+        return NotFoundError("Nobody has it any more", why=why, hint="overlaysync ls")
+    wrong = any(isinstance(error, DecodeError) for error in failures)
+    return (VerificationError if wrong else NetworkError)("Nobody gave a usable manifest", why=why)
 
 
 def _make_directory(path: str) -> None:

@@ -20,7 +20,7 @@ from tests.e2e import disks
 from tests.e2e.nodes import DONE, NETWORK, NO_BASE, NOT_FOUND, NOT_VERIFIED, Lab, Node, Process
 from tests.e2e.recorded import Answer, RecordedPeer, Recording, record, recording_of
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.slow]
 
 
 # -- lies --------------------------------------------------------------------------------------------
@@ -272,7 +272,6 @@ def test_one_honest_peer_among_liars_is_enough(
     assert honest.asked[kind] > 0
 
 
-@pytest.mark.slow
 def test_a_peer_that_stalls_costs_seconds(scene: Scene, open_lab: Lab, stack: ExitStack) -> None:
     honest = stack.enter_context(RecordedPeer(scene.recording))
     started = time.monotonic()

@@ -31,6 +31,7 @@ GEOMETRIES: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
+@pytest.mark.slow
 def test_overlays_whose_master_is_here_cost_their_allocated_bytes(lab: Lab) -> None:
     teacher, student = lab.node("teacher"), lab.node("student")
     master = disks.make_master(teacher.place / f"{lab.name('master')}.qcow2", size=16 * MIB)
