@@ -67,8 +67,14 @@ def fetch(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show the plan.")] = False,
     limit_rate: RateOption = None,
     seed: Annotated[
-        float, typer.Option("--seed", metavar="SECONDS", min=0.0, help="Then share it this long.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            "--seed",
+            metavar="SECONDS",
+            min=0.0,
+            help="Then share it this long (default: while others who fetch it now have need of it).",
+        ),
+    ] = None,
     wait: WaitOption = FIND_S,
 ) -> None:
     """Fetch a master or an overlay, with the master it stands on."""
@@ -110,7 +116,7 @@ class _Fetching:
         peers: list[Address],
         interfaces: list[str],
         rate: int | None,
-        seed: float,
+        seed: float | None,
         dry_run: bool,
     ) -> None:
         self._output = output
@@ -123,16 +129,21 @@ class _Fetching:
 
     async def run(self, node: Node, reference: Any) -> None:
         """Find, plan, and unless it is a dry run fetch and seed."""
+        import asyncio
+        from contextlib import suppress
+
         from overlaysync.net.client import Client
         from overlaysync.net.rate import RateLimit
         from overlaysync.node.fetching import Fetch
+        from overlaysync.node.passing import Passing
         from overlaysync.node.reach import Reach
 
         async with (
             Client(limit=RateLimit(self._rate)) as client,
             Reach.open(node, client, self._output, peers=self._peers, interfaces=self._interfaces) as reach,
+            Passing.open(node, reach, rate=self._rate) as passing,
         ):
-            fetch = Fetch(node, client, reach, self._output, self._options)
+            fetch = Fetch(node, client, reach, self._output, self._options, passing)
             results: list[Fetched] = []
             plans: list[Step] = []
             for wanted in await fetch.find(reference):
@@ -141,7 +152,10 @@ class _Fetching:
                 results += fetched
             self._print(plans, results)
             if self._seed and results:
-                await self._seed_for(node, reach, results)
+                await self._seed_for(self._seed, node, reach, results)
+            elif self._seed is None:
+                with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
+                    await passing.linger()
 
     async def _bring(
         self, fetch: Fetch, wanted: Listing, *, as_master: bool
@@ -202,7 +216,7 @@ class _Fetching:
             f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified"
         )
 
-    async def _seed_for(self, node: Node, reach: Reach, results: list[Fetched]) -> None:
+    async def _seed_for(self, seconds: float, node: Node, reach: Reach, results: list[Fetched]) -> None:
         import asyncio
 
         from overlaysync.node.serving import serve
@@ -212,8 +226,8 @@ class _Fetching:
         try:
             await asyncio.to_thread(share.publish_all)
             async with serve(share, reach=reach, interfaces=self._interfaces):
-                self._output.note(f"sharing for {self._seed:g} s; Ctrl-C ends it")
-                await asyncio.sleep(self._seed)
+                self._output.note(f"sharing for {seconds:g} s; Ctrl-C ends it")
+                await asyncio.sleep(seconds)
         finally:
             share.close()
 

@@ -47,6 +47,11 @@ class HaveMap:
             for first in range(start, end, limit):
                 yield first, min(limit, end - first)
 
+    def slots(self) -> list[int]:
+        """The held slots, rising."""
+        held: list[int] = np.flatnonzero(self._bits).tolist()
+        return held
+
     def to_bytes(self) -> bytes:
         """One bit a slot, the first in the highest bit of the first byte, the rest of the last byte zero."""
         return np.packbits(self._bits).tobytes()

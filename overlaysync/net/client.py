@@ -8,6 +8,7 @@ is the peer's is a PeerError, so that a transfer can go on with the others.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,11 +27,13 @@ from overlaysync.net.bounds import (
     MAX_PAGE_LIST_SIZE,
     MAX_PAGE_SIZE,
     MAX_PEERS_SIZE,
+    MAX_SWARM_SIZE,
     ClientBounds,
 )
 from overlaysync.net.messages import Address, CatalogMessage, decode_catalog, decode_peers, encode_slots
 from overlaysync.net.rate import RateLimit
-from overlaysync.net.receiving import ConnectionLostError, DataConnection, Head
+from overlaysync.net.receiving import ConnectionLostError, DataConnection, Head, SilentError
+from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion, decode_swarm, encode_question
 
 
 class BusyError(PeerError):
@@ -143,6 +146,14 @@ class Client:
             raise PeerError(f"{address} sent a page with another digest")
         return body
 
+    async def swarm(
+        self, address: Address, manifest_id: bytes, pieces: int, question: SwarmQuestion
+    ) -> SwarmAnswer:
+        """What the peer has of a content of so many pieces, and who else fetches it."""
+        path = f"manifests/{manifest_id.hex()}/swarm?{encode_question(question)}"
+        _, _, body = await self._get(address, path, MAX_SWARM_SIZE)
+        return decode_swarm(body, pieces)
+
     async def _get(
         self, address: Address, path: str, limit: int, *, fields: dict[str, str] | None = None
     ) -> tuple[int, str, bytes]:
@@ -164,9 +175,9 @@ class Client:
                     body = await _read(answer, limit)
                     return status, answer.headers.get("ETag", "")[:MAX_ETAG], body
         except TimeoutError:
-            raise PeerError(f"{address} does not answer in time") from None
+            raise SilentError(f"{address} does not answer in time") from None
         except aiohttp.ClientConnectorError as error:
-            raise PeerError(f"{address} does not answer", why=_reason(error.os_error)) from None
+            raise _unreachable(address, error.os_error) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise PeerError(f"{address} answers wrongly", why=printable(str(error))) from None
 
@@ -227,7 +238,8 @@ class Client:
         try:
             return await self._ask(host, connection, answer)
         except PeerError as error:
-            raise PeerError(f"No data from {address}", why=str(error)) from None
+            kind = SilentError if isinstance(error, SilentError) else PeerError
+            raise kind(f"No data from {address}", why=str(error)) from None
 
     async def _connect(self, address: Address, connection: DataConnection) -> None:
         loop = asyncio.get_running_loop()
@@ -236,10 +248,10 @@ class Client:
                 await loop.create_connection(lambda: connection, address.host, address.port)
         except TimeoutError:
             connection.abort()
-            raise PeerError(f"{address} does not answer") from None
+            raise SilentError(f"{address} does not answer") from None
         except OSError as error:
             connection.abort()
-            raise PeerError(f"{address} does not answer", why=_reason(error)) from None
+            raise _unreachable(address, error) from None
         except BaseException:
             connection.abort()
             raise
@@ -253,6 +265,12 @@ class Client:
         if connection.usable:
             host.idle.append(connection)
         return head
+
+
+def _unreachable(address: Address, error: OSError) -> PeerError:
+    """Why there is no connection: somebody refused it, or nobody is there at present."""
+    silent = error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ENETDOWN)
+    return (SilentError if silent else PeerError)(f"{address} does not answer", why=_reason(error))
 
 
 def _reason(error: OSError) -> str:

@@ -25,6 +25,10 @@ class ConnectionLostError(PeerError):
     """The connection ended before an answer began, which is how a server closes an idle one."""
 
 
+class SilentError(PeerError):
+    """The peer does not answer, or sends no more, in time: it may come back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """The status line and fields of an answer.
@@ -252,7 +256,7 @@ class DataConnection(asyncio.BufferedProtocol):
         if self._state is _State.BODY and self._watched >= enough:
             self._start_watch()
         else:
-            self._end(PeerError("The peer stalls"))
+            self._end(SilentError("The peer stalls"))
 
     def _slow_down(self, count: int) -> None:
         """Pause for the rate limit. The watch stands still meanwhile: the pause is ours, not the peer's."""

@@ -12,7 +12,7 @@ from overlaysync.model.names import printable
 from overlaysync.net.bounds import DISCOVERY
 from overlaysync.net.client import Client
 from overlaysync.net.discovery import Browser, Peer
-from overlaysync.net.interfaces import is_own
+from overlaysync.net.interfaces import Interface, is_on_link, is_own, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
@@ -71,6 +71,7 @@ class Reach:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _index: dict[bytes, dict[str, tuple[Address, Manifest]]] | None = None
     _failure: BaseException | None = None
+    _interfaces: tuple[Interface, ...] = field(default_factory=lambda: tuple(list_interfaces()))
 
     @classmethod
     @asynccontextmanager
@@ -145,6 +146,18 @@ class Reach:
     def answering(self) -> list[Address]:
         """Addresses of the nodes that have answered."""
         return [view.address for view in self.nodes() if view.public_key]
+
+    def may_dial(self, host: str, *, told_by: Address) -> bool:
+        """Whether to believe a peer that somebody answers at ``host`` (an IP address).
+
+        Only what is in our networks, unless a peer outside them, which the user named, tells of its like.
+        """
+        if is_own(told_by.host) or not self._is_near(told_by.host):
+            return not host.startswith("127.") or is_own(told_by.host)
+        return self._is_near(host) and not host.startswith("127.")
+
+    def _is_near(self, host: str) -> bool:
+        return is_on_link(host, self._interfaces)
 
     def require_answer(self) -> None:
         """Complain when peers were named and none of them answered.

@@ -122,6 +122,18 @@ class Assembly:
             wrong.extend((run.first + int(at), 1) for at in np.flatnonzero(~good))
         return wrong
 
+    def places(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """(offset, length) in the file of consecutive slots, in order."""
+        unit = self.data.pages.unit
+        for run in self.data.runs(first, count):
+            hosts = self._layout.locate(run.first, run.units)
+            for low, high in _stretches(hosts, np.ones(len(hosts), np.bool_), unit):
+                yield int(hosts[low]), self.data.span(run.first + low, high - low)
+
+    def open_reader(self) -> int:
+        """A descriptor to read the file with, also when it has got its name; the caller closes it."""
+        return self._part.open_reader()
+
     def checkpoint(self, now: float) -> None:
         """Make what is written safe against a crash, when it is time to."""
         if self._part.should_checkpoint(now):

@@ -154,6 +154,11 @@ class PartFile:
         with _translated(f"Cannot read {self.path}"):
             return os.pread(self._fd, length, offset)
 
+    def open_reader(self) -> int:
+        """A descriptor of its own to read with, which outlives this object and holds no lock."""
+        with _translated(f"Cannot read {self.path}"):
+            return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+
     def note(self, first_slot: int, count: int) -> None:
         """Slots that have been written, for the next checkpoint; thread-safe."""
         with self._lock:

@@ -128,6 +128,7 @@ class Schedule:
         self._typical_s = _LATE_S / _LATE_FACTOR
         self._news_at: float | None = None
         self._looked_at = 0.0
+        self._doubled = False
 
     # -- what is known -------------------------------------------------------------------------------
 
@@ -152,6 +153,16 @@ class Schedule:
     def delivered(self) -> dict[str, int]:
         """Verified bytes by source."""
         return {name: source.delivered for name, source in self._sources.items() if source.delivered}
+
+    @property
+    def missing_size(self) -> int:
+        """Bytes missing, to about one unit."""
+        return self._left * self._unit
+
+    @property
+    def whole_count(self) -> int:
+        """Pieces that are whole."""
+        return self.pieces.count - int(np.count_nonzero(self._open))
 
     def held(self) -> list[int]:
         """The pieces that are whole, rising."""
@@ -284,8 +295,18 @@ class Schedule:
                 return name
         return None
 
+    def answering(self) -> list[str]:
+        """The sources that say what they have."""
+        return [
+            name
+            for name, source in self._sources.items()
+            if source.ask_at is not None and not source.dropped and not source.strikes
+        ]
+
     def obsolete(self) -> list[Request]:
         """Requests under way that ask for nothing that is missing any more."""
+        if not self._doubled:
+            return []
         return [
             request
             for request in self._requests
@@ -363,6 +384,7 @@ class Schedule:
                     continue
                 wanted = twice if source.pieces is None else twice[source.pieces[twice]]
                 if len(wanted):
+                    self._doubled = True
                     return self._make(name, wanted, now)
         return None
 
