@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from overlaysync.errors import PeerError
 from overlaysync.net.bounds import ClientBounds
 from overlaysync.net.rate import RateLimit
+from overlaysync.units import KIB
 
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
 _END = b"\r\n\r\n"
+_WAKE_SIZE = 64 * KIB
 
 
 class ConnectionLostError(PeerError):
@@ -102,6 +105,7 @@ class DataConnection(asyncio.BufferedProtocol):
         self._head_buffer = memoryview(bytearray(bounds.head_size))
         self._body = memoryview(b"")
         self._filled = 0
+        self._least = 1  # SO_RCVLOWAT
         self._request = b""
         self._head: Head | None = None
         self._answer: asyncio.Future[Head] | None = None
@@ -162,6 +166,7 @@ class DataConnection(asyncio.BufferedProtocol):
         if self._state is _State.BODY:
             self._filled += nbytes
             self._slow_down(nbytes)
+            self._wait_for_more()
             self._check_body()
         elif self._state is _State.HEAD:
             self._filled += nbytes
@@ -205,8 +210,16 @@ class DataConnection(asyncio.BufferedProtocol):
             self._body[: len(rest)] = rest
             self._state, self._filled = _State.BODY, len(rest)
             self._start_watch()
+            self._wait_for_more()
             self._slow_down(len(rest))
             self._check_body()
+
+    def _wait_for_more(self) -> None:
+        """Be woken for a good deal of the body, not for every packet: with many slow sources those are many."""
+        least = max(1, min(_WAKE_SIZE, len(self._body) - self._filled)) if self._limit.rate is None else 1
+        if least != self._least and self._transport is not None:
+            self._least = least
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
     def _check_body(self) -> None:
         if self._filled == len(self._body):

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
 from overlaysync.net.bounds import DISCOVERY
 from overlaysync.net.client import Client
 from overlaysync.net.discovery import Browser, Peer
-from overlaysync.net.interfaces import Interface, is_on_link, is_own, list_interfaces
+from overlaysync.net.interfaces import is_on_link, is_own, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
@@ -27,6 +28,17 @@ _AGAIN_S = 5.0
 
 _BELIEVED_VERSION = 1 << 30
 """Versions above are not counted when the next one is chosen: a stranger could use up a name's numbers."""
+
+
+_HOSTS_KEPT = 1024
+
+
+class _Near(Enum):
+    """Where a host is."""
+
+    HERE = auto()
+    LINK = auto()
+    FAR = auto()
 
 
 @dataclass(slots=True)
@@ -71,7 +83,7 @@ class Reach:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _index: dict[bytes, dict[str, tuple[Address, Manifest]]] | None = None
     _failure: BaseException | None = None
-    _interfaces: tuple[Interface, ...] = field(default_factory=lambda: tuple(list_interfaces()))
+    _near: dict[str, _Near] = field(default_factory=dict)
 
     @classmethod
     @asynccontextmanager
@@ -152,12 +164,18 @@ class Reach:
 
         Only what is in our networks, unless a peer outside them, which the user named, tells of its like.
         """
-        if is_own(told_by.host) or not self._is_near(told_by.host):
-            return not host.startswith("127.") or is_own(told_by.host)
-        return self._is_near(host) and not host.startswith("127.")
+        if self._nearness(told_by.host) is not _Near.LINK:
+            return not host.startswith("127.") or self._nearness(told_by.host) is _Near.HERE
+        return self._nearness(host) is not _Near.FAR and not host.startswith("127.")
 
-    def _is_near(self, host: str) -> bool:
-        return is_on_link(host, self._interfaces)
+    def _nearness(self, host: str) -> _Near:
+        """Asked for every member anybody tells of, so each host is looked up once."""
+        if host not in self._near:
+            if len(self._near) >= _HOSTS_KEPT:
+                self._near.clear()
+            link = _Near.LINK if is_on_link(host, list_interfaces()) else _Near.FAR
+            self._near[host] = _Near.HERE if is_own(host) else link
+        return self._near[host]
 
     def require_answer(self) -> None:
         """Complain when peers were named and none of them answered.
