@@ -286,7 +286,7 @@ class Transferring:
         if wrong:
             self._last_error = f"{request.source} sent wrong bytes"
             self._reach.observer.note(f"{request.source} sent wrong bytes and is not asked again")
-            schedule.failed(request, Failure.WRONG, self._loop.time(), missing=wrong)
+            self._log(schedule.failed(request, Failure.WRONG, self._loop.time(), missing=wrong))
         else:
             self._log(schedule.succeeded(request, self._loop.time()))
         self._reach.observer.advance(before - schedule.missing_size)

@@ -61,8 +61,10 @@ class Source:
     """A source.
 
     Attributes:
-        pieces: which it has; None when it has all. Shape (pieces,).
+        pieces: which it has; None for a seed, which has had all from the start. Shape (pieces,).
         cursor: how far its piece log has been read.
+        answers: questions that ended, answered or not; before the first it is asked for nothing.
+        depth: requests it may have under way so far: it starts with one, and each success allows one more.
         in_flight: requests under way.
         dry: nothing that it has is wanted from it at present.
         retry_at: it is not asked before.
@@ -74,6 +76,8 @@ class Source:
 
     pieces: NDArray[np.bool_] | None = None
     cursor: int = 0
+    answers: int = 0
+    depth: int = 1
     in_flight: int = 0
     dry: bool = False
     retry_at: float = 0.0
@@ -87,9 +91,14 @@ class Source:
     _struck_at: float = 0.0
 
     @property
+    def seed(self) -> bool:
+        """Whether it has had everything from the start."""
+        return self.pieces is None
+
+    @property
     def whole(self) -> bool:
         """Whether it has everything."""
-        return self.pieces is None
+        return self.pieces is None or bool(self.pieces.all())
 
     @property
     def strikes(self) -> int:
@@ -99,6 +108,7 @@ class Source:
     def good(self) -> None:
         """It did what it was asked for."""
         self._strikes = self._refusals = 0
+        self.depth += 1
 
     def bad(self, failure: Failure, now: float, retry_after: float = 0.0) -> None:
         """It failed: ask it later, or not any more."""
