@@ -215,7 +215,7 @@ class DataConnection(asyncio.BufferedProtocol):
             self._check_body()
 
     def _wait_for_more(self) -> None:
-        """Be woken for a good deal of the body, not for every packet: with many slow sources those are many."""
+        """Be woken for a good deal of the body, not for every packet: many slow sources send many."""
         least = max(1, min(_WAKE_SIZE, len(self._body) - self._filled)) if self._limit.rate is None else 1
         if least != self._least and self._transport is not None:
             self._least = least

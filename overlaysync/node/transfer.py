@@ -289,7 +289,7 @@ class Transferring:
             self._log(schedule.failed(request, Failure.WRONG, self._loop.time(), missing=wrong))
         else:
             self._log(schedule.succeeded(request, self._loop.time()))
-        self._reach.observer.advance(before - schedule.missing_size)
+        self._reach.observer.advance(before - schedule.missing_size, self._label(request.source))
         for needless in schedule.obsolete():
             if task := self._asking.pop(needless, None):
                 task.cancel()
