@@ -27,6 +27,7 @@ MAX_RANGES = 128  # ranges in one request for data
 MAX_SLOTS = 4096  # slots in one request for data: 256 MiB of a disk
 MAX_SLOT_DIGITS = 12  # 64 TiB in granules of 4 KiB need eleven
 MAX_SLOTS_TEXT = MAX_RANGES * (2 * MAX_SLOT_DIGITS + 2)
+MAX_COMPRESSED_BODY = 4 * MIB  # data of a request, before they are compressed; more go plain
 
 MAX_PAGE_SIZE = PAGE_SIZE
 MAX_PAGE_LIST_SIZE = MAX_LIST_SIZE
@@ -46,6 +47,7 @@ class ServerBounds:
         field_size: one header field.
         fields: header fields in a request.
         bodies: bodies with image data under way at once; more are answered 503.
+        compressed_size: memory of compressed bodies under way; then others go plain.
         retry_s: least Retry-After of a 503; up to as much again is added at random.
         write_s: a client must take something within this time …
         min_rate: … and a whole body at this rate, after that grace.
@@ -60,6 +62,7 @@ class ServerBounds:
     field_size: int = 2 * KIB
     fields: int = 32
     bodies: int = 64
+    compressed_size: int = 32 * MIB
     retry_s: int = 1
     write_s: float = 20
     min_rate: int = 16 * KIB
