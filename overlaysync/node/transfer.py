@@ -52,7 +52,7 @@ class Transfer:
     """Where the bytes of one image came from.
 
     Attributes:
-        data: data bytes received from peers, wrong ones included.
+        data: data bytes on the wire from peers: compressed ones as they came, wrong ones included.
         manifest: bytes of manifest, page list and pages received.
         local: bytes taken from images here.
         resumed: bytes an interrupted run had already written.
@@ -251,7 +251,7 @@ class Transferring:
         buffer = self._buffers.pop() if self._buffers else aligned_buffer(BATCH)
         part = buffer[: request.size]
         try:
-            await self._reach.client.read_slots(address, manifest.id, request.runs, part)
+            received = await self._reach.client.read_slots(address, manifest.id, request.runs, part)
         except BusyError as error:
             schedule.failed(request, Failure.BUSY, self._loop.time(), retry_after=error.retry_after)
         except PeerError as error:
@@ -262,7 +262,7 @@ class Transferring:
             raise
         else:
             del self._asking[request]  # bytes that are here are not given up any more
-            self._transfer.data += request.size
+            self._transfer.data += received
             wrong = await self._loop.run_in_executor(self._threads, self._accept, request, part)
             self._verified(request, wrong)
         finally:

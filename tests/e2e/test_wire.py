@@ -103,6 +103,22 @@ def test_what_is_here_already_costs_nothing(lab: Lab) -> None:
     assert again["path"] == str(student.place / overlay.name)
 
 
+def test_compressed_data_count_as_they_came(lab: Lab) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    name = lab.name("text")
+    master = teacher.place / f"{name}.raw"
+    master.write_bytes(b"".join(b"%015d\n" % number for number in range(8 * MIB // 16)))
+    share = teacher.share(master)
+
+    (item,) = student.json(
+        "fetch", name, "--to", student.place, "--peer", share.peer, OVERLAYSYNC_COMPRESSION="always"
+    )["fetched"]
+
+    assert sum(item["sources"].values()) == 8 * MIB
+    assert 0 < item["wire"]["data"] < 4 * MIB
+    assert disks.identical(master, Path(item["path"]))
+
+
 def test_what_the_document_says_is_what_the_peer_counts(open_lab: Lab) -> None:
     teacher, student = open_lab.node("teacher"), open_lab.node("student")
     name = open_lab.name("disk")
