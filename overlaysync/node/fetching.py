@@ -353,6 +353,10 @@ class Fetch:
         transfer.manifest += len(step.listing.manifest.envelope)
         pages = self.node.catalog.pages.load_list(header.content_id)
         if pages is None:
+            # Images here that nobody has hashed yet may show it, or most of its pages.
+            await self._learn_first(header.virtual_size)
+            pages = self.node.catalog.pages.load_list(header.content_id)
+        if pages is None:
             pages = await self._from_anyone(header.content_id, self._one_list)
             transfer.manifest += len(pages.encode())
             await self._fetch_pages(pages, transfer)
@@ -362,6 +366,13 @@ class Fetch:
                 f"Cannot fetch '{header.name}'", why="its manifest says other than the content has"
             )
         return pages
+
+    async def _learn_first(self, virtual_size: int) -> None:
+        try:
+            await asyncio.to_thread(self._learn, virtual_size)
+        except asyncio.CancelledError:
+            self._stopping = True
+            raise
 
     async def _one_list(self, address: Address, manifest: Manifest) -> PageList:
         """The list as one peer has it, asked for as that peer describes it; checked by its id alone."""
