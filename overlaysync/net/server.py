@@ -252,7 +252,9 @@ class Server:
         if question.member and "%" not in host:  # an address with a scope means nothing to others
             asking = Member(question.member, host, question.port, question.held, printable(question.label))
             members.seen(asking, offer.pieces.count, now)
-        others = (member for member in members.current(now) if member.id != question.member)
+        # A node that fetches tells of the others once, one that has everything each time: it knows the most.
+        told = offer.log is not None and question.cursor > 0
+        others = (member for member in members.current(now) if member.id != question.member and not told)
         body = encode_swarm(
             self._shelf.label, offer.pieces.count, offer.log, cursor=question.cursor, members=others
         )
