@@ -80,7 +80,7 @@ class ServerBounds:
     retry_s: int = 1
     write_s: float = 20
     min_rate: int = 16 * KIB
-    queue: int = 512
+    queue: int = 1024
     stop_s: float = 1
 
 
