@@ -86,9 +86,10 @@ class Transferring:
         reach: who is there.
         step: what is made.
         assembly: takes the bytes.
-        transfer: counts them.
+        offer: gives what there is of it to others.
+        transfer: counts what comes.
         threads: verify and write.
-        passing: what is given to others, and the part of it that is made here; None to give nothing.
+        passing: knows who else fetches it.
     """
 
     def __init__(
@@ -96,22 +97,21 @@ class Transferring:
         reach: Reach,
         step: Step,
         assembly: Assembly,
+        offer: PartOffer,
         transfer: Transfer,
         threads: ThreadPoolExecutor,
-        passing: tuple[Passing, PartOffer] | None = None,
+        passing: Passing,
     ) -> None:
         self._reach = reach
         self._step = step
         self._assembly = assembly
+        self._offer = offer
         self._transfer = transfer
         self._threads = threads
-        self._passing: Passing | None = passing[0] if passing else None
-        self._offer: PartOffer | None = passing[1] if passing else None
-        self._me = self._passing.member if self._passing else ""
+        self._passing = passing
         self._loop = asyncio.get_running_loop()
-        self._schedule = _schedule(assembly, reach.client.rate, self._me)
-        manifest = step.listing.manifest
-        self._members = self._passing.swarms.of(manifest.id) if self._passing else Members()
+        self._schedule = _schedule(assembly, reach.client.rate, passing.member)
+        self._members = passing.swarms.of(step.listing.manifest.id)
         self._told = Members()
         self._buffers: list[memoryview] = []
         self._sources: dict[str, tuple[Address, Manifest]] = {}
@@ -139,7 +139,6 @@ class Transferring:
                 if schedule.exhausted(self._loop.time()) and not self._reach.looking:
                     raise self._give_up()
                 await self._something()
-            await self._say_goodbye()
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -160,7 +159,7 @@ class Transferring:
             member.id: member
             for known in (self._told, self._members)
             for member in known.current(now)
-            if member.id != self._me and member.held < self._schedule.pieces.count
+            if member.id != self._passing.member and member.held < self._schedule.pieces.count
         }
         self._schedule.share_with(others)
         for member in others.values():
@@ -211,8 +210,8 @@ class Transferring:
         address, manifest = self._sources[source]
         schedule = self._schedule
         question = SwarmQuestion(
-            self._me if self._passing and self._passing.port else "",
-            self._passing.port if self._passing else 0,
+            self._passing.member if self._passing.port else "",
+            self._passing.port,
             schedule.whole_count,
             schedule.cursor(source),
             self._reach.node.label,
@@ -227,7 +226,7 @@ class Transferring:
             schedule.heard(source, held=answer.held, cursor=answer.cursor, now=self._loop.time())
             self._hear_of(answer, address)
 
-    async def _say_goodbye(self) -> None:
+    async def say_goodbye(self) -> None:
         """Tell the others that everything is here, so that nobody waits for this node."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
@@ -239,9 +238,8 @@ class Transferring:
                 self._told.seen(member, answer.pieces, self._loop.time())
 
     def _log(self, pieces: list[int]) -> None:
-        if self._offer is not None:
-            for piece in pieces:
-                self._offer.log.add(piece)
+        for piece in pieces:
+            self._offer.log.add(piece)
 
     # -- data ----------------------------------------------------------------------------------------
 
