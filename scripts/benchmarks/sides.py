@@ -15,6 +15,8 @@ from benchmarks.measure import run, serving
 from benchmarks.race import Entry
 from tests.e2e.room import Host, Room
 
+OTHERS = ("libtorrent", "HTTP")
+"""Names of the sides that are not ours."""
 _FIND_S = "20"
 
 
