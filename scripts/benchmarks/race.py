@@ -16,7 +16,9 @@ from benchmarks.measure import CannotMeasureError, last_line
 _LOOK_S = 0.01
 _LEAVE_S = 30.0
 """For processes that end by themselves, after the last file is there."""
-_START = ("sh", "-c", 'echo ready; read -r _; exec "$@" </dev/null', "sh")
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Words before a command that shall not outlive this process, even when that is killed."""
+_START = (*DIES_WITH_US, "sh", "-c", 'echo ready; read -r _; exec "$@" </dev/null', "sh")
 """Words before a command that shall wait until its standard input is closed."""
 
 
