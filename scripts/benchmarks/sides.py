@@ -106,7 +106,8 @@ class Torrent:
     def entry(self, host: Host, room: Room, source: Path, target: Path) -> Entry:
         sign = target / "whole"
         words = (str(self._torrent(source)), str(target), str(sign), host.address)
-        peers = (other.address for other in room.hosts if other != host)
+        # Each pair has one that calls: when both do, both connections may be given up as doubles.
+        peers = (other.address for other in room.hosts[: host.number])
         command = (*self._command("fetch"), *words, *peers)
         return Entry(_name(self, host), host.prefix, command, {}, sign, lingers=True)
 
