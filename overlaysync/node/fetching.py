@@ -32,6 +32,7 @@ from overlaysync.net.client import BusyError, Client, GoneError
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
+from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
@@ -39,6 +40,7 @@ from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, find_base, image_files
 from overlaysync.ops.local import copy_local
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
+from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.resolve import Listing, resolve
@@ -104,6 +106,7 @@ class Fetch:
     reach: Reach
     observer: Observer
     options: Options
+    passing: Passing | None = None
     _stopping: bool = False
     _failed: set[str] = field(default_factory=set)
     """Sources that failed to give what belongs to a manifest."""
@@ -244,17 +247,22 @@ class Fetch:
             replace=self.options.replace,
         )
         self.observer.begin(f"{step.header.name}", assembly.data.size)
+        offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page)
         try:
             transfer.resumed = assembly.resumed
             self.observer.advance(assembly.resumed)
             await loop.run_in_executor(threads, self._take_local, step, assembly, transfer)
-            await Transferring(self.reach, step, assembly, transfer, threads).run()
+            await self._transfer(step, assembly, transfer, threads, offer)
             mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
             await loop.run_in_executor(
                 threads, lambda: assembly.finish(mode=mode, replace=self.options.replace)
             )
-        except asyncio.CancelledError:
-            self._stopping = True
+            if self.passing:
+                self.passing.finish(offer)
+        except BaseException as error:
+            self._stopping = isinstance(error, asyncio.CancelledError)
+            if self.passing:
+                self.passing.withdraw(offer)
             raise
         finally:
             # Threads may still be writing: the part file is closed after the last of them.
@@ -262,6 +270,20 @@ class Fetch:
             self.observer.end()
         known = await asyncio.to_thread(self._remember, step, pages, base)
         return Fetched(step.listing.manifest, known, False, transfer)
+
+    async def _transfer(
+        self,
+        step: Step,
+        assembly: Assembly,
+        transfer: Transfer,
+        threads: ThreadPoolExecutor,
+        offer: PartOffer,
+    ) -> None:
+        """Get from peers what is missing, and give them what is here."""
+        if self.passing:
+            self.passing.begin(offer)
+        pair = (self.passing, offer) if self.passing else None
+        await Transferring(self.reach, step, assembly, transfer, threads, pair).run()
 
     def _base(self, step: Step) -> Known | None:
         if step.base is None:
@@ -331,6 +353,10 @@ class Fetch:
         transfer.manifest += len(step.listing.manifest.envelope)
         pages = self.node.catalog.pages.load_list(header.content_id)
         if pages is None:
+            # Images here that nobody has hashed yet may show it, or most of its pages.
+            await self._learn_first(header.virtual_size)
+            pages = self.node.catalog.pages.load_list(header.content_id)
+        if pages is None:
             pages = await self._from_anyone(header.content_id, self._one_list)
             transfer.manifest += len(pages.encode())
             await self._fetch_pages(pages, transfer)
@@ -340,6 +366,13 @@ class Fetch:
                 f"Cannot fetch '{header.name}'", why="its manifest says other than the content has"
             )
         return pages
+
+    async def _learn_first(self, virtual_size: int) -> None:
+        try:
+            await asyncio.to_thread(self._learn, virtual_size)
+        except asyncio.CancelledError:
+            self._stopping = True
+            raise
 
     async def _one_list(self, address: Address, manifest: Manifest) -> PageList:
         """The list as one peer has it, asked for as that peer describes it; checked by its id alone."""

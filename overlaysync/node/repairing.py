@@ -17,10 +17,18 @@ from overlaysync.ops.plan import Step
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.verify import Verdict
 from overlaysync.ops.verify import verify as verify_image
+from overlaysync.swarm.link import Compression
 from overlaysync.trust.envelope import open_envelope
 
 
-async def repair(node: Node, observer: Observer, verdict: Verdict, peers: Iterable[Address]) -> Verdict:
+async def repair(
+    node: Node,
+    observer: Observer,
+    verdict: Verdict,
+    peers: Iterable[Address],
+    *,
+    compression: Compression = Compression.AUTO,
+) -> Verdict:
     """Put a whole image in the place of the damaged one, and verify that.
 
     The new file is written beside the old one, which stays until the new one is complete.
@@ -41,7 +49,10 @@ async def repair(node: Node, observer: Observer, verdict: Verdict, peers: Iterab
     format = Format(row.format)
     listing = Listing(open_envelope(rows[0].envelope))
     options = Options(to=os.path.dirname(verdict.path), replace=True)
-    async with Client() as client, Reach.open(node, client, observer, peers=peers) as reach:
+    async with (
+        Client(compression=compression) as client,
+        Reach.open(node, client, observer, peers=peers) as reach,
+    ):
         await reach.until(lambda: bool(reach.sources(content)), wait_s=options.wait_s)
         fetch = Fetch(node, client, reach, observer, options)
         base = fetch.base_of(listing.manifest.header) if verdict.layer else None

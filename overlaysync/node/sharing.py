@@ -16,7 +16,8 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.library import Known, image_files
-from overlaysync.ops.offer import Offer
+from overlaysync.ops.offer import ImageOffer, Offer
+from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest
 
 
@@ -51,8 +52,9 @@ class Share:
     observer: Observer
     neighbours: Callable[[], Sequence[str]] = lambda: ()
     stopping: bool = False
+    swarms: Swarms = field(default_factory=Swarms)
     _shared: dict[bytes, Shared] = field(default_factory=dict)
-    _offers: dict[bytes, Offer] = field(default_factory=dict)
+    _offers: dict[bytes, ImageOffer] = field(default_factory=dict)
     _seen: dict[str, Fingerprint] = field(default_factory=dict)
     _tried: dict[str, Fingerprint] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
@@ -216,7 +218,7 @@ class Share:
             def unchanged() -> bool:
                 return chain.fingerprints() == expected and not in_use_for_writing(chain.top.fd)
 
-            offer = Offer(manifest, image.content, self.node.library.load_page, chain, unchanged)
+            offer = ImageOffer(manifest, image.content, self.node.library.load_page, chain, unchanged)
         except BaseException:
             chain.close()
             raise

@@ -1,20 +1,36 @@
 """The schedule of one transfer: which source is asked for which slots, and what a failure costs.
 
-Sans-IO: the caller tells what happened (a source appeared, a request ended) and asks what to do next. Slots
-are handed out in guest order, which is also the order in which they lie in the target. A source that sent
-wrong bytes is never asked again; one that is busy or unreachable is asked later, a few times.
+Sans-IO: the caller tells what happened (a source appeared, it said what it has, a request ended) and asks
+what to do next. Times are arguments; seconds of any clock that only goes forward.
+
+How slots are chosen, piece by piece (:mod:`overlaysync.model.pieces`):
+
+* alone: in guest order, in requests as large as the source is fast;
+* among others who fetch, with no more seeds than those: from the seeds only what is this node's duty
+  (:mod:`.duty`) and what nobody else has yet, so that a seed sends everything about once; all else from the
+  others, rarest first. When everything has been brought in, a seed is a source like any other;
+* with seeds enough for all: rarest first from everybody;
+* when (almost) nothing is under way any more, whatever is left from whoever has it;
+* what is late is asked a second time of somebody else, once nothing else is left to ask.
+
+A source is asked for nothing before its first question has ended: it may tell of others. It gets one request
+at first, and one more with each success: many nodes begin at once, and do not know of each other yet.
+A source that sent wrong bytes is never asked again; one that is busy or unreachable is asked later.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import numpy as np
 
 from overlaysync.model.datamap import DataMap
-
-Runs = tuple[tuple[int, int], ...]
+from overlaysync.model.pieces import Pieces
+from overlaysync.swarm.duty import Duty
+from overlaysync.swarm.source import Failure, Source
+from overlaysync.swarm.wanted import PieceNumbers, Run, Runs, Wanted, join, without
 
 MAX_RUNS = 64
 """Most (first, count) runs in a request; the wire's own limit is higher."""
@@ -22,42 +38,48 @@ MAX_RUNS = 64
 PER_SOURCE = 6
 """Requests in flight at one source: some on the wire, some being verified and written."""
 
-_STRIKES = 4
-_REFUSALS = 200
-"""Busy answers in a row after which a source is given up: some minutes."""
-_BACKOFF_S = 0.5
+_LEAST_IN_COMPANY = 8
+_MOST_IN_COMPANY = 16
+"""Requests in flight in all, among others who fetch; seeds are asked beyond that. More would wait in lines
+while their pieces could come from elsewhere, and what is asked for early is chosen badly."""
+
+_REQUEST_S = 0.25
+"""A request should take so long at the source's pace."""
+
+_STARVING = 1
+"""With so few requests under way the rules of duty are put aside."""
+
+_LATE_S = 2.0
+_LATE_FACTOR = 4.0
+"""A request is late after this time, and after this many times what requests take lately."""
+
+_ASK_S = 0.2
+_ASK_MEMBER_S = 0.01
+_ASK_SEED_S = 1.0
+"""What a source has is asked every 0.2 s and 0.01 s for each source there is; a seed ever less often, in the
+end each second."""
+
+_HOPELESS_S = 20.0
+"""Sources that have nothing that is missing, and get nothing new for so long, will never have it."""
 
 
-class Failure(Enum):
-    """Why a request failed."""
-
-    WRONG = auto()
-    """Bytes did not match their digests."""
-    GONE = auto()
-    """The source does not have the manifest any more."""
-    BUSY = auto()
-    """The source asks to come back later."""
-    LOST = auto()
-    """Connection refused, cut, timed out or stalled."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """Slots to be asked of one source, in this order."""
+    """Slots to be asked of one source, in this order.
+
+    Attributes:
+        source: whom to ask.
+        runs: (first, count) of slots.
+        size: bytes they have.
+        pieces: the pieces they belong to.
+        began: when it was made.
+    """
 
     source: str
     runs: Runs
     size: int
-
-
-@dataclass(slots=True)
-class _Source:
-    in_flight: int = 0
-    strikes: int = 0
-    refusals: int = 0
-    retry_at: float = 0.0
-    dropped: Failure | None = None
-    delivered: int = 0
+    pieces: tuple[int, ...] = field(repr=False)
+    began: float
 
 
 class Schedule:
@@ -66,42 +88,54 @@ class Schedule:
     Args:
         missing: (first, count) runs.
         data: knows how many bytes they are.
-        request_size: bytes aimed at per request.
+        request_size: most bytes in a request.
         per_source: requests in flight at one source.
+        me: this node's member id.
+        random: breaks ties.
     """
 
     def __init__(
         self,
-        missing: Iterable[tuple[int, int]],
+        missing: Iterable[Run],
         data: DataMap,
         *,
         request_size: int,
         per_source: int = PER_SOURCE,
+        me: str = "",
+        random: Random | None = None,
     ) -> None:
-        self.pending = deque(missing)
+        self.pieces = Pieces.of(data.count, data.pages.unit)
         self._span = data.span
-        self._room = max(1, request_size // data.pages.unit)
+        self._unit = data.pages.unit
+        self._request_size = request_size
         self._per_source = per_source
-        self._sources: dict[str, _Source] = {}
-        self._in_flight = 0
+        self._random = random or Random()
+        self._wanted = Wanted(missing, self.pieces, np.random.default_rng(self._random.getrandbits(64)))
+        self._duty = Duty(me, self.pieces.count)
+        self._sources: dict[str, Source] = {}
+        self._live: dict[str, Source] = {}
+        self._requests: dict[Request, None] = {}
+        self._obsolete = False
+        self._fetchers = 0
+        self._typical_s = _LATE_S / _LATE_FACTOR
+        self._news_at: float | None = None
+        self._looked_at = 0.0
 
-    def add_source(self, source: str) -> None:
-        """A source that holds every slot; known ones stay as they are."""
-        self._sources.setdefault(source, _Source())
+    # -- what is known -------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is missing and nothing in flight."""
-        return not self.pending and not self._in_flight
+        """Whether nothing is missing."""
+        return not self._wanted.left
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether something is missing and nobody is left to ask."""
-        return (
-            bool(self.pending)
-            and not self._in_flight
-            and all(source.dropped for source in self._sources.values())
-        )
+    def exhausted(self, now: float) -> bool:
+        """Whether something is missing and nobody is left who has it, or is going to."""
+        if self.finished or self._requests:
+            return False
+        live = self._live.values()
+        if any(source.pieces is None or (source.pieces & self._wanted.open).any() for source in live):
+            return False
+        return not live or (self._news_at is not None and now - self._news_at > _HOPELESS_S)
 
     def dropped(self) -> dict[str, Failure]:
         """The sources given up, and why."""
@@ -111,28 +145,85 @@ class Schedule:
         """Verified bytes by source."""
         return {name: source.delivered for name, source in self._sources.items() if source.delivered}
 
-    def next_request(self, now: float) -> Request | None:
-        """What to ask next, None when there is nothing to ask at present."""
-        if not self.pending:
-            return None
-        ready = [
-            (source.in_flight, source.strikes, name)
-            for name, source in self._sources.items()
-            if not source.dropped and source.in_flight < self._per_source and source.retry_at <= now
-        ]
-        if not ready:
-            return None
-        name = min(ready)[2]
-        runs = self._take()
-        self._sources[name].in_flight += 1
-        self._in_flight += 1
-        return Request(name, runs, sum(self._span(first, count) for first, count in runs))
+    @property
+    def missing_size(self) -> int:
+        """Bytes missing, to about one unit."""
+        return self._wanted.left * self._unit
 
-    def succeeded(self, request: Request) -> None:
-        """All bytes of ``request`` came and matched."""
+    @property
+    def whole_count(self) -> int:
+        """Pieces that are whole."""
+        return self.pieces.count - int(np.count_nonzero(self._wanted.open))
+
+    def held(self) -> list[int]:
+        """The pieces that are whole, rising."""
+        whole: list[int] = np.flatnonzero(~self._wanted.open).tolist()
+        return whole
+
+    def cursor(self, name: str) -> int:
+        """How far the piece log of a source has been read."""
+        return self._sources[name].cursor
+
+    # -- what happens --------------------------------------------------------------------------------
+
+    def add_source(self, name: str, *, whole: bool = True) -> None:
+        """A source that holds everything, or (not ``whole``) one that is fetching; known ones stay.
+
+        It is asked for data once its first question has ended: before that nobody knows who else fetches.
+        """
+        if name not in self._sources:
+            pieces = None if whole else np.zeros(self.pieces.count, dtype=np.bool_)
+            self._sources[name] = self._live[name] = Source(pieces)
+
+    def share_with(self, fetchers: Iterable[str]) -> None:
+        """These nodes (member ids) fetch the same at present."""
+        others = set(fetchers)
+        self._fetchers = len(others)
+        if self._duty.share_with(others):
+            self._wet()
+
+    def heard(self, name: str, *, held: Sequence[int] | None, cursor: int, now: float) -> None:
+        """A source said what it has.
+
+        Args:
+            name: which source.
+            held: pieces it has since the last time; None for everything.
+            cursor: where its next news will be.
+            now: seconds.
+        """
+        source = self._sources[name]
+        source.cursor = cursor
+        self._answered(source, now)
+        if self._news_at is None:
+            self._news_at = now
+        if source.dropped or (source.seed and held is None):
+            return
+        if source.pieces is None:
+            source.pieces = np.zeros(self.pieces.count, dtype=np.bool_)
+        if held is None:
+            fresh = np.flatnonzero(~source.pieces)
+        else:
+            said = np.asarray(held, dtype=np.intp)
+            fresh = said[~source.pieces[said]]
+        if len(fresh):
+            source.pieces[fresh] = True
+            self._wanted.copies[fresh] += 1
+            source.dry, self._news_at = False, now
+
+    def silent(self, name: str, now: float, *, for_good: bool = False) -> None:
+        """A source did not say what it has; it may not know how to (``for_good``)."""
+        source = self._sources[name]
+        self._answered(source, now)
+        source.ask_at = None if for_good else now + _ASK_SEED_S
+
+    def succeeded(self, request: Request, now: float) -> list[int]:
+        """All bytes of ``request`` came and matched; returns the pieces that are whole by it."""
         source = self._ended(request)
-        source.strikes = source.refusals = 0
+        source.good()
         source.delivered += request.size
+        source.pace.add(request.size, now)
+        self._typical_s = 0.9 * self._typical_s + 0.1 * (now - request.began)
+        return self._came(request, request.runs)
 
     def failed(
         self,
@@ -140,41 +231,197 @@ class Schedule:
         failure: Failure,
         now: float,
         *,
-        missing: Iterable[tuple[int, int]] | None = None,
+        missing: Iterable[Run] | None = None,
         retry_after: float = 0.0,
-    ) -> None:
-        """``request`` failed; its slots (or those in ``missing``) are to be asked for again."""
-        source = self._ended(request)
-        self.pending.extendleft(reversed(list(request.runs if missing is None else missing)))
-        if failure in (Failure.WRONG, Failure.GONE):
-            source.dropped = failure
-        elif failure is Failure.BUSY:
-            source.retry_at = now + retry_after
-            source.refusals += 1
-            if source.refusals >= _REFUSALS:
-                source.dropped = failure
-        elif now >= source.retry_at:
-            # Requests that die together with one connection are one strike.
-            source.strikes += 1
-            source.retry_at = now + _BACKOFF_S * 2**source.strikes
-            if source.strikes >= _STRIKES:
-                source.dropped = failure
+    ) -> list[int]:
+        """``request`` failed; its slots (or those in ``missing``) are to be asked for again.
 
-    def _ended(self, request: Request) -> _Source:
-        self._in_flight -= 1
+        Returns the pieces that are whole by what came all the same.
+        """
+        source = self._ended(request)
+        whole = [] if missing is None else self._came(request, without(request.runs, sorted(missing)))
+        source.bad(failure, now, retry_after)
+        if source.dropped and self._live.pop(request.source, None) and source.pieces is not None:
+            self._wanted.copies -= source.pieces
+        self._wet()
+        return whole
+
+    def cancelled(self, request: Request) -> None:
+        """``request`` was given up because it is not needed any more."""
+        self._ended(request)
+        self._wet()
+
+    # -- what to do ----------------------------------------------------------------------------------
+
+    def next_request(self, now: float) -> Request | None:
+        """What to ask next, None when there is nothing to ask at present."""
+        if self.finished:
+            return None
+        ready = self._ready(now)
+        for name, source in ready:
+            if not source.dry:
+                room = self._room(source)
+                if request := self._make(name, self._choose(source, room), room, now):
+                    return request
+                # A seed has something again when others have got the last piece; all else is heard of.
+                source.dry = not (source.seed and self._fetchers)
+        if len(self._requests) <= _STARVING:
+            for name, source in ready:
+                room = self._room(source)
+                if request := self._make(name, self._choose_any(source, room), room, now):
+                    return request
+        return self._second_try(ready, now)
+
+    def next_question(self, now: float) -> str | None:
+        """A source to ask what it has, None when none is due."""
+        for name, source in self._live.items():
+            if source.ask_at is not None and source.ask_at <= now and not source.asking:
+                source.asking = True
+                return name
+        return None
+
+    def answering(self) -> list[str]:
+        """The sources that say what they have."""
+        return [
+            name for name, source in self._live.items() if source.ask_at is not None and not source.strikes
+        ]
+
+    def obsolete(self) -> list[Request]:
+        """Requests under way that ask for nothing that is missing any more."""
+        if not self._obsolete:
+            return []
+        self._obsolete = False
+        return [request for request in self._requests if self._wanted.asks_nothing(request.runs)]
+
+    # -- choosing ------------------------------------------------------------------------------------
+
+    def _ready(self, now: float) -> list[tuple[str, Source]]:
+        """Sources that can take another request, the idlest first."""
+        depth = self._depth
+        full = self._fetchers and len(self._requests) >= _MOST_IN_COMPANY
+        ready = [
+            (source.in_flight, source.strikes, self._random.random(), name, source)
+            for name, source in self._live.items()
+            if source.in_flight < depth
+            and source.in_flight < source.depth
+            and source.answers
+            and source.retry_at <= now
+            and (source.seed or not full)
+        ]
+        return [(name, source) for *_, name, source in sorted(ready)]
+
+    @property
+    def _depth(self) -> int:
+        """Requests that may be under way at one source."""
+        if not self._fetchers:
+            return self._per_source
+        return min(self._per_source, max(1, _LEAST_IN_COMPANY // max(1, len(self._live))))
+
+    @property
+    def _scarce(self) -> bool:
+        """Whether there are no more seeds than other nodes that want what they have."""
+        return sum(source.seed for source in self._live.values()) <= self._fetchers
+
+    def _choose(self, source: Source, room: int) -> PieceNumbers:
+        """Pieces to fill ``room`` slots with from a source, the best first."""
+        most = min(room, MAX_RUNS)
+        free = self._wanted.free(source.pieces)
+        if not self._fetchers:
+            return np.flatnonzero(free)[:most]
+        if source.seed and self._scarce:
+            fresh = self._wanted.fresh()
+            if fresh.any():
+                return np.flatnonzero(free & fresh & self._duty.mine)[:most]
+        return self._wanted.rarest(free, most)
+
+    def _choose_any(self, source: Source, room: int) -> PieceNumbers:
+        """The same when nothing else is under way: what nobody has, first what is nearly a duty."""
+        most = min(room, MAX_RUNS)
+        free = self._wanted.free(source.pieces)
+        fresh = np.flatnonzero(free & self._wanted.fresh())
+        if len(fresh):
+            return fresh[np.argsort(self._duty.scores[fresh])[: -most - 1 : -1]]
+        return self._wanted.rarest(free, most)
+
+    def _second_try(self, ready: list[tuple[str, Source]], now: float) -> Request | None:
+        """What is late, asked of another source as well."""
+        late_s = max(_LATE_S, _LATE_FACTOR * self._typical_s)
+        if now - self._looked_at < late_s / 8:
+            return None
+        self._looked_at = now
+        wanted = self._wanted
+        for request in self._requests:
+            if now - request.began < late_s:
+                break
+            late = np.array(request.pieces)
+            late = late[wanted.open[late] & (wanted.flying[late] == 1)]
+            for name, source in ready:
+                if name != request.source and not source.in_flight:
+                    again = late if source.pieces is None else late[source.pieces[late]]
+                    if second := self._make(name, again, self._room(source), now):
+                        return second
+        return None
+
+    def _make(self, name: str, pieces: PieceNumbers, room: int, now: float) -> Request | None:
+        """A request for ``room`` slots of these pieces, None when nothing is missing of them."""
+        source = self._sources[name]
+        asked: list[int] = []
+        runs: list[Run] = []
+        for piece in pieces.tolist():
+            found = self._wanted.runs_of(piece, room, MAX_RUNS - len(runs))
+            asked.append(piece)
+            runs += found
+            room -= sum(count for _, count in found)
+            if room <= 0 or len(runs) >= MAX_RUNS:
+                break
+        if not runs:
+            return None
+        joined = join(sorted(runs))
+        size = sum(self._span(first, count) for first, count in joined)
+        request = Request(name, joined, size, tuple(asked), now)
+        self._requests[request] = None
+        self._wanted.flying[asked] += 1
+        if not source.in_flight:
+            source.pace.begin(now)
+        source.in_flight += 1
+        return request
+
+    def _room(self, source: Source) -> int:
+        """Slots to ask of a source at once: what it sends in a quarter of a second, less near the end."""
+        size = int(source.pace.rate * _REQUEST_S)
+        live = len(self._live)
+        if live > 1:
+            size = min(size, self._wanted.left * self._unit // (2 * live * self._depth))
+        least = self.pieces.slots * self._unit
+        return max(1, min(max(size, least), self._request_size) // self._unit)
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _answered(self, source: Source, now: float) -> None:
+        """A question has ended."""
+        source.asking = False
+        source.answers += 1
+        if source.seed:
+            source.ask_at = now + min(_ASK_SEED_S, _ASK_S * source.answers)
+        else:
+            source.ask_at = now + _ASK_S + _ASK_MEMBER_S * len(self._sources)
+
+    def _came(self, request: Request, runs: Iterable[Run]) -> list[int]:
+        whole = self._wanted.came(runs, request.pieces)
+        touched = list(request.pieces)
+        self._obsolete |= bool(self._wanted.flying[touched].any())
+        if self._wanted.open[touched].any():
+            self._wet()
+        return whole
+
+    def _ended(self, request: Request) -> Source:
+        del self._requests[request]
+        self._wanted.flying[list(request.pieces)] -= 1
         source = self._sources[request.source]
         source.in_flight -= 1
         return source
 
-    def _take(self) -> Runs:
-        """The next runs, ``request_size`` bytes of them at most."""
-        room = self._room
-        runs: list[tuple[int, int]] = []
-        while self.pending and room and len(runs) < MAX_RUNS:
-            first, count = self.pending.popleft()
-            if count > room:
-                self.pending.appendleft((first + room, count - room))
-                count = room
-            runs.append((first, count))
-            room -= count
-        return tuple(runs)
+    def _wet(self) -> None:
+        """Something changed that may make any source useful."""
+        for source in self._sources.values():
+            source.dry = False

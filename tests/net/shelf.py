@@ -16,7 +16,8 @@ from overlaysync.model.pages import PageListBuilder
 from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
-from overlaysync.ops.offer import Offer
+from overlaysync.ops.offer import ImageOffer, Offer
+from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import sign_header
 from overlaysync.trust.keys import NodeKey, load_or_make
 from overlaysync.units import CHUNK, PAGE_UNITS
@@ -53,7 +54,7 @@ def make_offer(
         created="2026-01-01T00:00:00Z",
     )
     chain = Chain.open(str(path), Format.RAW)
-    return Offer(sign_header(header, key), pages, bodies.__getitem__, chain, unchanged)
+    return ImageOffer(sign_header(header, key), pages, bodies.__getitem__, chain, unchanged)
 
 
 @dataclass
@@ -65,6 +66,7 @@ class FakeShelf:
     revision: str = "r1"
     items: list[Offer] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
+    swarms: Swarms = field(default_factory=Swarms)
 
     @property
     def public_key(self) -> bytes:

@@ -9,24 +9,24 @@ import pytest
 
 from overlaysync.errors import NotFoundError
 from overlaysync.formats.chain import Chain
-from overlaysync.ops.offer import FileSegment, Offer
+from overlaysync.ops.offer import FileSegment, ImageOffer
 from overlaysync.ops.publish import Publisher
 from overlaysync.trust.keys import load_or_make
 from tests.ops.world import World
 
 
-def offer_of(world: World, path: Path) -> Offer:
+def offer_of(world: World, path: Path) -> ImageOffer:
     known = world.known(path)
     publisher = Publisher(world.library, load_or_make(world.home.node_key), "pl@bob")
     manifest = publisher.publish(known, team=None, created="2026-01-01T00:00:00Z")
     chain = Chain.open(str(path))
     expected = chain.fingerprints()
-    return Offer(
+    return ImageOffer(
         manifest, known.content, world.library.load_page, chain, lambda: chain.fingerprints() == expected
     )
 
 
-def data_of(offer: Offer, *runs: tuple[int, int]) -> bytes:
+def data_of(offer: ImageOffer, *runs: tuple[int, int]) -> bytes:
     parts = []
     for piece in offer.segments(runs):
         if isinstance(piece, FileSegment):

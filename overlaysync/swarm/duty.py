@@ -1,0 +1,65 @@
+"""Duty: which pieces a node brings into the swarm from those that hold everything.
+
+A seed should send each piece once; the nodes then give it to each other. So each piece is the duty of one
+fetching node, and all agree without a word: every node scores (piece, node) by the same hash, and the highest
+score has it (rendezvous hashing). A node that joins or goes changes nobody else's pieces but those it takes
+or leaves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+"""Constants of splitmix64 (Steele, Lea and Flood, 2014)."""
+
+
+class Duty:
+    """The pieces of one node among its fellows.
+
+    Args:
+        me: this node's member id.
+        count: pieces there are.
+
+    Attributes:
+        mine: whether a piece is this node's duty; shape (count,).
+        scores: how much a piece is this node's, higher first; shape (count,).
+    """
+
+    def __init__(self, me: str, count: int) -> None:
+        self._me = me
+        self._count = count
+        self._others: frozenset[str] = frozenset()
+        self._best = np.zeros(count, dtype=np.uint64)
+        self.scores = _scores(me, count)
+        self.mine: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
+
+    def share_with(self, others: Iterable[str]) -> bool:
+        """Share the work with these nodes (ids) and no others; whether that changes anything."""
+        wanted = frozenset(others) - {self._me}
+        if wanted == self._others:
+            return False
+        added = wanted - self._others
+        if self._others - wanted:
+            self._best[:] = 0
+            added = wanted
+        for other in added:
+            np.maximum(self._best, _scores(other, self._count), out=self._best)
+        self._others = wanted
+        self.mine = self.scores > self._best
+        return True
+
+
+def _scores(member: str, count: int) -> NDArray[np.uint64]:
+    """The score of every piece for one node: splitmix64 of the piece number, seeded by the node."""
+    seed = np.frombuffer(hashlib.blake2b(member.encode(), digest_size=8).digest(), dtype=np.uint64)[0]
+    z = (np.arange(1, count + 1, dtype=np.uint64) * _STEP) ^ seed
+    z = (z ^ (z >> np.uint64(30))) * _MIX[0]
+    z = (z ^ (z >> np.uint64(27))) * _MIX[1]
+    scores: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return scores

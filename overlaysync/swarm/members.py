@@ -1,0 +1,103 @@
+"""Who else is fetching one content: a list that every node of a swarm keeps and tells the others.
+
+Sans-IO: times are arguments. A member that has not been heard of for a while is forgotten. Everything here is
+hearsay: it says whom to ask and how the work is divided, never what is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+AGE_S = 10.0
+"""A member that has been silent for so long has gone."""
+
+MAX_MEMBERS = 256
+MAX_PER_HOST = 64
+"""Members with one host address: many nodes share a hypervisor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node that fetches, or has just fetched.
+
+    Attributes:
+        id: made up by the node for this transfer.
+        host, port: where it answers.
+        held: pieces it has.
+        label: its label as it says itself, safe to print; "" where that is not known.
+    """
+
+    id: str
+    host: str
+    port: int
+    held: int
+    label: str = ""
+
+
+class Members:
+    """The members known, by id.
+
+    Attributes:
+        done: ids of those that have had everything, whether they are still there or not.
+        joined: how many have been heard of so far.
+    """
+
+    def __init__(self, *, limit: int = MAX_MEMBERS, per_host: int = MAX_PER_HOST) -> None:
+        self._limit = limit
+        self._per_host = per_host
+        self._members: dict[str, Member] = {}
+        self._seen: dict[str, float] = {}
+        self.done: set[str] = set()
+        self.joined = 0
+
+    def seen(self, member: Member, count: int, now: float) -> bool:
+        """Note a member; whether it is new. One too many is left out.
+
+        Args:
+            member: as it is now.
+            count: pieces there are.
+            now: seconds.
+        """
+        new = member.id not in self._members
+        if new:
+            self._forget(now)
+            if len(self._members) >= self._limit or self._of_host(member.host) >= self._per_host:
+                return False
+            self.joined += 1
+        elif self._members[member.id].host != member.host:
+            return False  # an id belongs to the host that came with it first
+        self._members[member.id] = member
+        self._seen[member.id] = now
+        if member.held >= count and len(self.done) < self._limit * 16:
+            self.done.add(member.id)
+        return new
+
+    def current(self, now: float, *, age_s: float = AGE_S) -> Iterator[Member]:
+        """Those that have been heard of in the last ``age_s`` seconds."""
+        return (member for id, member in self._members.items() if now - self._seen[id] < age_s)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def _of_host(self, host: str) -> int:
+        return sum(member.host == host for member in self._members.values())
+
+    def _forget(self, now: float) -> None:
+        for id in [id for id, seen in self._seen.items() if now - seen >= AGE_S]:
+            del self._members[id], self._seen[id]
+
+
+class Swarms:
+    """The members of every swarm this node takes part in, by manifest id."""
+
+    def __init__(self) -> None:
+        self._swarms: dict[bytes, Members] = {}
+
+    def of(self, manifest: bytes) -> Members:
+        """The members of one swarm."""
+        return self._swarms.setdefault(manifest, Members())
+
+    def leave(self, manifest: bytes) -> None:
+        """Forget a swarm."""
+        self._swarms.pop(manifest, None)
