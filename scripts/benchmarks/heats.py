@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ class Heat:
                 before, work = made.hosts[0].sent(), Work.now()
                 finishes = race(entries, self._limit_s(), self.bench.scratch)
                 sent = made.hosts[0].sent() - before
-                say(f"      there after {listed(finishes)} s; processors {work.busy():.0%} busy")
+                say(f"      there after {listed(finishes)} s; {work.since()}")
             self._check(sorted(target.glob(f"*/{self.source.name}")))
         finally:
             shutil.rmtree(target)
@@ -90,24 +91,33 @@ def listed(finishes: Sequence[Finish]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What this machine's processors have done until now, in ticks; all hosts of a room share them.
+    """What this machine's processors have done until now; all hosts of a room share them.
 
     When they have hardly any rest left in a race, it is they that were measured and not the links.
+
+    Attributes:
+        busy_ticks: for whomever.
+        all_ticks: idle ones too.
+        ours_s: seconds of processes that we have started and that have ended: those that fetch.
     """
 
     busy_ticks: int
     all_ticks: int
+    ours_s: float
 
     @classmethod
     def now(cls) -> Work:
         """From the first line of /proc/stat: user nice system idle iowait irq softirq steal ..."""
         ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        return cls(sum(ticks) - ticks[3] - ticks[4], sum(ticks))
+        times = os.times()
+        ours_s = times.children_user + times.children_system
+        return cls(sum(ticks) - ticks[3] - ticks[4], sum(ticks), ours_s)
 
-    def busy(self) -> float:
-        """Part of the time since then in which they were at work, for whomever."""
+    def since(self) -> str:
+        """What they have done since then."""
         now = Work.now()
-        return (now.busy_ticks - self.busy_ticks) / max(1, now.all_ticks - self.all_ticks)
+        busy = (now.busy_ticks - self.busy_ticks) / max(1, now.all_ticks - self.all_ticks)
+        return f"processors {busy:.0%} busy, {now.ours_s - self.ours_s:.1f} s of it for those that fetch"
 
 
 def digest(path: Path) -> bytes:
