@@ -15,6 +15,7 @@ byte for byte. Paths (docs/protocol.md):
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -245,8 +246,8 @@ class Server:
         question = decode_question(request.rel_url.raw_query_string)
         members = self._shelf.swarms.of(offer.manifest.id)
         now = asyncio.get_running_loop().time()
-        host = request.remote or "%"
-        if question.member and "%" not in host:  # an address with a scope means nothing to others
+        host = request.remote or ""
+        if question.member and _is_of_use_to_others(host):
             asking = Member(question.member, host, question.port, question.held, printable(question.label))
             members.seen(asking, offer.pieces.count, now)
         others = (member for member in members.current(now) if member.id != question.member)
@@ -315,6 +316,12 @@ def abort(request: web.BaseRequest) -> None:
     """Drop the connection at once, so that the client sees that the body is not whole."""
     if request.transport is not None:
         request.transport.abort()
+
+
+def _is_of_use_to_others(host: str) -> bool:
+    """Whether a client's address means the same elsewhere; a link-local one of IPv6 needs a scope."""
+    address = ipaddress.ip_address(host)
+    return address.version == 4 or not address.is_link_local
 
 
 def _digest(text: str) -> bytes:
