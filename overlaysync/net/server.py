@@ -15,6 +15,7 @@ byte for byte. Paths (docs/protocol.md):
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -248,8 +249,8 @@ class Server:
         question = decode_question(request.rel_url.raw_query_string)
         members = self._shelf.swarms.of(offer.manifest.id)
         now = asyncio.get_running_loop().time()
-        host = request.remote or "%"
-        if question.member and "%" not in host:  # an address with a scope means nothing to others
+        host = request.remote or ""
+        if question.member and _is_of_use_to_others(host):
             asking = Member(question.member, host, question.port, question.held, printable(question.label))
             members.seen(asking, offer.pieces.count, now)
         # A node that fetches tells of the others once, one that has everything each time: it knows the most.
@@ -329,6 +330,12 @@ def abort(request: web.BaseRequest) -> None:
 def _takes_zstd(request: web.BaseRequest) -> bool:
     """Whether this body may be compressed. The length of one that is not sent is not worth the work."""
     return request.method == "GET" and request.headers.get("Accept-Encoding") == ENCODING
+
+
+def _is_of_use_to_others(host: str) -> bool:
+    """Whether a client's address means the same elsewhere; a link-local one of IPv6 needs a scope."""
+    address = ipaddress.ip_address(host)
+    return address.version == 4 or not address.is_link_local
 
 
 def _digest(text: str) -> bytes:

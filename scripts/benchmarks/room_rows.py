@@ -50,9 +50,9 @@ class RoomRows:
     def all(self) -> tuple[Row, ...]:
         size = f"{self.size // MIB} MiB"
         return (
-            Row(8, f"A room fetches {size} of random data from one node, all at once", self.together),
-            Row(9, "One joins when half of the time is over", self.late),
-            Row(10, "Compression, one fetch over a link of 100 Mbit/s", self.compression),
+            Row(9, f"A room fetches {size} of random data from one node, all at once", self.together),
+            Row(10, "One joins when half of the time is over", self.late),
+            Row(11, "Compression, one fetch over a link of 100 Mbit/s", self.compression),
         )
 
     # -- 8: together -------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class Hall:
     def cancel(self, number: int) -> None:
         self._bodies[number][0].cancel()
 
-    async def run_to_the_end(self) -> list[None | BaseException]:
+    async def run_to_the_end(self) -> list[BaseException | None]:
         """Each that gets a place goes at once; how they ended."""
         for _, go in self._bodies:
             go.set()

@@ -150,9 +150,7 @@ def test_any_text_is_a_question_or_a_decode_error(text: str) -> None:
     st.lists(members, max_size=20),
     st.integers(0, 300),
 )
-def test_an_answer_survives_the_wire(
-    held: tuple[int, list[int]], others: list[Member], cursor: int
-) -> None:
+def test_an_answer_survives_the_wire(held: tuple[int, list[int]], others: list[Member], cursor: int) -> None:
     count, pieces = held
     log = log_of(count, *pieces)
     answer = decode_swarm(encode_swarm("pl@bob", count, log, cursor=cursor, members=others), count)
@@ -248,6 +246,7 @@ def map_of(data: bytes) -> str:
         {"whole": 1},
         {"map": "#"},
         {"map": "AA"},
+        {"map": "/8\nA="},
         {"map": "ÿ=="},
         {"map": map_of(b"x")},
         {"map": map_of(b"xxx")},
