@@ -22,7 +22,7 @@ MBIT = 1_000_000
 INTERFACE = "lan0"
 """A host's only interface beside its loopback; names like ``veth0`` are left out by overlaysync."""
 MOST_HOSTS = 200
-SHAPE = "burst 32kb latency 50ms"
+SHAPE = "burst 128kb latency 50ms"
 """Of the token bucket that gives a link its rate; the queue before it holds 50 ms of data."""
 
 _NET = "10.77.0"
