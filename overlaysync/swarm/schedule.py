@@ -40,8 +40,9 @@ PER_SOURCE = 6
 
 _LEAST_IN_COMPANY = 8
 _MOST_IN_COMPANY = 16
-"""Requests in flight in all, among others who fetch; seeds are asked beyond that. More would wait in lines
-while their pieces could come from elsewhere, and what is asked for early is chosen badly."""
+"""Requests in flight in all; among others who fetch, seeds are asked beyond that. More would wait in lines
+while their pieces could come from elsewhere, and what is asked for early is chosen badly. Many at once also
+crowd each other out on one link: some lose packet after packet, and stand still for seconds."""
 
 _REQUEST_S = 0.25
 """A request should take so long at the source's pace."""
@@ -298,7 +299,7 @@ class Schedule:
     def _ready(self, now: float) -> list[tuple[str, Source]]:
         """Sources that can take another request, the idlest first."""
         depth = self._depth
-        full = self._fetchers and len(self._requests) >= _MOST_IN_COMPANY
+        full = len(self._requests) >= _MOST_IN_COMPANY
         ready = [
             (source.in_flight, source.strikes, self._random.random(), name, source)
             for name, source in self._live.items()
@@ -306,7 +307,7 @@ class Schedule:
             and source.in_flight < source.depth
             and source.answers
             and source.retry_at <= now
-            and (source.seed or not full)
+            and (not full or (source.seed and self._fetchers))
         ]
         return [(name, source) for *_, name, source in sorted(ready)]
 
