@@ -240,7 +240,9 @@ class Schedule:
         Returns the pieces that are whole by what came all the same.
         """
         source = self._ended(request)
-        whole = [] if missing is None else self._came(request, without(request.runs, sorted(missing)))
+        good = [] if missing is None else without(request.runs, sorted(missing))
+        source.delivered += sum(self._span(first, count) for first, count in good)
+        whole = self._came(request, good) if good else []
         source.bad(failure, now, retry_after)
         if source.dropped and self._live.pop(request.source, None) and source.pieces is not None:
             self._wanted.copies -= source.pieces
