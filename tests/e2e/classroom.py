@@ -5,6 +5,7 @@ What is waited for is seen from outside: files that appear, and the counters of 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,13 @@ from typing import Any
 from overlaysync.units import KIB
 from tests.e2e import disks
 from tests.e2e.nodes import DONE, Lab, Node, Process, Share, until
-from tests.e2e.room import Host, Room
+from tests.e2e.room import MBIT, Host, Room
 
 HEADERS = 1.1
 """Bytes on a link for a byte of data: Ethernet, IP, TCP, HTTP, questions, and mDNS."""
 _NOTHING = 128 * KIB
 """Finding each other, a catalog and a page take less; more on a link is data."""
-_POLL_S = 0.02
+_TO_RECORD = 1000 * MBIT
 
 
 @dataclass(slots=True, eq=False)
@@ -139,6 +140,33 @@ class Class:
         """Of the share on a host."""
         return f"{host.address}:{self.shares[host].port}"
 
+    def liars(self, hosts: Sequence[Host], lie: str, *kinds: str) -> list[str]:
+        """Where peers answer on these hosts that lie about what the first one shares."""
+        seed = self.room.hosts[0]
+        for host in (seed, *hosts):
+            self.room.shape(host, _TO_RECORD)
+        started = [
+            self.node(host).start_module("tests.e2e.lies", self.address(seed), host.address, lie, *kinds)
+            for host in hosts
+        ]
+        peers = [str(liar.document()["peer"]) for liar in started]
+        for host in (seed, *hosts):
+            self.room.shape(host, self.rate)
+        return peers
+
+    def watch_swarm(self, host: Host) -> Callable[[], dict[str, Any]]:
+        """What the fetching nodes have, as somebody on a host sees it who does not fetch: the latest news."""
+        watcher = self.node(host).start_module(
+            "tests.e2e.watcher", self.address(self.room.hosts[0]), self.name
+        )
+
+        def latest() -> dict[str, Any]:
+            lines = watcher.stdout.splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]
+            return json.loads(whole[-1]) if whole else {}
+
+        return latest
+
     def fetch(self, host: Host, *arguments: object) -> Fetch:
         """Begin to fetch the image on a host."""
         node = self.node(host)
@@ -166,7 +194,7 @@ class Class:
         until(look, within_s=within_s, what="what was watched for")
 
     def wait_for_data(self, fetches: Sequence[Fetch], share: float) -> None:
-        """Wait until each of these has so much of the image, counted on its link."""
+        """Wait until each of these has about that share of the image, as its link counts."""
         enough = self.size * share * HEADERS
         self.watch(
             fetches,

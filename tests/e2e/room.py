@@ -103,11 +103,10 @@ class Room:
         """Everybody back to where they were."""
         _run(self.switch, *(f"ip link set {host.port} master {host.switch}" for host in self.hosts))
 
-    def shape(self, host: Host, rate: int) -> None:
-        """Give the host's link another rate, in bits per second in each direction."""
-        shape = f"root tbf rate {rate}bit {SHAPE}"
-        _run(self.switch, f"tc qdisc replace dev {host.port} {shape}")
-        _run(host.namespace, f"tc qdisc replace dev {INTERFACE} {shape}")
+    def shape(self, host: Host, rate: int, *, up: int | None = None) -> None:
+        """Give the host's link another rate, in bits per second; ``up`` for what it sends, if that differs."""
+        _run(self.switch, f"tc qdisc replace dev {host.port} root tbf rate {rate}bit {SHAPE}")
+        _run(host.namespace, f"tc qdisc replace dev {INTERFACE} root tbf rate {up or rate}bit {SHAPE}")
 
 
 @contextmanager
