@@ -159,10 +159,11 @@ class Transferring:
             member.id: member
             for known in (self._told, self._members)
             for member in known.current(now)
-            if member.id != self._passing.member and member.held < self._schedule.pieces.count
+            if member.id != self._passing.member
         }
-        self._schedule.share_with(others)
-        for member in others.values():
+        whole = self._schedule.pieces.count
+        self._schedule.share_with(id for id, member in others.items() if member.held < whole)
+        for member in others.values():  # who is done stays for a moment, and longer when asked
             self._add_member(member)
 
     def _add_member(self, member: Member) -> None:

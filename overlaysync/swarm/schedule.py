@@ -39,10 +39,10 @@ MAX_RUNS = 64
 PER_SOURCE = 6
 """Requests in flight at one source: some on the wire, some being verified and written."""
 
-_IN_FLIGHT = 64
-_IN_COMPANY = 16
-"""Requests in flight in all, alone and among others who fetch; there, seeds are asked beyond that. More would
-wait in lines while their pieces could come from elsewhere, and what is asked for early is chosen badly."""
+_IN_FLIGHT = 16
+"""Requests in flight in all; among others who fetch, seeds are asked beyond that. More would wait in lines
+while their pieces could come from elsewhere, and what is asked for early is chosen badly. Many at once also
+crowd each other out on one link: some lose packet after packet, and stand still for seconds."""
 
 _FIRST_IN_FLIGHT = 4
 _LONG_S = 4.0
@@ -237,7 +237,7 @@ class Schedule:
         source.delivered += request.size
         source.pace.add(request.size, now)
         took = now - request.began
-        self._allowed = min(self._allowed + 1, self._most) if took < _LONG_S else max(2, self._allowed - 1)
+        self._allowed = min(self._allowed + 1, _IN_FLIGHT) if took < _LONG_S else max(2, self._allowed - 1)
         self._typical_s = 0.9 * self._typical_s + 0.1 * took
         return self._came(request, request.runs)
 
@@ -255,7 +255,9 @@ class Schedule:
         Returns the pieces that are whole by what came all the same.
         """
         source = self._ended(request)
-        whole = [] if missing is None else self._came(request, without(request.runs, sorted(missing)))
+        good = [] if missing is None else without(request.runs, sorted(missing))
+        source.delivered += sum(self._span(first, count) for first, count in good)
+        whole = self._came(request, good) if good else []
         source.bad(failure, now, retry_after)
         if source.dropped and self._live.pop(request.source, None) and source.pieces is not None:
             self._wanted.copies -= source.pieces
@@ -274,7 +276,7 @@ class Schedule:
         if self.finished:
             return None
         fresh, late = self._fresh(), self._late(now)
-        full = len(self._requests) - len(late) >= min(self._allowed, self._most)
+        full = len(self._requests) - len(late) >= self._allowed
         ready = self._ready(now, seeds=full) if not full or fresh is not None else []
         for name, source in ready:
             if not source.dry:
@@ -340,11 +342,6 @@ class Schedule:
         if not self._fetchers:
             return self._per_source
         return min(self._per_source, max(1, _LEAST_IN_COMPANY // max(1, len(self._live))))
-
-    @property
-    def _most(self) -> int:
-        """Requests that may be under way in all."""
-        return _IN_COMPANY if self._fetchers else _IN_FLIGHT
 
     def _choose(self, source: Source, fresh: PieceMask | None, room: int) -> PieceNumbers:
         """Pieces to fill ``room`` slots with from a source, the best first."""
