@@ -100,7 +100,7 @@ def is_on_link(address: str, interfaces: Iterable[Interface]) -> bool:
 
 
 def is_one_host(address: str, *, far: bool) -> bool:
-    """Whether an IP address is one host's for everybody: not only on this machine or (``far``) on one link."""
+    """Whether an IP address is one host's for all: not just on this machine, nor (``far``) on one link."""
     ip = ipaddress.ip_address(address)
     if ip.version == 6 and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
