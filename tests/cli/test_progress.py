@@ -33,7 +33,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(module.time, "monotonic", made)
+    monkeypatch.setattr("time.monotonic", made)
     return made
 
 
@@ -163,10 +163,10 @@ def test_a_bar_on_a_terminal() -> None:
     with on_a_terminal() as terminal:
         clock = Clock()
         progress = Progress("router", 100 * MIB, False, clock)
-        clock.now += 0.05
+        clock.now += 0.0625
         progress.advance(MIB)
         assert terminal.shown() == ""
-        clock.now += 0.05
+        clock.now += 0.0625
         progress.advance(49 * MIB, "pl@bob-with-a-long-label" * 3)
         shown = terminal.shown()
         assert shown.startswith(f"\r\x1b[K  router  {'█' * 12}{'░' * 12}  50 MiB missing")
