@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr("time.monotonic", made)
+    monkeypatch.setattr("overlaysync.cli.output.Progress", partial(Progress, clock=made))
     return made
 
 
@@ -239,8 +241,8 @@ def test_only_what_is_new_is_said_and_that_not_too_often(
     clock.now += 0.1
     audience.show("web:1", 0, 1, [("b", 0.1)])  # something else
     clock.now += 0.1
-    audience.show("router:1", 1, 1, NONE)  # the end is said at once, and once
-    audience.show("router:1", 1, 1, NONE)
+    audience.show("web:1", 1, 1, NONE)  # the end is said at once, and once
+    audience.show("web:1", 1, 1, NONE)
     shown = lines(capsys)
     assert len(shown) == 4
     assert "1 of 1 done" in shown[-1] or '"done": 1, "joined": 1' in shown[-1]
@@ -278,13 +280,7 @@ def test_nothing_with_quiet(clock: Clock, capsys: Captured, as_json: bool) -> No
     assert lines(capsys) == []
 
 
-def test_everything_without_quiet(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    class Moving(Progress):
-        def __init__(self, what: str, total: int, as_json: bool) -> None:
-            super().__init__(what, total, as_json, clock)
-
-    clock = Clock()
-    monkeypatch.setattr("overlaysync.cli.output.Progress", Moving)
+def test_everything_without_quiet(clock: Clock, capsys: Captured) -> None:
     work(Output(Settings()), clock)
     assert lines(capsys) == [
         "router: 50 B missing of 100 B  5 B/s  0:10 left  from pl@bob 100 %",
@@ -299,7 +295,10 @@ def test_labels_of_strangers_do_not_reach_the_terminal(clock: Clock, capsys: Cap
     output.begin("x\x1b[2J", 10)
     clock.now += 10
     output.advance(5, "pl\x1b[31m")
-    assert "\x1b" not in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "pl?]0;x?" in shown
+    assert "from pl?[31m" in shown
+    assert "\x1b" not in shown
 
 
 def test_while_something_is_fetched_the_audience_waits(clock: Clock, capsys: Captured) -> None:
