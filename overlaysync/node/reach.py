@@ -13,7 +13,7 @@ from overlaysync.model.names import printable
 from overlaysync.net.bounds import DISCOVERY
 from overlaysync.net.client import Client
 from overlaysync.net.discovery import Browser, Peer
-from overlaysync.net.interfaces import is_on_link, is_own, list_interfaces
+from overlaysync.net.interfaces import is_on_link, is_one_host, is_own, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
@@ -163,10 +163,14 @@ class Reach:
         """Whether to believe a peer that somebody answers at ``host`` (an IP address).
 
         Only what is in our networks, unless a peer outside them, which the user named, tells of its like.
+        Our loopback only when the peer is on this machine itself.
         """
-        if self._nearness(told_by.host) is not _Near.LINK:
-            return not host.startswith("127.") or self._nearness(told_by.host) is _Near.HERE
-        return self._nearness(host) is not _Near.FAR and not host.startswith("127.")
+        teller = self._nearness(told_by.host)
+        if teller is _Near.HERE:
+            return True
+        if teller is _Near.LINK:
+            return self._nearness(host) is not _Near.FAR and is_one_host(host, far=False)
+        return is_one_host(host, far=True)
 
     def _nearness(self, host: str) -> _Near:
         """Asked for every member anybody tells of, so each host is looked up once."""
