@@ -18,7 +18,6 @@ from typing import TypeAlias
 
 import pytest
 
-from overlaysync.model.pieces import PIECE
 from overlaysync.units import MIB
 from tests.e2e.classroom import HEADERS, Class, Fetch
 from tests.e2e.nodes import DONE, NOT_FOUND, Lab, until
@@ -321,11 +320,9 @@ def test_four_of_five_sources_lie(open_class: Open) -> None:
         fetch = made.fetch(student, *named(*peers))
         made.wait([fetch], within_s=60)
 
-        sources = made.sent_by(fetch)
-        assert sum(sources.values()) == made.size
-        # What is right in a wrong answer is kept, but there is no second one.
-        assert sources["host0"] >= made.size - len(liars) * PIECE
-        assert all(peer in fetch.process.stderr for peer in peers)  # each was asked, and found out
+        assert sum(made.sent_by(fetch).values()) == made.size
+        for peer in peers:  # each was asked, and found out, once
+            assert fetch.process.stderr.count(f"{peer} sent wrong bytes") == 1
         assert fetch.took_s <= 1.6 * made.ideal_s + START_S
 
 
