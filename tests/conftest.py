@@ -23,6 +23,7 @@ TOOLS = {
         "qemu-utils qemu-system-common",
     ),
     "lan": (("ip", "tc"), "iproute2"),
+    "reflink": (("mkfs.xfs", "mkfs.btrfs", "filefrag"), "xfsprogs btrfs-progs e2fsprogs"),
 }
 
 # How many tests were left out for want of a tool, by marker; the controller of parallel workers gets theirs.

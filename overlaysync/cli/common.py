@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from overlaysync.cli.output import Output
+from overlaysync.model.names import printable
 
 if TYPE_CHECKING:
     from overlaysync.formats.image import Format
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from overlaysync.node.node import Node
     from overlaysync.ops.library import Known
     from overlaysync.ops.resolve import Listing
+    from overlaysync.swarm.link import Compression
     from overlaysync.trust.envelope import Manifest
 
 PeerOption: TypeAlias = Annotated[
@@ -92,6 +94,24 @@ def parse_rate(text: str | None) -> int | None:
     if rate < 1:
         raise UsageError("The rate must be at least one byte per second")
     return rate
+
+
+def compression() -> Compression:
+    """Whether to ask for compressed data: OVERLAYSYNC_COMPRESSION.
+
+    Raises:
+        UsageError: it is set to something else than ``auto``, ``never`` and ``always``.
+    """
+    from overlaysync.errors import UsageError
+    from overlaysync.swarm.link import Compression
+
+    text = os.environ.get("OVERLAYSYNC_COMPRESSION") or Compression.AUTO.value
+    try:
+        return Compression(text.lower())
+    except ValueError:
+        raise UsageError(
+            f"OVERLAYSYNC_COMPRESSION is '{printable(text)}'", hint="set it to auto, never or always"
+        ) from None
 
 
 def image_fields(known: Known, manifest: Manifest | None = None) -> dict[str, Any]:

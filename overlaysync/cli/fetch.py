@@ -12,6 +12,7 @@ from overlaysync.cli.common import (
     PeerOption,
     RateOption,
     WaitOption,
+    compression,
     image_fields,
     listing_fields,
     open_node,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from overlaysync.node.fetching import Fetch, Fetched, Options
     from overlaysync.node.node import Node
     from overlaysync.node.reach import Reach
+    from overlaysync.node.transfer import Transfer
     from overlaysync.ops.plan import Step
     from overlaysync.ops.resolve import Listing
 
@@ -124,6 +126,7 @@ class _Fetching:
         self._peers = peers
         self._interfaces = interfaces
         self._rate = rate
+        self._compression = compression()
         self._seed = seed
         self._dry_run = dry_run
 
@@ -139,7 +142,7 @@ class _Fetching:
         from overlaysync.node.reach import Reach
 
         async with (
-            Client(limit=RateLimit(self._rate)) as client,
+            Client(limit=RateLimit(self._rate), compression=self._compression) as client,
             Reach.open(node, client, self._output, peers=self._peers, interfaces=self._interfaces) as reach,
             Passing.open(node, reach, rate=self._rate) as passing,
         ):
@@ -209,7 +212,7 @@ class _Fetching:
         if result.already:
             return self._output.good(f"{result.known.path} is already here")
         transfer = result.transfer
-        parts = [f"{format_size(transfer.data)} from {', '.join(transfer.sources)}"] if transfer.data else []
+        parts = [f"{_received(transfer)} from {', '.join(transfer.sources)}"] if transfer.data else []
         parts += [f"{format_size(transfer.local)} from images here"] if transfer.local else []
         parts += [f"{format_size(transfer.resumed)} from before"] if transfer.resumed else []
         return self._output.good(
@@ -230,6 +233,15 @@ class _Fetching:
                 await asyncio.sleep(seconds)
         finally:
             share.close()
+
+
+def _received(transfer: Transfer) -> str:
+    """Bytes on the wire, and what they became if that is more."""
+    from overlaysync.units import format_size
+
+    plain = sum(transfer.sources.values())
+    compressed = f", compressed from {format_size(plain)}," if transfer.data < plain else ""
+    return f"{format_size(transfer.data)}{compressed}"
 
 
 def _fetched_fields(result: Fetched) -> dict[str, Any]:

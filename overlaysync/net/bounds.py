@@ -33,6 +33,7 @@ MAX_RANGES = 128  # ranges in one request for data
 MAX_SLOTS = 4096  # slots in one request for data: 256 MiB of a disk
 MAX_SLOT_DIGITS = 12  # 64 TiB in granules of 4 KiB need eleven
 MAX_SLOTS_TEXT = MAX_RANGES * (2 * MAX_SLOT_DIGITS + 2)
+MAX_COMPRESSED_BODY = 4 * MIB  # data of a request, before they are compressed; more go plain
 
 MAX_PAGE_SIZE = PAGE_SIZE
 MAX_PAGE_LIST_SIZE = MAX_LIST_SIZE
@@ -56,6 +57,7 @@ class ServerBounds:
         waiting: bodies waiting in line.
         wait_s: longest wait in line, then 503.
         place_s: a body keeps its place for so long: who is slow does not hold up the others.
+        compressed_size: memory of compressed bodies under way; then others go plain.
         retry_s: least Retry-After of a 503; up to as much again is added at random.
         write_s: a client must take something within this time …
         min_rate: … and a whole body at this rate, after that grace.
@@ -74,10 +76,11 @@ class ServerBounds:
     waiting: int = 512
     wait_s: float = 5
     place_s: float = 1
+    compressed_size: int = 32 * MIB
     retry_s: int = 1
     write_s: float = 20
     min_rate: int = 16 * KIB
-    queue: int = 512
+    queue: int = 1024
     stop_s: float = 1
 
 

@@ -2,7 +2,8 @@
 
 aiohttp's client makes a bytes object of everything it receives and hands it through a queue; here the kernel
 copies to the place where the data are hashed. What it understands is what our server sends: a status, fields,
-Content-Length and that many bytes. The rest of HTTP (chunks, encodings, interim answers) is an error.
+Content-Length and that many bytes, which are a zstd frame where that was asked for (the caller unpacks it).
+The rest of HTTP (chunks, other encodings, interim answers) is an error.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from enum import Enum, auto
 from overlaysync.errors import PeerError
 from overlaysync.net.bounds import ClientBounds
 from overlaysync.net.rate import RateLimit
+from overlaysync.swarm.link import Link
 from overlaysync.units import KIB
 
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
@@ -44,12 +46,14 @@ class Head:
         length: bytes of the body.
         retry_after: seconds, 0 when the peer does not say.
         close: whether the connection ends after the body.
+        compressed: whether the body is a zstd frame.
     """
 
     status: int
     length: int
     retry_after: int
     close: bool
+    compressed: bool = False
 
 
 def parse_head(data: bytes) -> Head:
@@ -69,7 +73,8 @@ def parse_head(data: bytes) -> Head:
             raise PeerError("The peer sends a damaged or repeated header field")
         fields[field[1].lower()] = field[2]
     length = fields.get(b"content-length", b"")
-    if b"transfer-encoding" in fields or b"content-encoding" in fields or not _is_number(length, 18):
+    encoding = fields.get(b"content-encoding")
+    if b"transfer-encoding" in fields or encoding not in (None, b"zstd") or not _is_number(length, 18):
         raise PeerError("The peer sends a body of unknown length or form")
     retry_after = fields.get(b"retry-after", b"")
     return Head(
@@ -77,6 +82,7 @@ def parse_head(data: bytes) -> Head:
         int(length),
         int(retry_after) if _is_number(retry_after, 6) else 0,
         fields.get(b"connection", b"").lower() == b"close",
+        encoding is not None,
     )
 
 
@@ -97,16 +103,19 @@ class DataConnection(asyncio.BufferedProtocol):
     Args:
         bounds: how long the peer may be silent, and its least rate.
         limit: the rate of all that is received.
+        link: is told what is received.
     """
 
-    def __init__(self, bounds: ClientBounds, limit: RateLimit) -> None:
+    def __init__(self, bounds: ClientBounds, limit: RateLimit, link: Link) -> None:
         self._bounds = bounds
         self._limit = limit
+        self._link = link
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._state = _State.IDLE
         self._head_buffer = memoryview(bytearray(bounds.head_size))
         self._body = memoryview(b"")
+        self._compress = False
         self._filled = 0
         self._least = 1  # SO_RCVLOWAT
         self._request = b""
@@ -128,17 +137,18 @@ class DataConnection(asyncio.BufferedProtocol):
         """Seconds since the last answer ended."""
         return self._loop.time() - self._idle_since
 
-    def begin(self, request: bytes, body: memoryview) -> asyncio.Future[Head]:
+    def begin(self, request: bytes, body: memoryview, *, compress: bool = False) -> asyncio.Future[Head]:
         """Send ``request``, now or when connected.
 
         Args:
             request: the whole request.
-            body: where the body of a 200 goes; no other length is accepted.
+            body: where the body of a 200 goes; it has this length, or is compressed and not longer.
+            compress: whether the request asks for a compressed body.
 
         Returns:
-            the head, once ``body`` is full or the status is not 200; PeerError when neither happens.
+            the head, once the body is there or the status is not 200; PeerError when neither happens.
         """
-        self._request, self._body = request, body
+        self._request, self._body, self._compress = request, body, compress
         self._state, self._filled, self._head = _State.HEAD, 0, None
         self._answer = self._loop.create_future()
         if self._transport is not None:
@@ -168,6 +178,7 @@ class DataConnection(asyncio.BufferedProtocol):
         self._watched += nbytes
         if self._state is _State.BODY:
             self._filled += nbytes
+            self._link.received(nbytes, self._loop.time())
             self._slow_down(nbytes)
             self._wait_for_more()
             self._check_body()
@@ -203,15 +214,20 @@ class DataConnection(asyncio.BufferedProtocol):
         except PeerError as error:
             self._end(error)
             return
-        if head.status != 200:
+        if head.compressed and not (head.status == 200 and self._compress and head.length > 0):
+            self._end(PeerError("The peer sends a compressed body that was not asked for"))
+        elif head.status != 200:
             self._finish(reusable=head.length == 0 and not rest)
-        elif head.length != len(self._body):
+        elif head.length > len(self._body) or (head.length < len(self._body) and not head.compressed):
             self._end(PeerError(f"The peer offers {head.length} bytes instead of {len(self._body)}"))
         elif len(rest) > head.length:
             self._end(PeerError("The peer sends more than was asked for"))
         else:
+            self._body = self._body[: head.length]
             self._body[: len(rest)] = rest
             self._state, self._filled = _State.BODY, len(rest)
+            self._link.began(self._loop.time())
+            self._link.received(len(rest), self._loop.time())
             self._start_watch()
             self._wait_for_more()
             self._slow_down(len(rest))
@@ -232,7 +248,7 @@ class DataConnection(asyncio.BufferedProtocol):
         """The answer is complete."""
         assert self._head is not None
         answer, head = self._answer, self._head
-        self._stop_watch()
+        self._leave_body()
         self._answer, self._body, self._state = None, memoryview(b""), _State.IDLE
         self._idle_since = self._loop.time()
         if answer is not None and not answer.done():
@@ -242,7 +258,7 @@ class DataConnection(asyncio.BufferedProtocol):
 
     def _end(self, error: PeerError) -> None:
         answer = self._answer
-        self._stop_watch()
+        self._leave_body()
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
@@ -251,6 +267,12 @@ class DataConnection(asyncio.BufferedProtocol):
             self._transport.abort()
         if answer is not None and not answer.done():
             answer.set_exception(error)
+
+    def _leave_body(self) -> None:
+        """Nothing more is awaited."""
+        if self._state is _State.BODY:
+            self._link.ended(self._loop.time())
+        self._stop_watch()
 
     # -- pace ----------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Protocol, TypeVar
 
 from aiohttp import web
@@ -29,6 +29,7 @@ from overlaysync.errors import DecodeError, NetworkError, NotFoundError
 from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.names import printable
 from overlaysync.net.bounds import SERVER, ServerBounds
+from overlaysync.net.compression import ENCODING, Compressor
 from overlaysync.net.connections import BoundedServer, retry_after
 from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers
 from overlaysync.net.places import NoPlaceError, Places
@@ -119,6 +120,7 @@ class Server:
             bodies = max(1, min(bodies, self._limit.rate // _LEAST_SHARE))
         self._places = Places(bounds, bodies)
         self._catalog: tuple[str, bytes] | None = None
+        self._compressor = Compressor(bounds.compressed_size)
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="serve")
         self._http: BoundedServer | None = None
         self._listeners: list[asyncio.Server] = []
@@ -149,6 +151,7 @@ class Server:
             self._http.pre_shutdown()
             await self._http.shutdown(self._bounds.stop_s)
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._compressor.close()
 
     # -- requests ------------------------------------------------------------------------------------
 
@@ -250,7 +253,9 @@ class Server:
         if question.member and _is_of_use_to_others(host):
             asking = Member(question.member, host, question.port, question.held, printable(question.label))
             members.seen(asking, offer.pieces.count, now)
-        others = (member for member in members.current(now) if member.id != question.member)
+        # A node that fetches tells of the others once, one that has everything each time: it knows the most.
+        told = offer.log is not None and question.cursor > 0
+        others = (member for member in members.current(now) if member.id != question.member and not told)
         body = encode_swarm(
             self._shelf.label, offer.pieces.count, offer.log, cursor=question.cursor, members=others
         )
@@ -273,12 +278,16 @@ class Server:
             raise _Answer(416)
         response = web.StreamResponse(headers={"Server": "overlaysync", "X-Content-Type-Options": "nosniff"})
         response.content_type = _BINARY
-        response.content_length = length = sum(offer.data.span(first, count) for first, count in runs)
+        length = sum(offer.data.span(first, count) for first, count in runs)
+        packed = self._compressor.body(offer, runs, length) if _takes_zstd(request) else nullcontext()
         try:
-            async with self._places.place(request.remote or ""):
-                reader = PieceReader(offer.segments(runs))
-                # The first batch is read before the head is sent: an image that has changed is a clean 410.
-                batch = await self._read(reader.read)
+            async with self._places.place(request.remote or ""), packed as body:
+                reader = PieceReader(() if body else offer.segments(runs))
+                # Read before the head is sent: an image that has changed is still a clean 410.
+                batch: list[Piece] = [body] if body else await self._read(reader.read)
+                if body:
+                    response.headers["Content-Encoding"], length = ENCODING, len(body)
+                response.content_length = length
                 await response.prepare(request)
                 if request.method == "GET":
                     await self._send_data(request, offer, reader, batch, length)
@@ -316,6 +325,11 @@ def abort(request: web.BaseRequest) -> None:
     """Drop the connection at once, so that the client sees that the body is not whole."""
     if request.transport is not None:
         request.transport.abort()
+
+
+def _takes_zstd(request: web.BaseRequest) -> bool:
+    """Whether this body may be compressed. The length of one that is not sent is not worth the work."""
+    return request.method == "GET" and request.headers.get("Accept-Encoding") == ENCODING
 
 
 def _is_of_use_to_others(host: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,7 +107,7 @@ class Fetch:
     reach: Reach
     observer: Observer
     options: Options
-    passing: Passing | None = None
+    passing: Passing
     _stopping: bool = False
     _failed: set[str] = field(default_factory=set)
     """Sources that failed to give what belongs to a manifest."""
@@ -227,6 +228,19 @@ class Fetch:
         transfer = Transfer()
         pages = await self._page_list(step, transfer)
         base = await asyncio.to_thread(self._base, step)
+        assembly = await asyncio.to_thread(self._assembly, step, pages, base)
+        offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page)
+        mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
+        try:
+            await self._fill(step, assembly, offer, transfer, mode)
+            known = await asyncio.to_thread(self._remember, step, pages, base)
+        except BaseException as error:
+            self._stopping = isinstance(error, asyncio.CancelledError)
+            self.passing.withdraw(offer)
+            raise
+        return Fetched(step.listing.manifest, known, False, transfer)
+
+    def _assembly(self, step: Step, pages: PageList, base: Known | None) -> Assembly:
         target = target_for(
             pages,
             format=step.format,
@@ -235,10 +249,7 @@ class Fetch:
             backing_format=base.geometry.format if base else None,
         )
         _make_directory(os.path.dirname(step.path))
-        threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
-        loop = asyncio.get_running_loop()
-        assembly = await asyncio.to_thread(
-            Assembly.open,
+        return Assembly.open(
             Path(step.path),
             target,
             pages,
@@ -246,44 +257,28 @@ class Fetch:
             self.node.home.journals,
             replace=self.options.replace,
         )
+
+    async def _fill(
+        self, step: Step, assembly: Assembly, offer: PartOffer, transfer: Transfer, mode: int
+    ) -> None:
+        """Get all data from here and from peers, give what there is to others, and finish the file."""
+        threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
+        transfer.resumed = assembly.resumed
         self.observer.begin(f"{step.header.name}", assembly.data.size)
-        offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page)
         try:
-            transfer.resumed = assembly.resumed
             self.observer.advance(assembly.resumed)
-            await loop.run_in_executor(threads, self._take_local, step, assembly, transfer)
-            await self._transfer(step, assembly, transfer, threads, offer)
-            mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
-            await loop.run_in_executor(
-                threads, lambda: assembly.finish(mode=mode, replace=self.options.replace)
-            )
-            if self.passing:
-                self.passing.finish(offer)
-        except BaseException as error:
-            self._stopping = isinstance(error, asyncio.CancelledError)
-            if self.passing:
-                self.passing.withdraw(offer)
-            raise
+            await in_thread(self._take_local, step, assembly, transfer)
+            self.passing.begin(offer)
+            transferring = Transferring(self.reach, step, assembly, offer, transfer, threads, self.passing)
+            await transferring.run()
+            finish = partial(assembly.finish, mode=mode, replace=self.options.replace)
+            await asyncio.gather(in_thread(finish), transferring.say_goodbye())
+            self.passing.finish(offer)
         finally:
             # Threads may still be writing: the part file is closed after the last of them.
-            await asyncio.shield(loop.run_in_executor(None, _close, assembly, threads))
+            await asyncio.shield(asyncio.to_thread(_close, assembly, threads))
             self.observer.end()
-        known = await asyncio.to_thread(self._remember, step, pages, base)
-        return Fetched(step.listing.manifest, known, False, transfer)
-
-    async def _transfer(
-        self,
-        step: Step,
-        assembly: Assembly,
-        transfer: Transfer,
-        threads: ThreadPoolExecutor,
-        offer: PartOffer,
-    ) -> None:
-        """Get from peers what is missing, and give them what is here."""
-        if self.passing:
-            self.passing.begin(offer)
-        pair = (self.passing, offer) if self.passing else None
-        await Transferring(self.reach, step, assembly, transfer, threads, pair).run()
 
     def _base(self, step: Step) -> Known | None:
         if step.base is None:
@@ -353,6 +348,10 @@ class Fetch:
         transfer.manifest += len(step.listing.manifest.envelope)
         pages = self.node.catalog.pages.load_list(header.content_id)
         if pages is None:
+            # Images here that nobody has hashed yet may show it, or most of its pages.
+            await self._learn_first(header.virtual_size)
+            pages = self.node.catalog.pages.load_list(header.content_id)
+        if pages is None:
             pages = await self._from_anyone(header.content_id, self._one_list)
             transfer.manifest += len(pages.encode())
             await self._fetch_pages(pages, transfer)
@@ -362,6 +361,13 @@ class Fetch:
                 f"Cannot fetch '{header.name}'", why="its manifest says other than the content has"
             )
         return pages
+
+    async def _learn_first(self, virtual_size: int) -> None:
+        try:
+            await asyncio.to_thread(self._learn, virtual_size)
+        except asyncio.CancelledError:
+            self._stopping = True
+            raise
 
     async def _one_list(self, address: Address, manifest: Manifest) -> PageList:
         """The list as one peer has it, asked for as that peer describes it; checked by its id alone."""

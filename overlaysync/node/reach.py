@@ -20,7 +20,7 @@ from overlaysync.node.observer import Observer
 from overlaysync.ops.resolve import Listing
 from overlaysync.trust.envelope import Manifest, open_envelope
 
-SETTLE_S = 0.4
+SETTLE_S = 0.25
 """After something fits, others get this long to be seen: more sources, or another thing of that name."""
 
 _AGAIN_S = 5.0

@@ -52,7 +52,7 @@ class Transfer:
     """Where the bytes of one image came from.
 
     Attributes:
-        data: data bytes received from peers, wrong ones included.
+        data: data bytes on the wire from peers: compressed ones as they came, wrong ones included.
         manifest: bytes of manifest, page list and pages received.
         local: bytes taken from images here.
         resumed: bytes an interrupted run had already written.
@@ -86,9 +86,10 @@ class Transferring:
         reach: who is there.
         step: what is made.
         assembly: takes the bytes.
-        transfer: counts them.
+        offer: gives what there is of it to others.
+        transfer: counts what comes.
         threads: verify and write.
-        passing: what is given to others, and the part of it that is made here; None to give nothing.
+        passing: knows who else fetches it.
     """
 
     def __init__(
@@ -96,22 +97,21 @@ class Transferring:
         reach: Reach,
         step: Step,
         assembly: Assembly,
+        offer: PartOffer,
         transfer: Transfer,
         threads: ThreadPoolExecutor,
-        passing: tuple[Passing, PartOffer] | None = None,
+        passing: Passing,
     ) -> None:
         self._reach = reach
         self._step = step
         self._assembly = assembly
+        self._offer = offer
         self._transfer = transfer
         self._threads = threads
-        self._passing: Passing | None = passing[0] if passing else None
-        self._offer: PartOffer | None = passing[1] if passing else None
-        self._me = self._passing.member if self._passing else ""
+        self._passing = passing
         self._loop = asyncio.get_running_loop()
-        self._schedule = _schedule(assembly, reach.client.rate, self._me)
-        manifest = step.listing.manifest
-        self._members = self._passing.swarms.of(manifest.id) if self._passing else Members()
+        self._schedule = _schedule(assembly, reach.client.rate, passing.member)
+        self._members = passing.swarms.of(step.listing.manifest.id)
         self._told = Members()
         self._buffers: list[memoryview] = []
         self._sources: dict[str, tuple[Address, Manifest]] = {}
@@ -139,7 +139,6 @@ class Transferring:
                 if schedule.exhausted(self._loop.time()) and not self._reach.looking:
                     raise self._give_up()
                 await self._something()
-            await self._say_goodbye()
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -160,10 +159,11 @@ class Transferring:
             member.id: member
             for known in (self._told, self._members)
             for member in known.current(now)
-            if member.id != self._me and member.held < self._schedule.pieces.count
+            if member.id != self._passing.member
         }
-        self._schedule.share_with(others)
-        for member in others.values():
+        whole = self._schedule.pieces.count
+        self._schedule.share_with(id for id, member in others.items() if member.held < whole)
+        for member in others.values():  # who is done stays for a moment, and longer when asked
             self._add_member(member)
 
     def _add_member(self, member: Member) -> None:
@@ -211,8 +211,8 @@ class Transferring:
         address, manifest = self._sources[source]
         schedule = self._schedule
         question = SwarmQuestion(
-            self._me if self._passing and self._passing.port else "",
-            self._passing.port if self._passing else 0,
+            self._passing.member if self._passing.port else "",
+            self._passing.port,
             schedule.whole_count,
             schedule.cursor(source),
             self._reach.node.label,
@@ -227,7 +227,7 @@ class Transferring:
             schedule.heard(source, held=answer.held, cursor=answer.cursor, now=self._loop.time())
             self._hear_of(answer, address)
 
-    async def _say_goodbye(self) -> None:
+    async def say_goodbye(self) -> None:
         """Tell the others that everything is here, so that nobody waits for this node."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
@@ -239,9 +239,8 @@ class Transferring:
                 self._told.seen(member, answer.pieces, self._loop.time())
 
     def _log(self, pieces: list[int]) -> None:
-        if self._offer is not None:
-            for piece in pieces:
-                self._offer.log.add(piece)
+        for piece in pieces:
+            self._offer.log.add(piece)
 
     # -- data ----------------------------------------------------------------------------------------
 
@@ -251,7 +250,7 @@ class Transferring:
         buffer = self._buffers.pop() if self._buffers else aligned_buffer(BATCH)
         part = buffer[: request.size]
         try:
-            await self._reach.client.read_slots(address, manifest.id, request.runs, part)
+            received = await self._reach.client.read_slots(address, manifest.id, request.runs, part)
         except BusyError as error:
             schedule.failed(request, Failure.BUSY, self._loop.time(), retry_after=error.retry_after)
         except PeerError as error:
@@ -262,7 +261,7 @@ class Transferring:
             raise
         else:
             del self._asking[request]  # bytes that are here are not given up any more
-            self._transfer.data += request.size
+            self._transfer.data += received
             wrong = await self._loop.run_in_executor(self._threads, self._accept, request, part)
             self._verified(request, wrong)
         finally:

@@ -169,10 +169,10 @@ class Node:
     def place(self) -> Path:
         return self.base / "images"
 
-    def words(self, *arguments: object) -> list[str]:
+    def words(self, *arguments: object, module: str = "overlaysync") -> list[str]:
         """The whole command."""
         inside = [*self.prefix, "env", f"--chdir={self.place}"] if self.prefix else []
-        return [*inside, sys.executable, "-m", "overlaysync", *map(str, arguments)]
+        return [*inside, sys.executable, "-m", module, *map(str, arguments)]
 
     def environment(self, **more: str) -> dict[str, str]:
         """Nothing of the user's that could change what a command does."""
@@ -220,6 +220,10 @@ class Node:
         share.document()
         return share
 
+    def start_module(self, module: str, *arguments: object) -> Process:
+        """Start a module of the tests, with the environment of a command."""
+        return self._start(Process, *arguments, module=module)
+
     def files(self, directory: Path | None = None) -> set[str]:
         """Names in a directory (``place``); part files are hidden, the rest is what a user sees."""
         return {path.name for path in (directory or self.place).iterdir() if not path.name.startswith(".")}
@@ -236,10 +240,11 @@ class Node:
                 process.kill()
             assert "Traceback" not in process.stderr, process.stderr
 
-    def _start(self, kind: type[_P], *arguments: object, **environment: str) -> _P:
-        process = kind(
-            self.words(*arguments), self.environment(**environment), self.place, self.base / "logs"
-        )
+    def _start(
+        self, kind: type[_P], *arguments: object, module: str = "overlaysync", **environment: str
+    ) -> _P:
+        words = self.words(*arguments, module=module)
+        process = kind(words, self.environment(**environment), self.place, self.base / "logs")
         self._started.append(process)
         return process
 

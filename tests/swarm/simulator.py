@@ -406,10 +406,9 @@ class Room:
             for id in new if len(new) <= room else self.random.sample(new, room):
                 self._meet(node, id, whole=False)
         if node.schedule:
-            members, now = node.members, self.clock.now
-            node.schedule.share_with(
-                member.id for member in members.current(now) if member.id not in members.done
-            )
+            useless = node.members.done | node.schedule.dropped().keys()
+            current = node.members.current(self.clock.now)
+            node.schedule.share_with(member.id for member in current if member.id not in useless)
 
     def _meet(self, node: Node, other: str, *, whole: bool) -> None:
         if node.schedule:
