@@ -72,6 +72,7 @@ class Fetcher:
         """Fetch to the end, as the command does."""
         await self.transferring.run()
         self.assembly.finish(mode=0o644)
+        await self.transferring.say_goodbye()
         self.passing.finish(self.part)
 
     @property
@@ -120,7 +121,7 @@ async def fetcher(
             passing.begin(part)
             threads = ThreadPoolExecutor(2)
             transferring = Transferring(
-                cast(Any, around), cast(Any, step), assembly, transfer, threads, (passing, part)
+                cast(Any, around), cast(Any, step), assembly, part, transfer, threads, passing
             )
             try:
                 yield Fetcher(
