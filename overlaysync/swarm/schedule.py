@@ -208,8 +208,6 @@ class Schedule:
         source = self._sources[name]
         source.cursor = cursor
         self._answered(source, now)
-        if self._news_at is None:
-            self._news_at = now
         if source.dropped or (source.seed and held is None):
             return
         if source.pieces is None:
@@ -419,7 +417,9 @@ class Schedule:
     # -- inside --------------------------------------------------------------------------------------
 
     def _answered(self, source: Source, now: float) -> None:
-        """A question has ended."""
+        """A question has ended, with the first of them hope begins."""
+        if self._news_at is None:
+            self._news_at = now
         source.asking = False
         source.answers += 1
         often = _ASK_SEED_S if source.seed else _ASK_S + _ASK_SOURCE_S * len(self._live)
