@@ -19,6 +19,7 @@ from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server, _Answer
 from overlaysync.net.swarm_messages import SwarmQuestion
+from overlaysync.node.transfer import _NEIGHBOURS
 from overlaysync.ops.offer import Offer, Segment
 from overlaysync.swarm.source import Failure
 from overlaysync.units import CHUNK, KIB, MIB
@@ -104,7 +105,7 @@ async def test_three_that_fetch_at_once_take_little_more_than_one_copy_from_the_
     for each in fetchers:
         others = {label for label in labels if label != each.label}
         assert set(each.transfer.sources) & others, each.transfer.sources
-        assert sum(each.transfer.sources.values()) == SIZE
+        assert SIZE <= sum(each.transfer.sources.values()) <= each.transfer.data
         assert set(each.transfer.sources) <= others | {"pl@bob"}
 
 
@@ -362,7 +363,7 @@ async def test_who_may_not_be_dialled_is_not_dialled(
 async def test_a_crowd_of_members_that_are_not_there_costs_little(
     tmp_path: Path, whole: Offer, seed: Seed
 ) -> None:
-    """As many as are asked at most: all of them refuse."""
+    """All of them refuse, and only some are asked."""
     async with Client() as client:
         for number in range(60):
             question = SwarmQuestion(f"{number:016x}", 1 + number)
@@ -370,6 +371,7 @@ async def test_a_crowd_of_members_that_are_not_there_costs_little(
     async with fetcher(tmp_path / "a", whole, [seed.address], bounds=replace(CLIENT, connect_s=1)) as a:
         await run(a, within_s=10)
     assert a.transfer.sources == {"pl@bob": SIZE}
+    assert len(a.transferring._sources) == 1 + _NEIGHBOURS < 60
 
 
 async def test_somebody_who_registers_and_never_answers_does_not_keep_a_fetch_alive(
