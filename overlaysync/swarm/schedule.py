@@ -53,7 +53,7 @@ _LEAST_IN_COMPANY = 8
 """Among others, a source has more than one request only while there are fewer in all."""
 
 _REQUEST_S = 0.25
-_COMPANY_REQUEST_S = 0.1
+_COMPANY_REQUEST_S = 0.2
 """A request should take so long at the source's pace; among others less, so that they can have it soon."""
 
 _STARVING = 1
