@@ -185,7 +185,7 @@ class Fetch:
         for step in steps:
             present = await asyncio.to_thread(self._present, step)
             if present is None:
-                present = await self.make(step)
+                present = await self._make_or_find(step)
             keep_manifest(self.node.catalog, step.listing.manifest)
             results.append(present)
         return results
@@ -220,6 +220,16 @@ class Fetch:
             f"{step.path} exists and is not {step.header.full_name}:{step.header.version}",
             hint="choose another name with --as, another directory with --to, or say --replace",
         )
+
+    async def _make_or_find(self, step: Step) -> Fetched:
+        """Make the image, unless another node makes the same one at its place meanwhile."""
+        try:
+            return await self.make(step)
+        except WouldDestroyError:
+            present = await asyncio.to_thread(self._present, step)
+            if present is None:
+                raise
+            return present
 
     # -- making one image ----------------------------------------------------------------------------
 
