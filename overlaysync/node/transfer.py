@@ -166,10 +166,10 @@ class Transferring:
         self._schedule.share_with(id for id, member in others.items() if member.held < whole)
         for member in self._members.current(now):  # who is done stays for a moment, and longer when asked
             self._add_member(member, MAX_SOURCES)
-        if now >= self._choose_at:
-            self._choose_at = now + _TICK_S
+        if now >= self._choose_at and len(self._neighbours) < MAX_SOURCES // 2:
             for member in self._told.strangers(self._neighbours, now, self._random):
                 self._add_member(member, MAX_SOURCES // 2)
+                self._choose_at = now + _TICK_S
 
     def _add_member(self, member: Member, most: int) -> None:
         """Ask this one as well, unless ``most`` are asked already."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_who_is_done_stays_while_others_need_it_and_not_longer(lab: Lab, master:
     assert leaves.wait().code == DONE
     for process in (stays, ends):
         process.document()  # the result is told at once
-        until(lambda process=process: stays_for_others(process), what="word that it stays")
+        until(partial(stays_for_others, process), what="word that it stays")
     ends.interrupt()
     result = ends.wait(within_s=5)
     assert (result.code, slow.running, stays.running) == (DONE, True, True)
