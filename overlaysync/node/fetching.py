@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from overlaysync.errors import (
     BaseImageError,
     DecodeError,
-    NetworkError,
     NotFoundError,
     OverlaysyncError,
-    PeerError,
     StoppedError,
     VerificationError,
     WouldDestroyError,
@@ -29,8 +26,9 @@ from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
-from overlaysync.net.client import BusyError, Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
+from overlaysync.node.asking import Anyone
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.passing import Passing
@@ -50,14 +48,9 @@ from overlaysync.trust.envelope import Manifest
 
 _WRITERS = 4
 """Threads that verify and write: more than processors, as writing waits for the disk."""
-_TRIES = 4
-"""How often all sources are asked for a page before the fetch ends: a few seconds."""
-_PATIENCE = 30
-"""How often peers may say that they are busy before the next of them is asked."""
 _PAGES_AT_ONCE = 6
 _PAGES_KEPT = 64
 """Pages written to the catalog at a time."""
-_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +102,10 @@ class Fetch:
     options: Options
     passing: Passing
     _stopping: bool = False
-    _failed: set[str] = field(default_factory=set)
-    """Sources that failed to give what belongs to a manifest."""
+    _anyone: Anyone = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._anyone = Anyone(self.reach, wait_s=self.options.wait_s)
 
     @property
     def directories(self) -> list[str]:
@@ -362,7 +357,7 @@ class Fetch:
             await self._learn_first(header.virtual_size)
             pages = self.node.catalog.pages.load_list(header.content_id)
         if pages is None:
-            pages = await self._from_anyone(header.content_id, self._one_list)
+            pages = await self._anyone.ask(header.content_id, self._one_list)
             transfer.manifest += len(pages.encode())
             await self._fetch_pages(pages, transfer)
             await asyncio.to_thread(self.node.catalog.pages.keep_list, pages)
@@ -404,42 +399,7 @@ class Fetch:
             async def ask(address: Address, manifest: Manifest, digest: bytes = digest) -> bytes:
                 return await self.client.page(address, manifest.id, digest)
 
-            bodies[digest] = await self._from_anyone(content, ask)
-
-    async def _from_anyone(
-        self, content: bytes, ask: Callable[[Address, Manifest], Awaitable[_Answer]]
-    ) -> _Answer:
-        """What the first peer gives that has the content; who failed before is asked last."""
-        failures: dict[str, OverlaysyncError] = {}
-        patience = _PATIENCE
-        while True:
-            sources = self.reach.sources(content)
-            untried = [source for source in sources if source not in failures]
-            if untried:
-                source = min(untried, key=lambda source: source in self._failed)
-                try:
-                    return await ask(*sources[source])
-                except BusyError as error:
-                    patience -= 1
-                    if patience:
-                        await asyncio.sleep(error.retry_after)
-                    else:
-                        failures[source] = error
-                except (PeerError, DecodeError) as error:
-                    failures[source] = error
-                    self._failed.add(source)
-            elif not await self.reach.another(wait_s=self.options.wait_s):
-                break
-        raise _no_manifest(list(failures.values()))
-
-
-def _no_manifest(failures: list[OverlaysyncError]) -> OverlaysyncError:
-    """What to say when nobody gave what belongs to a manifest."""
-    why = "; ".join(sorted({str(error) for error in failures}))
-    if all(isinstance(error, GoneError) for error in failures):
-        return NotFoundError("Nobody has it any more", why=why, hint="overlaysync ls")
-    wrong = any(isinstance(error, DecodeError) for error in failures)
-    return (VerificationError if wrong else NetworkError)("Nobody gave a usable manifest", why=why)
+            bodies[digest] = await self._anyone.ask(content, ask)
 
 
 def _make_directory(path: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from random import Random
 
 from overlaysync.errors import (
     DecodeError,
@@ -33,7 +34,7 @@ from overlaysync.ops.assemble import BATCH, Assembly
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step
 from overlaysync.store.direct import aligned_buffer
-from overlaysync.swarm.members import Member, Members
+from overlaysync.swarm.members import MAX_SOURCES, Member, Members
 from overlaysync.swarm.schedule import PER_SOURCE, Request, Schedule
 from overlaysync.swarm.source import Failure
 from overlaysync.trust.envelope import Manifest
@@ -43,8 +44,6 @@ _TICK_S = 0.2
 _REQUEST_S = 4
 _LEAST_SHARE = 256 * KIB
 _GOODBYE_S = 0.5
-_NEIGHBOURS = 48
-"""Fetching nodes asked at most: a swarm holds together with fewer, and each question costs."""
 
 
 @dataclass(slots=True)
@@ -120,7 +119,9 @@ class Transferring:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._wake = asyncio.Event()
-        self._neighbours = 0
+        self._neighbours: set[str] = set()
+        self._choose_at = 0.0
+        self._random = Random()
         self._last_error = ""
 
     async def run(self) -> None:
@@ -163,16 +164,26 @@ class Transferring:
         }
         whole = self._schedule.pieces.count
         self._schedule.share_with(id for id, member in others.items() if member.held < whole)
-        for member in others.values():  # who is done stays for a moment, and longer when asked
-            self._add_member(member)
+        for member in self._members.current(now):  # who is done stays for a moment, and longer when asked
+            self._add_member(member, MAX_SOURCES)
+        if now >= self._choose_at and len(self._neighbours) < MAX_SOURCES // 2:
+            for member in self._told.strangers(self._neighbours, now, self._random):
+                self._add_member(member, MAX_SOURCES // 2)
+                self._choose_at = now + _TICK_S
 
-    def _add_member(self, member: Member) -> None:
+    def _add_member(self, member: Member, most: int) -> None:
+        """Ask this one as well, unless ``most`` are asked already."""
+        if (
+            member.id in self._neighbours
+            or len(self._neighbours) >= most
+            or member.id == self._passing.member
+        ):
+            return
+        self._neighbours.add(member.id)
         address = Address(member.host, member.port)
-        source = str(address)
-        if source not in self._sources and self._neighbours < _NEIGHBOURS:
-            self._neighbours += 1
-            self._sources[source] = address, self._step.listing.manifest
-            self._schedule.add_source(source, whole=False)
+        if str(address) not in self._sources:
+            self._sources[str(address)] = address, self._step.listing.manifest
+            self._schedule.add_source(str(address), whole=False)
 
     def _start_all(self) -> None:
         """Begin what the schedule wants to be done now."""

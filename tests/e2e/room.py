@@ -104,7 +104,7 @@ class Room:
         _run(self.switch, *(f"ip link set {host.port} master {host.switch}" for host in self.hosts))
 
     def shape(self, host: Host, rate: int, *, up: int | None = None) -> None:
-        """Give the host's link another rate, in bits per second; ``up`` for what it sends, if that differs."""
+        """Give the host's link another rate, in bits per second; what it sends may have a rate of its own."""
         _run(self.switch, f"tc qdisc replace dev {host.port} root tbf rate {rate}bit {SHAPE}")
         _run(host.namespace, f"tc qdisc replace dev {INTERFACE} root tbf rate {up or rate}bit {SHAPE}")
 

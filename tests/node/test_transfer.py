@@ -19,8 +19,8 @@ from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server, _Answer
 from overlaysync.net.swarm_messages import SwarmQuestion
-from overlaysync.node.transfer import _NEIGHBOURS
 from overlaysync.ops.offer import Offer, Segment
+from overlaysync.swarm.members import MAX_SOURCES
 from overlaysync.swarm.source import Failure
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.net.shelf import FakeShelf, make_offer, make_shelf, serving
@@ -371,7 +371,7 @@ async def test_a_crowd_of_members_that_are_not_there_costs_little(
     async with fetcher(tmp_path / "a", whole, [seed.address], bounds=replace(CLIENT, connect_s=1)) as a:
         await run(a, within_s=10)
     assert a.transfer.sources == {"pl@bob": SIZE}
-    assert len(a.transferring._sources) == 1 + _NEIGHBOURS < 60
+    assert 1 < len(a.transferring._sources) <= 1 + MAX_SOURCES // 2 < 30
 
 
 async def test_somebody_who_registers_and_never_answers_does_not_keep_a_fetch_alive(
