@@ -17,7 +17,7 @@ MAX_SOURCES = 48
 """A node asks half as many others of its own choice, and as many in all with those that ask it."""
 
 _AT_ONCE = 6
-"""It chooses so few at a time: at first only those are known that were there earliest, and all would choose them."""
+"""It chooses so few at a time: at first only the earliest are known, and all would choose them."""
 
 MAX_MEMBERS = 1024
 MAX_PER_HOST = 64
