@@ -383,10 +383,11 @@ class Room:
         for member in listed:
             if member.id != node.id:
                 node.members.seen(member, self.data.count, self.clock.now)
-        if server.schedule is None and len(node.known) < self.neighbours // 2:
-            for member in node.members.strangers(node.known, self.clock.now, self.random):
-                self._meet(node, member.id, whole=False)
-        self._share(node)
+        if server.schedule is None:
+            if len(node.known) < self.neighbours // 2:
+                for member in node.members.strangers(node.known, self.clock.now, self.random):
+                    self._meet(node, member.id, whole=False)
+            self._share(node)
         self._work(node)
 
     def _silent(self, node: Node, server: Node) -> None:
