@@ -8,6 +8,7 @@ what they ask for (:mod:`.passing`).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -44,6 +45,8 @@ _TICK_S = 0.2
 _REQUEST_S = 4
 _LEAST_SHARE = 256 * KIB
 _GOODBYE_S = 0.5
+_UNHEARD = 3
+"""A member that has left so many questions unanswered is no company; another one may be asked instead."""
 
 
 @dataclass(slots=True)
@@ -119,7 +122,8 @@ class Transferring:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._wake = asyncio.Event()
-        self._neighbours: set[str] = set()
+        self._met: dict[str, str] = {}  # member id → source
+        self._unheard: Counter[str] = Counter()  # questions in a row without an answer
         self._choose_at = 0.0
         self._random = Random()
         self._last_error = ""
@@ -166,24 +170,27 @@ class Transferring:
         self._schedule.share_with(id for id, member in others.items() if member.held < whole)
         for member in self._members.current(now):  # who is done stays for a moment, and longer when asked
             self._add_member(member, MAX_SOURCES)
-        if now >= self._choose_at and len(self._neighbours) < MAX_SOURCES // 2:
-            for member in self._told.strangers(self._neighbours, now, self._random):
+        if now >= self._choose_at and self._company() < MAX_SOURCES // 2:
+            for member in self._told.strangers(self._met, now, self._random):
                 self._add_member(member, MAX_SOURCES // 2)
                 self._choose_at = now + _TICK_S
 
+    def _company(self) -> int:
+        """How many of the members met are still there."""
+        dropped = self._schedule.dropped()
+        return sum(
+            source not in dropped and self._unheard[source] < _UNHEARD for source in self._met.values()
+        )
+
     def _add_member(self, member: Member, most: int) -> None:
         """Ask this one as well, unless ``most`` are asked already."""
-        if (
-            member.id in self._neighbours
-            or len(self._neighbours) >= most
-            or member.id == self._passing.member
-        ):
+        if member.id in self._met or member.id == self._passing.member or self._company() >= most:
             return
-        self._neighbours.add(member.id)
         address = Address(member.host, member.port)
-        if str(address) not in self._sources:
-            self._sources[str(address)] = address, self._step.listing.manifest
-            self._schedule.add_source(str(address), whole=False)
+        source = self._met[member.id] = str(address)
+        if source not in self._sources:
+            self._sources[source] = address, self._step.listing.manifest
+            self._schedule.add_source(source, whole=False)
 
     def _start_all(self) -> None:
         """Begin what the schedule wants to be done now."""
@@ -232,8 +239,10 @@ class Transferring:
             answer = await self._reach.client.swarm(address, manifest.id, schedule.pieces.count, question)
         except (PeerError, DecodeError) as error:
             # Of an older version, or made of the same content by another manifest: it has everything.
+            self._unheard[source] += 1
             schedule.silent(source, self._loop.time(), for_good=isinstance(error, GoneError | DecodeError))
         else:
+            self._unheard[source] = 0
             self._labels[source] = answer.label
             schedule.heard(source, held=answer.held, cursor=answer.cursor, now=self._loop.time())
             self._hear_of(answer, address)
