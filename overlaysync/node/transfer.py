@@ -45,6 +45,8 @@ _TICK_S = 0.2
 _REQUEST_S = 4
 _LEAST_SHARE = 256 * KIB
 _GOODBYE_S = 0.5
+_MET = 256
+"""Members dialled in one transfer at most: somebody may invent them."""
 _UNHEARD = 3
 """A member that has left so many questions unanswered is no company; another one may be asked instead."""
 
@@ -184,7 +186,9 @@ class Transferring:
 
     def _add_member(self, member: Member, most: int) -> None:
         """Ask this one as well, unless ``most`` are asked already."""
-        if member.id in self._met or member.id == self._passing.member or self._company() >= most:
+        if member.id in self._met or member.id == self._passing.member:
+            return
+        if len(self._met) >= _MET or self._company() >= most:
             return
         address = Address(member.host, member.port)
         source = self._met[member.id] = str(address)
