@@ -156,7 +156,9 @@ class DataConnection(asyncio.BufferedProtocol):
         return self._answer
 
     def abort(self) -> None:
-        """Close at once; the buffer of a request under way is not touched again."""
+        """Close at once: a request under way is cancelled, and its buffer not touched again."""
+        if self._answer is not None:
+            self._answer.cancel()
         self._end(ConnectionLostError("The connection was closed"))
 
     # -- called by the event loop --------------------------------------------------------------------

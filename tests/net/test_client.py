@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -297,3 +298,21 @@ async def test_a_network_that_is_down_may_come_back(
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", connect)
     error = await failure(client, call, Address("192.0.2.7", 80))
     assert isinstance(error, SilentError) is silent
+
+
+async def test_a_failure_to_connect_is_told_once(client: Client) -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    buffer = memoryview(bytearray(5))
+
+    with deaf() as address:
+        asking = asyncio.create_task(client.read_slots(address, ID, ((0, 1),), buffer))
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    with pytest.raises(PeerError):
+        await client.read_slots(Address("127.0.0.1", unused_port()), ID, ((0, 1),), buffer)
+
+    del asking
+    gc.collect()
+    assert not told
