@@ -1,4 +1,4 @@
-"""Publishers: who a name belongs to, who may not have it, whom the user trusts; and versions, which only rise."""
+"""Publishers: whose a name is, who may not have it, whom the user trusts; and versions, which only rise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from overlaysync.units import KIB, MIB
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NOT_ALLOWED, NOT_FOUND, USAGE, Lab, Node, Share
+from tests.e2e.nodes import DONE, NOT_ALLOWED, NOT_FOUND, USAGE, Lab, Node, Share, free_port
 from tests.e2e.recorded import RecordedPeer, Recording, record
 
 FINGERPRINT = re.compile(r"([a-z2-7]{4}-){7}[a-z2-7]{4}")
@@ -26,7 +26,7 @@ def raw(node: Node, name: str, *seeds: object) -> Path:
 
 
 class Rivals(NamedTuple):
-    """A teacher and a stranger who share different things under one name, and a student who knows the first."""
+    """A teacher and a stranger who share different things under one name; the student knows the first."""
 
     name: str
     student: Node
@@ -275,7 +275,8 @@ def test_high_versions_of_strangers_lock_no_name(rivals: Rivals) -> None:
         (count,) = connection.execute("SELECT count(*) FROM seen WHERE name = ?", (name,)).fetchone()
         assert count == 2
         connection.execute(
-            "UPDATE seen SET version = 1 << 30 WHERE name = ? AND publisher NOT IN (SELECT publisher FROM pins)",
+            "UPDATE seen SET version = 1 << 30"
+            " WHERE name = ? AND publisher NOT IN (SELECT publisher FROM pins)",
             (name,),
         )
     connection.close()
@@ -306,7 +307,8 @@ def test_a_publisher_that_was_never_seen_is_looked_for(lab: Lab) -> None:
     teacher, student, name = lab.node("teacher"), lab.node("student"), lab.name("router")
     share = teacher.share(raw(teacher, name))
     (shared,) = share.document()["shared"]
-    error = student.fails(NOT_FOUND, "trust", shared["publisher"], "--wait", "0.2")
+    nobody = ("--peer", f"[::1]:{free_port()}")
+    error = student.fails(NOT_FOUND, "trust", shared["publisher"], *nobody, "--wait", "1")
     assert "--peer" in error["hint"]
     for bad in ("red/", f"{name}:2", "b3:12345678", f"{name}@teacher"):
         student.fails(USAGE, "trust", shared["publisher"], "--name", bad, "--peer", share.peer)
