@@ -89,6 +89,7 @@ async def _share(
 
 def _print_share(output: Output, share: Share, port: int, where: str) -> None:
     from overlaysync.model.digest import short_id
+    from overlaysync.trust.keys import node_id
     from overlaysync.units import format_size
 
     lines = []
@@ -110,6 +111,7 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
         )
         items.append(image_fields(shared.known, shared.manifest, book))
     lines.append(f"  announced as {share.label} on {where}" if where else f"  not announced; port {port}")
+    lines.append(f"  your fingerprint, for the board: {node_id(share.public_key)}")
     if any(not shared.manifest.header.is_layer for shared in share.shared):
         lines.append("  QEMU cannot write to a master while it is shared")
     lines.append("  others type (Ctrl-C ends sharing):")

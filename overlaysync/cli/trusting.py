@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -155,13 +156,13 @@ def _lines(entry: dict[str, Any]) -> list[str]:
 # -- trusting ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
 class _Look:
     """Where to look for a publisher that this node has not seen yet."""
 
-    def __init__(self, peers: list[Address], interfaces: list[str], wait_s: float) -> None:
-        self.peers = peers
-        self.interfaces = interfaces
-        self.wait_s = wait_s
+    peers: list[Address]
+    interfaces: list[str]
+    wait_s: float
 
 
 def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where: _Look) -> None:
@@ -171,8 +172,10 @@ def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where
     from overlaysync.ops.trust_words import who
 
     book = node.book()
-    publisher, published, label = _find(node, output, fingerprint, book, where)
-    label = label or book.label(publisher)
+    publisher = _find(node, output, fingerprint, book, where)
+    sightings = [seen for seen in node.catalog.pins.sightings() if seen.publisher == publisher]
+    published = [(seen.team, seen.name) for seen in sightings]
+    label = max(sightings, key=lambda seen: seen.at).label if sightings else book.label(publisher)
     if name is None:
         keys = [(pin.team, pin.name) for pin in conflicts(publisher, published, book)]
     else:
@@ -211,35 +214,27 @@ def _named(text: str, published: Iterable[tuple[str, str]]) -> list[tuple[str, s
     return sorted(key for key in set(published) if key[1] == name) or [("", name)]
 
 
-def _find(
-    node: Node, output: Output, fingerprint: str, book: Book, where: _Look
-) -> tuple[bytes, list[tuple[str, str]], str]:
-    """The publisher, the teams' names it has published, and its label: from what was seen, else by looking.
+def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look) -> bytes:
+    """The publisher with that fingerprint: of those seen before, else of those within reach.
 
     Raises:
-        NotFoundError: nobody seen here or within reach has that fingerprint.
+        NotFoundError: there is none.
     """
     import asyncio
 
     from overlaysync.errors import NotFoundError
     from overlaysync.trust.book import find_publisher
 
-    sightings = node.catalog.pins.sightings()
-    known = [*(seen.publisher for seen in sightings), *_publishers(book)]
-    label = ""
+    known = [*(seen.publisher for seen in node.catalog.pins.sightings()), *_publishers(book)]
     try:
-        publisher = find_publisher(fingerprint, known)
-    except NotFoundError as error:
+        return find_publisher(fingerprint, known)
+    except NotFoundError:
         listings = asyncio.run(look(node, output, where.peers, where.interfaces, where.wait_s))[0]
-        manifests = {listing.manifest.publisher: listing.manifest for listing in listings}
-        try:
-            publisher = find_publisher(fingerprint, manifests)
-        except NotFoundError:
-            raise NotFoundError(
-                error.what,
-                why="it was never seen, and nobody within reach shares anything by it",
-                hint="compare it with: overlaysync ls; or name a peer with --peer HOST:PORT",
-            ) from None
-        label = manifests[publisher].header.by
-        sightings = node.catalog.pins.sightings()
-    return publisher, [(seen.team, seen.name) for seen in sightings if seen.publisher == publisher], label
+    try:
+        return find_publisher(fingerprint, [listing.manifest.publisher for listing in listings])
+    except NotFoundError as error:
+        raise NotFoundError(
+            error.what,
+            why="it was never seen, and nobody within reach shares anything that it signed",
+            hint="compare it with: overlaysync ls; or name a peer with --peer HOST:PORT",
+        ) from None

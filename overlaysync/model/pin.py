@@ -57,6 +57,7 @@ class Sighting:
         team, name, publisher: as in a pin.
         version: 1, 2, …
         at: when it was first seen here.
+        label: of the publisher, then.
     """
 
     team: str
@@ -64,3 +65,4 @@ class Sighting:
     publisher: bytes
     version: int
     at: str = ""
+    label: str = ""

@@ -346,7 +346,7 @@ class Reach:
                 manifests[manifest.id] = manifest
         book, at = self.node.book(), timestamp()
         self.node.catalog.pins.note(
-            Sighting(header.team, header.name, manifest.publisher, header.version, at)
+            Sighting(header.team, header.name, manifest.publisher, header.version, at, header.by)
             for manifest in manifests.values()
             for header in (manifest.header,)
             if header.version <= _BELIEVED_VERSION

@@ -65,9 +65,9 @@ def other_publisher(
     """A pinned name that only others list."""
     return StrangerError(
         f"'{reference}' comes from another publisher than before",
-        why=f"{_belongs(pins[0], book)}. Now there is {', '.join(_signed(candidates))}. That may be the same "
-        "person with a new key or on another machine, somebody else's image that happens to have this name, "
-        "or one that somebody wants to foist on you",
+        why=f"{_belongs(pins[0], book)};\n  now there is {', '.join(_signed(candidates))}.\n"
+        "  That may be the same person with a new key or on another machine, somebody else's image that "
+        "happens to have this name, or one that somebody wants to foist on you",
         hint=_ways(pins, candidates[0].manifest, everything),
     )
 

@@ -9,6 +9,7 @@ from dataclasses import astuple
 from overlaysync.model.pin import Pin, Sighting, TrustedPublisher
 from overlaysync.store.database import Database
 
+_SEEN_COLUMNS = "team, name, publisher, version, at, label"
 _PIN_COLUMNS = "team, name, publisher, since, explicit, label"
 
 
@@ -56,23 +57,18 @@ class PinStore:
     def sightings(self) -> list[Sighting]:
         """The highest version of every name by every publisher, by team and name."""
         with self._database.read() as connection:
-            query = "SELECT team, name, publisher, version, at FROM seen ORDER BY team, name, publisher"
+            query = f"SELECT {_SEEN_COLUMNS} FROM seen ORDER BY team, name, publisher"
             return [Sighting(*row) for row in connection.execute(query)]
 
     def sighting(self, team: str, name: str, publisher: bytes) -> Sighting | None:
         """The highest version of that name seen of that publisher."""
         with self._database.read() as connection:
-            found = _highest(connection, team, name, publisher)
-        return Sighting(team, name, publisher, *found) if found else None
+            return _highest(connection, team, name, publisher)
 
     def note(self, sightings: Iterable[Sighting]) -> None:
         """Note what was seen; writes only when something is higher than what is noted."""
         with self._database.read() as connection:
-            news = [
-                seen
-                for seen in sightings
-                if (_highest(connection, seen.team, seen.name, seen.publisher) or (0,))[0] < seen.version
-            ]
+            news = [seen for seen in sightings if _is_higher(connection, seen)]
         if news:
             with self._database.write() as connection:
                 for seen in news:
@@ -82,18 +78,21 @@ class PinStore:
 def note(connection: sqlite3.Connection, seen: Sighting) -> None:
     """Note a version within a transaction, unless a higher one is noted."""
     connection.execute(
-        "INSERT INTO seen (team, name, publisher, version, at) VALUES (?1, ?2, ?3, ?4, ?5)"
-        " ON CONFLICT (team, name, publisher) DO UPDATE SET version = ?4, at = ?5 WHERE version < ?4",
+        f"INSERT INTO seen ({_SEEN_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+        " ON CONFLICT (team, name, publisher) DO UPDATE SET version = ?4, at = ?5, label = ?6 WHERE version < ?4",
         astuple(seen),
     )
 
 
-def _highest(
-    connection: sqlite3.Connection, team: str, name: str, publisher: bytes
-) -> tuple[int, str] | None:
-    query = "SELECT version, at FROM seen WHERE team = ? AND name = ? AND publisher = ?"
-    found: tuple[int, str] | None = connection.execute(query, (team, name, publisher)).fetchone()
-    return found
+def _is_higher(connection: sqlite3.Connection, seen: Sighting) -> bool:
+    known = _highest(connection, seen.team, seen.name, seen.publisher)
+    return known is None or known.version < seen.version
+
+
+def _highest(connection: sqlite3.Connection, team: str, name: str, publisher: bytes) -> Sighting | None:
+    query = f"SELECT {_SEEN_COLUMNS} FROM seen WHERE team = ? AND name = ? AND publisher = ?"
+    row = connection.execute(query, (team, name, publisher)).fetchone()
+    return Sighting(*row) if row else None
 
 
 def _row(pin: Pin) -> tuple[str, str, bytes, str, int, str]:
