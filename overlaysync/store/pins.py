@@ -79,7 +79,8 @@ def note(connection: sqlite3.Connection, seen: Sighting) -> None:
     """Note a version within a transaction, unless a higher one is noted."""
     connection.execute(
         f"INSERT INTO seen ({_SEEN_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
-        " ON CONFLICT (team, name, publisher) DO UPDATE SET version = ?4, at = ?5, label = ?6 WHERE version < ?4",
+        " ON CONFLICT (team, name, publisher)"
+        " DO UPDATE SET version = ?4, at = ?5, label = ?6 WHERE version < ?4",
         astuple(seen),
     )
 
