@@ -171,7 +171,7 @@ class _Fetching:
         """Plan and fetch one thing, as its first publisher describes it that tells the truth."""
         from overlaysync.errors import BaseImageError, VerificationError
 
-        claims = fetch.claims(wanted.listing)
+        claims = fetch.claims(wanted)
         for claim in claims:
             try:
                 steps = await fetch.plan(claim, as_master=as_master)

@@ -37,7 +37,7 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
-from overlaysync.ops.believe import Choice, choose, new_pin, remark
+from overlaysync.ops.believe import Choice, Reason, choose, new_pin, remark
 from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, find_base, image_files
 from overlaysync.ops.local import copy_local
@@ -196,9 +196,14 @@ class Fetch:
             await self.reach.until(somebody_has_it, wait_s=self.options.wait_s)
             return await asyncio.to_thread(plan)
 
-    def claims(self, wanted: Listing) -> list[Listing]:
-        """``wanted``, then what others say of the same content: who lies about it must not be in the way."""
-        header = wanted.manifest.header
+    def claims(self, choice: Choice) -> list[Listing]:
+        """What was chosen, then what others say of that content: who lies about it must not be in the way.
+
+        Of a name that one publisher has, only that one's word counts.
+        """
+        wanted, header = choice.listing, choice.manifest.header
+        if choice.reason in (Reason.PINNED, Reason.FIRST_USE) or self.options.trusted_only:
+            return [wanted]
         others = {
             (other.parent, other.result, other.virtual_size): listing
             for listing in self.reach.listings()

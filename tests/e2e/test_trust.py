@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
+from overlaysync.trust.envelope import sign_header
+from overlaysync.trust.keys import load_or_make
 from overlaysync.units import KIB, MIB
 from tests.e2e import disks
 from tests.e2e.nodes import DONE, NOT_ALLOWED, NOT_FOUND, USAGE, Lab, Node, Share, free_port
-from tests.e2e.recorded import RecordedPeer, Recording, record
+from tests.e2e.recorded import RecordedPeer, Recording, record, recording_of
 
 FINGERPRINT = re.compile(r"([a-z2-7]{4}-){7}[a-z2-7]{4}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -203,6 +207,20 @@ def test_one_s_own_name_is_one_s_own_and_a_share_says_when_a_name_is_not(rivals:
     assert f"overlaysync trust {share.document()['shared'][0]['publisher']} --name {name}" in share.stderr
     entries = {entry["publisher"]: entry for entry in student.json("trust")["trusted"]}
     assert list(entries) == [rivals.publisher(rivals.teacher)]
+
+
+def test_of_one_content_by_several_publishers_a_liar_is_not_in_the_way(open_lab: Lab) -> None:
+    teacher, student, name = open_lab.node("teacher"), open_lab.node("student"), open_lab.name("router")
+    share = teacher.share(raw(teacher, name))
+    honest = record(share.port).named(name)
+    header = honest.manifest.header
+    lie = msgspec.structs.replace(header, version=9, virtual_size=header.virtual_size * 2)
+    key = load_or_make(open_lab.root / "liar.key")
+    with RecordedPeer(recording_of([replace(honest, manifest=sign_header(lie, key))], key.public)) as liar:
+        (item,) = student.fetch(name, "--peer", share.peer, "--peer", liar.address)
+    assert (item["version"], item["trusted"]) == (1, "no")
+    assert (student.place / f"{name}.raw").read_bytes() == (teacher.place / f"{name}.raw").read_bytes()
+    assert student.json("trust") == {"trusted": []}
 
 
 # -- trusted only ------------------------------------------------------------------------------------
