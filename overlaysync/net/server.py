@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import random
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from aiohttp import web
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError
 from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.names import printable
-from overlaysync.net.bounds import SERVER, ServerBounds
+from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor
 from overlaysync.net.connections import BoundedServer, retry_after
 from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers
@@ -254,8 +255,11 @@ class Server:
             asking = Member(question.member, host, question.port, question.held, printable(question.label))
             members.seen(asking, offer.pieces.count, now)
         # A node that fetches tells of the others once, one that has everything each time: it knows the most.
-        told = offer.log is not None and question.cursor > 0
-        others = (member for member in members.current(now) if member.id != question.member and not told)
+        others: list[Member] = []
+        if offer.log is None or not question.cursor:
+            others = [member for member in members.current(now) if member.id != question.member]
+        if len(others) > MAX_TOLD:
+            others = random.sample(others, MAX_TOLD)
         body = encode_swarm(
             self._shelf.label, offer.pieces.count, offer.log, cursor=question.cursor, members=others
         )

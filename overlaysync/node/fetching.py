@@ -14,6 +14,7 @@ from pathlib import Path
 from overlaysync.errors import (
     BaseImageError,
     DecodeError,
+    NotAllowedError,
     NotFoundError,
     OverlaysyncError,
     StoppedError,
@@ -29,12 +30,13 @@ from overlaysync.model.reference import Reference
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.node.asking import Anyone
-from overlaysync.node.node import Node, now
+from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.believe import Choice, Reason, choose, new_pin, remark
 from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, find_base, image_files
 from overlaysync.ops.local import copy_local
@@ -42,7 +44,7 @@ from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
-from overlaysync.ops.resolve import Listing, resolve
+from overlaysync.ops.resolve import Listing
 from overlaysync.store.files import translate
 from overlaysync.trust.envelope import Manifest
 
@@ -63,6 +65,7 @@ class Options:
         name: name of the file instead of the thing's.
         format: format instead of the sender's.
         replace: whether an existing file of that name may be replaced.
+        trusted_only: whether only publishers count that the user has said to trust.
         wait_s: how long to look for peers.
     """
 
@@ -71,6 +74,7 @@ class Options:
     name: str | None = None
     format: Format | None = None
     replace: bool = False
+    trusted_only: bool = False
     wait_s: float = 4.0
 
 
@@ -112,25 +116,50 @@ class Fetch:
         """Where images here are looked for."""
         return list(dict.fromkeys([self.options.masters or self.options.to, self.options.to]))
 
-    async def find(self, reference: Reference) -> list[Listing]:
-        """What ``reference`` means among all that is within reach."""
+    async def find(self, reference: Reference) -> list[Choice]:
+        """What ``reference`` means among all that is within reach, to a node with these pins.
+
+        Raises:
+            NotFoundError, AmbiguousError, NotAllowedError: see :func:`overlaysync.ops.believe.choose`.
+        """
+        book, seen = self.node.book(), self.node.catalog.pins.sighting
+
+        def chosen() -> list[Choice]:
+            return choose(
+                reference,
+                self.reach.listings(),
+                book,
+                seen,
+                now=now(),
+                trusted_only=self.options.trusted_only,
+            )
 
         def found() -> bool:
             try:
-                return bool(resolve(reference, self.reach.listings()))
-            except NotFoundError:
-                return False
+                return bool(chosen())
+            except (NotFoundError, NotAllowedError):
+                return False  # who may answer yet has it, or is the one whom the name belongs to
             except OverlaysyncError:
                 return True
 
         await self.reach.until(found, wait_s=self.options.wait_s)
         try:
-            wanted = resolve(reference, self.reach.listings())
+            wanted = chosen()
         except NotFoundError:
             self.reach.require_answer()
             raise
         # Overlays first: they say which masters are brought along, and where those go.
-        return sorted(wanted, key=lambda listing: not listing.manifest.header.is_layer)
+        return sorted(wanted, key=lambda choice: not choice.manifest.header.is_layer)
+
+    def accept(self, choice: Choice, *, dry_run: bool) -> None:
+        """Say whose word is taken; pin a name that is used for the first time, unless it is a dry run."""
+        book = self.node.book()
+        text = remark(choice, book)
+        if text:
+            self.observer.note(text)
+        pin = new_pin(choice, book, since=timestamp())
+        if pin and not dry_run:
+            self.node.catalog.pins.pin_first(pin)
 
     async def plan(self, wanted: Listing, *, as_master: bool = False) -> list[Step]:
         """The steps that bring ``wanted`` here; waits a little for somebody to have its master.
@@ -163,9 +192,14 @@ class Fetch:
             await self.reach.until(somebody_has_it, wait_s=self.options.wait_s)
             return await asyncio.to_thread(plan)
 
-    def claims(self, wanted: Listing) -> list[Listing]:
-        """``wanted``, then what others say of the same content: who lies about it must not be in the way."""
-        header = wanted.manifest.header
+    def claims(self, choice: Choice) -> list[Listing]:
+        """What was chosen, then what others say of that content: who lies about it must not be in the way.
+
+        Of a name that one publisher has, only that one's word counts.
+        """
+        wanted, header = choice.listing, choice.manifest.header
+        if choice.reason in (Reason.PINNED, Reason.FIRST_USE) or self.options.trusted_only:
+            return [wanted]
         others = {
             (other.parent, other.result, other.virtual_size): listing
             for listing in self.reach.listings()
@@ -180,8 +214,8 @@ class Fetch:
         for step in steps:
             present = await asyncio.to_thread(self._present, step)
             if present is None:
-                present = await self.make(step)
-            keep_manifest(self.node.catalog, step.listing.manifest)
+                present = await self._make_or_find(step)
+            keep_manifest(self.node.catalog, step.listing.manifest, at=timestamp())
             results.append(present)
         return results
 
@@ -215,6 +249,16 @@ class Fetch:
             f"{step.path} exists and is not {step.header.full_name}:{step.header.version}",
             hint="choose another name with --as, another directory with --to, or say --replace",
         )
+
+    async def _make_or_find(self, step: Step) -> Fetched:
+        """Make the image, unless another node makes the same one at its place meanwhile."""
+        try:
+            return await self.make(step)
+        except WouldDestroyError:
+            present = await asyncio.to_thread(self._present, step)
+            if present is None:
+                raise
+            return present
 
     # -- making one image ----------------------------------------------------------------------------
 

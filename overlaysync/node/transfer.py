@@ -8,10 +8,12 @@ what they ask for (:mod:`.passing`).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from random import Random
 
 from overlaysync.errors import (
     DecodeError,
@@ -33,7 +35,7 @@ from overlaysync.ops.assemble import BATCH, Assembly
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step
 from overlaysync.store.direct import aligned_buffer
-from overlaysync.swarm.members import Member, Members
+from overlaysync.swarm.members import MAX_SOURCES, Member, Members
 from overlaysync.swarm.schedule import PER_SOURCE, Request, Schedule
 from overlaysync.swarm.source import Failure
 from overlaysync.trust.envelope import Manifest
@@ -43,8 +45,10 @@ _TICK_S = 0.2
 _REQUEST_S = 4
 _LEAST_SHARE = 256 * KIB
 _GOODBYE_S = 0.5
-_NEIGHBOURS = 48
-"""Fetching nodes asked at most: a swarm holds together with fewer, and each question costs."""
+_MET = 256
+"""Members dialled in one transfer at most: somebody may invent them."""
+_UNHEARD = 3
+"""A member that has left so many questions unanswered is no company; another one may be asked instead."""
 
 
 @dataclass(slots=True)
@@ -120,7 +124,10 @@ class Transferring:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._wake = asyncio.Event()
-        self._neighbours = 0
+        self._met: dict[str, str] = {}  # member id → source
+        self._unheard: Counter[str] = Counter()  # questions in a row without an answer
+        self._choose_at = 0.0
+        self._random = Random()
         self._last_error = ""
 
     async def run(self) -> None:
@@ -163,14 +170,29 @@ class Transferring:
         }
         whole = self._schedule.pieces.count
         self._schedule.share_with(id for id, member in others.items() if member.held < whole)
-        for member in others.values():  # who is done stays for a moment, and longer when asked
-            self._add_member(member)
+        for member in self._members.current(now):  # who is done stays for a moment, and longer when asked
+            self._add_member(member, MAX_SOURCES)
+        if now >= self._choose_at and self._company() < MAX_SOURCES // 2:
+            for member in self._told.strangers(self._met, now, self._random):
+                self._add_member(member, MAX_SOURCES // 2)
+                self._choose_at = now + _TICK_S
 
-    def _add_member(self, member: Member) -> None:
+    def _company(self) -> int:
+        """How many of the members met are still there."""
+        dropped = self._schedule.dropped()
+        return sum(
+            source not in dropped and self._unheard[source] < _UNHEARD for source in self._met.values()
+        )
+
+    def _add_member(self, member: Member, most: int) -> None:
+        """Ask this one as well, unless ``most`` are asked already."""
+        if member.id in self._met or member.id == self._passing.member:
+            return
+        if len(self._met) >= _MET or self._company() >= most:
+            return
         address = Address(member.host, member.port)
-        source = str(address)
-        if source not in self._sources and self._neighbours < _NEIGHBOURS:
-            self._neighbours += 1
+        source = self._met[member.id] = str(address)
+        if source not in self._sources:
             self._sources[source] = address, self._step.listing.manifest
             self._schedule.add_source(source, whole=False)
 
@@ -221,8 +243,10 @@ class Transferring:
             answer = await self._reach.client.swarm(address, manifest.id, schedule.pieces.count, question)
         except (PeerError, DecodeError) as error:
             # Of an older version, or made of the same content by another manifest: it has everything.
+            self._unheard[source] += 1
             schedule.silent(source, self._loop.time(), for_good=isinstance(error, GoneError | DecodeError))
         else:
+            self._unheard[source] = 0
             self._labels[source] = answer.label
             schedule.heard(source, held=answer.held, cursor=answer.cursor, now=self._loop.time())
             self._hear_of(answer, address)

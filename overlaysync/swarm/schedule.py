@@ -57,7 +57,9 @@ _COMPANY_REQUEST_S = 0.2
 """A request should take so long at the source's pace; among others less, so that they can have it soon."""
 
 _STARVING = 1
-"""With so few requests under way the rules of duty are put aside."""
+_PATIENT_S = 2.0
+"""With so few requests under way the rules of duty are put aside; not so soon after the start: others bring in
+what is theirs."""
 
 _LATE_S = 2.0
 _LATE_FACTOR = 4.0
@@ -129,6 +131,7 @@ class Schedule:
         self._live: dict[str, Source] = {}
         self._requests: dict[Request, None] = {}
         self._allowed = _FIRST_IN_FLIGHT
+        self._began: float | None = None
         self._obsolete = False
         self._fetchers = 0
         self._typical_s = _LATE_S / _LATE_FACTOR
@@ -208,8 +211,6 @@ class Schedule:
         source = self._sources[name]
         source.cursor = cursor
         self._answered(source, now)
-        if self._news_at is None:
-            self._news_at = now
         if source.dropped or (source.seed and held is None):
             return
         if source.pieces is None:
@@ -285,7 +286,7 @@ class Schedule:
                     return request
                 # A seed has something again when others have got the last piece; all else is heard of.
                 source.dry = not (source.seed and self._fetchers)
-        if len(self._requests) <= _STARVING:
+        if self._starving(now):
             for name, source in ready:
                 room = self._room(source)
                 if request := self._make(name, self._choose_any(source, room), room, now):
@@ -314,6 +315,11 @@ class Schedule:
         return [request for request in self._requests if self._wanted.asks_nothing(request.runs)]
 
     # -- choosing ------------------------------------------------------------------------------------
+
+    def _starving(self, now: float) -> bool:
+        """Whether (almost) nothing is under way, and that is not because everybody has just begun."""
+        patient = self._fetchers and (self._began is None or now - self._began < _PATIENT_S)
+        return len(self._requests) <= _STARVING and not patient
 
     def _fresh(self) -> PieceMask | None:
         """What seeds should be asked for; None when they are sources like any other."""
@@ -419,9 +425,13 @@ class Schedule:
     # -- inside --------------------------------------------------------------------------------------
 
     def _answered(self, source: Source, now: float) -> None:
-        """A question has ended."""
+        """A question has ended, with the first of them hope begins."""
+        if self._news_at is None:
+            self._news_at = now
         source.asking = False
         source.answers += 1
+        if self._began is None:
+            self._began = now
         often = _ASK_SEED_S if source.seed else _ASK_S + _ASK_SOURCE_S * len(self._live)
         source.ask_at = now + min(often, _ASK_S * source.answers)
 

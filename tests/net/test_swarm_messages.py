@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from overlaysync.errors import DecodeError
 from overlaysync.model.pieces import MAX_PIECES, PieceLog
-from overlaysync.net.bounds import MAX_CURSOR, MAX_LABEL, MAX_NEWS, MAX_QUESTION, MAX_SWARM_SIZE
+from overlaysync.net.bounds import MAX_CURSOR, MAX_LABEL, MAX_NEWS, MAX_QUESTION, MAX_SWARM_SIZE, MAX_TOLD
 from overlaysync.net.swarm_messages import (
     SwarmQuestion,
     decode_question,
@@ -21,7 +21,7 @@ from overlaysync.net.swarm_messages import (
     encode_question,
     encode_swarm,
 )
-from overlaysync.swarm.members import MAX_MEMBERS, Member
+from overlaysync.swarm.members import Member
 
 ME = "0123456789abcdef"
 
@@ -202,14 +202,14 @@ def test_much_news_is_a_map() -> None:
 def test_the_largest_answer_is_within_the_bounds(cursor: int) -> None:
     many = [
         Member(ME, f"2001:db8:1111:2222:3333:4444:5555:{n:x}", 65535, MAX_PIECES)
-        for n in range(0xF000, 0xF000 + 2 * MAX_MEMBERS)
+        for n in range(0xF000, 0xF000 + 2 * MAX_TOLD)
     ]
     first = MAX_PIECES - MAX_NEWS
     log = log_of(MAX_PIECES, 0, *(range(first, MAX_PIECES) if cursor else range(1, MAX_PIECES)))
     body = encode_swarm('"' * 1000, MAX_PIECES, log, cursor=cursor, members=many)
     assert len(body) <= MAX_SWARM_SIZE
     answer = decode_swarm(body, MAX_PIECES)
-    assert len(answer.members) == MAX_MEMBERS
+    assert len(answer.members) == MAX_TOLD
     assert answer.held is not None
     assert len(answer.held) == (MAX_NEWS if cursor else MAX_PIECES)
 
@@ -263,7 +263,7 @@ def map_of(data: bytes) -> str:
         {"cursor": -1},
         {"cursor": MAX_CURSOR + 1},
         {"cursor": 1 << 70},
-        {"members": [MEMBER] * (MAX_MEMBERS + 1)},
+        {"members": [MEMBER] * (MAX_TOLD + 1)},
         {"members": [[]]},
         {"members": [MEMBER[:2]]},
         {"members": [[*MEMBER, 1]]},
