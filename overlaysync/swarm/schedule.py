@@ -58,15 +58,15 @@ _COMPANY_REQUEST_S = 0.2
 
 _STARVING = 1
 _PATIENT_S = 2.0
-"""With so few requests under way the rules of duty are put aside; not so soon after the start: others bring in
-what is theirs."""
+"""With so few requests under way the rules of duty are put aside; but not so soon after the start: others are
+about to bring in what is theirs."""
 
 _LATE_S = 2.0
 _LATE_FACTOR = 4.0
 """A request is late after this time, and after this many times what requests take lately."""
 
 _LOOK_S = 0.25
-"""Late ones are looked for so often."""
+"""When nobody can be asked for what is late, it is tried again after this time."""
 
 _ASK_S = 0.1
 _ASK_SOURCE_S = 0.02
@@ -157,6 +157,11 @@ class Schedule:
     def dropped(self) -> dict[str, Failure]:
         """The sources given up, and why."""
         return {name: source.dropped for name, source in self._sources.items() if source.dropped}
+
+    def doubtful(self, now: float) -> set[str]:
+        """Sources given up, failing or late: the work should not be shared with them."""
+        failing = {name for name, source in self._sources.items() if source.dropped or source.strikes}
+        return failing.union(request.source for request in self._late(now))
 
     def delivered(self) -> dict[str, int]:
         """Verified bytes by source."""
@@ -282,14 +287,14 @@ class Schedule:
         for name, source in ready:
             if not source.dry:
                 room = self._room(source)
-                if request := self._make(name, self._choose(source, fresh, room), room, now):
+                if request := self._make(name, self._choose(source, fresh, room).tolist(), room, now):
                     return request
                 # A seed has something again when others have got the last piece; all else is heard of.
                 source.dry = not (source.seed and self._fetchers)
         if self._starving(now):
             for name, source in ready:
                 room = self._room(source)
-                if request := self._make(name, self._choose_any(source, room), room, now):
+                if request := self._make(name, self._choose_any(source, room).tolist(), room, now):
                     return request
         return self._second_try(late, ready, now)
 
@@ -329,10 +334,10 @@ class Schedule:
         return fresh & self._duty.mine if fresh.any() else None
 
     def _ready(self, now: float, *, seeds: bool) -> list[tuple[str, Source]]:
-        """Sources, or only ``seeds``, that can take another request, the idlest first."""
+        """Sources, or only ``seeds``, that can take another request: first those that have not failed."""
         depth = self._depth
         ready = [
-            (source.in_flight, source.strikes, self._random.random(), name, source)
+            (source.strikes, source.in_flight, self._random.random(), name, source)
             for name, source in self._live.items()
             if source.in_flight < depth
             and source.in_flight < source.depth
@@ -374,27 +379,30 @@ class Schedule:
         return [*takewhile(lambda request: request.began <= since, self._requests)]
 
     def _second_try(self, late: list[Request], ready: list[tuple[str, Source]], now: float) -> Request | None:
-        """What is late, asked of another source as well."""
-        if now - self._looked_at < _LOOK_S:
+        """What is late wherever it was asked for, asked of another source as well."""
+        if not late or now - self._looked_at < _LOOK_S:
             return None
-        self._looked_at = now
-        wanted = self._wanted
+        asked: dict[int, set[str]] = {}
         for request in late:
-            pieces = np.array(request.pieces)
-            once = pieces[wanted.open[pieces] & (wanted.flying[pieces] == 1)]
-            for name, source in ready:
-                if name != request.source and not source.in_flight:
-                    again = once if source.pieces is None else once[source.pieces[once]]
-                    if second := self._make(name, again, self._room(source), now):
-                        return second
+            for piece in request.pieces:
+                asked.setdefault(piece, set()).add(request.source)
+        wanted = self._wanted
+        pieces = [
+            piece for piece in asked if wanted.open[piece] and wanted.flying[piece] == len(asked[piece])
+        ]
+        for name, source in ready:
+            again = [piece for piece in pieces if name not in asked[piece] and source.has(piece)]
+            if second := self._make(name, again, self._room(source), now):
+                return second
+        self._looked_at = now
         return None
 
-    def _make(self, name: str, pieces: PieceNumbers, room: int, now: float) -> Request | None:
+    def _make(self, name: str, pieces: Iterable[int], room: int, now: float) -> Request | None:
         """A request for ``room`` slots of these pieces, None when nothing is missing of them."""
         source = self._sources[name]
         asked: list[int] = []
         runs: list[Run] = []
-        for piece in pieces.tolist():
+        for piece in pieces:
             found = self._wanted.runs_of(piece, room, MAX_RUNS - len(runs))
             asked.append(piece)
             runs += found

@@ -406,8 +406,9 @@ class Room:
     def _share(self, node: Node) -> None:
         """The work is shared with those that are not done, and not proved useless."""
         if node.schedule:
-            useless = node.members.done | node.schedule.dropped().keys()
-            current = node.members.current(self.clock.now)
+            now = self.clock.now
+            useless = node.members.done | node.schedule.doubtful(now)
+            current = node.members.current(now)
             node.schedule.share_with(member.id for member in current if member.id not in useless)
 
     def _meet(self, node: Node, other: str, *, whole: bool) -> None:
