@@ -60,6 +60,8 @@ def prepare(settings: dict[str, Any]) -> Callable[[list[str]], None]:
 
     if settings["checkpoint"]:
         partial.CHECKPOINT_BYTES = settings["checkpoint"]
+    if settings["reserve"] is not None:
+        partial.PartFile.open.__func__.__kwdefaults__["reserve"] = settings["reserve"]  # type: ignore[attr-defined]
     _warm_up(main.run)
     return main.run
 

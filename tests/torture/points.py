@@ -110,6 +110,7 @@ class Torturer:
         outcome = self._run(None, trace=True)
         assert outcome.code == 0, f"{self.scene.name}: {outcome}"
         self.scene.after = self._place.state()
+        self.scene.sizes = {path.name: path.stat().st_size for path in self._place.images.iterdir()}
         self.scene.ids = self._place.ids()
         assert self.scene.after != self.scene.before, outcome
         assert not self._place.leftovers(), self._place.leftovers()

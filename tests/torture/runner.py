@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
+import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +24,7 @@ import overlaysync
 
 SOURCE = Path(overlaysync.__file__).parents[1]
 KILLED = -9
+_POLL_S = 0.002
 
 CHANGING = (
     "openat",
@@ -137,15 +141,22 @@ class Runner:
         place: directory for logs.
         one_thread: see :mod:`tests.torture.forks`.
         checkpoint: bytes after which a part file is synced and claimed; 0 leaves the usual number.
+        reserve: bytes to leave free on a file system; None leaves the usual number.
         prefix: words before its command, to run it in other namespaces.
     """
 
     def __init__(
-        self, place: Path, *, one_thread: bool = True, checkpoint: int = 0, prefix: tuple[str, ...] = ()
+        self,
+        place: Path,
+        *,
+        one_thread: bool = True,
+        checkpoint: int = 0,
+        reserve: int | None = None,
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self._logs = Path(tempfile.mkdtemp(prefix="logs-", dir=place))
         self.one_thread = one_thread
-        settings = {"one_thread": one_thread, "checkpoint": checkpoint}
+        settings = {"one_thread": one_thread, "checkpoint": checkpoint, "reserve": reserve}
         inside = [*prefix, "env", f"--chdir={SOURCE}"] if prefix else []
         with open(self._logs / "forks", "wb") as errors:
             self._process = subprocess.Popen(
@@ -177,9 +188,18 @@ class Runner:
         home: Path,
         fault: Fault | None = None,
         trace: bool = False,
-        environment: Mapping[str, str] | None = None,
+        kill_when: Callable[[], bool] | None = None,
     ) -> Outcome:
-        """Run a command to its end; with ``fault`` or ``trace`` under strace."""
+        """Run a command to its end; with ``fault`` or ``trace`` under strace.
+
+        Args:
+            words: the command.
+            directory: where it runs.
+            home: OVERLAYSYNC_HOME.
+            fault: what happens to it.
+            trace: whether to note its system calls.
+            kill_when: asked all the time; once it says so, the command is killed.
+        """
         stdout, stderr, log = (self._logs / word for word in ("out", "err", "trace"))
         order = {
             "words": words,
@@ -191,24 +211,36 @@ class Runner:
                 "HOME": str(home.parent),
                 "OVERLAYSYNC_HOME": str(home),
                 "OVERLAYSYNC_USER": "torture",
-                **(environment or {}),
             },
         }
-        pid = int(self._ask(json.dumps(order)))
+        self._tell(json.dumps(order))
+        pid = int(self._answer())
         tracer = self._trace(pid, log, fault) if fault or trace else None
-        code = int(self._ask(""))
+        self._tell("")
+        while kill_when is not None and not self._answered():
+            if kill_when():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                break
+        code = int(self._answer())
         if tracer is not None:
             tracer.communicate()
         calls = parse(log.read_text(errors="replace")) if tracer else ()
         return Outcome(words, code, stdout.read_text(), stderr.read_text(errors="replace"), calls)
 
-    def _ask(self, line: str) -> str:
-        assert self._process.stdin and self._process.stdout
-        try:
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin
+        with suppress(BrokenPipeError):
             print(line, file=self._process.stdin, flush=True)
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
+
+    def _answered(self) -> bool:
+        """Whether there is an answer to read; waits a little for it."""
+        assert self._process.stdout
+        return bool(select.select([self._process.stdout], [], [], _POLL_S)[0])
+
+    def _answer(self) -> str:
+        assert self._process.stdout
+        answer = self._process.stdout.readline()
         assert answer, (self._logs / "forks").read_text()
         return answer
 

@@ -8,7 +8,6 @@ the state before or, file by file, the state after.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import sqlite3
 import struct
@@ -20,7 +19,8 @@ from pathlib import Path
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.e2e import disks
 from tests.e2e.nodes import Lab, Node, Share
-from tests.images import check, format_of, run
+from tests.images import check, create
+from tests.torture.rot import flip, host_offset
 
 State = dict[str, tuple[str, int]]
 """Name → (SHA-256 of the file's bytes, mode)."""
@@ -105,6 +105,7 @@ class Scene:
         words: the command, JSON and quiet.
         template: holds ``images`` and ``home`` as they are before.
         before, after: what a user sees without the command, and after it.
+        sizes: bytes of the files after it.
         ids: what the catalog says after it.
         gone: exit code of the command when it has been done already; 0 for most.
         unit: bytes of a slot of what is transferred.
@@ -117,6 +118,7 @@ class Scene:
     unit: int = CHUNK
     before: State = field(default_factory=dict)
     after: State = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     ids: dict[str, tuple[bytes, bytes | None]] = field(default_factory=dict)
 
     def wrong(self, state: State) -> list[str]:
@@ -173,7 +175,10 @@ class Stage:
         other = images / "other.qcow2"
         shutil.copyfile(master, other)
         disks.write(other, CHUNK, disks.noise("other", 2 * CHUNK))
-        vm = disks.make_overlay(images / "vm.qcow2", master, (CHUNK, 2 * CHUNK), (self.size // 2, 3 * CHUNK))
+        # Named without its directory: the images are copied to other places.
+        vm = create(images / "vm.qcow2", backing=master.name)
+        for offset, length in ((CHUNK, 2 * CHUNK), (self.size // 2, 3 * CHUNK)):
+            disks.write(vm, offset, disks.noise(offset, length))
         for path in (master, other):
             path.chmod(0o444)
         if used:
@@ -271,27 +276,6 @@ SCENES: dict[str, Callable[[Stage], Words]] = {
 }
 SMALL = ("new", "discard", "promote", "promote-discard", "rebase", "rebase-replace")
 """Commands that need nobody else."""
-
-
-# -- bits --------------------------------------------------------------------------------------------
-
-
-def host_offset(path: Path, guest: int) -> int:
-    """Where QEMU says that a guest byte lies in the image's file."""
-    for entry in json.loads(run("qemu-img", "map", "--output=json", "-f", format_of(path), path)):
-        if entry["start"] <= guest < entry["start"] + entry["length"]:
-            assert "offset" in entry, f"{guest} is not stored: {entry}"
-            return int(entry["offset"]) + guest - int(entry["start"])
-    raise AssertionError(f"{guest} is outside {path}")
-
-
-def flip(path: Path, offset: int, bit: int) -> None:
-    """Turn one bit of a file over."""
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        (byte,) = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte ^ 1 << bit]))
 
 
 def is_whole(path: Path) -> bool:
