@@ -184,7 +184,7 @@ class Fetch:
         for step in steps:
             present = await asyncio.to_thread(self._present, step)
             if present is None:
-                present = await self.make(step)
+                present = await self._make_or_find(step)
             keep_manifest(self.node.catalog, step.listing.manifest)
             results.append(present)
         return results
@@ -221,6 +221,16 @@ class Fetch:
         )
 
     # -- making one image ----------------------------------------------------------------------------
+
+    async def _make_or_find(self, step: Step) -> Fetched:
+        """Make one image, unless another process has made the same one meanwhile."""
+        try:
+            return await self.make(step)
+        except WouldDestroyError:
+            present = await asyncio.to_thread(self._present, step)
+            if present is None:
+                raise
+            return present
 
     async def make(self, step: Step) -> Fetched:
         """Make one image whose base is here."""

@@ -161,8 +161,8 @@ class Maker:
             )
 
     def _made_before(self, work: _Work, source: LocalSource | None, now: float) -> Known | None:
-        """The image at its place, if it is just what is to be made: a run that was stopped had got so far."""
-        if work.replace or not os.path.isfile(work.path):
+        """The image at its place, if it is just what is to be made: by a run that was stopped, or another."""
+        if not os.path.isfile(work.path):
             return None
         if source is not None and os.path.samefile(work.path, source.chain.top.path):
             return None
@@ -186,8 +186,6 @@ class Maker:
         self, work: _Work, source: LocalSource | None = None, *, now: float, progress: Progress | None = None
     ) -> Known:
         base = work.base
-        if made := self._made_before(work, source, now):
-            return made
         target = target_for(
             work.content,
             format=work.format,
@@ -196,9 +194,14 @@ class Maker:
             backing_format=base.geometry.format if base else None,
         )
         load = self._library.load_page
-        assembly = Assembly.open(
-            Path(work.path), target, work.content, load, self._journals, replace=work.replace
-        )
+        try:
+            assembly = Assembly.open(
+                Path(work.path), target, work.content, load, self._journals, replace=work.replace
+            )
+        except WouldDestroyError:
+            if made := self._made_before(work, source, now):
+                return made
+            raise
         try:
             if source is not None:
                 copy_local(assembly, source, load, progress)
