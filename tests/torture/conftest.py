@@ -35,6 +35,13 @@ def lab(tmp_path: Path, apart: tuple[str, ...]) -> Iterator[Lab]:
 
 
 @pytest.fixture
+def open_lab(tmp_path: Path) -> Iterator[Lab]:
+    """Nodes on this machine's own network."""
+    with Lab(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
 def make_runner(tmp_path: Path, apart: tuple[str, ...]) -> Iterator[MakeRunner]:
     """Makes processes that fork commands; they end with the test."""
     with ExitStack() as stack:

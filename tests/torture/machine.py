@@ -2,8 +2,8 @@
 
 A teacher shares a master ``base``, an overlay ``lesson`` on it and a master ``disk``. A student fetches,
 makes, promotes, moves, discards, verifies and heals images in one directory, writes into overlays as a guest
-would, and is killed; bits rot, files are deleted. The model keeps the guest's bytes of each image, and nothing
-else of what overlaysync does. Everything the student runs is a real process.
+would, and is killed; bits rot, files are deleted. The model keeps the guest's bytes of each image, and
+nothing else of what overlaysync does. Everything the student runs is a real process.
 """
 
 from __future__ import annotations
