@@ -10,9 +10,6 @@ from tests.torture.runner import KILLED, Call, Fault, Outcome, Runner
 from tests.torture.scenes import Scene, Stage, is_whole
 
 WHATS = ("kill", "ENOSPC", "EIO")
-_TRIES = 3
-"""Calls are numbered; where a number means another call this time, the run is tried again."""
-
 _NO_SPACE, _NOT_ALLOWED, _INTERNAL = 10, 8, 1
 
 
@@ -40,10 +37,12 @@ class Torturer:
         runner: forks commands.
         stage: where the scene is played.
         scene: what.
+        tries: calls are numbered; where a number means another call this time, the run is tried again.
     """
 
-    def __init__(self, runner: Runner, stage: Stage, scene: Scene) -> None:
+    def __init__(self, runner: Runner, stage: Stage, scene: Scene, *, tries: int = 3) -> None:
         self._runner = runner
+        self._tries = tries
         self._place = stage.place
         self.scene = scene
         self.calls = self._undisturbed()
@@ -61,14 +60,15 @@ class Torturer:
             where = hit[0].text if hit else "nothing"
             tally.findings.append(f"{scene.name}, {fault} ({where}): {what}\n  {outcome}")
 
-        for _ in range(_TRIES):
+        at_place = False
+        for attempt in range(self._tries):
+            tally.counts["tried again"] += attempt > 0
             self._place.become(scene.template)
             first = self._run(fault)
             hit = [call for call in first.calls if _is_hit(call, fault)]
-            if hit and hit[0].changes(self._place.root):
+            at_place = bool(hit) and hit[0].changes(self._place.root)
+            if at_place:
                 break
-            tally.counts["tried again"] += 1
-        at_place = bool(hit) and hit[0].changes(self._place.root)
         tally.counts["runs"] += 1
         tally.counts[fault.what if at_place else "elsewhere" if hit else "not fired"] += 1
         state = self._place.state()

@@ -11,7 +11,7 @@ from tests.e2e.nodes import Lab
 from tests.torture.conftest import MakeRunner
 from tests.torture.machine import Student, school
 
-pytestmark = [pytest.mark.qemu, pytest.mark.slow]
+pytestmark = [pytest.mark.qemu, pytest.mark.strace, pytest.mark.slow]
 
 STEPS, EXAMPLES = 50, 10
 

@@ -14,7 +14,7 @@ from tests.torture.conftest import MakeRunner
 from tests.torture.points import WHATS, Tally, Torturer
 from tests.torture.scenes import CHECKPOINT, SCENES, SMALL, Stage
 
-pytestmark = [pytest.mark.qemu, pytest.mark.slow]
+pytestmark = [pytest.mark.qemu, pytest.mark.strace, pytest.mark.slow]
 
 STEP = {"verify-repair": 9, "fetch-master": 25, "fetch-overlay": 25, "fetch-replace": 25}
 """One fault in so many is tried here; of the small commands every call is, with one of the three faults."""
