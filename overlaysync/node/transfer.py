@@ -23,7 +23,7 @@ from overlaysync.errors import (
 )
 from overlaysync.model.names import printable
 from overlaysync.net.client import BusyError, GoneError
-from overlaysync.net.messages import Address
+from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.receiving import SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion
 from overlaysync.node.node import now
@@ -114,7 +114,8 @@ class Transferring:
         self._members = passing.swarms.of(step.listing.manifest.id)
         self._told = Members()
         self._buffers: list[memoryview] = []
-        self._sources: dict[str, tuple[Address, Manifest]] = {}
+        self._team = step.header.team
+        self._sources: dict[str, tuple[Endpoint, Manifest]] = {}
         self._labels: dict[str, str] = {}
         self._asking: dict[Request, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,7 +152,7 @@ class Transferring:
 
     def _look_around(self) -> None:
         """Take in new sources: those who list the content, and those who fetch it."""
-        for source, where in self._reach.sources(self._step.header.content_id).items():
+        for source, where in self._reach.sources(self._step.header.content_id, self._team).items():
             self._sources[source] = where
             self._schedule.add_source(source)
         now = self._loop.time()
@@ -167,7 +168,9 @@ class Transferring:
             self._add_member(member)
 
     def _add_member(self, member: Member) -> None:
-        address = Address(member.host, member.port)
+        address: Endpoint = Address(member.host, member.port)
+        if self._team:
+            address = PrivateAddress(member.host, member.port, self._team)
         source = str(address)
         if source not in self._sources and self._neighbours < _NEIGHBOURS:
             self._neighbours += 1
@@ -210,9 +213,10 @@ class Transferring:
     async def _question(self, source: str) -> None:
         address, manifest = self._sources[source]
         schedule = self._schedule
+        port = self._passing.port_for(self._team)
         question = SwarmQuestion(
-            self._passing.member if self._passing.port else "",
-            self._passing.port,
+            self._passing.member if port else "",
+            port,
             schedule.whole_count,
             schedule.cursor(source),
             self._reach.node.label,
@@ -233,7 +237,7 @@ class Transferring:
             async with asyncio.timeout(_GOODBYE_S):
                 await asyncio.gather(*map(self._question, self._schedule.answering()))
 
-    def _hear_of(self, answer: SwarmAnswer, teller: Address) -> None:
+    def _hear_of(self, answer: SwarmAnswer, teller: Endpoint) -> None:
         for member in answer.members:
             if self._reach.may_dial(member.host, told_by=teller):
                 self._told.seen(member, answer.pieces, self._loop.time())
