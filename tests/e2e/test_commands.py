@@ -111,17 +111,18 @@ def test_the_documents_of_the_commands_that_need_it(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     master = disks.make_master(alice.place / f"{lab.name('master')}.raw", size=MIB)
     overlay = disks.make_overlay(alice.place / f"{lab.name('vm')}.qcow2", master, (0, 64 * KIB))
-    share = alice.share(overlay, master, "--team", lab.name("red"))
+    team = lab.team("red", alice, bob)
+    share = alice.share(overlay, master, "--team", team)
     document = share.document()
     top, below = document["shared"]
     check_image(top, overlay, overlay=True, published=True)
     check_image(below, master, overlay=False, published=True)
-    assert top["team"] == lab.name("red")
+    assert top["team"] == team
     peer = ("--peer", share.peer, "--wait", "1")
 
     for listed in (
         bob.json("ls", overlay.stem, *peer)["images"][0],
-        bob.json("show", f"{lab.name('red')}/{overlay.stem}", *peer),
+        bob.json("show", f"{team}/{overlay.stem}", *peer),
     ):
         assert listed.keys() >= LISTED
         for key in COMMON - {"path", "trusted", "trusted_since"}:
