@@ -19,8 +19,8 @@ import pytest
 # marker → the commands its tests call, and the Debian packages that hold them
 TOOLS = {
     "qemu": (
-        ("qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon"),
-        "qemu-utils qemu-system-common",
+        ("qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon", "qemu-system-x86_64"),
+        "qemu-utils qemu-system-common qemu-system-x86",
     ),
     "lan": (("ip", "tc"), "iproute2"),
     "strace": (("strace",), "strace"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,8 +54,8 @@ def mounted(kind: str, place: Path, within: tuple[str, ...] = ()) -> Iterator[tu
     if kind in _MAKE:
         with open(file, "wb") as made:
             made.truncate(SIZE)
-        path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-        subprocess.run([*_MAKE[kind], str(file)], check=True, capture_output=True, env={"PATH": path})
+        program, *options = _MAKE[kind]
+        subprocess.run([_tool(program), *options, str(file)], check=True, capture_output=True)
         mount = f"mount -t {kind} -o loop '{file}' '{point}'"
     try:
         with namespace("mount", script=mount, within=within) as made_namespace:
@@ -83,6 +84,11 @@ def entered(made: Namespace) -> Iterator[None]:
         os.close(after)
 
 
+def _tool(name: str) -> str:
+    """A program of the administrator's; users' paths may lack it."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") or name
+
+
 def _call(name: str, *arguments: int) -> None:
     if getattr(_libc, name)(*arguments) != 0:
         code = ctypes.get_errno()
@@ -93,7 +99,7 @@ def shared(path: Path) -> int:
     """Bytes of a file that its file system says it shares with another (``filefrag``), synced before."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-    text = run("filefrag", "-v", "-b4096", path)
+    text = run(_tool("filefrag"), "-v", "-b4096", path)
     extents = [(int(low), int(high), flags) for low, high, flags in _EXTENT.findall(text)]
     assert extents, text
     return sum((high - low + 1) * 4 * KIB for low, high, flags in extents if "shared" in flags.split(","))

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from overlaysync.node.node import Node
     from overlaysync.node.reach import Reach
     from overlaysync.node.transfer import Transfer
+    from overlaysync.ops.believe import Choice
     from overlaysync.ops.plan import Step
-    from overlaysync.ops.resolve import Listing
+    from overlaysync.trust.book import Book
 
 
 FIND_S = 5.0
@@ -66,6 +67,9 @@ def fetch(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an existing file of that name.")
     ] = False,
+    trusted_only: Annotated[
+        bool, typer.Option("--trusted-only", help="Only what publishers signed that you trust by 'trust'.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show the plan.")] = False,
     limit_rate: RateOption = None,
     seed: Annotated[
@@ -99,6 +103,7 @@ def fetch(
         name=name,
         format=parse_format(format),
         replace=replace,
+        trusted_only=trusted_only,
         wait_s=wait,
     )
     work = _Fetching(
@@ -153,7 +158,7 @@ class _Fetching:
                 steps, fetched = await self._bring(fetch, wanted, as_master=reference.is_team)
                 plans += steps
                 results += fetched
-            self._print(plans, results)
+            self._print(node.book(), plans, results)
             if self._seed and results:
                 await self._seed_for(self._seed, node, reach, results)
             elif self._seed is None:
@@ -161,7 +166,7 @@ class _Fetching:
                     await passing.linger()
 
     async def _bring(
-        self, fetch: Fetch, wanted: Listing, *, as_master: bool
+        self, fetch: Fetch, wanted: Choice, *, as_master: bool
     ) -> tuple[list[Step], list[Fetched]]:
         """Plan and fetch one thing, as its first publisher describes it that tells the truth."""
         from overlaysync.errors import BaseImageError, VerificationError
@@ -171,6 +176,8 @@ class _Fetching:
             try:
                 steps = await fetch.plan(claim, as_master=as_master)
                 self._show_plan(steps)
+                if claim is wanted.listing:
+                    fetch.accept(wanted, dry_run=self._dry_run)
                 return steps, [] if self._dry_run else await fetch.run(steps)
             except (VerificationError, BaseImageError) as error:
                 if claim is claims[-1]:
@@ -193,17 +200,18 @@ class _Fetching:
                 text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"
             self._output.note(f"{text}  from {', '.join(step.listing.labels) or 'nobody'}")
 
-    def _print(self, plans: list[Step], results: list[Fetched]) -> None:
+    def _print(self, book: Book, plans: list[Step], results: list[Fetched]) -> None:
         if self._dry_run:
             document = {
                 "plan": [
-                    listing_fields(step.listing) | {"path": step.path, "base": step.base} for step in plans
+                    listing_fields(step.listing, book) | {"path": step.path, "base": step.base}
+                    for step in plans
                 ]
             }
             self._output.result(document, *(f"would write {step.path}" for step in plans))
             return
         unique = list({result.known.path: result for result in reversed(results)}.values())[::-1]
-        document = {"fetched": [_fetched_fields(result) for result in unique]}
+        document = {"fetched": [_fetched_fields(result, book) for result in unique]}
         self._output.result(document, *(self._line(result) for result in unique))
 
     def _line(self, result: Fetched) -> str:
@@ -244,9 +252,9 @@ def _received(transfer: Transfer) -> str:
     return f"{format_size(transfer.data)}{compressed}"
 
 
-def _fetched_fields(result: Fetched) -> dict[str, Any]:
+def _fetched_fields(result: Fetched, book: Book) -> dict[str, Any]:
     transfer = result.transfer
-    return image_fields(result.known, result.manifest) | {
+    return image_fields(result.known, result.manifest, book) | {
         "already_here": result.already,
         "data_size": result.manifest.header.data_size,
         "wire": {"data": transfer.data, "manifest": transfer.manifest},

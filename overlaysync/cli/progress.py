@@ -164,7 +164,7 @@ def _stragglers(slowest: Sequence[tuple[str, float]], not_done: int) -> str:
 def draw(text: str) -> None:
     """Put a line where the last one was drawn on the terminal."""
     width = get_terminal_size(sys.stderr.fileno()).columns
-    sys.stderr.write("\r\x1b[K" + printable(text, max(1, width - 1)))
+    sys.stderr.write("\r\x1b[K" + printable(text, max(1, width - 2)))
     sys.stderr.flush()
 
 

@@ -24,6 +24,7 @@ MAX_ETAG = 128
 MAX_HOST = 253  # DNS
 
 MAX_SWARM_SIZE = 64 * KIB  # a have map of 65,536 pieces is 11 KiB in base64, 256 members are 20 KiB
+MAX_TOLD = 256  # members told of in one answer
 MAX_NEWS = 2048  # pieces named one by one; more come as a have map
 MEMBER_ID_SIZE = 8  # random bytes a fetching node calls itself by
 MAX_CURSOR = 1 << 40

@@ -9,8 +9,11 @@ The rest of HTTP (chunks, other encodings, interim answers) is an error.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import re
 import socket
+import sys
+import termios
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -153,7 +156,9 @@ class DataConnection(asyncio.BufferedProtocol):
         return self._answer
 
     def abort(self) -> None:
-        """Close at once; the buffer of a request under way is not touched again."""
+        """Close at once: a request under way is cancelled, and its buffer not touched again."""
+        if self._answer is not None:
+            self._answer.cancel()
         self._end(ConnectionLostError("The connection was closed"))
 
     # -- called by the event loop --------------------------------------------------------------------
@@ -288,10 +293,18 @@ class DataConnection(asyncio.BufferedProtocol):
     def _look(self) -> None:
         """The head must come within ``read_s``, and each half of it thereafter bring the least rate."""
         enough = self._bounds.min_rate * self._bounds.read_s / 2
-        if self._state is _State.BODY and self._watched >= enough:
+        unread = self._unread()
+        if self._state is _State.BODY and self._watched + unread >= enough:
             self._start_watch()
+            self._watched = -unread  # it has been counted
         else:
             self._end(SilentError("The peer stalls"))
+
+    def _unread(self) -> int:
+        """Bytes that have come, and wait in the kernel for more: see :meth:`_wait_for_more`."""
+        assert self._transport is not None
+        sock = self._transport.get_extra_info("socket")
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def _slow_down(self, count: int) -> None:
         """Pause for the rate limit. The watch stands still meanwhile: the pause is ours, not the peer's."""

@@ -15,7 +15,9 @@ byte for byte. Paths (docs/protocol.md):
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
+import random
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +29,7 @@ from aiohttp import web
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError
 from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.names import printable
-from overlaysync.net.bounds import SERVER, ServerBounds
+from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor
 from overlaysync.net.connections import BoundedServer, retry_after
 from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers
@@ -248,13 +250,16 @@ class Server:
         question = decode_question(request.rel_url.raw_query_string)
         members = self._shelf.swarms.of(offer.manifest.id)
         now = asyncio.get_running_loop().time()
-        host = request.remote or "%"
-        if question.member and "%" not in host:  # an address with a scope means nothing to others
+        host = request.remote or ""
+        if question.member and _is_of_use_to_others(host):
             asking = Member(question.member, host, question.port, question.held, printable(question.label))
             members.seen(asking, offer.pieces.count, now)
         # A node that fetches tells of the others once, one that has everything each time: it knows the most.
-        told = offer.log is not None and question.cursor > 0
-        others = (member for member in members.current(now) if member.id != question.member and not told)
+        others: list[Member] = []
+        if offer.log is None or not question.cursor:
+            others = [member for member in members.current(now) if member.id != question.member]
+        if len(others) > MAX_TOLD:
+            others = random.sample(others, MAX_TOLD)
         body = encode_swarm(
             self._shelf.label, offer.pieces.count, offer.log, cursor=question.cursor, members=others
         )
@@ -329,6 +334,12 @@ def abort(request: web.BaseRequest) -> None:
 def _takes_zstd(request: web.BaseRequest) -> bool:
     """Whether this body may be compressed. The length of one that is not sent is not worth the work."""
     return request.method == "GET" and request.headers.get("Accept-Encoding") == ENCODING
+
+
+def _is_of_use_to_others(host: str) -> bool:
+    """Whether a client's address means the same elsewhere; a link-local one of IPv6 needs a scope."""
+    address = ipaddress.ip_address(host)
+    return address.version == 4 or not address.is_link_local
 
 
 def _digest(text: str) -> bytes:

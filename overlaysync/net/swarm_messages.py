@@ -24,10 +24,11 @@ from overlaysync.net.bounds import (
     MAX_NEWS,
     MAX_QUESTION,
     MAX_SWARM_SIZE,
+    MAX_TOLD,
     MEMBER_ID_SIZE,
 )
 from overlaysync.net.messages import Address, parse_ip_address, parse_json
-from overlaysync.swarm.members import MAX_MEMBERS, Member
+from overlaysync.swarm.members import Member
 
 _encode = msgspec.json.Encoder().encode
 
@@ -126,7 +127,7 @@ def encode_swarm(
     """
     listed = [
         (member.id, str(Address(member.host, member.port)), member.held)
-        for member in islice(members, MAX_MEMBERS)
+        for member in islice(members, MAX_TOLD)
     ]
     if log is None:
         return _encode(_SwarmJson(label[:MAX_LABEL], pieces, whole=True, members=listed))
@@ -146,7 +147,7 @@ def decode_swarm(data: bytes, pieces: int) -> SwarmAnswer:
     message = parse_json(_swarm_decoder, data, MAX_SWARM_SIZE, "a swarm answer")
     if message.pieces != pieces:
         raise DecodeError(f"a swarm answer about {message.pieces} pieces instead of {pieces}")
-    if len(message.members) > MAX_MEMBERS or not 0 <= message.cursor <= MAX_CURSOR:
+    if len(message.members) > MAX_TOLD or not 0 <= message.cursor <= MAX_CURSOR:
         raise DecodeError("a swarm answer out of bounds")
     members = tuple(_member(*fields) for fields in message.members)
     held = None if message.whole else _held(message, pieces)

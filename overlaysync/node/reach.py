@@ -10,12 +10,13 @@ from enum import Enum, auto
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
+from overlaysync.model.pin import Sighting
 from overlaysync.net.bounds import DISCOVERY
 from overlaysync.net.client import Client
 from overlaysync.net.discovery import Browser, Peer
-from overlaysync.net.interfaces import is_on_link, is_own, list_interfaces
+from overlaysync.net.interfaces import is_on_link, is_one_host, is_own, list_interfaces
 from overlaysync.net.messages import Address
-from overlaysync.node.node import Node
+from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.resolve import Listing
 from overlaysync.trust.envelope import Manifest, open_envelope
@@ -27,7 +28,7 @@ _AGAIN_S = 5.0
 """Announced peers that did not answer are asked again after this time."""
 
 _BELIEVED_VERSION = 1 << 30
-"""Versions above are not counted when the next one is chosen: a stranger could use up a name's numbers."""
+"""Versions above are noted only of the name's own publisher: a stranger could use up its numbers."""
 
 
 _HOSTS_KEPT = 1024
@@ -163,10 +164,14 @@ class Reach:
         """Whether to believe a peer that somebody answers at ``host`` (an IP address).
 
         Only what is in our networks, unless a peer outside them, which the user named, tells of its like.
+        Our loopback only when the peer is on this machine itself.
         """
-        if self._nearness(told_by.host) is not _Near.LINK:
-            return not host.startswith("127.") or self._nearness(told_by.host) is _Near.HERE
-        return self._nearness(host) is not _Near.FAR and not host.startswith("127.")
+        teller = self._nearness(told_by.host)
+        if teller is _Near.HERE:
+            return True
+        if teller is _Near.LINK:
+            return self._nearness(host) is not _Near.FAR and is_one_host(host, far=False)
+        return is_one_host(host, far=True)
 
     def _nearness(self, host: str) -> _Near:
         """Asked for every member anybody tells of, so each host is looked up once."""
@@ -343,9 +348,12 @@ class Reach:
             with suppress(OverlaysyncError):
                 manifest = open_envelope(envelope)
                 manifests[manifest.id] = manifest
-        for manifest in manifests.values():
-            header = manifest.header
-            highest = self.node.catalog.highest_version(header.team, header.name)
-            if highest < header.version <= _BELIEVED_VERSION:
-                self.node.catalog.saw(header.team, header.name, header.version, manifest.publisher)
+        book, at = self.node.book(), timestamp()
+        self.node.catalog.pins.note(
+            Sighting(header.team, header.name, manifest.publisher, header.version, at, header.by)
+            for manifest in manifests.values()
+            for header in (manifest.header,)
+            if header.version <= _BELIEVED_VERSION
+            or book.has_pin(manifest.publisher, header.team, header.name)
+        )
         return manifests if self.catalogs else {}

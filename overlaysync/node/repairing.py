@@ -12,6 +12,7 @@ from overlaysync.net.messages import Address
 from overlaysync.node.fetching import Fetch, Options
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
+from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.ops.plan import Step
 from overlaysync.ops.resolve import Listing
@@ -54,7 +55,7 @@ async def repair(
         Reach.open(node, client, observer, peers=peers) as reach,
     ):
         await reach.until(lambda: bool(reach.sources(content)), wait_s=options.wait_s)
-        fetch = Fetch(node, client, reach, observer, options)
+        fetch = Fetch(node, client, reach, observer, options, Passing(node, reach))
         base = fetch.base_of(listing.manifest.header) if verdict.layer else None
         if verdict.layer and base is None:
             raise BaseImageError(

@@ -8,10 +8,12 @@ what they ask for (:mod:`.passing`).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from random import Random
 
 from overlaysync.errors import (
     DecodeError,
@@ -33,7 +35,7 @@ from overlaysync.ops.assemble import BATCH, Assembly
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step
 from overlaysync.store.direct import aligned_buffer
-from overlaysync.swarm.members import Member, Members
+from overlaysync.swarm.members import MAX_SOURCES, Member, Members
 from overlaysync.swarm.schedule import PER_SOURCE, Request, Schedule
 from overlaysync.swarm.source import Failure
 from overlaysync.trust.envelope import Manifest
@@ -43,8 +45,10 @@ _TICK_S = 0.2
 _REQUEST_S = 4
 _LEAST_SHARE = 256 * KIB
 _GOODBYE_S = 0.5
-_NEIGHBOURS = 48
-"""Fetching nodes asked at most: a swarm holds together with fewer, and each question costs."""
+_MET = 256
+"""Members dialled in one transfer at most: somebody may invent them."""
+_UNHEARD = 3
+"""A member that has left so many questions unanswered is no company; another one may be asked instead."""
 
 
 @dataclass(slots=True)
@@ -86,9 +90,10 @@ class Transferring:
         reach: who is there.
         step: what is made.
         assembly: takes the bytes.
-        transfer: counts them.
+        offer: gives what there is of it to others.
+        transfer: counts what comes.
         threads: verify and write.
-        passing: what is given to others, and the part of it that is made here; None to give nothing.
+        passing: knows who else fetches it.
     """
 
     def __init__(
@@ -96,22 +101,21 @@ class Transferring:
         reach: Reach,
         step: Step,
         assembly: Assembly,
+        offer: PartOffer,
         transfer: Transfer,
         threads: ThreadPoolExecutor,
-        passing: tuple[Passing, PartOffer] | None = None,
+        passing: Passing,
     ) -> None:
         self._reach = reach
         self._step = step
         self._assembly = assembly
+        self._offer = offer
         self._transfer = transfer
         self._threads = threads
-        self._passing: Passing | None = passing[0] if passing else None
-        self._offer: PartOffer | None = passing[1] if passing else None
-        self._me = self._passing.member if self._passing else ""
+        self._passing = passing
         self._loop = asyncio.get_running_loop()
-        self._schedule = _schedule(assembly, reach.client.rate, self._me)
-        manifest = step.listing.manifest
-        self._members = self._passing.swarms.of(manifest.id) if self._passing else Members()
+        self._schedule = _schedule(assembly, reach.client.rate, passing.member)
+        self._members = passing.swarms.of(step.listing.manifest.id)
         self._told = Members()
         self._buffers: list[memoryview] = []
         self._sources: dict[str, tuple[Address, Manifest]] = {}
@@ -120,7 +124,10 @@ class Transferring:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._wake = asyncio.Event()
-        self._neighbours = 0
+        self._met: dict[str, str] = {}  # member id → source
+        self._unheard: Counter[str] = Counter()  # questions in a row without an answer
+        self._choose_at = 0.0
+        self._random = Random()
         self._last_error = ""
 
     async def run(self) -> None:
@@ -139,7 +146,6 @@ class Transferring:
                 if schedule.exhausted(self._loop.time()) and not self._reach.looking:
                     raise self._give_up()
                 await self._something()
-            await self._say_goodbye()
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -160,17 +166,33 @@ class Transferring:
             member.id: member
             for known in (self._told, self._members)
             for member in known.current(now)
-            if member.id != self._me and member.held < self._schedule.pieces.count
+            if member.id != self._passing.member
         }
-        self._schedule.share_with(others)
-        for member in others.values():
-            self._add_member(member)
+        whole = self._schedule.pieces.count
+        self._schedule.share_with(id for id, member in others.items() if member.held < whole)
+        for member in self._members.current(now):  # who is done stays for a moment, and longer when asked
+            self._add_member(member, MAX_SOURCES)
+        if now >= self._choose_at and self._company() < MAX_SOURCES // 2:
+            for member in self._told.strangers(self._met, now, self._random):
+                self._add_member(member, MAX_SOURCES // 2)
+                self._choose_at = now + _TICK_S
 
-    def _add_member(self, member: Member) -> None:
+    def _company(self) -> int:
+        """How many of the members met are still there."""
+        dropped = self._schedule.dropped()
+        return sum(
+            source not in dropped and self._unheard[source] < _UNHEARD for source in self._met.values()
+        )
+
+    def _add_member(self, member: Member, most: int) -> None:
+        """Ask this one as well, unless ``most`` are asked already."""
+        if member.id in self._met or member.id == self._passing.member:
+            return
+        if len(self._met) >= _MET or self._company() >= most:
+            return
         address = Address(member.host, member.port)
-        source = str(address)
-        if source not in self._sources and self._neighbours < _NEIGHBOURS:
-            self._neighbours += 1
+        source = self._met[member.id] = str(address)
+        if source not in self._sources:
             self._sources[source] = address, self._step.listing.manifest
             self._schedule.add_source(source, whole=False)
 
@@ -211,8 +233,8 @@ class Transferring:
         address, manifest = self._sources[source]
         schedule = self._schedule
         question = SwarmQuestion(
-            self._me if self._passing and self._passing.port else "",
-            self._passing.port if self._passing else 0,
+            self._passing.member if self._passing.port else "",
+            self._passing.port,
             schedule.whole_count,
             schedule.cursor(source),
             self._reach.node.label,
@@ -221,13 +243,15 @@ class Transferring:
             answer = await self._reach.client.swarm(address, manifest.id, schedule.pieces.count, question)
         except (PeerError, DecodeError) as error:
             # Of an older version, or made of the same content by another manifest: it has everything.
+            self._unheard[source] += 1
             schedule.silent(source, self._loop.time(), for_good=isinstance(error, GoneError | DecodeError))
         else:
+            self._unheard[source] = 0
             self._labels[source] = answer.label
             schedule.heard(source, held=answer.held, cursor=answer.cursor, now=self._loop.time())
             self._hear_of(answer, address)
 
-    async def _say_goodbye(self) -> None:
+    async def say_goodbye(self) -> None:
         """Tell the others that everything is here, so that nobody waits for this node."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
@@ -239,9 +263,8 @@ class Transferring:
                 self._told.seen(member, answer.pieces, self._loop.time())
 
     def _log(self, pieces: list[int]) -> None:
-        if self._offer is not None:
-            for piece in pieces:
-                self._offer.log.add(piece)
+        for piece in pieces:
+            self._offer.log.add(piece)
 
     # -- data ----------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from overlaysync.model.digest import as_digests, derive, equal_rows, hash_units
 from overlaysync.model.have import HaveMap
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.store.partial import PartFile
-from overlaysync.units import MIB
+from overlaysync.units import MIB, PAGE_UNITS
 
 PLAN_CONTEXT = "overlaysync v1 plan"
 BATCH = 4 * MIB
@@ -147,7 +147,8 @@ class Assembly:
         """Let the part file share consecutive whole units with another, as far as the file system can.
 
         What is shared is a snapshot, and it is verified as the part file has it: however the source changes,
-        nothing else slips in. What was not shared, or is wrong, stays missing and is written over later.
+        nothing else slips in. What was not shared, or is wrong, stays missing and is written over later; so
+        nobody else may give these slots meanwhile. Those that are held already are left alone.
 
         Args:
             first, count: the slots.
@@ -159,7 +160,8 @@ class Assembly:
             Bytes accepted.
         """
         unit, accepted = self.data.pages.unit, 0
-        for run in self.data.runs(first, count):
+        gaps = list(self.have.gaps(first, count, PAGE_UNITS))
+        for run in (run for gap in gaps for run in self.data.runs(*gap)):
             hosts = self._layout.locate(run.first, run.units)
             start = offset + (run.first - first) * unit
             for low, high in _stretches(hosts, np.ones(len(hosts), np.bool_), unit):

@@ -33,10 +33,10 @@ class Duty:
 
     def __init__(self, me: str, count: int) -> None:
         self._me = me
-        self._count = count
+        self._all = np.arange(count)
         self._others: frozenset[str] = frozenset()
         self._best = np.zeros(count, dtype=np.uint64)
-        self.scores = _scores(me, count)
+        self.scores = _scores(me, self._all)
         self.mine: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
 
     def share_with(self, others: Iterable[str]) -> bool:
@@ -44,21 +44,29 @@ class Duty:
         wanted = frozenset(others) - {self._me}
         if wanted == self._others:
             return False
-        added = wanted - self._others
-        if self._others - wanted:
-            self._best[:] = 0
-            added = wanted
-        for other in added:
-            np.maximum(self._best, _scores(other, self._count), out=self._best)
+        self._leave(self._others - wanted, self._others & wanted)
+        for other in wanted - self._others:
+            np.maximum(self._best, _scores(other, self._all), out=self._best)
         self._others = wanted
         self.mine = self.scores > self._best
         return True
 
+    def _leave(self, gone: frozenset[str], stay: frozenset[str]) -> None:
+        """Pieces that were the duty of ``gone`` fall to those who ``stay``; nothing else is scored again."""
+        theirs = np.zeros(len(self._all), dtype=np.bool_)
+        for other in gone:
+            theirs |= self._best == _scores(other, self._all)
+        pieces = np.flatnonzero(theirs)
+        best = np.zeros(len(pieces), dtype=np.uint64)
+        for other in stay if len(pieces) else ():
+            np.maximum(best, _scores(other, pieces), out=best)
+        self._best[pieces] = best
 
-def _scores(member: str, count: int) -> NDArray[np.uint64]:
-    """The score of every piece for one node: splitmix64 of the piece number, seeded by the node."""
-    seed = np.frombuffer(hashlib.blake2b(member.encode(), digest_size=8).digest(), dtype=np.uint64)[0]
-    z = (np.arange(1, count + 1, dtype=np.uint64) * _STEP) ^ seed
+
+def _scores(member: str, pieces: NDArray[np.intp]) -> NDArray[np.uint64]:
+    """The score of each piece for one node: splitmix64 of the piece number, seeded by the node."""
+    seed = np.frombuffer(hashlib.blake2b(member.encode(), digest_size=8).digest(), dtype="<u8")[0]
+    z = ((pieces + 1).astype(np.uint64) * _STEP) ^ seed
     z = (z ^ (z >> np.uint64(30))) * _MIX[0]
     z = (z ^ (z >> np.uint64(27))) * _MIX[1]
     scores: NDArray[np.uint64] = z ^ (z >> np.uint64(31))

@@ -6,13 +6,20 @@ hearsay: it says whom to ask and how the work is divided, never what is believed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from random import Random
 
 AGE_S = 10.0
 """A member that has been silent for so long has gone."""
 
-MAX_MEMBERS = 256
+MAX_SOURCES = 48
+"""A node asks half as many others of its own choice, and as many in all with those that ask it."""
+
+_AT_ONCE = 6
+"""It chooses so few at a time: at first only the earliest are known, and all would choose them."""
+
+MAX_MEMBERS = 1024
 MAX_PER_HOST = 64
 """Members with one host address: many nodes share a hypervisor."""
 
@@ -76,6 +83,11 @@ class Members:
     def current(self, now: float, *, age_s: float = AGE_S) -> Iterator[Member]:
         """Those that have been heard of in the last ``age_s`` seconds."""
         return (member for id, member in self._members.items() if now - self._seen[id] < age_s)
+
+    def strangers(self, known: Container[str], now: float, random: Random) -> list[Member]:
+        """A few of those not known yet, at random."""
+        strangers = [member for member in self.current(now) if member.id not in known]
+        return random.sample(strangers, min(_AT_ONCE, len(strangers)))
 
     def __len__(self) -> int:
         return len(self._members)

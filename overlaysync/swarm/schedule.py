@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from random import Random
 
 import numpy as np
@@ -30,7 +31,7 @@ from overlaysync.model.datamap import DataMap
 from overlaysync.model.pieces import Pieces
 from overlaysync.swarm.duty import Duty
 from overlaysync.swarm.source import Failure, Source
-from overlaysync.swarm.wanted import PieceNumbers, Run, Runs, Wanted, join, without
+from overlaysync.swarm.wanted import PieceMask, PieceNumbers, Run, Runs, Wanted, join, without
 
 MAX_RUNS = 64
 """Most (first, count) runs in a request; the wire's own limit is higher."""
@@ -38,26 +39,40 @@ MAX_RUNS = 64
 PER_SOURCE = 6
 """Requests in flight at one source: some on the wire, some being verified and written."""
 
+_IN_FLIGHT = 16
+"""Requests in flight in all; among others who fetch, seeds are asked beyond that. More would wait in lines
+while their pieces could come from elsewhere, and what is asked for early is chosen badly. Many at once also
+crowd each other out on one link: some lose packet after packet, and stand still for seconds."""
+
+_FIRST_IN_FLIGHT = 4
+_LONG_S = 4.0
+"""So many at first, one more with each success, and one less when that took so long: on a slow link many
+requests at once starve each other."""
+
 _LEAST_IN_COMPANY = 8
-_MOST_IN_COMPANY = 16
-"""Requests in flight in all, among others who fetch; seeds are asked beyond that. More would wait in lines
-while their pieces could come from elsewhere, and what is asked for early is chosen badly."""
+"""Among others, a source has more than one request only while there are fewer in all."""
 
 _REQUEST_S = 0.25
-"""A request should take so long at the source's pace."""
+_COMPANY_REQUEST_S = 0.2
+"""A request should take so long at the source's pace; among others less, so that they can have it soon."""
 
 _STARVING = 1
-"""With so few requests under way the rules of duty are put aside."""
+_PATIENT_S = 2.0
+"""With so few requests under way the rules of duty are put aside; but not so soon after the start: others are
+about to bring in what is theirs."""
 
 _LATE_S = 2.0
 _LATE_FACTOR = 4.0
 """A request is late after this time, and after this many times what requests take lately."""
 
-_ASK_S = 0.2
-_ASK_MEMBER_S = 0.01
+_LOOK_S = 0.25
+"""When nobody can be asked for what is late, it is tried again after this time."""
+
+_ASK_S = 0.1
+_ASK_SOURCE_S = 0.02
 _ASK_SEED_S = 1.0
-"""What a source has is asked every 0.2 s and 0.01 s for each source there is; a seed ever less often, in the
-end each second."""
+"""What a source has is asked again after 0.1, 0.2, 0.3 s and so on: up to a second for a seed, and for others
+up to 0.1 s and 0.02 s for each source there is, so that a node asks fifty times a second at most."""
 
 _HOPELESS_S = 20.0
 """Sources that have nothing that is missing, and get nothing new for so long, will never have it."""
@@ -115,6 +130,8 @@ class Schedule:
         self._sources: dict[str, Source] = {}
         self._live: dict[str, Source] = {}
         self._requests: dict[Request, None] = {}
+        self._allowed = _FIRST_IN_FLIGHT
+        self._began: float | None = None
         self._obsolete = False
         self._fetchers = 0
         self._typical_s = _LATE_S / _LATE_FACTOR
@@ -140,6 +157,11 @@ class Schedule:
     def dropped(self) -> dict[str, Failure]:
         """The sources given up, and why."""
         return {name: source.dropped for name, source in self._sources.items() if source.dropped}
+
+    def doubtful(self, now: float) -> set[str]:
+        """Sources given up, failing or late: the work should not be shared with them."""
+        failing = {name for name, source in self._sources.items() if source.dropped or source.strikes}
+        return failing.union(request.source for request in self._late(now))
 
     def delivered(self) -> dict[str, int]:
         """Verified bytes by source."""
@@ -194,8 +216,6 @@ class Schedule:
         source = self._sources[name]
         source.cursor = cursor
         self._answered(source, now)
-        if self._news_at is None:
-            self._news_at = now
         if source.dropped or (source.seed and held is None):
             return
         if source.pieces is None:
@@ -222,7 +242,9 @@ class Schedule:
         source.good()
         source.delivered += request.size
         source.pace.add(request.size, now)
-        self._typical_s = 0.9 * self._typical_s + 0.1 * (now - request.began)
+        took = now - request.began
+        self._allowed = min(self._allowed + 1, _IN_FLIGHT) if took < _LONG_S else max(2, self._allowed - 1)
+        self._typical_s = 0.9 * self._typical_s + 0.1 * took
         return self._came(request, request.runs)
 
     def failed(
@@ -239,7 +261,9 @@ class Schedule:
         Returns the pieces that are whole by what came all the same.
         """
         source = self._ended(request)
-        whole = [] if missing is None else self._came(request, without(request.runs, sorted(missing)))
+        good = [] if missing is None else without(request.runs, sorted(missing))
+        source.delivered += sum(self._span(first, count) for first, count in good)
+        whole = self._came(request, good) if good else []
         source.bad(failure, now, retry_after)
         if source.dropped and self._live.pop(request.source, None) and source.pieces is not None:
             self._wanted.copies -= source.pieces
@@ -257,20 +281,22 @@ class Schedule:
         """What to ask next, None when there is nothing to ask at present."""
         if self.finished:
             return None
-        ready = self._ready(now)
+        fresh, late = self._fresh(), self._late(now)
+        full = len(self._requests) - len(late) >= self._allowed
+        ready = self._ready(now, seeds=full) if not full or fresh is not None else []
         for name, source in ready:
             if not source.dry:
                 room = self._room(source)
-                if request := self._make(name, self._choose(source, room), room, now):
+                if request := self._make(name, self._choose(source, fresh, room).tolist(), room, now):
                     return request
                 # A seed has something again when others have got the last piece; all else is heard of.
                 source.dry = not (source.seed and self._fetchers)
-        if len(self._requests) <= _STARVING:
+        if self._starving(now):
             for name, source in ready:
                 room = self._room(source)
-                if request := self._make(name, self._choose_any(source, room), room, now):
+                if request := self._make(name, self._choose_any(source, room).tolist(), room, now):
                     return request
-        return self._second_try(ready, now)
+        return self._second_try(late, ready, now)
 
     def next_question(self, now: float) -> str | None:
         """A source to ask what it has, None when none is due."""
@@ -295,18 +321,29 @@ class Schedule:
 
     # -- choosing ------------------------------------------------------------------------------------
 
-    def _ready(self, now: float) -> list[tuple[str, Source]]:
-        """Sources that can take another request, the idlest first."""
+    def _starving(self, now: float) -> bool:
+        """Whether (almost) nothing is under way, and that is not because everybody has just begun."""
+        patient = self._fetchers and (self._began is None or now - self._began < _PATIENT_S)
+        return len(self._requests) <= _STARVING and not patient
+
+    def _fresh(self) -> PieceMask | None:
+        """What seeds should be asked for; None when they are sources like any other."""
+        if not self._fetchers or sum(source.seed for source in self._live.values()) > self._fetchers:
+            return None
+        fresh = self._wanted.fresh()
+        return fresh & self._duty.mine if fresh.any() else None
+
+    def _ready(self, now: float, *, seeds: bool) -> list[tuple[str, Source]]:
+        """Sources, or only ``seeds``, that can take another request: first those that have not failed."""
         depth = self._depth
-        full = self._fetchers and len(self._requests) >= _MOST_IN_COMPANY
         ready = [
-            (source.in_flight, source.strikes, self._random.random(), name, source)
+            (source.strikes, source.in_flight, self._random.random(), name, source)
             for name, source in self._live.items()
             if source.in_flight < depth
             and source.in_flight < source.depth
             and source.answers
             and source.retry_at <= now
-            and (source.seed or not full)
+            and (source.seed or not seeds)
         ]
         return [(name, source) for *_, name, source in sorted(ready)]
 
@@ -317,21 +354,14 @@ class Schedule:
             return self._per_source
         return min(self._per_source, max(1, _LEAST_IN_COMPANY // max(1, len(self._live))))
 
-    @property
-    def _scarce(self) -> bool:
-        """Whether there are no more seeds than other nodes that want what they have."""
-        return sum(source.seed for source in self._live.values()) <= self._fetchers
-
-    def _choose(self, source: Source, room: int) -> PieceNumbers:
+    def _choose(self, source: Source, fresh: PieceMask | None, room: int) -> PieceNumbers:
         """Pieces to fill ``room`` slots with from a source, the best first."""
         most = min(room, MAX_RUNS)
         free = self._wanted.free(source.pieces)
         if not self._fetchers:
             return np.flatnonzero(free)[:most]
-        if source.seed and self._scarce:
-            fresh = self._wanted.fresh()
-            if fresh.any():
-                return np.flatnonzero(free & fresh & self._duty.mine)[:most]
+        if source.seed and fresh is not None:
+            return np.flatnonzero(free & fresh)[:most]
         return self._wanted.rarest(free, most)
 
     def _choose_any(self, source: Source, room: int) -> PieceNumbers:
@@ -343,31 +373,36 @@ class Schedule:
             return fresh[np.argsort(self._duty.scores[fresh])[: -most - 1 : -1]]
         return self._wanted.rarest(free, most)
 
-    def _second_try(self, ready: list[tuple[str, Source]], now: float) -> Request | None:
-        """What is late, asked of another source as well."""
-        late_s = max(_LATE_S, _LATE_FACTOR * self._typical_s)
-        if now - self._looked_at < late_s / 8:
+    def _late(self, now: float) -> list[Request]:
+        """Requests that take too long, the oldest first."""
+        since = now - max(_LATE_S, _LATE_FACTOR * self._typical_s)
+        return [*takewhile(lambda request: request.began <= since, self._requests)]
+
+    def _second_try(self, late: list[Request], ready: list[tuple[str, Source]], now: float) -> Request | None:
+        """What is late wherever it was asked for, asked of another source as well."""
+        if not late or now - self._looked_at < _LOOK_S:
             return None
-        self._looked_at = now
+        asked: dict[int, set[str]] = {}
+        for request in late:
+            for piece in request.pieces:
+                asked.setdefault(piece, set()).add(request.source)
         wanted = self._wanted
-        for request in self._requests:
-            if now - request.began < late_s:
-                break
-            late = np.array(request.pieces)
-            late = late[wanted.open[late] & (wanted.flying[late] == 1)]
-            for name, source in ready:
-                if name != request.source and not source.in_flight:
-                    again = late if source.pieces is None else late[source.pieces[late]]
-                    if second := self._make(name, again, self._room(source), now):
-                        return second
+        pieces = [
+            piece for piece in asked if wanted.open[piece] and wanted.flying[piece] == len(asked[piece])
+        ]
+        for name, source in ready:
+            again = [piece for piece in pieces if name not in asked[piece] and source.has(piece)]
+            if second := self._make(name, again, self._room(source), now):
+                return second
+        self._looked_at = now
         return None
 
-    def _make(self, name: str, pieces: PieceNumbers, room: int, now: float) -> Request | None:
+    def _make(self, name: str, pieces: Iterable[int], room: int, now: float) -> Request | None:
         """A request for ``room`` slots of these pieces, None when nothing is missing of them."""
         source = self._sources[name]
         asked: list[int] = []
         runs: list[Run] = []
-        for piece in pieces.tolist():
+        for piece in pieces:
             found = self._wanted.runs_of(piece, room, MAX_RUNS - len(runs))
             asked.append(piece)
             runs += found
@@ -388,7 +423,7 @@ class Schedule:
 
     def _room(self, source: Source) -> int:
         """Slots to ask of a source at once: what it sends in a quarter of a second, less near the end."""
-        size = int(source.pace.rate * _REQUEST_S)
+        size = int(source.pace.rate * (_COMPANY_REQUEST_S if self._fetchers else _REQUEST_S))
         live = len(self._live)
         if live > 1:
             size = min(size, self._wanted.left * self._unit // (2 * live * self._depth))
@@ -398,13 +433,15 @@ class Schedule:
     # -- inside --------------------------------------------------------------------------------------
 
     def _answered(self, source: Source, now: float) -> None:
-        """A question has ended."""
+        """A question has ended, with the first of them hope begins."""
+        if self._news_at is None:
+            self._news_at = now
         source.asking = False
         source.answers += 1
-        if source.seed:
-            source.ask_at = now + min(_ASK_SEED_S, _ASK_S * source.answers)
-        else:
-            source.ask_at = now + _ASK_S + _ASK_MEMBER_S * len(self._sources)
+        if self._began is None:
+            self._began = now
+        often = _ASK_SEED_S if source.seed else _ASK_S + _ASK_SOURCE_S * len(self._live)
+        source.ask_at = now + min(often, _ASK_S * source.answers)
 
     def _came(self, request: Request, runs: Iterable[Run]) -> list[int]:
         whole = self._wanted.came(runs, request.pieces)

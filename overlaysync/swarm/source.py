@@ -100,6 +100,10 @@ class Source:
         """Whether it has everything."""
         return self.pieces is None or bool(self.pieces.all())
 
+    def has(self, piece: int) -> bool:
+        """Whether it has a piece."""
+        return self.pieces is None or bool(self.pieces[piece])
+
     @property
     def strikes(self) -> int:
         """Failures in a row."""

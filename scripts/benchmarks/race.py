@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import CannotMeasureError, last_line
@@ -17,7 +16,9 @@ from benchmarks.measure import CannotMeasureError, last_line
 _LOOK_S = 0.01
 _LEAVE_S = 30.0
 """For processes that end by themselves, after the last file is there."""
-_START = ("sh", "-c", 'echo ready; read -r _; exec "$@" </dev/null', "sh")
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Words before a command that shall not outlive this process, even when that is killed."""
+_START = (*DIES_WITH_US, "sh", "-c", 'echo ready; read -r _; exec "$@" </dev/null', "sh")
 """Words before a command that shall wait until its standard input is closed."""
 
 
@@ -51,12 +52,10 @@ class Finish:
     Attributes:
         arrived_s: until its file was there.
         ended_s: until it ended; None if it was interrupted.
-        document: the JSON it printed; None if it printed none.
     """
 
     arrived_s: float
     ended_s: float | None
-    document: object
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +65,7 @@ class _Runner:
     errors: Path
     started: float | None = None
     arrived: float | None = None
-    ended: float | None = field(default=None)
+    ended: float | None = None
 
     def go(self) -> None:
         assert self.process.stdin
@@ -87,10 +86,9 @@ class _Runner:
                 raise CannotMeasureError(f"{self.entry.name} failed: {last_line(self.errors.read_text())}")
 
     def finish(self) -> Finish:
-        assert self.started is not None and self.arrived is not None and self.process.stdout
+        assert self.started is not None and self.arrived is not None
         ended = None if self.ended is None else self.ended - self.started
-        document = None if ended is None else _document(self.process.stdout.read())
-        return Finish(self.arrived - self.started, ended, document)
+        return Finish(self.arrived - self.started, ended)
 
 
 def race(entries: Sequence[Entry], limit_s: float, logs: Path) -> list[Finish]:
@@ -156,10 +154,3 @@ def _end(process: subprocess.Popen[str]) -> None:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def _document(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None

@@ -12,9 +12,11 @@ from typing import Any, Protocol
 
 from benchmarks.bench import OVERLAYSYNC, Bench
 from benchmarks.measure import run, serving
-from benchmarks.race import Entry
+from benchmarks.race import DIES_WITH_US, Entry
 from tests.e2e.room import Host, Room
 
+OTHERS = ("libtorrent", "HTTP")
+"""Names of the sides that are not ours."""
 _FIND_S = "20"
 
 
@@ -55,7 +57,15 @@ class Ours:
     @contextmanager
     def serving(self, room: Room, source: Path) -> Iterator[None]:
         first, other = room.hosts[:2]
-        command: list[str | Path] = [*first.prefix, *OVERLAYSYNC, "share", source, "--json", "--quiet"]
+        command: list[str | Path] = [
+            *first.prefix,
+            *DIES_WITH_US,
+            *OVERLAYSYNC,
+            "share",
+            source,
+            "--json",
+            "--quiet",
+        ]
         log = self.bench.scratch / "share.log"
         with serving(command, self.bench.env(self.bench.home()), log) as server:
             server.read_document()
@@ -96,7 +106,8 @@ class Torrent:
     def entry(self, host: Host, room: Room, source: Path, target: Path) -> Entry:
         sign = target / "whole"
         words = (str(self._torrent(source)), str(target), str(sign), host.address)
-        peers = (other.address for other in room.hosts if other != host)
+        # Each pair has one that calls: when both do, both connections may be given up as doubles.
+        peers = (other.address for other in room.hosts[: host.number])
         command = (*self._command("fetch"), *words, *peers)
         return Entry(_name(self, host), host.prefix, command, {}, sign, lingers=True)
 
@@ -119,7 +130,13 @@ class Http:
     @contextmanager
     def serving(self, room: Room, source: Path) -> Iterator[None]:
         first = room.hosts[0]
-        command: list[str | Path] = [*first.prefix, *self._command("serve_http"), first.address, source]
+        command: list[str | Path] = [
+            *first.prefix,
+            *DIES_WITH_US,
+            *self._command("serve_http"),
+            first.address,
+            source,
+        ]
         with serving(command, {}, self.bench.scratch / "http.log") as server:
             self._port = server.read_document()
             yield

@@ -27,6 +27,7 @@ _SETTINGS = {
     "allow_multiple_connections_per_ip": True,
     "unchoke_slots_limit": -1,
     "connections_limit": 500,
+    "min_reconnect_time": 1,  # those who start a moment later are tried again soon
     "alert_mask": lt.alert.category_t.status_notification | lt.alert.category_t.error_notification,
 }
 
@@ -50,7 +51,7 @@ def seed(torrent: str, directory: str, address: str) -> None:
 
 
 def fetch(torrent: str, directory: str, sign: str, address: str, *peers: str) -> None:
-    """Fetch a file from ``peers`` and from each other; makes ``sign`` when it is whole, then serves it."""
+    """Fetch a file from ``peers`` and whoever calls; makes ``sign`` when it is whole, then serves it."""
     session = _session(address)
     handle = _add(session, torrent, directory, 0)
     for peer in peers:

@@ -1,19 +1,19 @@
 """A room: hosts on one switch, each with a link of its own. Network namespaces, a bridge, shaped veth pairs.
 
 What runs on a host is a real process that sees one interface, ``lan0``, and reaches the others through the
-switch, multicast included. Nothing of it touches the machine's own network, and it vanishes with the
+switch, multicast included. A room may have several networks, each with a switch, and a router between them
+that lets no multicast through. Nothing of it touches the machine's own network, and it vanishes with the
 processes that keep the namespaces. Left out: loss and delay, beyond what a full queue makes of a rate.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from tests.e2e.namespaces import Namespace, NoNamespaceError, namespace
 
@@ -22,14 +22,17 @@ MBIT = 1_000_000
 INTERFACE = "lan0"
 """A host's only interface beside its loopback; names like ``veth0`` are left out by overlaysync."""
 MOST_HOSTS = 200
-SHAPE = "burst 32kb latency 50ms"
+SHAPE = "burst 128kb latency 50ms"
 """Of the token bucket that gives a link its rate; the queue before it holds 50 ms of data."""
 
-_NET = "10.77.0"
+_NET = "10.77"
+_ROUTER = 254
 _SWITCH = "lan"
+_APART = "apart"
 _TOOLS = ("unshare", "nsenter", "ip", "tc")
 # A sysfs of its own shows a host its own interfaces. Where one may not be mounted, the machine's stays.
 _HOST = "hostname host{number} && {{ mount -t sysfs sysfs /sys 2>/dev/null || true; }}"
+_FORWARD = "echo 1 >/proc/sys/net/ipv4/ip_forward"
 # The kernel's default; a machine may be set to another, and results would differ from room to room.
 _CUBIC = "echo cubic >/proc/sys/net/ipv4/tcp_congestion_control 2>/dev/null || true"
 
@@ -42,12 +45,14 @@ class Host:
         number: 0, 1, 2, ...
         address: IPv4, of ``lan0``.
         port: name of its port on the switch.
+        switch: that the port belongs to.
         namespace: where its processes run.
     """
 
     number: int
     address: str
     port: str
+    switch: str
     namespace: Namespace
 
     @property
@@ -57,20 +62,27 @@ class Host:
 
     def sent(self) -> int:
         """Bytes that have gone out of ``lan0``, headers included."""
-        return int(self._counters()["tx"]["bytes"])
+        return self._counters()[8]
 
     def received(self) -> int:
         """Bytes that have come in through ``lan0``, headers included."""
-        return int(self._counters()["rx"]["bytes"])
+        return self._counters()[0]
 
-    def _counters(self) -> Any:
-        shown = _run(self.namespace, f"ip -json -statistics link show dev {INTERFACE}")
-        return json.loads(shown)[0]["stats64"]
+    def _counters(self) -> list[int]:
+        """Received: bytes, packets and six more; then the same of what was sent."""
+        lines = Path(f"/proc/{self.namespace.pid}/net/dev").read_text().splitlines()
+        found = dict(line.strip().split(":", 1) for line in lines if ":" in line)
+        return [int(word) for word in found[INTERFACE].split()]
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Hosts that reach each other through a switch."""
+    """Hosts that reach each other.
+
+    Attributes:
+        hosts: in their order.
+        switch: where the switches are, and the router if there is one.
+    """
 
     hosts: tuple[Host, ...]
     switch: Namespace
@@ -83,20 +95,28 @@ class Room:
         """Plug the cable in again."""
         _run(self.switch, f"ip link set {host.port} up")
 
-    def shape(self, host: Host, rate: int) -> None:
-        """Give the host's link another rate, in bits per second in each direction."""
-        shape = f"root tbf rate {rate}bit {SHAPE}"
-        _run(self.switch, f"tc qdisc replace dev {host.port} {shape}")
-        _run(host.namespace, f"tc qdisc replace dev {INTERFACE} {shape}")
+    def part(self, hosts: Iterable[Host]) -> None:
+        """Move these hosts to a switch that nobody else is on; no cable is pulled for that."""
+        _run(self.switch, *(f"ip link set {host.port} master {_APART}" for host in hosts))
+
+    def join(self) -> None:
+        """Everybody back to where they were."""
+        _run(self.switch, *(f"ip link set {host.port} master {host.switch}" for host in self.hosts))
+
+    def shape(self, host: Host, rate: int, *, up: int | None = None) -> None:
+        """Give the host's link another rate, in bits per second; what it sends may have a rate of its own."""
+        _run(self.switch, f"tc qdisc replace dev {host.port} root tbf rate {rate}bit {SHAPE}")
+        _run(host.namespace, f"tc qdisc replace dev {INTERFACE} root tbf rate {up or rate}bit {SHAPE}")
 
 
 @contextmanager
-def room(count: int, *, rate: int | None = None) -> Iterator[Room]:
+def room(count: int, *, rate: int | None = None, networks: int = 1) -> Iterator[Room]:
     """A room with ``count`` hosts for as long as the context lasts; end their processes before.
 
     Args:
         count: of hosts, at most :data:`MOST_HOSTS`.
         rate: of each link in bits per second, in each direction; None: as fast as it goes.
+        networks: how many the hosts are spread over, in turn; a router as fast as it goes is between them.
 
     Raises:
         NoNamespaceError: such a room cannot be had here.
@@ -106,9 +126,19 @@ def room(count: int, *, rate: int | None = None) -> Iterator[Room]:
         raise NoNamespaceError(f"not installed: {', '.join(missing)}")
     assert 0 < count <= MOST_HOSTS
     with ExitStack() as stack:
-        script = f"ip link add {_SWITCH} type bridge && ip link set {_SWITCH} up"
-        switch = stack.enter_context(namespace("net", "mount", script=script))
-        hosts = tuple(stack.enter_context(_host(switch, number)) for number in range(count))
+        switch = stack.enter_context(namespace("net", "mount", script="true"))
+        switches = [f"{_SWITCH}{number}" for number in range(networks)]
+        _run(
+            switch,
+            *(f"ip link add {name} type bridge && ip link set {name} up" for name in (*switches, _APART)),
+        )
+        if networks > 1:
+            addresses = (
+                f"ip address add {_address(number, _ROUTER)} dev {name}"
+                for number, name in enumerate(switches)
+            )
+            _run(switch, *addresses, _FORWARD)
+        hosts = tuple(stack.enter_context(_host(switch, number, networks)) for number in range(count))
         made = Room(hosts, switch)
         for host in hosts if rate else ():
             made.shape(host, rate or 0)
@@ -116,15 +146,16 @@ def room(count: int, *, rate: int | None = None) -> Iterator[Room]:
 
 
 @contextmanager
-def _host(switch: Namespace, number: int) -> Iterator[Host]:
-    """A host whose cable is plugged into ``switch``."""
+def _host(switch: Namespace, number: int, networks: int) -> Iterator[Host]:
+    """A host whose cable is plugged into one of the switches."""
     kinds = ("net", "mount", "uts")
+    network = number % networks
     with namespace(*kinds, script=_HOST.format(number=number), within=switch.prefix) as own:
-        host = Host(number, f"{_NET}.{number + 1}", f"port{number}", own)
+        host = Host(number, f"{_NET}.{network}.{number + 1}", f"port{number}", f"{_SWITCH}{network}", own)
         _run(
             switch,
             f"ip link add {host.port} type veth peer name {INTERFACE} netns {own.pid}",
-            f"ip link set {host.port} master {_SWITCH} up",
+            f"ip link set {host.port} master {host.switch} up",
         )
         _run(
             own,
@@ -133,7 +164,13 @@ def _host(switch: Namespace, number: int) -> Iterator[Host]:
             "ip link set lo up",
             f"ip link set {INTERFACE} up",
         )
+        if networks > 1:
+            _run(own, f"ip route add default via {_NET}.{network}.{_ROUTER}")
         yield host
+
+
+def _address(network: int, number: int) -> str:
+    return f"{_NET}.{network}.{number}/24"
 
 
 def _run(where: Namespace, *lines: str) -> str:

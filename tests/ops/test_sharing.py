@@ -343,3 +343,20 @@ def test_after_a_failed_write_nothing_is_shared_any_more(
         copy_local(assembly, LocalSource(chain, known.disk), disk.library.load_page)
     assembly.close()
     assert start(disk, known.disk, path).resumed == 0
+
+
+def test_what_is_held_already_is_left_alone(disk: World) -> None:
+    data = distinct(1)
+    known = disk.known(raw(disk, "wanted.raw", data))
+    other = raw(disk, "other.raw", distinct(2))
+    assembly = start(disk, known.disk, disk.images / "new.raw")
+    try:
+        assert assembly.accept(3, 2, memoryview(data[3 * CHUNK : 5 * CHUNK])) == []
+        with open(other, "rb") as file:
+            assert assembly.share(0, COUNT, file.fileno(), 0, memoryview(bytearray(MIB))) == 0
+        assert [*assembly.missing()] == [(0, 3), (5, COUNT - 5)]
+        part = (disk.images / ".new.raw.part").read_bytes()
+        assert part[3 * CHUNK : 5 * CHUNK] == data[3 * CHUNK : 5 * CHUNK]
+        assert part[: 3 * CHUNK] == distinct(2)[: 3 * CHUNK]
+    finally:
+        assembly.close()

@@ -70,3 +70,12 @@ def test_a_closed_writer_writes_nothing(file: int) -> None:
     writer.close()
     assert writer.write(aligned_buffer(LEAST), 0) == 0
     assert os.fstat(file).st_size == 0
+
+
+def test_large_aligned_pieces_are_read(file: int, writer: DirectFile) -> None:
+    data = os.urandom(3 * LEAST)
+    os.pwrite(file, data, 0)  # only in the page cache yet
+    piece = aligned_buffer(2 * LEAST)
+    done = writer.read(piece, LEAST)
+    assert done in (0, len(piece)) and piece[:done] == data[LEAST:][:done]
+    assert writer.read(piece[: LEAST - ALIGNMENT], 0) == 0

@@ -20,7 +20,7 @@ from typing import cast
 
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.pieces import PIECE, PieceLog
-from overlaysync.swarm.members import Member, Members
+from overlaysync.swarm.members import MAX_SOURCES, Member, Members
 from overlaysync.swarm.schedule import PER_SOURCE, Request, Schedule
 from overlaysync.swarm.source import Failure
 from overlaysync.units import MIB
@@ -35,7 +35,6 @@ SILENCE_S = 10.0
 """A client gives up a body of which nothing has come for so long."""
 
 CONNECT_S = 3.0
-MAX_NEIGHBOURS = 48
 LISTED = 256
 """Most members in an answer, at random."""
 
@@ -109,7 +108,7 @@ class Node:
     manner: Manner
     log: PieceLog
     schedule: Schedule | None
-    members: Members = field(default_factory=lambda: Members(limit=1024, per_host=1024))
+    members: Members = field(default_factory=Members)
     flying: dict[Request, Body] = field(default_factory=dict)
     started_at: float = 0.0
     done_at: float | None = None
@@ -146,7 +145,7 @@ class Room:
         *,
         piece: int = PIECE,
         seed: int = 0,
-        neighbours: int = MAX_NEIGHBOURS,
+        neighbours: int = MAX_SOURCES,
         stay: float | None = None,
         tick: float = TICK_S,
     ) -> None:
@@ -364,8 +363,9 @@ class Room:
             self.clock.after(CONNECT_S, self._silent, node, server)
         else:
             server.members.seen(self._member(node), self.data.count, now)
-            if server.wanted:
-                self._get_to_know(server, [node.id])
+            if server.wanted and len(server.known) < self.neighbours:
+                self._meet(server, node.id, whole=False)
+                self._share(server)
             cursor = node.schedule.cursor(server.id) if node.schedule else 0
             whole = server.whole or server.manner is Manner.BOASTING
             news = None if whole else server.log.since(cursor)
@@ -383,7 +383,11 @@ class Room:
         for member in listed:
             if member.id != node.id:
                 node.members.seen(member, self.data.count, self.clock.now)
-        self._get_to_know(node, [member.id for member in listed])
+        if server.schedule is None:
+            if len(node.known) < self.neighbours // 2:
+                for member in node.members.strangers(node.known, self.clock.now, self.random):
+                    self._meet(node, member.id, whole=False)
+            self._share(node)
         self._work(node)
 
     def _silent(self, node: Node, server: Node) -> None:
@@ -399,17 +403,13 @@ class Room:
         members = [*server.members.current(self.clock.now)]
         return members if len(members) <= LISTED else self.random.sample(members, LISTED)
 
-    def _get_to_know(self, node: Node, ids: list[str]) -> None:
-        """New sources, and who shares the work."""
-        new = [id for id in ids if id != node.id and id not in node.known]
-        if room := max(0, self.neighbours - len(node.known)):
-            for id in new if len(new) <= room else self.random.sample(new, room):
-                self._meet(node, id, whole=False)
+    def _share(self, node: Node) -> None:
+        """The work is shared with those that are not done, and not proved useless."""
         if node.schedule:
-            members, now = node.members, self.clock.now
-            node.schedule.share_with(
-                member.id for member in members.current(now) if member.id not in members.done
-            )
+            now = self.clock.now
+            useless = node.members.done | node.schedule.doubtful(now)
+            current = node.members.current(now)
+            node.schedule.share_with(member.id for member in current if member.id not in useless)
 
     def _meet(self, node: Node, other: str, *, whole: bool) -> None:
         if node.schedule:

@@ -3,7 +3,9 @@
 Bodies cross the wire in parts. An uplink sends the parts of its bodies in turns, one after the other; a
 part then waits its turn in the receiver's downlink; a body has at most WINDOW parts between the two. So
 bodies share whichever link is the bottleneck evenly, and no link idles while a body could use it: near to
-max-min fair, for two events a part. Leaves out: loss, slow start, headers, and what questions and answers weigh.
+max-min fair, for two events a part.
+
+Leaves out: loss, slow start, headers, and what questions and answers weigh.
 """
 
 from __future__ import annotations
