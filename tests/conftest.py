@@ -19,10 +19,11 @@ import pytest
 # marker → the commands its tests call, and the Debian packages that hold them
 TOOLS = {
     "qemu": (
-        ("qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon"),
-        "qemu-utils qemu-system-common",
+        ("qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon", "qemu-system-x86_64"),
+        "qemu-utils qemu-system-common qemu-system-x86",
     ),
     "lan": (("ip", "tc"), "iproute2"),
+    "reflink": (("mkfs.xfs", "mkfs.btrfs", "filefrag"), "xfsprogs btrfs-progs e2fsprogs"),
 }
 
 # How many tests were left out for want of a tool, by marker; the controller of parallel workers gets theirs.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from overlaysync.cli.output import Output
+from overlaysync.model.names import printable
 
 if TYPE_CHECKING:
     from overlaysync.formats.image import Format
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from overlaysync.node.node import Node
     from overlaysync.ops.library import Known
     from overlaysync.ops.resolve import Listing
+    from overlaysync.swarm.link import Compression
+    from overlaysync.trust.book import Book
     from overlaysync.trust.envelope import Manifest
 
 PeerOption: TypeAlias = Annotated[
@@ -94,8 +97,26 @@ def parse_rate(text: str | None) -> int | None:
     return rate
 
 
-def image_fields(known: Known, manifest: Manifest | None = None) -> dict[str, Any]:
-    """The JSON form of an image here."""
+def compression() -> Compression:
+    """Whether to ask for compressed data: OVERLAYSYNC_COMPRESSION.
+
+    Raises:
+        UsageError: it is set to something else than ``auto``, ``never`` and ``always``.
+    """
+    from overlaysync.errors import UsageError
+    from overlaysync.swarm.link import Compression
+
+    text = os.environ.get("OVERLAYSYNC_COMPRESSION") or Compression.AUTO.value
+    try:
+        return Compression(text.lower())
+    except ValueError:
+        raise UsageError(
+            f"OVERLAYSYNC_COMPRESSION is '{printable(text)}'", hint="set it to auto, never or always"
+        ) from None
+
+
+def image_fields(known: Known, manifest: Manifest | None = None, book: Book | None = None) -> dict[str, Any]:
+    """The JSON form of an image here; ``book`` says how the publisher of its manifest is trusted."""
     from overlaysync.model.digest import format_id
     from overlaysync.ops.publish import stem
     from overlaysync.trust.keys import node_id
@@ -113,10 +134,19 @@ def image_fields(known: Known, manifest: Manifest | None = None) -> dict[str, An
         "parent": format_id(layer.parent) if layer and layer.parent else None,
         "publisher": node_id(manifest.publisher) if manifest else None,
         "version": header.version if header else None,
+        **trust_fields(manifest, book),
     }
 
 
-def listing_fields(listing: Listing) -> dict[str, Any]:
+def trust_fields(manifest: Manifest | None, book: Book | None) -> dict[str, str | None]:
+    """Whether the publisher of ``manifest`` is trusted for its name, and since when."""
+    if manifest is None or book is None:
+        return {"trusted": None, "trusted_since": None}
+    about = (manifest.publisher, manifest.header.team, manifest.header.name)
+    return {"trusted": book.trust(*about).value, "trusted_since": book.since(*about)}
+
+
+def listing_fields(listing: Listing, book: Book) -> dict[str, Any]:
     """The JSON form of something listed by peers."""
     from overlaysync.trust.keys import node_id
 
@@ -132,6 +162,7 @@ def listing_fields(listing: Listing) -> dict[str, Any]:
         "layer": header.id if header.is_layer else None,
         "parent": header.parent or None,
         "publisher": node_id(listing.manifest.publisher),
+        **trust_fields(listing.manifest, book),
         "by": header.by,
         "created": header.created,
         "peers": list(listing.peers),

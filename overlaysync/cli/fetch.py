@@ -12,6 +12,7 @@ from overlaysync.cli.common import (
     PeerOption,
     RateOption,
     WaitOption,
+    compression,
     image_fields,
     listing_fields,
     open_node,
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from overlaysync.node.fetching import Fetch, Fetched, Options
     from overlaysync.node.node import Node
     from overlaysync.node.reach import Reach
+    from overlaysync.node.transfer import Transfer
+    from overlaysync.ops.believe import Choice
     from overlaysync.ops.plan import Step
-    from overlaysync.ops.resolve import Listing
+    from overlaysync.trust.book import Book
 
 
 FIND_S = 5.0
@@ -64,11 +67,20 @@ def fetch(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an existing file of that name.")
     ] = False,
+    trusted_only: Annotated[
+        bool, typer.Option("--trusted-only", help="Only what publishers signed that you trust by 'trust'.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show the plan.")] = False,
     limit_rate: RateOption = None,
     seed: Annotated[
-        float, typer.Option("--seed", metavar="SECONDS", min=0.0, help="Then share it this long.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            "--seed",
+            metavar="SECONDS",
+            min=0.0,
+            help="Then share it this long (default: while others who fetch it now have need of it).",
+        ),
+    ] = None,
     wait: WaitOption = FIND_S,
 ) -> None:
     """Fetch a master or an overlay, with the master it stands on."""
@@ -91,6 +103,7 @@ def fetch(
         name=name,
         format=parse_format(format),
         replace=replace,
+        trusted_only=trusted_only,
         wait_s=wait,
     )
     work = _Fetching(
@@ -110,7 +123,7 @@ class _Fetching:
         peers: list[Address],
         interfaces: list[str],
         rate: int | None,
-        seed: float,
+        seed: float | None,
         dry_run: bool,
     ) -> None:
         self._output = output
@@ -118,33 +131,42 @@ class _Fetching:
         self._peers = peers
         self._interfaces = interfaces
         self._rate = rate
+        self._compression = compression()
         self._seed = seed
         self._dry_run = dry_run
 
     async def run(self, node: Node, reference: Any) -> None:
         """Find, plan, and unless it is a dry run fetch and seed."""
+        import asyncio
+        from contextlib import suppress
+
         from overlaysync.net.client import Client
         from overlaysync.net.rate import RateLimit
         from overlaysync.node.fetching import Fetch
+        from overlaysync.node.passing import Passing
         from overlaysync.node.reach import Reach
 
         async with (
-            Client(limit=RateLimit(self._rate)) as client,
+            Client(limit=RateLimit(self._rate), compression=self._compression) as client,
             Reach.open(node, client, self._output, peers=self._peers, interfaces=self._interfaces) as reach,
+            Passing.open(node, reach, rate=self._rate) as passing,
         ):
-            fetch = Fetch(node, client, reach, self._output, self._options)
+            fetch = Fetch(node, client, reach, self._output, self._options, passing)
             results: list[Fetched] = []
             plans: list[Step] = []
             for wanted in await fetch.find(reference):
                 steps, fetched = await self._bring(fetch, wanted, as_master=reference.is_team)
                 plans += steps
                 results += fetched
-            self._print(plans, results)
+            self._print(node.book(), plans, results)
             if self._seed and results:
-                await self._seed_for(node, reach, results)
+                await self._seed_for(self._seed, node, reach, results)
+            elif self._seed is None:
+                with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
+                    await passing.linger()
 
     async def _bring(
-        self, fetch: Fetch, wanted: Listing, *, as_master: bool
+        self, fetch: Fetch, wanted: Choice, *, as_master: bool
     ) -> tuple[list[Step], list[Fetched]]:
         """Plan and fetch one thing, as its first publisher describes it that tells the truth."""
         from overlaysync.errors import BaseImageError, VerificationError
@@ -154,6 +176,8 @@ class _Fetching:
             try:
                 steps = await fetch.plan(claim, as_master=as_master)
                 self._show_plan(steps)
+                if claim is wanted.listing:
+                    fetch.accept(wanted, dry_run=self._dry_run)
                 return steps, [] if self._dry_run else await fetch.run(steps)
             except (VerificationError, BaseImageError) as error:
                 if claim is claims[-1]:
@@ -176,17 +200,18 @@ class _Fetching:
                 text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"
             self._output.note(f"{text}  from {', '.join(step.listing.labels) or 'nobody'}")
 
-    def _print(self, plans: list[Step], results: list[Fetched]) -> None:
+    def _print(self, book: Book, plans: list[Step], results: list[Fetched]) -> None:
         if self._dry_run:
             document = {
                 "plan": [
-                    listing_fields(step.listing) | {"path": step.path, "base": step.base} for step in plans
+                    listing_fields(step.listing, book) | {"path": step.path, "base": step.base}
+                    for step in plans
                 ]
             }
             self._output.result(document, *(f"would write {step.path}" for step in plans))
             return
         unique = list({result.known.path: result for result in reversed(results)}.values())[::-1]
-        document = {"fetched": [_fetched_fields(result) for result in unique]}
+        document = {"fetched": [_fetched_fields(result, book) for result in unique]}
         self._output.result(document, *(self._line(result) for result in unique))
 
     def _line(self, result: Fetched) -> str:
@@ -195,14 +220,14 @@ class _Fetching:
         if result.already:
             return self._output.good(f"{result.known.path} is already here")
         transfer = result.transfer
-        parts = [f"{format_size(transfer.data)} from {', '.join(transfer.sources)}"] if transfer.data else []
+        parts = [f"{_received(transfer)} from {', '.join(transfer.sources)}"] if transfer.data else []
         parts += [f"{format_size(transfer.local)} from images here"] if transfer.local else []
         parts += [f"{format_size(transfer.resumed)} from before"] if transfer.resumed else []
         return self._output.good(
             f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified"
         )
 
-    async def _seed_for(self, node: Node, reach: Reach, results: list[Fetched]) -> None:
+    async def _seed_for(self, seconds: float, node: Node, reach: Reach, results: list[Fetched]) -> None:
         import asyncio
 
         from overlaysync.node.serving import serve
@@ -212,15 +237,24 @@ class _Fetching:
         try:
             await asyncio.to_thread(share.publish_all)
             async with serve(share, reach=reach, interfaces=self._interfaces):
-                self._output.note(f"sharing for {self._seed:g} s; Ctrl-C ends it")
-                await asyncio.sleep(self._seed)
+                self._output.note(f"sharing for {seconds:g} s; Ctrl-C ends it")
+                await asyncio.sleep(seconds)
         finally:
             share.close()
 
 
-def _fetched_fields(result: Fetched) -> dict[str, Any]:
+def _received(transfer: Transfer) -> str:
+    """Bytes on the wire, and what they became if that is more."""
+    from overlaysync.units import format_size
+
+    plain = sum(transfer.sources.values())
+    compressed = f", compressed from {format_size(plain)}," if transfer.data < plain else ""
+    return f"{format_size(transfer.data)}{compressed}"
+
+
+def _fetched_fields(result: Fetched, book: Book) -> dict[str, Any]:
     transfer = result.transfer
-    return image_fields(result.known, result.manifest) | {
+    return image_fields(result.known, result.manifest, book) | {
         "already_here": result.already,
         "data_size": result.manifest.header.data_size,
         "wire": {"data": transfer.data, "manifest": transfer.manifest},

@@ -75,8 +75,9 @@ def here(node: Node, output: Output, text: str) -> Known:
 def _paths_of(node: Node, reference: Reference) -> list[str]:
     """Images here that fit: by id, by the name they were published under, or by the name of the file."""
     from overlaysync.errors import NotFoundError
+    from overlaysync.ops.believe import meant_here
     from overlaysync.ops.publish import stem
-    from overlaysync.ops.resolve import resolve
+    from overlaysync.ops.resolve import fits, resolve
 
     rows = [row for row in node.catalog.all_images() if node.library.known(row.path)]
     rows.sort(key=lambda row: row.layer is not None)
@@ -89,11 +90,20 @@ def _paths_of(node: Node, reference: Reference) -> list[str]:
             )
         ]
         return [row.path for row in found]
+    listings = local_listings(node)
+    meant = meant_here(reference, listings, node.book())
     try:
-        content = resolve(reference, local_listings(node))[0].manifest.header.content_id
+        content = resolve(reference, meant)[0].manifest.header.content_id
         return [row.path for row in rows if content == (row.layer or row.disk)]
     except NotFoundError:
-        return [row.path for row in rows if reference.team is None and stem(row.path) == reference.name]
+        others = {item.manifest.header.content_id for item in listings if fits(reference, item)}
+        return [
+            row.path
+            for row in rows
+            if reference.team is None
+            and stem(row.path) == reference.name
+            and (row.layer or row.disk) not in others
+        ]
 
 
 def local_listings(node: Node) -> list[Listing]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
     from overlaysync.ops.resolve import Listing
+    from overlaysync.trust.book import Book
+    from overlaysync.trust.envelope import Manifest
 
 
 LOOK_S = 2.0
@@ -61,18 +63,19 @@ def ls(
     output = output_of(context)
     reference = parse_reference(ref) if ref else None
     with open_node() as node:
+        book = node.book()
         if local:
             listings = local_listings(node)
         else:
             listings = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait))[0]
     chosen = [listing for listing in listings if reference is None or fits(reference, listing)]
     chosen.sort(key=lambda item: (item.manifest.header.full_name, -item.manifest.header.version))
-    output.result({"images": [listing_fields(listing) for listing in chosen]}, *_table(chosen))
+    output.result({"images": [listing_fields(listing, book) for listing in chosen]}, *_table(chosen, book))
     if not chosen and not output.json:
         output.note("nothing within reach; try --peer HOST:PORT, or: overlaysync doctor")
 
 
-def _table(listings: list[Listing]) -> list[str]:
+def _table(listings: list[Listing], book: Book) -> list[str]:
     from overlaysync.model.digest import short_id
     from overlaysync.model.names import printable
     from overlaysync.units import format_size
@@ -86,11 +89,12 @@ def _table(listings: list[Listing]) -> list[str]:
             f"on {printable(header.parent_name)}" if header.is_layer else "",
             f"×{len(listing.peers)}",
             printable(header.by),
+            "other publisher" if book.is_other(listing.manifest.publisher, header.team, header.name) else "",
         )
         for listing in listings
         for header in (listing.manifest.header,)
     ]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(7)]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(8)]
     return [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
@@ -203,7 +207,8 @@ def _show_image(node: Node, output: Output, path: str) -> dict[str, Any]:
 
     known = examine(node, output, path)
     manifest = manifest_of(node, known)
-    fields = image_fields(known, manifest)
+    book = node.book()
+    fields = image_fields(known, manifest, book)
     status = os.stat(known.path)
     fd = open_regular(known.path)
     try:
@@ -218,12 +223,25 @@ def _show_image(node: Node, output: Output, path: str) -> dict[str, Any]:
     fields["stands_on_it"] = standing_on(known.path, (status.st_dev, status.st_ino), node.catalog)
     fields["copies"] = [row.path for row in node.library.holders(known.disk.id) if row.path != known.path]
     fields["published_as"] = [
-        f"{header.full_name}:{header.version} by {header.by}"
+        _signature(open_envelope(row.envelope), book)
         for row in node.catalog.manifests(content=known.content.id)
-        for header in (open_envelope(row.envelope).header,)
     ]
     fields["notes"] = list(known.notes)
     return fields
+
+
+def _signature(manifest: Manifest, book: Book) -> str:
+    """Who signed what, and how that publisher is trusted for the name."""
+    from overlaysync.ops.trust_words import who
+
+    header = manifest.header
+    about = (manifest.publisher, header.team, header.name)
+    words = {"own": "yours", "explicit": "trusted", "first-use": "trusted on first use", "no": "not trusted"}
+    trust, since = words[book.trust(*about).value], book.since(*about)
+    return (
+        f"{header.full_name}:{header.version} by {who(manifest.publisher, header.by)}, {trust}"
+        f"{f' since {since}' if since else ''}"
+    )
 
 
 def _show_reference(
@@ -232,12 +250,18 @@ def _show_reference(
     import asyncio
 
     from overlaysync.model.reference import parse_reference
-    from overlaysync.ops.resolve import resolve
+    from overlaysync.node.node import now
+    from overlaysync.ops.believe import to_look_at
 
     reference = parse_reference(text)
     listings = local_listings(node)
     remote = asyncio.run(look(node, output, parse_peers(peers), [], wait_s))[0]
-    listing = resolve(reference, [*remote, *listings])[0]
-    fields = listing_fields(listing)
+    book = node.book()
+    listing, problem = to_look_at(
+        reference, [*remote, *listings], book, node.catalog.pins.sighting, now=now()
+    )
+    if problem:
+        output.note(f"fetch would refuse it: {problem}")
+    fields = listing_fields(listing, book)
     fields["copies"] = [row.path for row in node.library.holders(listing.manifest.header.result_id)]
     return fields

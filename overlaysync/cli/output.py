@@ -1,7 +1,4 @@
-"""What commands print: results to stdout, everything else to stderr, JSON when asked for.
-
-Progress is a bar on a terminal, a plain line every few seconds elsewhere, and JSON lines with ``--json``.
-"""
+"""What commands print: results to stdout, everything else to stderr, JSON when asked for."""
 
 from __future__ import annotations
 
@@ -9,16 +6,13 @@ import json
 import os
 import sys
 import threading
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from overlaysync.cli.progress import Audience, Progress
 from overlaysync.model.names import printable
-from overlaysync.units import format_size
 
-_LINE_S = 3.0
-_BAR_S = 0.1
-_BAR_WIDTH = 24
 _LONGEST = 8192
 _COLORS = {"✔": "\x1b[32m", "✗": "\x1b[31m"}
 _PLAIN = "\x1b[0m"
@@ -40,7 +34,8 @@ class Output:
         self.json = settings.json
         self.quiet = settings.quiet
         self._color = settings.color and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-        self._progress: _Progress | None = None
+        self._progress: Progress | None = None
+        self._audience = Audience(settings.json)
         self._lock = threading.RLock()
 
     # -- results -------------------------------------------------------------------------------------
@@ -78,6 +73,7 @@ class Output:
         with self._lock:
             if self._progress:
                 self._progress.clear()
+            self._audience.clear()
             if self.json:
                 text = json.dumps({"note": text})
             print(_safe(text), file=sys.stderr, flush=True)
@@ -85,17 +81,26 @@ class Output:
     def begin(self, what: str, total: int) -> None:
         """Work of ``total`` bytes begins."""
         with self._lock:
-            self._progress = None if self.quiet else _Progress(what, total, self.json)
+            self._progress = None if self.quiet else Progress(_safe(what), total, self.json)
 
-    def advance(self, size: int) -> None:
-        """``size`` more bytes are done; from any thread."""
+    def advance(self, size: int, source: str = "") -> None:
+        """``size`` more bytes are done, and who gave them; from any thread."""
         with self._lock:
             if self._progress:
-                self._progress.advance(size)
+                self._progress.advance(size, _safe(source))
+
+    def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
+        """Who fetches from this node: how many are done, and how far the others are."""
+        with self._lock:
+            if not self.quiet and not self._progress:
+                self._audience.show(
+                    _safe(what), done, joined, [(_safe(label), held) for label, held in fetching]
+                )
 
     def end(self) -> None:
         """The work has ended."""
         with self._lock:
+            self._audience.clear()
             if self._progress:
                 self._progress.clear()
                 self._progress = None
@@ -104,53 +109,3 @@ class Output:
 def _safe(text: str) -> str:
     """``text`` without what a terminal would obey: names of files and of strangers' things are in it."""
     return "\n".join(printable(line, _LONGEST) for line in text.split("\n"))
-
-
-class _Progress:
-    """One piece of work, shown at most a few times a second."""
-
-    def __init__(self, what: str, total: int, as_json: bool) -> None:
-        self._what = _safe(what)
-        self._total = total
-        self._done = 0
-        self._json = as_json
-        self._bar = sys.stderr.isatty() and not as_json
-        self._started = time.monotonic()
-        self._shown = self._started
-        self._every = _BAR_S if self._bar else _LINE_S
-        self._drawn = False
-
-    def advance(self, size: int) -> None:
-        self._done += size
-        now = time.monotonic()
-        if now - self._shown >= self._every:
-            self._shown = now
-            self._show(now - self._started)
-
-    def clear(self) -> None:
-        if self._drawn:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-            self._drawn = False
-
-    def _show(self, elapsed: float) -> None:
-        done = min(self._done, self._total)
-        rate = self._done / elapsed if elapsed > 0 else 0.0
-        left = (self._total - done) / rate if rate else 0.0
-        if self._json:
-            fields = {"progress": self._what, "done": done, "total": self._total, "rate": int(rate)}
-            print(json.dumps(fields), file=sys.stderr, flush=True)
-            return
-        text = (
-            f"{format_size(self._total - done)} missing of {format_size(self._total)}"
-            f"  {format_size(int(rate))}/s  {int(left) // 60}:{int(left) % 60:02d} left"
-        )
-        if not self._bar:
-            print(f"{self._what}: {text}", file=sys.stderr, flush=True)
-            return
-        full = int(_BAR_WIDTH * done / self._total) if self._total else _BAR_WIDTH
-        bar = "█" * full + "░" * (_BAR_WIDTH - full)
-        width = os.get_terminal_size(sys.stderr.fileno()).columns
-        sys.stderr.write("\r\x1b[K" + f"  {self._what}  {bar}  {text}"[: width - 1])
-        sys.stderr.flush()
-        self._drawn = True

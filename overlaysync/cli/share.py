@@ -89,9 +89,11 @@ async def _share(
 
 def _print_share(output: Output, share: Share, port: int, where: str) -> None:
     from overlaysync.model.digest import short_id
+    from overlaysync.trust.keys import node_id
     from overlaysync.units import format_size
 
     lines = []
+    book = share.node.book()
     items: list[dict[str, Any]] = []
     for shared in share.shared:
         header = shared.manifest.header
@@ -107,8 +109,9 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
                 f"{kind:8}{header.full_name}:{header.version}  {size}  {short_id(header.content_id)}{on}"
             )
         )
-        items.append(image_fields(shared.known, shared.manifest))
+        items.append(image_fields(shared.known, shared.manifest, book))
     lines.append(f"  announced as {share.label} on {where}" if where else f"  not announced; port {port}")
+    lines.append(f"  your fingerprint, for the board: {node_id(share.public_key)}")
     if any(not shared.manifest.header.is_layer for shared in share.shared):
         lines.append("  QEMU cannot write to a master while it is shared")
     lines.append("  others type (Ctrl-C ends sharing):")

@@ -9,6 +9,7 @@ import typer
 
 from overlaysync.cli.common import (
     PeerOption,
+    compression,
     open_node,
     output_of,
     parse_peers,
@@ -96,4 +97,4 @@ def _repair(node: Node, output: Output, verdict: Verdict, addresses: list[Any]) 
 
     from overlaysync.node.repairing import repair
 
-    return asyncio.run(repair(node, output, verdict, addresses))
+    return asyncio.run(repair(node, output, verdict, addresses, compression=compression()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from overlaysync.errors import DecodeError
 
@@ -42,10 +43,17 @@ class HaveMap:
 
     def runs(self, limit: int) -> Iterator[tuple[int, int]]:
         """(first, count) of the held slots in order, no run longer than ``limit``."""
-        edges = np.flatnonzero(np.diff(self._bits.view(np.int8), prepend=_EDGE, append=_EDGE))
-        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-            for first in range(start, end, limit):
-                yield first, min(limit, end - first)
+        yield from _runs(self._bits, limit)
+
+    def gaps(self, first: int, count: int, limit: int) -> Iterator[tuple[int, int]]:
+        """Likewise of the slots that are not held, of ``count`` from ``first`` on."""
+        for start, length in _runs(~self._bits[first : first + count], limit):
+            yield first + start, length
+
+    def slots(self) -> list[int]:
+        """The held slots, rising."""
+        held: list[int] = np.flatnonzero(self._bits).tolist()
+        return held
 
     def to_bytes(self) -> bytes:
         """One bit a slot, the first in the highest bit of the first byte, the rest of the last byte zero."""
@@ -66,3 +74,11 @@ class HaveMap:
         result = cls(count)
         result._bits = bits[:count].astype(np.bool_)
         return result
+
+
+def _runs(bits: NDArray[np.bool_], limit: int) -> Iterator[tuple[int, int]]:
+    """(first, count) of the set ``bits`` in order, no run longer than ``limit``."""
+    edges = np.flatnonzero(np.diff(bits.view(np.int8), prepend=_EDGE, append=_EDGE))
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        for first in range(start, end, limit):
+            yield first, min(limit, end - first)

@@ -23,10 +23,18 @@ MAX_LABEL = 100  # characters of a node's label
 MAX_ETAG = 128
 MAX_HOST = 253  # DNS
 
+MAX_SWARM_SIZE = 64 * KIB  # a have map of 65,536 pieces is 11 KiB in base64, 256 members are 20 KiB
+MAX_TOLD = 256  # members told of in one answer
+MAX_NEWS = 2048  # pieces named one by one; more come as a have map
+MEMBER_ID_SIZE = 8  # random bytes a fetching node calls itself by
+MAX_CURSOR = 1 << 40
+MAX_QUESTION = 256
+
 MAX_RANGES = 128  # ranges in one request for data
 MAX_SLOTS = 4096  # slots in one request for data: 256 MiB of a disk
 MAX_SLOT_DIGITS = 12  # 64 TiB in granules of 4 KiB need eleven
 MAX_SLOTS_TEXT = MAX_RANGES * (2 * MAX_SLOT_DIGITS + 2)
+MAX_COMPRESSED_BODY = 4 * MIB  # data of a request, before they are compressed; more go plain
 
 MAX_PAGE_SIZE = PAGE_SIZE
 MAX_PAGE_LIST_SIZE = MAX_LIST_SIZE
@@ -46,6 +54,11 @@ class ServerBounds:
         field_size: one header field.
         fields: header fields in a request.
         bodies: bodies with image data under way at once; more are answered 503.
+        places: of these, the ones that are sent; the others wait in line, each client in its turn.
+        waiting: bodies waiting in line.
+        wait_s: longest wait in line, then 503.
+        place_s: a body keeps its place for so long: who is slow does not hold up the others.
+        compressed_size: memory of compressed bodies under way; then others go plain.
         retry_s: least Retry-After of a 503; up to as much again is added at random.
         write_s: a client must take something within this time …
         min_rate: … and a whole body at this rate, after that grace.
@@ -60,10 +73,15 @@ class ServerBounds:
     field_size: int = 2 * KIB
     fields: int = 32
     bodies: int = 64
+    places: int = 8
+    waiting: int = 512
+    wait_s: float = 5
+    place_s: float = 1
+    compressed_size: int = 32 * MIB
     retry_s: int = 1
     write_s: float = 20
     min_rate: int = 16 * KIB
-    queue: int = 512
+    queue: int = 1024
     stop_s: float = 1
 
 

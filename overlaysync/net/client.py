@@ -8,6 +8,7 @@ is the peer's is a PeerError, so that a transfer can go on with the others.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,15 +23,20 @@ from overlaysync.model.pages import page_digest
 from overlaysync.net.bounds import (
     CLIENT,
     MAX_CATALOG_SIZE,
+    MAX_COMPRESSED_BODY,
     MAX_ETAG,
     MAX_PAGE_LIST_SIZE,
     MAX_PAGE_SIZE,
     MAX_PEERS_SIZE,
+    MAX_SWARM_SIZE,
     ClientBounds,
 )
+from overlaysync.net.compression import ENCODING, decompress
 from overlaysync.net.messages import Address, CatalogMessage, decode_catalog, decode_peers, encode_slots
 from overlaysync.net.rate import RateLimit
-from overlaysync.net.receiving import ConnectionLostError, DataConnection, Head
+from overlaysync.net.receiving import ConnectionLostError, DataConnection, Head, SilentError
+from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion, decode_swarm, encode_question
+from overlaysync.swarm.link import Compression, Link
 
 
 class BusyError(PeerError):
@@ -70,11 +76,19 @@ class Client:
 
     Args:
         limit: a rate for all image data received.
+        compression: whether image data are asked for compressed.
         bounds: limits.
     """
 
-    def __init__(self, *, limit: RateLimit | None = None, bounds: ClientBounds = CLIENT) -> None:
+    def __init__(
+        self,
+        *,
+        limit: RateLimit | None = None,
+        compression: Compression = Compression.AUTO,
+        bounds: ClientBounds = CLIENT,
+    ) -> None:
         self._bounds = bounds
+        self._link = Link(compression)
         self._limit = limit or RateLimit(None)
         self._hosts: dict[Address, _Host] = {}
         self._session = aiohttp.ClientSession(
@@ -143,6 +157,14 @@ class Client:
             raise PeerError(f"{address} sent a page with another digest")
         return body
 
+    async def swarm(
+        self, address: Address, manifest_id: bytes, pieces: int, question: SwarmQuestion
+    ) -> SwarmAnswer:
+        """What the peer has of a content of so many pieces, and who else fetches it."""
+        path = f"manifests/{manifest_id.hex()}/swarm?{encode_question(question)}"
+        _, _, body = await self._get(address, path, MAX_SWARM_SIZE)
+        return decode_swarm(body, pieces)
+
     async def _get(
         self, address: Address, path: str, limit: int, *, fields: dict[str, str] | None = None
     ) -> tuple[int, str, bytes]:
@@ -164,9 +186,9 @@ class Client:
                     body = await _read(answer, limit)
                     return status, answer.headers.get("ETag", "")[:MAX_ETAG], body
         except TimeoutError:
-            raise PeerError(f"{address} does not answer in time") from None
+            raise SilentError(f"{address} does not answer in time") from None
         except aiohttp.ClientConnectorError as error:
-            raise PeerError(f"{address} does not answer", why=_reason(error.os_error)) from None
+            raise _unreachable(address, error.os_error) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise PeerError(f"{address} answers wrongly", why=printable(str(error))) from None
 
@@ -174,11 +196,14 @@ class Client:
 
     async def read_slots(
         self, address: Address, manifest_id: bytes, runs: Sequence[tuple[int, int]], buffer: memoryview
-    ) -> None:
+    ) -> int:
         """Fill ``buffer`` with the bytes of these (first slot, count) runs, in order; nothing is verified.
 
         The buffer must have exactly the length of the data. After an error or a cancellation what it holds is
         undefined, and it is not written to again.
+
+        Returns:
+            bytes of the body on the wire: fewer than the buffer has when they came compressed.
 
         Raises:
             BusyError: the peer serves too many others.
@@ -186,14 +211,17 @@ class Client:
             PeerError: it sent too little, too much, too slowly, or nothing.
         """
         path = f"manifests/{manifest_id.hex()}/data?slots={encode_slots(runs)}"
-        request = f"GET /v1/{path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: overlaysync\r\n\r\n".encode(
-            "ascii"
-        )
+        compress = self._link.compress and len(buffer) <= MAX_COMPRESSED_BODY
+        asked = f"Accept-Encoding: {ENCODING}\r\n" if compress else ""
+        request = f"GET /v1/{path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: overlaysync\r\n{asked}\r\n"
         async with self._place(address) as host:
-            head = await self._exchange(address, host, request, buffer)
+            head = await self._exchange(address, host, request.encode("ascii"), buffer, compress)
         if head.status != 200:
             _check_status(address, head.status, str(head.retry_after))
             raise PeerError(f"{address} answers {head.status}")
+        if head.compressed:
+            await _unpack(address, buffer, head.length)
+        return head.length
 
     @asynccontextmanager
     async def _place(self, address: Address) -> AsyncIterator[_Host]:
@@ -210,7 +238,9 @@ class Client:
             if not host.users and not host.idle:
                 self._hosts.pop(address, None)
 
-    async def _exchange(self, address: Address, host: _Host, request: bytes, buffer: memoryview) -> Head:
+    async def _exchange(
+        self, address: Address, host: _Host, request: bytes, buffer: memoryview, compress: bool
+    ) -> Head:
         """Send the request on a connection that is open already, or else on a new one."""
         while host.idle:
             connection = host.idle.pop()
@@ -218,16 +248,17 @@ class Client:
                 connection.abort()
                 continue
             try:
-                return await self._ask(host, connection, connection.begin(request, buffer))
+                return await self._ask(host, connection, connection.begin(request, buffer, compress=compress))
             except ConnectionLostError:
                 continue  # closed by the peer while it was idle: no reason to doubt the peer
-        connection = DataConnection(self._bounds, self._limit)
-        answer = connection.begin(request, buffer)
+        connection = DataConnection(self._bounds, self._limit, self._link)
+        answer = connection.begin(request, buffer, compress=compress)
         await self._connect(address, connection)
         try:
             return await self._ask(host, connection, answer)
         except PeerError as error:
-            raise PeerError(f"No data from {address}", why=str(error)) from None
+            kind = SilentError if isinstance(error, SilentError) else PeerError
+            raise kind(f"No data from {address}", why=str(error)) from None
 
     async def _connect(self, address: Address, connection: DataConnection) -> None:
         loop = asyncio.get_running_loop()
@@ -236,10 +267,10 @@ class Client:
                 await loop.create_connection(lambda: connection, address.host, address.port)
         except TimeoutError:
             connection.abort()
-            raise PeerError(f"{address} does not answer") from None
+            raise SilentError(f"{address} does not answer") from None
         except OSError as error:
             connection.abort()
-            raise PeerError(f"{address} does not answer", why=_reason(error)) from None
+            raise _unreachable(address, error) from None
         except BaseException:
             connection.abort()
             raise
@@ -253,6 +284,22 @@ class Client:
         if connection.usable:
             host.idle.append(connection)
         return head
+
+
+def _unreachable(address: Address, error: OSError) -> PeerError:
+    """Why there is no connection: somebody refused it, or nobody is there at present."""
+    silent = error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ENETDOWN)
+    return (SilentError if silent else PeerError)(f"{address} does not answer", why=_reason(error))
+
+
+async def _unpack(address: Address, buffer: memoryview, length: int) -> None:
+    """Replace the compressed body at the beginning of ``buffer`` by what it holds."""
+    # The thread has bytes of its own: after a cancellation the buffer is used for something else.
+    packed = bytes(buffer[:length])
+    try:
+        buffer[:] = await asyncio.to_thread(decompress, packed, len(buffer))
+    except PeerError as error:
+        raise PeerError(f"No data from {address}", why=str(error)) from None
 
 
 def _reason(error: OSError) -> str:

@@ -37,6 +37,7 @@ class BoundedServer(web.Server):
     ) -> None:
         super().__init__(
             handler,
+            handler_cancellation=True,  # who has gone does not stay in line
             access_log=None,
             logger=_quiet,
             keepalive_timeout=bounds.keepalive_s,

@@ -99,6 +99,15 @@ def is_on_link(address: str, interfaces: Iterable[Interface]) -> bool:
     )
 
 
+def is_one_host(address: str, *, far: bool) -> bool:
+    """Whether an IP address is one host's for all: not just on this machine, nor (``far``) on one link."""
+    ip = ipaddress.ip_address(address)
+    if ip.version == 6 and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    special = ip.is_loopback or ip.is_unspecified or ip.is_multicast or ip.is_reserved
+    return not (special or (far and ip.is_link_local))
+
+
 def _broadcast(subnet: Subnet) -> object:
     network = subnet.network
     return network.broadcast_address if network.version == 4 and network.prefixlen < 31 else None

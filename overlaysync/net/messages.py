@@ -86,7 +86,7 @@ def decode_catalog(data: bytes) -> CatalogMessage:
     Raises:
         DecodeError: it is not one, or out of bounds.
     """
-    message = _parse(_catalog_decoder, data, MAX_CATALOG_SIZE, "a catalog")
+    message = parse_json(_catalog_decoder, data, MAX_CATALOG_SIZE, "a catalog")
     try:
         node = bytes.fromhex(message.node)
     except ValueError:
@@ -108,7 +108,12 @@ def _envelope(text: str) -> bytes:
     return envelope
 
 
-def _parse(decoder: msgspec.json.Decoder[_Message], data: bytes, limit: int, what: str) -> _Message:
+def parse_json(decoder: msgspec.json.Decoder[_Message], data: bytes, limit: int, what: str) -> _Message:
+    """The message that ``data`` encodes.
+
+    Raises:
+        DecodeError: it has more than ``limit`` bytes, or is not ``what``.
+    """
     if len(data) > limit:
         raise DecodeError(f"{what} of {len(data)} bytes", why=f"at most {limit}")
     try:
@@ -181,18 +186,26 @@ def decode_peers(data: bytes) -> tuple[Address, ...]:
     Raises:
         DecodeError: it is no such list, or out of bounds.
     """
-    message = _parse(_peers_decoder, data, MAX_PEERS_SIZE, "a list of peers")
+    message = parse_json(_peers_decoder, data, MAX_PEERS_SIZE, "a list of peers")
     if len(message.peers) > MAX_PEERS:
         raise DecodeError(f"a list of {len(message.peers)} peers", why=f"at most {MAX_PEERS}")
     try:
-        peers = tuple(map(parse_address, message.peers))
-        for peer in peers:
-            ipaddress.ip_address(peer.host)
-            if "%" in peer.host:
-                raise ValueError("an address with a scope, which means something on one machine only")
+        return tuple(map(parse_ip_address, message.peers))
     except (UsageError, ValueError) as error:
         raise DecodeError("a list of peers with something else in it", why=printable(str(error))) from None
-    return peers
+
+
+def parse_ip_address(text: str) -> Address:
+    """The address that a peer wrote: an IP address and a port, nothing that means something to one machine.
+
+    Raises:
+        UsageError, ValueError: it is none.
+    """
+    address = parse_address(text)
+    ipaddress.ip_address(address.host)
+    if "%" in address.host:
+        raise ValueError("an address with a scope, which means something on one machine only")
+    return address
 
 
 # -- slot ranges -------------------------------------------------------------------------------------

@@ -2,27 +2,39 @@
 
 aiohttp's client makes a bytes object of everything it receives and hands it through a queue; here the kernel
 copies to the place where the data are hashed. What it understands is what our server sends: a status, fields,
-Content-Length and that many bytes. The rest of HTTP (chunks, encodings, interim answers) is an error.
+Content-Length and that many bytes, which are a zstd frame where that was asked for (the caller unpacks it).
+The rest of HTTP (chunks, other encodings, interim answers) is an error.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import re
+import socket
+import sys
+import termios
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from overlaysync.errors import PeerError
 from overlaysync.net.bounds import ClientBounds
 from overlaysync.net.rate import RateLimit
+from overlaysync.swarm.link import Link
+from overlaysync.units import KIB
 
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
 _END = b"\r\n\r\n"
+_WAKE_SIZE = 64 * KIB
 
 
 class ConnectionLostError(PeerError):
     """The connection ended before an answer began, which is how a server closes an idle one."""
+
+
+class SilentError(PeerError):
+    """The peer does not answer, or sends no more, in time: it may come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +46,14 @@ class Head:
         length: bytes of the body.
         retry_after: seconds, 0 when the peer does not say.
         close: whether the connection ends after the body.
+        compressed: whether the body is a zstd frame.
     """
 
     status: int
     length: int
     retry_after: int
     close: bool
+    compressed: bool = False
 
 
 def parse_head(data: bytes) -> Head:
@@ -59,7 +73,8 @@ def parse_head(data: bytes) -> Head:
             raise PeerError("The peer sends a damaged or repeated header field")
         fields[field[1].lower()] = field[2]
     length = fields.get(b"content-length", b"")
-    if b"transfer-encoding" in fields or b"content-encoding" in fields or not _is_number(length, 18):
+    encoding = fields.get(b"content-encoding")
+    if b"transfer-encoding" in fields or encoding not in (None, b"zstd") or not _is_number(length, 18):
         raise PeerError("The peer sends a body of unknown length or form")
     retry_after = fields.get(b"retry-after", b"")
     return Head(
@@ -67,6 +82,7 @@ def parse_head(data: bytes) -> Head:
         int(length),
         int(retry_after) if _is_number(retry_after, 6) else 0,
         fields.get(b"connection", b"").lower() == b"close",
+        encoding is not None,
     )
 
 
@@ -87,17 +103,21 @@ class DataConnection(asyncio.BufferedProtocol):
     Args:
         bounds: how long the peer may be silent, and its least rate.
         limit: the rate of all that is received.
+        link: is told what is received.
     """
 
-    def __init__(self, bounds: ClientBounds, limit: RateLimit) -> None:
+    def __init__(self, bounds: ClientBounds, limit: RateLimit, link: Link) -> None:
         self._bounds = bounds
         self._limit = limit
+        self._link = link
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._state = _State.IDLE
         self._head_buffer = memoryview(bytearray(bounds.head_size))
         self._body = memoryview(b"")
+        self._compress = False
         self._filled = 0
+        self._least = 1  # SO_RCVLOWAT
         self._request = b""
         self._head: Head | None = None
         self._answer: asyncio.Future[Head] | None = None
@@ -117,17 +137,18 @@ class DataConnection(asyncio.BufferedProtocol):
         """Seconds since the last answer ended."""
         return self._loop.time() - self._idle_since
 
-    def begin(self, request: bytes, body: memoryview) -> asyncio.Future[Head]:
+    def begin(self, request: bytes, body: memoryview, *, compress: bool = False) -> asyncio.Future[Head]:
         """Send ``request``, now or when connected.
 
         Args:
             request: the whole request.
-            body: where the body of a 200 goes; no other length is accepted.
+            body: where the body of a 200 goes; it has this length, or is compressed and not longer.
+            compress: whether the request asks for a compressed body.
 
         Returns:
-            the head, once ``body`` is full or the status is not 200; PeerError when neither happens.
+            the head, once the body is there or the status is not 200; PeerError when neither happens.
         """
-        self._request, self._body = request, body
+        self._request, self._body, self._compress = request, body, compress
         self._state, self._filled, self._head = _State.HEAD, 0, None
         self._answer = self._loop.create_future()
         if self._transport is not None:
@@ -135,7 +156,9 @@ class DataConnection(asyncio.BufferedProtocol):
         return self._answer
 
     def abort(self) -> None:
-        """Close at once; the buffer of a request under way is not touched again."""
+        """Close at once: a request under way is cancelled, and its buffer not touched again."""
+        if self._answer is not None:
+            self._answer.cancel()
         self._end(ConnectionLostError("The connection was closed"))
 
     # -- called by the event loop --------------------------------------------------------------------
@@ -157,7 +180,9 @@ class DataConnection(asyncio.BufferedProtocol):
         self._watched += nbytes
         if self._state is _State.BODY:
             self._filled += nbytes
+            self._link.received(nbytes, self._loop.time())
             self._slow_down(nbytes)
+            self._wait_for_more()
             self._check_body()
         elif self._state is _State.HEAD:
             self._filled += nbytes
@@ -191,18 +216,31 @@ class DataConnection(asyncio.BufferedProtocol):
         except PeerError as error:
             self._end(error)
             return
-        if head.status != 200:
+        if head.compressed and not (head.status == 200 and self._compress and head.length > 0):
+            self._end(PeerError("The peer sends a compressed body that was not asked for"))
+        elif head.status != 200:
             self._finish(reusable=head.length == 0 and not rest)
-        elif head.length != len(self._body):
+        elif head.length > len(self._body) or (head.length < len(self._body) and not head.compressed):
             self._end(PeerError(f"The peer offers {head.length} bytes instead of {len(self._body)}"))
         elif len(rest) > head.length:
             self._end(PeerError("The peer sends more than was asked for"))
         else:
+            self._body = self._body[: head.length]
             self._body[: len(rest)] = rest
             self._state, self._filled = _State.BODY, len(rest)
+            self._link.began(self._loop.time())
+            self._link.received(len(rest), self._loop.time())
             self._start_watch()
+            self._wait_for_more()
             self._slow_down(len(rest))
             self._check_body()
+
+    def _wait_for_more(self) -> None:
+        """Be woken for a good deal of the body, not for every packet: many slow sources send many."""
+        least = max(1, min(_WAKE_SIZE, len(self._body) - self._filled)) if self._limit.rate is None else 1
+        if least != self._least and self._transport is not None:
+            self._least = least
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
     def _check_body(self) -> None:
         if self._filled == len(self._body):
@@ -212,7 +250,7 @@ class DataConnection(asyncio.BufferedProtocol):
         """The answer is complete."""
         assert self._head is not None
         answer, head = self._answer, self._head
-        self._stop_watch()
+        self._leave_body()
         self._answer, self._body, self._state = None, memoryview(b""), _State.IDLE
         self._idle_since = self._loop.time()
         if answer is not None and not answer.done():
@@ -222,7 +260,7 @@ class DataConnection(asyncio.BufferedProtocol):
 
     def _end(self, error: PeerError) -> None:
         answer = self._answer
-        self._stop_watch()
+        self._leave_body()
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
@@ -231,6 +269,12 @@ class DataConnection(asyncio.BufferedProtocol):
             self._transport.abort()
         if answer is not None and not answer.done():
             answer.set_exception(error)
+
+    def _leave_body(self) -> None:
+        """Nothing more is awaited."""
+        if self._state is _State.BODY:
+            self._link.ended(self._loop.time())
+        self._stop_watch()
 
     # -- pace ----------------------------------------------------------------------------------------
 
@@ -249,10 +293,18 @@ class DataConnection(asyncio.BufferedProtocol):
     def _look(self) -> None:
         """The head must come within ``read_s``, and each half of it thereafter bring the least rate."""
         enough = self._bounds.min_rate * self._bounds.read_s / 2
-        if self._state is _State.BODY and self._watched >= enough:
+        unread = self._unread()
+        if self._state is _State.BODY and self._watched + unread >= enough:
             self._start_watch()
+            self._watched = -unread  # it has been counted
         else:
-            self._end(PeerError("The peer stalls"))
+            self._end(SilentError("The peer stalls"))
+
+    def _unread(self) -> int:
+        """Bytes that have come, and wait in the kernel for more: see :meth:`_wait_for_more`."""
+        assert self._transport is not None
+        sock = self._transport.get_extra_info("socket")
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def _slow_down(self, count: int) -> None:
         """Pause for the rate limit. The watch stands still meanwhile: the pause is ours, not the peer's."""

@@ -41,7 +41,7 @@ def gather(segments: Iterable[Segment]) -> Iterator[Piece]:
                 buffer = bytearray()
             yield segment
             continue
-        buffer += _read(segment) if isinstance(segment, FileSegment) else segment
+        buffer += read_segment(segment) if isinstance(segment, FileSegment) else segment
         if len(buffer) >= BUFFER_SIZE:
             yield buffer
             buffer = bytearray()
@@ -97,7 +97,12 @@ def _joined(segments: Iterable[Segment]) -> Iterator[Segment]:
         yield held
 
 
-def _read(segment: FileSegment) -> bytes:
+def read_segment(segment: FileSegment) -> bytes:
+    """The bytes of a segment. Blocking.
+
+    Raises:
+        NotFoundError: the file is shorter than the segment says.
+    """
     data = os.pread(segment.fd, segment.length, segment.offset)
     if len(data) != segment.length:
         raise NotFoundError("the image has become shorter")

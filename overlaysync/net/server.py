@@ -9,28 +9,36 @@ byte for byte. Paths (docs/protocol.md):
     /v1/manifests/ID/pages                  its page list
     /v1/manifests/ID/pages/DIGEST           one of its pages
     /v1/manifests/ID/data?slots=0-63,80-95  the bytes of these slots, in order
+    /v1/manifests/ID/swarm?held=7&since=3   what it has of it, and who else fetches it
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
+import random
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from typing import Protocol, TypeVar
 
 from aiohttp import web
 
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError
 from overlaysync.model.digest import DIGEST_SIZE
-from overlaysync.net.bounds import SERVER, ServerBounds
+from overlaysync.model.names import printable
+from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
+from overlaysync.net.compression import ENCODING, Compressor
 from overlaysync.net.connections import BoundedServer, retry_after
 from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers
+from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.sending import BodySender, Piece, PieceReader, StalledError
+from overlaysync.net.swarm_messages import decode_question, encode_swarm
 from overlaysync.ops.offer import Offer
+from overlaysync.swarm.members import Member, Swarms
 from overlaysync.units import KIB
 
 _log = logging.getLogger("overlaysync.net.server")
@@ -71,6 +79,11 @@ class Shelf(Protocol):
         """Addresses of other nodes, ``HOST:PORT``."""
         ...
 
+    @property
+    def swarms(self) -> Swarms:
+        """Who fetches what is served."""
+        ...
+
 
 class _Answer(Exception):
     """Ends a request with a status and no more."""
@@ -103,11 +116,12 @@ class Server:
         self._limit = limit or RateLimit(None)
         self._sent = sent
         self._bounds = bounds
-        self._bodies = 0
-        self._max_bodies = bounds.bodies
+        bodies = bounds.bodies
         if self._limit.rate is not None:
-            self._max_bodies = max(1, min(bounds.bodies, self._limit.rate // _LEAST_SHARE))
+            bodies = max(1, min(bodies, self._limit.rate // _LEAST_SHARE))
+        self._places = Places(bounds, bodies)
         self._catalog: tuple[str, bytes] | None = None
+        self._compressor = Compressor(bounds.compressed_size)
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="serve")
         self._http: BoundedServer | None = None
         self._listeners: list[asyncio.Server] = []
@@ -138,6 +152,7 @@ class Server:
             self._http.pre_shutdown()
             await self._http.shutdown(self._bounds.stop_s)
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._compressor.close()
 
     # -- requests ------------------------------------------------------------------------------------
 
@@ -227,7 +242,28 @@ class Server:
                     return web.Response(body=page, content_type=_BINARY)
             case ["data"]:
                 return await self._get_data(request, offer)
+            case ["swarm"]:
+                return self._get_swarm(request, offer)
         raise _Answer(404)
+
+    def _get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
+        question = decode_question(request.rel_url.raw_query_string)
+        members = self._shelf.swarms.of(offer.manifest.id)
+        now = asyncio.get_running_loop().time()
+        host = request.remote or ""
+        if question.member and _is_of_use_to_others(host):
+            asking = Member(question.member, host, question.port, question.held, printable(question.label))
+            members.seen(asking, offer.pieces.count, now)
+        # A node that fetches tells of the others once, one that has everything each time: it knows the most.
+        others: list[Member] = []
+        if offer.log is None or not question.cursor:
+            others = [member for member in members.current(now) if member.id != question.member]
+        if len(others) > MAX_TOLD:
+            others = random.sample(others, MAX_TOLD)
+        body = encode_swarm(
+            self._shelf.label, offer.pieces.count, offer.log, cursor=question.cursor, members=others
+        )
+        return web.Response(body=body, content_type=_JSON)
 
     async def _read(self, read: Callable[[], _T]) -> _T:
         """Read from an image in a thread."""
@@ -242,27 +278,26 @@ class Server:
         runs = decode_slots(value)
         if sum(runs[-1]) > offer.data.count:
             raise _Answer(400)
+        if offer.log is not None and not all(piece in offer.log.held for piece in offer.pieces.touched(runs)):
+            raise _Answer(416)
         response = web.StreamResponse(headers={"Server": "overlaysync", "X-Content-Type-Options": "nosniff"})
         response.content_type = _BINARY
-        response.content_length = length = sum(offer.data.span(first, count) for first, count in runs)
-        with self._body_slot():
-            reader = PieceReader(offer.segments(runs))
-            # The first batch is read before the head is sent: an image that has changed is still a clean 410.
-            batch = await self._read(reader.read)
-            await response.prepare(request)
-            if request.method == "GET":
-                await self._send_data(request, offer, reader, batch, length)
-        return response
-
-    @contextmanager
-    def _body_slot(self) -> Iterator[None]:
-        if self._bodies >= self._max_bodies:
-            raise _Answer(503, Retry_After=str(retry_after(self._bounds)))
-        self._bodies += 1
+        length = sum(offer.data.span(first, count) for first, count in runs)
+        packed = self._compressor.body(offer, runs, length) if _takes_zstd(request) else nullcontext()
         try:
-            yield
-        finally:
-            self._bodies -= 1
+            async with self._places.place(request.remote or ""), packed as body:
+                reader = PieceReader(() if body else offer.segments(runs))
+                # Read before the head is sent: an image that has changed is still a clean 410.
+                batch: list[Piece] = [body] if body else await self._read(reader.read)
+                if body:
+                    response.headers["Content-Encoding"], length = ENCODING, len(body)
+                response.content_length = length
+                await response.prepare(request)
+                if request.method == "GET":
+                    await self._send_data(request, offer, reader, batch, length)
+        except NoPlaceError:
+            raise _Answer(503, Retry_After=str(retry_after(self._bounds))) from None
+        return response
 
     async def _send_data(
         self, request: web.BaseRequest, offer: Offer, reader: PieceReader, batch: list[Piece], length: int
@@ -294,6 +329,17 @@ def abort(request: web.BaseRequest) -> None:
     """Drop the connection at once, so that the client sees that the body is not whole."""
     if request.transport is not None:
         request.transport.abort()
+
+
+def _takes_zstd(request: web.BaseRequest) -> bool:
+    """Whether this body may be compressed. The length of one that is not sent is not worth the work."""
+    return request.method == "GET" and request.headers.get("Accept-Encoding") == ENCODING
+
+
+def _is_of_use_to_others(host: str) -> bool:
+    """Whether a client's address means the same elsewhere; a link-local one of IPv6 needs a scope."""
+    address = ipaddress.ip_address(host)
+    return address.version == 4 or not address.is_link_local
 
 
 def _digest(text: str) -> bytes:

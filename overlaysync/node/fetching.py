@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from overlaysync.errors import (
     BaseImageError,
     DecodeError,
-    NetworkError,
+    NotAllowedError,
     NotFoundError,
     OverlaysyncError,
-    PeerError,
     StoppedError,
     VerificationError,
     WouldDestroyError,
@@ -28,33 +27,32 @@ from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
-from overlaysync.net.client import BusyError, Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
-from overlaysync.node.node import Node, now
+from overlaysync.node.asking import Anyone
+from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.believe import Choice, Reason, choose, new_pin, remark
 from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, find_base, image_files
 from overlaysync.ops.local import copy_local
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
+from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
-from overlaysync.ops.resolve import Listing, resolve
+from overlaysync.ops.resolve import Listing
 from overlaysync.store.files import translate
 from overlaysync.trust.envelope import Manifest
 
 _WRITERS = 4
 """Threads that verify and write: more than processors, as writing waits for the disk."""
-_TRIES = 4
-"""How often all sources are asked for a page before the fetch ends: a few seconds."""
-_PATIENCE = 30
-"""How often peers may say that they are busy before the next of them is asked."""
 _PAGES_AT_ONCE = 6
 _PAGES_KEPT = 64
 """Pages written to the catalog at a time."""
-_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,7 @@ class Options:
         name: name of the file instead of the thing's.
         format: format instead of the sender's.
         replace: whether an existing file of that name may be replaced.
+        trusted_only: whether only publishers count that the user has said to trust.
         wait_s: how long to look for peers.
     """
 
@@ -75,6 +74,7 @@ class Options:
     name: str | None = None
     format: Format | None = None
     replace: bool = False
+    trusted_only: bool = False
     wait_s: float = 4.0
 
 
@@ -104,34 +104,62 @@ class Fetch:
     reach: Reach
     observer: Observer
     options: Options
+    passing: Passing
     _stopping: bool = False
-    _failed: set[str] = field(default_factory=set)
-    """Sources that failed to give what belongs to a manifest."""
+    _anyone: Anyone = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._anyone = Anyone(self.reach, wait_s=self.options.wait_s)
 
     @property
     def directories(self) -> list[str]:
         """Where images here are looked for."""
         return list(dict.fromkeys([self.options.masters or self.options.to, self.options.to]))
 
-    async def find(self, reference: Reference) -> list[Listing]:
-        """What ``reference`` means among all that is within reach."""
+    async def find(self, reference: Reference) -> list[Choice]:
+        """What ``reference`` means among all that is within reach, to a node with these pins.
+
+        Raises:
+            NotFoundError, AmbiguousError, NotAllowedError: see :func:`overlaysync.ops.believe.choose`.
+        """
+        book, seen = self.node.book(), self.node.catalog.pins.sighting
+
+        def chosen() -> list[Choice]:
+            return choose(
+                reference,
+                self.reach.listings(),
+                book,
+                seen,
+                now=now(),
+                trusted_only=self.options.trusted_only,
+            )
 
         def found() -> bool:
             try:
-                return bool(resolve(reference, self.reach.listings()))
-            except NotFoundError:
-                return False
+                return bool(chosen())
+            except (NotFoundError, NotAllowedError):
+                return False  # who may answer yet has it, or is the one whom the name belongs to
             except OverlaysyncError:
                 return True
 
         await self.reach.until(found, wait_s=self.options.wait_s)
         try:
-            wanted = resolve(reference, self.reach.listings())
+            wanted = chosen()
         except NotFoundError:
             self.reach.require_answer()
             raise
         # Overlays first: they say which masters are brought along, and where those go.
-        return sorted(wanted, key=lambda listing: not listing.manifest.header.is_layer)
+        return sorted(wanted, key=lambda choice: not choice.manifest.header.is_layer)
+
+    def accept(self, choice: Choice, *, dry_run: bool) -> None:
+        """Say whose word is taken; pin a name that is used for the first time, unless it is a dry run."""
+        book = self.node.book()
+        text = remark(choice, book)
+        if text:
+            self.observer.note(text)
+        pin = new_pin(choice, book, since=timestamp())
+        if pin and not dry_run:
+            self.node.catalog.pins.pin_first(pin)
 
     async def plan(self, wanted: Listing, *, as_master: bool = False) -> list[Step]:
         """The steps that bring ``wanted`` here; waits a little for somebody to have its master.
@@ -164,9 +192,14 @@ class Fetch:
             await self.reach.until(somebody_has_it, wait_s=self.options.wait_s)
             return await asyncio.to_thread(plan)
 
-    def claims(self, wanted: Listing) -> list[Listing]:
-        """``wanted``, then what others say of the same content: who lies about it must not be in the way."""
-        header = wanted.manifest.header
+    def claims(self, choice: Choice) -> list[Listing]:
+        """What was chosen, then what others say of that content: who lies about it must not be in the way.
+
+        Of a name that one publisher has, only that one's word counts.
+        """
+        wanted, header = choice.listing, choice.manifest.header
+        if choice.reason in (Reason.PINNED, Reason.FIRST_USE) or self.options.trusted_only:
+            return [wanted]
         others = {
             (other.parent, other.result, other.virtual_size): listing
             for listing in self.reach.listings()
@@ -181,8 +214,8 @@ class Fetch:
         for step in steps:
             present = await asyncio.to_thread(self._present, step)
             if present is None:
-                present = await self.make(step)
-            keep_manifest(self.node.catalog, step.listing.manifest)
+                present = await self._make_or_find(step)
+            keep_manifest(self.node.catalog, step.listing.manifest, at=timestamp())
             results.append(present)
         return results
 
@@ -217,6 +250,16 @@ class Fetch:
             hint="choose another name with --as, another directory with --to, or say --replace",
         )
 
+    async def _make_or_find(self, step: Step) -> Fetched:
+        """Make the image, unless another node makes the same one at its place meanwhile."""
+        try:
+            return await self.make(step)
+        except WouldDestroyError:
+            present = await asyncio.to_thread(self._present, step)
+            if present is None:
+                raise
+            return present
+
     # -- making one image ----------------------------------------------------------------------------
 
     async def make(self, step: Step) -> Fetched:
@@ -224,6 +267,19 @@ class Fetch:
         transfer = Transfer()
         pages = await self._page_list(step, transfer)
         base = await asyncio.to_thread(self._base, step)
+        assembly = await asyncio.to_thread(self._assembly, step, pages, base)
+        offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page)
+        mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
+        try:
+            await self._fill(step, assembly, offer, transfer, mode)
+            known = await asyncio.to_thread(self._remember, step, pages, base)
+        except BaseException as error:
+            self._stopping = isinstance(error, asyncio.CancelledError)
+            self.passing.withdraw(offer)
+            raise
+        return Fetched(step.listing.manifest, known, False, transfer)
+
+    def _assembly(self, step: Step, pages: PageList, base: Known | None) -> Assembly:
         target = target_for(
             pages,
             format=step.format,
@@ -232,10 +288,7 @@ class Fetch:
             backing_format=base.geometry.format if base else None,
         )
         _make_directory(os.path.dirname(step.path))
-        threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
-        loop = asyncio.get_running_loop()
-        assembly = await asyncio.to_thread(
-            Assembly.open,
+        return Assembly.open(
             Path(step.path),
             target,
             pages,
@@ -243,25 +296,28 @@ class Fetch:
             self.node.home.journals,
             replace=self.options.replace,
         )
+
+    async def _fill(
+        self, step: Step, assembly: Assembly, offer: PartOffer, transfer: Transfer, mode: int
+    ) -> None:
+        """Get all data from here and from peers, give what there is to others, and finish the file."""
+        threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
+        transfer.resumed = assembly.resumed
         self.observer.begin(f"{step.header.name}", assembly.data.size)
         try:
-            transfer.resumed = assembly.resumed
             self.observer.advance(assembly.resumed)
-            await loop.run_in_executor(threads, self._take_local, step, assembly, transfer)
-            await Transferring(self.reach, step, assembly, transfer, threads).run()
-            mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
-            await loop.run_in_executor(
-                threads, lambda: assembly.finish(mode=mode, replace=self.options.replace)
-            )
-        except asyncio.CancelledError:
-            self._stopping = True
-            raise
+            await in_thread(self._take_local, step, assembly, transfer)
+            self.passing.begin(offer)
+            transferring = Transferring(self.reach, step, assembly, offer, transfer, threads, self.passing)
+            await transferring.run()
+            finish = partial(assembly.finish, mode=mode, replace=self.options.replace)
+            await asyncio.gather(in_thread(finish), transferring.say_goodbye())
+            self.passing.finish(offer)
         finally:
             # Threads may still be writing: the part file is closed after the last of them.
-            await asyncio.shield(loop.run_in_executor(None, _close, assembly, threads))
+            await asyncio.shield(asyncio.to_thread(_close, assembly, threads))
             self.observer.end()
-        known = await asyncio.to_thread(self._remember, step, pages, base)
-        return Fetched(step.listing.manifest, known, False, transfer)
 
     def _base(self, step: Step) -> Known | None:
         if step.base is None:
@@ -331,7 +387,11 @@ class Fetch:
         transfer.manifest += len(step.listing.manifest.envelope)
         pages = self.node.catalog.pages.load_list(header.content_id)
         if pages is None:
-            pages = await self._from_anyone(header.content_id, self._one_list)
+            # Images here that nobody has hashed yet may show it, or most of its pages.
+            await self._learn_first(header.virtual_size)
+            pages = self.node.catalog.pages.load_list(header.content_id)
+        if pages is None:
+            pages = await self._anyone.ask(header.content_id, self._one_list)
             transfer.manifest += len(pages.encode())
             await self._fetch_pages(pages, transfer)
             await asyncio.to_thread(self.node.catalog.pages.keep_list, pages)
@@ -340,6 +400,13 @@ class Fetch:
                 f"Cannot fetch '{header.name}'", why="its manifest says other than the content has"
             )
         return pages
+
+    async def _learn_first(self, virtual_size: int) -> None:
+        try:
+            await asyncio.to_thread(self._learn, virtual_size)
+        except asyncio.CancelledError:
+            self._stopping = True
+            raise
 
     async def _one_list(self, address: Address, manifest: Manifest) -> PageList:
         """The list as one peer has it, asked for as that peer describes it; checked by its id alone."""
@@ -366,42 +433,7 @@ class Fetch:
             async def ask(address: Address, manifest: Manifest, digest: bytes = digest) -> bytes:
                 return await self.client.page(address, manifest.id, digest)
 
-            bodies[digest] = await self._from_anyone(content, ask)
-
-    async def _from_anyone(
-        self, content: bytes, ask: Callable[[Address, Manifest], Awaitable[_Answer]]
-    ) -> _Answer:
-        """What the first peer gives that has the content; who failed before is asked last."""
-        failures: dict[str, OverlaysyncError] = {}
-        patience = _PATIENCE
-        while True:
-            sources = self.reach.sources(content)
-            untried = [source for source in sources if source not in failures]
-            if untried:
-                source = min(untried, key=lambda source: source in self._failed)
-                try:
-                    return await ask(*sources[source])
-                except BusyError as error:
-                    patience -= 1
-                    if patience:
-                        await asyncio.sleep(error.retry_after)
-                    else:
-                        failures[source] = error
-                except (PeerError, DecodeError) as error:
-                    failures[source] = error
-                    self._failed.add(source)
-            elif not await self.reach.another(wait_s=self.options.wait_s):
-                break
-        raise _no_manifest(list(failures.values()))
-
-
-def _no_manifest(failures: list[OverlaysyncError]) -> OverlaysyncError:
-    """What to say when nobody gave what belongs to a manifest."""
-    why = "; ".join(sorted({str(error) for error in failures}))
-    if all(isinstance(error, GoneError) for error in failures):
-        return NotFoundError("Nobody has it any more", why=why, hint="overlaysync ls")
-    wrong = any(isinstance(error, DecodeError) for error in failures)
-    return (VerificationError if wrong else NetworkError)("Nobody gave a usable manifest", why=why)
+            bodies[digest] = await self._anyone.ask(content, ask)
 
 
 def _make_directory(path: str) -> None:

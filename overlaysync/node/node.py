@@ -15,6 +15,7 @@ from overlaysync.ops.make import Maker
 from overlaysync.ops.publish import Publisher
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
+from overlaysync.trust.book import Book
 from overlaysync.trust.keys import NodeKey, load_or_make, short_node_id
 
 
@@ -48,6 +49,10 @@ class Node:
         return cls(
             home, key, label, catalog, library, Publisher(library, key, label), Maker(library, home.journals)
         )
+
+    def book(self) -> Book:
+        """Who is trusted for what at this moment."""
+        return Book.of(self.key.public, self.catalog.pins.pins(), self.catalog.pins.trusted())
 
     def close(self) -> None:
         """Close the catalog."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -14,11 +15,21 @@ class Observer(Protocol):
     def begin(self, what: str, total: int) -> None:
         """Work of ``total`` bytes begins."""
 
-    def advance(self, size: int) -> None:
-        """``size`` more bytes are done."""
+    def advance(self, size: int, source: str = "") -> None:
+        """``size`` more bytes are done; they came from the node with this label, or from here."""
 
     def end(self) -> None:
         """The work has ended, well or not."""
+
+    def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
+        """Of ``joined`` nodes that have begun to fetch something here, so many are done.
+
+        Args:
+            what: its name and version.
+            done: how many have it.
+            joined: how many have begun.
+            fetching: label of each that still fetches, and how much it has (0 to 1).
+        """
 
 
 class Silent:
@@ -30,8 +41,11 @@ class Silent:
     def begin(self, what: str, total: int) -> None:
         pass
 
-    def advance(self, size: int) -> None:
+    def advance(self, size: int, source: str = "") -> None:
         pass
 
     def end(self) -> None:
+        pass
+
+    def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
         pass

@@ -6,27 +6,40 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
+from overlaysync.model.pin import Sighting
 from overlaysync.net.bounds import DISCOVERY
 from overlaysync.net.client import Client
 from overlaysync.net.discovery import Browser, Peer
-from overlaysync.net.interfaces import is_own
+from overlaysync.net.interfaces import is_on_link, is_one_host, is_own, list_interfaces
 from overlaysync.net.messages import Address
-from overlaysync.node.node import Node
+from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.resolve import Listing
 from overlaysync.trust.envelope import Manifest, open_envelope
 
-SETTLE_S = 0.4
+SETTLE_S = 0.25
 """After something fits, others get this long to be seen: more sources, or another thing of that name."""
 
 _AGAIN_S = 5.0
 """Announced peers that did not answer are asked again after this time."""
 
 _BELIEVED_VERSION = 1 << 30
-"""Versions above are not counted when the next one is chosen: a stranger could use up a name's numbers."""
+"""Versions above are noted only of the name's own publisher: a stranger could use up its numbers."""
+
+
+_HOSTS_KEPT = 1024
+
+
+class _Near(Enum):
+    """Where a host is."""
+
+    HERE = auto()
+    LINK = auto()
+    FAR = auto()
 
 
 @dataclass(slots=True)
@@ -71,6 +84,7 @@ class Reach:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _index: dict[bytes, dict[str, tuple[Address, Manifest]]] | None = None
     _failure: BaseException | None = None
+    _near: dict[str, _Near] = field(default_factory=dict)
 
     @classmethod
     @asynccontextmanager
@@ -145,6 +159,28 @@ class Reach:
     def answering(self) -> list[Address]:
         """Addresses of the nodes that have answered."""
         return [view.address for view in self.nodes() if view.public_key]
+
+    def may_dial(self, host: str, *, told_by: Address) -> bool:
+        """Whether to believe a peer that somebody answers at ``host`` (an IP address).
+
+        Only what is in our networks, unless a peer outside them, which the user named, tells of its like.
+        Our loopback only when the peer is on this machine itself.
+        """
+        teller = self._nearness(told_by.host)
+        if teller is _Near.HERE:
+            return True
+        if teller is _Near.LINK:
+            return self._nearness(host) is not _Near.FAR and is_one_host(host, far=False)
+        return is_one_host(host, far=True)
+
+    def _nearness(self, host: str) -> _Near:
+        """Asked for every member anybody tells of, so each host is looked up once."""
+        if host not in self._near:
+            if len(self._near) >= _HOSTS_KEPT:
+                self._near.clear()
+            link = _Near.LINK if is_on_link(host, list_interfaces()) else _Near.FAR
+            self._near[host] = _Near.HERE if is_own(host) else link
+        return self._near[host]
 
     def require_answer(self) -> None:
         """Complain when peers were named and none of them answered.
@@ -312,9 +348,12 @@ class Reach:
             with suppress(OverlaysyncError):
                 manifest = open_envelope(envelope)
                 manifests[manifest.id] = manifest
-        for manifest in manifests.values():
-            header = manifest.header
-            highest = self.node.catalog.highest_version(header.team, header.name)
-            if highest < header.version <= _BELIEVED_VERSION:
-                self.node.catalog.saw(header.team, header.name, header.version, manifest.publisher)
+        book, at = self.node.book(), timestamp()
+        self.node.catalog.pins.note(
+            Sighting(header.team, header.name, manifest.publisher, header.version, at, header.by)
+            for manifest in manifests.values()
+            for header in (manifest.header,)
+            if header.version <= _BELIEVED_VERSION
+            or book.has_pin(manifest.publisher, header.team, header.name)
+        )
         return manifests if self.catalogs else {}

@@ -12,15 +12,24 @@ from overlaysync.net.messages import Address
 from overlaysync.node.fetching import Fetch, Options
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
+from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.ops.plan import Step
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.verify import Verdict
 from overlaysync.ops.verify import verify as verify_image
+from overlaysync.swarm.link import Compression
 from overlaysync.trust.envelope import open_envelope
 
 
-async def repair(node: Node, observer: Observer, verdict: Verdict, peers: Iterable[Address]) -> Verdict:
+async def repair(
+    node: Node,
+    observer: Observer,
+    verdict: Verdict,
+    peers: Iterable[Address],
+    *,
+    compression: Compression = Compression.AUTO,
+) -> Verdict:
     """Put a whole image in the place of the damaged one, and verify that.
 
     The new file is written beside the old one, which stays until the new one is complete.
@@ -41,9 +50,12 @@ async def repair(node: Node, observer: Observer, verdict: Verdict, peers: Iterab
     format = Format(row.format)
     listing = Listing(open_envelope(rows[0].envelope))
     options = Options(to=os.path.dirname(verdict.path), replace=True)
-    async with Client() as client, Reach.open(node, client, observer, peers=peers) as reach:
+    async with (
+        Client(compression=compression) as client,
+        Reach.open(node, client, observer, peers=peers) as reach,
+    ):
         await reach.until(lambda: bool(reach.sources(content)), wait_s=options.wait_s)
-        fetch = Fetch(node, client, reach, observer, options)
+        fetch = Fetch(node, client, reach, observer, options, Passing(node, reach))
         base = fetch.base_of(listing.manifest.header) if verdict.layer else None
         if verdict.layer and base is None:
             raise BaseImageError(

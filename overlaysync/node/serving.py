@@ -84,6 +84,7 @@ def _own_label(node: Node, port: int) -> Iterator[str]:
 async def _keep_announced(announcer: Announcer, share: Share, port: int) -> None:
     while True:
         await asyncio.sleep(WATCH_S)
+        _tell_progress(share)
         try:
             changed = await asyncio.to_thread(share.refresh)
         except (OverlaysyncError, OSError) as error:
@@ -91,6 +92,22 @@ async def _keep_announced(announcer: Announcer, share: Share, port: int) -> None
             continue
         if changed:
             await announcer.update(_announcement(share, port))
+
+
+def _tell_progress(share: Share) -> None:
+    """How far those are who fetch something here."""
+    now = asyncio.get_running_loop().time()
+    for offer in share.offers():
+        members = share.swarms.of(offer.manifest.id)
+        header = offer.manifest.header
+        fetching = [
+            (member.label or member.host, member.held / max(1, offer.pieces.count))
+            for member in members.current(now)
+            if member.id not in members.done
+        ]
+        if members.joined:
+            name = f"{header.full_name}:{header.version}"
+            share.observer.serving(name, len(members.done), members.joined, fetching)
 
 
 def _announcement(share: Share, port: int) -> Announcement:

@@ -16,8 +16,11 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.library import Known, image_files
-from overlaysync.ops.offer import Offer
+from overlaysync.ops.offer import ImageOffer, Offer
+from overlaysync.ops.trust_words import who
+from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.keys import node_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,9 @@ class Share:
     observer: Observer
     neighbours: Callable[[], Sequence[str]] = lambda: ()
     stopping: bool = False
+    swarms: Swarms = field(default_factory=Swarms)
     _shared: dict[bytes, Shared] = field(default_factory=dict)
-    _offers: dict[bytes, Offer] = field(default_factory=dict)
+    _offers: dict[bytes, ImageOffer] = field(default_factory=dict)
     _seen: dict[str, Fingerprint] = field(default_factory=dict)
     _tried: dict[str, Fingerprint] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
@@ -170,7 +174,19 @@ class Share:
         self._check_named(known)
         lineage = self.node.publisher.publish_lineage(known, team=self.team, created=timestamp())
         for image, manifest in lineage:
+            self._warn_of_pin(manifest)
             self._offer(image, manifest, asked=image is known)
+
+    def _warn_of_pin(self, manifest: Manifest) -> None:
+        """Say that others will not take this by its name, where they know the name as somebody else's."""
+        header, key = manifest.header, self.public_key
+        book = self.node.book()
+        if manifest.publisher == key and book.is_other(key, header.team, header.name):
+            pin = book.pins[header.team, header.name]
+            self.observer.note(
+                f"'{header.full_name}' is {who(pin.publisher, pin.label)}'s here: who knows it so is refused "
+                f"yours until they type: overlaysync trust {node_id(key)} --name {header.full_name}"
+            )
 
     def _check_named(self, known: Known) -> None:
         """A raw file below an overlay may be any file: an image's header must not make us share it.
@@ -216,7 +232,7 @@ class Share:
             def unchanged() -> bool:
                 return chain.fingerprints() == expected and not in_use_for_writing(chain.top.fd)
 
-            offer = Offer(manifest, image.content, self.node.library.load_page, chain, unchanged)
+            offer = ImageOffer(manifest, image.content, self.node.library.load_page, chain, unchanged)
         except BaseException:
             chain.close()
             raise

@@ -1,27 +1,54 @@
-"""Transfer: the network part of making one image, driven by the schedule."""
+"""Transfer: the network part of making one image, driven by the schedule.
+
+Asks all sources at once: those that list the content, and those that fetch it at present. Of the latter one
+learns from any source; they are asked what they have, are told in the same breath what is here, and are given
+what they ask for (:mod:`.passing`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from random import Random
 
-from overlaysync.errors import NetworkError, NotFoundError, OverlaysyncError, PeerError, VerificationError
+from overlaysync.errors import (
+    DecodeError,
+    NetworkError,
+    NotFoundError,
+    OverlaysyncError,
+    PeerError,
+    VerificationError,
+)
 from overlaysync.model.names import printable
 from overlaysync.net.client import BusyError, GoneError
 from overlaysync.net.messages import Address
+from overlaysync.net.receiving import SilentError
+from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion
 from overlaysync.node.node import now
+from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.ops.assemble import BATCH, Assembly
+from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step
 from overlaysync.store.direct import aligned_buffer
-from overlaysync.swarm.schedule import PER_SOURCE, Failure, Request, Schedule
+from overlaysync.swarm.members import MAX_SOURCES, Member, Members
+from overlaysync.swarm.schedule import PER_SOURCE, Request, Schedule
+from overlaysync.swarm.source import Failure
 from overlaysync.trust.envelope import Manifest
 from overlaysync.units import KIB
 
-_RETRY_S = 0.25
+_TICK_S = 0.2
 _REQUEST_S = 4
 _LEAST_SHARE = 256 * KIB
+_GOODBYE_S = 0.5
+_MET = 256
+"""Members dialled in one transfer at most: somebody may invent them."""
+_UNHEARD = 3
+"""A member that has left so many questions unanswered is no company; another one may be asked instead."""
 
 
 @dataclass(slots=True)
@@ -29,7 +56,7 @@ class Transfer:
     """Where the bytes of one image came from.
 
     Attributes:
-        data: data bytes received from peers, wrong ones included.
+        data: data bytes on the wire from peers: compressed ones as they came, wrong ones included.
         manifest: bytes of manifest, page list and pages received.
         local: bytes taken from images here.
         resumed: bytes an interrupted run had already written.
@@ -43,33 +70,64 @@ class Transfer:
     sources: dict[str, int] = field(default_factory=dict)
 
 
-def _schedule(assembly: Assembly, rate: int | None) -> Schedule:
+def _schedule(assembly: Assembly, rate: int | None, me: str) -> Schedule:
     """Under a limit few and small requests, so that each moves fast enough not to be taken for dead."""
     if rate is None:
-        return Schedule(assembly.missing(), assembly.data, request_size=BATCH)
+        return Schedule(assembly.missing(), assembly.data, request_size=BATCH, me=me)
     return Schedule(
         assembly.missing(),
         assembly.data,
         request_size=min(BATCH, rate * _REQUEST_S),
         per_source=max(1, min(PER_SOURCE, rate // _LEAST_SHARE)),
+        me=me,
     )
 
 
 class Transferring:
-    """The network part of making one image."""
+    """The network part of making one image.
+
+    Args:
+        reach: who is there.
+        step: what is made.
+        assembly: takes the bytes.
+        offer: gives what there is of it to others.
+        transfer: counts what comes.
+        threads: verify and write.
+        passing: knows who else fetches it.
+    """
 
     def __init__(
-        self, reach: Reach, step: Step, assembly: Assembly, transfer: Transfer, threads: ThreadPoolExecutor
+        self,
+        reach: Reach,
+        step: Step,
+        assembly: Assembly,
+        offer: PartOffer,
+        transfer: Transfer,
+        threads: ThreadPoolExecutor,
+        passing: Passing,
     ) -> None:
         self._reach = reach
         self._step = step
         self._assembly = assembly
+        self._offer = offer
         self._transfer = transfer
         self._threads = threads
+        self._passing = passing
         self._loop = asyncio.get_running_loop()
-        self._schedule = _schedule(assembly, reach.client.rate)
+        self._schedule = _schedule(assembly, reach.client.rate, passing.member)
+        self._members = passing.swarms.of(step.listing.manifest.id)
+        self._told = Members()
         self._buffers: list[memoryview] = []
         self._sources: dict[str, tuple[Address, Manifest]] = {}
+        self._labels: dict[str, str] = {}
+        self._asking: dict[Request, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._wake = asyncio.Event()
+        self._met: dict[str, str] = {}  # member id → source
+        self._unheard: Counter[str] = Counter()  # questions in a row without an answer
+        self._choose_at = 0.0
+        self._random = Random()
         self._last_error = ""
 
     async def run(self) -> None:
@@ -80,29 +138,135 @@ class Transferring:
             NetworkError: nobody is left to ask.
         """
         schedule = self._schedule
-        tasks: set[asyncio.Task[None]] = set()
+        self._log(schedule.held())
         try:
             while not schedule.finished:
-                for source, where in self._reach.sources(self._step.header.content_id).items():
-                    self._sources[source] = where
-                    schedule.add_source(source)
-                while request := schedule.next_request(self._loop.time()):
-                    tasks.add(asyncio.create_task(self._ask(request)))
-                if not tasks:
-                    if schedule.exhausted and not self._reach.looking:
-                        raise self._give_up()
-                    await asyncio.sleep(_RETRY_S)
-                    continue
-                done, tasks = await asyncio.wait(tasks, timeout=_RETRY_S, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+                self._look_around()
+                self._start_all()
+                if schedule.exhausted(self._loop.time()) and not self._reach.looking:
+                    raise self._give_up()
+                await self._something()
         finally:
-            for task in tasks:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             for source, size in schedule.delivered().items():
-                label = self._reach.label_of(source)
+                label = self._label(source)
                 self._transfer.sources[label] = self._transfer.sources.get(label, 0) + size
+
+    # -- whom to ask ---------------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        """Take in new sources: those who list the content, and those who fetch it."""
+        for source, where in self._reach.sources(self._step.header.content_id).items():
+            self._sources[source] = where
+            self._schedule.add_source(source)
+        now = self._loop.time()
+        others = {
+            member.id: member
+            for known in (self._told, self._members)
+            for member in known.current(now)
+            if member.id != self._passing.member
+        }
+        whole = self._schedule.pieces.count
+        self._schedule.share_with(id for id, member in others.items() if member.held < whole)
+        for member in self._members.current(now):  # who is done stays for a moment, and longer when asked
+            self._add_member(member, MAX_SOURCES)
+        if now >= self._choose_at and self._company() < MAX_SOURCES // 2:
+            for member in self._told.strangers(self._met, now, self._random):
+                self._add_member(member, MAX_SOURCES // 2)
+                self._choose_at = now + _TICK_S
+
+    def _company(self) -> int:
+        """How many of the members met are still there."""
+        dropped = self._schedule.dropped()
+        return sum(
+            source not in dropped and self._unheard[source] < _UNHEARD for source in self._met.values()
+        )
+
+    def _add_member(self, member: Member, most: int) -> None:
+        """Ask this one as well, unless ``most`` are asked already."""
+        if member.id in self._met or member.id == self._passing.member:
+            return
+        if len(self._met) >= _MET or self._company() >= most:
+            return
+        address = Address(member.host, member.port)
+        source = self._met[member.id] = str(address)
+        if source not in self._sources:
+            self._sources[source] = address, self._step.listing.manifest
+            self._schedule.add_source(source, whole=False)
+
+    def _start_all(self) -> None:
+        """Begin what the schedule wants to be done now."""
+        now = self._loop.time()
+        while source := self._schedule.next_question(now):
+            self._start(self._question(source))
+        while request := self._schedule.next_request(now):
+            self._asking[request] = self._start(self._ask(request))
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+        self._wake.set()
+
+    async def _something(self) -> None:
+        """Wait until something has happened, or may have."""
+        try:
+            async with asyncio.timeout(_TICK_S):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+        if self._failure is not None:
+            raise self._failure
+
+    # -- what it has ---------------------------------------------------------------------------------
+
+    async def _question(self, source: str) -> None:
+        address, manifest = self._sources[source]
+        schedule = self._schedule
+        question = SwarmQuestion(
+            self._passing.member if self._passing.port else "",
+            self._passing.port,
+            schedule.whole_count,
+            schedule.cursor(source),
+            self._reach.node.label,
+        )
+        try:
+            answer = await self._reach.client.swarm(address, manifest.id, schedule.pieces.count, question)
+        except (PeerError, DecodeError) as error:
+            # Of an older version, or made of the same content by another manifest: it has everything.
+            self._unheard[source] += 1
+            schedule.silent(source, self._loop.time(), for_good=isinstance(error, GoneError | DecodeError))
+        else:
+            self._unheard[source] = 0
+            self._labels[source] = answer.label
+            schedule.heard(source, held=answer.held, cursor=answer.cursor, now=self._loop.time())
+            self._hear_of(answer, address)
+
+    async def say_goodbye(self) -> None:
+        """Tell the others that everything is here, so that nobody waits for this node."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await asyncio.gather(*map(self._question, self._schedule.answering()))
+
+    def _hear_of(self, answer: SwarmAnswer, teller: Address) -> None:
+        for member in answer.members:
+            if self._reach.may_dial(member.host, told_by=teller):
+                self._told.seen(member, answer.pieces, self._loop.time())
+
+    def _log(self, pieces: list[int]) -> None:
+        for piece in pieces:
+            self._offer.log.add(piece)
+
+    # -- data ----------------------------------------------------------------------------------------
 
     async def _ask(self, request: Request) -> None:
         schedule = self._schedule
@@ -110,24 +274,22 @@ class Transferring:
         buffer = self._buffers.pop() if self._buffers else aligned_buffer(BATCH)
         part = buffer[: request.size]
         try:
-            await self._reach.client.read_slots(address, manifest.id, request.runs, part)
+            received = await self._reach.client.read_slots(address, manifest.id, request.runs, part)
         except BusyError as error:
             schedule.failed(request, Failure.BUSY, self._loop.time(), retry_after=error.retry_after)
-        except GoneError as error:
-            self._last_error = str(error)
-            schedule.failed(request, Failure.GONE, self._loop.time())
         except PeerError as error:
             self._last_error = str(error)
-            schedule.failed(request, Failure.LOST, self._loop.time())
+            schedule.failed(request, _kind_of(error), self._loop.time())
+        except asyncio.CancelledError:
+            schedule.cancelled(request)
+            raise
         else:
-            self._transfer.data += request.size
+            del self._asking[request]  # bytes that are here are not given up any more
+            self._transfer.data += received
             wrong = await self._loop.run_in_executor(self._threads, self._accept, request, part)
-            if wrong:
-                self._last_error = f"{request.source} sent wrong bytes"
-                self._reach.observer.note(f"{request.source} sent wrong bytes and is not asked again")
-                schedule.failed(request, Failure.WRONG, self._loop.time(), missing=wrong)
-            else:
-                schedule.succeeded(request)
+            self._verified(request, wrong)
+        finally:
+            self._asking.pop(request, None)
         self._buffers.append(buffer)
 
     def _accept(self, request: Request, part: memoryview) -> list[tuple[int, int]]:
@@ -138,9 +300,27 @@ class Transferring:
             size = self._assembly.data.span(first, count)
             wrong.extend(self._assembly.accept(first, count, part[at : at + size]))
             at += size
-        self._reach.observer.advance(at - sum(self._assembly.data.span(*run) for run in wrong))
         self._assembly.checkpoint(now())
         return wrong
+
+    def _verified(self, request: Request, wrong: list[tuple[int, int]]) -> None:
+        schedule = self._schedule
+        before = schedule.missing_size
+        if wrong:
+            self._last_error = f"{request.source} sent wrong bytes"
+            self._reach.observer.note(f"{request.source} sent wrong bytes and is not asked again")
+            self._log(schedule.failed(request, Failure.WRONG, self._loop.time(), missing=wrong))
+        else:
+            self._log(schedule.succeeded(request, self._loop.time()))
+        self._reach.observer.advance(before - schedule.missing_size, self._label(request.source))
+        for needless in schedule.obsolete():
+            if task := self._asking.pop(needless, None):
+                task.cancel()
+
+    # -- words ---------------------------------------------------------------------------------------
+
+    def _label(self, source: str) -> str:
+        return self._labels.get(source) or self._reach.label_of(source)
 
     def _give_up(self) -> OverlaysyncError:
         name = printable(self._step.header.name)
@@ -154,3 +334,9 @@ class Transferring:
         if all(why is Failure.GONE for why in lost.values()):
             return NotFoundError(f"Nobody has '{name}' any more", hint=hint)
         return NetworkError(f"Cannot fetch '{name}'", why=self._last_error or "no peer answers", hint=hint)
+
+
+def _kind_of(error: PeerError) -> Failure:
+    if isinstance(error, GoneError):
+        return Failure.GONE
+    return Failure.SILENT if isinstance(error, SilentError) else Failure.LOST

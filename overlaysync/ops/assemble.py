@@ -26,7 +26,7 @@ from overlaysync.model.digest import as_digests, derive, equal_rows, hash_units
 from overlaysync.model.have import HaveMap
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.store.partial import PartFile
-from overlaysync.units import MIB
+from overlaysync.units import MIB, PAGE_UNITS
 
 PLAN_CONTEXT = "overlaysync v1 plan"
 BATCH = 4 * MIB
@@ -122,6 +122,53 @@ class Assembly:
             wrong.extend((run.first + int(at), 1) for at in np.flatnonzero(~good))
         return wrong
 
+    def places(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """(offset, length) in the file of consecutive slots, in order."""
+        unit = self.data.pages.unit
+        for run in self.data.runs(first, count):
+            hosts = self._layout.locate(run.first, run.units)
+            for low, high in _stretches(hosts, np.ones(len(hosts), np.bool_), unit):
+                yield int(hosts[low]), self.data.span(run.first + low, high - low)
+
+    def open_reader(self) -> int:
+        """A descriptor to read the file with, also when it has got its name; the caller closes it."""
+        return self._part.open_reader()
+
+    @property
+    def shares(self) -> bool:
+        """Whether the part file has shared anything."""
+        return self._part.clones
+
+    def may_share(self, source: int) -> bool:
+        """Whether it is worth a try with the open file ``source``."""
+        return self._part.may_clone(source)
+
+    def share(self, first: int, count: int, source: int, offset: int, scratch: memoryview) -> int:
+        """Let the part file share consecutive whole units with another, as far as the file system can.
+
+        What is shared is a snapshot, and it is verified as the part file has it: however the source changes,
+        nothing else slips in. What was not shared, or is wrong, stays missing and is written over later; so
+        nobody else may give these slots meanwhile. Those that are held already are left alone.
+
+        Args:
+            first, count: the slots.
+            source: a descriptor of the other file.
+            offset: where in it they begin, in bytes; they lie there one after the other.
+            scratch: a buffer of at least a unit to read into.
+
+        Returns:
+            Bytes accepted.
+        """
+        unit, accepted = self.data.pages.unit, 0
+        gaps = list(self.have.gaps(first, count, PAGE_UNITS))
+        for run in (run for gap in gaps for run in self.data.runs(*gap)):
+            hosts = self._layout.locate(run.first, run.units)
+            start = offset + (run.first - first) * unit
+            for low, high in _stretches(hosts, np.ones(len(hosts), np.bool_), unit):
+                if self._part.clone(source, start + low * unit, (high - low) * unit, int(hosts[low])):
+                    accepted += self._confirm(run, hosts, low, high, scratch)
+        return accepted
+
     def checkpoint(self, now: float) -> None:
         """Make what is written safe against a crash, when it is time to."""
         if self._part.should_checkpoint(now):
@@ -167,10 +214,34 @@ class Assembly:
         unit = self.data.pages.unit
         for low, high in _stretches(hosts, good, unit):
             self._part.pwrite(int(hosts[low]), [part[low * unit : high * unit]])
-            self._part.note(run.first + low, high - low)
-            with self._lock:
-                self.have.add(run.first + low, high - low)
-                self.written += self.data.span(run.first + low, high - low)
+            self._hold(run.first + low, high - low)
+
+    def _confirm(
+        self, run: SlotRun, hosts: NDArray[np.int64], low: int, high: int, scratch: memoryview
+    ) -> int:
+        """Hold those of the whole units [low, high), side by side in the file, that are right."""
+        unit, accepted = self.data.pages.unit, 0
+        step = len(scratch) // unit
+        for start in range(low, high, step):
+            end = min(start + step, high)
+            data = scratch[: (end - start) * unit]
+            try:
+                if self._part.read_into(int(hosts[start]), data) < len(data):
+                    continue
+            except OverlaysyncError:
+                continue  # A bad sector, shared like the good ones: other bytes will be written elsewhere.
+            good = equal_rows(as_digests(hash_units(data, unit)), run.digests[start:end])
+            for at, stop in _stretches(hosts[start:end], good, unit):
+                self._hold(run.first + start + at, stop - at)
+                accepted += (stop - at) * unit
+        return accepted
+
+    def _hold(self, first: int, count: int) -> None:
+        """Count slots that are verified and in the part file."""
+        self._part.note(first, count)
+        with self._lock:
+            self.have.add(first, count)
+            self.written += self.data.span(first, count)
 
     def _resume(self) -> None:
         """Re-read what the journal claims; only what still verifies counts."""

@@ -1,12 +1,14 @@
 """Local sources: units that an image on this machine already holds.
 
 An older version, a flat copy or a promoted overlay shares most units with the target at the same guest
-offsets; other images may share some elsewhere. Both are found by digest, read through the source's chain and
-verified by the assembly like bytes from anywhere.
+offsets; other images may share some elsewhere. Both are found by digest. Where the file system lets two files
+share their bytes the new file does so; else they are read through the source's chain. Either way the assembly
+verifies them like bytes from anywhere.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.assemble import BATCH, Assembly
 from overlaysync.ops.hashing import HASHERS, Progress, in_order
 from overlaysync.store.direct import aligned_buffer
-from overlaysync.units import PAGE_UNITS
+from overlaysync.units import PAGE_UNITS, ceil_div
 
 _COPIERS = max(4, HASHERS)
 """Threads that copy: more than processors, as writing waits for the disk."""
@@ -63,24 +65,71 @@ def copy_local(
     if source.pages.unit != assembly.data.pages.unit:
         return 0
     before = assembly.written
-    scratch = threading.local()
-
-    def copy(item: _Copy) -> int:
-        if not hasattr(scratch, "buffer"):
-            scratch.buffer = aligned_buffer(BATCH)
-        part = scratch.buffer[: assembly.data.span(item.first, item.count)]
-        try:
-            source.chain.read_into(item.offset, part)
-        except (ImageError, OSError, ValueError):
-            return 0  # A source that has rotted or shrunk is one that does not have it.
-        wrong = assembly.accept(item.first, item.count, part)
-        return len(part) - sum(assembly.data.span(*run) for run in wrong)
-
+    taker = _Taker(assembly, source.chain)
     for find in (_same_offset, _any_offset):
-        for done in in_order(copy, find(assembly, source.pages, load), threads=_COPIERS):
+        for done in in_order(taker.take, find(assembly, source.pages, load), threads=_COPIERS):
             if progress:
                 progress(done)
     return assembly.written - before
+
+
+class _Taker:
+    """Takes units from one source; several threads may do so at once."""
+
+    def __init__(self, assembly: Assembly, chain: Chain) -> None:
+        self._assembly = assembly
+        self._data = assembly.data
+        self._chain = chain
+        self._own = threading.local()
+
+    def take(self, item: _Copy) -> int:
+        """The bytes of ``item`` that were taken."""
+        unit, have = self._data.pages.unit, self._assembly.have
+        taken = self._share(item)
+        for first, count in have.gaps(item.first, item.count, self._assembly.batch_slots()):
+            taken += self._copy(_Copy(first, count, item.offset + (first - item.first) * unit))
+        return taken
+
+    def _share(self, item: _Copy) -> int:
+        """The bytes that the new file now shares with one of the chain."""
+        if not any(self._assembly.may_share(image.fd) for image in self._chain.images):
+            return 0
+        try:
+            ranges = list(self._whole_units(item))
+        except (ImageError, OSError, ValueError):
+            return 0  # What is wrong with the source shows itself when it is read.
+        return sum(self._assembly.share(*found, self._buffer()) for found in ranges)
+
+    def _whole_units(self, item: _Copy) -> Iterator[tuple[int, int, int, int]]:
+        """(first slot, count, descriptor, offset there) of units that lie whole and plain in one file."""
+        unit = self._data.pages.unit
+        length = self._data.span(item.first, item.count)
+        for image, extent in self._chain.extents(item.offset, length):
+            if image is None or extent.kind is not Kind.DATA or extent.stored:
+                continue
+            start = extent.offset - item.offset
+            low = ceil_div(start, unit)
+            host = extent.host + low * unit - start
+            inside = min(start + extent.length, low * unit + os.fstat(image.fd).st_size - host)
+            if inside // unit > low:
+                yield item.first + low, inside // unit - low, image.fd, host
+
+    def _copy(self, item: _Copy) -> int:
+        """The bytes of at most a batch that were copied."""
+        part = self._buffer()[: self._data.span(item.first, item.count)]
+        try:
+            self._chain.read_into(item.offset, part)
+        except (ImageError, OSError, ValueError):
+            return 0  # A source that has rotted or shrunk is one that does not have it.
+        wrong = self._assembly.accept(item.first, item.count, part)
+        return len(part) - sum(self._data.span(*run) for run in wrong)
+
+    def _buffer(self) -> memoryview:
+        """This thread's own."""
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = aligned_buffer(BATCH)
+        buffer: memoryview = self._own.buffer
+        return buffer
 
 
 def _same_offset(assembly: Assembly, pages: PageList, load: LoadPage) -> Iterator[_Copy]:
@@ -103,15 +152,17 @@ def _matching(run: SlotRun, pages: PageList, load: LoadPage, assembly: Assembly)
 
 
 def _copies(slots: NDArray[np.int64], units: NDArray[np.int64], assembly: Assembly) -> Iterator[_Copy]:
-    """Neighbours in both slots and source units joined, a batch at most."""
+    """Neighbours in both slots and source units joined: a batch at most, or a page where they are shared."""
     if not len(slots):
         return
-    limit = assembly.batch_slots()
     breaks = np.flatnonzero((np.diff(slots) != 1) | (np.diff(units) != 1)) + 1
     for part_slots, part_units in zip(np.split(slots, breaks), np.split(units, breaks), strict=True):
-        for at in range(0, len(part_slots), limit):
+        at = 0
+        while at < len(part_slots):
+            limit = PAGE_UNITS if assembly.shares else assembly.batch_slots()
             count = min(limit, len(part_slots) - at)
             yield _Copy(int(part_slots[at]), count, int(part_units[at]) * assembly.data.pages.unit)
+            at += count
 
 
 def _any_offset(assembly: Assembly, pages: PageList, load: LoadPage) -> Iterator[_Copy]:

@@ -89,7 +89,7 @@ def plan_fetch(
             steps[-1] = replace(steps[-1], base=base.path, base_here=True)
             _check_lineage(steps, base)
             break
-        below = _maker(header.parent_id, everything)
+        below = _maker(header.parent_id, everything, wanted.manifest.publisher)
         if below is None or len(steps) >= MAX_LINEAGE:
             raise _no_base(header, everything)
         header = below.manifest.header
@@ -121,11 +121,16 @@ def _free_path(directory: str, header: Header, steps: list[Step]) -> str:
     return path
 
 
-def _maker(disk: bytes, listings: list[Listing]) -> Listing | None:
-    """Who can bring the disk: a master with that id, else an overlay whose guest sees it."""
+def _maker(disk: bytes, listings: list[Listing], publisher: bytes) -> Listing | None:
+    """Who can bring the disk: a master with that id, else an overlay whose guest sees it.
+
+    Of several, the one that ``publisher`` signed: it names the file.
+    """
     fitting = [listing for listing in listings if listing.manifest.header.result_id == disk and listing.peers]
-    masters = [listing for listing in fitting if not listing.manifest.header.is_layer]
-    return next(iter(masters or fitting), None)
+    fitting.sort(
+        key=lambda listing: (listing.manifest.header.is_layer, listing.manifest.publisher != publisher)
+    )
+    return next(iter(fitting), None)
 
 
 def _no_base(header: Header, listings: list[Listing]) -> BaseImageError:

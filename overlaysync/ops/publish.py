@@ -11,6 +11,7 @@ from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import check_name, name_from
+from overlaysync.model.pin import Pin
 from overlaysync.ops.library import Known, Library
 from overlaysync.store.catalog import Catalog, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
@@ -40,11 +41,21 @@ class Publisher:
     def publish(self, known: Known, *, team: str | None, created: str, name: str | None = None) -> Manifest:
         """The manifest of ``known``: the one that is known for this content and name, or a new version.
 
+        When this node signed it, a name that is nobody's yet becomes its own.
+
         Args:
             team: label; None keeps the label the content already has.
             created: ISO 8601 UTC.
             name: instead of the file's stem.
         """
+        manifest = self._manifest(known, team, created, name)
+        header, key = manifest.header, self._key.public
+        if manifest.publisher == key:
+            pin = Pin(header.team, header.name, key, created, label=self._label)
+            self._library.catalog.pins.pin_first(pin)
+        return manifest
+
+    def _manifest(self, known: Known, team: str | None, created: str, name: str | None = None) -> Manifest:
         if team:
             check_name(team, "team")
         name = check_name(name) if name else stem(known.path)
@@ -62,14 +73,13 @@ class Publisher:
     ) -> list[tuple[Known, Manifest]]:
         """Manifests of ``known`` and of all images below it, top first.
 
-        An image below keeps a manifest that somebody already made for its content, whatever its name.
+        An image below keeps a manifest that somebody already made for its content, whatever its name; its
+        name is not made this node's, for nobody asked to publish it.
         """
         result = [(known, self.publish(known, team=team, created=created))]
         for below in list(known.lineage)[1:]:
             rows = self._library.catalog.manifests(content=below.content.id)
-            manifest = (
-                open_envelope(rows[0].envelope) if rows else self.publish(below, team=team, created=created)
-            )
+            manifest = open_envelope(rows[0].envelope) if rows else self._manifest(below, team, created)
             result.append((below, manifest))
         return result
 
@@ -107,9 +117,9 @@ def rebuilt_cluster_size(known: Known) -> int:
     return geometry.cluster_size
 
 
-def keep_manifest(catalog: Catalog, manifest: Manifest) -> None:
-    """Keep a verified manifest in the catalog."""
-    catalog.keep_manifest(_row(manifest))
+def keep_manifest(catalog: Catalog, manifest: Manifest, *, at: str = "") -> None:
+    """Keep a verified manifest in the catalog, seen at that time (ISO 8601 UTC)."""
+    catalog.keep_manifest(_row(manifest), at=at)
 
 
 def _row(manifest: Manifest) -> ManifestRow:

@@ -45,17 +45,27 @@ def resolve(reference: Reference, listings: Iterable[Listing]) -> list[Listing]:
         NotFoundError: nothing fits; near names are suggested.
         AmbiguousError: different contents fit.
     """
-    everything = list(listings)
-    fitting = [listing for listing in everything if fits(reference, listing)]
-    if not fitting:
-        raise _not_found(reference, everything)
+    candidates = fitting(reference, listings)
     if reference.is_team:
-        names = sorted({listing.manifest.header.name for listing in fitting})
+        names = sorted({listing.manifest.header.name for listing in candidates})
         return [
-            _one(reference, [listing for listing in fitting if listing.manifest.header.name == name])
+            _newest_of(reference, [listing for listing in candidates if listing.manifest.header.name == name])
             for name in names
         ]
-    return [_one(reference, fitting)]
+    return [_newest_of(reference, candidates)]
+
+
+def fitting(reference: Reference, listings: Iterable[Listing]) -> list[Listing]:
+    """Everything that ``reference`` could mean.
+
+    Raises:
+        NotFoundError: nothing fits; near names are suggested.
+    """
+    everything = list(listings)
+    found = [listing for listing in everything if fits(reference, listing)]
+    if not found:
+        raise _not_found(reference, everything)
+    return found
 
 
 def newest(listings: Iterable[Listing]) -> list[Listing]:
@@ -73,17 +83,26 @@ def newest(listings: Iterable[Listing]) -> list[Listing]:
     ]
 
 
-def _one(reference: Reference, fitting: list[Listing]) -> Listing:
+def _newest_of(reference: Reference, candidates: list[Listing]) -> Listing:
     if reference.version is None and reference.id_prefix is None:
-        fitting = newest(fitting)
-    contents = {listing.manifest.header.content_id for listing in fitting}
+        candidates = newest(candidates)
+    return one_of(reference, candidates)
+
+
+def one_of(reference: Reference, candidates: list[Listing]) -> Listing:
+    """The one thing that all candidates are.
+
+    Raises:
+        AmbiguousError: they are different contents.
+    """
+    contents = {listing.manifest.header.content_id for listing in candidates}
     if len(contents) > 1:
         raise AmbiguousError(
             f"'{reference}' fits {len(contents)} different things",
-            candidates=tuple(sorted(describe(listing) for listing in fitting)),
+            candidates=tuple(sorted(describe(listing) for listing in candidates)),
             hint="name one by its id (b3:…), TEAM/NAME, NAME:VERSION or NAME@PEER",
         )
-    return fitting[0]
+    return candidates[0]
 
 
 def fits(reference: Reference, listing: Listing) -> bool:

@@ -1,7 +1,7 @@
 """What a node knows: its images with their cached ids, and manifests, its own and others'.
 
 Left out: what a manifest says (the caller gives the columns to find it by) and whether its publisher is
-trusted.
+trusted (:mod:`pins` keeps what that is decided by).
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing import Any, Literal, TypeAlias
 from overlaysync.errors import UsageError
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.manifest import MAX_VERSION
+from overlaysync.model.pin import Sighting
 from overlaysync.store.database import Database
 from overlaysync.store.home import Home
 from overlaysync.store.pagestore import PageStore
+from overlaysync.store.pins import PinStore, note
 
 ManifestKind: TypeAlias = Literal["disk", "layer"]
 
@@ -94,11 +96,12 @@ _MANIFEST_COLUMNS = "id, envelope, kind, team, name, version, publisher, content
 
 
 class Catalog:
-    """The catalog in ``database``; ``pages`` holds the pages beside it."""
+    """The catalog in ``database``; ``pages`` and ``pins`` hold what is beside it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.pages = PageStore(database)
+        self.pins = PinStore(database)
 
     @classmethod
     def open(cls, home: Home) -> Catalog:
@@ -158,10 +161,10 @@ class Catalog:
 
     # -- manifests -----------------------------------------------------------------------------------
 
-    def keep_manifest(self, manifest: ManifestRow) -> None:
-        """Keep a manifest whose signature has been checked; its version counts as seen."""
+    def keep_manifest(self, manifest: ManifestRow, *, at: str = "") -> None:
+        """Keep a manifest whose signature has been checked; its version counts as seen, at that time."""
         with self._database.write() as connection:
-            _keep(connection, manifest)
+            _keep(connection, manifest, at)
 
     def keep_next(self, team: str, name: str, make: Callable[[int], ManifestRow]) -> ManifestRow:
         """Keep what ``make`` makes as the next version of that name, and return it.
@@ -183,7 +186,7 @@ class Catalog:
             manifest = make(version)
             if (manifest.team, manifest.name, manifest.version) != (team, name, version):
                 raise ValueError(f"not version {version} of that name")
-            _keep(connection, manifest)
+            _keep(connection, manifest, manifest.created)
         return manifest
 
     def manifests(
@@ -194,11 +197,6 @@ class Catalog:
         given = {column: value for column, value in wanted.items() if value is not None}
         condition = " AND ".join(f"{column} = ?" for column in given) or "1"
         return self._manifests(condition, *given.values())
-
-    def saw(self, team: str, name: str, version: int, publisher: bytes) -> None:
-        """Note that ``publisher`` has published ``version`` of a name; its manifest need not be kept."""
-        with self._database.write() as connection:
-            _saw(connection, team, name, version, publisher)
 
     def highest_version(self, team: str, name: str) -> int:
         """The highest version of that name ever seen, whoever published it; 0 when none was."""
@@ -222,16 +220,8 @@ def _highest(connection: sqlite3.Connection, team: str, name: str) -> int:
     return int(connection.execute(query, (team, name)).fetchone()[0] or 0)
 
 
-def _keep(connection: sqlite3.Connection, manifest: ManifestRow) -> None:
+def _keep(connection: sqlite3.Connection, manifest: ManifestRow, at: str) -> None:
     connection.execute(
         "INSERT OR IGNORE INTO manifests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", astuple(manifest)
     )
-    _saw(connection, manifest.team, manifest.name, manifest.version, manifest.publisher)
-
-
-def _saw(connection: sqlite3.Connection, team: str, name: str, version: int, publisher: bytes) -> None:
-    connection.execute(
-        "INSERT INTO seen VALUES (?1, ?2, ?3, ?4)"
-        " ON CONFLICT (team, name, publisher) DO UPDATE SET version = max(version, ?4)",
-        (team, name, publisher, version),
-    )
+    note(connection, Sighting(manifest.team, manifest.name, manifest.publisher, manifest.version, at))

@@ -23,10 +23,8 @@ from overlaysync.errors import InUseError, NoSpaceError, NotAllowedError, Overla
 from overlaysync.store.files import translate
 
 BUSY_TIMEOUT_S = 10.0
-SCHEMA_VERSION = 1
-"""Stored as SQLite's user_version; 0 is a file without tables."""
 
-_SCHEMA = """
+_VERSION_1 = """
 CREATE TABLE pages (digest BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
 CREATE TABLE lists (id BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
 CREATE TABLE images (
@@ -63,6 +61,28 @@ CREATE TABLE seen (
     PRIMARY KEY (team, name, publisher)
 ) STRICT;
 """
+_VERSION_2 = """
+ALTER TABLE seen ADD COLUMN at TEXT NOT NULL DEFAULT '';
+ALTER TABLE seen ADD COLUMN label TEXT NOT NULL DEFAULT '';
+CREATE TABLE pins (
+    team TEXT NOT NULL,
+    name TEXT NOT NULL,
+    publisher BLOB NOT NULL,
+    since TEXT NOT NULL,
+    explicit INTEGER NOT NULL,
+    label TEXT NOT NULL,
+    PRIMARY KEY (team, name)
+) STRICT;
+CREATE TABLE trusted (
+    publisher BLOB NOT NULL PRIMARY KEY,
+    since TEXT NOT NULL,
+    label TEXT NOT NULL
+) STRICT;
+"""
+_STEPS = (_VERSION_1, _VERSION_2)
+"""What leads from each version to the next; a new file takes them all, so that old and new are alike."""
+SCHEMA_VERSION = len(_STEPS)
+"""Stored as SQLite's user_version; 0 is a file without tables."""
 
 
 class CatalogError(OverlaysyncError):
@@ -183,7 +203,7 @@ class Database:
         return owner
 
     def _prepare(self) -> None:
-        """Set the journal mode and make the tables, in a new file; check the version of an old one."""
+        """Set the journal mode; bring the tables to this version, from none or from an older one."""
         with self.read() as connection:
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
             if mode != self._journal_mode:
@@ -192,9 +212,9 @@ class Database:
                     connection.execute(f"PRAGMA journal_mode = {self._journal_mode}")
         with self.read() as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        if 0 <= version < SCHEMA_VERSION:
             with self.write() as connection:
-                for statement in _SCHEMA.split(";"):
+                for statement in ";".join(_STEPS[version:]).split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:

@@ -32,12 +32,14 @@ class Member:
         id: made up by the node for this transfer.
         host, port: where it answers.
         held: pieces it has.
+        label: its label as it says itself, safe to print; "" where that is not known.
     """
 
     id: str
     host: str
     port: int
     held: int
+    label: str = ""
 
 
 class Members:
@@ -78,9 +80,9 @@ class Members:
             self.done.add(member.id)
         return new
 
-    def current(self, now: float) -> Iterator[Member]:
-        """Those that have been heard of lately."""
-        return (member for id, member in self._members.items() if now - self._seen[id] < AGE_S)
+    def current(self, now: float, *, age_s: float = AGE_S) -> Iterator[Member]:
+        """Those that have been heard of in the last ``age_s`` seconds."""
+        return (member for id, member in self._members.items() if now - self._seen[id] < age_s)
 
     def strangers(self, known: Container[str], now: float, random: Random) -> list[Member]:
         """A few of those not known yet, at random."""
@@ -96,3 +98,18 @@ class Members:
     def _forget(self, now: float) -> None:
         for id in [id for id, seen in self._seen.items() if now - seen >= AGE_S]:
             del self._members[id], self._seen[id]
+
+
+class Swarms:
+    """The members of every swarm this node takes part in, by manifest id."""
+
+    def __init__(self) -> None:
+        self._swarms: dict[bytes, Members] = {}
+
+    def of(self, manifest: bytes) -> Members:
+        """The members of one swarm."""
+        return self._swarms.setdefault(manifest, Members())
+
+    def leave(self, manifest: bytes) -> None:
+        """Forget a swarm."""
+        self._swarms.pop(manifest, None)

@@ -39,10 +39,10 @@ MAX_RUNS = 64
 PER_SOURCE = 6
 """Requests in flight at one source: some on the wire, some being verified and written."""
 
-_IN_FLIGHT = 64
-_IN_COMPANY = 16
-"""Requests in flight in all, alone and among others who fetch; there, seeds are asked beyond that. More would
-wait in lines while their pieces could come from elsewhere, and what is asked for early is chosen badly."""
+_IN_FLIGHT = 16
+"""Requests in flight in all; among others who fetch, seeds are asked beyond that. More would wait in lines
+while their pieces could come from elsewhere, and what is asked for early is chosen badly. Many at once also
+crowd each other out on one link: some lose packet after packet, and stand still for seconds."""
 
 _FIRST_IN_FLIGHT = 4
 _LONG_S = 4.0
@@ -53,7 +53,7 @@ _LEAST_IN_COMPANY = 8
 """Among others, a source has more than one request only while there are fewer in all."""
 
 _REQUEST_S = 0.25
-_COMPANY_REQUEST_S = 0.1
+_COMPANY_REQUEST_S = 0.2
 """A request should take so long at the source's pace; among others less, so that they can have it soon."""
 
 _STARVING = 1
@@ -167,6 +167,16 @@ class Schedule:
         """Verified bytes by source."""
         return {name: source.delivered for name, source in self._sources.items() if source.delivered}
 
+    @property
+    def missing_size(self) -> int:
+        """Bytes missing, to about one unit."""
+        return self._wanted.left * self._unit
+
+    @property
+    def whole_count(self) -> int:
+        """Pieces that are whole."""
+        return self.pieces.count - int(np.count_nonzero(self._wanted.open))
+
     def held(self) -> list[int]:
         """The pieces that are whole, rising."""
         whole: list[int] = np.flatnonzero(~self._wanted.open).tolist()
@@ -206,8 +216,6 @@ class Schedule:
         source = self._sources[name]
         source.cursor = cursor
         self._answered(source, now)
-        if self._news_at is None:
-            self._news_at = now
         if source.dropped or (source.seed and held is None):
             return
         if source.pieces is None:
@@ -235,7 +243,7 @@ class Schedule:
         source.delivered += request.size
         source.pace.add(request.size, now)
         took = now - request.began
-        self._allowed = min(self._allowed + 1, self._most) if took < _LONG_S else max(2, self._allowed - 1)
+        self._allowed = min(self._allowed + 1, _IN_FLIGHT) if took < _LONG_S else max(2, self._allowed - 1)
         self._typical_s = 0.9 * self._typical_s + 0.1 * took
         return self._came(request, request.runs)
 
@@ -253,7 +261,9 @@ class Schedule:
         Returns the pieces that are whole by what came all the same.
         """
         source = self._ended(request)
-        whole = [] if missing is None else self._came(request, without(request.runs, sorted(missing)))
+        good = [] if missing is None else without(request.runs, sorted(missing))
+        source.delivered += sum(self._span(first, count) for first, count in good)
+        whole = self._came(request, good) if good else []
         source.bad(failure, now, retry_after)
         if source.dropped and self._live.pop(request.source, None) and source.pieces is not None:
             self._wanted.copies -= source.pieces
@@ -272,7 +282,7 @@ class Schedule:
         if self.finished:
             return None
         fresh, late = self._fresh(), self._late(now)
-        full = len(self._requests) - len(late) >= min(self._allowed, self._most)
+        full = len(self._requests) - len(late) >= self._allowed
         ready = self._ready(now, seeds=full) if not full or fresh is not None else []
         for name, source in ready:
             if not source.dry:
@@ -295,6 +305,12 @@ class Schedule:
                 source.asking = True
                 return name
         return None
+
+    def answering(self) -> list[str]:
+        """The sources that say what they have."""
+        return [
+            name for name, source in self._live.items() if source.ask_at is not None and not source.strikes
+        ]
 
     def obsolete(self) -> list[Request]:
         """Requests under way that ask for nothing that is missing any more."""
@@ -337,11 +353,6 @@ class Schedule:
         if not self._fetchers:
             return self._per_source
         return min(self._per_source, max(1, _LEAST_IN_COMPANY // max(1, len(self._live))))
-
-    @property
-    def _most(self) -> int:
-        """Requests that may be under way in all."""
-        return _IN_COMPANY if self._fetchers else _IN_FLIGHT
 
     def _choose(self, source: Source, fresh: PieceMask | None, room: int) -> PieceNumbers:
         """Pieces to fill ``room`` slots with from a source, the best first."""
@@ -422,7 +433,9 @@ class Schedule:
     # -- inside --------------------------------------------------------------------------------------
 
     def _answered(self, source: Source, now: float) -> None:
-        """A question has ended."""
+        """A question has ended, with the first of them hope begins."""
+        if self._news_at is None:
+            self._news_at = now
         source.asking = False
         source.answers += 1
         if self._began is None:

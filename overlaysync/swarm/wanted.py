@@ -109,7 +109,8 @@ class Wanted:
         """At most ``most`` of these at random: without shuffling many for a few."""
         if len(pieces) <= 4 * most:
             return self._random.permutation(pieces)[:most]
-        return pieces[np.unique(self._random.integers(len(pieces), size=most))]
+        chosen = dict.fromkeys(self._random.integers(len(pieces), size=most).tolist())
+        return pieces[list(chosen)]
 
 
 def join(runs: Iterable[Run]) -> Runs:

@@ -1,37 +1,38 @@
-"""Runs the benchmarks: ``scripts/bench --help``."""
+"""Runs the benchmarks: ``scripts/bench --help``; a room of hosts: ``scripts/bench swarm --help``."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 from benchmarks import report, rows
 from benchmarks.bench import Bench
 from benchmarks.images import GIB, MIB
 from benchmarks.measure import CannotMeasureError, say
+from benchmarks.options import add_common
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def main() -> int:
-    options = parse()
+def main(words: list[str]) -> int:
+    # In the background a shell has SIGINT ignored, and what is started here would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    if words[:1] == ["swarm"]:
+        from benchmarks import swarm
+
+        return swarm.main(ROOT, words[1:])
+    options = parse(words)
     chosen = [row for row in rows.ALL if not options.rows or row.number in options.rows]
     size = 128 * MIB if options.quick else 4 * GIB
     bench = Bench(size=size, runs=options.runs or (2 if options.quick else 5), quick=options.quick, root=ROOT)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    place = Path(options.dir or ROOT)
     with contextlib.ExitStack() as stack:
-        check_space(place, 6 * size + GIB)
-        scratch = Path(tempfile.mkdtemp(prefix=".overlaysync-bench-", dir=place))
-        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        bench.start(scratch, stack)
+        bench.start(Path(options.dir or ROOT), 6 * size + GIB, stack)
         bench.make_master()
-        results = [measure(row, bench) for row in chosen]
+        results = [report.measure(row, bench) for row in chosen]
         facts = report.facts(bench)
     report.show(results, facts)
     if options.quick:
@@ -44,39 +45,15 @@ def main() -> int:
     return 0
 
 
-def parse() -> argparse.Namespace:
+def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small images, two runs: does it work at all?")
-    parser.add_argument("--rows", type=numbers, metavar="N,N", help="only these rows (nothing is written)")
-    parser.add_argument("--runs", type=int, metavar="N", help="measurements of each side (default: 5)")
-    parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")
-    parser.add_argument("--dir", metavar="DIR", help="where the images go (default: the repository)")
-    return parser.parse_args()
-
-
-def numbers(text: str) -> set[int]:
-    return {int(part) for part in text.split(",")}
-
-
-def check_space(place: Path, needed: int) -> None:
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        sys.exit(f"{place}: {needed >> 30} GiB are needed, {free >> 30} GiB are free; choose another --dir")
-
-
-def measure(row: rows.Row, bench: Bench) -> report.Result:
-    say(f"== {row.number}. {row.title}")
-    try:
-        return report.Result(row, row.measure(bench))
-    except CannotMeasureError as error:
-        reason = str(error).replace(str(bench.scratch), "...")
-        say(f"   not measured: {reason}")
-        return report.Result(row, [], reason)
+    add_common(parser, runs="5")
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))
     except CannotMeasureError as error:
         sys.exit(f"scripts/bench: {error}")
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -71,10 +72,20 @@ class Bench:
     stack: ExitStack = field(default_factory=ExitStack, init=False)
     _homes: int = field(default=0, init=False)
 
-    def start(self, scratch: Path, stack: ExitStack) -> None:
-        """Work in ``scratch``; what ``stack`` gets is undone before it goes."""
-        self.scratch = scratch
+    def start(self, place: Path, needed: int, stack: ExitStack) -> None:
+        """Work in a new directory in ``place``; what ``stack`` gets is undone before the directory goes.
+
+        Raises:
+            CannotMeasureError: fewer than ``needed`` bytes are free there.
+        """
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise CannotMeasureError(
+                f"{place}: {needed >> 30} GiB are needed, {free >> 30} GiB are free; choose another --dir"
+            )
+        self.scratch = Path(tempfile.mkdtemp(prefix=".overlaysync-bench-", dir=place))
         self.stack = stack
+        stack.callback(shutil.rmtree, self.scratch, ignore_errors=True)
 
     @property
     def master(self) -> Path:

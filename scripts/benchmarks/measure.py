@@ -86,16 +86,18 @@ def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None, std
         process.returncode = os.waitstatus_to_exitcode(status)
         reader.join()
     if process.returncode:
-        raise CannotMeasureError(f"{_name(words)} failed: {_last_line(errors[0] or output)}")
+        raise CannotMeasureError(f"{_name(words)} failed: {last_line(errors[0] or output)}")
     return Done(seconds, usage.ru_maxrss * 1024, output)
 
 
 def _name(words: Sequence[str]) -> str:
     """The command without the interpreter before it, and without paths."""
-    return " ".join(words[2:4] if words[1:2] == ["-m"] else words[:1])
+    at = words.index("-m") + 1 if "-m" in words else 0
+    return " ".join(words[at : at + 2] if at else words[:1])
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """The line of an output that most likely says what went wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("✗", "Error", "ModuleNotFoundError"))]
     return (errors or lines or ["no message"])[-1][:160]
@@ -125,7 +127,7 @@ class Server:
             lines.append(line)
             if line in ("}\n", "{}\n") or line.rstrip().isdigit():
                 return json.loads("".join(lines))
-        raise CannotMeasureError(f"{_name(self._words)} failed: {_last_line(self._errors.read_text())}")
+        raise CannotMeasureError(f"{_name(self._words)} failed: {last_line(self._errors.read_text())}")
 
     def await_port(self, port: int) -> None:
         """Wait until it listens."""
@@ -135,7 +137,7 @@ class Server:
                 if sock.connect_ex(("127.0.0.1", port)) == 0:
                     return
             time.sleep(0.02)
-        raise CannotMeasureError(f"{self._words[0]} does not listen: {_last_line(self._errors.read_text())}")
+        raise CannotMeasureError(f"{self._words[0]} does not listen: {last_line(self._errors.read_text())}")
 
     def peak(self) -> int:
         """Largest resident memory in bytes until now."""

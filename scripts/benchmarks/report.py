@@ -12,10 +12,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.bench import Bench, Line
+from benchmarks.measure import CannotMeasureError, say
 from benchmarks.rows import Row
 
-_BEGIN = "<!-- measured: scripts/bench replaces everything from here ... -->"
-_END = "<!-- ... to here -->"
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Lines of the document; what is between them is measured, the rest is written by hand."""
+
+    begin: str
+    end: str
+
+
+_ROWS = Marks("<!-- measured: scripts/bench replaces everything from here ... -->", "<!-- ... to here -->")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +36,32 @@ class Result:
     problem: str = ""
 
 
-def facts(bench: Bench) -> list[tuple[str, str]]:
-    """Where and with what was measured."""
+def measure(row: Row, bench: Bench) -> Result:
+    """Measure a row, or say why it cannot be measured."""
+    say(f"== {row.number}. {row.title}")
+    try:
+        return Result(row, row.measure(bench))
+    except CannotMeasureError as error:
+        reason = str(error).replace(str(bench.scratch), "...")
+        say(f"   not measured: {reason}")
+        return Result(row, [], reason)
+
+
+def machine_facts(bench: Bench) -> list[tuple[str, str]]:
+    """When, where and of what code was measured."""
     return [
         ("date", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
         ("commit", _commit(bench.root)),
         ("machine", f"{os.cpu_count()} × {_processor()}, {_memory_gib()} GiB, {_file_system(bench.scratch)}"),
         ("kernel", f"{platform.system()} {platform.release()}"),
         ("Python", f"{platform.python_version()}, blake3 {version('blake3')}, aiohttp {version('aiohttp')}"),
+    ]
+
+
+def facts(bench: Bench) -> list[tuple[str, str]]:
+    """The same, and with what."""
+    return [
+        *machine_facts(bench),
         (
             "others",
             ", ".join(
@@ -60,15 +87,19 @@ def show(results: list[Result], about: list[tuple[str, str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
-def write(path: Path, results: list[Result], about: list[tuple[str, str]]) -> None:
+def write(path: Path, results: list[Result], about: list[tuple[str, str]], marks: Marks = _ROWS) -> None:
     """Replace what is measured in the document at ``path``."""
     text = path.read_text()
-    measured = "\n".join([_BEGIN, "", *_document(results, about), "", _END])
+    measured = "\n".join([marks.begin, "", *_document(results, about), "", marks.end])
     text, count = re.subn(
-        re.escape(_BEGIN) + ".*?" + re.escape(_END), lambda _: measured, text, count=1, flags=re.DOTALL
+        re.escape(marks.begin) + ".*?" + re.escape(marks.end),
+        lambda _: measured,
+        text,
+        count=1,
+        flags=re.DOTALL,
     )
     if not count:
-        raise SystemExit(f"{path} has no place for the figures: add the lines {_BEGIN} and {_END}")
+        raise SystemExit(f"{path} has no place for the figures: add the lines {marks.begin} and {marks.end}")
     path.write_text(text)
 
 

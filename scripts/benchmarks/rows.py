@@ -404,6 +404,41 @@ def help_text(bench: Bench) -> list[Line]:
     ]
 
 
+# -- 8: a promoted master ----------------------------------------------------------------------------
+
+
+def recipe(bench: Bench) -> list[Line]:
+    master = bench.master
+    overlays, out = bench.directory("overlays"), bench.directory("out")
+    path = overlays / "router.qcow2"
+    images.make_overlay(path, master, bench.size // 16)
+    home, student = bench.home(bench.master_home), bench.home(bench.master_home)
+    bench.command("id", path, home=student)
+    bench.command("promote", path, "--as", "web", "--to", out, home=home)
+
+    def fetch(peer: str, home: Path) -> Any:
+        # The directories matter to a node that has not hashed what is there.
+        words = ("fetch", "web", "--to", overlays, "--masters", master.parent, "--peer", peer)
+        fetched = bench.command(*words, home=home).json["fetched"][-1]
+        check_equal(path, overlays / "web.qcow2")
+        (overlays / "web.qcow2").unlink()
+        return fetched["wire"]
+
+    with bench.share(out / "web.qcow2", home=home) as (peer, _):
+        wires = {"known": fetch(peer, student), "not hashed yet": fetch(peer, bench.home())}
+    clean(out)
+    clean(overlays)
+    return [
+        Line(
+            what=f"bytes on the wire, manifest included; parent and layer {word}",
+            ours=f"{sum(wire.values()) / KIB:.1f} KiB",
+            reach="≤ 100 KiB",
+            good=sum(wire.values()) <= 100 * KIB,
+        )
+        for word, wire in wires.items()
+    ]
+
+
 ALL = (
     Row(1, "Index an image that is in the page cache", index),
     Row(2, "First fetch of a public master, loopback", first_fetch),
@@ -412,4 +447,5 @@ ALL = (
     Row(5, "Promote, verification included", promote),
     Row(6, "Peak memory", memory),
     Row(7, "Start", help_text),
+    Row(8, "Promoted master where parent and layer are held", recipe),
 )

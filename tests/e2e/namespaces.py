@@ -38,7 +38,7 @@ def namespace(*kinds: str, script: str, within: tuple[str, ...] = ()) -> Iterato
     """New namespaces of these kinds (``net``, ``mount``), prepared by a shell script.
 
     Args:
-        kinds: which.
+        kinds: which; besides these two, ``uts`` (a host's name).
         script: run in them, as root of them.
         within: prefix of others to begin in.
 
@@ -54,7 +54,8 @@ def namespace(*kinds: str, script: str, within: tuple[str, ...] = ()) -> Iterato
             if holder.stdout.readline() != b"ready\n":
                 raise NoNamespaceError(" ".join(command))
             enter = ["--user", "--preserve-credentials"] if os.geteuid() else []
-            prefix = ("nsenter", "--target", str(holder.pid), *enter, "--net", "--mount")
+            known = dict.fromkeys(("--net", "--mount", *flags))
+            prefix = ("nsenter", "--target", str(holder.pid), *enter, *known)
             yield Namespace(prefix, holder.pid)
         finally:
             holder.stdin.close()

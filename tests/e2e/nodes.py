@@ -41,6 +41,11 @@ def until(
     return value
 
 
+def check_words(stderr: str) -> None:
+    """Whatever happens, a user reads words of ours."""
+    assert "Traceback" not in stderr and "never retrieved" not in stderr, stderr
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """How a command ended."""
@@ -99,7 +104,7 @@ class Process:
             self.kill()
             raise AssertionError(f"{self._name} took longer than {within_s} s: {self.stderr}") from None
         result = Result(self.popen.returncode, self.stdout, self.stderr)
-        assert "Traceback" not in result.stderr, result.stderr
+        check_words(result.stderr)
         return result
 
     def document(self, *, within_s: float = 20) -> Any:
@@ -169,10 +174,10 @@ class Node:
     def place(self) -> Path:
         return self.base / "images"
 
-    def words(self, *arguments: object) -> list[str]:
+    def words(self, *arguments: object, module: str = "overlaysync") -> list[str]:
         """The whole command."""
         inside = [*self.prefix, "env", f"--chdir={self.place}"] if self.prefix else []
-        return [*inside, sys.executable, "-m", "overlaysync", *map(str, arguments)]
+        return [*inside, sys.executable, "-m", module, *map(str, arguments)]
 
     def environment(self, **more: str) -> dict[str, str]:
         """Nothing of the user's that could change what a command does."""
@@ -220,6 +225,10 @@ class Node:
         share.document()
         return share
 
+    def start_module(self, module: str, *arguments: object) -> Process:
+        """Start a module of the tests, with the environment of a command."""
+        return self._start(Process, *arguments, module=module)
+
     def files(self, directory: Path | None = None) -> set[str]:
         """Names in a directory (``place``); part files are hidden, the rest is what a user sees."""
         return {path.name for path in (directory or self.place).iterdir() if not path.name.startswith(".")}
@@ -234,12 +243,13 @@ class Node:
                 process.popen.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
-            assert "Traceback" not in process.stderr, process.stderr
+            check_words(process.stderr)
 
-    def _start(self, kind: type[_P], *arguments: object, **environment: str) -> _P:
-        process = kind(
-            self.words(*arguments), self.environment(**environment), self.place, self.base / "logs"
-        )
+    def _start(
+        self, kind: type[_P], *arguments: object, module: str = "overlaysync", **environment: str
+    ) -> _P:
+        words = self.words(*arguments, module=module)
+        process = kind(words, self.environment(**environment), self.place, self.base / "logs")
         self._started.append(process)
         return process
 

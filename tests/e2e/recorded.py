@@ -68,11 +68,11 @@ class Recording:
         return recorded
 
 
-def record(port: int) -> Recording:
+def record(port: int, host: str = "127.0.0.1") -> Recording:
     """Ask the share at ``port`` for everything it has."""
 
     def get(path: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/{path}", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{host}:{port}/v1/{path}", timeout=20) as answer:
             body: bytes = answer.read()
         return body
 
@@ -106,18 +106,21 @@ async def honestly(request: web.Request, kind: str, body: bytes) -> web.StreamRe
 
 
 class RecordedPeer:
-    """Serves a recording on a port of the loopback while its block runs, in a thread.
+    """Serves a recording while its block runs, in a thread, on a port of the loopback or of another address.
 
     Attributes:
         sent: bytes of bodies answered, by kind.
         asked: requests, by kind.
     """
 
-    def __init__(self, recording: Recording, answer: Answer = honestly, *, kind: str = "") -> None:
-        """Answer requests of ``kind`` by ``answer`` (all of them by default), the others honestly."""
+    def __init__(
+        self, recording: Recording, answer: Answer = honestly, *kinds: str, host: str = "127.0.0.1"
+    ) -> None:
+        """Answer requests of these kinds by ``answer`` (all of them by default), the others honestly."""
         self._recording = recording
         self._answer = answer
-        self._kind = kind
+        self._kinds = kinds
+        self._host = host
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._runner: web.AppRunner | None = None
@@ -145,9 +148,9 @@ class RecordedPeer:
         application.router.add_get("/v1/manifests/{id}/data", self._get_data)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, self._host, 0)
         await site.start()
-        self.address = f"127.0.0.1:{self._runner.addresses[0][1]}"
+        self.address = f"{self._host}:{self._runner.addresses[0][1]}"
 
     async def _stop(self) -> None:
         assert self._runner is not None
@@ -160,7 +163,7 @@ class RecordedPeer:
     async def _give(self, request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
         self.asked[kind] += 1
         self.sent[kind] += len(body)
-        answer = self._answer if self._kind in ("", kind) else honestly
+        answer = self._answer if not self._kinds or kind in self._kinds else honestly
         return await answer(request, kind, body)
 
     async def _get_catalog(self, request: web.Request) -> web.StreamResponse:

@@ -10,7 +10,7 @@ import pytest
 
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.e2e import disks
-from tests.e2e.nodes import NOT_FOUND, Lab, Node, Share, until
+from tests.e2e.nodes import NOT_FOUND, USAGE, Lab, Node, Share, until
 
 pytestmark = pytest.mark.qemu
 
@@ -88,8 +88,12 @@ def test_versions_count_across_publishers(lab: Lab) -> None:
     (published,) = theirs.document()["shared"]
     assert published["version"] == 2
     assert published["publisher"] != item["publisher"]
-    (newest,) = carol.fetch(name, "--peer", share.peer, "--peer", theirs.peer)
-    assert newest["version"] == 2
-    (oldest,) = carol.fetch(f"{name}:1", "--peer", share.peer, "--peer", theirs.peer, "--as", "one")
+    assert f"overlaysync trust {published['publisher']} --name {name}" in theirs.stderr
+    peers = ("--peer", share.peer, "--peer", theirs.peer)
+    assert carol.fails(USAGE, "fetch", name, *peers)["candidates"]
+    (oldest,) = carol.fetch(f"{name}:1", *peers)
     assert oldest["disk"] == item["disk"]
+    carol.run("trust", published["publisher"])
+    (newest,) = carol.fetch(name, *peers, "--as", "two")
+    assert newest["version"] == 2
     shutil.rmtree(bob.place)

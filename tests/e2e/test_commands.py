@@ -27,6 +27,8 @@ COMMANDS = (
     "ls",
     "peers",
     "show",
+    "trust",
+    "untrust",
     "id",
     "new",
     "verify",
@@ -38,6 +40,7 @@ COMMANDS = (
 )
 COMMON = {"name", "path", "format", "virtual_size", "disk", "layer", "parent", "publisher", "version"}
 """The keys of an image here, the same in every document."""
+COMMON |= {"trusted", "trusted_since"}
 LISTED = COMMON - {"path"} | {"team", "data_size", "by", "created", "peers", "nodes"}
 ID = re.compile(r"b3:[0-9a-f]{64}")
 ANSI = "\x1b["
@@ -54,6 +57,7 @@ def check_image(item: dict[str, Any], path: Path, *, overlay: bool, published: b
     for key in ("layer", "parent"):
         assert ID.fullmatch(item[key]) if overlay else item[key] is None
     assert (item["publisher"] is not None) == published
+    assert (item["trusted"] in ("own", "explicit", "first-use", "no")) == published
     assert isinstance(item["version"], int) == published
 
 
@@ -120,8 +124,9 @@ def test_the_documents_of_the_commands_that_need_it(lab: Lab) -> None:
         bob.json("show", f"{lab.name('red')}/{overlay.stem}", *peer),
     ):
         assert listed.keys() >= LISTED
-        for key in COMMON - {"path"}:
+        for key in COMMON - {"path", "trusted", "trusted_since"}:
             assert listed[key] == top[key]
+        assert (top["trusted"], listed["trusted"], listed["trusted_since"]) == ("own", "no", None)
         assert document["node"] in listed["nodes"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", listed["created"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,95 +16,11 @@ from overlaysync.trust.envelope import sign_header
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import KIB, MIB
 from tests.e2e import disks
+from tests.e2e.lies import KINDS, OTHER_LIES, WRONG_BYTES, stall
 from tests.e2e.nodes import DONE, NETWORK, NO_BASE, NOT_FOUND, NOT_VERIFIED, Lab, Node, Process
-from tests.e2e.recorded import Answer, RecordedPeer, Recording, record, recording_of
+from tests.e2e.recorded import RecordedPeer, Recording, record, recording_of
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow]
-
-
-# -- lies --------------------------------------------------------------------------------------------
-
-
-async def flip(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """One bit of the body is wrong."""
-    wrong = bytearray(body)
-    wrong[len(body) // 2] ^= 1
-    return web.Response(body=bytes(wrong))
-
-
-async def zeros(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """The right length, and nothing in it."""
-    return web.Response(body=bytes(len(body)))
-
-
-async def shorter(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """Less than was asked for, and that is said."""
-    return web.Response(body=body[:-1])
-
-
-async def longer(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """More than was asked for, and that is said."""
-    return web.Response(body=body + b"\0")
-
-
-async def cut(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """The connection ends within the body."""
-    await _begin(request, body[: len(body) // 2], len(body))
-    return _broken_off(request)
-
-
-async def endless(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """A body without length or end."""
-    response = await _begin(request, body, None)
-    while True:
-        await response.write(bytes(64 * KIB))
-
-
-async def enormous(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """A body that is said to have a tebibyte."""
-    await _begin(request, body, 1 << 40)
-    return _broken_off(request)
-
-
-async def stall(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """The body begins, and never goes on."""
-    await _begin(request, body[:100], len(body))
-    await asyncio.sleep(3600)
-    raise AssertionError("nobody waits for so long")
-
-
-async def elsewhere(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """A redirect to another place on this machine."""
-    return web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"})
-
-
-async def zipped(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """A body in an encoding that nobody asked for."""
-    return web.Response(body=body, headers={"Content-Encoding": "gzip"})
-
-
-async def broken(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """An error of the server."""
-    return web.Response(status=500)
-
-
-async def _begin(request: web.Request, body: bytes, length: int | None) -> web.StreamResponse:
-    response = web.StreamResponse()
-    response.content_length = length
-    await response.prepare(request)
-    await response.write(body)
-    return response
-
-
-def _broken_off(request: web.Request) -> web.StreamResponse:
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
-
-
-WRONG_BYTES: tuple[Answer, ...] = (flip, zeros)
-OTHER_LIES: tuple[Answer, ...] = (shorter, longer, cut, endless, enormous, elsewhere, zipped, broken)
-KINDS = ("catalog", "list", "page", "data")
 
 
 # -- the scene ---------------------------------------------------------------------------------------
@@ -168,7 +83,7 @@ def test_nothing_that_liars_send_gets_a_name(
 ) -> None:
     fetches = {}
     for lies in (WRONG_BYTES, OTHER_LIES):
-        liars = [stack.enter_context(RecordedPeer(scene.recording, lie, kind=kind)) for lie in lies]
+        liars = [stack.enter_context(RecordedPeer(scene.recording, lie, kind)) for lie in lies]
         fetches[lies] = scene.start(open_lab.node(lies[0].__name__), *liars)
     for lies, fetch in fetches.items():
         result = fetch.wait()
@@ -195,7 +110,7 @@ def test_the_bytes_of_another_manifest_are_wrong_bytes(scene: Scene, open_lab: L
 
     fetches = {}
     for kind in ("list", "page", "data"):
-        liar = stack.enter_context(RecordedPeer(scene.recording, swap, kind=kind))
+        liar = stack.enter_context(RecordedPeer(scene.recording, swap, kind))
         fetches[kind] = scene.start(open_lab.node(kind), liar)
     for kind, fetch in fetches.items():
         assert fetch.wait().code in (NOT_VERIFIED, NETWORK)
@@ -260,7 +175,7 @@ def test_one_honest_peer_among_liars_is_enough(
     scene: Scene, open_lab: Lab, stack: ExitStack, kind: str
 ) -> None:
     liars = [
-        stack.enter_context(RecordedPeer(scene.recording, lie, kind=kind)) for lie in WRONG_BYTES + OTHER_LIES
+        stack.enter_context(RecordedPeer(scene.recording, lie, kind)) for lie in WRONG_BYTES + OTHER_LIES
     ]
     honest = stack.enter_context(RecordedPeer(scene.recording))
     student = open_lab.node("student")
@@ -277,7 +192,7 @@ def test_a_peer_that_stalls_costs_seconds(scene: Scene, open_lab: Lab, stack: Ex
     started = time.monotonic()
     fetches = {}
     for kind in KINDS:
-        staller = stack.enter_context(RecordedPeer(scene.recording, stall, kind=kind))
+        staller = stack.enter_context(RecordedPeer(scene.recording, stall, kind))
         fetches[kind] = scene.start(open_lab.node(kind), staller, honest)
     for kind, fetch in fetches.items():
         assert fetch.wait().code == DONE

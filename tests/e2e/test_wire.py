@@ -11,7 +11,7 @@ import pytest
 from overlaysync.units import CHUNK, KIB, MIB
 from tests import images
 from tests.e2e import disks
-from tests.e2e.nodes import Lab
+from tests.e2e.nodes import Lab, Node
 from tests.e2e.recorded import RecordedPeer, record
 
 pytestmark = pytest.mark.qemu
@@ -103,6 +103,22 @@ def test_what_is_here_already_costs_nothing(lab: Lab) -> None:
     assert again["path"] == str(student.place / overlay.name)
 
 
+def test_compressed_data_count_as_they_came(lab: Lab) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    name = lab.name("text")
+    master = teacher.place / f"{name}.raw"
+    master.write_bytes(b"".join(b"%015d\n" % number for number in range(8 * MIB // 16)))
+    share = teacher.share(master)
+
+    (item,) = student.json(
+        "fetch", name, "--to", student.place, "--peer", share.peer, OVERLAYSYNC_COMPRESSION="always"
+    )["fetched"]
+
+    assert sum(item["sources"].values()) == 8 * MIB
+    assert 0 < item["wire"]["data"] < 4 * MIB
+    assert disks.identical(master, Path(item["path"]))
+
+
 def test_what_the_document_says_is_what_the_peer_counts(open_lab: Lab) -> None:
     teacher, student = open_lab.node("teacher"), open_lab.node("student")
     name = open_lab.name("disk")
@@ -117,3 +133,86 @@ def test_what_the_document_says_is_what_the_peer_counts(open_lab: Lab) -> None:
     described = sum(peer.sent[kind] for kind in ("catalog", "list", "page"))
     # The catalog is JSON with base64 in it, which the document does not count.
     assert item["wire"]["manifest"] <= described <= item["wire"]["manifest"] + 4 * KIB
+
+
+# -- promoted overlays -------------------------------------------------------------------------------
+
+PROMOTED: dict[str, tuple[str, str, dict[str, object], int]] = {
+    "raw": ("raw", "qcow2", {"cluster_size": 65536}, 16 * MIB),
+    "small": ("qcow2", "qcow2", {"cluster_size": 4096}, 16 * MIB),
+    "large": ("qcow2", "qcow2", {"cluster_size": 2 * MIB}, 16 * MIB),
+    "parts": ("raw", "qcow2", {"cluster_size": 131072, "extended_l2": "on"}, 16 * MIB),
+    "qed": ("qed", "qed", {"cluster_size": 65536}, 16 * MIB),
+    "qed-small": ("qed", "qed", {"cluster_size": 4096}, 16 * MIB),
+    "grown": ("qcow2", "qcow2", {"cluster_size": 65536}, 20 * MIB + 512),
+    "grown-small": ("raw", "qed", {"cluster_size": 4096}, 20 * MIB + 512),
+    "cut": ("qcow2", "qcow2", {"cluster_size": 65536}, 12 * MIB - 512),
+    "cut-small": ("raw", "qcow2", {"cluster_size": 4096}, 12 * MIB - 512),
+}
+"""What the files are: master and overlay, the overlay's clusters and its virtual size."""
+
+
+def worked_in(lab: Lab, teacher: Node, how: str) -> tuple[Path, Path]:
+    """A master of the teacher and an overlay on it: written to, with zeros in it, and at both ends."""
+    master_suffix, suffix, options, size = PROMOTED[how]
+    # Its last chunk is not a whole one.
+    master = disks.make_master(teacher.place / f"{lab.name('master')}.{master_suffix}", size=15 * MIB + 512)
+    overlay = teacher.place / f"{lab.name('vm')}.{suffix}"
+    images.create(overlay, size, backing=master, **options)
+    for offset, length in ((4 * KIB, 8 * KIB), (MIB, 300 * KIB), (9 * MIB + 512, 2 * MIB), (size - 512, 512)):
+        disks.write(overlay, offset, disks.noise(offset, length))
+    images.apply(overlay, [images.Op("zero", 3 * MIB, 200 * KIB), images.Op("write", 5 * MIB, CHUNK, 0)])
+    return master, overlay
+
+
+def promote(lab: Lab, teacher: Node, overlay: Path) -> Path:
+    """The new master that the teacher makes of an overlay."""
+    return Path(teacher.json("promote", overlay, "--as", lab.name("new"))["path"])
+
+
+def assert_made_here(item: dict[str, Any], master: Path) -> None:
+    """Nothing but the signed header came from others; a page would be more."""
+    assert item["wire"]["data"] == 0
+    assert item["wire"]["manifest"] <= KIB
+    assert disks.identical(master, Path(item["path"]))
+    assert images.format_of(master) == "raw" or images.check(Path(item["path"])) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", PROMOTED)
+def test_a_promoted_master_is_made_of_its_parent_and_its_layer(lab: Lab, how: str) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    below, overlay = worked_in(lab, teacher, how)
+    share = teacher.share(below, overlay)
+    student.fetch(overlay.stem, "--peer", share.peer)
+    share.stop()
+    master = promote(lab, teacher, overlay)
+    share = teacher.share(master)
+
+    (item,) = student.fetch(master.stem, "--peer", share.peer)
+
+    assert_made_here(item, master)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["raw", "small", "qed", "grown-small", "cut"])
+def test_files_that_nobody_has_looked_at_yet_will_do(lab: Lab, how: str) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    below, overlay = worked_in(lab, teacher, how)
+    masters, machines = student.place / "masters", student.place / "vm"
+    masters.mkdir()
+    machines.mkdir()
+    shutil.copy(below, masters)
+    shutil.copy(overlay, machines)
+    backing = ("-b", masters / below.name, "-F", images.format_of(below))
+    images.run(
+        "qemu-img", "rebase", "-q", "-u", "-f", images.format_of(overlay), *backing, machines / overlay.name
+    )
+    master = promote(lab, teacher, overlay)
+    share = teacher.share(master)
+
+    (item,) = student.fetch(
+        master.stem, "--to", machines, "--masters", masters, "--format", "qcow2", "--peer", share.peer
+    )
+
+    assert_made_here(item, master)

@@ -37,6 +37,12 @@ def test_like_a_set(count: int, added: list[tuple[int, int]], limit: int) -> Non
     runs = [*have.runs(limit)]
     assert [slot for first, length in runs for slot in range(first, first + length)] == sorted(model)
     assert all(0 < length <= limit for _, length in runs)
+    gaps = [*have.gaps(count // 3, count // 2, limit)]
+    inside = range(count // 3, count // 3 + count // 2)
+    assert [slot for first, length in gaps for slot in range(first, first + length)] == [
+        slot for slot in inside if slot not in model
+    ]
+    assert all(0 < length <= limit for _, length in gaps)
     longest = [*have.runs(1 << 30)]
     assert all(one[0] + one[1] < other[0] for one, other in pairwise(longest))
     assert have.to_bytes() == reference.have_map(model, count)

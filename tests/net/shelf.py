@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from overlaysync.model.pages import PageListBuilder
 from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
-from overlaysync.ops.offer import Offer
+from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.offer import ImageOffer, Offer, PartOffer
+from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import sign_header
 from overlaysync.trust.keys import NodeKey, load_or_make
 from overlaysync.units import CHUNK, PAGE_UNITS
@@ -53,7 +56,17 @@ def make_offer(
         created="2026-01-01T00:00:00Z",
     )
     chain = Chain.open(str(path), Format.RAW)
-    return Offer(sign_header(header, key), pages, bodies.__getitem__, chain, unchanged)
+    return ImageOffer(sign_header(header, key), pages, bodies.__getitem__, chain, unchanged)
+
+
+def make_part(path: Path, whole: Offer) -> tuple[PartOffer, Assembly]:
+    """The offer of the same content as it is being written to ``path``, raw, and what writes it."""
+    load = {digest: whole.page(digest) or b"" for digest in whole.pages.digests}.__getitem__
+    target = target_for(whole.pages, format=Format.RAW, cluster_size=CHUNK)
+    journals = path.parent / "journals"
+    journals.mkdir(exist_ok=True)
+    assembly = Assembly.open(path, target, whole.pages, load, journals)
+    return PartOffer(whole.manifest, assembly, load), assembly
 
 
 @dataclass
@@ -65,6 +78,7 @@ class FakeShelf:
     revision: str = "r1"
     items: list[Offer] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
+    swarms: Swarms = field(default_factory=Swarms)
 
     @property
     def public_key(self) -> bytes:
@@ -94,6 +108,39 @@ async def serving(server: Server) -> AsyncIterator[Address]:
         await server.stop()
 
 
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class Raw:
+    """A connection on which anything can be said."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def ask(self, target: str, *fields: str, method: str = "GET") -> Answer:
+        lines = [f"{method} {target} HTTP/1.1", "Host: x", *fields]
+        self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+        return await self.answer(body=method != "HEAD")
+
+    async def answer(self, *, body: bool = True) -> Answer:
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")[:-2]
+        fields = dict(line.split(": ", 1) for line in lines)
+        length = int(fields.get("Content-Length", "0")) if body else 0
+        return int(status.split(" ")[1]), fields, await self.reader.readexactly(length)
+
+
+@asynccontextmanager
+async def connect(address: Address, *, host: str = "") -> AsyncIterator[Raw]:
+    """A connection that comes from ``host``, an address of this machine."""
+    reader, writer = await asyncio.open_connection(*address, local_addr=(host, 0) if host else None)
+    try:
+        yield Raw(reader, writer)
+    finally:
+        writer.close()
+
+
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -115,6 +162,27 @@ async def scripted(script: Script) -> AsyncIterator[Address]:
         yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
     finally:
         server.close()
+
+
+@contextmanager
+def deaf() -> Iterator[Address]:
+    """An address where nobody takes a connection, and nobody refuses it: its queue is full."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield Address("127.0.0.1", server.getsockname()[1])
+
+
+def unused_port() -> int:
+    """A port where nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def says(*parts: bytes, then_close: bool = False) -> Script:

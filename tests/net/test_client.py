@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from overlaysync.errors import DecodeError, PeerError
 from overlaysync.model.pages import page_digest
-from overlaysync.net.bounds import MAX_CATALOG_SIZE, MAX_PAGE_LIST_SIZE
+from overlaysync.net.bounds import MAX_CATALOG_SIZE, MAX_PAGE_LIST_SIZE, MAX_SWARM_SIZE
 from overlaysync.net.client import BusyError, CatalogAnswer, Client, GoneError
 from overlaysync.net.messages import Address, encode_catalog
-from tests.net.shelf import HASTY_CLIENT, Script, ok, says, scripted
+from overlaysync.net.receiving import SilentError
+from overlaysync.net.swarm_messages import SwarmQuestion, encode_swarm
+from tests.net.shelf import HASTY_CLIENT, Script, deaf, ok, says, scripted, unused_port
 
 ID = bytes(32)
 CATALOG = encode_catalog(ID, "pl@bob", [b"envelope"])
@@ -23,6 +27,7 @@ CALLS: dict[str, Call] = {
     "peers": lambda client, address: client.peers(address),
     "page list": lambda client, address: client.page_list(address, ID, 100),
     "page": lambda client, address: client.page(address, ID, ID),
+    "swarm": lambda client, address: client.swarm(address, ID, 10, SwarmQuestion()),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 
@@ -179,3 +184,135 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     async with Client(bounds=HASTY_CLIENT) as client, scripted(says(ok(CATALOG))) as address:
         assert (await client.catalog(address)).catalog is not None
+
+
+# -- the swarm ---------------------------------------------------------------------------------------
+
+
+SWARM = encode_swarm("pl@bob", 10, None, cursor=0, members=())
+
+
+async def test_a_question_says_who_asks(client: Client) -> None:
+    asked = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n")).split(b" ")[1].decode())
+        writer.write(ok(SWARM))
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+    answer = await client.swarm(address, ID, 10, SwarmQuestion("0123456789abcdef", 40001, 7, 3, "pl@bob"))
+    server.close()
+    query = "member=0123456789abcdef&port=40001&by=pl@bob&held=7&since=3"
+    assert asked == [f"/v1/manifests/{ID.hex()}/swarm?{query}"]
+    assert (answer.label, answer.held) == ("pl@bob", None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        encode_swarm("pl@bob", 11, None, cursor=0, members=()),
+        encode_swarm("pl@bob", 9, None, cursor=0, members=()),
+        b'{"label":"x","pieces":10,"news":[10]}',
+        b"{}",
+        b"",
+    ],
+)
+async def test_an_answer_about_something_else_is_a_decode_error(client: Client, answer: bytes) -> None:
+    async with scripted(says(ok(answer))) as address:
+        with pytest.raises(DecodeError):
+            await client.swarm(address, ID, 10, SwarmQuestion())
+
+
+async def test_an_answer_has_a_bound_of_its_own(client: Client) -> None:
+    async with scripted(says(ok(SWARM.ljust(MAX_SWARM_SIZE)))) as address:
+        assert (await client.swarm(address, ID, 10, SwarmQuestion())).held is None
+    async with scripted(says(ok(SWARM.ljust(MAX_SWARM_SIZE + 1)))) as address:
+        with pytest.raises(PeerError, match="bytes"):
+            await client.swarm(address, ID, 10, SwarmQuestion())
+
+
+# -- silent, or wrong --------------------------------------------------------------------------------
+
+
+each_request = pytest.mark.parametrize(
+    "call",
+    [
+        *CALLS.values(),
+        lambda client, address: client.read_slots(address, ID, ((0, 1),), memoryview(bytearray(5))),
+    ],
+    ids=[*CALLS, "data"],
+)
+
+
+async def failure(client: Client, call: Call, address: Address) -> PeerError:
+    async with asyncio.timeout(5):
+        with pytest.raises(PeerError) as caught:
+            await call(client, address)
+    return caught.value
+
+
+@each_request
+async def test_who_says_nothing_is_silent(client: Client, call: Call) -> None:
+    async with scripted(stall) as address:
+        assert isinstance(await failure(client, call, address), SilentError)
+
+
+@each_request
+async def test_who_does_not_take_the_connection_is_silent(client: Client, call: Call) -> None:
+    with deaf() as address:
+        assert isinstance(await failure(client, call, address), SilentError)
+
+
+@each_request
+async def test_who_refuses_or_breaks_off_is_not_silent(client: Client, call: Call) -> None:
+    error = await failure(client, call, Address("127.0.0.1", unused_port()))
+    assert not isinstance(error, SilentError)
+    assert "refused" in str(error)
+    for script in (says(then_close=True), says(ok(b"x", length=5), then_close=True)):
+        async with scripted(script) as address:
+            assert not isinstance(await failure(client, call, address), SilentError)
+
+
+@each_request
+@pytest.mark.parametrize(
+    ("code", "silent"),
+    [
+        (errno.EHOSTUNREACH, True),
+        (errno.ENETUNREACH, True),
+        (errno.ENETDOWN, True),
+        (errno.ETIMEDOUT, True),
+        (errno.ECONNREFUSED, False),
+        (errno.EINVAL, False),
+        (errno.EADDRNOTAVAIL, False),
+    ],
+    ids=lambda value: errno.errorcode[value] if type(value) is int else None,
+)
+async def test_a_network_that_is_down_may_come_back(
+    client: Client, call: Call, monkeypatch: pytest.MonkeyPatch, code: int, silent: bool
+) -> None:
+    async def connect(*_: object) -> None:
+        raise OSError(code, "test")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", connect)
+    error = await failure(client, call, Address("192.0.2.7", 80))
+    assert isinstance(error, SilentError) is silent
+
+
+async def test_a_failure_to_connect_is_told_once(client: Client) -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    buffer = memoryview(bytearray(5))
+
+    with deaf() as address:
+        asking = asyncio.create_task(client.read_slots(address, ID, ((0, 1),), buffer))
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    with pytest.raises(PeerError):
+        await client.read_slots(Address("127.0.0.1", unused_port()), ID, ((0, 1),), buffer)
+
+    del asking
+    gc.collect()
+    assert not told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -15,9 +15,9 @@ from overlaysync.errors import PeerError
 from overlaysync.net.client import BusyError, Client, GoneError
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
-from overlaysync.net.receiving import Head, parse_head
+from overlaysync.net.receiving import DataConnection, Head, SilentError, parse_head
 from overlaysync.units import KIB, MIB
-from tests.net.shelf import HASTY_CLIENT, Script, ok, says, scripted
+from tests.net.shelf import HASTY_CLIENT, Script, ok, says, scripted, unused_port
 
 MANIFEST = bytes(32)
 RUNS = ((0, 1),)
@@ -206,6 +206,68 @@ async def test_retry_after_is_bounded(client: Client, sent: str, believed: int) 
     assert caught.value.retry_after == believed
 
 
+# -- wake-ups ----------------------------------------------------------------------------------------
+
+
+async def test_many_small_packets_are_few_wake_ups(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = bytes(range(256)) * 4 * KIB
+    wakes = 0
+    updated = DataConnection.buffer_updated
+
+    def counted(self: DataConnection, nbytes: int) -> None:
+        nonlocal wakes
+        wakes += 1
+        updated(self, nbytes)
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ok(b"", length=len(body)))
+        for at in range(0, len(body), KIB):
+            writer.write(body[at : at + KIB])
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(DataConnection, "buffer_updated", counted)
+    assert await ask(client, script, len(body)) == body
+    assert wakes < 100
+
+
+async def test_large_and_small_bodies_on_one_connection(client: Client) -> None:
+    sizes = [200 * KIB, 5, 64 * KIB, 64 * KIB + 1, 1, 300 * KIB, 7]
+    script_sizes = iter(sizes)
+    connections = set()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(writer)
+        size = next(script_sizes)
+        writer.write(ok(b"x" * (size // 2), length=size))
+        await writer.drain()
+        await asyncio.sleep(0.01)
+        writer.write(b"y" * (size - size // 2))
+
+    async with scripted(script) as address:
+        for size in sizes:
+            buffer = bytearray(size)
+            await client.read_slots(address, MANIFEST, RUNS, memoryview(buffer))
+            assert buffer == b"x" * (size // 2) + b"y" * (size - size // 2)
+    assert len(connections) == 1
+
+
+async def test_a_peer_that_is_slow_but_fast_enough_is_not_given_up(client: Client) -> None:
+    """What waits in the kernel for more to come has been sent all the same."""
+    size = 160 * KIB
+    loop = asyncio.get_running_loop()
+
+    async def steadily(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ok(b"", length=size))
+        began, sent = loop.time(), 0
+        while sent < size:
+            due = min(size, int((loop.time() - began) * 2 * HASTY_CLIENT.min_rate))
+            writer.write(bytes(due - sent))
+            sent = due
+            await asyncio.sleep(0.005)
+
+    assert await ask(client, steadily, size) == bytes(size)
+
+
 # -- slow peers --------------------------------------------------------------------------------------
 
 
@@ -226,10 +288,15 @@ async def stop_near_the_end(reader: asyncio.StreamReader, writer: asyncio.Stream
     await stall(reader, writer)
 
 
-@pytest.mark.parametrize("script", [stall, drip, stop_near_the_end])
+async def stop_before_a_wake_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(ok(bytes(40 * KIB), length=MIB))
+    await stall(reader, writer)
+
+
+@pytest.mark.parametrize("script", [stall, drip, stop_near_the_end, stop_before_a_wake_up])
 async def test_a_slow_peer_costs_seconds_at_most(client: Client, script: Script) -> None:
     began = asyncio.get_running_loop().time()
-    with pytest.raises(PeerError, match="stalls"):
+    with pytest.raises(SilentError, match="stalls"):
         await ask(client, script, MIB)
     assert asyncio.get_running_loop().time() - began < 2 * HASTY_CLIENT.read_s + 0.5
 
@@ -240,18 +307,10 @@ async def test_a_peer_that_does_not_answer_the_connection(client: Client) -> Non
         await client.read_slots(Address("198.51.100.1", 9), MANIFEST, RUNS, memoryview(bytearray(5)))
 
 
-async def test_nobody_listens(client: Client, unused_port: int) -> None:
+async def test_nobody_listens(client: Client) -> None:
+    address = Address("127.0.0.1", unused_port())
     with pytest.raises(PeerError, match="does not answer"):
-        await client.read_slots(Address("127.0.0.1", unused_port), MANIFEST, RUNS, memoryview(bytearray(5)))
-
-
-@pytest.fixture
-def unused_port() -> Iterator[int]:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield sock.getsockname()[1]
+        await client.read_slots(address, MANIFEST, RUNS, memoryview(bytearray(5)))
 
 
 async def test_a_cancelled_read_leaves_the_buffer_alone(client: Client) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.ops.offer import Offer
 from overlaysync.units import CHUNK, MIB
-from tests.net.shelf import HASTY_SERVER, FakeShelf, make_offer, make_shelf, serving
+from tests.net.shelf import HASTY_SERVER, FakeShelf, connect, make_offer, make_shelf, serving
 
 TAIL = 512
 CONTENT = os.urandom(40 * CHUNK + TAIL)
@@ -49,38 +48,6 @@ async def address(shelf: FakeShelf) -> AsyncIterator[Address]:
 async def client() -> AsyncIterator[Client]:
     async with Client() as client:
         yield client
-
-
-Answer = tuple[int, dict[str, str], bytes]
-
-
-class Raw:
-    """A connection on which anything can be said."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def ask(self, target: str, *fields: str, method: str = "GET") -> Answer:
-        lines = [f"{method} {target} HTTP/1.1", "Host: x", *fields]
-        self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
-        return await self.answer(body=method != "HEAD")
-
-    async def answer(self, *, body: bool = True) -> Answer:
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        status, *lines = head.decode().split("\r\n")[:-2]
-        fields = dict(line.split(": ", 1) for line in lines)
-        length = int(fields.get("Content-Length", "0")) if body else 0
-        return int(status.split(" ")[1]), fields, await self.reader.readexactly(length)
-
-
-@asynccontextmanager
-async def connect(address: Address) -> AsyncIterator[Raw]:
-    reader, writer = await asyncio.open_connection(*address)
-    try:
-        yield Raw(reader, writer)
-    finally:
-        writer.close()
 
 
 def connections(server: Server) -> int:
@@ -218,6 +185,10 @@ def absent_targets(offer: Offer) -> list[str]:
         f"/v1/manifests/{other}/pages",
         f"/v1/manifests/{other}/data?slots=0-0",
         f"/v1/manifests/{other}/data?nonsense",
+        f"/v1/manifests/{other}/swarm?held=0&since=0",
+        f"/v1/manifests/{other}/swarm?nonsense",
+        f"/v1/manifests/{known}/swarm/",
+        f"/v1/manifests/{known}/swarms?held=0&since=0",
         f"/v1/manifests/{known.upper()}",
         f"/v1/manifests/{known[:-2]}",
         f"/v1/manifests/{known}/",
@@ -396,7 +367,7 @@ async def test_connections_in_all_are_bounded(shelf: FakeShelf, tmp_path: Path) 
 async def test_bodies_at_once_are_bounded(shelf: FakeShelf, tmp_path: Path, client: Client) -> None:
     shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 64, shelf.key))
     big = shelf.items[1].manifest.id
-    async with serving(Server(shelf, bounds=replace(SERVER, bodies=1))) as address:
+    async with serving(Server(shelf, bounds=replace(SERVER, bodies=1, wait_s=0.1))) as address:
         async with connect(address) as busy:
             busy.writer.write(
                 f"GET /v1/manifests/{big.hex()}/data?slots=0-1023 HTTP/1.1\r\nHost: x\r\n\r\n".encode()

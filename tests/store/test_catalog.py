@@ -15,6 +15,7 @@ from overlaysync.model.digest import ZERO
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.manifest import MAX_VERSION
 from overlaysync.model.pages import PAGE_SIZE, PageList, PageListBuilder, page_digest
+from overlaysync.model.pin import Sighting
 from overlaysync.store.catalog import Catalog, ImageRow, ManifestRow
 from overlaysync.store.database import CatalogError
 from overlaysync.store.home import Home
@@ -66,6 +67,10 @@ def manifest(number=1, **changes):
         created="2025-01-02T03:04:05Z",
     )
     return replace(row, **changes)
+
+
+def saw(catalog, team, name, version, publisher):
+    catalog.pins.note([Sighting(team, name, publisher, version)])
 
 
 # -- images ------------------------------------------------------------------------------------------
@@ -158,15 +163,15 @@ def test_manifests_are_found_by_name_team_and_content(catalog):
 def test_versions_count_whoever_published_them(catalog):
     assert catalog.highest_version("red", "vm") == 0
     catalog.keep_manifest(manifest(team="red", version=3))
-    catalog.saw("red", "vm", 7, b"Q" * 32)
-    catalog.saw("red", "vm", 5, b"Q" * 32)
-    catalog.saw("blue", "vm", 9, b"Q" * 32)
+    saw(catalog, "red", "vm", 7, b"Q" * 32)
+    saw(catalog, "red", "vm", 5, b"Q" * 32)
+    saw(catalog, "blue", "vm", 9, b"Q" * 32)
     assert catalog.highest_version("red", "vm") == 7
     assert catalog.highest_version("red", "other") == 0
 
 
 def test_the_next_version_follows_the_highest_seen(catalog):
-    catalog.saw("red", "vm", 7, b"Q" * 32)
+    saw(catalog, "red", "vm", 7, b"Q" * 32)
     made = catalog.keep_next("red", "vm", lambda version: manifest(1, team="red", version=version))
     assert made.version == 8
     assert catalog.manifests(team="red") == [made]
@@ -186,7 +191,7 @@ def test_a_version_that_could_not_be_made_is_not_used_up(catalog):
 
 
 def test_versions_end(catalog):
-    catalog.saw("red", "vm", MAX_VERSION - 1, b"Q" * 32)
+    saw(catalog, "red", "vm", MAX_VERSION - 1, b"Q" * 32)
     make = lambda version: manifest(1, team="red", version=version)  # noqa: E731
     assert catalog.keep_next("red", "vm", make).version == MAX_VERSION
     with pytest.raises(UsageError, match="no next version of red/vm") as caught:
@@ -329,6 +334,7 @@ def test_flipped_bytes_give_an_answer_or_our_error(home):
 NEIGHBOUR = """
 import sys
 from pathlib import Path
+from overlaysync.model.pin import Sighting
 from overlaysync.store.catalog import Catalog, ManifestRow
 from overlaysync.store.home import Home
 home = Home.from_environment({"OVERLAYSYNC_HOME": sys.argv[1]}).prepare()
@@ -336,7 +342,7 @@ catalog = Catalog.open(home)
 me = sys.argv[2]
 for number in range(40):
     catalog.pages.keep_pages({f"{me}-{number}".encode().ljust(32): bytes(32768)})
-    catalog.saw("team", "vm", number + 1, me.encode())
+    catalog.pins.note([Sighting("team", "vm", me.encode(), number + 1)])
     assert catalog.highest_version("team", "vm") > number
     made = lambda version: ManifestRow(
         f"{me}-{number}".encode().ljust(32), b"", "disk", "", "next", version, b"P", b"C", None, None, ""

@@ -5,6 +5,7 @@ import errno
 import os
 import resource
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from overlaysync.errors import (
     WouldDestroyError,
 )
 from overlaysync.store import files
+from overlaysync.store.direct import aligned_buffer
 from overlaysync.store.journal import Journal
 from overlaysync.store.partial import CHECKPOINT_BYTES, PartFile, journal_path
 from overlaysync.units import KIB, MIB
@@ -489,8 +491,9 @@ def test_processes_that_fight_over_a_target_do_no_damage(target, journals):
 
 
 def test_what_cannot_fit_is_refused_at_once(start, target, journals):
-    free = os.statvfs(target.parent)
-    huge = free.f_bavail * free.f_frsize + 1
+    # More than the whole disk: what is free may grow while we look.
+    disk = os.statvfs(target.parent)
+    huge = disk.f_blocks * disk.f_frsize + 1
     with pytest.raises(NoSpaceError, match="are needed") as caught:
         start(size=huge, data_bytes=huge)
     assert caught.value.hint.startswith("free ")
@@ -498,9 +501,9 @@ def test_what_cannot_fit_is_refused_at_once(start, target, journals):
 
 
 def test_the_reserve_stays_free(start, target):
-    free = os.statvfs(target.parent)
+    disk = os.statvfs(target.parent)
     with pytest.raises(NoSpaceError):
-        start(reserve=free.f_bavail * free.f_frsize - SIZE // 2)
+        start(reserve=disk.f_blocks * disk.f_frsize)
 
 
 def test_a_finished_file_needs_no_more_room(start):
@@ -676,3 +679,87 @@ def test_a_file_system_without_preallocation_is_fine(start, monkeypatch):
 def test_a_read_only_directory_is_a_clear_error(start):
     with pytest.raises((NotAllowedError, NotFoundError), match="Cannot write /proc"):
         start(path=Path("/proc/vm.qcow2"))
+
+
+# -- sharing with other files ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The descriptor of another file."""
+    path = tmp_path / "source"
+    path.write_bytes(b"s" * SIZE)
+    with open(path, "rb") as file:
+        yield file.fileno()
+
+
+def sharing(fd, request, argument):
+    """A file system that shares: it copies, so that the bytes are there."""
+    source, offset, length, place = struct.unpack("=qQQQ", argument)
+    os.pwrite(fd, os.pread(source, length, offset), place)
+
+
+def test_what_is_shared_is_claimed_only_when_it_is_on_disk(start, source, monkeypatch):
+    monkeypatch.setattr("fcntl.ioctl", sharing)
+    part = start()
+    assert part.clone(source, 0, 64 * KIB, 64 * KIB)
+    buffer = memoryview(bytearray(64 * KIB))
+    assert part.read_into(64 * KIB, buffer) == 64 * KIB
+    assert buffer == b"s" * 64 * KIB
+    part.note(1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", failing_with(errno.EIO))
+        with pytest.raises(OverlaysyncError):
+            part.checkpoint()
+    part.close()
+    assert start().claimed == []
+
+
+def test_shared_bytes_make_a_checkpoint_due(start, source, monkeypatch):
+    monkeypatch.setattr("fcntl.ioctl", sharing)
+    part = start(size=2 * CHECKPOINT_BYTES, data_bytes=0)
+    monkeypatch.setattr("fcntl.ioctl", lambda *_: None)
+    assert part.clone(source, 0, CHECKPOINT_BYTES, 0)
+    part.note(0, 1)
+    assert part.should_checkpoint(0.0)
+
+
+def test_a_refused_clone_is_no_failed_write(start, source, target, monkeypatch):
+    part = start()
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.ioctl", failing_with(errno.ENOSPC))
+        assert not part.clone(source, 0, 64 * KIB, 0)
+    part.pwrite(0, [b"y"])
+    part.note(0, 1)
+    part.checkpoint()
+    part.publish()
+    assert target.read_bytes()[:1] == b"y"
+
+
+def test_after_a_failed_write_nothing_is_shared(start, source, monkeypatch):
+    part = start()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", failing_with(errno.EIO))
+        with pytest.raises(OverlaysyncError):
+            part.pwrite(0, [b"y"])
+    monkeypatch.setattr("fcntl.ioctl", sharing)
+    with pytest.raises(OverlaysyncError):
+        part.clone(source, 0, 64 * KIB, 0)
+
+
+def test_a_clone_stays_inside_the_file(start, source):
+    with pytest.raises(ValueError, match="in a file of"):
+        start().clone(source, 0, SIZE, 4096)
+
+
+def test_where_blocks_can_be_shared_none_are_reserved(start, monkeypatch):
+    monkeypatch.setattr("fcntl.ioctl", lambda *_: None)
+    assert start().path.stat().st_blocks == 0
+
+
+def test_reading_ends_with_the_file(start):
+    part = start(size=6 * MIB, data_bytes=0)
+    part.pwrite(0, [b"x" * 6 * MIB])
+    buffer = aligned_buffer(4 * MIB)
+    assert part.read_into(4 * MIB, buffer) == 2 * MIB
+    assert buffer[: 2 * MIB] == b"x" * 2 * MIB

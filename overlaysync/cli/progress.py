@@ -1,0 +1,175 @@
+"""Progress as a command shows it: of one piece of work, and of those who fetch from this node.
+
+A bar on a terminal, a plain line every few seconds elsewhere, and JSON lines with ``--json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from os import get_terminal_size
+
+from overlaysync.model.names import printable
+from overlaysync.units import format_size
+
+_LINE_S = 3.0
+_BAR_S = 0.1
+_BAR_WIDTH = 24
+_WINDOW_S = 5.0
+"""The rate, and the time left that follows from it, is that of the last seconds."""
+_SOURCES_SHOWN = 3
+_CLIENTS_SHOWN = 3
+
+
+class Progress:
+    """One piece of work, shown at most a few times a second.
+
+    Args:
+        what: what it is, safe to print.
+        total: its bytes.
+        as_json: whether to print JSON lines.
+        clock: seconds, rising.
+    """
+
+    def __init__(
+        self, what: str, total: int, as_json: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._what = what
+        self._total = total
+        self._done = 0
+        self._sources: Counter[str] = Counter()
+        self._json = as_json
+        self._bar = sys.stderr.isatty() and not as_json
+        self._clock = clock
+        self._shown = clock()
+        self._window = deque([(self._shown, 0)])
+        self._every = _BAR_S if self._bar else _LINE_S
+        self._drawn = False
+
+    def advance(self, size: int, source: str = "") -> None:
+        """``size`` more bytes are done; they came from ``source``."""
+        self._done += size
+        if source:
+            self._sources[source] += size
+        now = self._clock()
+        if now - self._shown >= self._every:
+            self._shown = now
+            self._show(self._rate(now))
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self._drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._drawn = False
+
+    def _rate(self, now: float) -> float:
+        """Bytes per second of late."""
+        self._window.append((now, self._done))
+        while len(self._window) > 2 and now - self._window[1][0] > _WINDOW_S:
+            self._window.popleft()
+        since, done = self._window[0]
+        return (self._done - done) / (now - since) if now > since else 0.0
+
+    def _show(self, rate: float) -> None:
+        done = min(self._done, self._total)
+        if self._json:
+            fields = {"progress": self._what, "done": done, "total": self._total, "rate": int(rate)}
+            if self._sources:
+                fields |= {"sources": dict(self._sources)}
+            print(json.dumps(fields), file=sys.stderr, flush=True)
+            return
+        missing = self._total - done
+        left = f"  {format_time(missing / rate)} left" if rate else ""
+        text = (
+            f"{format_size(missing)} missing of {format_size(self._total)}  {format_size(int(rate))}/s{left}"
+        )
+        text += self._from()
+        if not self._bar:
+            print(f"{self._what}: {text}", file=sys.stderr, flush=True)
+            return
+        full = int(_BAR_WIDTH * done / self._total) if self._total else _BAR_WIDTH
+        bar = "█" * full + "░" * (_BAR_WIDTH - full)
+        draw(f"  {self._what}  {bar}  {text}")
+        self._drawn = True
+
+    def _from(self) -> str:
+        """Who gave how much of what has come."""
+        every = self._sources.total()
+        if not every:
+            return ""
+        parts = [
+            f"{name} {size * 100 // every} %" for name, size in self._sources.most_common(_SOURCES_SHOWN)
+        ]
+        others = len(self._sources) - _SOURCES_SHOWN
+        return f"  from {', '.join(parts)}" + (f" and {others} more" if others > 0 else "")
+
+
+class Audience:
+    """Those who fetch from this node, shown when it changes: how many are done, and who is last."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._json = as_json
+        self._bar = sys.stderr.isatty() and not as_json
+        self._said: dict[str, tuple[str, float]] = {}
+        self._drawn = False
+
+    def show(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
+        """Show it, if it is time to.
+
+        Args:
+            what: what they fetch, safe to print.
+            done: how many have it.
+            joined: how many have begun.
+            fetching: label of each who still fetches, and how much it has (0 to 1).
+        """
+        slowest = sorted(fetching, key=lambda client: client[1])
+        now = time.monotonic()
+        if self._json:
+            clients = {label: round(held, 3) for label, held in slowest}
+            text = json.dumps({"serving": what, "done": done, "joined": joined, "clients": clients})
+        else:
+            text = f"{what}: {done} of {joined} done{_stragglers(slowest, joined - done)}"
+        said, shown = self._said.get(what, ("", 0.0))
+        if text == said or (now - shown < _LINE_S and fetching and not self._bar):
+            return
+        self._said[what] = text, now
+        if self._bar and fetching:
+            draw(f"  {text}")
+            self._drawn = True
+        else:
+            self.clear()
+            print(text if self._json else f"  {text}", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._drawn = False
+
+
+def _stragglers(slowest: Sequence[tuple[str, float]], not_done: int) -> str:
+    parts = [f"{label} {int(held * 100)} %" for label, held in slowest[:_CLIENTS_SHOWN]]
+    if len(slowest) > _CLIENTS_SHOWN:
+        parts.append(f"{len(slowest) - _CLIENTS_SHOWN} more")
+    if not_done > len(slowest):
+        parts.append(f"{not_done - len(slowest)} gone")
+    return f"  {', '.join(parts)}" if parts else ""
+
+
+def draw(text: str) -> None:
+    """Put a line where the last one was drawn on the terminal."""
+    width = get_terminal_size(sys.stderr.fileno()).columns
+    sys.stderr.write("\r\x1b[K" + printable(text, max(1, width - 2)))
+    sys.stderr.flush()
+
+
+def format_time(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

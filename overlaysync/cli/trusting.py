@@ -1,0 +1,240 @@
+"""Commands about publishers: trust, untrust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from overlaysync.cli.common import InterfaceOption, PeerOption, WaitOption, open_node, output_of, parse_peers
+from overlaysync.cli.look import LOOK_S, look
+from overlaysync.cli.output import Output
+
+if TYPE_CHECKING:
+    from overlaysync.model.pin import Pin
+    from overlaysync.net.messages import Address
+    from overlaysync.node.node import Node
+    from overlaysync.trust.book import Book
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    app.command("trust")(trust)
+    app.command("untrust")(untrust)
+
+
+def trust(
+    context: typer.Context,
+    fingerprint: Annotated[
+        str | None,
+        typer.Argument(metavar="[FINGERPRINT]", help="Of a publisher, or its first 8 characters or more."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Only for this name: [TEAM/]NAME.")
+    ] = None,
+    peer: PeerOption = None,
+    iface: InterfaceOption = None,
+    wait: WaitOption = LOOK_S,
+) -> None:
+    """Trust a publisher; without a fingerprint, list whom this node trusts for what."""
+    from overlaysync.errors import UsageError
+
+    output = output_of(context)
+    with open_node() as node:
+        if fingerprint is not None:
+            _trust(node, output, fingerprint, name, _Look(parse_peers(peer), iface or [], wait))
+        elif name is not None:
+            raise UsageError(
+                "--name needs a fingerprint", hint=f"overlaysync trust FINGERPRINT --name {name}"
+            )
+        else:
+            _list(node, output)
+
+
+def untrust(
+    context: typer.Context,
+    fingerprint: Annotated[
+        str, typer.Argument(metavar="FINGERPRINT", help="Of a publisher, or its first 8 characters or more.")
+    ],
+) -> None:
+    """Forget a publisher: it is trusted no longer, and its names are anybody's again."""
+    from overlaysync.errors import NotFoundError
+    from overlaysync.ops.trust_words import who
+    from overlaysync.trust.book import find_publisher
+
+    output = output_of(context)
+    with open_node() as node:
+        book = node.book()
+        try:
+            publisher = find_publisher(fingerprint, _publishers(book))
+        except NotFoundError as error:
+            raise NotFoundError(
+                error.what, why="nobody with that one is trusted", hint="overlaysync trust, for a list"
+            ) from None
+        node.catalog.pins.forget(publisher)
+    fields = _fields(publisher, book)
+    names = ", ".join(f"'{pin.full_name}'" for pin in _pins(publisher, book))
+    lines = [output.good(f"forgotten: {who(publisher, book.label(publisher))}")]
+    lines += [f"  whoever is fetched first is the publisher of {names} from then on"] if names else []
+    output.result({"untrusted": fields}, *lines)
+
+
+# -- listing -----------------------------------------------------------------------------------------
+
+_WORDS = {"own": "yours", "explicit": "by your word", "first-use": "first use"}
+
+
+def _list(node: Node, output: Output) -> None:
+    book = node.book()
+    entries = [_fields(publisher, book) for publisher in _publishers(book)]
+    lines = [line for entry in entries for line in _lines(entry)]
+    output.result({"trusted": entries}, *lines)
+    if not entries and not output.json:
+        output.note("nobody is trusted yet; the first publisher of a name is, when it is fetched")
+
+
+def _publishers(book: Book) -> list[bytes]:
+    """Everybody who is trusted or has a name, those trusted first."""
+    return list(dict.fromkeys([*book.trusted, *(pin.publisher for pin in book.pins.values())]))
+
+
+def _pins(publisher: bytes, book: Book) -> list[Pin]:
+    return [pin for pin in book.pins.values() if pin.publisher == publisher]
+
+
+def _fields(publisher: bytes, book: Book) -> dict[str, Any]:
+    """The JSON form of a publisher and its names."""
+    from overlaysync.trust.book import Trust
+    from overlaysync.trust.keys import node_id
+
+    names = [
+        {
+            "name": pin.name,
+            "team": pin.team,
+            "trusted": book.trust(publisher, pin.team, pin.name).value,
+            "trusted_since": book.since(publisher, pin.team, pin.name),
+        }
+        for pin in _pins(publisher, book)
+    ]
+    general = book.trusted.get(publisher)
+    if publisher == book.own:
+        trusted = Trust.OWN
+    elif general or any(item["trusted"] == Trust.EXPLICIT for item in names):
+        trusted = Trust.EXPLICIT
+    else:
+        trusted = Trust.FIRST_USE if names else Trust.NO
+    times = [pin.since for pin in _pins(publisher, book)]
+    return {
+        "publisher": node_id(publisher),
+        "by": book.label(publisher),
+        "trusted": trusted.value,
+        "trusted_since": general.since if general else min(times, default=None),
+        "all_names": general is not None,
+        "names": names,
+    }
+
+
+def _lines(entry: dict[str, Any]) -> list[str]:
+    from overlaysync.model.names import printable
+
+    head = f"{entry['publisher']}  {printable(entry['by'])}".rstrip()
+    if entry["all_names"]:
+        head += f"  whatever it publishes, since {entry['trusted_since']}"
+    names = [f"{item['team']}/{item['name']}" if item["team"] else item["name"] for item in entry["names"]]
+    width = max(map(len, names), default=0)
+    return [
+        head,
+        *(
+            f"  {name.ljust(width)}  {_WORDS[item['trusted']]}, since {item['trusted_since']}"
+            for name, item in zip(names, entry["names"], strict=True)
+        ),
+    ]
+
+
+# -- trusting ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Where to look for a publisher that this node has not seen yet."""
+
+    peers: list[Address]
+    interfaces: list[str]
+    wait_s: float
+
+
+def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where: _Look) -> None:
+    from overlaysync.model.pin import Pin, TrustedPublisher
+    from overlaysync.node.node import timestamp
+    from overlaysync.ops.believe import conflicts
+    from overlaysync.ops.trust_words import who
+
+    book = node.book()
+    publisher = _find(node, output, fingerprint, book, where)
+    sightings = [seen for seen in node.catalog.pins.sightings() if seen.publisher == publisher]
+    published = [(seen.team, seen.name) for seen in sightings]
+    label = max(sightings, key=lambda seen: seen.at).label if sightings else book.label(publisher)
+    if name is None:
+        keys = [(pin.team, pin.name) for pin in conflicts(publisher, published, book)]
+    else:
+        keys = _named(name, published)
+    before = [book.pins[key] for key in keys if book.is_other(publisher, *key)]
+    pins = [Pin(team, name, publisher, timestamp(), explicit=True, label=label) for team, name in keys]
+    general = TrustedPublisher(publisher, timestamp(), label) if name is None else None
+    node.catalog.pins.trust(general, pins)
+    only = f", for {', '.join(repr(pin.full_name) for pin in pins)} only" if name is not None else ""
+    lines = [output.good(f"trusted: {who(publisher, label)}{only}")]
+    lines += [
+        f"  '{pin.full_name}' is this publisher's now; before, {who(pin.publisher, pin.label)}'s"
+        for pin in before
+    ]
+    document = {"trusted": _fields(publisher, node.book()), "before": [_before(pin) for pin in before]}
+    output.result(document, *lines)
+
+
+def _before(pin: Pin) -> dict[str, str]:
+    from overlaysync.trust.keys import node_id
+
+    return {"name": pin.name, "team": pin.team, "publisher": node_id(pin.publisher)}
+
+
+def _named(text: str, published: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Team and name that ``--name`` means: in any team that the publisher uses, unless it says which."""
+    from overlaysync.errors import UsageError
+    from overlaysync.model.reference import parse_reference
+
+    reference = parse_reference(text)
+    if reference.name is None or reference.version is not None or reference.peer is not None:
+        raise UsageError(f"'{reference}' is not a name", hint="--name NAME or TEAM/NAME")
+    name = reference.name
+    if reference.team is not None:
+        return [(reference.team, name)]
+    return sorted(key for key in set(published) if key[1] == name) or [("", name)]
+
+
+def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look) -> bytes:
+    """The publisher with that fingerprint: of those seen before, else of those within reach.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    import asyncio
+
+    from overlaysync.errors import NotFoundError
+    from overlaysync.trust.book import find_publisher
+
+    known = [*(seen.publisher for seen in node.catalog.pins.sightings()), *_publishers(book)]
+    try:
+        return find_publisher(fingerprint, known)
+    except NotFoundError:
+        listings = asyncio.run(look(node, output, where.peers, where.interfaces, where.wait_s))[0]
+    try:
+        return find_publisher(fingerprint, [listing.manifest.publisher for listing in listings])
+    except NotFoundError as error:
+        raise NotFoundError(
+            error.what,
+            why="it was never seen, and nobody within reach shares anything that it signed",
+            hint="compare it with: overlaysync ls; or name a peer with --peer HOST:PORT",
+        ) from None

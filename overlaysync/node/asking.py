@@ -1,0 +1,140 @@
+"""Asking anyone who has a content for what belongs to its manifest: one good answer is enough.
+
+Whatever is asked for proves itself (a page list by its id, a page by its digest), so it does not matter who
+gives it. Who is slow costs a moment: another is asked as well, and first the next time. Image data are asked
+for by :mod:`.transfer`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
+
+from overlaysync.errors import (
+    DecodeError,
+    NetworkError,
+    NotFoundError,
+    OverlaysyncError,
+    PeerError,
+    VerificationError,
+)
+from overlaysync.net.client import BusyError, GoneError
+from overlaysync.net.messages import Address
+from overlaysync.net.receiving import SilentError
+from overlaysync.trust.envelope import Manifest
+
+_SLOW_S = 2.0
+"""Who has not answered within this time may still do so, but another is asked as well."""
+_SILENCE_S = 30.0
+"""When none of them is heard any more, they are asked again for so long: a cable may have been pulled."""
+_AGAIN_S = 1.0
+_PATIENCE = 30
+"""How often a peer may say that it is busy."""
+
+_Answer = TypeVar("_Answer")
+Ask = Callable[[Address, Manifest], Awaitable[_Answer]]
+
+
+class Sources(Protocol):
+    """Who is within reach."""
+
+    def sources(self, content: bytes) -> Mapping[str, tuple[Address, Manifest]]:
+        """Those who list a content, by name."""
+        ...
+
+    async def another(self, *, wait_s: float) -> bool:
+        """Whether another may turn up; returns when one has."""
+        ...
+
+
+class Anyone:
+    """Those who have a content.
+
+    Args:
+        reach: who they are.
+        wait_s: how long to wait for one that is being asked what it has.
+        slow_s, silence_s, again_s: how long an answer may take until another is asked as well; how long to go
+            on when all have gone silent; the pause between two rounds of that.
+    """
+
+    def __init__(
+        self,
+        reach: Sources,
+        *,
+        wait_s: float,
+        slow_s: float = _SLOW_S,
+        silence_s: float = _SILENCE_S,
+        again_s: float = _AGAIN_S,
+    ) -> None:
+        self._reach = reach
+        self._wait_s = wait_s
+        self._slow_s = slow_s
+        self._silence_s = silence_s
+        self._again_s = again_s
+        self._last: set[str] = set()  # failed or were slow: asked when there is nobody else
+
+    async def ask(self, content: bytes, ask: Ask[_Answer]) -> _Answer:
+        """What the first of them gives.
+
+        Raises:
+            NotFoundError, VerificationError, NetworkError: nobody gives it.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._silence_s
+        failures: dict[str, OverlaysyncError] = {}
+        asked: dict[asyncio.Task[_Answer], str] = {}
+        try:
+            while True:
+                sources = self._reach.sources(content)
+                others = [source for source in sources if source not in {*failures, *asked.values()}]
+                if others:
+                    source = min(others, key=lambda source: source in self._last)
+                    asked[asyncio.create_task(_patiently(ask, *sources[source]))] = source
+                elif not asked and not await self._reach.another(wait_s=self._wait_s):
+                    silent = [source for source, why in failures.items() if isinstance(why, SilentError)]
+                    if not silent or loop.time() >= end:
+                        raise _nobody(list(failures.values()))
+                    await asyncio.sleep(self._again_s)
+                    for source in silent:
+                        del failures[source]
+                if asked and (first := await self._first(asked, failures)):
+                    return first.result()
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _first(
+        self, asked: dict[asyncio.Task[_Answer], str], failures: dict[str, OverlaysyncError]
+    ) -> asyncio.Task[_Answer] | None:
+        """The first to end with no failure of a peer; None when there is none within a moment."""
+        done, slow = await asyncio.wait(asked, timeout=self._slow_s, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            self._last.update(asked[task] for task in slow)
+        for task in done:
+            error = task.exception()
+            if not isinstance(error, PeerError | DecodeError):
+                return task
+            failures[asked[task]] = error
+            self._last.add(asked.pop(task))
+        return None
+
+
+async def _patiently(ask: Ask[_Answer], address: Address, manifest: Manifest) -> _Answer:
+    """What a peer answers in the end that may be busy at first."""
+    for _ in range(_PATIENCE):
+        try:
+            return await ask(address, manifest)
+        except BusyError as error:
+            await asyncio.sleep(error.retry_after)
+    return await ask(address, manifest)
+
+
+def _nobody(failures: list[OverlaysyncError]) -> OverlaysyncError:
+    """What to say when nobody gave it."""
+    why = "; ".join(sorted({str(error) for error in failures}))
+    if all(isinstance(error, GoneError) for error in failures):
+        return NotFoundError("Nobody has it any more", why=why, hint="overlaysync ls")
+    wrong = any(isinstance(error, DecodeError) for error in failures)
+    return (VerificationError if wrong else NetworkError)("Nobody gave a usable manifest", why=why)

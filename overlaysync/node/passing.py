@@ -1,0 +1,132 @@
+"""Passing on: a fetching node serves what it has verified, while it fetches and for a moment after.
+
+It is found by those who fetch the same (each source tells of them), not announced; its catalog has only what
+is whole. Without a port to listen on it fetches all the same, and gives nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from overlaysync.errors import NetworkError
+from overlaysync.net.bounds import MEMBER_ID_SIZE
+from overlaysync.net.rate import RateLimit
+from overlaysync.net.server import Server
+from overlaysync.node.node import Node
+from overlaysync.node.reach import Reach
+from overlaysync.ops.offer import Offer, PartOffer
+from overlaysync.swarm.members import Member, Swarms
+
+LINGER_S = 30.0
+"""How long a node that is done stays for others who are not."""
+
+_LOOK_S = 0.2
+_ACTIVE_S = 3.0
+"""Who has not asked for so long is not waited for."""
+
+
+class Passing:
+    """The shelf of a fetching node.
+
+    Attributes:
+        member: this node's member id.
+        port: where it answers; 0 when it does not.
+        swarms: who fetches the same.
+    """
+
+    def __init__(self, node: Node, reach: Reach) -> None:
+        self.member = secrets.token_hex(MEMBER_ID_SIZE)
+        self.port = 0
+        self.swarms = Swarms()
+        self._node = node
+        self._reach = reach
+        self._offers: dict[bytes, PartOffer] = {}
+        self._whole: dict[bytes, PartOffer] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, node: Node, reach: Reach, *, rate: int | None = None) -> AsyncIterator[Passing]:
+        """Serve while the block runs.
+
+        Args:
+            node, reach: the node, and whom it has found.
+            rate: most bytes per second given to all others together.
+        """
+        passing = cls(node, reach)
+        server = Server(passing, limit=RateLimit(rate))
+        try:
+            passing.port = await server.start()
+        except NetworkError as error:
+            reach.observer.note(f"nothing is passed on: {error}")
+        try:
+            yield passing
+        finally:
+            await server.stop()
+
+    # -- the shelf -----------------------------------------------------------------------------------
+
+    @property
+    def label(self) -> str:
+        return self._node.label
+
+    @property
+    def public_key(self) -> bytes:
+        return self._node.key.public
+
+    @property
+    def revision(self) -> str:
+        return f"{self.member}{len(self._whole)}"
+
+    def offers(self) -> Sequence[Offer]:
+        return tuple(self._whole.values())
+
+    def offer(self, manifest_id: bytes) -> Offer | None:
+        return self._offers.get(manifest_id)
+
+    def peers(self) -> Sequence[str]:
+        return [str(address) for address in self._reach.answering()]
+
+    # -- what is given -------------------------------------------------------------------------------
+
+    def begin(self, offer: PartOffer) -> None:
+        """Give what there is of a content from now on."""
+        self._offers[offer.manifest.id] = offer
+
+    def finish(self, offer: PartOffer) -> None:
+        """It is whole."""
+        offer.finished()
+        self._whole[offer.manifest.id] = offer
+
+    def withdraw(self, offer: PartOffer) -> None:
+        """It did not become whole."""
+        self._offers.pop(offer.manifest.id, None)
+        self._whole.pop(offer.manifest.id, None)
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    def waiting(self) -> list[Member]:
+        """Who still fetches what is whole here, and has asked lately."""
+        now = asyncio.get_running_loop().time()
+        return [
+            member
+            for manifest_id, offer in self._whole.items()
+            for member in self.swarms.of(manifest_id).current(now, age_s=_ACTIVE_S)
+            if member.held < offer.pieces.count
+        ]
+
+    async def linger(self, *, longest_s: float = LINGER_S) -> None:
+        """Stay while others fetch what is whole here: they may have nobody else."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + longest_s
+        told = False
+        while (waiting := self.waiting()) and loop.time() < end:
+            if not told:
+                count = f"{len(waiting)} others" if len(waiting) > 1 else "another"
+                self._reach.observer.note(
+                    f"done; passing it on to {count} until they have it (Ctrl-C ends that)"
+                )
+                told = True
+            await asyncio.sleep(_LOOK_S)

@@ -1,0 +1,148 @@
+"""What a user is told of publishers: who signs a name, who signed it before, what to type.
+
+Labels are what nodes call themselves, so a fingerprint is always beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from overlaysync.errors import AmbiguousError, NotAllowedError
+from overlaysync.model.names import printable
+from overlaysync.model.pin import Pin, Sighting
+from overlaysync.model.reference import Reference
+from overlaysync.ops.resolve import Listing, describe
+from overlaysync.trust.book import Book, Trust
+from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.keys import node_id
+
+_NAMED_PUBLISHERS = 3
+"""Publishers that an error names; ``ls`` has them all."""
+
+
+class StrangerError(NotAllowedError):
+    """Only publishers list something whose word does not count here."""
+
+
+def who(publisher: bytes, label: str) -> str:
+    """A publisher in a sentence: label, if it is known, and fingerprint."""
+    return f"{printable(label)} ({node_id(publisher)})" if label else node_id(publisher)
+
+
+def first_use(manifest: Manifest) -> str:
+    """A name that becomes the publisher's, and what to compare."""
+    fingerprint = node_id(manifest.publisher)
+    return (
+        f"  first use of '{manifest.header.full_name}', published by {printable(manifest.header.by)}:\n"
+        f"    {fingerprint}  compare this fingerprint with the board\n"
+        "    once fetched, the name means this publisher's only; "
+        f"if that is the wrong one: overlaysync untrust {fingerprint[:9]}"
+    )
+
+
+def several_publishers(reference: Reference, candidates: Sequence[Listing]) -> AmbiguousError:
+    """A name that is nobody's yet, and different things that are called so."""
+    count = len({listing.manifest.publisher for listing in candidates})
+    return AmbiguousError(
+        f"'{reference}' is published by {count} publishers, and belongs to none of them here yet",
+        candidates=tuple(
+            sorted(f"{describe(item)}  {node_id(item.manifest.publisher)}" for item in candidates)
+        ),
+        hint="compare the fingerprints with the board, then: overlaysync trust FINGERPRINT "
+        f"--name {candidates[0].manifest.header.full_name}; or name one by its id (b3:…) or as NAME@PEER",
+    )
+
+
+def other_publisher(
+    reference: Reference,
+    candidates: Sequence[Listing],
+    pins: Sequence[Pin],
+    book: Book,
+    everything: Iterable[Listing],
+) -> StrangerError:
+    """A pinned name that only others list."""
+    return StrangerError(
+        f"'{reference}' comes from another publisher than before",
+        why=f"{_belongs(pins[0], book)};\n  now there is {', '.join(_signed(candidates))}.\n"
+        "  That may be the same person with a new key or on another machine, somebody else's image that "
+        "happens to have this name, or one that somebody wants to foist on you",
+        hint=_ways(pins, candidates[0].manifest, everything),
+    )
+
+
+def not_trusted(reference: Reference, candidates: Sequence[Listing]) -> StrangerError:
+    """With ``--trusted-only``: none of the publishers was trusted explicitly."""
+    first = candidates[0].manifest
+    return StrangerError(
+        f"Nobody whom you trust publishes '{reference}'",
+        why=f"there is {', '.join(_signed(candidates))}, and with --trusted-only a first use is not enough",
+        hint=f"compare the fingerprint with the board, then: overlaysync trust {node_id(first.publisher)}",
+    )
+
+
+def too_old(reference: Reference, listing: Listing, highest: Sighting, now: float) -> NotAllowedError:
+    """Less than was seen of the same publisher."""
+    header = listing.manifest.header
+    when = f"on {highest.at}" if highest.at else "before"
+    return NotAllowedError(
+        f"Only an old version of '{reference}' is within reach",
+        why=f"{header.full_name}:{header.version} was published on {header.created}"
+        f"{_age(header.created, now)}, and {header.full_name}:{highest.version} of the same publisher "
+        f"({node_id(listing.manifest.publisher)}) was seen here {when}. Whoever has the newer one may be "
+        "away, or somebody may want you to go back",
+        hint="wait until somebody shares the newer one; or, if the old one will do: "
+        f"overlaysync fetch {header.full_name}:{header.version}",
+    )
+
+
+def _belongs(pin: Pin, book: Book) -> str:
+    """Whose a name is, since when, and how that came."""
+    if pin.publisher == book.own:
+        return f"'{pin.full_name}' is yours, since you published it on {pin.since}"
+    trust = book.trust(pin.publisher, pin.team, pin.name)
+    how = "by your word since" if trust is Trust.EXPLICIT else "since its first use here on"
+    since = book.since(pin.publisher, pin.team, pin.name)
+    return f"'{pin.full_name}' was published by {who(pin.publisher, pin.label)}, trusted {how} {since}"
+
+
+def _signed(candidates: Iterable[Listing]) -> list[str]:
+    """One thing of each publisher, and who that is."""
+    manifests = {listing.manifest.publisher: listing.manifest for listing in candidates}
+    return [
+        f"{manifest.header.full_name}:{manifest.header.version} by {who(key, manifest.header.by)}"
+        for key, manifest in list(manifests.items())[:_NAMED_PUBLISHERS]
+    ]
+
+
+def _ways(pins: Iterable[Pin], stranger: Manifest, everything: Iterable[Listing]) -> str:
+    """What to type: the version of the name's own publisher, if there is one, or trust in the other."""
+    keys = {(pin.team, pin.name, pin.publisher) for pin in pins}
+    headers = [
+        header
+        for listing in everything
+        for header in (listing.manifest.header,)
+        if (header.team, header.name, listing.manifest.publisher) in keys
+    ]
+    newest = max(headers, key=lambda header: header.version, default=None)
+    first = (
+        f"overlaysync fetch {newest.full_name}:{newest.version}, by the publisher you know"
+        if newest
+        else "wait until somebody shares what the publisher you know has signed"
+    )
+    return (
+        f"{first}; or, when the new fingerprint is the one on the board: "
+        f"overlaysync trust {node_id(stranger.publisher)} --name {stranger.header.full_name}"
+    )
+
+
+def _age(created: str, now: float) -> str:
+    """``, 12 days ago``; nothing for a time that does not exist or has not come."""
+    with suppress(ValueError):
+        then = datetime.strptime(created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+        for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+            count = int((now - then) // length)
+            if count >= 1:
+                return f", {count} {unit}{'s' if count > 1 else ''} ago"
+    return ""

@@ -1,0 +1,311 @@
+"""Progress and audience: the rate of late, who gave what, who is last; on a terminal, in lines, in JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import partial
+from typing import Any
+
+import pytest
+
+from overlaysync.cli import progress as module
+from overlaysync.cli.output import Output, Settings
+from overlaysync.cli.progress import Audience, Progress, format_time
+from overlaysync.units import MIB
+
+Captured = pytest.CaptureFixture[str]
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("time.monotonic", made)
+    monkeypatch.setattr("overlaysync.cli.output.Progress", partial(Progress, clock=made))
+    return made
+
+
+def lines(capsys: Captured) -> list[str]:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err.splitlines()
+
+
+def documents(capsys: Captured) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines(capsys)]
+
+
+class Terminal(io.StringIO):
+    """A terminal of 100 columns."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+    def shown(self) -> str:
+        """What has been written since the last time."""
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return text
+
+
+@contextmanager
+def on_a_terminal() -> Iterator[Terminal]:
+    """Standard error is one."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(Terminal()) as terminal:
+        patch.setattr(module, "get_terminal_size", lambda _: os.terminal_size((100, 24)))
+        yield terminal
+
+
+# -- progress ----------------------------------------------------------------------------------------
+
+
+def test_a_line_every_three_seconds(capsys: Captured) -> None:
+    clock = Clock()
+    progress = Progress("router", 100 * MIB, False, clock)
+    for _ in range(14):
+        clock.now += 0.5
+        progress.advance(MIB)
+    assert lines(capsys) == [
+        "router: 94 MiB missing of 100 MiB  2 MiB/s  0:47 left",
+        "router: 88 MiB missing of 100 MiB  2 MiB/s  0:44 left",
+    ]
+
+
+def test_the_rate_is_that_of_the_last_seconds(capsys: Captured) -> None:
+    clock = Clock()
+    progress = Progress("router", 1000 * MIB, True, clock)
+    for rate in (50, 1):
+        for _ in range(12):
+            clock.now += 1
+            progress.advance(rate * MIB)
+    rates = [document["rate"] / MIB for document in documents(capsys)]
+    assert rates[:4] == [50] * 4
+    assert rates[4] < 50
+    assert rates[-2:] == [1, 1]
+
+
+def test_a_pause_shows_in_the_rate_and_in_the_time_left(capsys: Captured) -> None:
+    clock = Clock()
+    progress = Progress("router", 100 * MIB, False, clock)
+    clock.now += 3
+    progress.advance(30 * MIB)
+    clock.now += 60
+    progress.advance(MIB)
+    first, second = lines(capsys)
+    assert first == "router: 70 MiB missing of 100 MiB  10 MiB/s  0:07 left"
+    rate = re.search(r"  ([\d.]+) KiB/s  (\d+):\d\d:\d\d left", second)
+    assert rate
+    assert 17 <= float(rate[1]) < 18
+    assert int(rate[2]) == 1
+
+
+def test_without_a_rate_no_time_is_promised(capsys: Captured) -> None:
+    clock = Clock()
+    progress = Progress("router", 100 * MIB, False, clock)
+    clock.now += 3
+    progress.advance(0)
+    assert lines(capsys) == ["router: 100 MiB missing of 100 MiB  0 B/s"]
+
+
+def test_sources_and_their_shares(capsys: Captured) -> None:
+    clock = Clock()
+    progress = Progress("router", 100 * MIB, False, clock)
+    progress.advance(10 * MIB)  # was here before: nobody's
+    for label, size in (("a", 5), ("b", 20), ("c", 1), ("d", 1), ("e", 3), ("b", 20)):
+        progress.advance(size * MIB, label)
+    clock.now += 3
+    progress.advance(0)
+    (shown,) = lines(capsys)
+    assert shown.endswith("  from b 80 %, a 10 %, e 6 % and 2 more")
+    assert "40 MiB missing" in shown
+
+
+def test_sources_as_json(capsys: Captured) -> None:
+    clock = Clock()
+    progress = Progress("router", 100, True, clock)
+    progress.advance(7)
+    clock.now += 3
+    progress.advance(0)
+    progress.advance(5, "a")
+    progress.advance(6, "b")
+    clock.now += 3
+    progress.advance(1, "a")
+    first, second = documents(capsys)
+    assert first == {"progress": "router", "done": 7, "total": 100, "rate": 2}
+    assert second == {"progress": "router", "done": 19, "total": 100, "rate": 3, "sources": {"a": 6, "b": 6}}
+
+
+def test_more_than_everything_is_everything(capsys: Captured) -> None:
+    clock = Clock()
+    progress = Progress("router", 100, True, clock)
+    clock.now += 3
+    progress.advance(150)  # the last unit is counted whole
+    assert documents(capsys)[0]["done"] == 100
+
+
+def test_a_bar_on_a_terminal() -> None:
+    with on_a_terminal() as terminal:
+        clock = Clock()
+        progress = Progress("router", 100 * MIB, False, clock)
+        clock.now += 0.0625
+        progress.advance(MIB)
+        assert terminal.shown() == ""
+        clock.now += 0.0625
+        progress.advance(49 * MIB, "pl@bob-with-a-long-label" * 3)
+        shown = terminal.shown()
+        assert shown.startswith(f"\r\x1b[K  router  {'█' * 12}{'░' * 12}  50 MiB missing")
+        assert len(shown.removeprefix("\r\x1b[K")) <= 99
+        progress.clear()
+        assert terminal.shown() == "\r\x1b[K"
+        progress.clear()
+        assert terminal.shown() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0:00"),
+        (0.9, "0:00"),
+        (59, "0:59"),
+        (60, "1:00"),
+        (3599, "59:59"),
+        (3600, "1:00:00"),
+        (90061, "25:01:01"),
+    ],
+)
+def test_times(seconds: float, text: str) -> None:
+    assert format_time(seconds) == text
+
+
+# -- audience ----------------------------------------------------------------------------------------
+
+
+NONE: list[tuple[str, float]] = []
+
+
+def test_how_many_are_done_and_who_is_last(clock: Clock, capsys: Captured) -> None:
+    fetching = [("a", 0.9), ("b", 0.125), ("c", 0.5), ("d", 0.999), ("e", 0.3)]
+    Audience(False).show("router:1", 2, 7, fetching)
+    assert lines(capsys) == ["  router:1: 2 of 7 done  b 12 %, e 30 %, c 50 %, 2 more"]
+
+
+def test_who_has_gone_is_counted(clock: Clock, capsys: Captured) -> None:
+    audience = Audience(False)
+    audience.show("router:1", 2, 4, [("b", 0.5)])
+    audience.show("web:1", 2, 4, NONE)
+    audience.show("db:1", 4, 4, NONE)
+    assert lines(capsys) == [
+        "  router:1: 2 of 4 done  b 50 %, 1 gone",
+        "  web:1: 2 of 4 done  2 gone",
+        "  db:1: 4 of 4 done",
+    ]
+
+
+def test_the_audience_as_json(clock: Clock, capsys: Captured) -> None:
+    Audience(True).show("router:1", 2, 4, [("b", 0.5), ("a", 0.33333)])
+    (shown,) = documents(capsys)
+    assert shown == {"serving": "router:1", "done": 2, "joined": 4, "clients": {"a": 0.333, "b": 0.5}}
+    assert list(shown["clients"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_only_what_is_new_is_said_and_that_not_too_often(
+    clock: Clock, capsys: Captured, as_json: bool
+) -> None:
+    audience = Audience(as_json)
+    audience.show("router:1", 0, 1, [("b", 0.1)])
+    clock.now += 1
+    audience.show("router:1", 0, 1, [("b", 0.2)])  # a moment ago something was said
+    clock.now += 3
+    audience.show("router:1", 0, 1, [("b", 0.3)])
+    clock.now += 30
+    audience.show("router:1", 0, 1, [("b", 0.3)])  # nothing new
+    clock.now += 0.1
+    audience.show("web:1", 0, 1, [("b", 0.1)])  # something else
+    clock.now += 0.1
+    audience.show("web:1", 1, 1, NONE)  # the end is said at once, and once
+    audience.show("web:1", 1, 1, NONE)
+    shown = lines(capsys)
+    assert len(shown) == 4
+    assert "1 of 1 done" in shown[-1] or '"done": 1, "joined": 1' in shown[-1]
+
+
+def test_on_a_terminal_the_line_is_drawn_again_and_stays_in_the_end(clock: Clock) -> None:
+    with on_a_terminal() as terminal:
+        audience = Audience(False)
+        audience.show("router:1", 0, 1, [("b", 0.1)])
+        audience.show("router:1", 0, 1, [("b", 0.2)])
+        assert terminal.shown() == (
+            "\r\x1b[K  router:1: 0 of 1 done  b 10 %\r\x1b[K  router:1: 0 of 1 done  b 20 %"
+        )
+        audience.show("router:1", 1, 1, NONE)
+        assert terminal.shown() == "\r\x1b[K  router:1: 1 of 1 done\n"
+        audience.clear()
+        assert terminal.shown() == ""
+
+
+# -- the output of a command -------------------------------------------------------------------------
+
+
+def work(output: Output, clock: Clock) -> None:
+    output.begin("router", 100)
+    clock.now += 10
+    output.advance(50, "pl@bob")
+    output.end()
+    output.serving("router:1", 1, 2, [("pl@bob", 0.5)])
+    output.note("a note")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_nothing_with_quiet(clock: Clock, capsys: Captured, as_json: bool) -> None:
+    work(Output(Settings(json=as_json, quiet=True)), clock)
+    assert lines(capsys) == []
+
+
+def test_everything_without_quiet(clock: Clock, capsys: Captured) -> None:
+    work(Output(Settings()), clock)
+    assert lines(capsys) == [
+        "router: 50 B missing of 100 B  5 B/s  0:10 left  from pl@bob 100 %",
+        "  router:1: 1 of 2 done  pl@bob 50 %",
+        "a note",
+    ]
+
+
+def test_labels_of_strangers_do_not_reach_the_terminal(clock: Clock, capsys: Captured) -> None:
+    output = Output(Settings())
+    output.serving("ro\x1b[31muter", 0, 1, [("pl\x1b]0;x\x07", 0.5)])
+    output.begin("x\x1b[2J", 10)
+    clock.now += 10
+    output.advance(5, "pl\x1b[31m")
+    shown = capsys.readouterr().err
+    assert "pl?]0;x?" in shown
+    assert "from pl?[31m" in shown
+    assert "\x1b" not in shown
+
+
+def test_while_something_is_fetched_the_audience_waits(clock: Clock, capsys: Captured) -> None:
+    output = Output(Settings())
+    output.begin("router", 100)
+    output.serving("router:1", 0, 1, [("pl@bob", 0.5)])
+    assert lines(capsys) == []
+    output.end()
+    output.serving("router:1", 0, 1, [("pl@bob", 0.5)])
+    assert len(lines(capsys)) == 1

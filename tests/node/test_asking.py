@@ -1,0 +1,137 @@
+"""One good answer is enough, whatever the others do: fail, lie, are busy, or do not answer at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from overlaysync.errors import DecodeError, NetworkError, NotFoundError, PeerError, VerificationError
+from overlaysync.net.client import BusyError, GoneError
+from overlaysync.net.messages import Address
+from overlaysync.net.receiving import SilentError
+from overlaysync.node.asking import Anyone
+from overlaysync.trust.envelope import Manifest
+
+CONTENT = bytes(32)
+SLOW_S = 0.05
+NO_MANIFEST = cast(Manifest, None)
+Answers = dict[str, Callable[[], Any]]
+
+
+class Peers:
+    """Peers by name; each does what its function does whenever it is asked."""
+
+    def __init__(self, **answers: Callable[[], Any]) -> None:
+        self.answers = answers
+        self.asked: Counter[str] = Counter()
+
+    def sources(self, content: bytes) -> dict[str, tuple[Address, Manifest]]:
+        assert content == CONTENT
+        return {name: (Address(name, 1), NO_MANIFEST) for name in self.answers}
+
+    async def another(self, *, wait_s: float) -> bool:
+        return False
+
+    async def ask(self, address: Address, manifest: Manifest) -> str:
+        self.asked[address.host] += 1
+        done = self.answers[address.host]()
+        if asyncio.iscoroutine(done):
+            done = await done
+        return str(done)
+
+
+def anyone(peers: Peers, *, silence_s: float = 0.2) -> Anyone:
+    return Anyone(peers, wait_s=0, slow_s=SLOW_S, silence_s=silence_s, again_s=0.01)
+
+
+def fails(error: Exception) -> Callable[[], Any]:
+    def answer() -> str:
+        raise error
+
+    return answer
+
+
+def hangs() -> Any:
+    return asyncio.sleep(3600)
+
+
+async def test_the_first_is_asked_alone() -> None:
+    peers = Peers(one=lambda: "1", other=lambda: "2")
+    assert await anyone(peers).ask(CONTENT, peers.ask) == "1"
+    assert peers.asked == {"one": 1}
+
+
+@pytest.mark.parametrize(
+    "error", [PeerError("cut"), DecodeError("wrong"), GoneError("gone"), SilentError("")]
+)
+async def test_who_fails_is_asked_last_the_next_time(error: Exception) -> None:
+    peers = Peers(bad=fails(error), good=lambda: "good")
+    asking = anyone(peers)
+    assert [await asking.ask(CONTENT, peers.ask) for _ in range(3)] == ["good"] * 3
+    assert peers.asked == {"bad": 1, "good": 3}
+
+
+async def test_who_does_not_answer_costs_a_moment_once() -> None:
+    peers = Peers(bad=hangs, good=lambda: "good")
+    asking = anyone(peers)
+    async with asyncio.timeout(20 * SLOW_S):
+        assert [await asking.ask(CONTENT, peers.ask) for _ in range(5)] == ["good"] * 5
+    assert peers.asked == {"bad": 1, "good": 5}
+
+
+async def test_who_is_slow_may_still_be_the_first() -> None:
+    async def late() -> str:
+        await asyncio.sleep(2 * SLOW_S)
+        return "late"
+
+    peers = Peers(slow=late, bad=hangs)
+    assert await anyone(peers).ask(CONTENT, peers.ask) == "late"
+    assert peers.asked == {"slow": 1, "bad": 1}
+
+
+async def test_who_is_busy_is_asked_when_it_said() -> None:
+    answers = iter([BusyError("busy", 0.01), BusyError("busy", 0.01)])
+
+    def busy() -> str:
+        for error in answers:
+            raise error
+        return "at last"
+
+    peers = Peers(one=busy)
+    assert await anyone(peers).ask(CONTENT, peers.ask) == "at last"
+
+
+async def test_silence_of_all_is_borne_for_a_while() -> None:
+    answers = iter([SilentError("no route"), SilentError("no route")])
+
+    def cut() -> str:
+        for error in answers:
+            raise error
+        return "healed"
+
+    peers = Peers(one=cut)
+    assert await anyone(peers).ask(CONTENT, peers.ask) == "healed"
+    peers = Peers(one=fails(SilentError("no route")))
+    with pytest.raises(NetworkError, match="no route"):
+        await anyone(peers).ask(CONTENT, peers.ask)
+    assert peers.asked["one"] > 2
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([GoneError("a"), GoneError("b")], NotFoundError),
+        ([GoneError("a"), PeerError("b")], NetworkError),
+        ([PeerError("a"), DecodeError("b")], VerificationError),
+        ([], NotFoundError),
+    ],
+)
+async def test_when_nobody_gives_it_the_reason_is_said(errors: list[Exception], expected: type) -> None:
+    peers = Peers(**{f"peer{number}": fails(error) for number, error in enumerate(errors)})
+    with pytest.raises(expected):
+        await anyone(peers).ask(CONTENT, peers.ask)
+    assert all(count == 1 for count in peers.asked.values())

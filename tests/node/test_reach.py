@@ -1,0 +1,75 @@
+"""Whom a node dials because others told of him."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from overlaysync.net import interfaces
+from overlaysync.net.interfaces import Interface
+from overlaysync.net.messages import Address
+from overlaysync.node import reach as module
+from overlaysync.node.observer import Silent
+from overlaysync.node.reach import Reach
+
+LINK, LINK_6 = "192.0.2.9", "2001:db8::9"
+HERE = "192.0.2.7"
+FAR, FAR_6 = "198.51.100.9", "2001:db8:ffff::9"
+NAME = "bob.lab"
+"""Of a peer that the user named; nobody knows where it is."""
+
+
+def interface(name: str, *addresses: str) -> Interface:
+    return Interface(name, tuple(map(ipaddress.ip_interface, addresses)))
+
+
+@pytest.fixture
+def reach(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reach]:
+    found = (
+        interface("lo", "127.0.0.1/8", "::1/128"),
+        interface("eth0", "192.0.2.7/24", "2001:db8::7/64", "fe80::7/64"),
+        interface("eth1", "169.254.0.7/16"),
+    )
+    for place in (interfaces, module):
+        monkeypatch.setattr(place, "list_interfaces", lambda: found)
+    nothing = cast(Any, None)
+    yield Reach(nothing, nothing, Silent(), None)
+
+
+NEAR_HOSTS = ["192.0.2.20", "192.0.2.7", "2001:db8::20", "169.254.0.20"]
+FAR_HOSTS = ["198.51.100.20", "203.0.113.1", "10.0.0.1", "2001:db8:ffff::20"]
+LOOPBACK = ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"]
+NO_HOST = [
+    "0.0.0.0",
+    "::",
+    "::ffff:0.0.0.0",
+    "255.255.255.255",
+    "224.0.0.251",
+    "ff02::fb",
+    "fe80::20",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("teller", [LINK, LINK_6])
+def test_a_neighbour_is_believed_about_neighbours_only(reach: Reach, teller: str) -> None:
+    told_by = Address(teller, 80)
+    assert all(reach.may_dial(host, told_by=told_by) for host in NEAR_HOSTS)
+    others = [*FAR_HOSTS, *LOOPBACK, *NO_HOST, "192.0.2.255", "::ffff:192.0.2.20"]
+    assert [host for host in others if reach.may_dial(host, told_by=told_by)] == []
+
+
+@pytest.mark.parametrize("teller", [FAR, FAR_6, NAME])
+def test_who_was_named_and_is_far_is_believed_about_hosts(reach: Reach, teller: str) -> None:
+    told_by = Address(teller, 80)
+    assert all(reach.may_dial(host, told_by=told_by) for host in ["192.0.2.20", *FAR_HOSTS])
+    others = [*LOOPBACK, *NO_HOST, "169.254.169.254"]
+    assert [host for host in others if reach.may_dial(host, told_by=told_by)] == []
+
+
+@pytest.mark.parametrize("teller", [HERE, "127.0.0.1", "::1"])
+def test_who_is_on_this_machine_may_tell_of_its_loopback(reach: Reach, teller: str) -> None:
+    for host in ["127.0.0.1", "::1", *NEAR_HOSTS]:
+        assert reach.may_dial(host, told_by=Address(teller, 80))
