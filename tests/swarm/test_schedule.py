@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import UNALLOCATED
 from overlaysync.model.pages import PageListBuilder
+from overlaysync.swarm.duty import Duty
 from overlaysync.swarm.schedule import MAX_RUNS, PER_SOURCE, Request, Schedule
 from overlaysync.swarm.source import Failure
 
@@ -178,6 +180,13 @@ def test_requests_grow_with_the_pace_of_the_source() -> None:
     assert sizes[0] == PIECE and sizes[1:] == pytest.approx([20] * 3, abs=1)
 
 
+def test_towards_the_end_requests_are_small_so_that_all_sources_have_some() -> None:
+    made = schedule(400, seeds="ab", per_source=2, per_request=64)
+    sizes = [request.size // UNIT for request in drain(made)]
+    assert max(sizes) > 40 and sizes[-5:-1] == [PIECE] * 4
+    assert all(size <= max(PIECE, (sum(sizes[number:]) + 1) // 8) for number, size in enumerate(sizes))
+
+
 def test_on_a_slow_link_fewer_requests_are_under_way() -> None:
     made = schedule(4000, seeds="abcdef", per_source=6)
     warm(made, 60)
@@ -285,6 +294,34 @@ def test_when_everything_has_been_brought_in_a_seed_is_asked_for_it_too() -> Non
     made = schedule(400, peers="bc")
     made.heard("b", held=[*range(100)], cursor=100, now=0.0)
     assert {request.source for request in drain(made)} == {"a", "b"}
+
+
+def test_a_seed_with_nothing_to_bring_in_is_asked_again_when_the_others_have_all() -> None:
+    made = schedule(400, peers="bc")
+    drain(made, 0.5)
+    assert made.next_request(0.5) is None and not made.finished
+    made.heard("b", held=[*range(100)], cursor=100, now=0.5)
+    assert {request.source for request in ask_all(made, 0.5)} == {"a", "b"}
+
+
+def test_the_rest_of_a_piece_is_asked_of_the_same_peer() -> None:
+    made = schedule(40, seeds="", peers="b", per_request=3)
+    made.heard("b", held=[7, 8], cursor=2, now=0.0)
+    drain(made)  # so that there is room for more than one request
+    made.heard("b", held=[3], cursor=3, now=0.0)
+    (first,) = ask_all(made)
+    assert made.succeeded(first, 0.0) == []
+    assert (first.runs, ask(made).runs) == (((12, 3),), ((15, 1),))
+
+
+def test_what_was_cancelled_too_early_is_asked_for_again() -> None:
+    made = schedule(40, seeds="", peers="b")
+    made.heard("b", held=[7, 8], cursor=2, now=0.0)
+    drain(made)
+    made.heard("b", held=[3], cursor=3, now=0.0)
+    (first,) = ask_all(made)
+    made.cancelled(first)
+    assert ask(made).runs == first.runs
 
 
 def test_the_rarest_comes_first() -> None:
@@ -400,11 +437,10 @@ def test_who_is_late_and_beaten_is_not_asked_for_the_next_thing() -> None:
 
 
 def test_what_is_late_is_not_asked_of_its_own_source_again() -> None:
-    made = schedule(4, per_source=3)
-    warm(other := schedule(40, per_source=3), 3)
-    assert ask(made).source == "a" and made.next_request(1e3) is None
-    under_way = ask_all(other)
-    assert len(under_way) == 3 and other.next_request(1e3) is None
+    made = schedule(20, per_source=3)
+    warm(made, 3)
+    assert len(ask_all(made)) == 2, "there is room for a third"
+    assert made.next_request(1e3) is None
 
 
 def test_late_ones_do_not_count_as_under_way() -> None:
@@ -454,12 +490,15 @@ def test_a_source_that_lies_or_has_nothing_is_never_asked_again(failure: Failure
 
 def test_what_a_dropped_peer_had_is_new_again() -> None:
     made = schedule(40, peers="bc")
-    made.heard("b", held=[*range(10)], cursor=10, now=0.0)
+    made.heard("b", held=[*range(8)], cursor=8, now=0.0)
     while (request := ask(made)).source != "b":
         made.cancelled(request)
     made.failed(request, Failure.WRONG, 0.0)
-    brought_in = [piece for request in drain(made, 0.5) for piece in request.pieces]
-    assert brought_in and len(brought_in) < 10, "only what is this node's duty"
+    made.heard("b", held=[8, 9], cursor=10, now=0.0)  # an answer that was under way
+    duty = Duty("me", 10)
+    duty.share_with("bc")
+    brought_in = {piece for request in drain(made, 0.5) for piece in request.pieces}
+    assert brought_in == set(np.flatnonzero(duty.mine)) and {8, 9} & brought_in
 
 
 def test_what_came_whole_in_a_wrong_answer_is_not_asked_for_again() -> None:
@@ -592,6 +631,16 @@ def test_exhausted_only_when_nobody_is_left() -> None:
     assert not made.exhausted(0.0)
     drain(made)
     assert not made.exhausted(0.0)
+
+
+def test_not_exhausted_while_something_is_under_way() -> None:
+    made = schedule(40)
+    warm(made, 1)
+    one, other = ask_all(made)
+    made.failed(one, Failure.GONE, 0.0)
+    assert made.dropped() and not made.exhausted(1e9)
+    made.failed(other, Failure.GONE, 0.0)
+    assert made.exhausted(0.0)
 
 
 def test_peers_that_get_nothing_new_are_hopeless_after_a_while() -> None:
