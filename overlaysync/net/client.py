@@ -177,6 +177,7 @@ class Client:
                 async with self._session.get(
                     _url(address, path), headers=fields, allow_redirects=False
                 ) as answer:
+                    _check_head(address, answer, self._bounds.head_size)
                     status = answer.status
                     if status == 304 and fields:
                         return status, "", b""
@@ -309,6 +310,13 @@ def _reason(error: OSError) -> str:
 
 def _url(address: Address, path: str) -> URL:
     return URL(f"http://{address}/v1/{path}", encoded=True)
+
+
+def _check_head(address: Address, answer: aiohttp.ClientResponse, limit: int) -> None:
+    """aiohttp bounds each line, and how many there are; together they can be much more."""
+    if sum(len(name) + len(value) for name, value in answer.raw_headers) > limit:
+        answer.close()
+        raise PeerError(f"{address} sends too many header fields")
 
 
 def _check_status(address: Address, status: int, retry_after: str) -> None:

@@ -2,9 +2,9 @@
 
 A body that is sent with few others at its side is there sooner, and can be passed on sooner. Clients take
 turns, however many requests each of them has in line. A body keeps its place for a moment only: who takes the
-bytes slowly, or not at all, does not hold up the others. Slow bodies count, though, and when they are all that
-there may be, the line does not move: then the client with the most of them loses one to a client that waits
-and has fewer, so a few who read slowly on purpose cannot shut out the rest.
+bytes slowly, or not at all, does not hold up the others. Slow bodies count, though, and when they are as many
+as there may be, the line does not move: then the client with the most of them loses one to a client that
+waits and has fewer, so that a few who read slowly on purpose cannot shut out the rest.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Places:
                 turn.set_result(None)
 
     def _next_client(self) -> str:
-        """Whose turn it is; one with fewer slow bodies goes first, else what another gave up would be its own."""
+        """Whose turn it is; who has fewer slow bodies goes first: for one of those somebody else gave way."""
         clients = iter(self._lines)
         return min(clients, key=self._slow_of) if self._slow else next(clients)
 

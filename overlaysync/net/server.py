@@ -330,7 +330,7 @@ def abort(request: web.BaseRequest) -> None:
     """Drop the connection at once, so that the client sees that the body is not whole."""
     if request.transport is not None:
         sock = request.transport.get_extra_info("socket")
-        # What has not been sent goes at once as well: else the kernel keeps it for minutes, and megabytes of it.
+        # What has not been sent goes as well: else the kernel keeps it for minutes, and megabytes of it.
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
