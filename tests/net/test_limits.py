@@ -1,4 +1,4 @@
-"""Every limit of the table in net/bounds.py, hit by one more than it allows. Which test hits which: limits.py."""
+"""Every limit of the table in net/bounds.py, hit by one more than it allows; see limits.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -338,7 +338,7 @@ class Resolver:
     """Stands for zeroconf's service info: nobody answers, and how many wait is counted."""
 
     now = most = asked = 0
-    times_s: list[float] = []
+    times_s: ClassVar[list[float]]
 
     def __init__(self, service: str, name: str) -> None:
         pass
@@ -359,7 +359,7 @@ async def resolving(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> AsyncIte
     """A browser without a network that has heard of very many."""
 
     class Fresh(Resolver):
-        times_s: list[float] = []
+        times_s: ClassVar[list[float]] = []
 
     monkeypatch.setattr("overlaysync.net.discovery.AsyncServiceInfo", Fresh)
     browser = Browser(bounds=replace(DISCOVERY, **changes))
