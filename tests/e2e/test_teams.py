@@ -1,4 +1,4 @@
-"""Teams with real processes: how one gets in, what members see, and what others do not, on the wire either."""
+"""Teams with real processes: how one gets in, what members see, and what others do not, nor on the wire."""
 
 from __future__ import annotations
 
