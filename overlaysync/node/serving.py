@@ -14,6 +14,7 @@ from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
+from overlaysync.node.rechecking import rechecked
 from overlaysync.node.sharing import Share
 from overlaysync.trust.keys import node_id
 
@@ -31,11 +32,13 @@ async def serve(
     port: int = 0,
     interfaces: Iterable[str] = (),
     rate: int | None = None,
+    recheck_s: float | None = None,
     sent: Callable[[bytes, str, int], None] | None = None,
 ) -> AsyncIterator[tuple[int, str]]:
     """Serve ``share`` while the block runs; gives the port and the interfaces it is announced on.
 
-    Without multicast the node serves all the same; others then need ``--peer``.
+    Without multicast the node serves all the same; others then need ``--peer``. What was last read longer
+    than ``recheck_s`` ago is read again meanwhile; None: never.
     """
     server = Server(share, limit=RateLimit(rate), sent=sent)
     port = await server.start(port=port)
@@ -55,7 +58,8 @@ async def serve(
             share.observer.note("not announced: somebody answers to every name; others need --peer")
         task = asyncio.create_task(_keep_announced(announcer, share, port))
         try:
-            yield port, where
+            async with rechecked(share, recheck_s):
+                yield port, where
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
