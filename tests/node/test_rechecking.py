@@ -108,7 +108,6 @@ def test_a_bit_that_flips_on_the_device_is_found_and_the_image_withdrawn(home: P
         grow_old(node, bad, good)
         before = os.stat(bad)
         flip_on_device(tmp_path / "ext4-file", (1 << 32 | 5).to_bytes(8, "little") * (CHUNK // 8))
-        revision = share.revision
 
         assert Path(bad).read_bytes() == distinct(1), "the kernel remembers what it has read"
         assert check_all(share) == [True, True]
@@ -118,7 +117,7 @@ def test_a_bit_that_flips_on_the_device_is_found_and_the_image_withdrawn(home: P
         assert names(share) == {"bad", "good"}, "withdrawn by the next look, in its thread"
         assert share.refresh()
 
-        assert names(share) == {"good"} and share.revision != revision
+        assert names(share) == {"good"}
         (note,) = heard.notes
         assert note == (
             f"bad:1 is served no longer: {bad} has rotted: guest offset {5 * CHUNK:#x}, {CHUNK} bytes; "
