@@ -371,9 +371,14 @@ class Fetch:
             raise StoppedError("stopped")
 
     def _learn(self, virtual_size: int) -> None:
+        """Hash the images here that nobody has hashed yet.
+
+        What is known of the others stays, also where it does not fit any more: it says what a damaged image
+        should be, and its good units are found all the same.
+        """
         for path in image_files(self.directories):
             with suppress(OverlaysyncError, OSError):
-                if self.node.library.known(path) is None:
+                if self.node.catalog.image_at(os.path.realpath(path)) is None:
                     with Chain.open(path) as chain:
                         fits = chain.virtual_size == virtual_size
                     if fits:

@@ -6,6 +6,7 @@ The node id is the digest of the public key, written in groups of base32 so that
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import stat
 import tempfile
@@ -15,12 +16,15 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from overlaysync.errors import NotAllowedError
+from overlaysync.errors import NoSpaceError, NotAllowedError, OverlaysyncError
 from overlaysync.model.digest import derive
 
 PUBLIC_KEY_SIZE = 32
 SIGNATURE_SIZE = 64
 NODE_CONTEXT = "overlaysync v1 node id"
+
+_ERRORS = {errno.ENOSPC: NoSpaceError, errno.EDQUOT: NoSpaceError, errno.EIO: OverlaysyncError}
+"""What it is when the key cannot be made or read; anything else is a matter of permissions."""
 
 _GROUP = 4
 _GROUPS = 8
@@ -71,7 +75,8 @@ def load_or_make(path: Path) -> NodeKey:
             _make(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise NotAllowedError(f"Cannot use the node key {path}", why=error.strerror or str(error)) from error
+        kind = _ERRORS.get(error.errno or 0, NotAllowedError)
+        raise kind(f"Cannot use the node key {path}", why=error.strerror or str(error)) from error
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
