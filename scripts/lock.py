@@ -69,7 +69,9 @@ def main() -> None:
         if pythons[pin] != set(PYTHONS):
             versions = " or ".join(f"python_version == '{python}'" for python in sorted(pythons[pin]))
             marker = f" ; {versions}"
-        lines.append(" \\\n    ".join([pin + marker, *(f"--hash=sha256:{one}" for one in sorted(hashes[pin]))]))
+        lines.append(
+            " \\\n    ".join([pin + marker, *(f"--hash=sha256:{one}" for one in sorted(hashes[pin]))])
+        )
     TARGET.write_text("\n".join(lines) + "\n")
 
 
