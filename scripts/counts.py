@@ -1,7 +1,7 @@
 """Writes the counts of a test run into docs/how-it-is-tested.md, and checks that page.
 
-    counts.py DIRECTORY    puts a table of the JSON files in DIRECTORY (see tests/counts.py) between the markers
-    counts.py --check      fails when the section is damaged, or when the page names a test that does not exist
+    counts.py DIRECTORY  puts a table of the JSON files in DIRECTORY (see tests/counts.py) between the markers
+    counts.py --check    fails when the section is damaged, or when the page names a test that does not exist
 
 Nothing else writes there, and nothing is added up that was not counted in one run.
 """
