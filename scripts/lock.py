@@ -1,8 +1,8 @@
 """Writes scripts/requirements-test.txt: what the test environment consists of, pinned by hash.
 
 Asks the package index that pip is set up for, once for each Python and processor that the project supports,
-what pip would install there under scripts/constraints.txt, and notes the hashes of it. Run it after a change of
-constraints.txt or of the dependencies in pyproject.toml: ``.venv/bin/python scripts/lock.py``.
+what pip would install there under scripts/constraints.txt, and notes the hashes of it. Run it after a change
+of constraints.txt or of the dependencies in pyproject.toml: ``.venv/bin/python scripts/lock.py``.
 """
 
 from __future__ import annotations
