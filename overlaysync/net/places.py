@@ -29,12 +29,12 @@ class _Body:
     Attributes:
         client: whose it is.
         give_way: ends it.
-        timer: until its moment is over and it gives its place back.
+        slow: its moment is over, and it has given its place back.
     """
 
     client: str
     give_way: Callable[[], None]
-    timer: asyncio.TimerHandle | None = None
+    slow: bool = False
 
 
 class Places:
@@ -68,16 +68,16 @@ class Places:
         if self._waiting or not self._take():
             await self._wait(client)
         body = _Body(client, give_way)
-        body.timer = asyncio.get_running_loop().call_later(self._bounds.place_s, self._becomes_slow, body)
+        timer = asyncio.get_running_loop().call_later(self._bounds.place_s, self._becomes_slow, body)
         try:
             yield
         finally:
             self._bodies -= 1
-            if body.timer is not None:
-                body.timer.cancel()
-                self._free += 1
-            else:
+            timer.cancel()
+            if body.slow:
                 self._forget_slow(body)
+            else:
+                self._free += 1
             self._call_next()
 
     def _take(self) -> bool:
@@ -142,7 +142,7 @@ class Places:
     # -- slow bodies ---------------------------------------------------------------------------------
 
     def _becomes_slow(self, body: _Body) -> None:
-        body.timer = None
+        body.slow = True
         self._slow.setdefault(body.client, deque()).append(body)
         self._vacate()
 

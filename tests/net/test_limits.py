@@ -151,10 +151,8 @@ def test_digits_of_a_slot() -> None:
 
 
 def test_a_request_line_has_room_for_all_ranges() -> None:
-    from overlaysync.net import messages
-
     path = f"GET /v1/manifests/{'0' * 64}/data?slots= HTTP/1.1\r\n"
-    assert len(path) + messages.MAX_SLOTS_TEXT <= SERVER.line_size
+    assert len(path) + bounds.MAX_SLOTS_TEXT <= SERVER.line_size
     first = 10 ** (bounds.MAX_SLOT_DIGITS - 1)
     longest = ",".join(f"{first + n}-{first + n}" for n in range(bounds.MAX_RANGES))
     assert len(decode_slots(longest)) == bounds.MAX_RANGES
