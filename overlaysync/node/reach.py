@@ -12,17 +12,11 @@ from itertools import islice
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
 from overlaysync.model.pin import Sighting
-from overlaysync.net.bounds import DISCOVERY
+from overlaysync.net.bounds import DISCOVERY, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import is_on_link, is_one_host, is_own, list_interfaces
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
-
-from overlaysync.net.bounds import DISCOVERY, SERVER
-from overlaysync.net.client import Client
-from overlaysync.net.discovery import Browser, Peer
-from overlaysync.net.interfaces import is_on_link, is_one_host, is_own, list_interfaces
-from overlaysync.net.messages import Address
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -132,7 +133,7 @@ async def test_hosts_that_stall_hold_up_nobody_else(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(module, "_LOOK_S", 3600.0)
     async with reaching(monkeypatch, stall) as (reach, clients):
-        reach._places._bounds = module.replace(module._LOOKING, place_s=0.05)
+        reach._places._bounds = replace(module._LOOKING, place_s=0.05)
         flood(reach, hosts=4)
         while clients.now < module._LOOKS:
             await asyncio.sleep(0.01)
