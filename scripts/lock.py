@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "scripts" / "requirements-test.txt"
-PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+PYTHONS = ("3.11",)
 MACHINES = ("x86_64", "aarch64")
 GLIBCS = (5, 12, 17, 24, 26, 27, 28, 31, 34, 35)
 """What wheels for Linux are made for: minor versions of glibc 2."""
@@ -27,7 +27,7 @@ BUILD = ("hatchling", "editables")
 
 HEAD = """\
 # What the test environment consists of, pinned by hash: written by scripts/lock.py, read by scripts/venv.sh.
-# Wheels for CPython 3.11 to 3.14 on Linux with glibc, x86_64 and aarch64.
+# Wheels for CPython 3.11 on Linux with glibc, x86_64 and aarch64.
 """
 
 
