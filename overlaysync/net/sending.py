@@ -23,7 +23,7 @@ from overlaysync.units import KIB, MIB
 BUFFER_SIZE = 256 * KIB
 SENDFILE_MIN = 128 * KIB
 BATCH_SIZE = 16 * MIB
-BATCH_MEMORY = 3 * BUFFER_SIZE
+BATCH_MEMORY = 2 * BUFFER_SIZE
 """Of a batch, in buffers: a client that takes nothing holds it, and there may be dozens of them."""
 
 Piece: TypeAlias = FileSegment | bytes | bytearray
