@@ -19,6 +19,7 @@ from overlaysync.node.rechecking import Rechecker, rechecked
 from overlaysync.node.sharing import Share, Shared
 from overlaysync.ops.offer import ImageOffer
 from overlaysync.ops.recheck import recheck
+from overlaysync.ops.recheck import recheck
 from overlaysync.store.catalog import ImageRow
 from overlaysync.swarm.members import Member
 from overlaysync.units import CHUNK, MIB
