@@ -1,8 +1,8 @@
 """Writes scripts/requirements-test.txt: what the test environment consists of, pinned by hash.
 
-Takes what is installed (made under scripts/constraints.txt), follows what the packages ask for on each supported
-Python, and notes the hashes that the package index lists for their wheels; pip's own client asks it. Run it in a
-whole test environment, after a change of constraints.txt or of the dependencies in pyproject.toml:
+Takes what is installed (made under scripts/constraints.txt), follows what the packages ask for on each
+supported Python, and notes the hashes that the package index lists for their wheels; pip's own client asks it.
+Run it in a whole test environment, after a change of constraints.txt or of the dependencies in pyproject.toml:
 ``.venv/bin/python scripts/lock.py``.
 """
 
@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "scripts" / "requirements-test.txt"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
-BUILD = ("hatchling", "editables", "packaging", "pathspec", "pluggy", "trove-classifiers")
-"""Build the project itself, which is installed without its dependencies; perhaps they are not installed yet."""
+BUILD = ("hatchling", "editables", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers")
+"""Build the project itself, which is installed without its dependencies; they may not be installed yet."""
 
 HEAD = """\
 # What the test environment consists of, pinned by hash: written by scripts/lock.py, read by scripts/venv.sh.
