@@ -213,6 +213,24 @@ def test_a_layer_is_compared_with_its_own_list_and_its_master_with_its_own(
     assert names(share) == {"overlay"}, "what it gives is its own and whole"
 
 
+@pytest.mark.qemu
+def test_a_rotten_master_does_not_come_back_with_an_overlay(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "images"
+    directory.mkdir()
+    master = raw(directory / "master.raw", 1)
+    share, _ = sharing(node, str(directory))
+    share.found_rotten(master, row_of(node, master).fingerprint, "it has rotted")
+    assert share.refresh() and names(share) == set()
+
+    create(directory / "overlay.qcow2", backing=Path(master))
+    while not share.refresh():
+        pass
+    assert names(share) == {"overlay"}
+    share.close()
+
+
 # -- when --------------------------------------------------------------------------------------------
 
 
