@@ -1,8 +1,8 @@
 """Writes scripts/requirements-test.txt: what the test environment consists of, pinned by hash.
 
 Takes what is installed (made under scripts/constraints.txt), follows what the packages ask for on each
-supported Python, and notes the hashes that the package index lists for their wheels; pip's own client asks it.
-Run it in a whole test environment, after a change of constraints.txt or of the dependencies in pyproject.toml:
+supported Python, and notes the hashes that the package index lists for their wheels; pip's client asks.
+Run it in a whole test environment, after a change of constraints.txt or of pyproject.toml's dependencies:
 ``.venv/bin/python scripts/lock.py``.
 """
 
@@ -26,14 +26,14 @@ from pip._internal.models.link import Link
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "scripts" / "requirements-test.txt"
-PYTHONS = ("3.11",)
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
 BUILD = ("hatchling", "editables", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers")
 """Build the project itself, which is installed without its dependencies; they may not be installed yet."""
 
 HEAD = """\
 # What the test environment consists of, pinned by hash: written by scripts/lock.py, read by scripts/venv.sh.
-# Wheels for CPython 3.11 on Linux with glibc, x86_64 and aarch64.
+# Wheels for CPython 3.11 to 3.14 on Linux with glibc, x86_64 and aarch64.
 """
 _ABI3 = re.compile(r"cp3(\d+)")
 

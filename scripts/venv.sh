@@ -89,7 +89,7 @@ has_hashed_wheels() {
     "$venv/bin/python" -c 'if True:
         import platform, sys
         known = platform.machine() in ("x86_64", "aarch64") and platform.libc_ver()[0] == "glibc"
-        sys.exit(not known or sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11))'
+        sys.exit(not known or sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info[:2] <= (3, 14))'
 }
 
 # The build backend comes from that file too, so nothing is fetched for the project itself.

@@ -24,7 +24,7 @@ SCENES = (
 
 
 def rooms(scene: Scene, count: int = 42) -> list[int]:
-    """``count`` amounts of room, from nothing to more than enough: closest where a command begins and ends."""
+    """``count`` amounts of room, from none to more than enough, closest where a command begins and ends."""
     needed = sum(_sizes(scene))
     edges = [0, 4 * KIB, 12 * KIB, 40 * KIB, 96 * KIB]
     chosen = [*edges, *range(needed - 64 * KIB, needed + 512 * KIB, 16 * KIB), needed + 2 * MIB]
