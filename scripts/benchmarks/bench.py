@@ -190,9 +190,7 @@ class Bench:
         config = place / "sshd_config"
         config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
         command: list[str | Path] = [sshd, "-D", "-e", "-f", config]
-        if (
-            os.geteuid() == 0
-        ):  # then it wants a directory that only its service makes: here in a /run of its own
+        if os.geteuid() == 0:  # then it wants a directory that its service makes: here in a /run of its own
             script = 'mount -t tmpfs tmpfs /run && mkdir /run/sshd && exec "$@"'
             command = ["unshare", "--mount", "sh", "-c", script, "sh", *command]
         with serving(command, {}, self.scratch / "sshd.log") as server:
