@@ -1,9 +1,9 @@
 """Writes scripts/requirements-test.txt: what the test environment consists of, pinned by hash.
 
 Takes what is installed (made under scripts/constraints.txt), follows what the packages ask for on each
-supported Python, and notes the hashes that the package index lists for their wheels; pip's own client asks
-it. Run it in a whole test environment, after a change of constraints.txt or of the dependencies in
-pyproject.toml: ``.venv/bin/python scripts/lock.py``.
+supported Python, and notes the hashes that the package index lists for their wheels; pip's client asks.
+Run it in a whole test environment, after a change of constraints.txt or of pyproject.toml's dependencies:
+``.venv/bin/python scripts/lock.py``.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ SENDFILE_MIN = 128 * KIB
 WRITE_SIZE = 256 * KIB
 """Over TLS: a client that takes less than this within the time for it has stalled."""
 BATCH_SIZE = 16 * MIB
-BATCH_MEMORY = 3 * BUFFER_SIZE
+BATCH_MEMORY = 2 * BUFFER_SIZE
 """Of a batch, in buffers: a client that takes nothing holds it, and there may be dozens of them."""
 
 Piece: TypeAlias = FileSegment | bytes | bytearray

@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 
 _ALL = 0x0003  # ETH_P_ALL
+_OUTGOING = 4  # PACKET_OUTGOING
 _BUFFER = 256 << 20
 _FRAME = 1 << 18
 _BETWEEN = b"\n--\n"
@@ -26,7 +27,9 @@ def main(path: str) -> None:
         sock.setsockopt(socket.SOL_SOCKET, 33, _BUFFER)  # SO_RCVBUFFORCE
         print('{"began": true}', flush=True)
         while True:
-            file.write(sock.recv(_FRAME) + _BETWEEN)
+            frame, (_, _, direction, *_) = sock.recvfrom(_FRAME)
+            if direction != _OUTGOING:  # of a loopback each frame is seen twice
+                file.write(frame + _BETWEEN)
 
 
 if __name__ == "__main__":
