@@ -4,7 +4,7 @@ Each node does what the program's transfer does: after every event, and every TI
 requests and questions until there are none. What is simulated is around that: links and places
 (:mod:`tests.swarm.wires`), answers that take their time, and nodes that fail, lie, stall, come late or go.
 
-Leaves out: what questions and answers weigh on the wire, the time that verifying and writing takes.
+Leaves out: the time that verifying and writing takes.
 
 A piece is one slot, of PIECE bytes or as large as :attr:`Room.piece` says: for hundreds of nodes take larger
 pieces. Beyond MAX_NEIGHBOURS other nodes a node takes so many of them at random, and asks no more.
@@ -37,6 +37,10 @@ SILENCE_S = 10.0
 CONNECT_S = 3.0
 LISTED = 256
 """Most members in an answer, at random."""
+
+QUESTION = 500
+TOLD = 80
+"""Bytes of a question or an answer, and of each member in it."""
 
 
 class Manner(Enum):
@@ -372,6 +376,8 @@ class Room:
             listed = self._listed(server) if server.schedule is None else []
             if server.schedule is not None:
                 listed.append(self._member(server))
+            node.wire.say(QUESTION)
+            server.wire.say(QUESTION + TOLD * len(listed))
             self.clock.after(delay, self._heard, node, server, news, server.log.cursor, listed)
 
     def _heard(
