@@ -23,6 +23,7 @@ TOOLS = {
         "qemu-utils qemu-system-common qemu-system-x86",
     ),
     "lan": (("ip", "tc"), "iproute2"),
+    "strace": (("strace",), "strace"),
     "reflink": (("mkfs.xfs", "mkfs.btrfs", "filefrag"), "xfsprogs btrfs-progs e2fsprogs"),
 }
 

@@ -101,7 +101,10 @@ async def _look(node: Node) -> Iterable[Listing]:
     from overlaysync.node.observer import Silent
     from overlaysync.node.reach import Reach
 
-    async with Client() as client, Reach.open(node, client, Silent(), peers=parse_peers(None)) as reach:
+    async with (
+        Client(teams=node.teams) as client,
+        Reach.open(node, client, Silent(), peers=parse_peers(None)) as reach,
+    ):
         await reach.until(lambda: False, wait_s=_LOOK_S)
         return reach.listings()
 

@@ -147,7 +147,7 @@ class _Fetching:
         from overlaysync.node.reach import Reach
 
         async with (
-            Client(limit=RateLimit(self._rate), compression=self._compression) as client,
+            Client(limit=RateLimit(self._rate), compression=self._compression, teams=node.teams) as client,
             Reach.open(node, client, self._output, peers=self._peers, interfaces=self._interfaces) as reach,
             Passing.open(node, reach, rate=self._rate) as passing,
         ):

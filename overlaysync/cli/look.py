@@ -109,7 +109,7 @@ async def look(
     from overlaysync.trust.keys import node_id
 
     async with (
-        Client() as client,
+        Client(teams=node.teams) as client,
         Reach.open(node, client, output, peers=peers, interfaces=interfaces) as reach,
     ):
         await reach.until(lambda: False, wait_s=wait_s)

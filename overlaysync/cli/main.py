@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from overlaysync import __version__
-from overlaysync.cli import doctor, fetch, look, make, share, tools, trusting, verify
+from overlaysync.cli import doctor, fetch, look, make, share, team, tools, trusting, verify
 from overlaysync.cli.config import load_defaults
 from overlaysync.cli.output import Output, Settings
 from overlaysync.errors import AmbiguousError, OverlaysyncError
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (share, fetch, look, trusting, make, verify, tools, doctor):
+for module in (share, fetch, look, trusting, make, verify, tools, team, doctor):
     module.add_commands(app)
 
 

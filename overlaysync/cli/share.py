@@ -34,7 +34,10 @@ def add_commands(app: typer.Typer) -> None:
 def share(
     context: typer.Context,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, or directories of images.")],
-    team: Annotated[str | None, typer.Option("--team", metavar="TEAM", help="Label what is shared.")] = None,
+    team: Annotated[
+        str | None,
+        typer.Option("--team", metavar="TEAM", help="Share with this team alone; '' is everybody."),
+    ] = None,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Listen here; 0 means any.")] = 0,
@@ -75,7 +78,7 @@ async def _share(
     try:
         await asyncio.to_thread(share.publish_all)
         async with (
-            Client() as client,
+            Client(teams=node.teams) as client,
             Reach.open(
                 node, client, Silent(), peers=peers, interfaces=interfaces, mdns_needed=False, catalogs=False
             ) as reach,

@@ -64,6 +64,8 @@ class ServerBounds:
         min_rate: … and a whole body at this rate, after that grace.
         queue: pending connections in the kernel.
         stop_s: responses under way get this long when the server stops.
+        handshake_s: a TLS handshake is over within this time …
+        handshakes: … and so many are under way at once, of one address as many as it may have connections.
     """
 
     connections: int = 512
@@ -83,6 +85,8 @@ class ServerBounds:
     min_rate: int = 16 * KIB
     queue: int = 1024
     stop_s: float = 1
+    handshake_s: float = 5
+    handshakes: int = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class ClientBounds:
 
     Attributes:
         connect_s: time to connect.
+        handshake_s: time for the TLS handshake after that.
         read_s: longest silence of a server.
         min_rate: least average rate of a body, over every span of ``read_s``.
         head_size: status line and fields of an answer.
@@ -100,6 +105,7 @@ class ClientBounds:
     """
 
     connect_s: float = 3
+    handshake_s: float = 5
     read_s: float = 10
     min_rate: int = 16 * KIB
     head_size: int = 8 * KIB

@@ -1,6 +1,7 @@
 """The HTTP client: asks one node for one thing, and believes nothing about it.
 
-Small things (catalog, manifests, pages) go through aiohttp, image data through :mod:`.receiving`.
+Small things (catalog, manifests, pages) go through aiohttp, image data through :mod:`.receiving`; on the
+private lane, where each connection begins with a proof of membership, everything does.
 What came is bounded here; signatures and ids are checked by the caller, page digests here. Every failure that
 is the peer's is a PeerError, so that a transfer can go on with the others.
 """
@@ -10,14 +11,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Sequence
+import secrets
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 from yarl import URL
 
-from overlaysync.errors import DecodeError, PeerError
+from overlaysync.errors import DecodeError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
 from overlaysync.model.pages import page_digest
 from overlaysync.net.bounds import (
@@ -32,11 +36,22 @@ from overlaysync.net.bounds import (
     ClientBounds,
 )
 from overlaysync.net.compression import ENCODING, decompress
-from overlaysync.net.messages import Address, CatalogMessage, decode_catalog, decode_peers, encode_slots
+from overlaysync.net.membership import encode_proof
+from overlaysync.net.messages import (
+    Address,
+    CatalogMessage,
+    Endpoint,
+    PrivateAddress,
+    decode_catalog,
+    decode_peers,
+    encode_slots,
+)
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import ConnectionLostError, DataConnection, Head, SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion, decode_swarm, encode_question
+from overlaysync.net.tls import SERVER_NAME, client_context, node_key
 from overlaysync.swarm.link import Compression, Link
+from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Nonces, Role, Team, proven
 
 
 class BusyError(PeerError):
@@ -64,7 +79,7 @@ class CatalogAnswer:
 
 @dataclass(slots=True)
 class _Host:
-    """Data connections to one address."""
+    """Connections to one address."""
 
     places: asyncio.Semaphore
     idle: list[DataConnection] = field(default_factory=list)
@@ -78,6 +93,7 @@ class Client:
         limit: a rate for all image data received.
         compression: whether image data are asked for compressed.
         bounds: limits.
+        teams: those that this node is in, by name.
     """
 
     def __init__(
@@ -86,11 +102,13 @@ class Client:
         limit: RateLimit | None = None,
         compression: Compression = Compression.AUTO,
         bounds: ClientBounds = CLIENT,
+        teams: Mapping[str, Team] | None = None,
     ) -> None:
         self._bounds = bounds
+        self._teams = teams or {}
         self._link = Link(compression)
         self._limit = limit or RateLimit(None)
-        self._hosts: dict[Address, _Host] = {}
+        self._hosts: dict[tuple[Endpoint, bool], _Host] = {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit_per_host=bounds.connections_per_host,
@@ -135,35 +153,51 @@ class Client:
             return CatalogAnswer(None, etag)
         return CatalogAnswer(decode_catalog(body), fresh)
 
-    async def peers(self, address: Address) -> tuple[Address, ...]:
-        """The peers that the peer knows."""
-        _, _, body = await self._get(address, "peers", MAX_PEERS_SIZE)
-        return decode_peers(body)
+    async def private_catalog(self, address: PrivateAddress) -> CatalogMessage:
+        """What the peer serves to a team that both are in.
 
-    async def page_list(self, address: Address, manifest_id: bytes, size: int) -> bytes:
+        Raises:
+            GoneError: they are not.
+        """
+        return decode_catalog(await self._body(address, "catalog", MAX_CATALOG_SIZE))
+
+    async def peers(self, address: Endpoint) -> tuple[Address, ...]:
+        """The peers that the peer knows."""
+        return decode_peers(await self._body(address, "peers", MAX_PEERS_SIZE))
+
+    async def page_list(self, address: Endpoint, manifest_id: bytes, size: int) -> bytes:
         """An encoded page list, which must have ``size`` bytes."""
         if not 0 < size <= MAX_PAGE_LIST_SIZE:
             raise DecodeError(f"a page list cannot have {size} bytes")
-        _, _, body = await self._get(address, f"manifests/{manifest_id.hex()}/pages", size)
+        body = await self._body(address, f"manifests/{manifest_id.hex()}/pages", size)
         if len(body) != size:
             raise PeerError(f"{address} sent a page list of {len(body)} bytes instead of {size}")
         return body
 
-    async def page(self, address: Address, manifest_id: bytes, digest: bytes) -> bytes:
+    async def page(self, address: Endpoint, manifest_id: bytes, digest: bytes) -> bytes:
         """A page, verified."""
         path = f"manifests/{manifest_id.hex()}/pages/{digest.hex()}"
-        _, _, body = await self._get(address, path, MAX_PAGE_SIZE)
+        body = await self._body(address, path, MAX_PAGE_SIZE)
         if page_digest(body) != digest:
             raise PeerError(f"{address} sent a page with another digest")
         return body
 
     async def swarm(
-        self, address: Address, manifest_id: bytes, pieces: int, question: SwarmQuestion
+        self, address: Endpoint, manifest_id: bytes, pieces: int, question: SwarmQuestion
     ) -> SwarmAnswer:
         """What the peer has of a content of so many pieces, and who else fetches it."""
         path = f"manifests/{manifest_id.hex()}/swarm?{encode_question(question)}"
-        _, _, body = await self._get(address, path, MAX_SWARM_SIZE)
-        return decode_swarm(body, pieces)
+        return decode_swarm(await self._body(address, path, MAX_SWARM_SIZE), pieces)
+
+    async def _body(self, address: Endpoint, path: str, limit: int) -> bytes:
+        """A small body, of at most ``limit`` bytes."""
+        if isinstance(address, Address):
+            return (await self._get(address, path, limit))[2]
+        buffer = memoryview(bytearray(limit))
+        async with self._place(address, small=True) as host:
+            head = await self._exchange(address, host, _request(address, path), buffer, at_most=True)
+        _check_status(address, head.status, str(head.retry_after))
+        return bytes(buffer[: head.length])
 
     async def _get(
         self, address: Address, path: str, limit: int, *, fields: dict[str, str] | None = None
@@ -195,7 +229,7 @@ class Client:
     # -- image data ----------------------------------------------------------------------------------
 
     async def read_slots(
-        self, address: Address, manifest_id: bytes, runs: Sequence[tuple[int, int]], buffer: memoryview
+        self, address: Endpoint, manifest_id: bytes, runs: Sequence[tuple[int, int]], buffer: memoryview
     ) -> int:
         """Fill ``buffer`` with the bytes of these (first slot, count) runs, in order; nothing is verified.
 
@@ -212,23 +246,24 @@ class Client:
         """
         path = f"manifests/{manifest_id.hex()}/data?slots={encode_slots(runs)}"
         compress = self._link.compress and len(buffer) <= MAX_COMPRESSED_BODY
-        asked = f"Accept-Encoding: {ENCODING}\r\n" if compress else ""
-        request = f"GET /v1/{path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: overlaysync\r\n{asked}\r\n"
+        request = _request(address, path, f"Accept-Encoding: {ENCODING}\r\n" if compress else "")
         async with self._place(address) as host:
-            head = await self._exchange(address, host, request.encode("ascii"), buffer, compress)
-        if head.status != 200:
-            _check_status(address, head.status, str(head.retry_after))
-            raise PeerError(f"{address} answers {head.status}")
+            head = await self._exchange(address, host, request, buffer, compress=compress)
+        _check_status(address, head.status, str(head.retry_after))
         if head.compressed:
             await _unpack(address, buffer, head.length)
         return head.length
 
     @asynccontextmanager
-    async def _place(self, address: Address) -> AsyncIterator[_Host]:
-        """One of the places for connections to ``address``, which is forgotten when nobody uses it."""
-        host = self._hosts.get(address)
+    async def _place(self, address: Endpoint, *, small: bool = False) -> AsyncIterator[_Host]:
+        """One of the places for connections to ``address``, which is forgotten when nobody uses it.
+
+        Small things have places of their own: they do not wait for image data.
+        """
+        key = address, small
+        host = self._hosts.get(key)
         if host is None:
-            host = self._hosts[address] = _Host(asyncio.Semaphore(self._bounds.connections_per_host))
+            host = self._hosts[key] = _Host(asyncio.Semaphore(self._bounds.connections_per_host))
         host.users += 1
         try:
             async with host.places:
@@ -236,10 +271,17 @@ class Client:
         finally:
             host.users -= 1
             if not host.users and not host.idle:
-                self._hosts.pop(address, None)
+                self._hosts.pop(key, None)
 
     async def _exchange(
-        self, address: Address, host: _Host, request: bytes, buffer: memoryview, compress: bool
+        self,
+        address: Endpoint,
+        host: _Host,
+        request: bytes,
+        buffer: memoryview,
+        *,
+        compress: bool = False,
+        at_most: bool = False,
     ) -> Head:
         """Send the request on a connection that is open already, or else on a new one."""
         while host.idle:
@@ -247,33 +289,91 @@ class Client:
             if not connection.usable or connection.idle_for > self._bounds.idle_s:
                 connection.abort()
                 continue
+            answer = connection.begin(request, buffer, compress=compress, at_most=at_most)
             try:
-                return await self._ask(host, connection, connection.begin(request, buffer, compress=compress))
+                return await self._ask(host, connection, answer)
             except ConnectionLostError:
                 continue  # closed by the peer while it was idle: no reason to doubt the peer
-        connection = DataConnection(self._bounds, self._limit, self._link)
-        answer = connection.begin(request, buffer, compress=compress)
-        await self._connect(address, connection)
+        connection = DataConnection(
+            self._bounds, self._limit, self._link, tls=isinstance(address, PrivateAddress)
+        )
+        if isinstance(address, PrivateAddress):
+            await self._open_private(address, connection)
+            answer = connection.begin(request, buffer, compress=compress, at_most=at_most)
+        else:
+            answer = connection.begin(request, buffer, compress=compress, at_most=at_most)
+            await self._connect(address, connection)
         try:
             return await self._ask(host, connection, answer)
         except PeerError as error:
-            kind = SilentError if isinstance(error, SilentError) else PeerError
-            raise kind(f"No data from {address}", why=str(error)) from None
+            raise _no_data(address, error) from None
 
-    async def _connect(self, address: Address, connection: DataConnection) -> None:
+    async def _connect(self, address: Endpoint, connection: DataConnection) -> None:
         loop = asyncio.get_running_loop()
+        tls: dict[str, Any] = {}
+        limit_s = self._bounds.connect_s
+        if isinstance(address, PrivateAddress):
+            tls = {"ssl": client_context(), "server_hostname": SERVER_NAME}
+            tls |= {"ssl_handshake_timeout": self._bounds.handshake_s, "ssl_shutdown_timeout": limit_s}
+            limit_s += self._bounds.handshake_s
         try:
-            async with asyncio.timeout(self._bounds.connect_s):
-                await loop.create_connection(lambda: connection, address.host, address.port)
-        except TimeoutError:
+            async with asyncio.timeout(limit_s):
+                await loop.create_connection(lambda: connection, address.host, address.port, **tls)
+        except (
+            TimeoutError,
+            ConnectionAbortedError,
+        ):  # the latter is how a handshake ends that takes too long
             connection.abort()
             raise SilentError(f"{address} does not answer") from None
+        except ssl.SSLError:
+            connection.abort()
+            raise PeerError(f"{address} does not answer", why="it does not speak TLS 1.3") from None
         except OSError as error:
             connection.abort()
             raise _unreachable(address, error) from None
         except BaseException:
             connection.abort()
             raise
+
+    # -- the private lane ----------------------------------------------------------------------------
+
+    async def _open_private(self, address: PrivateAddress, connection: DataConnection) -> None:
+        """Connect, see who answers, and prove to each other to be in the team; nothing else is said before.
+
+        Raises:
+            GoneError: this node or the other is not in the team.
+            PeerError: another key answers than was expected, or there is no connection.
+        """
+        team = self._teams.get(address.team)
+        if team is None:
+            raise GoneError(f"this node is not in the team of {address}")
+        await self._connect(address, connection)
+        try:
+            assert connection.transport is not None
+            key = node_key(connection.transport)
+            if address.key not in (b"", key):
+                raise PeerError(f"{address} is another node than was expected")
+            await self._prove(address, connection, team, key)
+        except (PeerError, DecodeError) as error:
+            connection.abort()
+            raise _no_data(address, error) from None
+        except BaseException:
+            connection.abort()
+            raise
+
+    async def _prove(
+        self, address: PrivateAddress, connection: DataConnection, team: Team, key: bytes
+    ) -> None:
+        nonce = memoryview(bytearray(NONCE_SIZE))
+        head = await connection.begin(_request(address, "nonce"), nonce)
+        _check_status(address, head.status, str(head.retry_after))
+        nonces = Nonces(key, bytes(nonce), secrets.token_bytes(NONCE_SIZE))
+        query = encode_proof(nonces.client, team.prove(Role.CLIENT, nonces))
+        proof = memoryview(bytearray(PROOF_SIZE))
+        head = await connection.begin(_request(address, f"proof?{query}"), proof)
+        _check_status(address, head.status, str(head.retry_after))
+        if not proven(Role.SERVER, (team,), nonces, bytes(proof)):
+            raise GoneError(f"{address} is not in the team")
 
     async def _ask(self, host: _Host, connection: DataConnection, answer: asyncio.Future[Head]) -> Head:
         try:
@@ -286,13 +386,21 @@ class Client:
         return head
 
 
-def _unreachable(address: Address, error: OSError) -> PeerError:
+def _no_data(address: Endpoint, error: OverlaysyncError) -> PeerError:
+    """The failure of a new connection, with the address; of what a caller tells apart the kind is kept."""
+    if isinstance(error, BusyError | GoneError):
+        return error
+    kind = SilentError if isinstance(error, SilentError) else PeerError
+    return kind(f"No data from {address}", why=str(error))
+
+
+def _unreachable(address: Endpoint, error: OSError) -> PeerError:
     """Why there is no connection: somebody refused it, or nobody is there at present."""
     silent = error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ENETDOWN)
     return (SilentError if silent else PeerError)(f"{address} does not answer", why=_reason(error))
 
 
-async def _unpack(address: Address, buffer: memoryview, length: int) -> None:
+async def _unpack(address: Endpoint, buffer: memoryview, length: int) -> None:
     """Replace the compressed body at the beginning of ``buffer`` by what it holds."""
     # The thread has bytes of its own: after a cancellation the buffer is used for something else.
     packed = bytes(buffer[:length])
@@ -311,7 +419,14 @@ def _url(address: Address, path: str) -> URL:
     return URL(f"http://{address}/v1/{path}", encoded=True)
 
 
-def _check_status(address: Address, status: int, retry_after: str) -> None:
+def _request(address: Endpoint, path: str, fields: str = "") -> bytes:
+    host = Address(address.host, address.port)
+    return f"GET /v1/{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: overlaysync\r\n{fields}\r\n".encode(
+        "ascii"
+    )
+
+
+def _check_status(address: Endpoint, status: int, retry_after: str) -> None:
     if status == 200:
         return
     if status == 503:

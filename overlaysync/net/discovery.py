@@ -118,13 +118,15 @@ class Announcement:
         port: where its server listens.
         node_id: its node id.
         revision: of its catalog.
-        items: what it has, the most important first.
+        items: what it has for everybody, the most important first.
+        tls: port of its private lane; 0 when it has none.
     """
 
     port: int
     node_id: str
     revision: str = ""
     items: tuple[Item, ...] = ()
+    tls: int = 0
 
 
 class Announcer:
@@ -198,7 +200,7 @@ class Announcer:
             sent = await self._multicast.zeroconf.async_update_service(self._info)
 
     def _make_info(self, said: Announcement) -> AsyncServiceInfo:
-        text = NodeText(said.node_id, said.revision, said.items)
+        text = NodeText(said.node_id, said.revision, said.items, said.tls)
         return AsyncServiceInfo(
             SERVICE,
             f"{self.name}.{SERVICE}",

@@ -45,17 +45,20 @@ class CatalogMessage:
         node: its public key.
         label: its label, safe to print.
         envelopes: signed manifests, not yet opened.
+        tls: the port of its private lane; 0 when it has none.
     """
 
     node: bytes
     label: str
     envelopes: tuple[bytes, ...]
+    tls: int = 0
 
 
-class _CatalogJson(msgspec.Struct, frozen=True):
+class _CatalogJson(msgspec.Struct, frozen=True, omit_defaults=True):
     node: str
     label: str
     items: list[str]
+    tls: int = 0
 
 
 class _PeersJson(msgspec.Struct, frozen=True):
@@ -67,17 +70,17 @@ _peers_decoder = msgspec.json.Decoder(_PeersJson)
 _encode = msgspec.json.Encoder().encode
 
 
-def encode_catalog(node: bytes, label: str, envelopes: Iterable[bytes]) -> bytes:
+def encode_catalog(node: bytes, label: str, envelopes: Iterable[bytes], *, tls: int = 0) -> bytes:
     """The catalog of a node; envelopes that no longer fit the bounds are left out."""
     items: list[str] = []
-    size = len(_encode(_CatalogJson(node.hex(), label[:MAX_LABEL], [])))
+    size = len(_encode(_CatalogJson(node.hex(), label[:MAX_LABEL], [], tls)))
     for envelope in envelopes:
         item = base64.b64encode(envelope).decode("ascii")
         size += len(item) + 3  # quotes and comma
         if len(items) == MAX_CATALOG_ITEMS or size > MAX_CATALOG_SIZE:
             break
         items.append(item)
-    return _encode(_CatalogJson(node.hex(), label[:MAX_LABEL], items))
+    return _encode(_CatalogJson(node.hex(), label[:MAX_LABEL], items, tls))
 
 
 def decode_catalog(data: bytes) -> CatalogMessage:
@@ -95,7 +98,10 @@ def decode_catalog(data: bytes) -> CatalogMessage:
         raise DecodeError("a catalog without its node's public key")
     if len(message.items) > MAX_CATALOG_ITEMS:
         raise DecodeError(f"a catalog of {len(message.items)} manifests", why=f"at most {MAX_CATALOG_ITEMS}")
-    return CatalogMessage(node, printable(message.label, MAX_LABEL), tuple(map(_envelope, message.items)))
+    if not 0 <= message.tls < 1 << 16:
+        raise DecodeError("a catalog with a port that there is not")
+    envelopes = tuple(map(_envelope, message.items))
+    return CatalogMessage(node, printable(message.label, MAX_LABEL), envelopes, message.tls)
 
 
 def _envelope(text: str) -> bytes:
@@ -134,6 +140,26 @@ class Address(NamedTuple):
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+
+class PrivateAddress(NamedTuple):
+    """Where a node serves the members of one team, over TLS.
+
+    Attributes:
+        host, port: as in :class:`Address`.
+        team: the team.
+        key: the node key that must answer there; b"" when it is not known beforehand.
+    """
+
+    host: str
+    port: int
+    team: str
+    key: bytes = b""
+
+    def __str__(self) -> str:
+        return f"tls://{Address(self.host, self.port)}"
+
+
+Endpoint: TypeAlias = Address | PrivateAddress
 
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)(%[\w.-]{1,15})?\]|([\w.-]+)):(\d{1,5})", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")

@@ -104,18 +104,24 @@ class DataConnection(asyncio.BufferedProtocol):
         bounds: how long the peer may be silent, and its least rate.
         limit: the rate of all that is received.
         link: is told what is received.
+        tls: whether it is to be connected by TLS.
+
+    Attributes:
+        transport: the connection; None before it is there.
     """
 
-    def __init__(self, bounds: ClientBounds, limit: RateLimit, link: Link) -> None:
+    def __init__(self, bounds: ClientBounds, limit: RateLimit, link: Link, *, tls: bool = False) -> None:
         self._bounds = bounds
         self._limit = limit
         self._link = link
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None
+        self._tls = tls
         self._state = _State.IDLE
         self._head_buffer = memoryview(bytearray(bounds.head_size))
         self._body = memoryview(b"")
         self._compress = False
+        self._at_most = False
         self._filled = 0
         self._least = 1  # SO_RCVLOWAT
         self._request = b""
@@ -130,28 +136,32 @@ class DataConnection(asyncio.BufferedProtocol):
     @property
     def usable(self) -> bool:
         """Whether another request may be sent."""
-        return self._state is _State.IDLE and self._transport is not None and not self._transport.is_closing()
+        return self._state is _State.IDLE and self.transport is not None and not self.transport.is_closing()
 
     @property
     def idle_for(self) -> float:
         """Seconds since the last answer ended."""
         return self._loop.time() - self._idle_since
 
-    def begin(self, request: bytes, body: memoryview, *, compress: bool = False) -> asyncio.Future[Head]:
+    def begin(
+        self, request: bytes, body: memoryview, *, compress: bool = False, at_most: bool = False
+    ) -> asyncio.Future[Head]:
         """Send ``request``, now or when connected.
 
         Args:
             request: the whole request.
             body: where the body of a 200 goes; it has this length, or is compressed and not longer.
             compress: whether the request asks for a compressed body.
+            at_most: whether the body may be shorter as it is.
 
         Returns:
             the head, once the body is there or the status is not 200; PeerError when neither happens.
         """
-        self._request, self._body, self._compress = request, body, compress
+        self._request, self._body = request, body
+        self._compress, self._at_most = compress, at_most
         self._state, self._filled, self._head = _State.HEAD, 0, None
         self._answer = self._loop.create_future()
-        if self._transport is not None:
+        if self.transport is not None:
             self._send()
         return self._answer
 
@@ -165,7 +175,7 @@ class DataConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self.transport = transport
         if self._state is _State.HEAD:
             self._send()
 
@@ -199,8 +209,8 @@ class DataConnection(asyncio.BufferedProtocol):
     # -- inside --------------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        assert self._transport is not None
-        self._transport.write(self._request)
+        assert self.transport is not None
+        self.transport.write(self._request)
         self._start_watch()
 
     def _check_head(self) -> None:
@@ -220,7 +230,9 @@ class DataConnection(asyncio.BufferedProtocol):
             self._end(PeerError("The peer sends a compressed body that was not asked for"))
         elif head.status != 200:
             self._finish(reusable=head.length == 0 and not rest)
-        elif head.length > len(self._body) or (head.length < len(self._body) and not head.compressed):
+        elif head.length > len(self._body) or not (
+            head.length == len(self._body) or head.compressed or self._at_most
+        ):
             self._end(PeerError(f"The peer offers {head.length} bytes instead of {len(self._body)}"))
         elif len(rest) > head.length:
             self._end(PeerError("The peer sends more than was asked for"))
@@ -236,11 +248,16 @@ class DataConnection(asyncio.BufferedProtocol):
             self._check_body()
 
     def _wait_for_more(self) -> None:
-        """Be woken for a good deal of the body, not for every packet: many slow sources send many."""
+        """Be woken for a good deal of the body, not for every packet: many slow sources send many.
+
+        Not over TLS: the kernel counts records there, and what is asked for may never come as so many bytes.
+        """
+        if self._tls:
+            return
         least = max(1, min(_WAKE_SIZE, len(self._body) - self._filled)) if self._limit.rate is None else 1
-        if least != self._least and self._transport is not None:
+        if least != self._least and self.transport is not None:
             self._least = least
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
     def _check_body(self) -> None:
         if self._filled == len(self._body):
@@ -265,8 +282,8 @@ class DataConnection(asyncio.BufferedProtocol):
             self._resume.cancel()
             self._resume = None
         self._answer, self._body, self._state = None, memoryview(b""), _State.DEAD
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
         if answer is not None and not answer.done():
             answer.set_exception(error)
 
@@ -302,23 +319,25 @@ class DataConnection(asyncio.BufferedProtocol):
 
     def _unread(self) -> int:
         """Bytes that have come, and wait in the kernel for more: see :meth:`_wait_for_more`."""
-        assert self._transport is not None
-        sock = self._transport.get_extra_info("socket")
+        if self._tls:
+            return 0
+        assert self.transport is not None
+        sock = self.transport.get_extra_info("socket")
         return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def _slow_down(self, count: int) -> None:
         """Pause for the rate limit. The watch stands still meanwhile: the pause is ours, not the peer's."""
         delay = self._limit.reserve(count)
-        if delay > 0 and self._transport is not None:
-            self._transport.pause_reading()
+        if delay > 0 and self.transport is not None:
+            self.transport.pause_reading()
             if self._watch is not None:
                 self._left = self._watch.when() - self._loop.time()
             self._stop_watch()
             self._resume = self._loop.call_later(delay, self._go_on)
 
     def _go_on(self) -> None:
-        assert self._transport is not None
+        assert self.transport is not None
         self._resume = None
-        self._transport.resume_reading()
+        self.transport.resume_reading()
         if self._state in (_State.HEAD, _State.BODY):  # else the pause came with the end of a body
             self._watch = self._loop.call_later(self._left, self._look)

@@ -4,6 +4,7 @@ A long stretch of a file goes by sendfile and is never copied; short stretches a
 buffers, because a system call for each 4 KiB granule would cost more than the copy. Both go to a duplicate of
 the connection's socket: the event loop lets nobody wait for a socket that belongs to a transport, and its own
 sendfile shows no progress, so a client that stalls in the middle could not be told from a slow one.
+Over TLS everything is gathered, and written a buffer at a time.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Protocol, TypeAlias
 
 from overlaysync.errors import NotFoundError, PeerError
 from overlaysync.net.bounds import ServerBounds
@@ -22,20 +23,24 @@ from overlaysync.units import KIB, MIB
 
 BUFFER_SIZE = MIB
 SENDFILE_MIN = 128 * KIB
+WRITE_SIZE = 256 * KIB
+"""Over TLS: a client that takes less than this within the time for it has stalled."""
 BATCH_SIZE = 16 * MIB
 
 Piece: TypeAlias = FileSegment | bytes | bytearray
 
 
-def gather(segments: Iterable[Segment]) -> Iterator[Piece]:
+def gather(segments: Iterable[Segment], *, sendfile: bool = True) -> Iterator[Piece]:
     """The same bytes in few pieces: long file segments as they are, the rest in buffers. Blocking.
+
+    Without ``sendfile`` there are buffers only.
 
     Raises:
         NotFoundError: a file is shorter than a segment says.
     """
     buffer = bytearray()
-    for segment in _joined(segments):
-        if isinstance(segment, FileSegment) and segment.length >= SENDFILE_MIN:
+    for segment in _joined(segments) if sendfile else _cut(segments):
+        if sendfile and isinstance(segment, FileSegment) and segment.length >= SENDFILE_MIN:
             if buffer:
                 yield buffer
                 buffer = bytearray()
@@ -56,8 +61,8 @@ class PieceReader:
         more: whether another batch may follow.
     """
 
-    def __init__(self, segments: Iterable[Segment]) -> None:
-        self._pieces = gather(segments)
+    def __init__(self, segments: Iterable[Segment], *, sendfile: bool = True) -> None:
+        self._pieces = gather(segments, sendfile=sendfile)
         self.more = True
 
     def read(self) -> list[Piece]:
@@ -97,6 +102,17 @@ def _joined(segments: Iterable[Segment]) -> Iterator[Segment]:
         yield held
 
 
+def _cut(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """The same, no file segment longer than a buffer."""
+    for segment in segments:
+        if isinstance(segment, FileSegment):
+            for at in range(0, segment.length, BUFFER_SIZE):
+                size = min(BUFFER_SIZE, segment.length - at)
+                yield FileSegment(segment.fd, segment.offset + at, size)
+        else:
+            yield segment
+
+
 def read_segment(segment: FileSegment) -> bytes:
     """The bytes of a segment. Blocking.
 
@@ -111,6 +127,65 @@ def read_segment(segment: FileSegment) -> bytes:
 
 class StalledError(PeerError):
     """The client does not take what it asked for."""
+
+
+class Sender(Protocol):
+    """Sends one body."""
+
+    sent: int
+
+    async def send(self, piece: Piece) -> None:
+        """Send one piece."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was needed for it."""
+        ...
+
+
+class TlsSender:
+    """Sends one body over a TLS connection.
+
+    Args:
+        write: writes to the connection, and returns when it takes more.
+        bounds, limit: as for :class:`BodySender`.
+    """
+
+    def __init__(
+        self, write: Callable[[memoryview], Awaitable[None]], bounds: ServerBounds, limit: RateLimit
+    ) -> None:
+        self._write = write
+        self._bounds = bounds
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._late = self._loop.time() + bounds.write_s
+        self.sent = 0
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    async def send(self, piece: Piece) -> None:
+        """Send one piece, which is no file segment.
+
+        Raises:
+            StalledError: the client takes nothing, or too little.
+            OSError: the connection is gone.
+        """
+        assert not isinstance(piece, FileSegment)
+        view = memoryview(piece)
+        size = min(WRITE_SIZE, self._limit.step)
+        for at in range(0, len(view), size):
+            part = view[at : at + size]
+            before = self._loop.time()
+            await self._limit.take(len(part))
+            self._late += self._loop.time() - before
+            try:
+                async with asyncio.timeout(min(self._bounds.write_s, self._late - self._loop.time())):
+                    await self._write(part)
+            except TimeoutError:
+                raise StalledError("The client stalls") from None
+            self.sent += len(part)
+            self._late += len(part) / self._bounds.min_rate
 
 
 class BodySender:

@@ -1,7 +1,7 @@
-"""The HTTP server: what a node serves to anybody who asks. GET and HEAD only, no request has a body.
+"""The HTTP server: what a node serves to anybody who asks, and over TLS to the members of its teams.
 
-Leaves out who may see what: a :class:`Shelf` shows only what may be served. "No" and "absent" are one answer,
-byte for byte. Paths (docs/protocol.md):
+GET and HEAD only, no request has a body. Leaves out who may see what: a :class:`~.shelf.View` shows only what
+may be served. "No" and "absent" are one answer, byte for byte. Paths (docs/protocol.md):
 
     /v1/catalog                             what is served, with an ETag
     /v1/peers                               other nodes this one knows
@@ -10,6 +10,11 @@ byte for byte. Paths (docs/protocol.md):
     /v1/manifests/ID/pages/DIGEST           one of its pages
     /v1/manifests/ID/data?slots=0-63,80-95  the bytes of these slots, in order
     /v1/manifests/ID/swarm?held=7&since=3   what it has of it, and who else fetches it
+
+On the private lane there is nothing but these, until membership of a team has been proven:
+
+    /v1/nonce                               what the proof is bound to
+    /v1/proof?nonce=…&proof=…               the client's proof, answered by the server's
 """
 
 from __future__ import annotations
@@ -19,10 +24,11 @@ import ipaddress
 import logging
 import random
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from typing import Protocol, TypeVar
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -32,13 +38,18 @@ from overlaysync.model.names import printable
 from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor
 from overlaysync.net.connections import BoundedServer, retry_after
+from overlaysync.net.membership import Membership
 from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.rate import RateLimit
-from overlaysync.net.sending import BodySender, Piece, PieceReader, StalledError
+from overlaysync.net.sending import BodySender, Piece, PieceReader, Sender, StalledError, TlsSender
+from overlaysync.net.shelf import Shelf, View
 from overlaysync.net.swarm_messages import decode_question, encode_swarm
+from overlaysync.net.tls import TlsListener, is_private
 from overlaysync.ops.offer import Offer
-from overlaysync.swarm.members import Member, Swarms
+from overlaysync.swarm.members import Member
+from overlaysync.trust.keys import NodeKey
+from overlaysync.trust.teams import Team
 from overlaysync.units import KIB
 
 _log = logging.getLogger("overlaysync.net.server")
@@ -46,43 +57,8 @@ _JSON = "application/json"
 _BINARY = "application/octet-stream"
 _READERS = 4  # threads that read images
 _LEAST_SHARE = 64 * KIB  # bytes per second a body should get under a rate limit, else there are fewer
+_UNSENT = 64 * KIB  # of a body over TLS, so that a client that takes nothing is soon noticed
 _T = TypeVar("_T")
-
-
-class Shelf(Protocol):
-    """What there is to serve, at this moment. Called from the event loop: nothing here may block."""
-
-    @property
-    def label(self) -> str:
-        """``user@host``, for people."""
-        ...
-
-    @property
-    def public_key(self) -> bytes:
-        """The node's key."""
-        ...
-
-    @property
-    def revision(self) -> str:
-        """Changes whenever the offers do; letters and digits."""
-        ...
-
-    def offers(self) -> Sequence[Offer]:
-        """All that is served, the most important first."""
-        ...
-
-    def offer(self, manifest_id: bytes) -> Offer | None:
-        """One of them."""
-        ...
-
-    def peers(self) -> Sequence[str]:
-        """Addresses of other nodes, ``HOST:PORT``."""
-        ...
-
-    @property
-    def swarms(self) -> Swarms:
-        """Who fetches what is served."""
-        ...
 
 
 class _Answer(Exception):
@@ -102,6 +78,12 @@ class Server:
         limit: a rate for all image data together.
         sent: called after each body of image data with manifest id, client address and bytes sent.
         bounds: limits.
+        key: the node's; without it there is no private lane.
+        teams: those that the node is in, by name.
+
+    Attributes:
+        port: where it listens.
+        tls: where it listens for members of its teams; 0 when it does not.
     """
 
     def __init__(
@@ -111,8 +93,13 @@ class Server:
         limit: RateLimit | None = None,
         sent: Callable[[bytes, str, int], None] | None = None,
         bounds: ServerBounds = SERVER,
+        key: NodeKey | None = None,
+        teams: Mapping[str, Team] | None = None,
     ) -> None:
         self._shelf = shelf
+        self._key = key
+        self._teams = teams or {}
+        self._members: WeakKeyDictionary[asyncio.BaseTransport, Membership] = WeakKeyDictionary()
         self._limit = limit or RateLimit(None)
         self._sent = sent
         self._bounds = bounds
@@ -120,12 +107,14 @@ class Server:
         if self._limit.rate is not None:
             bodies = max(1, min(bodies, self._limit.rate // _LEAST_SHARE))
         self._places = Places(bounds, bodies)
-        self._catalog: tuple[str, bytes] | None = None
+        self._catalogs: dict[frozenset[str], tuple[str, bytes]] = {}
         self._compressor = Compressor(bounds.compressed_size)
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="serve")
         self._http: BoundedServer | None = None
         self._listeners: list[asyncio.Server] = []
+        self._tls: TlsListener | None = None
         self.port = 0
+        self.tls = 0
 
     async def start(self, addresses: Sequence[str] = (), port: int = 0) -> int:
         """Listen on these IP addresses (none: on all), and return the port (0: a free one, the same on all).
@@ -134,20 +123,38 @@ class Server:
             NetworkError: an address or the port cannot be had.
         """
         self._http = BoundedServer(self._handle, self._bounds)
-        sockets = listen(addresses or ("0.0.0.0", "::"), port, self._bounds.queue, all_needed=bool(addresses))
+        sockets = self._listen(addresses, port)
         loop = asyncio.get_running_loop()
         for sock in sockets:
             self._listeners.append(
                 await loop.create_server(self._http, sock=sock, backlog=self._bounds.queue)
             )
         self.port = sockets[0].getsockname()[1]
+        if self._key is not None:
+            self._start_tls(self._http, self._key, addresses, port + 1 if port else 0)
         return self.port
+
+    def _start_tls(self, http: BoundedServer, key: NodeKey, addresses: Sequence[str], port: int) -> None:
+        """Listen for members: at the port after the public one when that was chosen, for firewalls."""
+        try:
+            sockets = self._listen(addresses, port)
+        except (NetworkError, OverflowError):
+            sockets = self._listen(addresses, 0)
+        self._tls = TlsListener(http, key, self._bounds)
+        self._tls.start(sockets)
+        self.tls = sockets[0].getsockname()[1]
+
+    def _listen(self, addresses: Sequence[str], port: int) -> list[socket.socket]:
+        every = addresses or ("0.0.0.0", "::")
+        return listen(every, port, self._bounds.queue, all_needed=bool(addresses))
 
     async def stop(self) -> None:
         """Stop listening, let what is under way end for a moment, then close everything."""
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+        if self._tls is not None:
+            await self._tls.stop()
         if self._http is not None:
             self._http.pre_shutdown()
             await self._http.shutdown(self._bounds.stop_s)
@@ -201,31 +208,51 @@ class Server:
             raise _Answer(405, Allow="GET, HEAD")
         if request.body_exists:
             raise _Answer(413)
-        match request.rel_url.raw_path.split("/")[1:]:
+        path = request.rel_url.raw_path.split("/")[1:]
+        view = self._view(request, path)
+        if isinstance(view, web.Response):
+            return view
+        match path:
             case ["v1", "catalog"]:
-                return self._get_catalog(request)
+                return self._get_catalog(request, view)
             case ["v1", "peers"]:
                 return web.Response(body=encode_peers(self._shelf.peers()), content_type=_JSON)
             case ["v1", "manifests", manifest_id, *rest]:
-                return await self._get_manifest(request, self._offer(manifest_id), rest)
+                offer = view.offer(_digest(manifest_id))
+                if offer is not None:
+                    return await self._get_manifest(request, offer, rest)
         raise _Answer(404)
 
-    def _offer(self, text: str) -> Offer:
-        offer = self._shelf.offer(_digest(text))
-        if offer is None:
+    def _view(self, request: web.BaseRequest, path: list[str]) -> View | web.Response:
+        """What this client may see; or the answer, when it is about to prove that it may see more."""
+        transport = request.transport
+        if transport is None or not is_private(transport):
+            return View(self._shelf)
+        member = self._members.setdefault(transport, Membership())
+        body: bytes | None = None
+        match path:
+            case ["v1", "nonce"]:
+                body = member.challenge()
+            case ["v1", "proof"]:
+                query = request.rel_url.raw_query_string
+                body = member.answer(query, self._shelf.public_key, self._teams.values())
+            case _ if member.teams:
+                return View(self._shelf, member.teams)
+        if body is None:
             raise _Answer(404)
-        return offer
+        return web.Response(body=body, content_type=_BINARY)
 
-    def _get_catalog(self, request: web.BaseRequest) -> web.Response:
-        shelf = self._shelf
-        revision = shelf.revision
+    def _get_catalog(self, request: web.BaseRequest, view: View) -> web.Response:
+        revision = view.revision
         etag = f'"{revision}"'
         if request.headers.get("If-None-Match") == etag:
             return web.Response(status=304, headers={"ETag": etag})
-        if self._catalog is None or self._catalog[0] != revision:
-            envelopes = (offer.manifest.envelope for offer in shelf.offers())
-            self._catalog = revision, encode_catalog(shelf.public_key, shelf.label, envelopes)
-        return web.Response(body=self._catalog[1], content_type=_JSON, headers={"ETag": etag})
+        known, body = self._catalogs.get(view.teams, ("", b""))
+        if known != revision:
+            envelopes = (offer.manifest.envelope for offer in view.offers())
+            body = encode_catalog(self._shelf.public_key, self._shelf.label, envelopes, tls=self.tls)
+            self._catalogs[view.teams] = revision, body
+        return web.Response(body=body, content_type=_JSON, headers={"ETag": etag})
 
     async def _get_manifest(
         self, request: web.BaseRequest, offer: Offer, rest: list[str]
@@ -286,7 +313,8 @@ class Server:
         packed = self._compressor.body(offer, runs, length) if _takes_zstd(request) else nullcontext()
         try:
             async with self._places.place(request.remote or ""), packed as body:
-                reader = PieceReader(() if body else offer.segments(runs))
+                tls = is_private(request.transport)
+                reader = PieceReader(() if body else offer.segments(runs), sendfile=not tls)
                 # Read before the head is sent: an image that has changed is still a clean 410.
                 batch: list[Piece] = [body] if body else await self._read(reader.read)
                 if body:
@@ -294,19 +322,30 @@ class Server:
                 response.content_length = length
                 await response.prepare(request)
                 if request.method == "GET":
-                    await self._send_data(request, offer, reader, batch, length)
+                    sender = self._sender(request, response, tls=tls)
+                    await self._send_data(request, offer, reader, batch, sender, length)
         except NoPlaceError:
             raise _Answer(503, Retry_After=str(retry_after(self._bounds))) from None
         return response
 
+    def _sender(self, request: web.BaseRequest, response: web.StreamResponse, *, tls: bool) -> Sender:
+        if request.transport is None:
+            raise ConnectionResetError("the client has gone")
+        if tls:
+            request.transport.set_write_buffer_limits(_UNSENT)
+            return TlsSender(response.write, self._bounds, self._limit)
+        return BodySender(request.transport.get_extra_info("socket").dup(), self._bounds, self._limit)
+
     async def _send_data(
-        self, request: web.BaseRequest, offer: Offer, reader: PieceReader, batch: list[Piece], length: int
+        self,
+        request: web.BaseRequest,
+        offer: Offer,
+        reader: PieceReader,
+        batch: list[Piece],
+        sender: Sender,
+        length: int,
     ) -> None:
         """Send the whole body; one that cannot be sent whole ends with its connection."""
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError("the client has gone")
-        sender = BodySender(transport.get_extra_info("socket").dup(), self._bounds, self._limit)
         try:
             while batch:
                 for piece in batch:

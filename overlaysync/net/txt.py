@@ -1,9 +1,9 @@
 """The TXT record of a node, as ``avahi-browse -rt _overlaysync._tcp`` shows it: hints, never believed.
 
-``v=1``, ``id=`` node id, ``cat=`` revision of the catalog, then for each master ``m.NAME=`` and each overlay
-``o.NAME=`` eight digits of its id, as far as they fit. A name may be ``team/name``. RFC 6763 allows keys of
-printable ASCII without "=" that differ in more than case, so other characters are percent-encoded, and of
-two names that differ in case only the first is shown.
+``v=1``, ``id=`` node id, ``cat=`` revision of the public catalog, ``tls=`` port of the private lane, then for
+each master ``m.NAME=`` and each overlay ``o.NAME=`` eight digits of its id, as far as they fit. A name may be
+``team/name``. RFC 6763 allows keys of printable ASCII without "=" that differ in more than case, so other
+characters are percent-encoded, and of two names that differ in case only the first is shown.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ VERSION = b"1"
 _STRING_SIZE = 255  # DNS: one byte holds the length
 _DIGITS = re.compile(rb"[0-9a-f]{%d}" % MIN_ID_DIGITS)
 _NODE_ID = re.compile(rb"[a-z2-7]{4}(-[a-z2-7]{4}){0,7}")
+_PORT = re.compile(rb"[1-9][0-9]{0,4}")
 _REVISION_SIZE = 32
 _REVISION = re.compile(rb"[0-9A-Za-z_-]{1,%d}" % _REVISION_SIZE)
 
@@ -48,12 +49,14 @@ class NodeText:
     Attributes:
         node_id: its node id.
         revision: of its catalog.
-        items: what it has, the most important first.
+        items: what it has for everybody, the most important first.
+        tls: port of its private lane; 0 when it has none.
     """
 
     node_id: str = ""
     revision: str = ""
     items: tuple[Item, ...] = ()
+    tls: int = 0
 
 
 def encode_txt(text: NodeText) -> dict[bytes, bytes]:
@@ -63,6 +66,8 @@ def encode_txt(text: NodeText) -> dict[bytes, bytes]:
         b"id": text.node_id.encode("ascii"),
         b"cat": text.revision.encode("ascii")[:_REVISION_SIZE],
     }
+    if text.tls:
+        entries[b"tls"] = b"%d" % text.tls
     size = sum(_size(key, value) for key, value in entries.items())
     seen = set()
     for item in text.items:
@@ -87,7 +92,13 @@ def decode_txt(entries: Mapping[bytes, bytes | None]) -> NodeText | None:
         item = _item(key, value or b"")
         if item is not None and len(items) < DISCOVERY.items:
             items.append(item)
-    return NodeText(_matching(_NODE_ID, entries, b"id"), _matching(_REVISION, entries, b"cat"), tuple(items))
+    tls = int(_matching(_PORT, entries, b"tls") or 0)
+    return NodeText(
+        _matching(_NODE_ID, entries, b"id"),
+        _matching(_REVISION, entries, b"cat"),
+        tuple(items),
+        tls if tls < 1 << 16 else 0,
+    )
 
 
 def _size(key: bytes, value: bytes) -> int:

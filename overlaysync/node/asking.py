@@ -20,7 +20,7 @@ from overlaysync.errors import (
     VerificationError,
 )
 from overlaysync.net.client import BusyError, GoneError
-from overlaysync.net.messages import Address
+from overlaysync.net.messages import Endpoint
 from overlaysync.net.receiving import SilentError
 from overlaysync.trust.envelope import Manifest
 
@@ -33,14 +33,14 @@ _PATIENCE = 30
 """How often a peer may say that it is busy."""
 
 _Answer = TypeVar("_Answer")
-Ask = Callable[[Address, Manifest], Awaitable[_Answer]]
+Ask = Callable[[Endpoint, Manifest], Awaitable[_Answer]]
 
 
 class Sources(Protocol):
     """Who is within reach."""
 
-    def sources(self, content: bytes) -> Mapping[str, tuple[Address, Manifest]]:
-        """Those who list a content, by name."""
+    def sources(self, content: bytes, team: str = "") -> Mapping[str, tuple[Endpoint, Manifest]]:
+        """Those who list a content to a team ("" for everybody), by name."""
         ...
 
     async def another(self, *, wait_s: float) -> bool:
@@ -74,7 +74,7 @@ class Anyone:
         self._again_s = again_s
         self._last: set[str] = set()  # failed or were slow: asked when there is nobody else
 
-    async def ask(self, content: bytes, ask: Ask[_Answer]) -> _Answer:
+    async def ask(self, content: bytes, ask: Ask[_Answer], *, team: str = "") -> _Answer:
         """What the first of them gives.
 
         Raises:
@@ -86,7 +86,7 @@ class Anyone:
         asked: dict[asyncio.Task[_Answer], str] = {}
         try:
             while True:
-                sources = self._reach.sources(content)
+                sources = self._reach.sources(content, team)
                 others = [source for source in sources if source not in {*failures, *asked.values()}]
                 if others:
                     source = min(others, key=lambda source: source in self._last)
@@ -121,7 +121,7 @@ class Anyone:
         return None
 
 
-async def _patiently(ask: Ask[_Answer], address: Address, manifest: Manifest) -> _Answer:
+async def _patiently(ask: Ask[_Answer], address: Endpoint, manifest: Manifest) -> _Answer:
     """What a peer answers in the end that may be busy at first."""
     for _ in range(_PATIENCE):
         try:

@@ -28,7 +28,7 @@ from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
 from overlaysync.net.client import Client
-from overlaysync.net.messages import Address
+from overlaysync.net.messages import Endpoint
 from overlaysync.node.asking import Anyone
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
@@ -204,6 +204,7 @@ class Fetch:
             (other.parent, other.result, other.virtual_size): listing
             for listing in self.reach.listings()
             if (other := listing.manifest.header).content_id == header.content_id
+            and other.team == header.team
         }
         others.pop((header.parent, header.result, header.virtual_size), None)
         return [wanted, *others.values()]
@@ -371,9 +372,14 @@ class Fetch:
             raise StoppedError("stopped")
 
     def _learn(self, virtual_size: int) -> None:
+        """Hash the images here that nobody has hashed yet.
+
+        What is known of the others stays, also where it does not fit any more: it says what a damaged image
+        should be, and its good units are found all the same.
+        """
         for path in image_files(self.directories):
             with suppress(OverlaysyncError, OSError):
-                if self.node.library.known(path) is None:
+                if self.node.catalog.image_at(os.path.realpath(path)) is None:
                     with Chain.open(path) as chain:
                         fits = chain.virtual_size == virtual_size
                     if fits:
@@ -391,9 +397,9 @@ class Fetch:
             await self._learn_first(header.virtual_size)
             pages = self.node.catalog.pages.load_list(header.content_id)
         if pages is None:
-            pages = await self._anyone.ask(header.content_id, self._one_list)
+            pages = await self._anyone.ask(header.content_id, self._one_list, team=header.team)
             transfer.manifest += len(pages.encode())
-            await self._fetch_pages(pages, transfer)
+            await self._fetch_pages(header, pages, transfer)
             await asyncio.to_thread(self.node.catalog.pages.keep_list, pages)
         if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
             raise VerificationError(
@@ -408,7 +414,7 @@ class Fetch:
             self._stopping = True
             raise
 
-    async def _one_list(self, address: Address, manifest: Manifest) -> PageList:
+    async def _one_list(self, address: Endpoint, manifest: Manifest) -> PageList:
         """The list as one peer has it, asked for as that peer describes it; checked by its id alone."""
         header = manifest.header
         pages = PageList.decode(await self.client.page_list(address, manifest.id, header.list_size))
@@ -416,24 +422,24 @@ class Fetch:
             raise DecodeError("a page list that is not the manifest's")
         return pages
 
-    async def _fetch_pages(self, pages: PageList, transfer: Transfer) -> None:
+    async def _fetch_pages(self, header: Header, pages: PageList, transfer: Transfer) -> None:
         store = self.node.catalog.pages
         present = await asyncio.to_thread(store.has_pages, pages.digests)
         missing = [digest for digest in dict.fromkeys(pages.digests) if digest not in present]
         for at in range(0, len(missing), _PAGES_KEPT):
             bodies: dict[bytes, bytes] = {}
             wanted = iter(missing[at : at + _PAGES_KEPT])
-            await asyncio.gather(*(self._some_pages(pages.id, wanted, bodies) for _ in range(_PAGES_AT_ONCE)))
+            await asyncio.gather(*(self._some_pages(header, wanted, bodies) for _ in range(_PAGES_AT_ONCE)))
             transfer.manifest += sum(map(len, bodies.values()))
             await asyncio.to_thread(store.keep_pages, bodies)
 
-    async def _some_pages(self, content: bytes, wanted: Iterator[bytes], bodies: dict[bytes, bytes]) -> None:
+    async def _some_pages(self, header: Header, wanted: Iterator[bytes], bodies: dict[bytes, bytes]) -> None:
         for digest in wanted:
 
-            async def ask(address: Address, manifest: Manifest, digest: bytes = digest) -> bytes:
+            async def ask(address: Endpoint, manifest: Manifest, digest: bytes = digest) -> bytes:
                 return await self.client.page(address, manifest.id, digest)
 
-            bodies[digest] = await self._anyone.ask(content, ask)
+            bodies[digest] = await self._anyone.ask(header.content_id, ask, team=header.team)
 
 
 def _make_directory(path: str) -> None:

@@ -17,6 +17,8 @@ from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
 from overlaysync.trust.book import Book
 from overlaysync.trust.keys import NodeKey, load_or_make, short_node_id
+from overlaysync.trust.team_files import load_teams
+from overlaysync.trust.teams import Team
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,14 @@ class Node:
         home: directories.
         key: the node key.
         label: ``user@host-abc234``.
+        teams: those it is in, by name, as they were when it was opened.
         catalog, library, publisher, maker: see their modules.
     """
 
     home: Home
     key: NodeKey
     label: str
+    teams: Mapping[str, Team]
     catalog: Catalog
     library: Library
     publisher: Publisher
@@ -44,11 +48,15 @@ class Node:
         home = Home.from_environment(environment).prepare()
         key = load_or_make(home.node_key)
         label = node_label(key, environment)
+        teams = load_teams(home.teams)
         catalog = Catalog.open(home)
         library = Library(catalog)
-        return cls(
-            home, key, label, catalog, library, Publisher(library, key, label), Maker(library, home.journals)
-        )
+        publisher, maker = Publisher(library, key, label), Maker(library, home.journals)
+        return cls(home, key, label, teams, catalog, library, publisher, maker)
+
+    def may_see(self, team: str) -> bool:
+        """Whether what belongs to ``team`` ("" for everybody) is for this node."""
+        return team == "" or team in self.teams
 
     def book(self) -> Book:
         """Who is trusted for what at this moment."""

@@ -34,12 +34,13 @@ class Passing:
     Attributes:
         member: this node's member id.
         port: where it answers; 0 when it does not.
+        tls: where it answers members of its teams; 0 when it does not.
         swarms: who fetches the same.
     """
 
     def __init__(self, node: Node, reach: Reach) -> None:
         self.member = secrets.token_hex(MEMBER_ID_SIZE)
-        self.port = 0
+        self.port = self.tls = 0
         self.swarms = Swarms()
         self._node = node
         self._reach = reach
@@ -56,9 +57,10 @@ class Passing:
             rate: most bytes per second given to all others together.
         """
         passing = cls(node, reach)
-        server = Server(passing, limit=RateLimit(rate))
+        server = Server(passing, limit=RateLimit(rate), key=node.key, teams=node.teams)
         try:
             passing.port = await server.start()
+            passing.tls = server.tls
         except NetworkError as error:
             reach.observer.note(f"nothing is passed on: {error}")
         try:
@@ -76,10 +78,6 @@ class Passing:
     def public_key(self) -> bytes:
         return self._node.key.public
 
-    @property
-    def revision(self) -> str:
-        return f"{self.member}{len(self._whole)}"
-
     def offers(self) -> Sequence[Offer]:
         return tuple(self._whole.values())
 
@@ -88,6 +86,10 @@ class Passing:
 
     def peers(self) -> Sequence[str]:
         return [str(address) for address in self._reach.answering()]
+
+    def port_for(self, team: str) -> int:
+        """Where it answers those who fetch what belongs to ``team`` ("" for everybody)."""
+        return self.tls if team else self.port
 
     # -- what is given -------------------------------------------------------------------------------
 

@@ -12,10 +12,10 @@ from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, Peer
 from overlaysync.model.names import printable
 from overlaysync.model.pin import Sighting
 from overlaysync.net.bounds import DISCOVERY
-from overlaysync.net.client import Client
+from overlaysync.net.client import Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import is_on_link, is_one_host, is_own, list_interfaces
-from overlaysync.net.messages import Address
+from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.resolve import Listing
@@ -50,11 +50,13 @@ class PeerView:
         address: where it answered.
         public_key: what it says its key is.
         label: its label, safe to print.
-        manifests: what it lists, signatures verified, by id.
+        manifests: what it lists, signatures verified, by id: to everybody, and to the teams of this node.
         etag: of its catalog.
         problem: why it could not be asked; "" when it was.
         announced: whether mDNS brought it (else it was named, or a peer told of it).
         revision: of its catalog, as it was announced when it was last asked.
+        tls: port of its private lane.
+        public: those of the manifests that are for everybody.
         alias: whether it is a node on this machine that another of its addresses already stands for.
     """
 
@@ -67,6 +69,14 @@ class PeerView:
     alias: bool = False
     announced: bool = False
     revision: str = ""
+    tls: int = 0
+    public: dict[bytes, Manifest] = field(default_factory=dict)
+
+    def endpoint(self, team: str) -> Endpoint:
+        """Where it serves what belongs to ``team`` ("" for everybody)."""
+        if not team:
+            return self.address
+        return PrivateAddress(self.address.host, self.tls, team, self.public_key)
 
 
 @dataclass(slots=True)
@@ -82,7 +92,7 @@ class Reach:
     views: dict[str, PeerView] = field(default_factory=dict)
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _index: dict[bytes, dict[str, tuple[Address, Manifest]]] | None = None
+    _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
     _failure: BaseException | None = None
     _near: dict[str, _Near] = field(default_factory=dict)
 
@@ -141,15 +151,20 @@ class Reach:
             for manifest, views in found.values()
         ]
 
-    def sources(self, content: bytes) -> dict[str, tuple[Address, Manifest]]:
-        """Source key → (address, manifest to ask for) of every peer that lists the content."""
+    def sources(self, content: bytes, team: str = "") -> dict[str, tuple[Endpoint, Manifest]]:
+        """Source key → (address, manifest to ask for) of every peer that lists the content to ``team``.
+
+        What is fetched as a team's is asked of its members alone, even where others have it for everybody.
+        """
         if self._index is None:
             self._index = {}
             for view in self.nodes():
                 for manifest in view.manifests.values():
-                    found = self._index.setdefault(manifest.header.content_id, {})
-                    found[str(view.address)] = (view.address, manifest)
-        return self._index.get(content, {})
+                    header = manifest.header
+                    endpoint = view.endpoint(header.team)
+                    found = self._index.setdefault((header.content_id, header.team), {})
+                    found[str(endpoint)] = (endpoint, manifest)
+        return self._index.get((content, team), {})
 
     def ignore(self, name: str, port: int) -> None:
         """This node's own announcement is nobody else."""
@@ -160,7 +175,7 @@ class Reach:
         """Addresses of the nodes that have answered."""
         return [view.address for view in self.nodes() if view.public_key]
 
-    def may_dial(self, host: str, *, told_by: Address) -> bool:
+    def may_dial(self, host: str, *, told_by: Endpoint) -> bool:
         """Whether to believe a peer that somebody answers at ``host`` (an IP address).
 
         Only what is in our networks, unless a peer outside them, which the user named, tells of its like.
@@ -203,7 +218,10 @@ class Reach:
 
     def label_of(self, source: str) -> str:
         """The label of the node behind a source key."""
-        return next((view.label for view in self.nodes() if str(view.address) == source), "") or source
+        for view in self.nodes():
+            if view.label and source in (str(view.address), str(view.endpoint("any"))):
+                return view.label
+        return source
 
     async def until(self, satisfied: Callable[[], bool], *, wait_s: float) -> None:
         """Return when ``satisfied`` and no more peers turn up, or after ``wait_s``.
@@ -320,11 +338,32 @@ class Reach:
             view.public_key = answer.catalog.node
             view.label = printable(answer.catalog.label)
             view.alias = self._is_alias(view)
-            view.manifests = await asyncio.to_thread(self._open_all, answer.catalog.envelopes)
+            view.tls = answer.catalog.tls
+            view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")
+        view.manifests = view.public | await self._look_in_private(view)
         if gossip:
             with suppress(PeerError, DecodeError):
                 for other in await self.client.peers(address):
                     self._ask(str(other), (other,))
+
+    async def _look_in_private(self, view: PeerView) -> dict[bytes, Manifest]:
+        """What the peer serves to the teams that this node is in as well."""
+        teams = self.node.teams if view.tls and not view.alias else ()
+        found = await asyncio.gather(*(self._look_in_team(view, team) for team in teams))
+        return {id: manifest for manifests in found for id, manifest in manifests.items()}
+
+    async def _look_in_team(self, view: PeerView, team: str) -> dict[bytes, Manifest]:
+        endpoint = view.endpoint(team)
+        assert isinstance(endpoint, PrivateAddress)
+        try:
+            catalog = await self.client.private_catalog(endpoint)
+        except GoneError:
+            return {}
+        except (PeerError, DecodeError) as error:
+            self.observer.note(str(error))
+            view.revision = ""  # ask again, if it is announced
+            return {}
+        return await asyncio.to_thread(self._open_all, catalog.envelopes, team)
 
     def _is_alias(self, view: PeerView) -> bool:
         """Whether another view stands for the node.
@@ -341,13 +380,17 @@ class Reach:
             )
         )
 
-    def _open_all(self, envelopes: Iterable[bytes]) -> dict[bytes, Manifest]:
-        """Verify envelopes and note their versions; a wrong one is left out, its neighbours are not."""
+    def _open_all(self, envelopes: Iterable[bytes], team: str) -> dict[bytes, Manifest]:
+        """Verify envelopes and note their versions; a wrong one is left out, its neighbours are not.
+
+        So is one of another team than it was listed to: in public nobody can speak for a team.
+        """
         manifests = {}
         for envelope in envelopes:
             with suppress(OverlaysyncError):
                 manifest = open_envelope(envelope)
-                manifests[manifest.id] = manifest
+                if manifest.header.team == team:
+                    manifests[manifest.id] = manifest
         book, at = self.node.book(), timestamp()
         self.node.catalog.pins.note(
             Sighting(header.team, header.name, manifest.publisher, header.version, at, header.by)

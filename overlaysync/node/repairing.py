@@ -48,13 +48,14 @@ async def repair(
     row = node.catalog.image_at(verdict.path)
     assert row is not None, "what was verified is known"
     format = Format(row.format)
-    listing = Listing(open_envelope(rows[0].envelope))
+    row_seen = next((row for row in rows if node.may_see(row.team)), rows[0])
+    listing = Listing(open_envelope(row_seen.envelope))
     options = Options(to=os.path.dirname(verdict.path), replace=True)
     async with (
-        Client(compression=compression) as client,
+        Client(compression=compression, teams=node.teams) as client,
         Reach.open(node, client, observer, peers=peers) as reach,
     ):
-        await reach.until(lambda: bool(reach.sources(content)), wait_s=options.wait_s)
+        await reach.until(lambda: bool(reach.sources(content, row_seen.team)), wait_s=options.wait_s)
         fetch = Fetch(node, client, reach, observer, options, Passing(node, reach))
         base = fetch.base_of(listing.manifest.header) if verdict.layer else None
         if verdict.layer and base is None:

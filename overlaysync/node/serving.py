@@ -12,6 +12,7 @@ from overlaysync.errors import NetworkError, OverlaysyncError
 from overlaysync.net.discovery import Announcement, Announcer, Item
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
+from overlaysync.net.shelf import View
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
 from overlaysync.node.sharing import Share
@@ -37,23 +38,24 @@ async def serve(
 
     Without multicast the node serves all the same; others then need ``--peer``.
     """
-    server = Server(share, limit=RateLimit(rate), sent=sent)
+    node = share.node
+    server = Server(share, limit=RateLimit(rate), sent=sent, key=node.key, teams=node.teams)
     port = await server.start(port=port)
     if reach is not None:
         share.neighbours = lambda: [str(address) for address in reach.answering()]
-    with _own_label(share.node, port) as label:
+    with _own_label(node, port) as label:
         announcer = Announcer(label, interfaces=tuple(interfaces))
         where = ""
         try:
             async with asyncio.timeout(ANNOUNCE_S):
-                where = await announcer.start(_announcement(share, port))
+                where = await announcer.start(_announcement(share, server))
             if reach is not None:
                 reach.ignore(announcer.name, port)
         except NetworkError as error:
             share.observer.note(f"not announced: {error}")
         except TimeoutError:
             share.observer.note("not announced: somebody answers to every name; others need --peer")
-        task = asyncio.create_task(_keep_announced(announcer, share, port))
+        task = asyncio.create_task(_keep_announced(announcer, share, server))
         try:
             yield port, where
         finally:
@@ -81,7 +83,7 @@ def _own_label(node: Node, port: int) -> Iterator[str]:
         os.close(lock)
 
 
-async def _keep_announced(announcer: Announcer, share: Share, port: int) -> None:
+async def _keep_announced(announcer: Announcer, share: Share, server: Server) -> None:
     while True:
         await asyncio.sleep(WATCH_S)
         _tell_progress(share)
@@ -91,7 +93,7 @@ async def _keep_announced(announcer: Announcer, share: Share, port: int) -> None
             share.observer.note(f"cannot look at what is shared: {error}")
             continue
         if changed:
-            await announcer.update(_announcement(share, port))
+            await announcer.update(_announcement(share, server))
 
 
 def _tell_progress(share: Share) -> None:
@@ -110,7 +112,10 @@ def _tell_progress(share: Share) -> None:
             share.observer.serving(name, len(members.done), members.joined, fetching)
 
 
-def _announcement(share: Share, port: int) -> Announcement:
+def _announcement(share: Share, server: Server) -> Announcement:
+    """What everybody may know; what belongs to a team is in no announcement."""
+    view = View(share)
+    shown = {offer.manifest.id for offer in view.offers()}
     items = tuple(
         Item(
             kind="overlay" if shared.manifest.header.is_layer else "master",
@@ -118,5 +123,6 @@ def _announcement(share: Share, port: int) -> Announcement:
             id=shared.manifest.header.content_id,
         )
         for shared in share.shared
+        if shared.manifest.id in shown
     )
-    return Announcement(port=port, node_id=node_id(share.public_key), revision=share.revision, items=items)
+    return Announcement(server.port, node_id(share.public_key), view.revision, items, server.tls)

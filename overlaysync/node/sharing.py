@@ -11,8 +11,8 @@ from overlaysync.errors import InUseError, NotAllowedError, NotFoundError, Overl
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
-from overlaysync.model.digest import derive
 from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.model.names import check_name
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.library import Known, image_files
@@ -45,7 +45,7 @@ class Share:
     Args:
         node: publishes.
         paths: images and directories, as the user named them.
-        team: label for what is published newly.
+        team: whom what is published newly is for: a team, "" for everybody, None for whom it has been for.
     """
 
     node: Node
@@ -61,7 +61,6 @@ class Share:
     _tried: dict[str, Fingerprint] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
     _changes: int = 0
-    _revision: str = "0"
 
     # -- the shelf, called from the event loop -------------------------------------------------------
 
@@ -72,10 +71,6 @@ class Share:
     @property
     def public_key(self) -> bytes:
         return self.node.key.public
-
-    @property
-    def revision(self) -> str:
-        return self._revision
 
     def offers(self) -> Sequence[Offer]:
         return tuple(self._offers.values())
@@ -92,8 +87,11 @@ class Share:
         """Hash and publish everything named.
 
         Raises:
+            NotAllowedError: this node is not in the team.
             OverlaysyncError: a named image cannot be shared, or there is none at all.
         """
+        if self.team:
+            self._check_member(check_name(self.team, "team"), f"Cannot share with team '{self.team}'")
         for path in self.paths:
             if os.path.isdir(path):
                 self._publish_directory(path)
@@ -116,7 +114,7 @@ class Share:
 
     def refresh(self) -> bool:
         """Withdraw what has changed or gone, publish what is new and quiet; whether anything did."""
-        revision, before = self._revision, set(self._shared)
+        changes, before = self._changes, set(self._shared)
         for manifest_id, offer in list(self._offers.items()):
             if not offer.unchanged():
                 self._withdraw(manifest_id)
@@ -127,7 +125,7 @@ class Share:
         for manifest_id in set(self._shared) - before:
             header = self._shared[manifest_id].manifest.header
             self.observer.note(f"{header.full_name}:{header.version} is shared")
-        return self._revision != revision
+        return self._changes != changes
 
     def close(self) -> None:
         """Let go of every image; QEMU may write to the masters again."""
@@ -172,7 +170,12 @@ class Share:
         for note in known.notes:
             self.observer.note(f"{path}: {note}")
         self._check_named(known)
-        lineage = self.node.publisher.publish_lineage(known, team=self.team, created=timestamp())
+        lineage = self.node.publisher.publish_lineage(
+            known, team=self.team, created=timestamp(), may_see=self.node.may_see
+        )
+        for image, manifest in lineage:
+            team = manifest.header.team
+            self._check_member(team, f"{image.path} belongs to team '{team}'")
         for image, manifest in lineage:
             self._warn_of_pin(manifest)
             self._offer(image, manifest, asked=image is known)
@@ -186,6 +189,19 @@ class Share:
             self.observer.note(
                 f"'{header.full_name}' is {who(pin.publisher, pin.label)}'s here: who knows it so is refused "
                 f"yours until they type: overlaysync trust {node_id(key)} --name {header.full_name}"
+            )
+
+    def _check_member(self, team: str, what: str) -> None:
+        """What belongs to a team is given by members alone.
+
+        Raises:
+            NotAllowedError: this node is not in ``team``.
+        """
+        if not self.node.may_see(team):
+            raise NotAllowedError(
+                what,
+                why="this node is not in that team",
+                hint=f"overlaysync team create {team}, or with its code: overlaysync team join {team}",
             )
 
     def _check_named(self, known: Known) -> None:
@@ -241,7 +257,7 @@ class Share:
                 del self._shared[other.manifest.id], self._offers[other.manifest.id]
         self._offers[manifest.id] = offer
         self._shared[manifest.id] = Shared(image, manifest, asked)
-        self._revise()
+        self._changes += 1
 
     def _withdraw(self, manifest_id: bytes) -> None:
         del self._offers[manifest_id]
@@ -249,7 +265,7 @@ class Share:
         header = shared.manifest.header
         self._seen.pop(shared.known.path, None)
         self._tried.pop(shared.known.path, None)
-        self._revise()
+        self._changes += 1
         self.observer.note(
             f"{header.full_name}:{header.version} is served no longer: {shared.known.path} has changed"
         )
@@ -267,12 +283,6 @@ class Share:
             return Fingerprint.of(os.stat(path))
         except OSError:
             return None
-
-    def _revise(self) -> None:
-        # Counted, so that what a client keeps under an old revision can never look fresh again.
-        self._changes += 1
-        ids = b"".join([self._changes.to_bytes(8, "little"), *sorted(self._offers)])
-        self._revision = derive("overlaysync v1 catalog", ids).hex()[:16]
 
 
 def _chain_size(path: str) -> int:

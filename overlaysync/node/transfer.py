@@ -25,7 +25,7 @@ from overlaysync.errors import (
 )
 from overlaysync.model.names import printable
 from overlaysync.net.client import BusyError, GoneError
-from overlaysync.net.messages import Address
+from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.receiving import SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion
 from overlaysync.node.node import now
@@ -118,7 +118,8 @@ class Transferring:
         self._members = passing.swarms.of(step.listing.manifest.id)
         self._told = Members()
         self._buffers: list[memoryview] = []
-        self._sources: dict[str, tuple[Address, Manifest]] = {}
+        self._team = step.header.team
+        self._sources: dict[str, tuple[Endpoint, Manifest]] = {}
         self._labels: dict[str, str] = {}
         self._asking: dict[Request, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,7 +159,7 @@ class Transferring:
 
     def _look_around(self) -> None:
         """Take in new sources: those who list the content, and those who fetch it."""
-        for source, where in self._reach.sources(self._step.header.content_id).items():
+        for source, where in self._reach.sources(self._step.header.content_id, self._team).items():
             self._sources[source] = where
             self._schedule.add_source(source)
         now = self._loop.time()
@@ -190,7 +191,9 @@ class Transferring:
             return
         if len(self._met) >= _MET or self._company() >= most:
             return
-        address = Address(member.host, member.port)
+        address: Endpoint = Address(member.host, member.port)
+        if self._team:
+            address = PrivateAddress(member.host, member.port, self._team)
         source = self._met[member.id] = str(address)
         if source not in self._sources:
             self._sources[source] = address, self._step.listing.manifest
@@ -232,9 +235,10 @@ class Transferring:
     async def _question(self, source: str) -> None:
         address, manifest = self._sources[source]
         schedule = self._schedule
+        port = self._passing.port_for(self._team)
         question = SwarmQuestion(
-            self._passing.member if self._passing.port else "",
-            self._passing.port,
+            self._passing.member if port else "",
+            port,
             schedule.whole_count,
             schedule.cursor(source),
             self._reach.node.label,
@@ -257,7 +261,7 @@ class Transferring:
             async with asyncio.timeout(_GOODBYE_S):
                 await asyncio.gather(*map(self._question, self._schedule.answering()))
 
-    def _hear_of(self, answer: SwarmAnswer, teller: Address) -> None:
+    def _hear_of(self, answer: SwarmAnswer, teller: Endpoint) -> None:
         for member in answer.members:
             if self._reach.may_dial(member.host, told_by=teller):
                 self._told.seen(member, answer.pieces, self._loop.time())

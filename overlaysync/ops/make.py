@@ -8,7 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from overlaysync.errors import BaseImageError, UsageError, VerificationError, WouldDestroyError
+from overlaysync.errors import (
+    BaseImageError,
+    OverlaysyncError,
+    UsageError,
+    VerificationError,
+    WouldDestroyError,
+)
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import (
@@ -154,6 +160,28 @@ class Maker:
                 f"{base.path} has changed since it was verified", hint="start again when nothing writes to it"
             )
 
+    def _made_before(self, work: _Work, source: LocalSource | None, now: float) -> Known | None:
+        """The image at its place, if it is just what is to be made: by a run that was stopped, or another."""
+        if not os.path.isfile(work.path):
+            return None
+        if source is not None and os.path.samefile(work.path, source.chain.top.path):
+            return None
+        try:
+            with Chain.open(work.path, work.format) as chain:
+                if chain.virtual_size != work.content.virtual_size:
+                    return None
+            # What is known of it, if anything, is not believed, and not replaced by what is there now.
+            made = self._library.examine(work.path, now=now, format=work.format, fresh=True)
+        except (OverlaysyncError, OSError):
+            return None
+        below = made.parent.path if made.parent else None
+        if made.content.id != work.content.id or below != (work.base.path if work.base else None):
+            return None
+        if work.base is None and not is_read_only(work.path):
+            return None
+        self._library.confirm(made, now=now)
+        return made
+
     def _write(
         self, work: _Work, source: LocalSource | None = None, *, now: float, progress: Progress | None = None
     ) -> Known:
@@ -166,9 +194,14 @@ class Maker:
             backing_format=base.geometry.format if base else None,
         )
         load = self._library.load_page
-        assembly = Assembly.open(
-            Path(work.path), target, work.content, load, self._journals, replace=work.replace
-        )
+        try:
+            assembly = Assembly.open(
+                Path(work.path), target, work.content, load, self._journals, replace=work.replace
+            )
+        except WouldDestroyError:
+            if made := self._made_before(work, source, now):
+                return made
+            raise
         try:
             if source is not None:
                 copy_local(assembly, source, load, progress)

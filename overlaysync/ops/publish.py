@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import msgspec
 
@@ -17,6 +18,10 @@ from overlaysync.store.catalog import Catalog, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
 from overlaysync.units import CHUNK
+
+
+def _anybody(team: str) -> bool:
+    return True
 
 
 def stem(path: str) -> str:
@@ -38,29 +43,46 @@ class Publisher:
         self._key = key
         self._label = label
 
-    def publish(self, known: Known, *, team: str | None, created: str, name: str | None = None) -> Manifest:
+    def publish(
+        self,
+        known: Known,
+        *,
+        team: str | None,
+        created: str,
+        name: str | None = None,
+        may_see: Callable[[str], bool] = _anybody,
+    ) -> Manifest:
         """The manifest of ``known``: the one that is known for this content and name, or a new version.
 
         When this node signed it, a name that is nobody's yet becomes its own.
 
         Args:
-            team: label; None keeps the label the content already has.
+            team: whom it is for, "" for everybody; None keeps what the content already has.
             created: ISO 8601 UTC.
             name: instead of the file's stem.
+            may_see: whether this node is in a team; the manifests of others are taken last.
         """
-        manifest = self._manifest(known, team, created, name)
+        manifest = self._manifest(known, team, created, name, may_see)
         header, key = manifest.header, self._key.public
         if manifest.publisher == key:
             pin = Pin(header.team, header.name, key, created, label=self._label)
             self._library.catalog.pins.pin_first(pin)
         return manifest
 
-    def _manifest(self, known: Known, team: str | None, created: str, name: str | None = None) -> Manifest:
+    def _manifest(
+        self,
+        known: Known,
+        team: str | None,
+        created: str,
+        name: str | None = None,
+        may_see: Callable[[str], bool] = _anybody,
+    ) -> Manifest:
         if team:
             check_name(team, "team")
         name = check_name(name) if name else stem(known.path)
-        for row in self._library.catalog.manifests(team=team, name=name, content=known.content.id):
-            return open_envelope(row.envelope)
+        rows = self._library.catalog.manifests(team=team, name=name, content=known.content.id)
+        if rows:
+            return open_envelope(_first(rows, may_see).envelope)
         header = self._header(known, name, team or "", created)
 
         def next_version(version: int) -> ManifestRow:
@@ -69,17 +91,26 @@ class Publisher:
         return open_envelope(self._library.catalog.keep_next(header.team, name, next_version).envelope)
 
     def publish_lineage(
-        self, known: Known, *, team: str | None, created: str
+        self,
+        known: Known,
+        *,
+        team: str | None,
+        created: str,
+        may_see: Callable[[str], bool] = _anybody,
     ) -> list[tuple[Known, Manifest]]:
         """Manifests of ``known`` and of all images below it, top first.
 
         An image below keeps a manifest that somebody already made for its content, whatever its name; its
         name is not made this node's, for nobody asked to publish it.
         """
-        result = [(known, self.publish(known, team=team, created=created))]
+        result = [(known, self.publish(known, team=team, created=created, may_see=may_see))]
         for below in list(known.lineage)[1:]:
             rows = self._library.catalog.manifests(content=below.content.id)
-            manifest = open_envelope(rows[0].envelope) if rows else self._manifest(below, team, created)
+            manifest = (
+                open_envelope(_first(rows, may_see).envelope)
+                if rows
+                else self._manifest(below, team, created)
+            )
             result.append((below, manifest))
         return result
 
@@ -105,6 +136,10 @@ class Publisher:
             created=created,
             by=self._label,
         )
+
+
+def _first(rows: list[ManifestRow], may_see: Callable[[str], bool]) -> ManifestRow:
+    return next((row for row in rows if may_see(row.team)), rows[0])
 
 
 def rebuilt_cluster_size(known: Known) -> int:

@@ -9,10 +9,12 @@ Source: sqlite.org/wal.html, sqlite.org/lang_transaction.html.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shlex
 import sqlite3
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
@@ -23,6 +25,8 @@ from overlaysync.errors import InUseError, NoSpaceError, NotAllowedError, Overla
 from overlaysync.store.files import translate
 
 BUSY_TIMEOUT_S = 10.0
+_SAMPLE = 65536
+"""Bytes written to find out whether there is room: more than SQLite wants at a time for its shared memory."""
 
 _VERSION_1 = """
 CREATE TABLE pages (digest BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
@@ -239,6 +243,9 @@ class Database:
             return NoSpaceError(
                 what, why=str(error), hint="free some space on the disk of your home directory"
             )
+        unexplained = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+        if unexplained and (full := _fullness(self.path.parent)):
+            return translate(full, what)
         if code in (
             sqlite3.SQLITE_READONLY,
             sqlite3.SQLITE_CANTOPEN,
@@ -249,6 +256,18 @@ class Database:
         if code == sqlite3.SQLITE_IOERR:
             return OverlaysyncError(what, why=str(error), hint="the disk may be failing: look at 'dmesg'")
         return self.damaged(str(error))
+
+
+def _fullness(directory: Path) -> OSError | None:
+    """What writing there fails with, if the disk or a quota is full: SQLite does not always say."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            os.ftruncate(file.fileno(), _SAMPLE)
+            os.pwrite(file.fileno(), bytes(_SAMPLE), 0)
+            os.fdatasync(file.fileno())
+    except OSError as error:
+        return error if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    return None
 
 
 @contextmanager

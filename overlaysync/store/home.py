@@ -75,6 +75,10 @@ class Home:
         return self.root / "journals"
 
     @property
+    def teams(self) -> Path:
+        return self.root / "teams"
+
+    @property
     def on_network(self) -> str:
         """The file system type (``nfs4``) when the state is on a network or FUSE one, else ``""``.
 

@@ -407,6 +407,9 @@ class Schedule:
         for name, source in ready:
             again = [piece for piece in pieces if name not in asked[piece] and source.has(piece)]
             if second := self._make(name, again, self._room(source), now):
+                for request in late:
+                    if not set(second.pieces).isdisjoint(request.pieces):
+                        self._sources[request.source].late(now)
                 return second
         self._looked_at = now
         return None

@@ -114,6 +114,13 @@ class Source:
         self._strikes = self._refusals = 0
         self.depth += 1
 
+    def late(self, now: float) -> None:
+        """Somebody else had to be asked as well: it gets nothing more to be late with, for a moment."""
+        if not self._strikes:
+            self._strikes, self._struck_at = 1, now
+        wait_s = 2 * _BACKOFF_S if self.delivered else _LONGEST_BACKOFF_S
+        self.retry_at = max(self.retry_at, now + wait_s)
+
     def bad(self, failure: Failure, now: float, retry_after: float = 0.0) -> None:
         """It failed: ask it later, or not any more."""
         if failure in (Failure.WRONG, Failure.GONE):

@@ -6,21 +6,24 @@ The node id is the digest of the public key, written in groups of base32 so that
 from __future__ import annotations
 
 import base64
+import errno
 import os
-import stat
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from overlaysync.errors import NotAllowedError
+from overlaysync.errors import NoSpaceError, NotAllowedError, OverlaysyncError
 from overlaysync.model.digest import derive
+from overlaysync.trust.secret_files import make_secret, read_secret
 
 PUBLIC_KEY_SIZE = 32
 SIGNATURE_SIZE = 64
 NODE_CONTEXT = "overlaysync v1 node id"
+
+_ERRORS = {errno.ENOSPC: NoSpaceError, errno.EDQUOT: NoSpaceError, errno.EIO: OverlaysyncError}
+"""What it is when the key cannot be made or read; anything else is a matter of permissions."""
 
 _GROUP = 4
 _GROUPS = 8
@@ -38,15 +41,20 @@ def short_node_id(public_key: bytes) -> str:
 
 
 class NodeKey:
-    """A private key that can sign."""
+    """A private key that can sign.
+
+    Attributes:
+        private: the key itself, for the node's certificate.
+        public: its public half, 32 bytes.
+    """
 
     def __init__(self, private: Ed25519PrivateKey) -> None:
-        self._private = private
+        self.private = private
         self.public = private.public_key().public_bytes_raw()
 
     def sign(self, message: bytes) -> bytes:
         """The 64-byte signature of ``message``."""
-        return self._private.sign(message)
+        return self.private.sign(message)
 
 
 def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
@@ -68,40 +76,15 @@ def load_or_make(path: Path) -> NodeKey:
     """
     try:
         if not os.path.lexists(path):
-            _make(path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with suppress(FileExistsError):
+                make_secret(path, Ed25519PrivateKey.generate().private_bytes_raw())
+        data = read_secret(path, "node key", PUBLIC_KEY_SIZE + 1)
     except OSError as error:
-        raise NotAllowedError(f"Cannot use the node key {path}", why=error.strerror or str(error)) from error
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise NotAllowedError(f"{path} is not a node key", why="it is not a regular file")
-        if mode & 0o077:
-            raise NotAllowedError(f"The node key {path} can be read by others", hint=f"chmod 600 '{path}'")
-        data = os.read(descriptor, PUBLIC_KEY_SIZE + 1)
-    finally:
-        os.close(descriptor)
+        kind = _ERRORS.get(error.errno or 0, NotAllowedError)
+        raise kind(f"Cannot use the node key {path}", why=error.strerror or str(error)) from error
     if len(data) != PUBLIC_KEY_SIZE:
         raise NotAllowedError(
             f"{path} is not a node key",
             hint="move it away; a new key is then made, and others will see a new node",
         )
     return NodeKey(Ed25519PrivateKey.from_private_bytes(data))
-
-
-def _make(path: Path) -> None:
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(Ed25519PrivateKey.generate().private_bytes_raw())
-            file.flush()
-            os.fsync(descriptor)
-        with suppress(FileExistsError):
-            os.link(scratch, path)
-    finally:
-        os.unlink(scratch)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

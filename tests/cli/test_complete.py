@@ -22,6 +22,8 @@ from overlaysync.net.server import Server
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.sharing import Share
+from overlaysync.trust.team_files import keep_team
+from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -68,7 +70,7 @@ async def sharing(home: Path, image: str, team: str) -> AsyncIterator[str]:
     node = Node.open({"OVERLAYSYNC_HOME": str(home), "OVERLAYSYNC_USER": "pl"})
     share = Share(node, [image], team, Silent())
     await asyncio.to_thread(share.publish_all)
-    server = Server(share)
+    server = Server(share, key=node.key, teams=node.teams)
     try:
         yield f"127.0.0.1:{await server.start(['127.0.0.1'])}"
     finally:
@@ -82,7 +84,11 @@ async def sharing(home: Path, image: str, team: str) -> AsyncIterator[str]:
 
 async def test_names_are_found_at_peers_and_remembered_here(home: Path, tmp_path: Path) -> None:
     image = raw_image(tmp_path / "qzmaster.raw")
-    async with sharing(tmp_path / "other", image, "qzteam") as address:
+    team = new_team("qzteam")
+    (tmp_path / "other").mkdir(mode=0o700)
+    for member in (home, tmp_path / "other"):
+        keep_team(member / "teams", team)
+    async with sharing(tmp_path / "other", image, team.name) as address:
         offered = await asyncio.to_thread(complete, "overlaysync fetch qzm", OVERLAYSYNC_PEERS=address)
     assert offered == ["qzmaster"]
     assert complete("overlaysync fetch qzt") == ["qzteam/", "qzteam/qzmaster"]

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import overlaysync
+from overlaysync.trust.team_files import keep_team
+from overlaysync.trust.teams import new_team
 
 DONE, USAGE, NOT_FOUND, NETWORK, NO_BASE, NOT_VERIFIED, IN_USE = 0, 2, 3, 4, 5, 6, 7
 NOT_ALLOWED, WOULD_DESTROY, NO_SPACE, BAD_IMAGE, INTERRUPTED = 8, 9, 10, 11, 130
@@ -281,6 +283,13 @@ class Lab:
     def name(self, word: str) -> str:
         """A name for an image or a team, of this test alone."""
         return f"{word}-{self.tag}"
+
+    def team(self, word: str, *members: Node) -> str:
+        """The name of a new team that these nodes are in."""
+        team = new_team(self.name(word))
+        for member in members:
+            keep_team(member.home / "teams", team)
+        return team.name
 
     def __enter__(self) -> Self:
         return self

@@ -1,12 +1,17 @@
-"""Several fetches of one target at once: one writes, the others are told so, and nothing is damaged."""
+"""Several commands for one target at once: one writes, the others are told so, and nothing is damaged."""
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 
-from overlaysync.units import MIB
+from overlaysync.units import CHUNK, MIB
+from tests import images
+from tests.counts import record_counts
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, IN_USE, Lab
+from tests.e2e.nodes import DONE, IN_USE, NOT_FOUND, WOULD_DESTROY, Lab, Node
 
 pytestmark = pytest.mark.qemu
 
@@ -35,3 +40,91 @@ def test_one_writes_and_the_others_are_told_so(lab: Lab, homes: str, count: int)
     assert student.files() == {master.name, overlay.name}
     assert disks.identical(overlay, student.place / overlay.name)
     assert student.fetch(*command[1:-1])[0]["already_here"]
+
+
+EIGHT = 8
+
+
+def make_images(node: Node) -> tuple[Path, Path]:
+    """An overlay on a master, and another master much like that."""
+    master = disks.make_master(node.place / "master.qcow2", size=8 * MIB)
+    other = node.place / "other.qcow2"
+    other.write_bytes(master.read_bytes())
+    disks.write(other, 5 * MIB, disks.noise("other", CHUNK))
+    overlay = disks.make_overlay(node.place / "vm.qcow2", master, (MIB, 2 * MIB))
+    for path in (master, other):
+        path.chmod(0o444)
+    return overlay, other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("homes", ["one home", "a home each"])
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        (("promote", "vm.qcow2", "--as", "kept"), "kept.qcow2"),
+        (("rebase", "vm.qcow2", "--onto", "other.qcow2", "--as", "moved"), "moved.qcow2"),
+        (("rebase", "vm.qcow2", "--onto", "other.qcow2", "--replace"), "vm.qcow2"),
+        (("new", "fresh.qcow2", "--master", "master.qcow2"), "fresh.qcow2"),
+    ],
+    ids=["promote", "rebase", "rebase-replace", "new"],
+)
+def test_eight_make_one_image(lab: Lab, homes: str, words: tuple[str, ...], made: str) -> None:
+    first = lab.node("student0")
+    overlay, _ = make_images(first)
+    guest = images.content(overlay if words[0] != "new" else first.place / "master.qcow2")
+    before = {path.name: path.read_bytes() for path in first.place.iterdir()}
+    nodes = [first if homes == "one home" else lab.node(f"student{at}") for at in range(EIGHT)]
+    inside = [str(first.place / word) if word.endswith(".qcow2") else word for word in words]
+    more = ["--to", str(first.place)] if "--as" in words else []
+
+    results = [command.wait() for command in [node.start(*inside, *more, "--json") for node in nodes]]
+
+    codes = Counter(result.code for result in results)
+    assert set(codes) <= {DONE, IN_USE, WOULD_DESTROY}, [result.stderr for result in results]
+    assert codes[DONE] >= 1
+    assert first.files() == {*before, made}
+    assert images.check(first.place / made) == 0
+    assert images.content(first.place / made) == guest
+    for name in set(before) - {made}:
+        assert (first.place / name).read_bytes() == before[name], f"{name} was changed"
+    record_counts(
+        f"at-once-{words[0]}-{made.partition('.')[0]}-{homes.replace(' ', '-')}", **name_codes(codes)
+    )
+
+
+@pytest.mark.slow
+def test_eight_want_one_name_for_different_things(lab: Lab) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    overlay, other = make_images(student)
+    name = lab.name("wanted")
+    lesson = disks.make_master(teacher.place / f"{name}.qcow2", size=8 * MIB)
+    share = teacher.share(lesson)
+    before = {path.name: path.read_bytes() for path in student.place.iterdir()}
+    fetch = ("fetch", name, "--peer", share.peer)
+    commands = [
+        fetch,
+        ("promote", overlay, "--as", name),
+        ("rebase", overlay, "--onto", other, "--as", name),
+        ("new", f"{name}.qcow2", "--master", other),
+    ] * 2
+
+    results = [command.wait() for command in [student.start(*words, "--json") for words in commands]]
+
+    codes = Counter(result.code for result in results)
+    assert set(codes) <= {DONE, IN_USE, WOULD_DESTROY, NOT_FOUND}, [result.stderr for result in results]
+    assert codes[DONE] >= 1
+    target = student.place / f"{name}.qcow2"
+    assert images.check(target) == 0
+    possible = [images.content(path) for path in (lesson, overlay, other)]
+    assert images.content(target) in possible
+    winners = {words[0] for words, result in zip(commands, results, strict=True) if result.code == DONE}
+    assert len(winners - {"rebase", "promote"}) <= 1
+    assert {path.name: path.read_bytes() for path in student.place.iterdir() if path.name in before} == before
+    student.run("verify", target)
+    record_counts("at-once-mixed", **name_codes(codes))
+
+
+def name_codes(codes: Counter[int]) -> dict[str, int]:
+    words = {DONE: "done", IN_USE: "busy", WOULD_DESTROY: "exists", NOT_FOUND: "nobody"}
+    return {words[code]: count for code, count in codes.items()}

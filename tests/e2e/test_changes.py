@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.e2e import disks
-from tests.e2e.nodes import NOT_FOUND, USAGE, Lab, Node, Share, until
+from tests.e2e.nodes import DONE, NETWORK, NOT_FOUND, NOT_VERIFIED, USAGE, Lab, Node, Share, until
 
 pytestmark = pytest.mark.qemu
 
@@ -45,6 +46,38 @@ def test_an_overlay_that_is_written_to_becomes_a_new_version_when_quiet(lab: Lab
     assert item["wire"]["data"] == 3 * CHUNK
     assert disks.identical(overlay, Path(item["path"]))
     assert bob.files() == {master.name, overlay.name}
+
+
+@pytest.mark.slow
+def test_a_file_that_changes_while_it_is_fetched_is_never_a_mixture(lab: Lab) -> None:
+    """Written without asking anybody, as ``dd`` does; QEMU's locks keep only QEMU away."""
+    alice, bob = lab.node("alice"), lab.node("bob")
+    name = lab.name("disk")
+    path = disks.make_master(alice.place / f"{name}.raw", size=24 * MIB)
+    old = path.read_bytes()
+    new = old[: 4 * MIB] + disks.noise("new", 16 * MIB) + old[20 * MIB :]
+    share = alice.share(path)
+    command = ("fetch", name, "--peer", share.peer, "--limit-rate", "12M", "--wait", "1", "--json")
+    ends = []
+    fetch = bob.start(*command)
+    part = bob.place / f".{name}.raw.part"
+    until(lambda: part.exists() or not fetch.running, what="some transfer")
+    with open(path, "r+b") as file:
+        for offset in range(4 * MIB, 20 * MIB, MIB):
+            os.pwrite(file.fileno(), new[offset : offset + MIB], offset)
+            ends += [] if fetch.running else [fetch.wait().code]
+            if not fetch.running:
+                fetch = bob.start(*command)
+    ends.append(fetch.wait().code)
+
+    for code in ends:
+        assert code in (DONE, NOT_FOUND, NETWORK, NOT_VERIFIED), ends
+    if bob.files():
+        assert (bob.place / path.name).read_bytes() in (old, new)
+    until(lambda: [item["version"] for item in listed(bob, share, name)] == [2], what="version 2")
+    (item,) = bob.fetch(name, "--peer", share.peer, "--replace")
+    assert item["version"] == 2
+    assert Path(item["path"]).read_bytes() == new
 
 
 def test_images_come_go_and_are_replaced_in_a_shared_directory(lab: Lab) -> None:

@@ -17,7 +17,7 @@ import pytest
 import overlaysync
 from overlaysync.units import KIB, MIB
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, INTERRUPTED, NOT_VERIFIED, Lab, Node, until
+from tests.e2e.nodes import DONE, INTERRUPTED, NETWORK, NOT_FOUND, NOT_VERIFIED, Lab, Node, until
 
 pytestmark = pytest.mark.qemu
 
@@ -111,17 +111,18 @@ def test_the_documents_of_the_commands_that_need_it(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     master = disks.make_master(alice.place / f"{lab.name('master')}.raw", size=MIB)
     overlay = disks.make_overlay(alice.place / f"{lab.name('vm')}.qcow2", master, (0, 64 * KIB))
-    share = alice.share(overlay, master, "--team", lab.name("red"))
+    team = lab.team("red", alice, bob)
+    share = alice.share(overlay, master, "--team", team)
     document = share.document()
     top, below = document["shared"]
     check_image(top, overlay, overlay=True, published=True)
     check_image(below, master, overlay=False, published=True)
-    assert top["team"] == lab.name("red")
+    assert top["team"] == team
     peer = ("--peer", share.peer, "--wait", "1")
 
     for listed in (
         bob.json("ls", overlay.stem, *peer)["images"][0],
-        bob.json("show", f"{lab.name('red')}/{overlay.stem}", *peer),
+        bob.json("show", f"{team}/{overlay.stem}", *peer),
     ):
         assert listed.keys() >= LISTED
         for key in COMMON - {"path", "trusted", "trusted_since"}:
@@ -190,6 +191,28 @@ def test_rot_is_named_by_guest_offset_and_healed_from_a_peer(lab: Lab) -> None:
     (damage,) = verdict["damage"]
     assert damage == {"offset": 3 * MIB, "length": 64 * KIB}
 
+    assert bob.json("verify", path, "--repair", "--peer", share.peer)["verified"][0]["ok"]
+    assert disks.identical(master, path)
+
+
+def test_a_repair_that_fails_does_not_take_the_damage_for_the_image(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=4 * MIB)
+    share = alice.share(master)
+    (item,) = bob.fetch(master.stem, "--peer", share.peer)
+    path, peer = Path(item["path"]), share.peer
+    share.stop()
+    path.chmod(0o644)
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size - MIB + 100)
+        file.write(b"rot")
+    path.chmod(0o444)
+
+    assert bob.run("verify", path).code == NOT_VERIFIED
+    assert bob.run("verify", path, "--repair", "--peer", peer).code in (NOT_FOUND, NETWORK)
+    assert bob.run("verify", path).code == NOT_VERIFIED
+
+    share = alice.share(master)
     assert bob.json("verify", path, "--repair", "--peer", share.peer)["verified"][0]["ok"]
     assert disks.identical(master, path)
 

@@ -88,7 +88,11 @@ def test_a_master_of_another_format_here_is_as_good(
 
 def test_a_team_recovers_from_those_who_fetched(open_lab: Lab) -> None:
     first, second, third = (open_lab.node(name) for name in ("first", "second", "third"))
-    team, router, web = open_lab.name("red"), open_lab.name("router"), open_lab.name("web")
+    team, router, web = (
+        open_lab.team("red", first, second, third),
+        open_lab.name("router"),
+        open_lab.name("web"),
+    )
     master = disks.make_master(first.place / f"{open_lab.name('master')}.qcow2")
     content = {}
     for name, suffix in ((router, "qcow2"), (web, "qed")):

@@ -1,54 +1,15 @@
-"""A full disk: said in time, harmless, and the fetch goes on when there is room again.
-
-The disk is a tmpfs in a mount namespace of its own, kept by a process that waits.
-"""
+"""A full disk: said in time, harmless, and the fetch goes on when there is room again."""
 
 from __future__ import annotations
-
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from overlaysync.units import MIB
 from tests.e2e import disks
-from tests.e2e.namespaces import namespace
-from tests.e2e.nodes import DONE, NO_SPACE, Lab, Node, until
+from tests.e2e.nodes import DONE, NO_SPACE, Lab, until
+from tests.e2e.small_disk import small_disk
 
 pytestmark = pytest.mark.qemu
-
-
-@dataclass(frozen=True, slots=True)
-class SmallDisk:
-    """A small file system that only a student's commands see.
-
-    Attributes:
-        student: a node whose commands see it.
-        point: where they see it.
-        outside: the same place for everybody else.
-    """
-
-    student: Node
-    point: Path
-    outside: Path
-
-    def resize(self, size: int) -> None:
-        options = ["--options-mode", "ignore", "-o", f"remount,size={size}"]
-        command = [*self.student.prefix, "mount", *options, str(self.point)]
-        subprocess.run(command, check=True, capture_output=True)
-
-
-@contextmanager
-def small_disk(lab: Lab, size: int) -> Iterator[SmallDisk]:
-    """A tmpfs of ``size`` bytes."""
-    point = lab.root / "small"
-    point.mkdir()
-    script = f"mount -t tmpfs -o size={size},mode=700 tmpfs '{point}'"
-    with namespace("mount", script=script, within=lab.prefix) as made:
-        yield SmallDisk(lab.node("student", prefix=made.prefix), point, made.outside(point))
 
 
 def test_too_little_space_is_said_before_anything_is_fetched(lab: Lab) -> None:

@@ -149,7 +149,7 @@ def test_four_that_fetch_together_need_little_longer_than_one(open_class: Open) 
         for fetch in fetches:
             sources = made.sent_by(fetch)
             assert len(sources.keys() & {f"host{host.number}" for host in others}) >= 2, sources
-            assert sum(sources.values()) == made.size
+            assert made.size <= sum(sources.values()) <= made.size + IN_FLIGHT  # what was late came twice
 
 
 @pytest.mark.slow
@@ -320,7 +320,7 @@ def test_four_of_five_sources_lie(open_class: Open) -> None:
         fetch = made.fetch(student, *named(*peers))
         made.wait([fetch], within_s=60)
 
-        assert sum(made.sent_by(fetch).values()) == made.size
+        assert sum(made.sent_by(fetch).values()) >= made.size
         for peer in peers:  # each was asked, and found out, once
             assert fetch.process.stderr.count(f"{peer} sent wrong bytes") == 1
         assert fetch.took_s <= 1.6 * made.ideal_s + START_S

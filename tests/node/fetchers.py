@@ -36,7 +36,7 @@ class Around:
     believed: Callable[[str], bool] = lambda host: True
     looking: bool = False
 
-    def sources(self, content: bytes) -> dict[str, tuple[Address, Any]]:
+    def sources(self, content: bytes, team: str = "") -> dict[str, tuple[Address, Any]]:
         assert content == self.whole.manifest.header.content_id
         return {str(address): (address, self.whole.manifest) for address in self.seeds}
 
@@ -109,7 +109,7 @@ async def fetcher(
         bounds: of its client.
     """
     place.mkdir()
-    node = SimpleNamespace(label=label, key=load_or_make(place / "key"))
+    node = SimpleNamespace(label=label, key=load_or_make(place / "key"), teams={})
     part, assembly = make_part(place / "copy.raw", whole)
     for slot, data in held:
         assert not assembly.accept(slot, 1, memoryview(data))

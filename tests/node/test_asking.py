@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
 
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError, PeerError, VerificationError
 from overlaysync.net.client import BusyError, GoneError
-from overlaysync.net.messages import Address
+from overlaysync.net.messages import Address, Endpoint
 from overlaysync.net.receiving import SilentError
 from overlaysync.node.asking import Anyone
 from overlaysync.trust.envelope import Manifest
@@ -29,14 +29,14 @@ class Peers:
         self.answers = answers
         self.asked: Counter[str] = Counter()
 
-    def sources(self, content: bytes) -> dict[str, tuple[Address, Manifest]]:
+    def sources(self, content: bytes, team: str = "") -> Mapping[str, tuple[Endpoint, Manifest]]:
         assert content == CONTENT
         return {name: (Address(name, 1), NO_MANIFEST) for name in self.answers}
 
     async def another(self, *, wait_s: float) -> bool:
         return False
 
-    async def ask(self, address: Address, manifest: Manifest) -> str:
+    async def ask(self, address: Endpoint, manifest: Manifest) -> str:
         self.asked[address.host] += 1
         done = self.answers[address.host]()
         if asyncio.iscoroutine(done):

@@ -315,6 +315,48 @@ def test_rebase_onto_a_base_that_changed_meanwhile(world: World, master: Path, o
     assert not (world.images / "x.qcow2").exists()
 
 
+# -- again -------------------------------------------------------------------------------------------
+
+
+def test_what_a_stopped_run_had_made_is_taken(world: World, master: Path, overlay: Path) -> None:
+    """It may have been stopped after the name was given, and its user types the same again."""
+    other = other_masters(world, master)["alike"]
+    new, kept, moved = (world.images / f"{word}.qcow2" for word in ("new", "kept", "moved"))
+    first = world.new(new, master), world.promote(overlay, kept), world.rebase(overlay, other, moved)
+    before = {path: sha(path) for path in (new, kept, moved)}
+    for path in before:
+        world.catalog.forget_image(path)
+
+    again = world.new(new, master), world.promote(overlay, kept), world.rebase(overlay, other, moved)
+
+    assert [made.content.id for made in again] == [made.content.id for made in first]
+    assert {path: sha(path) for path in before} == before
+    assert all(world.library.known(path) for path in before)
+
+
+def test_nothing_else_is_taken_for_it(world: World, master: Path, overlay: Path) -> None:
+    bases = other_masters(world, master)
+    new, kept, moved = (world.images / f"{word}.qcow2" for word in ("new", "kept", "moved"))
+    world.new(new, master)
+    world.promote(overlay, kept)
+    world.rebase(overlay, bases["alike"], moved)
+
+    with pytest.raises(WouldDestroyError):  # the same bytes, but on another file
+        world.rebase(overlay, master, moved)
+    draw(new, "Z")
+    with pytest.raises(WouldDestroyError):
+        world.new(new, master)
+    kept.chmod(0o644)
+    with pytest.raises(WouldDestroyError):  # it may be written: not a master to build on
+        world.promote(overlay, kept)
+    draw(kept, "Z")
+    kept.chmod(0o444)
+    known = world.catalog.image_at(kept)
+    with pytest.raises(WouldDestroyError):
+        world.promote(overlay, kept)
+    assert world.catalog.image_at(kept) == known, "what it should be is not forgotten"
+
+
 # -- any chain ---------------------------------------------------------------------------------------
 
 

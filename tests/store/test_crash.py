@@ -1,7 +1,6 @@
 """A part file whose process is killed: at random moments, and at every system call that changes something."""
 
 import random
-import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -116,7 +115,7 @@ CHANGING = {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.strace
 @pytest.mark.parametrize("call", CHANGING)
 def test_killed_at_every_change_it_can_go_on(places, call):
     target, journals = places

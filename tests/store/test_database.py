@@ -1,5 +1,6 @@
 """The database: durability settings, several threads and processes, damage."""
 
+import errno
 import os
 import sqlite3
 import stat
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.errors import InUseError, NotAllowedError
+from overlaysync.errors import InUseError, NoSpaceError, NotAllowedError, OverlaysyncError
 from overlaysync.store import database as database_module
 from overlaysync.store.database import SCHEMA_VERSION, CatalogError, Database
 
@@ -256,3 +257,20 @@ def test_a_catalog_that_is_a_directory_is_a_clear_error(path):
     path.mkdir()
     with pytest.raises(NotAllowedError, match="Cannot use the catalog"):
         Database.open(path)
+
+
+def test_a_full_disk_is_said_where_sqlite_does_not(path, monkeypatch):
+    """It can say no more than "disk I/O error" when there is no room for its shared memory."""
+    database = Database.open(path)
+    unsure = sqlite3.OperationalError("disk I/O error")
+    unsure.sqlite_errorcode = sqlite3.SQLITE_IOERR
+    with pytest.raises(OverlaysyncError, match="disk I/O error"), database.read():
+        raise unsure
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(NoSpaceError), database.read():
+        raise unsure
+    database.close()

@@ -421,6 +421,21 @@ def test_what_is_late_everywhere_is_asked_of_a_third() -> None:
     assert {slow.source, again.source, third.source} == {*"abc"}
 
 
+def test_who_is_late_and_beaten_is_not_asked_for_the_next_thing() -> None:
+    made = schedule(16, seeds="ab", per_source=1)
+    slow = ask(made)
+    other = "b" if slow.source == "a" else "a"
+    while (request := made.next_request(0.1)) is not None:
+        assert request.source == other
+        made.succeeded(request, 0.1)
+    again = ask(made, 100.0)
+    assert again.runs == slow.runs
+    made.failed(again, Failure.WRONG, 100.0, missing=again.runs)  # so that it is asked for again
+    made.cancelled(slow)
+    assert made.next_request(100.0) is None
+    assert ask(made, 110.0).source == slow.source
+
+
 def test_what_is_late_is_not_asked_of_its_own_source_again() -> None:
     made = schedule(20, per_source=3)
     warm(made, 3)

@@ -140,6 +140,25 @@ def test_patience_is_counted_from_the_first_failure_since_it_was_good() -> None:
     assert source.dropped is None
 
 
+def test_who_is_late_gets_nothing_for_a_moment_and_is_never_given_up_for_that() -> None:
+    fresh, proven = Source(), Source(delivered=1)
+    for source, wait_s in ((fresh, _LONGEST_BACKOFF_S), (proven, 2 * _BACKOFF_S)):
+        for time in range(20):
+            source.late(FAR + time)
+            assert (source.strikes, source.dropped) == (1, None)
+            assert source.retry_at == FAR + time + wait_s
+        source.good()
+        assert source.strikes == 0
+
+
+def test_who_is_late_does_not_come_back_sooner_than_it_would_have() -> None:
+    source = Source(delivered=1)
+    now = strike(source, _STRIKES - 1)
+    back = source.retry_at
+    source.late(now)
+    assert (source.strikes, source.retry_at) == (_STRIKES - 1, back)
+
+
 def test_a_busy_source_says_when_and_is_believed_for_some_minutes() -> None:
     source = Source()
     for _ in range(_REFUSALS - 1):

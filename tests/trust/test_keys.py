@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.errors import NotAllowedError
+from overlaysync.errors import NoSpaceError, NotAllowedError
 from overlaysync.trust.keys import load_or_make, verify
 
 CONCURRENT = """
@@ -92,6 +93,17 @@ def test_what_is_no_file_is_refused(path: Path) -> None:
 def test_nowhere_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(NotAllowedError):
         load_or_make(tmp_path / "missing" / "node.key")
+
+
+def test_a_full_disk_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*paths: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched, pytest.raises(NoSpaceError):
+        patched.setattr(os, "link", full)
+        load_or_make(path)
+    assert os.listdir(path.parent) == []
+    assert load_or_make(path).public
 
 
 def test_threads_that_start_together_get_one_key(path: Path) -> None:

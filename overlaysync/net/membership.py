@@ -1,0 +1,53 @@
+"""The messages by which the two ends of a TLS connection show each other that they are in one team.
+
+``/v1/nonce`` gives the server's nonce; ``/v1/proof?nonce=…&proof=…`` takes the client's nonce and its proof,
+and answers with the server's proof, or as if there were no such path. Source: docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Nonces, Role, Team, proven
+
+_QUESTION = re.compile(
+    rf"nonce=([0-9a-f]{{{2 * NONCE_SIZE}}})&proof=([0-9a-f]{{{2 * PROOF_SIZE}}})", re.ASCII
+)
+
+
+def encode_proof(nonce: bytes, proof: bytes) -> str:
+    """The query string of a client's proof."""
+    return f"nonce={nonce.hex()}&proof={proof.hex()}"
+
+
+@dataclass(slots=True)
+class Membership:
+    """What the client of one TLS connection has proven.
+
+    Attributes:
+        teams: names of the teams.
+    """
+
+    teams: frozenset[str] = frozenset()
+    _nonce: bytes = b""
+
+    def challenge(self) -> bytes:
+        """A new nonce; one before it is worth nothing any more."""
+        self._nonce = secrets.token_bytes(NONCE_SIZE)
+        return self._nonce
+
+    def answer(self, query: str, node: bytes, teams: Collection[Team]) -> bytes | None:
+        """The server's proof, when ``query`` proves membership of one of ``teams``; the nonce is used up."""
+        nonce, self._nonce = self._nonce, b""
+        match = _QUESTION.fullmatch(query)
+        if match is None or not nonce:
+            return None
+        nonces = Nonces(node, nonce, bytes.fromhex(match[1]))
+        team = proven(Role.CLIENT, teams, nonces, bytes.fromhex(match[2]))
+        if team is None:
+            return None
+        self.teams |= {team.name}
+        return team.prove(Role.SERVER, nonces)

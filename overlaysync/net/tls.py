@@ -1,0 +1,157 @@
+"""TLS for the private lane: version 1.3, a certificate with the node key, handshakes within bounds.
+
+The standard library cannot be asked to accept one self-signed key, so it checks no chain here: TLS itself
+shows that the other side has the private half of its certificate's key, and :func:`node_key` says which key
+that is. The caller compares it before it sends anything. A client has none: it proves what it knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from overlaysync.errors import DecodeError
+from overlaysync.net.bounds import ServerBounds
+
+if TYPE_CHECKING:
+    from overlaysync.trust.keys import NodeKey
+
+SERVER_NAME = "overlaysync"
+"""What clients send as the server's name, which goes in the clear: the same for all."""
+
+_PAUSE_S = 0.1
+
+
+def server_context(key: NodeKey) -> ssl.SSLContext:
+    """What a node's private lane answers with."""
+    from overlaysync.trust.certificate import make_certificate
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0  # nothing is resumed: each connection shows the key anew
+    # The library loads certificates from files only; this one never is on a disk.
+    descriptor = os.memfd_create("certificate")
+    try:
+        os.write(descriptor, make_certificate(key))
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+    return context
+
+
+@cache
+def client_context() -> ssl.SSLContext:
+    """What a client asks with."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # see above: node_key is what counts
+    return context
+
+
+def node_key(transport: asyncio.BaseTransport) -> bytes:
+    """The node key that the other side of a TLS connection has shown to have.
+
+    Raises:
+        DecodeError: it has shown none.
+    """
+    from overlaysync.trust.certificate import key_of
+
+    connection = transport.get_extra_info("ssl_object")
+    certificate = connection.getpeercert(binary_form=True) if connection else None
+    if certificate is None:
+        raise DecodeError("no certificate")
+    return key_of(certificate)
+
+
+def is_private(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether a connection came by TLS."""
+    return transport is not None and transport.get_extra_info("ssl_object") is not None
+
+
+class TlsListener:
+    """Accepts connections, and hands on those whose handshake succeeds.
+
+    asyncio's own TLS server tells nobody of those that never finish theirs, so they could not be bounded.
+
+    Args:
+        factory: makes the protocol of a connection.
+        key: the node's.
+        bounds: limits.
+    """
+
+    def __init__(
+        self, factory: Callable[[], asyncio.BaseProtocol], key: NodeKey, bounds: ServerBounds
+    ) -> None:
+        self._factory = factory
+        self._key = key
+        self._bounds = bounds
+        self._context: ssl.SSLContext | None = None
+        self._sockets: Sequence[socket.socket] = ()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._shaking: Counter[str] = Counter()
+
+    def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept on these listening sockets, which are closed at the end."""
+        self._sockets = sockets
+        for sock in sockets:
+            sock.setblocking(False)
+            self._start(self._accept(sock))
+
+    async def stop(self) -> None:
+        """Accept no more, and give up handshakes under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for sock in self._sockets:
+            sock.close()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, address = await loop.sock_accept(listener)
+            except OSError:  # no descriptor is left, or the client has gone already
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            host = str(address[0])
+            if (
+                self._shaking.total() >= self._bounds.handshakes
+                or self._shaking[host] >= self._bounds.connections_per_address
+            ):
+                sock.close()
+                continue
+            self._shaking[host] += 1
+            self._start(self._shake(sock, host))
+
+    async def _shake(self, sock: socket.socket, host: str) -> None:
+        if self._context is None:  # made when it is needed: most nodes never see a member of a team
+            self._context = server_context(self._key)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._factory,
+                sock,
+                ssl=self._context,
+                ssl_handshake_timeout=self._bounds.handshake_s,
+                ssl_shutdown_timeout=self._bounds.stop_s,
+            )
+        except OSError:  # not TLS 1.3, too slow, gone
+            sock.close()
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+        finally:
+            self._shaking[host] -= 1
+            if not self._shaking[host]:
+                del self._shaking[host]
