@@ -78,8 +78,9 @@ _ASK_SEED_S = 1.0
 up to 0.1 s and 0.02 s for each source there is, so that a node asks fifty times a second at most."""
 
 _CROWD = 30
-_MOST_PATIENT = 5.0
-"""With more fetching nodes than that seeds are asked less often: each answer of a seed tells of all of them."""
+_CROWD_MOST = 5.0
+"""With more fetching nodes than that seeds are asked less often, by up to five times: each answer of a seed
+tells of all of them, so what it sends for questions grows with the square of their number."""
 
 _HOPELESS_S = 20.0
 """Sources that have nothing that is missing, and get nothing new for so long, will never have it."""
@@ -458,7 +459,7 @@ class Schedule:
         if self._began is None:
             self._began = now
         often = _ASK_SEED_S if source.seed else _ASK_S + _ASK_SOURCE_S * len(self._live)
-        crowd = min(_MOST_PATIENT, max(1.0, self._fetchers / _CROWD)) if source.seed else 1.0
+        crowd = min(_CROWD_MOST, max(1.0, self._fetchers / _CROWD)) if source.seed else 1.0
         source.ask_at = now + crowd * min(often, _ASK_S * source.answers)
 
     def _came(self, request: Request, runs: Iterable[Run]) -> list[int]:

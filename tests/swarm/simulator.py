@@ -7,12 +7,13 @@ requests and questions until there are none. What is simulated is around that: l
 Leaves out: the time that verifying and writing takes.
 
 A piece is one slot, of PIECE bytes or as large as :attr:`Room.piece` says: for hundreds of nodes take larger
-pieces. Beyond MAX_NEIGHBOURS other nodes a node takes so many of them at random, and asks no more.
+pieces. Each node chooses up to half of :attr:`Room.neighbours`
+(MAX_SOURCES) others at random, and takes in those that ask it up to all of it: as the program does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from random import Random
@@ -421,13 +422,3 @@ class Room:
         if node.schedule:
             node.known.add(other)
             node.schedule.add_source(other, whole=whole)
-
-
-def alike(count: int, size: int, *, prepare: Callable[[Room], None] | None = None, **options: int) -> Room:
-    """A room with one seed and ``count`` peers with links alike, after all have finished."""
-    room = Room(size, **options)
-    room.seed()
-    room.peers(count)
-    if prepare:
-        prepare(room)
-    return room.run()
