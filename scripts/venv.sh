@@ -3,6 +3,7 @@
 #
 # Set before: $root, the repository (absolute). Given: use_venv [EXTRA], which returns at once when $root/.venv holds
 # what pyproject.toml and scripts/constraints.txt ask for, and otherwise installs it. Nothing here writes to stdout.
+# The test environment is pinned by hash as well: scripts/requirements-test.txt, written by scripts/lock.py.
 #
 # Rules: one installer at a time (flock on .venv.lock); a stamp is written last, so an install that was cut short is
 # seen (.venv/.incomplete) and made again from nothing; the key in the stamp also names this place and the
@@ -22,7 +23,7 @@ venv_key() {
     {
         printf '%s\n' "$root"
         readlink -f -- "$venv/bin/python"
-        cat -- "$root/pyproject.toml" "$root/scripts/constraints.txt"
+        cat -- "$root/pyproject.toml" "$root/scripts/constraints.txt" "$root/scripts/requirements-test.txt"
     } | sha256sum
 }
 
@@ -73,10 +74,29 @@ install_venv() {
 # at spaces, so the path is a relative one; the subshell keeps the caller's directory.
 pip_install() (
     cd -- "$root" || exit 1
+    if [ "$1" = test ] && has_hashed_wheels; then
+        pip_install_hashed
+        exit
+    fi
     target=.
     [ "$1" = run ] || target=".[$1]"
     PIP_CONSTRAINT=scripts/constraints.txt PIP_BUILD_CONSTRAINT=scripts/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
         "$venv/bin/python" -m pip install --no-input -e "$target"
+)
+
+# Whether requirements-test.txt has wheels for this Python; elsewhere constraints.txt alone says what is installed.
+has_hashed_wheels() {
+    "$venv/bin/python" -c 'if True:
+        import platform, sys
+        known = platform.machine() in ("x86_64", "aarch64") and platform.libc_ver()[0] == "glibc"
+        sys.exit(not known or sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info[:2] <= (3, 14))'
+}
+
+# The build backend comes from that file too, so nothing is fetched for the project itself.
+pip_install_hashed() (
+    export PIP_CONSTRAINT='' PIP_BUILD_CONSTRAINT='' PIP_DISABLE_PIP_VERSION_CHECK=1
+    "$venv/bin/python" -m pip install --no-input --require-hashes --only-binary :all: -r scripts/requirements-test.txt &&
+        "$venv/bin/python" -m pip install --no-input --no-deps --no-build-isolation -e .
 )
 
 # An environment can be brought up to date where it is if it is whole, was made for this place, and its Python works.

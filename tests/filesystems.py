@@ -77,6 +77,7 @@ def entered(made: Namespace) -> Iterator[None]:
         try:
             yield
         finally:
+            _call("unshare", _CLONE_FS)  # threads begun in there, and not ended yet, share it again
             _call("setns", before, _CLONE_NEWNS)
             os.chdir(directory)
     finally:

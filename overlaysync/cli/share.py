@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from overlaysync.node.node import Node
     from overlaysync.node.sharing import Share
 
+RECHECK_DAYS = 7.0
+_DAY_S = 86400
 _INTERRUPTED = 130
 
 
@@ -42,6 +44,15 @@ def share(
     iface: InterfaceOption = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Listen here; 0 means any.")] = 0,
     limit_rate: RateOption = None,
+    recheck: Annotated[
+        float,
+        typer.Option(
+            "--recheck",
+            metavar="DAYS",
+            min=0.0,
+            help="Read again, gently, what was last read longer ago; 0 means never.",
+        ),
+    ] = RECHECK_DAYS,
 ) -> None:
     """Share images until Ctrl-C: hash, announce, serve."""
     import asyncio
@@ -51,7 +62,7 @@ def share(
     addresses = parse_peers(peer)
     with open_node() as node:
         try:
-            asyncio.run(_share(node, output, paths, team, addresses, iface or [], port, rate))
+            asyncio.run(_share(node, output, paths, team, addresses, iface or [], port, rate, recheck))
         except KeyboardInterrupt:  # the usual end: there is nothing to complain of
             raise SystemExit(_INTERRUPTED) from None
 
@@ -65,6 +76,7 @@ async def _share(
     interfaces: list[str],
     port: int,
     rate: int | None,
+    recheck_days: float,
 ) -> None:
     import asyncio
 
@@ -82,7 +94,14 @@ async def _share(
             Reach.open(
                 node, client, Silent(), peers=peers, interfaces=interfaces, mdns_needed=False, catalogs=False
             ) as reach,
-            serve(share, reach=reach, port=port, interfaces=interfaces, rate=rate) as (bound, where),
+            serve(
+                share,
+                reach=reach,
+                port=port,
+                interfaces=interfaces,
+                rate=rate,
+                recheck_s=recheck_days * _DAY_S or None,
+            ) as (bound, where),
         ):
             _print_share(output, share, bound, where)
             await asyncio.Event().wait()

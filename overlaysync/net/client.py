@@ -211,6 +211,7 @@ class Client:
                 async with self._session.get(
                     _url(address, path), headers=fields, allow_redirects=False
                 ) as answer:
+                    _check_head(address, answer, self._bounds.head_size)
                     status = answer.status
                     if status == 304 and fields:
                         return status, "", b""
@@ -424,6 +425,13 @@ def _request(address: Endpoint, path: str, fields: str = "") -> bytes:
     return f"GET /v1/{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: overlaysync\r\n{fields}\r\n".encode(
         "ascii"
     )
+
+
+def _check_head(address: Endpoint, answer: aiohttp.ClientResponse, limit: int) -> None:
+    """aiohttp bounds each line, and how many there are; together they can be much more."""
+    if sum(len(name) + len(value) for name, value in answer.raw_headers) > limit:
+        answer.close()
+        raise PeerError(f"{address} sends too many header fields")
 
 
 def _check_status(address: Endpoint, status: int, retry_after: str) -> None:

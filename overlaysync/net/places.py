@@ -2,7 +2,9 @@
 
 A body that is sent with few others at its side is there sooner, and can be passed on sooner. Clients take
 turns, however many requests each of them has in line. A body keeps its place for a moment only: who takes the
-bytes slowly, or not at all, does not hold up the others.
+bytes slowly, or not at all, does not hold up the others. Slow bodies count, though, and when they are as many
+as there may be, the line does not move: then the client with the most of them loses one to a client that
+waits and has fewer, so that a few who read slowly on purpose cannot shut out the rest.
 """
 
 from __future__ import annotations
@@ -11,12 +13,28 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from overlaysync.net.bounds import ServerBounds
 
 
 class NoPlaceError(Exception):
     """Too many bodies are under way or in line."""
+
+
+@dataclass(slots=True, eq=False)
+class _Body:
+    """A body under way.
+
+    Attributes:
+        client: whose it is.
+        give_way: ends it.
+        slow: its moment is over, and it has given its place back.
+    """
+
+    client: str
+    give_way: Callable[[], None]
+    slow: bool = False
 
 
 class Places:
@@ -32,26 +50,34 @@ class Places:
         self._most = most
         self._free = min(bounds.places, most)
         self._bodies = 0
+        self._slow: dict[str, deque[_Body]] = {}  # whose moment is over, by client, the first begun first
         self._waiting = 0
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
-    async def place(self, client: str) -> AsyncIterator[None]:
+    async def place(self, client: str, give_way: Callable[[], None]) -> AsyncIterator[None]:
         """A place while the block runs, after waiting for it.
+
+        Args:
+            client: its address.
+            give_way: called when the body shall end early, for another client's: soon the block must be left.
 
         Raises:
             NoPlaceError: the line is too long, or does not move.
         """
         if self._waiting or not self._take():
             await self._wait(client)
-        vacate = _Once(self._vacate)
-        timer = asyncio.get_running_loop().call_later(self._bounds.place_s, vacate)
+        body = _Body(client, give_way)
+        timer = asyncio.get_running_loop().call_later(self._bounds.place_s, self._becomes_slow, body)
         try:
             yield
         finally:
             self._bodies -= 1
             timer.cancel()
-            vacate()
+            if body.slow:
+                self._forget_slow(body)
+            else:
+                self._free += 1
             self._call_next()
 
     def _take(self) -> bool:
@@ -65,9 +91,11 @@ class Places:
     async def _wait(self, client: str) -> None:
         if self._waiting >= self._bounds.waiting:
             raise NoPlaceError
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
         self._lines.setdefault(client, deque()).append(turn)
         self._waiting += 1
+        loop.call_later(self._bounds.place_s, self._make_room, client, turn)
         try:
             async with asyncio.timeout(self._bounds.wait_s):
                 await turn
@@ -88,7 +116,8 @@ class Places:
     def _call_next(self) -> None:
         """Give free places to those in line, one client after the other."""
         while self._waiting and self._free and self._bodies < self._most:
-            client, line = self._lines.popitem(last=False)
+            client = self._next_client()
+            line = self._lines.pop(client)
             turn = line.popleft()
             self._waiting -= 1
             if line:
@@ -96,6 +125,11 @@ class Places:
             if not turn.done():  # else it has just been cancelled
                 self._take()
                 turn.set_result(None)
+
+    def _next_client(self) -> str:
+        """Whose turn it is; who has fewer slow bodies goes first: for one of those somebody else gave way."""
+        clients = iter(self._lines)
+        return min(clients, key=self._slow_of) if self._slow else next(clients)
 
     def _forget(self, client: str, turn: asyncio.Future[None]) -> None:
         line = self._lines.get(client)
@@ -105,14 +139,32 @@ class Places:
             if not line:
                 del self._lines[client]
 
+    # -- slow bodies ---------------------------------------------------------------------------------
 
-class _Once:
-    """A call that is made once, whoever makes it first."""
+    def _becomes_slow(self, body: _Body) -> None:
+        body.slow = True
+        self._slow.setdefault(body.client, deque()).append(body)
+        self._vacate()
 
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call: Callable[[], None] | None = call
+    def _slow_of(self, client: str) -> int:
+        return len(self._slow.get(client, ()))
 
-    def __call__(self) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            call()
+    def _forget_slow(self, body: _Body) -> None:
+        slow = self._slow.get(body.client)
+        if slow and body in slow:  # else it has given way
+            slow.remove(body)
+            if not slow:
+                del self._slow[body.client]
+
+    def _make_room(self, client: str, turn: asyncio.Future[None]) -> None:
+        """For a client that waits and waits: end a body of one that has more, and still has as many then."""
+        if turn.done():
+            return
+        asyncio.get_running_loop().call_later(self._bounds.place_s, self._make_room, client, turn)
+        if self._bodies < self._most or not self._slow:
+            return  # the line moves
+        most = max(self._slow, key=self._slow_of)
+        if self._slow_of(most) > self._slow_of(client) + 1:
+            body = self._slow[most][0]
+            self._forget_slow(body)
+            body.give_way()

@@ -21,11 +21,13 @@ from overlaysync.net.rate import RateLimit
 from overlaysync.ops.offer import FileSegment, Segment
 from overlaysync.units import KIB, MIB
 
-BUFFER_SIZE = MIB
+BUFFER_SIZE = 256 * KIB
 SENDFILE_MIN = 128 * KIB
 WRITE_SIZE = 256 * KIB
 """Over TLS: a client that takes less than this within the time for it has stalled."""
 BATCH_SIZE = 16 * MIB
+BATCH_MEMORY = 2 * BUFFER_SIZE
+"""Of a batch, in buffers: a client that takes nothing holds it, and there may be dozens of them."""
 
 Piece: TypeAlias = FileSegment | bytes | bytearray
 
@@ -66,9 +68,9 @@ class PieceReader:
         self.more = True
 
     def read(self) -> list[Piece]:
-        """The next pieces, some 16 MiB of them. Blocking: here the image is read."""
+        """The next pieces, some 16 MiB of them, but little in memory. Blocking: here the image is read."""
         batch: list[Piece] = []
-        size = 0
+        size = memory = 0
         for piece in self._pieces:
             batch.append(piece)
             if isinstance(piece, FileSegment):
@@ -76,8 +78,8 @@ class PieceReader:
                 # The event loop will call sendfile, which waits for a cold disk: start the reading here.
                 os.posix_fadvise(piece.fd, piece.offset, piece.length, os.POSIX_FADV_WILLNEED)
             else:
-                size += BATCH_SIZE // 4  # memory counts more
-            if size > BATCH_SIZE:
+                memory += len(piece)
+            if size > BATCH_SIZE or memory >= BATCH_MEMORY:
                 return batch
         self.more = False
         return batch

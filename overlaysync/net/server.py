@@ -24,6 +24,7 @@ import ipaddress
 import logging
 import random
 import socket
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -312,7 +313,7 @@ class Server:
         length = sum(offer.data.span(first, count) for first, count in runs)
         packed = self._compressor.body(offer, runs, length) if _takes_zstd(request) else nullcontext()
         try:
-            async with self._places.place(request.remote or ""), packed as body:
+            async with self._places.place(request.remote or "", lambda: abort(request)), packed as body:
                 tls = is_private(request.transport)
                 reader = PieceReader(() if body else offer.segments(runs), sendfile=not tls)
                 # Read before the head is sent: an image that has changed is still a clean 410.
@@ -367,6 +368,10 @@ class Server:
 def abort(request: web.BaseRequest) -> None:
     """Drop the connection at once, so that the client sees that the body is not whole."""
     if request.transport is not None:
+        sock = request.transport.get_extra_info("socket")
+        # What has not been sent goes as well: else the kernel keeps it for minutes, and megabytes of it.
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from itertools import islice
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
 from overlaysync.model.pin import Sighting
-from overlaysync.net.bounds import DISCOVERY
+from overlaysync.net.bounds import DISCOVERY, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import is_on_link, is_one_host, is_own, list_interfaces
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
+from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.resolve import Listing
 from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.units import MIB
 
 SETTLE_S = 0.25
 """After something fits, others get this long to be seen: more sources, or another thing of that name."""
@@ -30,8 +33,17 @@ _AGAIN_S = 5.0
 _BELIEVED_VERSION = 1 << 30
 """Versions above are noted only of the name's own publisher: a stranger could use up its numbers."""
 
-
 _HOSTS_KEPT = 1024
+
+LISTED_SIZE = 8 * MIB
+"""Envelopes kept of all peers that nobody named; in memory they take some five times as much."""
+
+_LOOK_S = 10.0
+"""A peer that nobody named must have sent its catalog by then."""
+
+_LOOKS = 12
+_LOOKING = replace(SERVER, places=4, waiting=4 * DISCOVERY.peers, wait_s=3600)
+"""Few catalogs at once, for each may be long; hosts take turns, and those that stall give way."""
 
 
 class _Near(Enum):
@@ -58,6 +70,7 @@ class PeerView:
         tls: port of its private lane.
         public: those of the manifests that are for everybody.
         alias: whether it is a node on this machine that another of its addresses already stands for.
+        size: bytes of the envelopes kept.
     """
 
     address: Address
@@ -78,6 +91,8 @@ class PeerView:
             return self.address
         return PrivateAddress(self.address.host, self.tls, team, self.public_key)
 
+    size: int = 0
+
 
 @dataclass(slots=True)
 class Reach:
@@ -95,6 +110,7 @@ class Reach:
     _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
     _failure: BaseException | None = None
     _near: dict[str, _Near] = field(default_factory=dict)
+    _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
 
     @classmethod
     @asynccontextmanager
@@ -303,7 +319,7 @@ class Reach:
         view = self.views.setdefault(key, PeerView(addresses[0]))
         if announced:
             view.announced, view.revision = True, announced.revision
-        task = asyncio.create_task(self._look(view, addresses, gossip))
+        task = asyncio.create_task(self._look_in_turn(view, addresses, gossip))
         self._asking[key] = task
         task.add_done_callback(lambda _: self._looked(key, announced))
 
@@ -319,6 +335,20 @@ class Reach:
     def _has_changed(self) -> None:
         self._index = None
         self._changed.set()
+
+    async def _look_in_turn(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
+        """Fill ``view`` when it is its turn; a peer that the user named need not wait for others."""
+        if view.address in self.named:
+            await self._look(view, addresses, gossip)
+            return
+        limit = asyncio.timeout(None)
+        loop = asyncio.get_running_loop()
+        try:
+            async with self._places.place(view.address.host, lambda: limit.reschedule(loop.time())), limit:
+                limit.reschedule(loop.time() + _LOOK_S)
+                await self._look(view, addresses, gossip)
+        except (TimeoutError, NoPlaceError):
+            view.problem = f"{view.address} takes too long to say what it has"
 
     async def _look(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Fill ``view`` from the first address that answers."""
@@ -341,6 +371,8 @@ class Reach:
             view.tls = answer.catalog.tls
             view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")
         view.manifests = view.public | await self._look_in_private(view)
+        view.size = sum(len(manifest.envelope) for manifest in view.manifests.values())
+        self._cut_lists()
         if gossip:
             with suppress(PeerError, DecodeError):
                 for other in await self.client.peers(address):
@@ -364,6 +396,16 @@ class Reach:
             view.revision = ""  # ask again, if it is announced
             return {}
         return await asyncio.to_thread(self._open_all, catalog.envelopes, team)
+
+    def _cut_lists(self) -> None:
+        """Halve the longest lists while all together are too long: short ones stay whole, whoever floods."""
+        strangers = [view for view in self.views.values() if view.address not in self.named]
+        while sum(view.size for view in strangers) > LISTED_SIZE:
+            longest = max(strangers, key=lambda view: view.size)
+            kept = islice(longest.manifests.items(), len(longest.manifests) // 2)
+            longest.manifests, longest.etag = dict(kept), ""
+            longest.public = {id: longest.manifests[id] for id in longest.public if id in longest.manifests}
+            longest.size = sum(len(manifest.envelope) for manifest in longest.manifests.values())
 
     def _is_alias(self, view: PeerView) -> bool:
         """Whether another view stands for the node.

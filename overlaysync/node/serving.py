@@ -15,6 +15,7 @@ from overlaysync.net.server import Server
 from overlaysync.net.shelf import View
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
+from overlaysync.node.rechecking import rechecked
 from overlaysync.node.sharing import Share
 from overlaysync.trust.keys import node_id
 
@@ -32,11 +33,13 @@ async def serve(
     port: int = 0,
     interfaces: Iterable[str] = (),
     rate: int | None = None,
+    recheck_s: float | None = None,
     sent: Callable[[bytes, str, int], None] | None = None,
 ) -> AsyncIterator[tuple[int, str]]:
     """Serve ``share`` while the block runs; gives the port and the interfaces it is announced on.
 
-    Without multicast the node serves all the same; others then need ``--peer``.
+    Without multicast the node serves all the same; others then need ``--peer``. What was last read longer
+    than ``recheck_s`` ago is read again meanwhile; None: never.
     """
     node = share.node
     server = Server(share, limit=RateLimit(rate), sent=sent, key=node.key, teams=node.teams)
@@ -57,7 +60,8 @@ async def serve(
             share.observer.note("not announced: somebody answers to every name; others need --peer")
         task = asyncio.create_task(_keep_announced(announcer, share, server))
         try:
-            yield port, where
+            async with rechecked(share, recheck_s):
+                yield port, where
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

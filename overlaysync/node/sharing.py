@@ -59,6 +59,7 @@ class Share:
     _offers: dict[bytes, ImageOffer] = field(default_factory=dict)
     _seen: dict[str, Fingerprint] = field(default_factory=dict)
     _tried: dict[str, Fingerprint] = field(default_factory=dict)
+    _rotten: dict[str, tuple[Fingerprint, str]] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
     _changes: int = 0
 
@@ -116,16 +117,26 @@ class Share:
         """Withdraw what has changed or gone, publish what is new and quiet; whether anything did."""
         changes, before = self._changes, set(self._shared)
         for manifest_id, offer in list(self._offers.items()):
-            if not offer.unchanged():
-                self._withdraw(manifest_id)
+            why = self._rot(offer.path)
+            if why or not offer.unchanged():
+                self._withdraw(manifest_id, why or f"{offer.path} has changed")
         shared = {shared.known.path for shared in self._shared.values()}
         for path in self._wanted():
-            if path not in shared and self._settled(path) and self._tried.get(path) != self._seen[path]:
+            if path in shared or self._rot(path):
+                continue
+            if self._settled(path) and self._tried.get(path) != self._seen[path]:
                 self._try(path)
         for manifest_id in set(self._shared) - before:
             header = self._shared[manifest_id].manifest.header
             self.observer.note(f"{header.full_name}:{header.version} is shared")
         return self._changes != changes
+
+    def found_rotten(self, path: str, fingerprint: Fingerprint, why: str) -> None:
+        """The file of this fingerprint is damaged: it is withdrawn at the next refresh, and stays so.
+
+        May be called from any thread.
+        """
+        self._rotten[path] = fingerprint, why
 
     def close(self) -> None:
         """Let go of every image; QEMU may write to the masters again."""
@@ -232,6 +243,8 @@ class Share:
         if before is not None:
             self._shared[manifest.id] = replace(before, asked=before.asked or asked)
             return
+        if self._rot(image.path):
+            return
         same = [other for other in self._shared.values() if other.known.path == image.path]
         if same and not asked:
             return  # it is shared under the name that was asked for
@@ -259,16 +272,19 @@ class Share:
         self._shared[manifest.id] = Shared(image, manifest, asked)
         self._changes += 1
 
-    def _withdraw(self, manifest_id: bytes) -> None:
+    def _rot(self, path: str) -> str:
+        """What is wrong with the file at ``path`` as it is now; "" as far as is known nothing."""
+        fingerprint, why = self._rotten.get(path, (None, ""))
+        return why if fingerprint is not None and fingerprint == self._fingerprint(path) else ""
+
+    def _withdraw(self, manifest_id: bytes, why: str) -> None:
         del self._offers[manifest_id]
         shared = self._shared.pop(manifest_id)
         header = shared.manifest.header
         self._seen.pop(shared.known.path, None)
         self._tried.pop(shared.known.path, None)
         self._changes += 1
-        self.observer.note(
-            f"{header.full_name}:{header.version} is served no longer: {shared.known.path} has changed"
-        )
+        self.observer.note(f"{header.full_name}:{header.version} is served no longer: {why}")
 
     def _settled(self, path: str) -> bool:
         """Whether the file looked the same the last time."""

@@ -35,6 +35,9 @@ Progress: TypeAlias = Callable[[int], None]
 
 KeepPage: TypeAlias = Callable[[bytes, bytes], None]
 
+Pause: TypeAlias = Callable[[int], None]
+"""Called before that many guest bytes are read: may wait, or raise to end the reading."""
+
 _WINDOW = 8 * MIB
 """Bytes hashed, and resident, at a time by each thread."""
 
@@ -91,14 +94,26 @@ class _Mappings:
             mapped.madvise(mmap.MADV_DONTNEED, start, offset + length - start)
 
 
-class _RegionHasher:
-    """Hashes regions of one page list: a chain's disk, or its top layer."""
+class RegionHasher:
+    """Hashes regions of one page list: a chain's disk, or its top layer.
 
-    def __init__(self, chain: Chain, unit: int, layer: bool, progress: Progress | None) -> None:
+    With ``pause`` nothing is mapped: a bad sector is an OSError then, not the end of the process.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        unit: int,
+        layer: bool,
+        progress: Progress | None = None,
+        *,
+        pause: Pause | None = None,
+    ) -> None:
         self._chain = chain
         self._unit = unit
         self._layer = layer
         self._progress = progress
+        self._pause = pause
         self._maps = _Mappings()
         self.size = chain.virtual_size
         self.unit_count = ceil_div(self.size, unit)
@@ -175,7 +190,9 @@ class _RegionHasher:
         for at in range(offset, offset + length, _WINDOW):
             size = min(_WINDOW, offset + length - at)
             view = None
-            if image is not None and extent is not None and not extent.stored:
+            if self._pause:
+                self._pause(size)
+            elif image is not None and extent is not None and not extent.stored:
                 host = extent.host + at - extent.offset
                 view = self._maps.view(image.fd, host, size)
             if view is None:
@@ -192,7 +209,7 @@ class _RegionHasher:
 
 def hash_disk(chain: Chain, keep: KeepPage, progress: Progress | None = None) -> PageList:
     """The page list of the disk a guest sees through ``chain``."""
-    return _hash(_RegionHasher(chain, CHUNK, False, progress), CHUNK, None, keep)
+    return _hash(RegionHasher(chain, CHUNK, False, progress), CHUNK, None, keep)
 
 
 def granule_of(image: Image) -> int:
@@ -203,10 +220,10 @@ def granule_of(image: Image) -> int:
 def hash_layer(chain: Chain, parent: bytes, keep: KeepPage, progress: Progress | None = None) -> PageList:
     """The page list of the top layer of ``chain``, whose backing disk has the id ``parent``."""
     unit = granule_of(chain.top)
-    return _hash(_RegionHasher(chain, unit, True, progress), unit, parent, keep)
+    return _hash(RegionHasher(chain, unit, True, progress), unit, parent, keep)
 
 
-def _hash(hasher: _RegionHasher, unit: int, parent: bytes | None, keep: KeepPage) -> PageList:
+def _hash(hasher: RegionHasher, unit: int, parent: bytes | None, keep: KeepPage) -> PageList:
     builder = PageListBuilder(virtual_size=hasher.size, unit=unit, parent=parent, keep=keep)
     for index, body in in_order(lambda index: (index, hasher.page(index)), hasher.busy_pages()):
         builder.add(index, body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,8 +94,13 @@ def _unseen(library: Library, row: ImageRow, known: Known) -> Iterator[Damage]:
 
 def differences(left: PageList, right: PageList, load: LoadPage) -> Iterator[Damage]:
     """Runs of guest bytes in which two lists of one unit differ, or that only the longer one has."""
+    return joined(_differing(left, right, load))
+
+
+def joined(pieces: Iterable[tuple[int, int]]) -> Iterator[Damage]:
+    """Runs made of [first, last) pieces that come in rising order."""
     start = end = 0
-    for first, last in _differing(left, right, load):
+    for first, last in pieces:
         if first > end:
             if start < end:
                 yield Damage(start, end - start)

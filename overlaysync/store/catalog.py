@@ -145,6 +145,12 @@ class Catalog:
         """All known images, latest verified first."""
         return self._images("1")
 
+    def confirm_image(self, image: ImageRow, *, at: float) -> None:
+        """Note that the bytes of ``image`` were read again, unless something else is known by now."""
+        query = "UPDATE images SET verified_at = ? WHERE path = ? AND chain = ? AND disk = ?"
+        with self._database.write() as connection:
+            connection.execute(query, (at, os.fsencode(image.path), json.dumps(image.chain), image.disk))
+
     def forget_image(self, path: str | Path) -> None:
         """Forget what is known of ``path``; the file is not touched."""
         with self._database.write() as connection:

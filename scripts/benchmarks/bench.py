@@ -165,3 +165,35 @@ class Bench:
         with serving([*command, f"--port={port}"], {}, self.scratch / "rsync.log") as server:
             server.await_port(port)
             yield f"rsync://127.0.0.1:{port}/images"
+
+    @contextmanager
+    def ssh_server(self) -> Iterator[str]:
+        """An ssh server for this user, with keys and settings of its own: gives the command that logs in."""
+        sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+        if sshd is None or shutil.which("ssh") is None:
+            raise CannotMeasureError("ssh is not installed: openssh-server, openssh-client")
+        place, port = self.directory("ssh"), free_port()
+        place.chmod(0o700)
+        for name in ("host", "user"):
+            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / name])
+        shutil.copy(place / "user.pub", place / "authorized")
+        settings = {
+            "ListenAddress": f"127.0.0.1:{port}",
+            "HostKey": place / "host",
+            "AuthorizedKeysFile": place / "authorized",
+            "PidFile": "none",
+            "UsePAM": "no",
+            "StrictModes": "no",
+            "PasswordAuthentication": "no",
+            "PermitRootLogin": "yes",
+        }
+        config = place / "sshd_config"
+        config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
+        command: list[str | Path] = [sshd, "-D", "-e", "-f", config]
+        if os.geteuid() == 0:  # then it wants a directory that its service makes: here in a /run of its own
+            script = 'mount -t tmpfs tmpfs /run && mkdir /run/sshd && exec "$@"'
+            command = ["unshare", "--mount", "sh", "-c", script, "sh", *command]
+        with serving(command, {}, self.scratch / "sshd.log") as server:
+            server.await_port(port)
+            trust = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+            yield f"ssh -F none -p {port} -i {place}/user -o BatchMode=yes -o LogLevel=ERROR {trust}"

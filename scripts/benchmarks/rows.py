@@ -439,6 +439,70 @@ def recipe(bench: Bench) -> list[Line]:
     ]
 
 
+# -- 9: the private lane -----------------------------------------------------------------------------
+
+
+def private_fetch(bench: Bench) -> list[Line]:
+    """A master of at most 1 GiB, shared with a team; ssh compresses nothing, as it is set by default."""
+    path = bench.directory("private") / "secret.raw"
+    images.make_spread(path, bench.master, min(bench.size, GIB), min(bench.size, GIB))
+    seed, member = bench.home(), bench.home()
+    code = bench.command("team", "create", "red", home=seed).json["code"]
+    secret = bench.scratch / "code"
+    secret.touch(0o600)
+    secret.write_text(code)
+    bench.command("team", "join", "red", "--code-file", secret, home=member)
+    bench.command("id", path, home=seed)
+    images.warm(path)
+    target = bench.directory("fetched")
+
+    def fetch(peer: str) -> float:
+        home = bench.home(member)
+        seconds = bench.command("fetch", "secret", "--to", target, "--peer", peer, home=home).seconds
+        clean(target, home)
+        return seconds
+
+    def rsync(login: str, *words: str) -> float:
+        command = ["rsync", "-W", *words, "-e", login, f"127.0.0.1:{path}", target]
+        seconds = run(command).seconds
+        clean(target)
+        return seconds
+
+    with (
+        bench.ssh_server() as login,
+        bench.share(path, "--iface", "lo", "--team", "red", home=seed) as (private, _),
+        bench.share(path, "--iface", "lo", "--team", "", home=bench.home(seed)) as (public, _),
+    ):
+        times = take_turns(
+            bench.runs,
+            {
+                "private": lambda: fetch(private),
+                "rsync+fsync": lambda: rsync(login, "--fsync"),
+                "rsync": lambda: rsync(login),
+                "public": lambda: fetch(public),
+            },
+        )
+    clean(path.parent)
+    ours = times["private"]
+
+    def told(against: str, side: str) -> Line:
+        ratio = ours.median / times[side].median
+        return Line("the same", ours.text(), against, times[side].text(), ratio)
+
+    return [
+        at_most(
+            1.0,
+            ours.median / times["rsync+fsync"].median,
+            what="`fetch` of what belongs to a team, whole command with its fsync",
+            ours=ours.text(),
+            against="`rsync -W --fsync -e ssh`",
+            theirs=times["rsync+fsync"].text(),
+        ),
+        told("`rsync -W -e ssh` without fsync", "rsync"),
+        told("`fetch` of the same in public", "public"),
+    ]
+
+
 ALL = (
     Row(1, "Index an image that is in the page cache", index),
     Row(2, "First fetch of a public master, loopback", first_fetch),
@@ -448,4 +512,5 @@ ALL = (
     Row(6, "Peak memory", memory),
     Row(7, "Start", help_text),
     Row(8, "Promoted master where parent and layer are held", recipe),
+    Row(9, "First fetch of a team's master over TLS, loopback", private_fetch),
 )

@@ -11,12 +11,12 @@ import urllib.request
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 
 from overlaysync.net.messages import encode_slots
 from overlaysync.units import CHUNK, KIB, MIB
+from tests.e2e.memory import peak_memory
 from tests.e2e.nodes import Lab
 from tests.e2e.recorded import record
 
@@ -95,13 +95,6 @@ def ask(port: int) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/peers", timeout=20) as answer:
         assert answer.status == 200
     return time.monotonic() - began
-
-
-def peak_memory(pid: int) -> int:
-    """The most resident memory a process has had, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * KIB
 
 
 def test_five_hundred_clients_are_served_alike(open_lab: Lab) -> None:

@@ -193,7 +193,8 @@ def test_a_sharer_that_dies_for_good_leaves_a_fetch_to_be_resumed(lab: Lab) -> N
     copy = other.place / master.name
     copy.write_bytes(master.read_bytes())
     share = other.share(copy)
-    (item,) = student.fetch(lab.name("disk"), "--peer", share.peer)
+    # Another publisher's, so it is asked for by its id: the name belongs to the first.
+    (item,) = student.fetch(other.json("id", copy)["disk"], "--peer", share.peer)
 
     assert item["resumed"] > 0
     assert item["resumed"] + item["wire"]["data"] == 48 * MIB

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.counts import record_counts
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,7 +19,9 @@ def fuzz(*, cases: int, seed: int) -> dict[str, int]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()
-    return {name: int(count) for name, count in zip(words[::2], words[1::2], strict=True)}
+    outcomes = {name: int(count) for name, count in zip(words[::2], words[1::2], strict=True)}
+    record_counts(f"fuzz-images-{seed}", **outcomes)
+    return outcomes
 
 
 def assert_sensible(outcomes: dict[str, int], cases: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from overlaysync.formats.chain import Chain
 from overlaysync.model.digest import Kind
 from overlaysync.units import KIB, MIB, SECTOR
 from tests import images
+from tests.counts import record_counts
 from tests.images import Op
 
 pytestmark = pytest.mark.qemu
@@ -105,6 +108,9 @@ def pieces(chain: Chain, step: int) -> Iterator[tuple[int, int, Kind]]:
             yield extent.offset, extent.length, extent.kind
 
 
+_compared = count(1)
+
+
 def assert_as_qemu(path: Path, step: int) -> None:
     with Chain.open(str(path)) as chain:
         expected = images.own_extents(path)
@@ -113,6 +119,7 @@ def assert_as_qemu(path: Path, step: int) -> None:
         buffer = bytearray(b"?" * chain.virtual_size)
         chain.read_into(0, memoryview(buffer))
         assert buffer == images.content(path)
+    record_counts(f"generated-{os.getpid()}", compared=next(_compared))
 
 
 def check_chain(made: list[Layer], step: int, *, compress: bool) -> None:

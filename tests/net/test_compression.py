@@ -27,6 +27,7 @@ from overlaysync.net.server import Server
 from overlaysync.ops.offer import Offer
 from overlaysync.swarm.link import Compression
 from overlaysync.units import CHUNK, KIB, MIB
+from tests.counts import record_counts
 from tests.net import frames
 from tests.net.fuzzing import LARGE, TEXT
 from tests.net.shelf import HASTY_CLIENT, FakeShelf, make_offer, make_shelf, ok, says, scripted, serving
@@ -90,7 +91,9 @@ def fuzz(*, cases: int, seed: int) -> dict[str, int]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()
-    return {name: int(count) for name, count in zip(words[::2], words[1::2], strict=True)}
+    outcomes = {name: int(count) for name, count in zip(words[::2], words[1::2], strict=True)}
+    record_counts(f"fuzz-frames-{seed}", **outcomes)
+    return outcomes
 
 
 def assert_sensible(outcomes: dict[str, int], cases: int) -> None:

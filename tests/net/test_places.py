@@ -26,6 +26,7 @@ class Hall:
         self.places = Places(bounds, most)
         self.entered: list[str] = []
         self.inside: Counter[str] = Counter()
+        self.gave_way: list[str] = []
         self._bodies: list[tuple[asyncio.Task[None], asyncio.Event]] = []
 
     def ask(self, client: str) -> asyncio.Task[None]:
@@ -35,13 +36,17 @@ class Hall:
         return task
 
     async def _body(self, client: str, go: asyncio.Event) -> None:
-        async with self.places.place(client):
+        async with self.places.place(client, lambda: self._give_way(client, go)):
             self.entered.append(client)
             self.inside[client] += 1
             try:
                 await go.wait()
             finally:
                 self.inside[client] -= 1
+
+    def _give_way(self, client: str, go: asyncio.Event) -> None:
+        self.gave_way.append(client)
+        go.set()
 
     def end(self, number: int) -> None:
         self._bodies[number][1].set()
@@ -58,8 +63,9 @@ class Hall:
             return await asyncio.gather(*tasks, return_exceptions=True)
 
     async def capacity(self) -> int:
-        """How many get in at once, when nobody is here."""
+        """How many get in at once, when nobody is here; no time passes for them, however long it takes."""
         assert not self.inside.total()
+        self.places._bounds = replace(self.places._bounds, place_s=LONG)
         tasks = [self.ask("test") for _ in range(70)]
         await settle()
         found = self.inside.total()
@@ -153,6 +159,57 @@ async def test_a_body_that_goes_in_time_gives_its_place_back_once() -> None:
     await asyncio.wait({longer}, timeout=0.1)  # both times are over
     await hall.run_to_the_end()
     assert await hall.capacity() == 2
+
+
+# -- who gives way -----------------------------------------------------------------------------------
+
+
+async def full_of_slow(clients: str, **bounds: float) -> Hall:
+    """A hall in which everything is taken by slow bodies, begun in this order."""
+    hall = Hall(replace(CALM, places=8, place_s=0.02, **bounds), most=len(clients))  # type: ignore[arg-type]
+    for client in clients:
+        hall.ask(client)
+    await soon(lambda: sum(map(len, hall.places._slow.values())) == len(clients))
+    return hall
+
+
+async def test_who_has_most_slow_bodies_gives_way_to_who_waits() -> None:
+    hall = await full_of_slow("abbbaacbb")
+    hall.ask("z")
+    await soon(lambda: hall.inside["z"] == 1)
+    assert hall.gave_way == ["b"]
+    assert hall.inside == {"a": 3, "b": 4, "c": 1, "z": 1}
+    await hall.run_to_the_end()
+
+
+async def test_nobody_gives_way_to_who_would_have_more_then() -> None:
+    hall = await full_of_slow("aabbc", wait_s=0.2)
+    refused = hall.ask("a"), hall.ask("b"), hall.ask("c")
+    with pytest.raises(NoPlaceError):
+        await within(5, refused[0])
+    await asyncio.wait(refused)
+    assert hall.gave_way == []
+    await hall.run_to_the_end()
+
+
+async def test_what_was_given_up_goes_to_who_has_fewest() -> None:
+    hall = await full_of_slow("aaaabbbb")
+    for client in "aaabbbz":  # z is last in line
+        hall.ask(client)
+    await soon(lambda: hall.inside["z"] == 1)
+    assert len(hall.gave_way) == 1
+    await hall.run_to_the_end()
+
+
+async def test_a_body_that_is_fast_enough_never_gives_way() -> None:
+    hall = Hall(replace(CALM, places=8, wait_s=0.1), most=8)
+    for _ in range(8):
+        hall.ask("a")
+    await settle()
+    with pytest.raises(NoPlaceError):
+        await within(5, hall.ask("z"))
+    assert hall.gave_way == []
+    await hall.run_to_the_end()
 
 
 # -- who does not get in -----------------------------------------------------------------------------

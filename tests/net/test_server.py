@@ -272,10 +272,10 @@ async def test_a_request_has_no_body(address: Address, field: str) -> None:
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        b"GET /v1/catalog?" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n",
-        b"GET /v1/catalog HTTP/1.1\r\nX: " + b"y" * 10_000 + b"\r\n\r\n",
-        b"GET /v1/catalog HTTP/1.1\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
-        b"GET /v1/catalog HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /v1/catalog?" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/catalog HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 10_000 + b"\r\n\r\n",
+        b"GET /v1/catalog HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
+        b"GET /v1/catalog HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00" + bytes(200),
         b"\r\n" * 100_000,
     ],

@@ -120,7 +120,7 @@ def test_a_file_that_shrinks_under_the_hasher_reads_as_zeros(tmp_path: Path) -> 
     path = tmp_path / "shrinks.raw"
     path.write_bytes(b"y" * (8 * MIB))
     with Chain.open(str(path), Format.RAW) as chain:
-        hasher = hashing._RegionHasher(chain, CHUNK, False, None)
+        hasher = hashing.RegionHasher(chain, CHUNK, False, None)
         full = hasher.page(0)
         os.truncate(path, 64 * KIB)
         assert hasher.page(0)[:32] == full[:32]

@@ -151,7 +151,7 @@ def full_disk(session: Session) -> None:
             runner = stack.enter_context(
                 Runner(place, one_thread=False, reserve=0, prefix=disk.student.prefix)
             )
-            for room in full.rooms(scene, 1000):
+            for room in full.rooms(scene):
                 session.add(f"full-{name}", full.try_rooms(runner, disk.outside, scene, [room]))
                 if session.over:
                     return

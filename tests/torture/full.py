@@ -23,13 +23,12 @@ SCENES = (
 )
 
 
-def rooms(scene: Scene, count: int) -> list[int]:
-    """How much is left free, from nothing to more than enough: closest where a command begins and ends."""
+def rooms(scene: Scene, count: int = 42) -> list[int]:
+    """``count`` amounts of room, from none to more than enough, closest where a command begins and ends."""
     needed = sum(_sizes(scene))
     edges = [0, 4 * KIB, 12 * KIB, 40 * KIB, 96 * KIB]
-    inside = [needed + step * 8 * KIB for step in range(-8, 24)]
-    chosen = [*edges, *inside]
-    return [chosen[at * len(chosen) // count] for at in range(count)] if count < len(chosen) else chosen
+    chosen = [*edges, *range(needed - 64 * KIB, needed + 512 * KIB, 16 * KIB), needed + 2 * MIB]
+    return [chosen[at * (len(chosen) - 1) // (count - 1)] for at in range(count)]
 
 
 def _sizes(scene: Scene) -> Iterator[int]:
