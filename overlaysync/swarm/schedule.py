@@ -10,7 +10,7 @@ How slots are chosen, piece by piece (:mod:`overlaysync.model.pieces`):
   (:mod:`.duty`) and what nobody else has yet, so that a seed sends everything about once; all else from the
   others, rarest first. When everything has been brought in, a seed is a source like any other;
 * with seeds enough for all: rarest first from everybody;
-* when (almost) nothing is under way any more, whatever is left from whoever has it;
+* when (almost) nothing is under way any more, from the seeds also what is the duty of others;
 * what is late is asked a second time of somebody else, once nothing else is left to ask.
 
 A source is asked for nothing before its first question has ended: it may tell of others. It gets one request
@@ -301,11 +301,12 @@ class Schedule:
                     return request
                 # A seed has something again when others have got the last piece; all else is heard of.
                 source.dry = not (source.seed and self._fetchers)
-        if self._starving(now):
+        if fresh is not None and self._starving(now):
             for name, source in ready:
-                room = self._room(source)
-                if request := self._make(name, self._choose_any(source, room).tolist(), room, now):
-                    return request
+                if source.seed:
+                    room = self._room(source)
+                    if request := self._make(name, self._others_duty(room).tolist(), room, now):
+                        return request
         return self._second_try(late, ready, now)
 
     def next_question(self, now: float) -> str | None:
@@ -335,8 +336,6 @@ class Schedule:
         """Whether (almost) nothing is under way, and that is not because others are about to bring it in."""
         if len(self._requests) > _STARVING:
             return False
-        if not self._fetchers:
-            return True
         if self._began is None or now - self._began < _PATIENT_S:
             return False
         return self._fetchers <= len(self._live) or now - self._fed_at > _STRANGERS_S
@@ -379,14 +378,10 @@ class Schedule:
             return np.flatnonzero(free & fresh)[:most]
         return self._wanted.rarest(free, most)
 
-    def _choose_any(self, source: Source, room: int) -> PieceNumbers:
-        """The same when nothing else is under way: what nobody has, first what is nearly a duty."""
-        most = min(room, MAX_RUNS)
-        free = self._wanted.free(source.pieces)
-        fresh = np.flatnonzero(free & self._wanted.fresh())
-        if len(fresh):
-            return fresh[np.argsort(self._duty.scores[fresh])[: -most - 1 : -1]]
-        return self._wanted.rarest(free, most)
+    def _others_duty(self, room: int) -> PieceNumbers:
+        """What no peer has and is not under way, first what is nearly this node's duty."""
+        pieces = np.flatnonzero(self._wanted.free(None) & self._wanted.fresh())
+        return pieces[np.argsort(self._duty.scores[pieces])[: -min(room, MAX_RUNS) - 1 : -1]]
 
     def _late(self, now: float) -> list[Request]:
         """Requests that take too long, the oldest first."""

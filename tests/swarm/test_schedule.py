@@ -821,7 +821,7 @@ class AnyEvents(RuleBasedStateMachine):
             return
         for request in self.flying:
             self.made.failed(request, Failure.GONE, self.now)
-        self.made.add_source("good")
+        self.made.add_source("good", whole=len(self.said) % 2 == 0)
         self.made.heard("good", held=None, cursor=0, now=self.now)
         asked = []
         for turn in range(100):  # among strangers it waits for them between any two
