@@ -10,7 +10,7 @@ How slots are chosen, piece by piece (:mod:`overlaysync.model.pieces`):
   (:mod:`.duty`) and what nobody else has yet, so that a seed sends everything about once; all else from the
   others, rarest first. When everything has been brought in, a seed is a source like any other;
 * with seeds enough for all: rarest first from everybody;
-* when (almost) nothing is under way any more, whatever is left from whoever has it;
+* when (almost) nothing is under way any more, from the seeds also what is the duty of others;
 * what is late is asked a second time of somebody else, once nothing else is left to ask.
 
 A source is asked for nothing before its first question has ended: it may tell of others. It gets one request
@@ -58,8 +58,11 @@ _COMPANY_REQUEST_S = 0.2
 
 _STARVING = 1
 _PATIENT_S = 2.0
-"""With so few requests under way the rules of duty are put aside; but not so soon after the start: others are
-about to bring in what is theirs."""
+_STRANGERS_S = 1.0
+"""With so few requests under way the rules of duty are put aside. But not so soon after the start: others are
+about to bring in what is theirs. And where there are more nodes than one knows, not before nothing was found
+for a second: what no neighbour has may be on its way to one.
+"""
 
 _LATE_S = 2.0
 _LATE_FACTOR = 4.0
@@ -73,6 +76,11 @@ _ASK_SOURCE_S = 0.02
 _ASK_SEED_S = 1.0
 """What a source has is asked again after 0.1, 0.2, 0.3 s and so on: up to a second for a seed, and for others
 up to 0.1 s and 0.02 s for each source there is, so that a node asks fifty times a second at most."""
+
+_CROWD = 30
+_CROWD_MOST = 5.0
+"""With more fetching nodes than that seeds are asked less often, by up to five times: each answer of a seed
+tells of all of them, so what it sends for questions grows with the square of their number."""
 
 _HOPELESS_S = 20.0
 """Sources that have nothing that is missing, and get nothing new for so long, will never have it."""
@@ -132,6 +140,7 @@ class Schedule:
         self._requests: dict[Request, None] = {}
         self._allowed = _FIRST_IN_FLIGHT
         self._began: float | None = None
+        self._fed_at = 0.0
         self._obsolete = False
         self._fetchers = 0
         self._typical_s = _LATE_S / _LATE_FACTOR
@@ -288,14 +297,16 @@ class Schedule:
             if not source.dry:
                 room = self._room(source)
                 if request := self._make(name, self._choose(source, fresh, room).tolist(), room, now):
+                    self._fed_at = now
                     return request
                 # A seed has something again when others have got the last piece; all else is heard of.
                 source.dry = not (source.seed and self._fetchers)
-        if self._starving(now):
+        if fresh is not None and self._starving(now):
             for name, source in ready:
-                room = self._room(source)
-                if request := self._make(name, self._choose_any(source, room).tolist(), room, now):
-                    return request
+                if source.seed:
+                    room = self._room(source)
+                    if request := self._make(name, self._others_duty(room).tolist(), room, now):
+                        return request
         return self._second_try(late, ready, now)
 
     def next_question(self, now: float) -> str | None:
@@ -322,9 +333,12 @@ class Schedule:
     # -- choosing ------------------------------------------------------------------------------------
 
     def _starving(self, now: float) -> bool:
-        """Whether (almost) nothing is under way, and that is not because everybody has just begun."""
-        patient = self._fetchers and (self._began is None or now - self._began < _PATIENT_S)
-        return len(self._requests) <= _STARVING and not patient
+        """Whether (almost) nothing is under way, and that is not because others are about to bring it in."""
+        if len(self._requests) > _STARVING:
+            return False
+        if self._began is None or now - self._began < _PATIENT_S:
+            return False
+        return self._fetchers <= len(self._live) or now - self._fed_at > _STRANGERS_S
 
     def _fresh(self) -> PieceMask | None:
         """What seeds should be asked for; None when they are sources like any other."""
@@ -364,14 +378,10 @@ class Schedule:
             return np.flatnonzero(free & fresh)[:most]
         return self._wanted.rarest(free, most)
 
-    def _choose_any(self, source: Source, room: int) -> PieceNumbers:
-        """The same when nothing else is under way: what nobody has, first what is nearly a duty."""
-        most = min(room, MAX_RUNS)
-        free = self._wanted.free(source.pieces)
-        fresh = np.flatnonzero(free & self._wanted.fresh())
-        if len(fresh):
-            return fresh[np.argsort(self._duty.scores[fresh])[: -most - 1 : -1]]
-        return self._wanted.rarest(free, most)
+    def _others_duty(self, room: int) -> PieceNumbers:
+        """What no peer has and is not under way, first what is nearly this node's duty."""
+        pieces = np.flatnonzero(self._wanted.free(None) & self._wanted.fresh())
+        return pieces[np.argsort(self._duty.scores[pieces])[: -min(room, MAX_RUNS) - 1 : -1]]
 
     def _late(self, now: float) -> list[Request]:
         """Requests that take too long, the oldest first."""
@@ -444,7 +454,8 @@ class Schedule:
         if self._began is None:
             self._began = now
         often = _ASK_SEED_S if source.seed else _ASK_S + _ASK_SOURCE_S * len(self._live)
-        source.ask_at = now + min(often, _ASK_S * source.answers)
+        crowd = min(_CROWD_MOST, max(1.0, self._fetchers / _CROWD)) if source.seed else 1.0
+        source.ask_at = now + crowd * min(often, _ASK_S * source.answers)
 
     def _came(self, request: Request, runs: Iterable[Run]) -> list[int]:
         whole = self._wanted.came(runs, request.pieces)

@@ -4,15 +4,16 @@ Each node does what the program's transfer does: after every event, and every TI
 requests and questions until there are none. What is simulated is around that: links and places
 (:mod:`tests.swarm.wires`), answers that take their time, and nodes that fail, lie, stall, come late or go.
 
-Leaves out: what questions and answers weigh on the wire, the time that verifying and writing takes.
+Leaves out: the time that verifying and writing takes.
 
 A piece is one slot, of PIECE bytes or as large as :attr:`Room.piece` says: for hundreds of nodes take larger
-pieces. Beyond MAX_NEIGHBOURS other nodes a node takes so many of them at random, and asks no more.
+pieces. Each node chooses up to half of :attr:`Room.neighbours`
+(MAX_SOURCES) others at random, and takes in those that ask it up to all of it: as the program does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from random import Random
@@ -37,6 +38,10 @@ SILENCE_S = 10.0
 CONNECT_S = 3.0
 LISTED = 256
 """Most members in an answer, at random."""
+
+QUESTION = 500
+TOLD = 80
+"""Bytes of a question or an answer, and of each member in it."""
 
 
 class Manner(Enum):
@@ -372,6 +377,8 @@ class Room:
             listed = self._listed(server) if server.schedule is None else []
             if server.schedule is not None:
                 listed.append(self._member(server))
+            node.wire.say(QUESTION)
+            server.wire.say(QUESTION + TOLD * len(listed))
             self.clock.after(delay, self._heard, node, server, news, server.log.cursor, listed)
 
     def _heard(
@@ -415,13 +422,3 @@ class Room:
         if node.schedule:
             node.known.add(other)
             node.schedule.add_source(other, whole=whole)
-
-
-def alike(count: int, size: int, *, prepare: Callable[[Room], None] | None = None, **options: int) -> Room:
-    """A room with one seed and ``count`` peers with links alike, after all have finished."""
-    room = Room(size, **options)
-    room.seed()
-    room.peers(count)
-    if prepare:
-        prepare(room)
-    return room.run()

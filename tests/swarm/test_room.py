@@ -56,8 +56,8 @@ def test_whatever_the_random_numbers_are(seed: int) -> None:
 @pytest.mark.slow
 def test_a_hundred() -> None:
     room, seed, _ = room_of(100, SIZE // 2)
-    assert room.run().ratio() <= 1.5
-    assert room.sent(seed) <= 1.5
+    assert room.run().ratio() <= 1.45
+    assert room.sent(seed) <= 1.3
     honest(room)
 
 

@@ -240,6 +240,17 @@ def test_questions_become_rarer() -> None:
     assert peer[-1] == pytest.approx(0.1 + 4 * 0.02, abs=0.02)
 
 
+@pytest.mark.parametrize(("others", "pause"), [(3, 1.0), (30, 1.0), (60, 2.0), (1000, 5.0)])
+def test_in_a_crowd_a_seed_is_asked_less_often(others: int, pause: float) -> None:
+    made = schedule()
+    made.share_with(f"m{number}" for number in range(others))
+    for turn in range(1, 20):
+        now = 100.0 * turn
+        assert made.next_question(now) == "a"
+        made.heard("a", held=None, cursor=0, now=now)
+    assert made.next_question(now + pause - 0.01) is None and made.next_question(now + pause) == "a"
+
+
 def test_who_cannot_say_is_not_asked_again_but_serves() -> None:
     made = schedule(40)
     made.silent("a", 0.0, for_good=True)
@@ -371,6 +382,14 @@ def test_a_starving_node_takes_what_is_the_duty_of_others() -> None:
     mine = {piece for request in drain(made, 0.5) for piece in request.pieces}
     assert mine and len(mine) < 10, "others may still bring in theirs"
     assert len(mine | {piece for request in drain(made, 60.0) for piece in request.pieces}) == 10
+
+
+def test_where_there_are_strangers_a_starving_node_waits_a_second_longer() -> None:
+    made = schedule(400, peers="bc")
+    made.share_with(f"m{number}" for number in range(9))
+    assert 0 < len(drain(made, 60.0)) < 40
+    assert made.next_request(60.9) is None
+    assert drain(made, 61.1)
 
 
 def test_with_seeds_enough_for_all_everything_is_asked_of_them() -> None:
@@ -802,9 +821,12 @@ class AnyEvents(RuleBasedStateMachine):
             return
         for request in self.flying:
             self.made.failed(request, Failure.GONE, self.now)
-        self.made.add_source("good")
+        self.made.add_source("good", whole=len(self.said) % 2 == 0)
         self.made.heard("good", held=None, cursor=0, now=self.now)
-        asked = [slot for request in drain(self.made, self.now + 1e6) for slot in slots_of(request)]
+        asked = []
+        for turn in range(100):  # among strangers it waits for them between any two
+            requests = drain(self.made, self.now + 1e6 + 10 * turn)
+            asked += [slot for request in requests for slot in slots_of(request)]
         assert sorted(asked) == sorted(self.missing) and self.made.finished
 
 

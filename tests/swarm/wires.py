@@ -5,7 +5,7 @@ part then waits its turn in the receiver's downlink; a body has at most WINDOW p
 bodies share whichever link is the bottleneck evenly, and no link idles while a body could use it: near to
 max-min fair, for two events a part.
 
-Leaves out: loss, slow start, headers, and what questions and answers weigh.
+Leaves out: loss, slow start and headers.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ class Wire:
         self.sent_bytes = 0
         self._turns: deque[Body] = deque()
         self._sending = False
+        self._said = 0
         self._down_free = 0.0
         self._held_back: list[Body] = []
         self._bodies: set[Body] = set()
@@ -175,6 +176,10 @@ class Wire:
         self.is_cut = True
         self.clock.after(seconds, self._heal)
 
+    def say(self, size: int) -> None:
+        """So many bytes beside the bodies: the next part has to wait for them."""
+        self._said += size
+
     def _heal(self) -> None:
         self.is_cut = False
         held_back, self._held_back = self._held_back, []
@@ -202,7 +207,8 @@ class Wire:
             body.unsent -= size
             body.credit -= 1
             self._sending = True
-            self.clock.after(size / self.up, self._sent, body, size)
+            self.clock.after((size + self._said) / self.up, self._sent, body, size)
+            self._said = 0
             return
 
     def _sent(self, body: Body, size: int) -> None:
