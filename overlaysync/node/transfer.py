@@ -169,8 +169,10 @@ class Transferring:
             for member in known.current(now)
             if member.id != self._passing.member
         }
-        whole = self._schedule.pieces.count
-        self._schedule.share_with(id for id, member in others.items() if member.held < whole)
+        whole, useless = self._schedule.pieces.count, self._useless(now)
+        self._schedule.share_with(
+            id for id, member in others.items() if member.held < whole and id not in useless
+        )
         for member in self._members.current(now):  # who is done stays for a moment, and longer when asked
             self._add_member(member, MAX_SOURCES)
         if now >= self._choose_at and self._company() < MAX_SOURCES // 2:
@@ -184,6 +186,13 @@ class Transferring:
         return sum(
             source not in dropped and self._unheard[source] < _UNHEARD for source in self._met.values()
         )
+
+    def _useless(self, now: float) -> set[str]:
+        """Members met that do not do what they are asked for: the work is not shared with them."""
+        doubtful = self._schedule.doubtful(now)
+        return {
+            id for id, source in self._met.items() if source in doubtful or self._unheard[source] >= _UNHEARD
+        }
 
     def _add_member(self, member: Member, most: int) -> None:
         """Ask this one as well, unless ``most`` are asked already."""

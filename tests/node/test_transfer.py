@@ -324,6 +324,8 @@ async def test_a_member_that_lies_costs_nothing_and_is_dropped(
         await client.swarm(seed.address, whole.manifest.id, whole.pieces.count, question)
         async with fetcher(tmp_path / "a", whole, [seed.address]) as a:
             await run(a, within_s=lie.within_s)
+        useless = a.transferring._useless(asyncio.get_running_loop().time())
+    assert useless == ({LIAR} if liar.asked or liar.questions > 2 else set())
     assert liar.questions >= 1
     assert liar.asked <= lie.most_asked
     assert a.dropped == ({str(address): lie.dropped} if lie.dropped else {})
