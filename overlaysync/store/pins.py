@@ -12,6 +12,9 @@ from overlaysync.store.database import Database
 _SEEN_COLUMNS = "team, name, publisher, version, at, label"
 _PIN_COLUMNS = "team, name, publisher, since, explicit, label"
 
+MAX_STRANGERS = 4096
+"""Versions kept of publishers that nothing is pinned to, the latest seen: anybody can make up names."""
+
 
 class PinStore:
     """The pins in ``database``."""
@@ -73,6 +76,7 @@ class PinStore:
             with self._database.write() as connection:
                 for seen in news:
                     note(connection, seen)
+                _forget_strangers(connection)
 
 
 def note(connection: sqlite3.Connection, seen: Sighting) -> None:
@@ -83,6 +87,15 @@ def note(connection: sqlite3.Connection, seen: Sighting) -> None:
         " DO UPDATE SET version = ?4, at = ?5, label = ?6 WHERE version < ?4",
         astuple(seen),
     )
+
+
+def _forget_strangers(connection: sqlite3.Connection) -> None:
+    known = "SELECT publisher FROM pins UNION SELECT publisher FROM trusted"
+    too_many = (
+        f"SELECT rowid FROM seen WHERE publisher NOT IN ({known})"
+        " ORDER BY at DESC, rowid DESC LIMIT -1 OFFSET ?"
+    )
+    connection.execute(f"DELETE FROM seen WHERE rowid IN ({too_many})", (MAX_STRANGERS,))
 
 
 def _is_higher(connection: sqlite3.Connection, seen: Sighting) -> bool:

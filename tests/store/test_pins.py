@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import overlaysync.store.pins as module
 from overlaysync.model.pin import Pin, Sighting, TrustedPublisher
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
@@ -78,6 +79,24 @@ def test_what_is_noted_already_is_not_written_again(store: PinStore, home: Home)
         busy.execute("BEGIN IMMEDIATE")
         store.note([Sighting("", "vm", P, 3), Sighting("", "vm", P, 1)])
     busy.close()
+
+
+def test_of_strangers_only_the_latest_are_kept(store: PinStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_STRANGERS", 3)
+    store.pin_first(PIN)
+    store.trust(TrustedPublisher(Q, LATER), [])
+    first = [Sighting("", name, publisher, 1, PIN.since) for name, publisher in (("router", P), ("web", Q))]
+    store.note(first)
+    for day in range(1, 6):
+        store.note(Sighting("", f"x{day}{n}", b"R" * 32, 1, f"2026-03-0{day}T00:00:00Z") for n in range(2))
+    assert store.sightings() == [
+        first[0],
+        first[1],
+        *(
+            Sighting("", name, b"R" * 32, 1, f"2026-03-0{name[1]}T00:00:00Z")
+            for name in ("x41", "x50", "x51")
+        ),
+    ]
 
 
 def test_a_home_of_version_1_goes_on(home: Home) -> None:
