@@ -111,6 +111,7 @@ class Client:
         self._hosts: dict[tuple[Endpoint, bool], _Host] = {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
+                limit=0,  # who is asked, and how often, is bounded by those who ask
                 limit_per_host=bounds.connections_per_host,
                 keepalive_timeout=bounds.idle_s,
                 use_dns_cache=False,

@@ -91,9 +91,11 @@ class Trials:
         self._under_way += 1
         return True
 
-    def end(self, *, shrank: bool) -> None:
-        """A body was tried."""
+    def end(self, *, shrank: bool | None) -> None:
+        """A body was tried; None when nothing was learnt."""
         self._under_way -= 1
+        if shrank is None:
+            return
         if shrank:
             self._skip, self._next_skip = 0, 1
         elif not self._skip:  # else it began before the failure that is being answered
@@ -139,7 +141,7 @@ class Compressor:
     async def _try(self, offer: Offer, runs: Runs, length: int) -> bytes | None:
         """The compressed body if it is much shorter."""
         trials = self._of(offer)
-        shrank = True  # nothing is learnt from an image that cannot be read
+        shrank = None  # nothing is learnt from who goes away, or from an image that cannot be read
         try:
             body = await asyncio.get_running_loop().run_in_executor(
                 self._threads, lambda: compress(_read_all(offer.segments(runs), length))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from random import random
 from typing import Protocol, TypeVar
 
 from overlaysync.errors import (
@@ -89,7 +90,7 @@ class Anyone:
                 sources = self._reach.sources(content, team)
                 others = [source for source in sources if source not in {*failures, *asked.values()}]
                 if others:
-                    source = min(others, key=lambda source: source in self._last)
+                    source = min(others, key=lambda source: (source in self._last, random()))
                     asked[asyncio.create_task(_patiently(ask, *sources[source]))] = source
                 elif not asked and not await self._reach.another(wait_s=self._wait_s):
                     silent = [source for source, why in failures.items() if isinstance(why, SilentError)]

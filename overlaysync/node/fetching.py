@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from overlaysync.errors import (
     BaseImageError,
@@ -47,6 +48,9 @@ from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.resolve import Listing
 from overlaysync.store.files import translate
 from overlaysync.trust.envelope import Manifest
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _WRITERS = 4
 """Threads that verify and write: more than processors, as writing waits for the disk."""
@@ -216,7 +220,8 @@ class Fetch:
             present = await asyncio.to_thread(self._present, step)
             if present is None:
                 present = await self._make_or_find(step)
-            keep_manifest(self.node.catalog, step.listing.manifest, at=timestamp())
+            # In a thread: another process may hold the catalog for a while, and others are served meanwhile.
+            await asyncio.to_thread(keep_manifest, self.node.catalog, step.listing.manifest, at=timestamp())
             results.append(present)
         return results
 
@@ -268,14 +273,13 @@ class Fetch:
         transfer = Transfer()
         pages = await self._page_list(step, transfer)
         base = await asyncio.to_thread(self._base, step)
-        assembly = await asyncio.to_thread(self._assembly, step, pages, base)
+        assembly = await self._in_thread(self._assembly, step, pages, base)
         offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page)
         mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
         try:
             await self._fill(step, assembly, offer, transfer, mode)
             known = await asyncio.to_thread(self._remember, step, pages, base)
-        except BaseException as error:
-            self._stopping = isinstance(error, asyncio.CancelledError)
+        except BaseException:
             self.passing.withdraw(offer)
             raise
         return Fetched(step.listing.manifest, known, False, transfer)
@@ -296,6 +300,7 @@ class Fetch:
             self.node.library.load_page,
             self.node.home.journals,
             replace=self.options.replace,
+            progress=self._check_stopping,
         )
 
     async def _fill(
@@ -315,6 +320,9 @@ class Fetch:
             finish = partial(assembly.finish, mode=mode, replace=self.options.replace)
             await asyncio.gather(in_thread(finish), transferring.say_goodbye())
             self.passing.finish(offer)
+        except asyncio.CancelledError:
+            self._stopping = True
+            raise
         finally:
             # Threads may still be writing: the part file is closed after the last of them.
             await asyncio.shield(asyncio.to_thread(_close, assembly, threads))
@@ -391,11 +399,11 @@ class Fetch:
         """The page list of the content, with all its pages kept here."""
         header = step.header
         transfer.manifest += len(step.listing.manifest.envelope)
-        pages = self.node.catalog.pages.load_list(header.content_id)
+        pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
         if pages is None:
             # Images here that nobody has hashed yet may show it, or most of its pages.
-            await self._learn_first(header.virtual_size)
-            pages = self.node.catalog.pages.load_list(header.content_id)
+            await self._in_thread(self._learn, header.virtual_size)
+            pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
         if pages is None:
             pages = await self._anyone.ask(header.content_id, self._one_list, team=header.team)
             transfer.manifest += len(pages.encode())
@@ -407,9 +415,10 @@ class Fetch:
             )
         return pages
 
-    async def _learn_first(self, virtual_size: int) -> None:
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Long work, which :meth:`_check_stopping` ends when nobody waits for it any more."""
         try:
-            await asyncio.to_thread(self._learn, virtual_size)
+            return await asyncio.to_thread(work, *args, **kwargs)
         except asyncio.CancelledError:
             self._stopping = True
             raise

@@ -113,7 +113,7 @@ def _tell_progress(share: Share) -> None:
         ]
         if members.joined:
             name = f"{header.full_name}:{header.version}"
-            share.observer.serving(name, len(members.done), members.joined, fetching)
+            share.observer.serving(name, len(members.done), len(members.joined), fetching)
 
 
 def _announcement(share: Share, server: Server) -> Announcement:

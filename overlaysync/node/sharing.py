@@ -281,6 +281,7 @@ class Share:
         del self._offers[manifest_id]
         shared = self._shared.pop(manifest_id)
         header = shared.manifest.header
+        self.swarms.leave(manifest_id)
         self._seen.pop(shared.known.path, None)
         self._tried.pop(shared.known.path, None)
         self._changes += 1

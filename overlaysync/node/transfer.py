@@ -56,7 +56,7 @@ class Transfer:
     """Where the bytes of one image came from.
 
     Attributes:
-        data: data bytes on the wire from peers: compressed ones as they came, wrong ones included.
+        data: bytes of whole bodies of data from peers: compressed ones as they came, wrong ones included.
         manifest: bytes of manifest, page list and pages received.
         local: bytes taken from images here.
         resumed: bytes an interrupted run had already written.
@@ -122,6 +122,7 @@ class Transferring:
         self._sources: dict[str, tuple[Endpoint, Manifest]] = {}
         self._labels: dict[str, str] = {}
         self._asking: dict[Request, asyncio.Task[None]] = {}
+        self._writing: set[asyncio.Future[list[tuple[int, int]]]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._wake = asyncio.Event()
@@ -150,7 +151,8 @@ class Transferring:
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            # What is being written goes on when nobody waits for it, and must not outlive the part file.
+            await asyncio.gather(*self._tasks, *self._writing, return_exceptions=True)
             for source, size in schedule.delivered().items():
                 label = self._label(source)
                 self._transfer.sources[label] = self._transfer.sources.get(label, 0) + size
@@ -299,11 +301,17 @@ class Transferring:
         else:
             del self._asking[request]  # bytes that are here are not given up any more
             self._transfer.data += received
-            wrong = await self._loop.run_in_executor(self._threads, self._accept, request, part)
-            self._verified(request, wrong)
+            schedule.arrived(request)
+            self._verified(request, await self._in_thread(request, part))
         finally:
             self._asking.pop(request, None)
         self._buffers.append(buffer)
+
+    async def _in_thread(self, request: Request, part: memoryview) -> list[tuple[int, int]]:
+        writing = self._loop.run_in_executor(self._threads, self._accept, request, part)
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+        return await asyncio.shield(writing)
 
     def _accept(self, request: Request, part: memoryview) -> list[tuple[int, int]]:
         """Verify and write what came; returns the slots that were wrong."""

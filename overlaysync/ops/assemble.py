@@ -25,6 +25,7 @@ from overlaysync.model.datamap import DataMap, SlotRun
 from overlaysync.model.digest import as_digests, derive, equal_rows, hash_units
 from overlaysync.model.have import HaveMap
 from overlaysync.model.pages import LoadPage, PageList
+from overlaysync.ops.hashing import Progress
 from overlaysync.store.partial import PartFile
 from overlaysync.units import MIB, PAGE_UNITS
 
@@ -63,8 +64,11 @@ class Assembly:
         journals: Path,
         *,
         replace: bool = False,
+        progress: Progress | None = None,
     ) -> Assembly:
         """Plan ``path`` and open its part file; what an interrupted run left is verified and kept.
+
+        ``progress`` is told of the bytes verified, and may end that with an exception.
 
         Raises:
             WouldDestroyError: the name is taken and ``replace`` is not set.
@@ -85,7 +89,7 @@ class Assembly:
         )
         assembly = cls(data, layout, part)
         try:
-            assembly._resume()
+            assembly._resume(progress)
         except BaseException:
             part.close()
             raise
@@ -243,14 +247,17 @@ class Assembly:
             self.have.add(first, count)
             self.written += self.data.span(first, count)
 
-    def _resume(self) -> None:
+    def _resume(self, progress: Progress | None) -> None:
         """Re-read what the journal claims; only what still verifies counts."""
         unit = self.data.pages.unit
         for first, count in self._part.claimed:
             if first + count > self.data.count:
                 continue
             for at in range(first, first + count, self.batch_slots()):
-                for run in self.data.runs(at, min(self.batch_slots(), first + count - at)):
+                part = min(self.batch_slots(), first + count - at)
+                if progress:
+                    progress(self.data.span(at, part))
+                for run in self.data.runs(at, part):
                     hosts = self._layout.locate(run.first, run.units)
                     for low, high in _stretches(hosts, np.ones(len(hosts), np.bool_), unit):
                         size = self.data.span(run.first + low, high - low)

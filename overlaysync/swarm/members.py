@@ -46,8 +46,8 @@ class Members:
     """The members known, by id.
 
     Attributes:
-        done: ids of those that have had everything, whether they are still there or not.
-        joined: how many have been heard of so far.
+        joined: ids of those that have been heard of, whether they are still there or not.
+        done: those of them that have had everything.
     """
 
     def __init__(self, *, limit: int = MAX_MEMBERS, per_host: int = MAX_PER_HOST) -> None:
@@ -55,8 +55,8 @@ class Members:
         self._per_host = per_host
         self._members: dict[str, Member] = {}
         self._seen: dict[str, float] = {}
+        self.joined: set[str] = set()
         self.done: set[str] = set()
-        self.joined = 0
 
     def seen(self, member: Member, count: int, now: float) -> bool:
         """Note a member; whether it is new. One too many is left out.
@@ -66,19 +66,21 @@ class Members:
             count: pieces there are.
             now: seconds.
         """
-        new = member.id not in self._members
-        if new:
+        known = self._members.get(member.id)
+        if known is None or now - self._seen[member.id] >= AGE_S:
+            known = None
             self._forget(now)
             if len(self._members) >= self._limit or self._of_host(member.host) >= self._per_host:
                 return False
-            self.joined += 1
-        elif self._members[member.id].host != member.host:
+        elif known.host != member.host:
             return False  # an id belongs to the host that came with it first
         self._members[member.id] = member
         self._seen[member.id] = now
-        if member.held >= count and len(self.done) < self._limit * 16:
+        if len(self.joined) < self._limit * 16:
+            self.joined.add(member.id)
+        if member.held >= count and member.id in self.joined:
             self.done.add(member.id)
-        return new
+        return known is None
 
     def current(self, now: float, *, age_s: float = AGE_S) -> Iterator[Member]:
         """Those that have been heard of in the last ``age_s`` seconds."""

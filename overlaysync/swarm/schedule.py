@@ -82,6 +82,9 @@ _CROWD_MOST = 5.0
 """With more fetching nodes than that seeds are asked less often, by up to five times: each answer of a seed
 tells of all of them, so what it sends for questions grows with the square of their number."""
 
+_LONGEST_SILENCE_S = 16.0
+"""Who has never answered is asked after 1, 2, 4 s and so on, up to this."""
+
 _HOPELESS_S = 20.0
 """Sources that have nothing that is missing, and get nothing new for so long, will never have it."""
 
@@ -138,6 +141,7 @@ class Schedule:
         self._sources: dict[str, Source] = {}
         self._live: dict[str, Source] = {}
         self._requests: dict[Request, None] = {}
+        self._here: set[Request] = set()
         self._allowed = _FIRST_IN_FLIGHT
         self._began: float | None = None
         self._fed_at = 0.0
@@ -223,7 +227,7 @@ class Schedule:
             now: seconds.
         """
         source = self._sources[name]
-        source.cursor = cursor
+        source.cursor, source.heard = cursor, True
         self._answered(source, now)
         if source.dropped or (source.seed and held is None):
             return
@@ -243,7 +247,13 @@ class Schedule:
         """A source did not say what it has; it may not know how to (``for_good``)."""
         source = self._sources[name]
         self._answered(source, now)
-        source.ask_at = None if for_good else now + _ASK_SEED_S
+        source.silences += not source.heard
+        wait_s = min(_LONGEST_SILENCE_S, _ASK_SEED_S * 2 ** max(0, source.silences - 1))
+        source.ask_at = None if for_good else now + wait_s
+
+    def arrived(self, request: Request) -> None:
+        """All bytes of ``request`` are here, to be verified and written: its source is late with nothing."""
+        self._here.add(request)
 
     def succeeded(self, request: Request, now: float) -> list[int]:
         """All bytes of ``request`` came and matched; returns the pieces that are whole by it."""
@@ -338,7 +348,7 @@ class Schedule:
             return False
         if self._began is None or now - self._began < _PATIENT_S:
             return False
-        return self._fetchers <= len(self._live) or now - self._fed_at > _STRANGERS_S
+        return self._fetchers <= self._count() or now - self._fed_at > _STRANGERS_S
 
     def _fresh(self) -> PieceMask | None:
         """What seeds should be asked for; None when they are sources like any other."""
@@ -366,7 +376,7 @@ class Schedule:
         """Requests that may be under way at one source."""
         if not self._fetchers:
             return self._per_source
-        return min(self._per_source, max(1, _LEAST_IN_COMPANY // max(1, len(self._live))))
+        return min(self._per_source, max(1, _LEAST_IN_COMPANY // max(1, self._count())))
 
     def _choose(self, source: Source, fresh: PieceMask | None, room: int) -> PieceNumbers:
         """Pieces to fill ``room`` slots with from a source, the best first."""
@@ -386,7 +396,8 @@ class Schedule:
     def _late(self, now: float) -> list[Request]:
         """Requests that take too long, the oldest first."""
         since = now - max(_LATE_S, _LATE_FACTOR * self._typical_s)
-        return [*takewhile(lambda request: request.began <= since, self._requests)]
+        old = takewhile(lambda request: request.began <= since, self._requests)
+        return [request for request in old if request not in self._here]
 
     def _second_try(self, late: list[Request], ready: list[tuple[str, Source]], now: float) -> Request | None:
         """What is late wherever it was asked for, asked of another source as well."""
@@ -437,13 +448,17 @@ class Schedule:
     def _room(self, source: Source) -> int:
         """Slots to ask of a source at once: what it sends in a quarter of a second, less near the end."""
         size = int(source.pace.rate * (_COMPANY_REQUEST_S if self._fetchers else _REQUEST_S))
-        live = len(self._live)
-        if live > 1:
-            size = min(size, self._wanted.left * self._unit // (2 * live * self._depth))
+        count = self._count()
+        if count > 1:
+            size = min(size, self._wanted.left * self._unit // (2 * count * self._depth))
         least = self.pieces.slots * self._unit
         return max(1, min(max(size, least), self._request_size) // self._unit)
 
     # -- inside --------------------------------------------------------------------------------------
+
+    def _count(self) -> int:
+        """Sources that are there, as far as one knows."""
+        return sum(source.counts for source in self._live.values())
 
     def _answered(self, source: Source, now: float) -> None:
         """A question has ended, with the first of them hope begins."""
@@ -453,7 +468,7 @@ class Schedule:
         source.answers += 1
         if self._began is None:
             self._began = now
-        often = _ASK_SEED_S if source.seed else _ASK_S + _ASK_SOURCE_S * len(self._live)
+        often = _ASK_SEED_S if source.seed else _ASK_S + _ASK_SOURCE_S * self._count()
         crowd = min(_CROWD_MOST, max(1.0, self._fetchers / _CROWD)) if source.seed else 1.0
         source.ask_at = now + crowd * min(often, _ASK_S * source.answers)
 
@@ -467,6 +482,7 @@ class Schedule:
 
     def _ended(self, request: Request) -> Source:
         del self._requests[request]
+        self._here.discard(request)
         self._wanted.flying[list(request.pieces)] -= 1
         source = self._sources[request.source]
         source.in_flight -= 1

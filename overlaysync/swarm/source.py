@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STRIKES = 4
+_SILENCES = 3
 _REFUSALS = 200
 """Busy answers in a row after which a source is given up: some minutes."""
 _BACKOFF_S = 0.5
@@ -72,6 +73,8 @@ class Source:
         delivered: verified bytes it gave.
         ask_at: it is asked what it has not before that; None when it cannot say.
         asking: whether that question is under way.
+        heard: whether it has ever answered.
+        silences: questions without an answer before its first one.
     """
 
     pieces: NDArray[np.bool_] | None = None
@@ -85,6 +88,8 @@ class Source:
     delivered: int = 0
     ask_at: float | None = 0.0
     asking: bool = False
+    heard: bool = False
+    silences: int = 0
     pace: Pace = field(default_factory=Pace)
     _strikes: int = 0
     _refusals: int = 0
@@ -95,14 +100,14 @@ class Source:
         """Whether it has had everything from the start."""
         return self.pieces is None
 
-    @property
-    def whole(self) -> bool:
-        """Whether it has everything."""
-        return self.pieces is None or bool(self.pieces.all())
-
     def has(self, piece: int) -> bool:
         """Whether it has a piece."""
         return self.pieces is None or bool(self.pieces[piece])
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is there, as far as one knows: anybody can invent a member."""
+        return self.seed or self.heard or self.silences < _SILENCES
 
     @property
     def strikes(self) -> int:
@@ -126,8 +131,9 @@ class Source:
         if failure in (Failure.WRONG, Failure.GONE):
             self.dropped = failure
         elif failure is Failure.BUSY:
+            # Requests that are refused together count once.
+            self._refusals += now >= self.retry_at
             self.retry_at = now + retry_after
-            self._refusals += 1
             if self._refusals >= _REFUSALS:
                 self.dropped = failure
         elif now >= self.retry_at:

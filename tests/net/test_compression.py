@@ -147,6 +147,15 @@ def test_one_success_and_it_is_tried_as_before() -> None:
     assert tried(trials, [False] * 3) == [0, 2]
 
 
+def test_who_goes_away_teaches_nothing() -> None:
+    trials = Trials()
+    tried(trials, [False] * 1000)
+    while not trials.begin():
+        pass
+    trials.end(shrank=None)
+    assert tried(trials, [False] * 100) == [0, 65]
+
+
 def test_failures_of_one_moment_count_as_one() -> None:
     trials = Trials()
     assert [trials.begin() for _ in range(6)] == [True] * 6

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from overlaysync.errors import WouldDestroyError
+from overlaysync.errors import StoppedError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.node.fetching import Fetch, Fetched, Options
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.ops.plan import Step
 from overlaysync.ops.resolve import Listing
-from overlaysync.units import CHUNK
+from overlaysync.units import CHUNK, MIB
 from tests.node.observers import Heard
 
 
@@ -56,3 +60,46 @@ async def test_what_another_made_meanwhile_is_here(
     else:
         with pytest.raises(WouldDestroyError):
             await fetch.run([step])
+
+
+@dataclass
+class Cancelling(Heard):
+    """Cancels the fetch when the first bytes are here, and lets the thread go on when it could know."""
+
+    cancel: Any = None
+    told: Any = None
+
+    def advance(self, size: int, source: str = "") -> None:
+        super().advance(size, source)
+        if size and len(self.notes) == 0:
+            self.note("cancelled")
+            self.cancel()
+            end = time.monotonic() + 2
+            while not self.told() and time.monotonic() < end:
+                time.sleep(0.001)
+
+
+async def test_who_is_stopped_stops_while_it_copies_and_while_it_looks_at_what_it_has(
+    node: Node, tmp_path: Path
+) -> None:
+    image, target = tmp_path / "theirs.raw", tmp_path / "ours.raw"
+    image.write_bytes(os.urandom(64 * MIB))
+    known = node.library.examine(str(image), now=now())
+    manifest = node.publisher.publish(known, team=None, created=timestamp())
+    passing = SimpleNamespace(withdraw=lambda offer: None)
+    nothing = cast(Any, None)
+    loop, observer = asyncio.get_running_loop(), Cancelling()
+    fetch = Fetch(node, nothing, nothing, observer, Options(), cast(Any, passing))
+    step = Step(Listing(manifest, (), ()), str(target), Format.RAW)
+    making = asyncio.create_task(fetch.make(step))
+    observer.cancel = lambda: loop.call_soon_threadsafe(making.cancel)
+    observer.told = lambda: fetch._stopping
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    assert 0 < observer.advanced[""] < 32 * MIB
+
+    again = Heard()
+    fetch = Fetch(node, nothing, nothing, again, Options(), cast(Any, passing), _stopping=True)
+    with pytest.raises(StoppedError):
+        await fetch.make(step)
+    assert not again.advanced, "it ended before it could say how much is here"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -263,6 +266,21 @@ class Stalling(Liar):
         raise AssertionError("nobody waits for so long")
 
 
+class Held(Liar):
+    """Gives the first body that anybody asks for when it is told to."""
+
+    def __init__(self, shelf: FakeShelf, first: list[str], release: asyncio.Event) -> None:
+        super().__init__(shelf)
+        self._first = first
+        self._release = release
+
+    async def _get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
+        self._first.append(self._shelf.label)
+        if len(self._first) == 1:
+            await self._release.wait()
+        return await super()._get_data(request, offer)
+
+
 class Babbling(Liar):
     body = b'{"label":"x","pieces":64,"news":[64]}'
 
@@ -331,6 +349,37 @@ async def test_a_member_that_lies_costs_nothing_and_is_dropped(
     assert a.dropped == ({str(address): lie.dropped} if lie.dropped else {})
     assert a.transfer.sources == {"pl@bob": SIZE}
     assert [note.partition(" ")[2].partition(" and")[0] for note in a.around.observer.notes] == lie.words
+
+
+async def test_what_is_being_written_ends_before_the_transfer(
+    tmp_path: Path, whole: Offer, shelf: FakeShelf, stack: AsyncExitStack
+) -> None:
+    """One piece is missing and asked for twice; who writes it first stands still while the other is done."""
+    asked: list[str] = []
+    late, go_on = asyncio.Event(), threading.Event()
+    seeds = [
+        await stack.enter_async_context(serving(Held(replace(shelf, label=label), asked, late)))
+        for label in "ab"
+    ]
+    a = await stack.enter_async_context(fetcher(tmp_path / "a", whole, seeds, held=slots(range(1, 64))))
+    loop, accept, calls = asyncio.get_running_loop(), a.assembly.accept, itertools.count()
+
+    def slow(*args: Any) -> list[tuple[int, int]]:
+        if next(calls) == 0:
+            loop.call_soon_threadsafe(late.set)
+            go_on.wait(20)
+        return accept(*args)
+
+    a.assembly.accept = slow  # type: ignore[assignment,method-assign]
+    running = asyncio.create_task(a.transferring.run())
+    await soon(a.assembly.have.complete)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not running.done() and sorted(asked) == ["a", "b"]
+    go_on.set()
+    await running
+    a.assembly.finish(mode=0o644)
+    assert a.content == CONTENT
 
 
 async def test_liars_alone_are_named(tmp_path: Path, whole: Offer, shelf: FakeShelf) -> None:

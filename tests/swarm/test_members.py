@@ -22,7 +22,7 @@ def test_the_latest_word_counts() -> None:
     assert members.seen(member(1, held=3), COUNT, 0.0)
     assert not members.seen(member(1, held=9), COUNT, 1.0)
     assert [one.held for one in members.current(1.0)] == [9]
-    assert (len(members), members.joined) == (1, 1)
+    assert (len(members), len(members.joined)) == (1, 1)
 
 
 def test_who_is_silent_is_forgotten() -> None:
@@ -43,10 +43,18 @@ def test_an_id_belongs_to_the_host_that_came_with_it() -> None:
     assert members.done == set()
 
 
+def test_who_was_forgotten_may_come_back_from_another_host_and_counts_once() -> None:
+    members = Members()
+    members.seen(member(1, host="192.0.2.1"), COUNT, 0.0)
+    assert members.seen(member(1, host="192.0.2.2"), COUNT, AGE_S)
+    assert [one.host for one in members.current(AGE_S)] == ["192.0.2.2"]
+    assert len(members.joined) == 1
+
+
 def test_no_more_than_the_limit() -> None:
     members = Members(limit=3)
     assert [members.seen(member(number), COUNT, 0.0) for number in range(5)] == [True] * 3 + [False] * 2
-    assert len(members) == members.joined == 3
+    assert len(members) == len(members.joined) == 3
     assert members.seen(member(9), COUNT, AGE_S), "the old ones make room"
 
 
@@ -69,7 +77,7 @@ def test_what_is_remembered_as_done_is_bounded() -> None:
     members = Members(limit=2)
     for number in range(200):
         members.seen(member(number, held=COUNT), COUNT, number * 2 * AGE_S)
-    assert len(members.done) == 32
+    assert len(members.done) == len(members.joined) == 32
 
 
 def test_strangers_are_a_few_at_random_of_those_not_known() -> None:

@@ -240,6 +240,26 @@ def test_questions_become_rarer() -> None:
     assert peer[-1] == pytest.approx(0.1 + 4 * 0.02, abs=0.02)
 
 
+def test_who_has_never_answered_is_asked_less_and_less_and_does_not_count() -> None:
+    made = schedule(peers="b")
+    ghosts = [f"g{number}" for number in range(100)]
+    for ghost in ghosts:
+        made.add_source(ghost, whole=False)
+    now, asked = 0.0, [0.0]
+    while len(asked) < 8:
+        while name := made.next_question(now):
+            if name in ghosts:
+                made.silent(name, now)
+            else:
+                made.heard(name, held=None if name == "a" else [], cursor=0, now=now)
+            if name == ghosts[0]:
+                asked.append(now)
+        now += 0.01
+    pauses = [after - before for before, after in pairwise(asked)]
+    assert pauses == pytest.approx([0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0], abs=0.1)
+    assert made.next_question(now + 0.5) == "b", "the living are asked as often as without the others"
+
+
 @pytest.mark.parametrize(("others", "pause"), [(3, 1.0), (30, 1.0), (60, 2.0), (1000, 5.0)])
 def test_in_a_crowd_a_seed_is_asked_less_often(others: int, pause: float) -> None:
     made = schedule()
@@ -430,6 +450,13 @@ def test_what_is_late_is_asked_of_another_source_once() -> None:
     again = ask(made, now)
     assert again.source != slow.source and again.runs == slow.runs
     assert made.next_request(now) is None
+
+
+def test_what_is_here_and_waits_for_the_disk_is_not_late() -> None:
+    made, slow, now = late()
+    made.arrived(slow)
+    assert made.next_request(now) is None and made.doubtful(now) == set()
+    assert made.succeeded(slow, now) == [*slow.pieces] and made.finished
 
 
 def test_what_is_late_everywhere_is_asked_of_a_third() -> None:

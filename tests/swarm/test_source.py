@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from overlaysync.swarm.schedule import PER_SOURCE
 from overlaysync.swarm.source import (
     _BACKOFF_S,
     _LONGEST_BACKOFF_S,
@@ -71,9 +72,9 @@ def test_no_time_at_all_divides_nothing_by_zero() -> None:
 
 def test_a_seed_is_whole_and_so_is_who_has_got_everything() -> None:
     some = np.array([True, False])
-    assert (Source().seed, Source().whole) == (True, True)
-    assert (Source(some).seed, Source(some).whole) == (False, False)
-    assert (Source(some | True).seed, Source(some | True).whole) == (False, True)
+    assert Source().seed
+    assert not Source(some).seed
+    assert not Source(some | True).seed
 
 
 # -- failures ----------------------------------------------------------------------------------------
@@ -118,8 +119,8 @@ def test_a_success_wipes_strikes_and_refusals_away() -> None:
     now = strike(source, _STRIKES - 1, now=now)
     assert source.dropped is None
     for _ in range(2):
-        for _ in range(_REFUSALS - 1):
-            source.bad(Failure.BUSY, now)
+        for refusal in range(_REFUSALS - 1):
+            source.bad(Failure.BUSY, now + refusal)
         source.good()
     assert source.dropped is None
 
@@ -161,8 +162,11 @@ def test_who_is_late_does_not_come_back_sooner_than_it_would_have() -> None:
 
 def test_a_busy_source_says_when_and_is_believed_for_some_minutes() -> None:
     source = Source()
+    now = FAR
     for _ in range(_REFUSALS - 1):
-        source.bad(Failure.BUSY, FAR, 3.0)
-    assert (source.retry_at, source.strikes, source.dropped) == (FAR + 3.0, 0, None)
-    source.bad(Failure.BUSY, FAR, 3.0)
+        for _ in range(PER_SOURCE):  # what is refused together counts once
+            source.bad(Failure.BUSY, now, 3.0)
+        now += 3.0
+        assert (source.retry_at, source.strikes, source.dropped) == (now, 0, None)
+    source.bad(Failure.BUSY, now, 3.0)
     assert source.dropped is Failure.BUSY
