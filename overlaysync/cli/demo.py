@@ -392,7 +392,7 @@ def _make_master(node: Node, directory: Path) -> Known:
     from overlaysync.formats.image import Format
     from overlaysync.node.node import now
     from overlaysync.ops.assemble import Assembly, target_for
-    from overlaysync.ops.local import LocalSource, copy_local
+    from overlaysync.ops.local import LocalCopier, LocalSource
     from overlaysync.ops.make import MASTER_MODE
 
     raw, path = directory / f"{MASTER}.raw", directory / f"{MASTER}.qcow2"
@@ -408,7 +408,7 @@ def _make_master(node: Node, directory: Path) -> Known:
     assembly = Assembly.open(path, target, disk, library.load_page, node.home.journals)
     try:
         with Chain.open(str(raw), Format.RAW) as chain:
-            copy_local(assembly, LocalSource(chain, disk), library.load_page)
+            LocalCopier(assembly, library.load_page).take(LocalSource(chain, disk))
         assembly.finish(mode=MASTER_MODE)
     finally:
         assembly.close()

@@ -40,7 +40,7 @@ from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.believe import Choice, Reason, choose, new_pin, remark
 from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, find_base, image_files
-from overlaysync.ops.local import copy_local
+from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step, plan_fetch
@@ -360,13 +360,12 @@ class Fetch:
         if assembly.have.complete():
             return
         self._learn(assembly.data.pages.virtual_size)
+        copier = LocalCopier(assembly, self.node.library.load_page, self._advance)
         for row in self.node.catalog.all_images():
             for layer in (False, True) if row.layer else (False,):
                 with self.node.library.source(row, layer=layer) as source:
                     if source is not None:
-                        transfer.local += copy_local(
-                            assembly, source, self.node.library.load_page, self._advance
-                        )
+                        transfer.local += copier.take(source)
                 if assembly.have.complete():
                     return
 

@@ -55,22 +55,59 @@ class _Copy:
     offset: int
 
 
-def copy_local(
-    assembly: Assembly, source: LocalSource, load: LoadPage, progress: Progress | None = None
-) -> int:
-    """Take every missing unit that ``source`` holds; returns the bytes taken.
+class LocalCopier:
+    """Takes missing units of one assembly from sources here, one source after the other.
 
-    Wrong bytes (the source has changed or rotted) are simply not taken.
+    Args:
+        assembly: takes them.
+        load: gives pages.
+        progress: is told of the bytes taken.
     """
-    if source.pages.unit != assembly.data.pages.unit:
-        return 0
-    before = assembly.written
-    taker = _Taker(assembly, source.chain)
-    for find in (_same_offset, _any_offset):
-        for done in in_order(taker.take, find(assembly, source.pages, load), threads=_COPIERS):
-            if progress:
-                progress(done)
-    return assembly.written - before
+
+    def __init__(self, assembly: Assembly, load: LoadPage, progress: Progress | None = None) -> None:
+        self._assembly = assembly
+        self._load = load
+        self._progress = progress
+        self._wanted: _Wanted | None = None
+
+    def take(self, source: LocalSource) -> int:
+        """Take every missing unit that ``source`` holds; returns the bytes taken.
+
+        Wrong bytes (the source has changed or rotted) are simply not taken.
+        """
+        if source.pages.unit != self._assembly.data.pages.unit:
+            return 0
+        before = self._assembly.written
+        taker = _Taker(self._assembly, source.chain)
+        for find in (self._same_offset, self._any_offset):
+            for done in in_order(taker.take, find(source.pages), threads=_COPIERS):
+                if self._progress:
+                    self._progress(done)
+        return self._assembly.written - before
+
+    def _same_offset(self, pages: PageList) -> Iterator[_Copy]:
+        """Copies of units that the source has where the target has them."""
+        for first, count in list(self._assembly.missing()):
+            for run in self._assembly.data.runs(first, count):
+                yield from _matching(run, pages, self._load, self._assembly)
+
+    def _any_offset(self, pages: PageList) -> Iterator[_Copy]:
+        """Copies of whole units that the source has elsewhere; the source's pages are read once a window."""
+        for wanted in self._windows():
+            for index in pages.indices:
+                yield from wanted.found_in(index, pages.load(index, self._load))
+
+    def _windows(self) -> Iterator[_Wanted]:
+        """What is missing; if one window holds it, it is kept for the next source: it only gets less."""
+        windows = list(_windows(list(self._assembly.missing())))
+        if len(windows) == 1 and self._wanted is None:
+            self._wanted = _Wanted(self._assembly, windows[0])
+        if windows and self._wanted is not None:
+            self._wanted.begin()
+            yield self._wanted
+            return
+        for window in windows:
+            yield _Wanted(self._assembly, window)
 
 
 class _Taker:
@@ -132,13 +169,6 @@ class _Taker:
         return buffer
 
 
-def _same_offset(assembly: Assembly, pages: PageList, load: LoadPage) -> Iterator[_Copy]:
-    """Copies of units that the source has where the target has them."""
-    for first, count in list(assembly.missing()):
-        for run in assembly.data.runs(first, count):
-            yield from _matching(run, pages, load, assembly)
-
-
 def _matching(run: SlotRun, pages: PageList, load: LoadPage, assembly: Assembly) -> Iterator[_Copy]:
     index = int(run.units[0]) // PAGE_UNITS
     if pages.page(index) is None:
@@ -163,14 +193,6 @@ def _copies(slots: NDArray[np.int64], units: NDArray[np.int64], assembly: Assemb
             count = min(limit, len(part_slots) - at)
             yield _Copy(int(part_slots[at]), count, int(part_units[at]) * assembly.data.pages.unit)
             at += count
-
-
-def _any_offset(assembly: Assembly, pages: PageList, load: LoadPage) -> Iterator[_Copy]:
-    """Copies of whole units that the source has elsewhere; the source's pages are read once a window."""
-    for window in _windows(list(assembly.missing())):
-        wanted = _Wanted(assembly, window)
-        for index in pages.indices:
-            yield from wanted.found_in(index, pages.load(index, load))
 
 
 def _windows(missing: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
@@ -200,7 +222,11 @@ class _Wanted:
         words = np.ascontiguousarray(self._digests).view(np.uint64)[:, 0]
         self._order = np.argsort(words, kind="stable")
         self._words = words[self._order]
-        self._found = np.zeros(len(words), dtype=np.bool_)
+        self.begin()
+
+    def begin(self) -> None:
+        """Nothing has been found in this source yet."""
+        self._found = np.zeros(len(self._words), dtype=np.bool_)
 
     def found_in(self, index: int, theirs: Digests) -> Iterator[_Copy]:
         """Copies for the wanted slots whose digests stand in page ``index`` of the source."""

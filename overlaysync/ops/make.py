@@ -33,7 +33,7 @@ from overlaysync.model.pages import PageList, PageListBuilder
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.hashing import Progress, combine
 from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only, open_quiet
-from overlaysync.ops.local import LocalSource, copy_local
+from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.publish import rebuilt_cluster_size
 from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div
 
@@ -204,7 +204,7 @@ class Maker:
             raise
         try:
             if source is not None:
-                copy_local(assembly, source, load, progress)
+                LocalCopier(assembly, load, progress).take(source)
             if not assembly.have.complete():
                 raise VerificationError(
                     f"Cannot write {work.path}: some bytes of its source do not match their digests",

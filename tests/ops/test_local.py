@@ -14,7 +14,7 @@ from overlaysync.formats.image import Format
 from overlaysync.ops import local
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.library import Known
-from overlaysync.ops.local import LocalSource, copy_local
+from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.units import CHUNK, MIB
 from tests.images import Op, apply, content, convert, create, draw, patch
 from tests.ops.world import World, hidden_files
@@ -46,7 +46,9 @@ def taken(world: World, wanted: Known, source: Path, known: Known | None = None)
     path = world.images / "target.qcow2"
     with assembling(world, wanted, path) as assembly, Chain.open(str(source)) as chain:
         done: list[int] = []
-        size = copy_local(assembly, LocalSource(chain, known.disk), world.library.load_page, done.append)
+        size = LocalCopier(assembly, world.library.load_page, done.append).take(
+            LocalSource(chain, known.disk)
+        )
         missing = {slot for first, count in assembly.missing() for slot in range(first, first + count)}
         assert size == assembly.written == sum(done)
         assert assembly.data.count - len(missing) == len(assembly.have)
@@ -95,7 +97,7 @@ def test_neighbours_at_the_same_offset_are_copied_together(world: World) -> None
     wanted = world.known(raw(world, "wanted.raw", data))
     source = raw(world, "source.raw", data)
     with assembling(world, wanted, world.images / "target.qcow2") as assembly:
-        found = [*local._same_offset(assembly, wanted.disk, world.library.load_page)]
+        found = [*LocalCopier(assembly, world.library.load_page)._same_offset(wanted.disk)]
         assert [(one.first, one.count, one.offset // CHUNK) for one in found] == [
             (0, 3, 0),
             (3, 64, 4),
@@ -103,7 +105,7 @@ def test_neighbours_at_the_same_offset_are_copied_together(world: World) -> None
         ]
         done: list[int] = []
         with Chain.open(str(source)) as chain:
-            copy_local(assembly, LocalSource(chain, wanted.disk), world.library.load_page, done.append)
+            LocalCopier(assembly, world.library.load_page, done.append).take(LocalSource(chain, wanted.disk))
         assert done == [3 * CHUNK, 64 * CHUNK, 6 * CHUNK]
 
 
@@ -128,9 +130,9 @@ def test_a_layer_from_an_overlay_on_another_master(world: World) -> None:
     assert wanted.layer is not None and source.layer is not None and wanted.layer != source.layer
     with assembling(world, wanted, world.images / "target.qcow2", layer=True) as assembly:
         with Chain.open(str(paths[1])) as chain:
-            size = copy_local(assembly, LocalSource(chain, source.layer), world.library.load_page)
+            size = LocalCopier(assembly, world.library.load_page).take(LocalSource(chain, source.layer))
             assert size == 8192 + CHUNK == assembly.data.size
-            assert copy_local(assembly, LocalSource(chain, source.disk), world.library.load_page) == 0
+            assert LocalCopier(assembly, world.library.load_page).take(LocalSource(chain, source.disk)) == 0
         assembly.finish(mode=0o644)
     assert content(world.images / "target.qcow2") == content(paths[0])
 
@@ -157,7 +159,7 @@ def test_repeats_on_both_sides_cost_their_sum(world: World) -> None:
     wanted = world.known(raw(world, "wanted.raw", bytes(CHUNK * 200) + once * 200))
     source = world.known(raw(world, "source.raw", once * 200))
     with assembling(world, wanted, world.images / "target.qcow2") as assembly:
-        copies = [*local._any_offset(assembly, source.disk, world.library.load_page)]
+        copies = [*LocalCopier(assembly, world.library.load_page)._any_offset(source.disk)]
     assert len(copies) == 200
 
 
@@ -177,8 +179,24 @@ def test_pages_of_the_source_are_read_once_however_scattered_what_is_missing(wor
     with assembling(world, wanted, world.images / "target.qcow2") as assembly:
         for first in range(1, count, 2):
             assembly.have.add(first)
-        assert [*local._any_offset(assembly, source.disk, load)] == []
+        assert [*LocalCopier(assembly, load)._any_offset(source.disk)] == []
     assert len(loads) == 1
+
+
+def test_what_one_source_lacks_the_next_one_gives(world: World) -> None:
+    """Both hold it elsewhere; the second is searched for what is missing still, and for nothing else."""
+    data = distinct(1, 30)
+    wanted = world.known(raw(world, "wanted.raw", data))
+    taken: list[int] = []
+    with assembling(world, wanted, world.images / "target.qcow2") as assembly:
+        copier = LocalCopier(assembly, world.library.load_page)
+        for first in (0, 10):
+            path = raw(world, f"{first}.raw", bytes(CHUNK) + data[first * CHUNK : (first + 20) * CHUNK])
+            known = world.known(path)
+            with Chain.open(str(path)) as chain:
+                taken.append(copier.take(LocalSource(chain, known.disk)))
+        assert assembly.have.complete()
+    assert taken == [20 * CHUNK, 10 * CHUNK]
 
 
 def test_windows_cover_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,4 +250,4 @@ def test_an_image_of_another_unit_gives_nothing(world: World) -> None:
     wanted = world.known(master)
     with assembling(world, wanted, world.images / "target.qcow2") as assembly:
         with Chain.open(str(overlay)) as chain:
-            assert copy_local(assembly, LocalSource(chain, layer), world.library.load_page) == 0
+            assert LocalCopier(assembly, world.library.load_page).take(LocalSource(chain, layer)) == 0

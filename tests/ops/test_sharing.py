@@ -15,7 +15,7 @@ from overlaysync.model.pages import PageList
 from overlaysync.ops import assemble, local
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.library import Known
-from overlaysync.ops.local import LocalSource, copy_local
+from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.store.partial import PartFile
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.filesystems import REFLINKS, entered, mounted, shared, used
@@ -64,7 +64,9 @@ def take(
     try:
         with Chain.open(str(source)) as chain:
             done: list[int] = []
-            size = copy_local(assembly, LocalSource(chain, known.disk), world.library.load_page, done.append)
+            size = LocalCopier(assembly, world.library.load_page, done.append).take(
+                LocalSource(chain, known.disk)
+            )
         assert size == assembly.written - assembly.resumed == sum(done)
         missing = {slot for first, count in assembly.missing() for slot in range(first, first + count)}
         if not missing:
@@ -153,7 +155,7 @@ def test_a_layer_is_shared_in_its_granules(disk: World) -> None:
     assembly = start(disk, layer, path, cluster_size=4096, **base)
     try:
         with Chain.open(str(overlay)) as chain:
-            copy_local(assembly, LocalSource(chain, layer), disk.library.load_page)
+            LocalCopier(assembly, disk.library.load_page).take(LocalSource(chain, layer))
         assembly.finish(mode=0o644)
     finally:
         assembly.close()
@@ -257,7 +259,10 @@ def test_a_source_that_shrank_is_shared_as_far_as_it_goes(disk: World) -> None:
         os.truncate(source, 16 * CHUNK + 512)
         assembly = start(disk, wanted.disk, disk.images / "new.raw")
         try:
-            assert copy_local(assembly, LocalSource(chain, known.disk), disk.library.load_page) == 16 * CHUNK
+            assert (
+                LocalCopier(assembly, disk.library.load_page).take(LocalSource(chain, known.disk))
+                == 16 * CHUNK
+            )
         finally:
             assembly.close()
 
@@ -316,7 +321,7 @@ def test_what_was_shared_is_kept_for_the_next_run(disk: World) -> None:
     known, path = disk.known(source), disk.images / "new.raw"
     assembly = start(disk, known.disk, path)
     with Chain.open(str(source)) as chain:
-        copy_local(assembly, LocalSource(chain, known.disk), disk.library.load_page)
+        LocalCopier(assembly, disk.library.load_page).take(LocalSource(chain, known.disk))
     assembly.close()
     source.unlink()
     again = start(disk, known.disk, path)
@@ -340,7 +345,7 @@ def test_after_a_failed_write_nothing_is_shared_any_more(
         with pytest.raises(NoSpaceError):
             assembly.accept(0, 1, memoryview(distinct(1)[:CHUNK]))
     with Chain.open(str(source)) as chain, pytest.raises(NoSpaceError):
-        copy_local(assembly, LocalSource(chain, known.disk), disk.library.load_page)
+        LocalCopier(assembly, disk.library.load_page).take(LocalSource(chain, known.disk))
     assembly.close()
     assert start(disk, known.disk, path).resumed == 0
 
