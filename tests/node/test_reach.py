@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from overlaysync.net import interfaces
+from overlaysync.net.client import Client
 from overlaysync.net.interfaces import Interface
 from overlaysync.net.messages import Address
+from overlaysync.net.server import Server
 from overlaysync.node import reach as module
+from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
+from tests.net.shelf import make_shelf
 
 LINK, LINK_6 = "192.0.2.9", "2001:db8::9"
 HERE = "192.0.2.7"
@@ -73,3 +79,28 @@ def test_who_was_named_and_is_far_is_believed_about_hosts(reach: Reach, teller: 
 def test_who_is_on_this_machine_may_tell_of_its_loopback(reach: Reach, teller: str) -> None:
     for host in ["127.0.0.1", "::1", *NEAR_HOSTS]:
         assert reach.may_dial(host, told_by=Address(teller, 80))
+
+
+async def test_a_named_peer_s_peers_are_dialled_by_the_same_rule(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """``::1`` plays a machine elsewhere, which tells of a service on our loopback."""
+    for place in (interfaces, module):
+        monkeypatch.setattr(place, "list_interfaces", lambda: (interface("eth0", "192.0.2.7/24"),))
+    node = Node.open({"OVERLAYSYNC_HOME": str(tmp_path / "home")})
+    shelf = make_shelf(tmp_path)
+    server = Server(shelf)
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        service.setblocking(False)
+        shelf.known = [f"127.0.0.1:{service.getsockname()[1]}"]
+        teller = Address("::1", await server.start(["::1"]))
+        async with Client() as client:
+            reach = Reach(node, client, Silent(), None, named=(teller,))
+            await reach._watch()
+            while await reach.another(wait_s=5):
+                pass
+        assert reach.answering() == [teller]
+        with pytest.raises(BlockingIOError):
+            service.accept()
+    await server.stop()
+    node.close()
