@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +12,9 @@ from typing import Any, cast
 import pytest
 
 from overlaysync.net import interfaces
+from overlaysync.net.bounds import MAX_TOLD
 from overlaysync.net.client import Client
-from overlaysync.net.interfaces import Interface
+from overlaysync.net.interfaces import Interface, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
 from overlaysync.node import reach as module
@@ -39,8 +41,7 @@ def reach(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reach]:
         interface("eth0", "192.0.2.7/24", "2001:db8::7/64", "fe80::7/64"),
         interface("eth1", "169.254.0.7/16"),
     )
-    for place in (interfaces, module):
-        monkeypatch.setattr(place, "list_interfaces", lambda: found)
+    monkeypatch.setattr(module, "list_interfaces", lambda: found)
     nothing = cast(Any, None)
     yield Reach(nothing, nothing, Silent(), None)
 
@@ -81,12 +82,28 @@ def test_who_is_on_this_machine_may_tell_of_its_loopback(reach: Reach, teller: s
         assert reach.may_dial(host, told_by=Address(teller, 80))
 
 
+def test_who_tells_of_new_hosts_each_time_does_not_keep_us_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def look() -> tuple[Interface, ...]:
+        looked.append(1)
+        return list_interfaces()
+
+    for place in (module, interfaces):
+        monkeypatch.setattr(place, "list_interfaces", look)
+    nothing = cast(Any, None)
+    reach = Reach(nothing, nothing, Silent(), None)
+    began = time.monotonic()
+    for number in range(10 * MAX_TOLD):
+        reach.may_dial(f"198.51.{number // 250}.{number % 250}", told_by=Address(LINK, 80))
+    assert len(looked) <= 2 + time.monotonic() - began
+
+
 async def test_a_named_peer_s_peers_are_dialled_by_the_same_rule(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """``::1`` plays a machine elsewhere, which tells of a service on our loopback."""
-    for place in (interfaces, module):
-        monkeypatch.setattr(place, "list_interfaces", lambda: (interface("eth0", "192.0.2.7/24"),))
+    monkeypatch.setattr(module, "list_interfaces", lambda: (interface("eth0", "192.0.2.7/24"),))
     node = Node.open({"OVERLAYSYNC_HOME": str(tmp_path / "home")})
     shelf = make_shelf(tmp_path)
     server = Server(shelf)
