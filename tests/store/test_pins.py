@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from overlaysync.model.pin import Pin, Sighting, TrustedPublisher
+from overlaysync.store import pins
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
 from overlaysync.store.pins import PinStore
@@ -104,3 +105,18 @@ def test_a_home_of_version_1_goes_on(home: Home) -> None:
     assert again.pins.sighting("red", "router", Q) == Sighting("red", "router", Q, 8, LATER)
     assert again.pins.sighting("", "debian", P) == Sighting("", "debian", P, 3, manifest.created)
     again.close()
+
+
+def test_what_strangers_make_up_is_forgotten_the_oldest_first(
+    store: PinStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pins, "MAX_STRANGE", 100)
+    store.trust(TrustedPublisher(Q, LATER), [PIN])
+    kept = [Sighting("", "router", P, 5), Sighting("", "web", Q, 7)]
+    strange = [Sighting("", f"n{number}", bytes([1, number]) * 16, 1) for number in range(250)]
+    store.note([*kept, *strange[:150]])
+    for at in range(150, 250, 10):
+        store.note(strange[at : at + 10])
+    seen = store.sightings()
+    assert [one for one in seen if one in kept] == kept
+    assert {one.name for one in seen if one not in kept} == {one.name for one in strange[150:]}
