@@ -172,8 +172,11 @@ class Announcer:
         return ", ".join(interface.name for interface in self._multicast.interfaces)
 
     async def update(self, announcement: Announcement) -> None:
-        """Announce other content, soon: changes that follow each other quickly are sent as one."""
-        if self._announced is not None:
+        """Announce other content, soon: changes that follow each other quickly are sent as one.
+
+        The same again is not sent: it would say that something has changed which is not for everybody.
+        """
+        if self._announced not in (None, announcement):
             self._announced = announcement
             self._changed.set()
 

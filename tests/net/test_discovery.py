@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +107,38 @@ async def test_a_node_is_found_changes_and_goes(label: str) -> None:
             await until(browser, lambda: browser.peers[label].revision == "r4")
             assert browser.peers[label].items == ()
         await until(browser, lambda: label not in browser.peers)
+
+
+async def test_the_same_again_is_not_sent(label: str) -> None:
+    """What changes for a team alone shall not be heard."""
+    loop = asyncio.get_running_loop()
+
+    async def hear(wire: socket.socket, within_s: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while label.encode() not in await loop.sock_recv(wire, 9000):
+                    pass
+                return True
+        return False
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
+        wire.setblocking(False)
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        wire.bind(("", 5353))
+        group = socket.inet_aton("224.0.0.251") + socket.inet_aton("127.0.0.1")
+        wire.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+        said = Announcement(4321, NODE, "r1")
+        announcer = Announcer(label, interfaces=LO, bounds=replace(DISCOVERY, updates_s=0))
+        await announcer.start(said)
+        assert await hear(wire, 5)
+        while await hear(wire, 1):
+            pass
+        await announcer.update(replace(said))
+        assert not await hear(wire, 1)
+        await announcer.update(replace(said, revision="r2"))
+        assert await hear(wire, 5)
+        await announcer.stop()
 
 
 async def test_a_node_that_was_there_before_is_found(label: str) -> None:
