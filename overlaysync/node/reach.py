@@ -343,7 +343,7 @@ class Reach:
             self._failure = error
         view = self.views.get(key)  # gone when the peer said goodbye while it was asked
         if announced and self.browser and view and not view.problem:
-            self.browser.confirm(announced)
+            self.browser.confirm(announced, view.address.host)
         self._has_changed()
 
     def _has_changed(self) -> None:
