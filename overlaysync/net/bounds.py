@@ -120,6 +120,7 @@ class DiscoveryBounds:
 
     Attributes:
         peers: peers kept.
+        confirmed: of these, the ones of one host that stay because they have answered.
         addresses: addresses kept of one peer.
         resolve_s: time to resolve one peer.
         resolves: peers resolved at once.
@@ -132,6 +133,7 @@ class DiscoveryBounds:
     """
 
     peers: int = 256
+    confirmed: int = 32
     addresses: int = 4
     resolve_s: float = 1.5
     resolves: int = 4

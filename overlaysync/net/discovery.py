@@ -172,8 +172,11 @@ class Announcer:
         return ", ".join(interface.name for interface in self._multicast.interfaces)
 
     async def update(self, announcement: Announcement) -> None:
-        """Announce other content, soon: changes that follow each other quickly are sent as one."""
-        if self._announced is not None:
+        """Announce other content, soon: changes that follow each other quickly are sent as one.
+
+        The same again is not sent: it would say that something has changed which is not for everybody.
+        """
+        if self._announced not in (None, announcement):
             self._announced = announcement
             self._changed.set()
 
@@ -251,6 +254,7 @@ class Browser:
 
     When there is no place for another, the one that was heard of longest ago goes, unless it has been
     confirmed: a flood of made-up peers pushes out neither those that answered nor those that come later.
+    One host may answer by any number of names, so only some of each host are kept for having answered.
 
     Args:
         interfaces: names of the interfaces to use; none for all that are usual.
@@ -264,7 +268,7 @@ class Browser:
         self._multicast = Multicast(interfaces)
         self.peers: OrderedDict[str, Peer] = OrderedDict()
         self._own: set[tuple[str, int]] = set()
-        self._confirmed: set[str] = set()
+        self._confirmed: dict[str, str] = {}  # label → host that answered
         self._pending: OrderedDict[str, None] = OrderedDict()
         self._wanted = asyncio.Semaphore(0)
         self._workers: list[asyncio.Task[None]] = []
@@ -311,10 +315,11 @@ class Browser:
         """Wait for the next change of the peers."""
         await self._changed.wait()
 
-    def confirm(self, peer: Peer) -> None:
-        """The peer has answered: keep it, however many others are announced."""
-        if peer.label in self.peers:
-            self._confirmed.add(peer.label)
+    def confirm(self, peer: Peer, host: str) -> None:
+        """The peer has answered at ``host``: keep it, however many others are announced."""
+        of_host = sum(other == host for other in self._confirmed.values())
+        if peer.label in self.peers and of_host < self._bounds.confirmed:
+            self._confirmed[peer.label] = host
 
     # -- inside --------------------------------------------------------------------------------------
 
@@ -380,7 +385,7 @@ class Browser:
         self._notify()
 
     def _drop(self, label: str) -> None:
-        self._confirmed.discard(label)
+        self._confirmed.pop(label, None)
         if self.peers.pop(label, None) is not None:
             self._notify()
 

@@ -77,10 +77,10 @@ def choose_interfaces(
     return tuple(interface for interface in known.values() if not interface.left_out)
 
 
-def is_own(address: str) -> bool:
-    """Whether ``address`` is one of this machine's."""
+def is_own(address: str, interfaces: Iterable[Interface]) -> bool:
+    """Whether ``address`` is one of this machine's, which has these interfaces."""
     return address.startswith("127.") or any(
-        address == str(subnet.ip) for interface in list_interfaces() for subnet in interface.addresses
+        address == str(subnet.ip) for interface in interfaces for subnet in interface.addresses
     )
 
 

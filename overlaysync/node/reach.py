@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from itertools import islice
+from time import monotonic
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
@@ -15,7 +16,7 @@ from overlaysync.model.pin import Sighting
 from overlaysync.net.bounds import DISCOVERY, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
-from overlaysync.net.interfaces import is_on_link, is_one_host, is_own, list_interfaces
+from overlaysync.net.interfaces import Interface, is_on_link, is_one_host, is_own, list_interfaces
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.node.node import Node, timestamp
@@ -34,6 +35,9 @@ _BELIEVED_VERSION = 1 << 30
 """Versions above are noted only of the name's own publisher: a stranger could use up its numbers."""
 
 _HOSTS_KEPT = 1024
+_NETWORKS_S = 1.0
+"""What networks there are is looked up so seldom: it takes long where there are many, and whoever tells of
+others may tell of new hosts each time."""
 
 LISTED_SIZE = 8 * MIB
 """Envelopes kept of all peers that nobody named; in memory they take some five times as much."""
@@ -110,6 +114,8 @@ class Reach:
     _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
     _failure: BaseException | None = None
     _near: dict[str, _Near] = field(default_factory=dict)
+    _found: tuple[Interface, ...] = ()
+    _look_at: float = 0.0
     _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
 
     @classmethod
@@ -209,9 +215,17 @@ class Reach:
         if host not in self._near:
             if len(self._near) >= _HOSTS_KEPT:
                 self._near.clear()
-            link = _Near.LINK if is_on_link(host, list_interfaces()) else _Near.FAR
-            self._near[host] = _Near.HERE if is_own(host) else link
+            networks = self._networks()
+            link = _Near.LINK if is_on_link(host, networks) else _Near.FAR
+            self._near[host] = _Near.HERE if is_own(host, networks) else link
         return self._near[host]
+
+    def _networks(self) -> tuple[Interface, ...]:
+        """Those of this machine, as they were a moment ago."""
+        now = monotonic()
+        if now >= self._look_at:
+            self._look_at, self._found = now + _NETWORKS_S, list_interfaces()
+        return self._found
 
     def require_answer(self) -> None:
         """Complain when peers were named and none of them answered.
@@ -329,7 +343,7 @@ class Reach:
             self._failure = error
         view = self.views.get(key)  # gone when the peer said goodbye while it was asked
         if announced and self.browser and view and not view.problem:
-            self.browser.confirm(announced)
+            self.browser.confirm(announced, view.address.host)
         self._has_changed()
 
     def _has_changed(self) -> None:
@@ -376,7 +390,8 @@ class Reach:
         if gossip:
             with suppress(PeerError, DecodeError):
                 for other in await self.client.peers(address):
-                    self._ask(str(other), (other,))
+                    if self.may_dial(other.host, told_by=address):
+                        self._ask(str(other), (other,))
 
     async def _look_in_private(self, view: PeerView) -> dict[bytes, Manifest]:
         """What the peer serves to the teams that this node is in as well."""
@@ -414,10 +429,10 @@ class Reach:
         """
         others = [other for other in self.nodes() if other is not view and other.public_key]
         return any(other.address == view.address for other in others) or (
-            is_own(view.address.host)
+            is_own(view.address.host, self._networks())
             and any(
                 (other.public_key, other.address.port) == (view.public_key, view.address.port)
-                and is_own(other.address.host)
+                and is_own(other.address.host, self._networks())
                 for other in others
             )
         )

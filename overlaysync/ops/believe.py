@@ -4,8 +4,9 @@ Rules:
     1. A name that is pinned means what its publisher signed; others are never chosen by it.
     2. A name that nobody has here yet means what its one publisher signed; of several the user chooses.
     3. Of the publisher so found, nothing below the highest version seen of it is taken, unless it is named.
-    4. An id means its content, whoever signed it: content is checked against it. So does NAME@PEER
-       where the peer has nothing of the name's publisher; that is the user's word, and moves no pin.
+    4. An id means its content, whoever signed it: content is checked against it (a few digits of one can be
+       imitated, so the whole is shown then). So does NAME@PEER where the peer has nothing of the name's
+       publisher; that is the user's word, and moves no pin.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ Seen = Callable[[str, str, bytes], Sighting | None]
 """The highest version seen of a team's name by a publisher."""
 
 
+_INIMITABLE = 32
+"""Digits of an id that nobody can make a content for; eight of them take an afternoon."""
+
+
 class Reason(Enum):
     """Why a listing is what was meant."""
 
@@ -42,6 +47,7 @@ class Reason(Enum):
     SAME_CONTENT = auto()
     PEER = auto()
     ID = auto()
+    ID_BEGINNING = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +155,16 @@ def remark(choice: Choice, book: Book) -> str:
     if choice.reason is Reason.SAME_CONTENT:
         return f"{thing} has several publishers, all with this content; the name belongs to none of them yet"
     if not book.has_pin(publisher, header.team, header.name):
+        doubt = _imitable(header.id) if choice.reason is Reason.ID_BEGINNING else ""
         return (
             f"{thing} is by {signer}, who is not trusted here; you named the content by its id, and that is "
-            "checked, whoever signed it"
+            f"checked, whoever signed it{doubt}"
         )
     return ""
+
+
+def _imitable(id: str) -> str:
+    return f": but who tries for a while can make another that begins like it. The whole id is {id}"
 
 
 # -- choosing ----------------------------------------------------------------------------------------
@@ -173,7 +184,8 @@ class _Choosing:
         """The content of that id, as somebody describes it who is trusted, if there is one."""
         allowed = self.allowed(reference, candidates)
         allowed.sort(key=lambda listing: self._trust(listing.manifest) is Trust.NO)
-        return Choice(one_of(reference, allowed), Reason.ID)
+        whole = len(reference.id_prefix or "") >= _INIMITABLE
+        return Choice(one_of(reference, allowed), Reason.ID if whole else Reason.ID_BEGINNING)
 
     def by_team(self, reference: Reference, candidates: list[Listing]) -> list[Choice]:
         """Each name of a team; those that only strangers list are not there, unless nothing else is."""

@@ -57,7 +57,8 @@ class Publisher:
         When this node signed it, a name that is nobody's yet becomes its own.
 
         Args:
-            team: whom it is for, "" for everybody; None keeps what the content already has.
+            team: whom it is for, "" for everybody; None keeps what the content already has, and what is new
+                is for those who have the image below.
             created: ISO 8601 UTC.
             name: instead of the file's stem.
             may_see: whether this node is in a team; the manifests of others are taken last.
@@ -83,7 +84,10 @@ class Publisher:
         rows = self._library.catalog.manifests(team=team, name=name, content=known.content.id)
         if rows:
             return open_envelope(_first(rows, may_see).envelope)
-        header = self._header(known, name, team or "", created)
+        below = self._teams_below(known, may_see)
+        header = self._header(known, name, below[0] if team is None else team, created)
+        if not {"", header.team}.intersection(below):  # who is not in that team learns no name of its things
+            header = msgspec.structs.replace(header, parent_name="")
 
         def next_version(version: int) -> ManifestRow:
             return _row(sign_header(msgspec.structs.replace(header, version=version), self._key))
@@ -113,6 +117,11 @@ class Publisher:
             )
             result.append((below, manifest))
         return result
+
+    def _teams_below(self, known: Known, may_see: Callable[[str], bool]) -> list[str]:
+        """The teams that the image below is known to, those that this node is in first; "" for everybody."""
+        rows = self._library.catalog.manifests(content=known.parent.content.id) if known.parent else []
+        return sorted({row.team for row in rows}, key=lambda team: (not may_see(team), team)) or [""]
 
     def _header(self, known: Known, name: str, team: str, created: str) -> Header:
         """The header, but for its version."""

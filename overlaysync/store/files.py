@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 
 from overlaysync.errors import (
     NoSpaceError,
@@ -57,6 +58,13 @@ def sync_directory(directory: int | str | os.PathLike[str]) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def umask() -> int:
+    """What the user lets nobody else do with new files. Read: to ask by umask(2) is to change it for all."""
+    with open("/proc/self/status", "rb") as status:
+        found = re.search(rb"^Umask:\s*([0-7]+)$", status.read(), re.MULTILINE)
+    return int(found[1], 8) if found else 0o022
 
 
 def write_all(fd: int, data: bytes) -> None:

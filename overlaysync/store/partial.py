@@ -29,7 +29,7 @@ from overlaysync.errors import (
 )
 from overlaysync.store.clone import Cloner, can_share
 from overlaysync.store.direct import DirectFile
-from overlaysync.store.files import preallocate, rename_new, sync_directory, translate
+from overlaysync.store.files import preallocate, rename_new, sync_directory, translate, umask
 from overlaysync.store.journal import KEY_SIZE, Journal, JournalHeader, Run, merge_runs
 from overlaysync.store.place import Place, open_locked
 from overlaysync.units import MIB, format_size
@@ -253,7 +253,7 @@ class PartFile:
     # -- the end -------------------------------------------------------------------------------------
 
     def publish(self, *, mode: int = 0o644, replace: bool = False) -> None:
-        """Give the finished file its name, durably, and close it.
+        """Give the finished file its name, durably, and close it. Its mode is less what the umask forbids.
 
         Raises:
             WouldDestroyError: the target exists and ``replace`` is not set; the part file is kept.
@@ -262,7 +262,7 @@ class PartFile:
         with self._checkpoint_lock:
             with self._failing():
                 with contextlib.suppress(PermissionError):  # FAT knows no modes
-                    os.fchmod(self._fd, mode)
+                    os.fchmod(self._fd, mode & ~umask())
                 os.fsync(self._fd)
             with _translated(f"Cannot finish {self.target}"):
                 if not self._place.holds(self._fd):

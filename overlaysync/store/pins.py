@@ -9,11 +9,12 @@ from dataclasses import astuple
 from overlaysync.model.pin import Pin, Sighting, TrustedPublisher
 from overlaysync.store.database import Database
 
+MAX_STRANGE = 1 << 16
+"""Versions noted of what has never been taken here; then the ones noted first are forgotten. Anybody on the
+wire can make up as many as he likes, and a home may have a quota."""
+
 _SEEN_COLUMNS = "team, name, publisher, version, at, label"
 _PIN_COLUMNS = "team, name, publisher, since, explicit, label"
-
-MAX_STRANGERS = 4096
-"""Versions kept of publishers that nothing is pinned to, the latest seen: anybody can make up names."""
 
 
 class PinStore:
@@ -76,7 +77,7 @@ class PinStore:
             with self._database.write() as connection:
                 for seen in news:
                     note(connection, seen)
-                _forget_strangers(connection)
+                _forget_strange(connection)
 
 
 def note(connection: sqlite3.Connection, seen: Sighting) -> None:
@@ -89,13 +90,24 @@ def note(connection: sqlite3.Connection, seen: Sighting) -> None:
     )
 
 
-def _forget_strangers(connection: sqlite3.Connection) -> None:
-    known = "SELECT publisher FROM pins UNION SELECT publisher FROM trusted"
-    too_many = (
-        f"SELECT rowid FROM seen WHERE publisher NOT IN ({known})"
-        " ORDER BY at DESC, rowid DESC LIMIT -1 OFFSET ?"
-    )
-    connection.execute(f"DELETE FROM seen WHERE rowid IN ({too_many})", (MAX_STRANGERS,))
+_STRANGE = """
+    publisher NOT IN (SELECT publisher FROM trusted)
+    AND NOT EXISTS (SELECT 1 FROM pins WHERE (pins.team, pins.name, pins.publisher)
+        = (seen.team, seen.name, seen.publisher))
+    AND NOT EXISTS (SELECT 1 FROM manifests WHERE (manifests.name, manifests.team, manifests.publisher)
+        = (seen.name, seen.team, seen.publisher))
+"""
+"""What of the versions seen is of no name or publisher that this node has to do with."""
+
+
+def _forget_strange(connection: sqlite3.Connection) -> None:
+    """Keep the newest of what is strange."""
+    (count,) = connection.execute("SELECT count(*) FROM seen").fetchone()
+    if count > MAX_STRANGE:
+        connection.execute(
+            f"DELETE FROM seen WHERE rowid IN (SELECT rowid FROM seen WHERE {_STRANGE}"
+            f" ORDER BY rowid DESC LIMIT -1 OFFSET {MAX_STRANGE})"
+        )
 
 
 def _is_higher(connection: sqlite3.Connection, seen: Sighting) -> bool:

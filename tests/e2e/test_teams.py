@@ -206,6 +206,22 @@ def test_only_members_share_with_a_team(lab: Lab) -> None:
     assert [item["team"] for item in lab.node("carl").json("ls", "--peer", public.peer)["images"]] == [""]
 
 
+def test_an_overlay_does_not_tell_of_a_team_s_master(lab: Lab) -> None:
+    alice, carl = lab.node("alice"), lab.node("carl")
+    team = lab.team("red", alice)
+    master = make_image(alice, lab.name("quagga"))
+    alice.share(master, "--team", team).stop()
+    alice.json("new", "vm.qcow2", "--master", master)
+    share = alice.share("vm.qcow2")
+    assert [item["team"] for item in share.document()["shared"]] == [team, team], "nobody said otherwise"
+    assert carl.json("ls", "--peer", share.peer)["images"] == []
+    share.stop()
+
+    share = alice.share("vm.qcow2", "--team", "")
+    shown = carl.run("ls", "--peer", share.peer).stdout
+    assert "vm:1" in shown and "quagga" not in shown
+
+
 def test_an_older_key_is_worth_nothing(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     team = lab.team("red", alice, bob)

@@ -73,6 +73,7 @@ TESTS = {
     "ClientBounds.idle_s": "test_limits.py::test_age_of_an_idle_connection",
     "ClientBounds.max_retry_s": "test_receiving.py::test_retry_after_is_bounded",
     "DiscoveryBounds.peers": "test_limits.py::test_peers_kept",
+    "DiscoveryBounds.confirmed": "test_discovery.py::test_one_host_that_answers_by_many_names_hides_nobody",
     "DiscoveryBounds.addresses": "test_limits.py::test_addresses_of_a_peer",
     "DiscoveryBounds.resolve_s": "test_limits.py::test_time_to_resolve_a_peer",
     "DiscoveryBounds.resolves": "test_limits.py::test_peers_resolved_at_once",

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +107,38 @@ async def test_a_node_is_found_changes_and_goes(label: str) -> None:
             await until(browser, lambda: browser.peers[label].revision == "r4")
             assert browser.peers[label].items == ()
         await until(browser, lambda: label not in browser.peers)
+
+
+async def test_the_same_again_is_not_sent(label: str) -> None:
+    """What changes for a team alone shall not be heard."""
+    loop = asyncio.get_running_loop()
+
+    async def said_again(wire: socket.socket, within_s: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while label.encode() not in await loop.sock_recv(wire, 9000):
+                    pass
+                return True
+        return False
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
+        wire.setblocking(False)
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        wire.bind(("", 5353))
+        group = socket.inet_aton("224.0.0.251") + socket.inet_aton("127.0.0.1")
+        wire.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+        said = Announcement(4321, NODE, "r1")
+        announcer = Announcer(label, interfaces=LO, bounds=replace(DISCOVERY, updates_s=0))
+        await announcer.start(said)
+        assert await said_again(wire, 5)
+        while await said_again(wire, 1):
+            pass
+        await announcer.update(replace(said))
+        assert not await said_again(wire, 1)
+        await announcer.update(replace(said, revision="r2"))
+        assert await said_again(wire, 5)
+        await announcer.stop()
 
 
 async def test_a_node_that_was_there_before_is_found(label: str) -> None:
@@ -222,10 +254,22 @@ async def test_no_more_peers_than_allowed_and_those_that_answered_stay(label: st
     browser = Browser(interfaces=LO, bounds=replace(DISCOVERY, peers=3))
     async with browsing(browser), stranger() as zeroconf:
         await hear(browser, zeroconf, [], f"{label}-first")
-        browser.confirm(browser.peers[f"{label}-first"])
+        browser.confirm(browser.peers[f"{label}-first"], "127.0.0.1")
         await hear(browser, zeroconf, [service(f"{label}-{n}") for n in range(8)], f"{label}-last")
         assert len(browser.peers) <= 3
         assert f"{label}-first" in browser.peers
+
+
+async def test_one_host_that_answers_by_many_names_hides_nobody(label: str) -> None:
+    browser = Browser(interfaces=LO, bounds=replace(DISCOVERY, peers=4, confirmed=2))
+    async with browsing(browser), stranger() as zeroconf:
+        for number in range(8):
+            name = f"{label}-{number}"
+            await hear(browser, zeroconf, [], name)
+            browser.confirm(browser.peers[name], "127.0.0.1")
+        await hear(browser, zeroconf, [], f"{label}-honest")
+        await hear(browser, zeroconf, [], f"{label}-one-more")
+        assert f"{label}-honest" in browser.peers
 
 
 def flood_packet(rng: random.Random) -> bytes:
@@ -256,7 +300,7 @@ async def test_a_flood_bounds_memory_and_hides_nobody(label: str) -> None:
     rng = random.Random(1)
     async with browsing() as browser, announcing(f"{label}-a", Announcement(4321, NODE)):
         await until(browser, lambda: f"{label}-a" in browser.peers)
-        browser.confirm(browser.peers[f"{label}-a"])
+        browser.confirm(browser.peers[f"{label}-a"], "127.0.0.1")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))

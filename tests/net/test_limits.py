@@ -411,7 +411,7 @@ async def test_peers_kept() -> None:
     browser = Browser()
     for number in range(5):
         browser._keep(peer(number))
-        browser.confirm(peer(number))
+        browser.confirm(peer(number), peer(number).addresses[0])
     for number in range(5, 3000):
         browser._keep(peer(number))
         if number % 2:

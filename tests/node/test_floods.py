@@ -66,7 +66,7 @@ async def reaching(
     pins = SimpleNamespace(note=noted.append)
     node = SimpleNamespace(book=lambda: book, catalog=SimpleNamespace(pins=pins))
     clients = Clients(answers)
-    monkeypatch.setattr(module, "is_own", lambda host: False)
+    monkeypatch.setattr(module, "is_own", lambda host, found: False)
     reach = Reach(cast(Any, node), cast(Any, clients), Silent(), None, named=named)
     try:
         yield reach, clients

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from overlaysync.net import interfaces
-from overlaysync.net.interfaces import Interface
+from overlaysync.net.bounds import MAX_TOLD
+from overlaysync.net.client import Client
+from overlaysync.net.interfaces import Interface, list_interfaces
 from overlaysync.net.messages import Address
+from overlaysync.net.server import Server
 from overlaysync.node import reach as module
+from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
+from tests.net.shelf import make_shelf
 
 LINK, LINK_6 = "192.0.2.9", "2001:db8::9"
 HERE = "192.0.2.7"
@@ -33,8 +41,7 @@ def reach(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reach]:
         interface("eth0", "192.0.2.7/24", "2001:db8::7/64", "fe80::7/64"),
         interface("eth1", "169.254.0.7/16"),
     )
-    for place in (interfaces, module):
-        monkeypatch.setattr(place, "list_interfaces", lambda: found)
+    monkeypatch.setattr(module, "list_interfaces", lambda: found)
     nothing = cast(Any, None)
     yield Reach(nothing, nothing, Silent(), None)
 
@@ -73,3 +80,44 @@ def test_who_was_named_and_is_far_is_believed_about_hosts(reach: Reach, teller: 
 def test_who_is_on_this_machine_may_tell_of_its_loopback(reach: Reach, teller: str) -> None:
     for host in ["127.0.0.1", "::1", *NEAR_HOSTS]:
         assert reach.may_dial(host, told_by=Address(teller, 80))
+
+
+def test_who_tells_of_new_hosts_each_time_does_not_keep_us_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def look() -> tuple[Interface, ...]:
+        looked.append(1)
+        return list_interfaces()
+
+    for place in (module, interfaces):
+        monkeypatch.setattr(place, "list_interfaces", look)
+    nothing = cast(Any, None)
+    reach = Reach(nothing, nothing, Silent(), None)
+    began = time.monotonic()
+    for number in range(10 * MAX_TOLD):
+        reach.may_dial(f"198.51.{number // 250}.{number % 250}", told_by=Address(LINK, 80))
+    assert len(looked) <= 2 + time.monotonic() - began
+
+
+async def test_a_named_peer_s_peers_are_dialled_by_the_same_rule(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """``::1`` plays a machine elsewhere, which tells of a service on our loopback."""
+    monkeypatch.setattr(module, "list_interfaces", lambda: (interface("eth0", "192.0.2.7/24"),))
+    node = Node.open({"OVERLAYSYNC_HOME": str(tmp_path / "home")})
+    shelf = make_shelf(tmp_path)
+    server = Server(shelf)
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        service.setblocking(False)
+        shelf.known = [f"127.0.0.1:{service.getsockname()[1]}"]
+        teller = Address("::1", await server.start(["::1"]))
+        async with Client() as client:
+            reach = Reach(node, client, Silent(), None, named=(teller,))
+            await reach._watch()
+            while await reach.another(wait_s=5):
+                pass
+        assert reach.answering() == [teller]
+        with pytest.raises(BlockingIOError):
+            service.accept()
+    await server.stop()
+    node.close()

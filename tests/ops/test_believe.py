@@ -207,11 +207,16 @@ def test_a_whole_team_without_what_strangers_call_so() -> None:
 
 def test_an_id_means_its_content_and_pins_nobody() -> None:
     strange = signed(STRANGER)
-    text = strange.manifest.header.id[:12]
+    text = strange.manifest.header.id
     (choice,) = chosen(text, [strange, signed(TEACHER)], KNOWN)
     assert (choice.manifest.publisher, choice.reason) == (STRANGER, Reason.ID)
     assert new_pin(choice, book(), since=SINCE) is None
     assert node_id(STRANGER) in remark(choice, KNOWN)
+    assert text not in remark(choice, KNOWN)
+    # A few digits can be imitated.
+    (choice,) = chosen(text[:12], [strange, signed(TEACHER)], KNOWN)
+    assert (choice.manifest.publisher, choice.reason) == (STRANGER, Reason.ID_BEGINNING)
+    assert text in remark(choice, KNOWN)
     # Who is trusted describes it, where one does.
     same = [signed(STRANGER, content="same"), signed(TEACHER, content="same")]
     (choice,) = chosen(same[0].manifest.header.id, same, KNOWN)

@@ -90,6 +90,16 @@ def test_publishing_gives_it_its_name_and_leaves_nothing_else(start, target, jou
     assert names(journals) == []
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o400), (0o022, 0o444), (0, 0o444)])
+def test_who_may_read_it_is_for_the_umask_to_say(start, target, mask, mode):
+    before = os.umask(mask)
+    try:
+        start().publish(mode=0o444)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
 def test_an_empty_file_can_be_published(start, target):
     start(size=0, data_bytes=0).publish()
     assert target.read_bytes() == b""

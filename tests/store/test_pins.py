@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import overlaysync.store.pins as module
 from overlaysync.model.pin import Pin, Sighting, TrustedPublisher
+from overlaysync.store import pins
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
 from overlaysync.store.pins import PinStore
@@ -81,24 +81,6 @@ def test_what_is_noted_already_is_not_written_again(store: PinStore, home: Home)
     busy.close()
 
 
-def test_of_strangers_only_the_latest_are_kept(store: PinStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_STRANGERS", 3)
-    store.pin_first(PIN)
-    store.trust(TrustedPublisher(Q, LATER), [])
-    first = [Sighting("", name, publisher, 1, PIN.since) for name, publisher in (("router", P), ("web", Q))]
-    store.note(first)
-    for day in range(1, 6):
-        store.note(Sighting("", f"x{day}{n}", b"R" * 32, 1, f"2026-03-0{day}T00:00:00Z") for n in range(2))
-    assert store.sightings() == [
-        first[0],
-        first[1],
-        *(
-            Sighting("", name, b"R" * 32, 1, f"2026-03-0{name[1]}T00:00:00Z")
-            for name in ("x41", "x50", "x51")
-        ),
-    ]
-
-
 def test_a_home_of_version_1_goes_on(home: Home) -> None:
     with sqlite3.connect(home.catalog) as connection:
         connection.executescript(Path(__file__).with_name("version-1.sql").read_text())
@@ -123,3 +105,18 @@ def test_a_home_of_version_1_goes_on(home: Home) -> None:
     assert again.pins.sighting("red", "router", Q) == Sighting("red", "router", Q, 8, LATER)
     assert again.pins.sighting("", "debian", P) == Sighting("", "debian", P, 3, manifest.created)
     again.close()
+
+
+def test_what_strangers_make_up_is_forgotten_the_oldest_first(
+    store: PinStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pins, "MAX_STRANGE", 100)
+    store.trust(TrustedPublisher(Q, LATER), [PIN])
+    kept = [Sighting("", "router", P, 5), Sighting("", "web", Q, 7)]
+    strange = [Sighting("", f"n{number}", bytes([1, number]) * 16, 1) for number in range(250)]
+    store.note([*kept, *strange[:150]])
+    for at in range(150, 250, 10):
+        store.note(strange[at : at + 10])
+    seen = store.sightings()
+    assert [one for one in seen if one in kept] == kept
+    assert {one.name for one in seen if one not in kept} == {one.name for one in strange[150:]}
