@@ -211,6 +211,8 @@ class Fetch:
 
     async def run(self, steps: Sequence[Step]) -> list[Fetched]:
         """Do the steps, in order."""
+        # The last is what was asked for: if it has no place, nothing is brought along for it.
+        await asyncio.to_thread(self._check_place, steps[-1])
         results = []
         for step in steps:
             present = await asyncio.to_thread(self._present, step)
@@ -228,6 +230,20 @@ class Fetch:
         return find_base(
             self.node.library, header.parent_id, self.directories, called=header.parent_name, now=now()
         )
+
+    def _check_place(self, step: Step) -> None:
+        """Refuse a place that is taken, unless by an overlay that only lacks its master.
+
+        Raises:
+            WouldDestroyError: it is.
+        """
+        try:
+            Chain.open(step.path).close()
+        except BaseImageError:
+            return
+        except OverlaysyncError:
+            pass
+        self._present(step)
 
     def _present(self, step: Step) -> Fetched | None:
         """The image itself when it is at its place already.
