@@ -39,7 +39,8 @@ from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.believe import Choice, Reason, choose, new_pin, remark
 from overlaysync.ops.discard import check_unneeded
-from overlaysync.ops.library import Known, find_base, image_files
+from overlaysync.ops.hashing import combine
+from overlaysync.ops.library import Known, PageKeeper, find_base, image_files
 from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
@@ -215,6 +216,8 @@ class Fetch:
 
     async def run(self, steps: Sequence[Step]) -> list[Fetched]:
         """Do the steps, in order."""
+        # The last is what was asked for: if it has no place, nothing is brought along for it.
+        await asyncio.to_thread(self._check_place, steps[-1])
         results = []
         for step in steps:
             present = await asyncio.to_thread(self._present, step)
@@ -233,6 +236,20 @@ class Fetch:
         return find_base(
             self.node.library, header.parent_id, self.directories, called=header.parent_name, now=now()
         )
+
+    def _check_place(self, step: Step) -> None:
+        """Refuse a place that is taken, unless by an overlay that only lacks its master.
+
+        Raises:
+            WouldDestroyError: it is.
+        """
+        try:
+            Chain.open(step.path).close()
+        except BaseImageError:
+            return
+        except OverlaysyncError:
+            pass
+        self._present(step)
 
     def _present(self, step: Step) -> Fetched | None:
         """The image itself when it is at its place already.
@@ -277,8 +294,10 @@ class Fetch:
         offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page)
         mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
         try:
-            await self._fill(step, assembly, offer, transfer, mode)
-            known = await asyncio.to_thread(self._remember, step, pages, base)
+            check = partial(self._check_result, step, pages, base) if base else None
+            finish = partial(assembly.finish, mode=mode, replace=self.options.replace, check=check)
+            await self._fill(step, assembly, offer, transfer, finish)
+            known = await asyncio.to_thread(self._remember, step, pages)
         except BaseException:
             self.passing.withdraw(offer)
             raise
@@ -304,7 +323,12 @@ class Fetch:
         )
 
     async def _fill(
-        self, step: Step, assembly: Assembly, offer: PartOffer, transfer: Transfer, mode: int
+        self,
+        step: Step,
+        assembly: Assembly,
+        offer: PartOffer,
+        transfer: Transfer,
+        finish: Callable[[], None],
     ) -> None:
         """Get all data from here and from peers, give what there is to others, and finish the file."""
         threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
@@ -317,7 +341,6 @@ class Fetch:
             self.passing.begin(offer)
             transferring = Transferring(self.reach, step, assembly, offer, transfer, threads, self.passing)
             await transferring.run()
-            finish = partial(assembly.finish, mode=mode, replace=self.options.replace)
             await asyncio.gather(in_thread(finish), transferring.say_goodbye())
             self.passing.finish(offer)
         except asyncio.CancelledError:
@@ -339,21 +362,30 @@ class Fetch:
             )
         return base
 
-    def _remember(self, step: Step, pages: PageList, base: Known | None) -> Known:
-        library = self.node.library
-        if base is None:
-            library.remember(step.path, step.format, pages, pages, now=now())
-        known = library.examine(step.path, now=now(), format=step.format)
-        if known.disk.id != step.header.result_id:
-            # Every byte is as the layer has it; its publisher lied about the disk that it makes.
-            os.unlink(step.path)
-            library.catalog.forget_image(known.path)
+    def _check_result(self, step: Step, pages: PageList, base: Known, part: Path) -> None:
+        """Every byte is as the layer has it; here the disk that it makes must be what its publisher promised.
+
+        Raises:
+            VerificationError: it is another, or what it stands on has rotted.
+        """
+        keeper = PageKeeper(self.node.catalog)
+        with Chain.open(os.fspath(part), step.format) as chain:
+            disk = combine(base.disk, pages, self.node.library.load_page, chain, keeper.keep)
+        keeper.flush()
+        if disk.id != step.header.result_id:
             raise VerificationError(
                 f"Cannot fetch '{step.header.name}'",
-                why=f"on its master it makes {short_id(known.disk.id)}, "
+                why=f"on its master it makes {short_id(disk.id)}, "
                 f"and its publisher promised {short_id(step.header.result_id)}",
             )
-        return known
+        self.node.catalog.pages.keep_list(disk)
+
+    def _remember(self, step: Step, pages: PageList) -> Known:
+        library = self.node.library
+        disk = self.node.catalog.pages.load_list(step.header.result_id) if pages.is_layer else pages
+        if disk is not None:
+            library.remember(step.path, step.format, pages, disk, now=now())
+        return library.examine(step.path, now=now(), format=step.format)
 
     def _take_local(self, step: Step, assembly: Assembly, transfer: Transfer) -> None:
         """Take what images here hold: known ones, and unknown ones of the same size beside the target."""

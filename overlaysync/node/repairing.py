@@ -14,6 +14,7 @@ from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
+from overlaysync.ops.library import is_read_only
 from overlaysync.ops.plan import Step
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.verify import Verdict
@@ -64,6 +65,13 @@ async def repair(
                 why="the image it stands on is damaged, changed, or may be written",
                 hint="heal that one first",
             )
-        step = Step(listing, verdict.path, format, base.path if base else None, base_here=base is not None)
+        step = Step(
+            listing,
+            verdict.path,
+            format,
+            base.path if base else None,
+            base_here=base is not None,
+            brought=is_read_only(verdict.path),
+        )
         await fetch.make(step)
     return verify_image(node.library, verdict.path, now=now())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -178,8 +178,15 @@ class Assembly:
         if self._part.should_checkpoint(now):
             self._part.checkpoint()
 
-    def finish(self, *, mode: int, replace: bool = False) -> None:
+    def finish(
+        self, *, mode: int, replace: bool = False, check: Callable[[Path], None] | None = None
+    ) -> None:
         """Write tables and header, and give the file its name.
+
+        Args:
+            mode: of the file.
+            replace: whether the name may be taken.
+            check: looks at the finished part file, and raises if it must not get the name.
 
         Raises:
             WouldDestroyError: the name is taken and ``replace`` is not set.
@@ -189,6 +196,12 @@ class Assembly:
         self._refuse_disguise()
         for offset, data in self._layout.metadata():
             self._part.pwrite(offset, [data])
+        if check is not None:
+            try:
+                check(self._part.path)
+            except OverlaysyncError:
+                self._abandon()
+                raise
         self._part.publish(mode=mode, replace=replace)
         self._done = True
 
@@ -199,14 +212,17 @@ class Assembly:
                 self._part.checkpoint()
             self._part.close()
 
+    def _abandon(self) -> None:
+        self._part.abandon()
+        self._done = True
+
     def _refuse_disguise(self) -> None:
         """A guest can write any header into its disk, and who opens a raw file may believe it."""
         if self._layout.target.format is not Format.RAW:
             return
         name = foreign_format(self._part.pread(0, HEAD_SIZE))
         if name:
-            self._part.abandon()
-            self._done = True
+            self._abandon()
             raise ImageError(
                 f"its guest made it begin like {name}, so it cannot be kept as a raw file",
                 path=str(self._part.target),

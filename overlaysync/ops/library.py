@@ -146,14 +146,21 @@ class Library:
         return known
 
     def _cached(self, chain: Chain, parent: Known | None) -> Known | None:
+        """What is known of the top image, if its file and what it stands on are the same.
+
+        A master that was healed is another file: of the overlays on it, which it left alone, all stays known.
+        """
         row = self.catalog.image_at(os.path.realpath(chain.top.path))
-        if row is None or row.chain != chain.fingerprints() or row.format != chain.top.geometry.format:
+        files = chain.fingerprints()
+        if row is None or row.chain[0] != files[0] or row.format != chain.top.geometry.format:
             return None
         disk = self.catalog.pages.load_list(row.disk)
         layer = self.catalog.pages.load_list(row.layer) if row.layer else None
         if disk is None or (layer.parent if layer else None) != (parent.disk.id if parent else None):
             return None
-        return Known(row.path, chain.top.geometry, disk, layer, parent, row.chain, chain.top.notes)
+        if row.chain != files:
+            self._keep(chain, disk, layer, row.verified_at)
+        return Known(row.path, chain.top.geometry, disk, layer, parent, files, chain.top.notes)
 
     def _hash(self, chain: Chain, parent: Known | None, progress: Progress | None) -> Known:
         before = chain.fingerprints()

@@ -28,7 +28,7 @@ class Step:
         format: its format.
         base: path of the image below; None for a master.
         base_here: whether the base is here already (else an earlier step makes it).
-        brought: whether it is brought along because something else stands on it.
+        brought: whether it is there for something else to stand on, so that nobody may write to it.
     """
 
     listing: Listing

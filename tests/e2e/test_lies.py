@@ -154,6 +154,24 @@ def test_a_signed_manifest_that_lies_about_its_content_is_refused(
         assert open_lab.node(word).files() == set()
 
 
+def test_who_lies_about_what_an_overlay_makes_replaces_nothing(
+    scene: Scene, open_lab: Lab, stack: ExitStack
+) -> None:
+    key, student = load_or_make(open_lab.root / "liar.key"), open_lab.node("student")
+    layer = scene.recording.named(scene.name)
+    master = scene.recording.named(next(iter(scene.everything - {scene.overlay.name})).removesuffix(".qcow2"))
+    header = msgspec.structs.replace(layer.manifest.header, result="b3:" + "5" * 64)
+    recorded = [master, replace(layer, manifest=sign_header(header, key))]
+    liar = stack.enter_context(RecordedPeer(recording_of(recorded, key.public)))
+    own = disks.make_master(student.place / scene.overlay.name, size=MIB, seed="mine")
+    before = own.read_bytes()
+
+    student.fails(NOT_VERIFIED, "fetch", scene.name, "--peer", liar.address, "--wait", "2", "--replace")
+
+    assert own.read_bytes() == before
+    assert student.files() == scene.everything
+
+
 def test_an_overlay_without_its_master_names_what_is_missing(scene: Scene, open_lab: Lab) -> None:
     student = open_lab.node("student")
     layer = scene.recording.named(scene.name)

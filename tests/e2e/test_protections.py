@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from overlaysync.units import KIB, MIB
+from tests import images
 from tests.e2e import disks
 from tests.e2e.nodes import DONE, NO_BASE, NOT_ALLOWED, WOULD_DESTROY, Lab, until
+from tests.torture.rot import flip, host_offset
 
 pytestmark = pytest.mark.qemu
 
@@ -38,6 +40,50 @@ def test_a_file_that_others_stand_on_is_not_replaced(lab: Lab) -> None:
     share = alice.share(master)
 
     bob.fails(WOULD_DESTROY, "fetch", master.stem, "--peer", share.peer, "--replace")
+
+
+def test_nothing_is_brought_along_for_what_is_then_refused(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
+    overlay = disks.make_overlay(alice.place / f"{lab.name('vm')}.qcow2", master, (0, 64 * KIB))
+    share = alice.share(overlay, master)
+    own = disks.make_master(bob.place / overlay.name, size=MIB, seed="mine")
+    disks.make_overlay(bob.place / "stands.qcow2", own)
+
+    for words in ([], ["--replace"]):
+        bob.fails(WOULD_DESTROY, "fetch", overlay.stem, "--peer", share.peer, *words)
+
+    assert bob.files() == {overlay.name, "stands.qcow2"}
+
+
+def test_an_overlay_gets_its_lost_master_back(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
+    overlay = disks.make_overlay(alice.place / f"{lab.name('vm')}.qcow2", master, (0, 64 * KIB))
+    share = alice.share(overlay, master)
+    bob.fetch(overlay.stem, "--peer", share.peer)
+    (bob.place / master.name).unlink()
+
+    bob.fetch(overlay.stem, "--peer", share.peer)
+
+    assert images.same_content(overlay, bob.place / overlay.name)
+
+
+def test_healing_makes_nothing_writable_that_others_stand_on(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
+    lower = disks.make_overlay(alice.place / f"{lab.name('lower')}.qcow2", master, (0, 64 * KIB))
+    lower.chmod(0o444)
+    upper = disks.make_overlay(alice.place / f"{lab.name('upper')}.qcow2", lower, (MIB // 2, 64 * KIB))
+    share = alice.share(upper, lower, master)
+    bob.fetch(upper.stem, "--peer", share.peer)
+    healed = bob.place / lower.name
+    flip(healed, host_offset(healed, 512), 3)
+
+    assert bob.json("verify", healed, "--repair", "--peer", share.peer)["verified"][0]["ok"]
+
+    assert disks.identical(lower, healed)
+    assert healed.stat().st_mode & 0o777 == 0o444
 
 
 def test_a_backing_name_gives_no_file_away(lab: Lab) -> None:

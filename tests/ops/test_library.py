@@ -108,6 +108,23 @@ def test_a_master_that_changes_under_an_overlay(
     assert hashed == ["master.raw", "vm.qcow2"] * 2
 
 
+def test_a_master_healed_under_an_overlay_leaves_what_is_known_of_the_overlay(
+    world: World, master: Path, overlay: Path, hashed: list[str]
+) -> None:
+    """Hashed again, what has rotted in the overlay would be taken for its content."""
+    before = world.known(overlay)
+    healed = master.with_name("healed.raw")
+    healed.write_bytes(master.read_bytes())
+    healed.rename(master)
+    hashed.clear()
+
+    after = world.known(overlay)
+
+    assert hashed == ["master.raw"]
+    assert (after.layer, after.disk) == (before.layer, before.disk)
+    assert world.library.known(overlay) is not None
+
+
 def test_a_master_two_layers_below(world: World, master: Path, overlay: Path) -> None:
     top = create(world.images / "top.qed", backing=overlay)
     world.known(top)

@@ -29,11 +29,12 @@ from tests.e2e.small_disk import small_disk
 from tests.torture import full
 from tests.torture.decay import Decay
 from tests.torture.kills import Asked, Killing
-from tests.torture.machine import Student, school
+from tests.torture.machine import Student
 from tests.torture.points import WHATS, Tally, Torturer
 from tests.torture.rot import memory_or
 from tests.torture.runner import Fault, Runner
 from tests.torture.scenes import CHECKPOINT, SCENES, Stage
+from tests.torture.school import school
 
 _HOUR_S = 3600
 
