@@ -11,7 +11,7 @@ from overlaysync.units import CHUNK, MIB
 from tests import images
 from tests.counts import record_counts
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, IN_USE, NOT_FOUND, WOULD_DESTROY, Lab, Node
+from tests.e2e.nodes import DONE, IN_USE, INTERRUPTED, NOT_FOUND, WOULD_DESTROY, Lab, Node, until
 
 pytestmark = pytest.mark.qemu
 
@@ -40,6 +40,23 @@ def test_one_writes_and_the_others_are_told_so(lab: Lab, homes: str, count: int)
     assert student.files() == {master.name, overlay.name}
     assert disks.identical(overlay, student.place / overlay.name)
     assert student.fetch(*command[1:-1])[0]["already_here"]
+
+
+@pytest.mark.parametrize("homes", ["one home", "a home each"])
+def test_who_comes_while_another_writes_is_told_so_at_once(lab: Lab, homes: str) -> None:
+    teacher, student = lab.node("teacher"), lab.node("student")
+    master = disks.make_master(teacher.place / f"{lab.name('master')}.raw", size=64 * MIB)
+    share = teacher.share(master)
+    command = ("fetch", master.stem, "--to", student.place, "--peer", share.peer, "--limit-rate", "1M")
+    first = student.start(*command)
+    until(lambda: [*student.home.glob("journals/*.journal")], what="the first one's writing")
+    other = student if homes == "one home" else lab.node("other")
+
+    assert "Another overlaysync" in other.fails(IN_USE, *command)["what"]
+
+    assert first.running, "nobody had to wait for its end"
+    first.interrupt()
+    assert first.wait().code == INTERRUPTED
 
 
 EIGHT = 8

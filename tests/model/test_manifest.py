@@ -155,6 +155,9 @@ VALUES = st.one_of(
         st.tuples(st.integers(0, 480), st.binary(min_size=1, max_size=3)).map(
             lambda damage: encoded(LAYER)[: damage[0]] + damage[1] + encoded(LAYER)[damage[0] + 1 :]
         ),
+        st.tuples(st.sampled_from(range(1, 17)), st.sampled_from([" ", "\n", '"v":1,', '"x":1,'])).map(
+            lambda more: f",{more[1]}".join(encoded(DISK).decode().split(",", more[0])).encode()
+        ),
     )
 )
 def test_any_bytes_are_a_header_in_canonical_form_or_an_error(data: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -176,6 +176,20 @@ def deaf() -> Iterator[Address]:
             waiting.setblocking(False)
             waiting.connect_ex(server.getsockname())
         yield Address("127.0.0.1", server.getsockname()[1])
+
+
+@contextmanager
+def undialled() -> Iterator[Address]:
+    """An address where connections would be taken, and none must come."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        try:
+            yield Address("127.0.0.1", server.getsockname()[1])
+        finally:
+            with suppress(BlockingIOError):
+                caller, _ = server.accept()
+                caller.close()
+                raise AssertionError("somebody has called")
 
 
 def unused_port() -> int:

@@ -16,7 +16,8 @@ from overlaysync.net.client import BusyError, CatalogAnswer, Client, GoneError
 from overlaysync.net.messages import Address, encode_catalog
 from overlaysync.net.receiving import SilentError
 from overlaysync.net.swarm_messages import SwarmQuestion, encode_swarm
-from tests.net.shelf import HASTY_CLIENT, Script, deaf, ok, says, scripted, unused_port
+from overlaysync.units import CHUNK
+from tests.net.shelf import HASTY_CLIENT, Script, deaf, ok, says, scripted, undialled, unused_port
 
 ID = bytes(32)
 CATALOG = encode_catalog(ID, "pl@bob", [b"envelope"])
@@ -28,6 +29,7 @@ CALLS: dict[str, Call] = {
     "page list": lambda client, address: client.page_list(address, ID, 100),
     "page": lambda client, address: client.page(address, ID, ID),
     "swarm": lambda client, address: client.swarm(address, ID, 10, SwarmQuestion()),
+    "data": lambda client, address: client.read_slots(address, ID, ((0, 1),), memoryview(bytearray(CHUNK))),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 
@@ -86,6 +88,18 @@ async def test_a_lie_is_a_peer_error(client: Client, call: Call, lie: Script) ->
     async with scripted(lie) as address, asyncio.timeout(5):
         with pytest.raises(PeerError):
             await call(client, address)
+
+
+@each_call
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_nobody_is_dialled_where_a_peer_redirects_to(client: Client, call: Call, status: int) -> None:
+    with undialled() as elsewhere:
+        answer = (
+            f"HTTP/1.1 {status} Go\r\nLocation: http://{elsewhere}/v1/catalog\r\nContent-Length: 0\r\n\r\n"
+        )
+        async with scripted(says(answer.encode())) as address:
+            with pytest.raises(PeerError, match=f"answers {status}"):
+                await call(client, address)
 
 
 @each_call

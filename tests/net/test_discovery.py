@@ -379,18 +379,35 @@ def test_two_machines_on_one_wire_without_any_route() -> None:
 
 
 def test_taps_are_left_out_unless_named() -> None:
-    setup = """
-        ip link set lo up
-        ip link add tap7 type veth peer name tap8
-        ip address add 10.78.0.1/24 dev tap7
-        ip link set tap7 up
-        ip link set tap8 up
-        """
-    usual = in_namespace(setup + "$node a@x bb@x & first=$!; $node bb@x a@x; wait $first")
-    assert usual.stdout.count("announced on lo\n") == 2
-    chosen = in_namespace(setup + "$node a@x bb@x tap7 & first=$!; $node bb@x a@x tap7; wait $first")
-    assert chosen.stdout.count("announced on tap7\n") == 2
-    assert chosen.stdout.count("found 10.78.0.1\n") == 2
+    def both_on(interface: str) -> str:
+        """What two nodes print, and whether the guest behind a tap has heard of them."""
+        return in_namespace(
+            f"""
+            mount -t tmpfs tmpfs /run
+            ip netns add guest
+            ip link set lo up
+            ip link add tap7 type veth peer name eth0 netns guest
+            ip address add 10.78.0.1/24 dev tap7
+            ip link set tap7 up
+            ip -n guest link set eth0 up
+            mkfifo /run/began
+            ip netns exec guest {sys.executable} -m tests.e2e.sniffer /run/heard >/run/began & sniffer=$!
+            read </run/began
+            $node a@x bb@x {interface} & first=$!
+            $node bb@x a@x {interface}
+            wait $first
+            kill $sniffer
+            if grep -q _overlaysync /run/heard; then echo heard; else echo not heard; fi
+            """
+        ).stdout
+
+    usual = both_on("")
+    assert usual.count("announced on lo\n") == 2
+    assert usual.endswith("\nnot heard\n")
+    chosen = both_on("tap7")
+    assert chosen.count("announced on tap7\n") == 2
+    assert chosen.count("found 10.78.0.1\n") == 2
+    assert chosen.endswith("\nheard\n")
 
 
 def test_without_a_network_the_reason_is_said() -> None:

@@ -18,6 +18,7 @@ from overlaysync.net.bounds import (
     MAX_SLOTS,
     MAX_SLOTS_TEXT,
 )
+from overlaysync.net.membership import encode_proof
 from overlaysync.net.messages import (
     Address,
     decode_catalog,
@@ -28,8 +29,21 @@ from overlaysync.net.messages import (
     encode_slots,
     parse_address,
 )
+from overlaysync.net.swarm_messages import SwarmQuestion, encode_question
 
 NODE = bytes(range(32))
+
+
+def test_bytes_are_as_the_protocol_says() -> None:
+    node = b"00" * 32
+    assert encode_catalog(bytes(32), "pl@bob", [b"abc"], tls=7) == (
+        b'{"node":"%s","label":"pl@bob","items":["YWJj"],"tls":7}' % node
+    )
+    assert encode_peers(["192.0.2.1:80"]) == b'{"peers":["192.0.2.1:80"]}'
+    assert encode_slots(((0, 64), (80, 16))) == "0-63,80-95"
+    question = SwarmQuestion("5f0c9d1e22ab7740", 40007, 7, 3, "pl@bob")
+    assert encode_question(question) == "member=5f0c9d1e22ab7740&port=40007&by=pl@bob&held=7&since=3"
+    assert encode_proof(bytes(32), bytes(32)) == f"nonce={node.decode()}&proof={node.decode()}"
 
 
 # -- slots -------------------------------------------------------------------------------------------

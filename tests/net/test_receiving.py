@@ -157,9 +157,10 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
-async def test_a_lie_is_a_peer_error(client: Client, lie: bytes) -> None:
+async def test_a_lie_is_a_peer_error(client: Client, lie: bytes, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(PeerError):
         await ask(client, says(lie, then_close=True), 5)
+    assert not caplog.records, "it was refused, and did not break what reads it"
 
 
 async def test_what_follows_a_body_spoils_only_the_connection(client: Client) -> None:

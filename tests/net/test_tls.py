@@ -30,7 +30,7 @@ from overlaysync.trust.keys import NodeKey, load_or_make
 from overlaysync.trust.teams import Nonces, Role, Team, new_team
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.net.lane import connect_tls, lane, listening, make_private
-from tests.net.shelf import FakeShelf, deaf, make_shelf, ok, unused_port
+from tests.net.shelf import FakeShelf, deaf, make_shelf, ok, undialled, unused_port
 
 RED = new_team("red")
 TAIL = 512
@@ -458,6 +458,34 @@ async def test_a_body_that_is_cut_is_lost(client: Client, stranger: NodeKey) -> 
     async with answering(stranger, member_of_red(stranger, cut)) as address:
         with pytest.raises(PeerError):
             await client.read_slots(address, b"m" * 32, ((0, 1),), memoryview(bytearray(CHUNK)))
+
+
+CALLS: dict[str, Callable[[Client, PrivateAddress], Awaitable[object]]] = {
+    "catalog": lambda client, address: client.private_catalog(address),
+    "peers": lambda client, address: client.peers(address),
+    "page list": lambda client, address: client.page_list(address, b"m" * 32, 100),
+    "page": lambda client, address: client.page(address, b"m" * 32, bytes(32)),
+    "swarm": lambda client, address: client.swarm(address, b"m" * 32, 10, SwarmQuestion()),
+    "data": lambda client, address: client.read_slots(
+        address, b"m" * 32, ((0, 1),), memoryview(bytearray(CHUNK))
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize("status", [302, 307])
+async def test_nobody_is_dialled_where_a_member_redirects_to(
+    client: Client, stranger: NodeKey, call: Callable[..., Awaitable[object]], status: int
+) -> None:
+    with undialled() as elsewhere:
+
+        async def redirect(writer: asyncio.StreamWriter) -> None:
+            where = f"Location: https://{elsewhere}/v1/catalog\r\nContent-Length: 0"
+            writer.write(f"HTTP/1.1 {status} Go\r\n{where}\r\n\r\n".encode())
+
+        async with answering(stranger, member_of_red(stranger, redirect)) as address:
+            with pytest.raises(PeerError, match=f"answers {status}"):
+                await call(client, address)
 
 
 async def test_an_endless_catalog_is_not_read(client: Client, stranger: NodeKey) -> None:

@@ -24,10 +24,11 @@ def names(entries: dict[bytes, bytes]) -> list[str]:
 
 def test_what_people_see() -> None:
     items = (Item("master", "debian-12", ID), Item("overlay", "red/router.2", ID))
-    assert encode_txt(NodeText(NODE, "r1", items)) == {
+    assert encode_txt(NodeText(NODE, "r1", items, tls=40008)) == {
         b"v": b"1",
         b"id": NODE.encode(),
         b"cat": b"r1",
+        b"tls": b"40008",
         b"m.debian-12": b"10111213",
         b"o.red/router.2": b"10111213",
     }

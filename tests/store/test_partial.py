@@ -486,6 +486,29 @@ print(won)
 """
 
 
+QUICKER = """
+import sys
+from pathlib import Path
+from overlaysync.store.partial import PartFile
+target, journals = map(Path, sys.argv[1:])
+part = target.with_name(f".{target.name}.part")
+part.write_bytes(b"whole" * 1000)
+
+def publish(event, arguments):
+    if event == "fcntl.flock" and not target.exists():
+        part.rename(target)
+
+sys.addaudithook(publish)
+PartFile.open(target, key=bytes(32), size=5000, data_bytes=5000, journal_dir=journals, reserve=0).close()
+"""
+
+
+def test_what_is_published_between_open_and_lock_is_not_written_to(target, journals):
+    subprocess.run([sys.executable, "-c", QUICKER, str(target), str(journals)], check=True)
+    assert target.read_bytes() == b"whole" * 1000
+    assert names(target.parent) == [".vm.qcow2.part", "vm.qcow2"]
+
+
 def test_processes_that_fight_over_a_target_do_no_damage(target, journals):
     command = [sys.executable, "-c", COMPETITOR, str(target), str(journals)]
     fighters = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in range(1, 7)]

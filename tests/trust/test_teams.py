@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import random
+import re
 import secrets
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +74,16 @@ def test_a_code_belongs_to_one_name() -> None:
         read_code("../red", RED.code)
 
 
+def test_code_and_tag_are_what_the_protocol_says() -> None:
+    def derived(context: str) -> bytes:
+        return blake3(RED.key + b"red", derive_key_context=f"overlaysync v1 team {context}").digest()[:5]
+
+    code = base64.b32encode(RED.key + derived("code")).decode().lower()
+    tag = base64.b32encode(derived("tag")).decode().lower()
+    assert RED.code == "-".join(re.findall(".....", code))
+    assert RED.tag == "-".join(re.findall("....", tag))
+
+
 def test_a_team_does_not_show_its_key() -> None:
     for text in (repr(RED), str(RED), RED.tag):
         assert RED.key.hex() not in text and RED.code not in text and repr(RED.key) not in text
@@ -81,10 +93,11 @@ def test_a_team_does_not_show_its_key() -> None:
 # -- proofs ------------------------------------------------------------------------------------------
 
 
-def test_a_proof_is_what_the_protocol_says() -> None:
-    mac = blake3(derive_key_context="overlaysync v1 team proof of a client")
+@pytest.mark.parametrize("role", Role)
+def test_a_proof_is_what_the_protocol_says(role: Role) -> None:
+    mac = blake3(derive_key_context=f"overlaysync v1 team proof of a {role.name.lower()}")
     key = mac.update(RED.key + b"red").digest()
-    assert RED.prove(Role.CLIENT, NONCES) == blake3(b"n" * 32 + b"s" * 32 + b"c" * 32, key=key).digest()
+    assert RED.prove(role, NONCES) == blake3(b"n" * 32 + b"s" * 32 + b"c" * 32, key=key).digest()
 
 
 def test_a_member_is_told_from_others() -> None:
