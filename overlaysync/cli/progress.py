@@ -18,9 +18,25 @@ from overlaysync.units import format_size
 _LINE_S = 3.0
 _BAR_S = 0.1
 _BAR_WIDTH = 24
+_LEAST_BAR = 6
+_WIDTH = 80
+"""Columns of a terminal that does not say how many it has."""
 _WINDOW_S = 5.0
 """The rate, and the time left that follows from it, is that of the last seconds."""
 _SOURCES_SHOWN = 3
+_FITTING = [
+    (3, True, _LEAST_BAR),
+    (3, False, _LEAST_BAR),
+    (2, False, _LEAST_BAR),
+    (1, False, _LEAST_BAR),
+    (1, False, 0),
+    (0, True, _LEAST_BAR),
+    (0, False, _LEAST_BAR),
+    (0, False, 0),
+    (-1, False, 0),
+]
+"""What is said where there is less room, the first that fits: sources by name (below 0 not even how many),
+whether of how much in all, and the least columns of the bar. No figure is ever cut."""
 _CLIENTS_SHOWN = 3
 
 
@@ -82,30 +98,43 @@ class Progress:
                 fields |= {"sources": dict(self._sources)}
             print(json.dumps(fields), file=sys.stderr, flush=True)
             return
-        missing = self._total - done
-        left = f"  {format_time(missing / rate)} left" if rate else ""
-        text = (
-            f"{format_size(missing)} missing of {format_size(self._total)}  {format_size(int(rate))}/s{left}"
-        )
-        text += self._from()
         if not self._bar:
-            print(f"{self._what}: {text}", file=sys.stderr, flush=True)
+            print(f"{self._what}: {self._text(done, rate)}", file=sys.stderr, flush=True)
             return
-        full = int(_BAR_WIDTH * done / self._total) if self._total else _BAR_WIDTH
-        bar = "█" * full + "░" * (_BAR_WIDTH - full)
-        draw(f"  {self._what}  {bar}  {text}")
+        draw(self._fitted(done, rate, _columns()))
         self._drawn = True
 
-    def _from(self) -> str:
-        """Who gave how much of what has come."""
-        every = self._sources.total()
-        if not every:
+    def _fitted(self, done: int, rate: float, columns: int) -> str:
+        """The line with a bar, in so many columns."""
+        for sources, total, least in _FITTING:
+            text = self._text(done, rate, sources=sources, total=total)
+            room = columns - len(f"  {self._what}    {text}")
+            if room >= least:
+                break
+        if not least:
+            name = printable(self._what, max(1, columns - len(f"    {text}…")))
+            return f"  {name}  {text}" if len(f"  {name}  {text}") <= columns else f"  {text}"
+        width = min(_BAR_WIDTH, room)
+        full = int(width * done / self._total) if self._total else width
+        return f"  {self._what}  {'█' * full}{'░' * (width - full)}  {text}"
+
+    def _text(self, done: int, rate: float, *, sources: int = _SOURCES_SHOWN, total: bool = True) -> str:
+        missing = self._total - done
+        of = f" of {format_size(self._total)}" if total else ""
+        left = f"  {format_time(missing / rate)} left" if rate else ""
+        return f"{format_size(missing)} missing{of}  {format_size(int(rate))}/s{left}{self._from(sources)}"
+
+    def _from(self, shown: int) -> str:
+        """Who gave how much of what has come, so many of them by name."""
+        every, count = self._sources.total(), len(self._sources)
+        if not every or shown < 0:
             return ""
-        parts = [
-            f"{name} {size * 100 // every} %" for name, size in self._sources.most_common(_SOURCES_SHOWN)
-        ]
-        others = len(self._sources) - _SOURCES_SHOWN
-        return f"  from {', '.join(parts)}" + (f" and {others} more" if others > 0 else "")
+        if count == 1 and shown:
+            return f"  from {next(iter(self._sources))}"
+        if not shown:
+            return f"  from {count} node" + "s" * (count > 1)
+        parts = [f"{name} {size * 100 // every} %" for name, size in self._sources.most_common(shown)]
+        return f"  from {', '.join(parts)}" + (f" and {count - shown} more" if count > shown else "")
 
 
 class Audience:
@@ -163,9 +192,13 @@ def _stragglers(slowest: Sequence[tuple[str, float]], not_done: int) -> str:
 
 def draw(text: str) -> None:
     """Put a line where the last one was drawn on the terminal."""
-    width = get_terminal_size(sys.stderr.fileno()).columns
-    sys.stderr.write("\r\x1b[K" + printable(text, max(1, width - 2)))
+    sys.stderr.write("\r\x1b[K" + printable(text, max(1, _columns())))
     sys.stderr.flush()
+
+
+def _columns() -> int:
+    """Columns for a line; two are left free, as some terminals wrap in the last one."""
+    return (get_terminal_size(sys.stderr.fileno()).columns or _WIDTH) - 2
 
 
 def format_time(seconds: float) -> str:

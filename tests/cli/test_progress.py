@@ -50,7 +50,7 @@ def documents(capsys: Captured) -> list[dict[str, Any]]:
 
 
 class Terminal(io.StringIO):
-    """A terminal of 100 columns."""
+    """A terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -67,10 +67,10 @@ class Terminal(io.StringIO):
 
 
 @contextmanager
-def on_a_terminal() -> Iterator[Terminal]:
+def on_a_terminal(columns: int = 100) -> Iterator[Terminal]:
     """Standard error is one."""
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(Terminal()) as terminal:
-        patch.setattr(module, "get_terminal_size", lambda _: os.terminal_size((100, 24)))
+        patch.setattr(module, "get_terminal_size", lambda _: os.terminal_size((columns, 24)))
         yield terminal
 
 
@@ -171,12 +171,39 @@ def test_a_bar_on_a_terminal() -> None:
         clock.now += 0.0625
         progress.advance(49 * MIB, "pl@bob-with-a-long-label" * 3)
         shown = terminal.shown()
-        assert shown.startswith(f"\r\x1b[K  router  {'█' * 12}{'░' * 12}  50 MiB missing")
+        assert shown.startswith(f"\r\x1b[K  router  {'█' * 12}{'░' * 12}  50 MiB missing of 100 MiB")
         assert len(shown.removeprefix("\r\x1b[K")) <= 99
         progress.clear()
         assert terminal.shown() == "\r\x1b[K"
         progress.clear()
         assert terminal.shown() == ""
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (140, f"  router  {'█' * 5}{'░' * 16}  300 MiB missing of 400 MiB  100 MiB/s  0:03 left"
+              "  from pl@bob-j2rueu 70 %, etu1@oscar-w34xyz 20 %, c 10 %"),
+        (130, f"  router  {'█' * 2}{'░' * 9}  300 MiB missing of 400 MiB  100 MiB/s  0:03 left"
+              "  from pl@bob-j2rueu 70 %, etu1@oscar-w34xyz 20 %, c 10 %"),
+        (100, f"  router  {'█' * 3}{'░' * 10}  300 MiB missing  100 MiB/s  0:03 left"
+              "  from pl@bob-j2rueu 70 % and 2 more"),
+        (80, f"  router  {'█' * 3}{'░' * 12}  300 MiB missing  100 MiB/s  0:03 left  from 3 nodes"),
+        (0, f"  router  {'█' * 3}{'░' * 12}  300 MiB missing  100 MiB/s  0:03 left  from 3 nodes"),
+        (60, "  router  300 MiB missing  100 MiB/s  0:03 left"),
+        (46, "  ro…  300 MiB missing  100 MiB/s  0:03 left"),
+        (42, "  300 MiB missing  100 MiB/s  0:03 left"),
+    ],
+)  # fmt: skip
+def test_on_narrow_terminals_less_is_said_and_no_figure_is_cut(columns: int, expected: str) -> None:
+    with on_a_terminal(columns) as terminal:
+        clock = Clock()
+        progress = Progress("router", 400 * MIB, False, clock)
+        progress.advance(70 * MIB, "pl@bob-j2rueu")
+        progress.advance(20 * MIB, "etu1@oscar-w34xyz")
+        clock.now += 1
+        progress.advance(10 * MIB, "c")
+        assert terminal.shown().removeprefix("\r\x1b[K") == expected
 
 
 @pytest.mark.parametrize(
@@ -283,7 +310,7 @@ def test_nothing_with_quiet(clock: Clock, capsys: Captured, as_json: bool) -> No
 def test_everything_without_quiet(clock: Clock, capsys: Captured) -> None:
     work(Output(Settings()), clock)
     assert lines(capsys) == [
-        "router: 50 B missing of 100 B  5 B/s  0:10 left  from pl@bob 100 %",
+        "router: 50 B missing of 100 B  5 B/s  0:10 left  from pl@bob",
         "  router:1: 1 of 2 done  pl@bob 50 %",
         "a note",
     ]
