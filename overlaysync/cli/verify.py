@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,11 +19,13 @@ from overlaysync.cli.common import (
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import guest_size, here, is_path
 from overlaysync.cli.output import Output
+from overlaysync.errors import VerificationError, WouldDestroyError
 
 if TYPE_CHECKING:
     from overlaysync.node.node import Node
-    from overlaysync.ops.verify import Verdict
+    from overlaysync.ops.verify import Damage, Verdict
 
+_WRITTEN = "it was written to since (a VM that ran?)"
 _NAMED_DAMAGE = 20
 """Damaged ranges listed for people; JSON has them all."""
 
@@ -35,6 +39,10 @@ def verify(
     context: typer.Context,
     what: Annotated[list[str], typer.Argument(metavar="PATH|REF...", autocompletion=complete_reference)],
     repair: Annotated[bool, typer.Option("--repair", help="Heal what is damaged, from peers.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Heal also an overlay in use: what a VM has written is lost."),
+    ] = False,
     peer: PeerOption = None,
 ) -> None:
     """Re-read images and compare them with what is known of them."""
@@ -43,7 +51,7 @@ def verify(
 
     output = output_of(context)
     addresses = parse_peers(peer)
-    verdicts = []
+    findings = []
     with open_node() as node:
         for text in what:
             path = text if is_path(text) else here(node, output, text).path
@@ -52,44 +60,106 @@ def verify(
                 verdict = verify_image(node.library, path, now=now(), progress=output.advance)
             finally:
                 output.end()
+            healed: tuple[Damage, ...] = ()
             if verdict.damage and repair:
-                verdict = _repair(node, output, verdict, addresses)
-            verdicts.append(verdict)
-    _report_verdicts(output, verdicts)
+                _refuse_to_lose(verdict, yes)
+                healed, verdict = verdict.damage, _repair(node, output, verdict, addresses)
+            findings.append(Finding(verdict, healed, _unlike_its_name(node, verdict)))
+    _report(output, findings)
 
 
-def _report_verdicts(output: Output, verdicts: list[Verdict]) -> None:
-    from overlaysync.errors import VerificationError
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is said of one image.
 
-    lines, fields = [], []
-    for verdict in verdicts:
-        path = verdict.path
-        fields.append(
-            {
-                "path": path,
-                "ok": not verdict.damage,
-                "changed_since": verdict.touched,
-                "damage": [{"offset": item.offset, "length": item.length} for item in verdict.damage],
-            }
-        )
+    Attributes:
+        verdict: what verifying found, in the end.
+        healed: the damage that was healed before.
+        unlike: the name whose versions it is none of; "" when it is one, or nothing is known of that.
+    """
+
+    verdict: Verdict
+    healed: tuple[Damage, ...]
+    unlike: str
+
+    def lines(self, output: Output) -> list[str]:
+        """The lines for people."""
+        from overlaysync.model.digest import short_id
+
+        verdict, path = self.verdict, self.verdict.path
         if not verdict.damage:
-            lines.append(output.good(f"{path}  verified"))
-            continue
-        why = "it was written to since (a VM that ran?)" if verdict.touched else "its bytes have rotted"
-        lines.append(f"✗ {path}  differs from what is known of it; {verdict.unreadable or why}")
+            healed = sum(item.length for item in self.healed)
+            how = f"healed ({healed} bytes that the guest sees) and verified" if healed else "verified"
+            lines = [output.good(f"{path}  {how}")]
+            if self.unlike:
+                lines.append(
+                    f"    as {short_id(verdict.disk)}, which is no version of '{self.unlike}' known here;"
+                    f" to get one: overlaysync fetch {self.unlike} --replace"
+                )
+            return lines
+        why = _WRITTEN if verdict.touched else "its bytes have rotted"
+        lines = [f"✗ {path}  differs from what is known of it; {verdict.unreadable or why}"]
         lines += [
             f"    guest offset {item.offset:#x}, {item.length} bytes"
             for item in verdict.damage[:_NAMED_DAMAGE]
         ]
         if len(verdict.damage) > _NAMED_DAMAGE:
             lines.append(f"    and {len(verdict.damage) - _NAMED_DAMAGE} more places")
-    output.result({"verified": fields}, *lines)
-    bad = [verdict.path for verdict in verdicts if verdict.damage]
+        return lines
+
+    def fields(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "path": self.verdict.path,
+            "ok": not self.verdict.damage,
+            "changed_since": self.verdict.touched,
+            "damage": _ranges(self.verdict.damage),
+            "healed": _ranges(self.healed),
+        }
+
+
+def _ranges(damage: Iterable[Damage]) -> list[dict[str, int]]:
+    return [{"offset": item.offset, "length": item.length} for item in damage]
+
+
+def _report(output: Output, findings: list[Finding]) -> None:
+    lines = [line for finding in findings for line in finding.lines(output)]
+    output.result({"verified": [finding.fields() for finding in findings]}, *lines)
+    bad = [finding.verdict for finding in findings if finding.verdict.damage]
     if bad:
+        yes, lost = ("--yes ", ", and lose what a VM has written") if _may_be_in_use(bad[0]) else ("", "")
         raise VerificationError(
-            f"{len(bad)} of {len(verdicts)} images not as known",
-            hint=f"overlaysync verify --repair '{bad[0]}', to heal it from peers",
+            f"{len(bad)} of {len(findings)} images differ from what is known of them",
+            hint=f"overlaysync verify --repair {yes}'{bad[0].path}', to heal it from peers{lost}",
         )
+
+
+def _may_be_in_use(verdict: Verdict) -> bool:
+    """Whether it is an overlay that a VM may have written to: what differs may be somebody's work."""
+    from overlaysync.ops.library import is_read_only
+
+    return verdict.touched and verdict.layer is not None and not is_read_only(verdict.path)
+
+
+def _refuse_to_lose(verdict: Verdict, yes: bool) -> None:
+    if _may_be_in_use(verdict) and not yes:
+        raise WouldDestroyError(
+            f"Not healing {verdict.path}",
+            why=f"{_WRITTEN}, and that would be lost",
+            hint="keep it as it is; or, to go back to what it was: the same command with --yes",
+        )
+
+
+def _unlike_its_name(node: Node, verdict: Verdict) -> str:
+    """The name of a master's file when others of that name are known, and none has its content."""
+    from overlaysync.ops.publish import stem
+
+    if verdict.damage or verdict.layer is not None:
+        return ""
+    catalog, name = node.catalog, stem(verdict.path)
+    if catalog.manifests(content=verdict.disk) or not catalog.manifests(name=name):
+        return ""
+    return name
 
 
 def _repair(node: Node, output: Output, verdict: Verdict, addresses: list[Any]) -> Verdict:

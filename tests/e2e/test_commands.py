@@ -16,8 +16,19 @@ import pytest
 
 import overlaysync
 from overlaysync.units import KIB, MIB
+from tests import images
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, INTERRUPTED, NETWORK, NOT_FOUND, NOT_VERIFIED, Lab, Node, until
+from tests.e2e.nodes import (
+    DONE,
+    INTERRUPTED,
+    NETWORK,
+    NOT_FOUND,
+    NOT_VERIFIED,
+    WOULD_DESTROY,
+    Lab,
+    Node,
+    until,
+)
 
 pytestmark = pytest.mark.qemu
 
@@ -215,6 +226,40 @@ def test_a_repair_that_fails_does_not_take_the_damage_for_the_image(lab: Lab) ->
     share = alice.share(master)
     assert bob.json("verify", path, "--repair", "--peer", share.peer)["verified"][0]["ok"]
     assert disks.identical(master, path)
+
+
+def test_what_a_vm_has_written_is_not_healed_away_unasked(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=4 * MIB)
+    overlay = disks.make_overlay(alice.place / f"{lab.name('vm')}.qcow2", master, (MIB, 64 * KIB))
+    share = alice.share(master, overlay)
+    bob.fetch(overlay.stem, "--peer", share.peer)
+    path = bob.place / overlay.name
+    images.apply(path, [images.Op("write", 2 * MIB, 64 * KIB, 7)])
+    written = path.read_bytes()
+
+    said = bob.run("verify", path).stderr
+    assert "--repair --yes" in said and "lose what a VM has written" in said
+    refused = bob.run("verify", path, "--repair", "--peer", share.peer)
+    assert refused.code == WOULD_DESTROY and "would be lost" in refused.stderr and "--yes" in refused.stderr
+    assert path.read_bytes() == written
+
+    said = bob.run("verify", path, "--repair", "--yes", "--peer", share.peer).stdout
+    assert f"healed ({64 * KIB} bytes that the guest sees) and verified" in said
+    assert disks.identical(overlay, path)
+
+
+def test_a_master_that_is_none_of_its_name_is_not_called_that(lab: Lab) -> None:
+    """Somebody wrote to it and had it hashed again: now it is another disk, as far as one can know."""
+    node = lab.node("alice")
+    master = disks.make_master(node.place / f"{lab.name('master')}.qcow2", size=4 * MIB)
+    node.share(master).stop()
+    assert "no version" not in node.run("verify", master).stdout
+    with open(master, "r+b") as file:
+        file.seek(master.stat().st_size - MIB)
+        file.write(b"other")
+    node.run("id", master)
+    assert f"which is no version of '{master.stem}' known here" in node.run("verify", master).stdout
 
 
 # -- words -------------------------------------------------------------------------------------------

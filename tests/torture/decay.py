@@ -80,7 +80,7 @@ class Decay:
         self._repair(name, before)
 
     def _repair(self, name: str, before: bytes) -> None:
-        outcome = self.run("verify", name, "--repair", "--peer", self._peer)
+        outcome = self.run("verify", name, "--repair", "--yes", "--peer", self._peer)
         assert outcome.code == DONE and _verdict(outcome)["ok"], outcome
         assert (self._images / name).read_bytes() == before
         self.counts["healed"] += 1

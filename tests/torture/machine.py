@@ -336,7 +336,7 @@ class Student(RuleBasedStateMachine):
         truth, path = self.truth[name], self.place / name
         if truth.lesson and not self._rotten(truth.base):
             whole = changed(truth, rot=set())
-            words = ["verify", name, "--repair", "--peer", self.school.peer]
+            words = ["verify", name, "--repair", "--yes", "--peer", self.school.peer]
             outcome = self._do(words, fault, {name: whole}, replaces=name)
             assert outcome.code == DONE and not self.truth[name].rot, outcome
             self.school.counts["healed by a peer"] += 1
