@@ -7,18 +7,20 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from functools import lru_cache
 from itertools import islice
 from time import monotonic
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
 from overlaysync.model.pin import Sighting
-from overlaysync.net.bounds import DISCOVERY, SERVER
+from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import Interface, is_on_link, is_one_host, is_own, list_interfaces
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.places import NoPlaceError, Places
+from overlaysync.node.listed import Listed
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.resolve import Listing
@@ -41,6 +43,9 @@ others may tell of new hosts each time."""
 
 LISTED_SIZE = 8 * MIB
 """Envelopes kept of all peers that nobody named; in memory they take some five times as much."""
+
+_OPENED = LISTED_SIZE // MAX_MANIFEST_SIZE
+"""Envelopes remembered to be right: in a room many list the same, and each signature takes its time."""
 
 _LOOK_S = 10.0
 """A peer that nobody named must have sent its catalog by then."""
@@ -74,7 +79,8 @@ class PeerView:
         tls: port of its private lane.
         public: those of the manifests that are for everybody.
         alias: whether it is a node on this machine that another of its addresses already stands for.
-        size: bytes of the envelopes kept.
+        size: bytes of the envelopes it lists.
+        counted: whether what it lists counts, with all others' that nobody named.
     """
 
     address: Address
@@ -96,6 +102,7 @@ class PeerView:
         return PrivateAddress(self.address.host, self.tls, team, self.public_key)
 
     size: int = 0
+    counted: bool = False
 
 
 @dataclass(slots=True)
@@ -116,6 +123,8 @@ class Reach:
     _near: dict[str, _Near] = field(default_factory=dict)
     _found: tuple[Interface, ...] = ()
     _look_at: float = 0.0
+    _listed: Listed = field(default_factory=Listed)
+    _open: Callable[[bytes], Manifest] = field(default_factory=lambda: lru_cache(_OPENED)(open_envelope))
     _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
 
     @classmethod
@@ -303,7 +312,7 @@ class Reach:
         while self.browser is not None:
             found = {peer.label: peer for peer in self.browser.found()}
             for key in [key for key, view in self.views.items() if view.announced and key not in found]:
-                del self.views[key]
+                self._list(self.views.pop(key), {})
                 self._has_changed()
             for peer in found.values():
                 self._consider(peer)
@@ -384,8 +393,7 @@ class Reach:
             view.alias = self._is_alias(view)
             view.tls = answer.catalog.tls
             view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")
-        view.manifests = view.public | await self._look_in_private(view)
-        view.size = sum(len(manifest.envelope) for manifest in view.manifests.values())
+        self._list(view, view.public | await self._look_in_private(view))
         self._cut_lists()
         if gossip:
             with suppress(PeerError, DecodeError):
@@ -412,15 +420,25 @@ class Reach:
             return {}
         return await asyncio.to_thread(self._open_all, catalog.envelopes, team)
 
+    def _list(self, view: PeerView, manifests: dict[bytes, Manifest]) -> None:
+        """Replace what a peer lists; nothing counts of one that has gone while it was asked."""
+        if view.counted:
+            self._listed.remove(view.manifests)
+        view.manifests, view.size = manifests, sum(len(manifest.envelope) for manifest in manifests.values())
+        here = any(known is view for known in self.views.values())
+        view.counted = here and view.address not in self.named
+        if view.counted:
+            self._listed.add(manifests)
+
     def _cut_lists(self) -> None:
         """Halve the longest lists while all together are too long: short ones stay whole, whoever floods."""
-        strangers = [view for view in self.views.values() if view.address not in self.named]
-        while sum(view.size for view in strangers) > LISTED_SIZE:
-            longest = max(strangers, key=lambda view: view.size)
-            kept = islice(longest.manifests.items(), len(longest.manifests) // 2)
-            longest.manifests, longest.etag = dict(kept), ""
-            longest.public = {id: longest.manifests[id] for id in longest.public if id in longest.manifests}
-            longest.size = sum(len(manifest.envelope) for manifest in longest.manifests.values())
+        while self._listed.size > LISTED_SIZE:
+            counted = (view for view in self.views.values() if view.counted)
+            longest = max(counted, key=lambda view: view.size)
+            kept = dict(islice(longest.manifests.items(), len(longest.manifests) // 2))
+            longest.public = {id: kept[id] for id in longest.public if id in kept}
+            longest.etag = ""
+            self._list(longest, kept)
 
     def _is_alias(self, view: PeerView) -> bool:
         """Whether another view stands for the node.
@@ -445,7 +463,7 @@ class Reach:
         manifests = {}
         for envelope in envelopes:
             with suppress(OverlaysyncError):
-                manifest = open_envelope(envelope)
+                manifest = self._open(envelope)
                 if manifest.header.team == team:
                     manifests[manifest.id] = manifest
         book, at = self.node.book(), timestamp()
