@@ -20,6 +20,7 @@ from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import Interface, is_on_link, is_one_host, is_own, list_interfaces
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.places import NoPlaceError, Places
+from overlaysync.net.resolving import resolve
 from overlaysync.node.listed import Listed
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
@@ -123,6 +124,7 @@ class Reach:
     _near: dict[str, _Near] = field(default_factory=dict)
     _found: tuple[Interface, ...] = ()
     _look_at: float = 0.0
+    _resolved: dict[Address, tuple[Address, ...]] = field(default_factory=dict)
     _listed: Listed = field(default_factory=Listed)
     _open: Callable[[bytes], Manifest] = field(default_factory=lambda: lru_cache(_OPENED)(open_envelope))
     _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
@@ -242,7 +244,7 @@ class Reach:
         Raises:
             NetworkError: what they did instead.
         """
-        named = [view for view in self.views.values() if view.address in self.named]
+        named = [view for view in self.views.values() if self._is_named(view)]
         failed = [view.problem for view in named if view.problem]
         if failed and len(failed) == len(self.named):
             raise NetworkError(
@@ -361,7 +363,7 @@ class Reach:
 
     async def _look_in_turn(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Fill ``view`` when it is its turn; a peer that the user named need not wait for others."""
-        if view.address in self.named:
+        if self._is_named(view):
             await self._look(view, addresses, gossip)
             return
         limit = asyncio.timeout(None)
@@ -375,15 +377,15 @@ class Reach:
 
     async def _look(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Fill ``view`` from the first address that answers."""
-        for address in addresses:
+        for address in await self._resolve(addresses):
             try:
                 answer = await self.client.catalog(address, view.etag)
                 break
             except (PeerError, DecodeError) as error:
-                problem = str(error)
+                problem = str(error) if address in addresses else f"{view.address}: {error}"
         else:
             view.problem = problem
-            if view.address in self.named and len(self.named) > 1:
+            if self._is_named(view) and len(self.named) > 1:
                 self.observer.note(problem)
             return
         view.address, view.etag, view.problem = address, answer.etag, ""
@@ -400,6 +402,17 @@ class Reach:
                 for other in await self.client.peers(address):
                     if self.may_dial(other.host, told_by=address):
                         self._ask(str(other), (other,))
+
+    async def _resolve(self, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+        """IP addresses only, once for each name: where a node is, and who it is, goes by these."""
+        for address in addresses:
+            if address in self.named and address not in self._resolved:
+                self._resolved[address] = await resolve(address)
+        return tuple(ip for address in addresses for ip in self._resolved.get(address, (address,)))
+
+    def _is_named(self, view: PeerView) -> bool:
+        """Whether the user named a peer's address, or the name of it."""
+        return view.address in self.named or any(view.address in ips for ips in self._resolved.values())
 
     async def _look_in_private(self, view: PeerView) -> dict[bytes, Manifest]:
         """What the peer serves to the teams that this node is in as well."""
@@ -426,7 +439,7 @@ class Reach:
             self._listed.remove(view.manifests)
         view.manifests, view.size = manifests, sum(len(manifest.envelope) for manifest in manifests.values())
         here = any(known is view for known in self.views.values())
-        view.counted = here and view.address not in self.named
+        view.counted = here and not self._is_named(view)
         if view.counted:
             self._listed.add(manifests)
 
