@@ -339,7 +339,7 @@ class Reach:
             gossip: whether to ask the peers that it knows as well.
             announced: what it announced, if it did.
         """
-        if key in self._asking or len(self.views) >= 2 * DISCOVERY.peers:
+        if key in self._asking or (key not in self.views and len(self.views) >= 2 * DISCOVERY.peers):
             return
         view = self.views.setdefault(key, PeerView(addresses[0]))
         if announced:

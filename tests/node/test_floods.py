@@ -86,6 +86,12 @@ def flood(reach: Reach, *, hosts: int) -> None:
         announce(reach, Address(f"192.0.2.{number % hosts}", 1000 + number))
 
 
+async def all_heard(reach: Reach) -> None:
+    """Wait until nobody is being asked."""
+    while reach.looking:
+        await asyncio.sleep(0.01)
+
+
 async def heard(reach: Reach, within_s: float) -> None:
     """Wait for the honest peer."""
     async with asyncio.timeout(within_s):
@@ -103,8 +109,7 @@ async def test_long_lists_are_cut_and_short_ones_stay_whole(monkeypatch: pytest.
         announce(reach, HONEST)
         for number in range(10):
             announce(reach, Address(f"192.0.2.{number}", 80))
-        while reach.looking:
-            await asyncio.sleep(0.01)
+        await all_heard(reach)
         views = {str(view.address): view for view in reach.nodes()}
         assert len(views.pop("192.0.2.5:9").manifests) == len(MANY)
         assert len(views[str(HONEST)].manifests) == len(FEW)
@@ -128,8 +133,7 @@ async def test_what_many_list_counts_once_and_is_verified_once(monkeypatch: pyte
     async with reaching(monkeypatch, the_same) as (reach, _):
         for number in range(10):
             announce(reach, Address(f"192.0.2.{number}", 80))
-            while reach.looking:
-                await asyncio.sleep(0.01)
+            await all_heard(reach)
         assert [len(view.manifests) for view in reach.nodes()] == 10 * [len(MANY)]
         assert len(verified) == len(MANY)
 
@@ -155,10 +159,25 @@ async def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with reaching(monkeypatch, slowly) as (reach, clients):
         flood(reach, hosts=100)
         announce(reach, Address("192.0.3.1", 1), "one too many")
-        while reach.looking:
-            await asyncio.sleep(0.01)
+        await all_heard(reach)
         assert clients.most <= module._LOOKING.places
         assert len(reach.views) == 2 * DISCOVERY.peers
+
+
+async def test_who_is_known_is_asked_again_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    now: list[Manifest] = []
+
+    async def list_now(address: Address) -> list[Manifest]:
+        return now
+
+    async with reaching(monkeypatch, list_now) as (reach, _):
+        flood(reach, hosts=100)
+        await all_heard(reach)
+        now.extend(FEW)
+        first = next(iter(reach.views))
+        reach._consider(Peer(first, "", (reach.views[first].address.host,), 1000, "r2"))
+        await all_heard(reach)
+        assert len(reach.views[first].manifests) == len(FEW)
 
 
 async def test_hosts_that_stall_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,8 +209,7 @@ async def test_who_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "_LOOK_S", 0.05)
     async with reaching(monkeypatch, stall) as (reach, _):
         announce(reach, Address("192.0.2.1", 1))
-        while reach.looking:
-            await asyncio.sleep(0.01)
+        await all_heard(reach)
         assert "too long" in reach.views["192.0.2.1:1"].problem
 
 
@@ -201,7 +219,6 @@ async def test_a_host_that_refuses_is_heard_of_no_more(monkeypatch: pytest.Monke
 
     async with reaching(monkeypatch, refuse) as (reach, _):
         flood(reach, hosts=200)
-        while reach.looking:
-            await asyncio.sleep(0.01)
+        await all_heard(reach)
         assert {view.problem for view in reach.views.values()} == {"refused"}
         assert reach.listings() == []
