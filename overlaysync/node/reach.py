@@ -161,6 +161,7 @@ class Reach:
             observer.note(str(error))
         reach = cls(node, client, observer, browser, named=named, catalogs=catalogs)
         watcher = asyncio.create_task(reach._watch())
+        watcher.add_done_callback(reach._ended)
         try:
             yield reach
         finally:
@@ -278,6 +279,11 @@ class Reach:
                 if self.browser is not None or self.looking:
                     await self._settle()
 
+    def check(self) -> None:
+        """Raise what has broken off the search for peers: for who waits for them by other means."""
+        if self._failure is not None:
+            raise self._failure
+
     @property
     def looking(self) -> bool:
         """Whether some peer is being asked for its catalog at present."""
@@ -302,8 +308,7 @@ class Reach:
     async def _next_change(self) -> None:
         await self._changed.wait()
         self._changed.clear()
-        if self._failure is not None:
-            raise self._failure
+        self.check()
 
     # -- looking -------------------------------------------------------------------------------------
 
@@ -349,13 +354,16 @@ class Reach:
         task.add_done_callback(lambda _: self._looked(key, announced))
 
     def _looked(self, key: str, announced: Peer | None) -> None:
-        task = self._asking.pop(key)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = error
+        self._ended(self._asking.pop(key))
         view = self.views.get(key)  # gone when the peer said goodbye while it was asked
         if announced and self.browser and view and not view.problem:
             self.browser.confirm(announced, view.address.host)
         self._has_changed()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+            self._has_changed()
 
     def _has_changed(self) -> None:
         self._index = None

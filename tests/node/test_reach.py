@@ -17,7 +17,7 @@ from overlaysync.errors import NetworkError
 from overlaysync.net import interfaces
 from overlaysync.net.bounds import MAX_TOLD
 from overlaysync.net.client import Client
-from overlaysync.net.discovery import Peer
+from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import Interface, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
@@ -147,7 +147,7 @@ async def test_a_peer_named_by_name_is_where_its_address_is(tmp_path: Path) -> N
         shelf.known = [str(other)]
         async with reaching(tmp_path, Address("localhost", address.port)) as reach:
             assert reach.answering() == [address, other]
-            reach._consider(Peer("announced", "r1", (address.host,), address.port))
+            reach._consider(Peer("announced", "", (address.host,), address.port))
             assert await reach.another(wait_s=5)
             assert reach.answering() == [address, other]
 
@@ -169,3 +169,25 @@ async def test_a_name_that_is_nobodys_is_asked_as_it_is(
     async with reaching(tmp_path, Address(NAME, 80)) as reach:
         with pytest.raises(NetworkError, match=f"{NAME}:80 does not answer"):
             reach.require_answer()
+
+
+async def test_a_search_that_breaks_off_ends_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(reach: Reach, peer: Peer) -> None:
+        raise RuntimeError("a mistake")
+
+    async def start(browser: Browser) -> None:
+        pass
+
+    monkeypatch.setattr(Browser, "start", start)
+    monkeypatch.setattr(Browser, "found", lambda browser: [Peer("bob", "", (LINK,), 80)])
+    monkeypatch.setattr(Reach, "_consider", fail)
+    node = Node.open({"OVERLAYSYNC_HOME": str(tmp_path / "home")})
+    async with Client() as client, Reach.open(node, client, Silent()) as reach:
+        reach.check()  # it has not begun
+        with pytest.raises(RuntimeError, match="a mistake"):
+            await reach.until(lambda: False, wait_s=5)
+        with pytest.raises(RuntimeError, match="a mistake"):
+            reach.check()
+    node.close()
