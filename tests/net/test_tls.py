@@ -119,7 +119,7 @@ async def test_everything_that_the_public_lane_has(
     manifest = offer.manifest
     assert await client.page_list(address, manifest.id, manifest.header.list_size) == offer.page_list
     for digest in offer.pages.digests:
-        assert page_digest(await client.page(address, manifest.id, digest)) == digest
+        assert page_digest((await client.page(address, manifest.id, digest))[0]) == digest
     answer = await client.swarm(address, manifest.id, offer.pieces.count, SwarmQuestion())
     assert answer.held is None
     for runs in (((0, 41),), ((40, 1),), ((3, 2), (7, 1), (39, 2))):
