@@ -26,6 +26,7 @@ from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
     from overlaysync.net.messages import Address
+    from overlaysync.net.rate import RateLimit
     from overlaysync.node.fetching import Fetch, Fetched, Options
     from overlaysync.node.node import Node
     from overlaysync.node.reach import Reach
@@ -146,10 +147,11 @@ class _Fetching:
         from overlaysync.node.passing import Passing
         from overlaysync.node.reach import Reach
 
+        given = RateLimit(self._rate)  # by both servers together, while it fetches and while it seeds
         async with (
             Client(limit=RateLimit(self._rate), compression=self._compression, teams=node.teams) as client,
             Reach.open(node, client, self._output, peers=self._peers, interfaces=self._interfaces) as reach,
-            Passing.open(node, reach, rate=self._rate) as passing,
+            Passing.open(node, reach, limit=given) as passing,
         ):
             fetch = Fetch(node, client, reach, self._output, self._options, passing)
             results: list[Fetched] = []
@@ -160,7 +162,7 @@ class _Fetching:
                 results += fetched
             self._print(node.book(), plans, results)
             if self._seed and results:
-                await self._seed_for(self._seed, node, reach, results)
+                await self._seed_for(self._seed, node, reach, results, given)
             elif self._seed is None:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
                     await passing.linger()
@@ -227,7 +229,9 @@ class _Fetching:
             f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified"
         )
 
-    async def _seed_for(self, seconds: float, node: Node, reach: Reach, results: list[Fetched]) -> None:
+    async def _seed_for(
+        self, seconds: float, node: Node, reach: Reach, results: list[Fetched], limit: RateLimit
+    ) -> None:
         import asyncio
 
         from overlaysync.node.serving import serve
@@ -236,7 +240,7 @@ class _Fetching:
         share = Share(node, [result.known.path for result in results], None, self._output)
         try:
             await asyncio.to_thread(share.publish_all)
-            async with serve(share, reach=reach, interfaces=self._interfaces):
+            async with serve(share, reach=reach, interfaces=self._interfaces, limit=limit):
                 self._output.note(f"sharing for {seconds:g} s; Ctrl-C ends it")
                 await asyncio.sleep(seconds)
         finally:

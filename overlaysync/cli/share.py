@@ -81,6 +81,7 @@ async def _share(
     import asyncio
 
     from overlaysync.net.client import Client
+    from overlaysync.net.rate import RateLimit
     from overlaysync.node.observer import Silent
     from overlaysync.node.reach import Reach
     from overlaysync.node.serving import serve
@@ -99,7 +100,7 @@ async def _share(
                 reach=reach,
                 port=port,
                 interfaces=interfaces,
-                rate=rate,
+                limit=RateLimit(rate),
                 recheck_s=recheck_days * _DAY_S or None,
             ) as (bound, where),
         ):

@@ -35,7 +35,7 @@ from overlaysync.net.bounds import (
     MAX_SWARM_SIZE,
     ClientBounds,
 )
-from overlaysync.net.compression import ENCODING, decompress
+from overlaysync.net.compression import ENCODING, decompress, decompress_at_most
 from overlaysync.net.membership import encode_proof
 from overlaysync.net.messages import (
     Address,
@@ -77,6 +77,16 @@ class CatalogAnswer:
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A small answer: its body as it came, and whether that is compressed."""
+
+    status: int
+    etag: str = ""
+    body: bytes = b""
+    packed: bool = False
+
+
 @dataclass(slots=True)
 class _Host:
     """Connections to one address."""
@@ -91,7 +101,7 @@ class Client:
 
     Args:
         limit: a rate for all image data received.
-        compression: whether image data are asked for compressed.
+        compression: whether image data are asked for compressed; pages always, but for ``NEVER``.
         bounds: limits.
         teams: those that this node is in, by name.
     """
@@ -107,6 +117,7 @@ class Client:
         self._bounds = bounds
         self._teams = teams or {}
         self._link = Link(compression)
+        self._packs_pages = compression is not Compression.NEVER
         self._limit = limit or RateLimit(None)
         self._hosts: dict[tuple[Endpoint, bool], _Host] = {}
         self._session = aiohttp.ClientSession(
@@ -148,11 +159,10 @@ class Client:
 
     async def catalog(self, address: Address, etag: str = "") -> CatalogAnswer:
         """What the peer serves; nothing when it still has the catalog with this ETag."""
-        fields = {"If-None-Match": etag} if etag else {}
-        status, fresh, body = await self._get(address, "catalog", MAX_CATALOG_SIZE, fields=fields)
-        if status == 304:
+        answer = await self._get(address, "catalog", MAX_CATALOG_SIZE, etag=etag)
+        if answer.status == 304:
             return CatalogAnswer(None, etag)
-        return CatalogAnswer(decode_catalog(body), fresh)
+        return CatalogAnswer(decode_catalog(answer.body), answer.etag)
 
     async def private_catalog(self, address: PrivateAddress) -> CatalogMessage:
         """What the peer serves to a team that both are in.
@@ -175,13 +185,14 @@ class Client:
             raise PeerError(f"{address} sent a page list of {len(body)} bytes instead of {size}")
         return body
 
-    async def page(self, address: Endpoint, manifest_id: bytes, digest: bytes) -> bytes:
-        """A page, verified."""
+    async def page(self, address: Endpoint, manifest_id: bytes, digest: bytes) -> tuple[bytes, int]:
+        """A page, verified, and how many bytes it had on the wire."""
         path = f"manifests/{manifest_id.hex()}/pages/{digest.hex()}"
-        body = await self._body(address, path, MAX_PAGE_SIZE)
-        if page_digest(body) != digest:
+        body, packed = await self._small(address, path, MAX_PAGE_SIZE, compress=self._packs_pages)
+        page = decompress_at_most(body, MAX_PAGE_SIZE) if packed else body
+        if page_digest(page) != digest:
             raise PeerError(f"{address} sent a page with another digest")
-        return body
+        return page, len(body)
 
     async def swarm(
         self, address: Endpoint, manifest_id: bytes, pieces: int, question: SwarmQuestion
@@ -192,18 +203,29 @@ class Client:
 
     async def _body(self, address: Endpoint, path: str, limit: int) -> bytes:
         """A small body, of at most ``limit`` bytes."""
+        return (await self._small(address, path, limit))[0]
+
+    async def _small(
+        self, address: Endpoint, path: str, limit: int, *, compress: bool = False
+    ) -> tuple[bytes, bool]:
+        """A small body, of at most ``limit`` bytes as it comes, and whether it is compressed."""
         if isinstance(address, Address):
-            return (await self._get(address, path, limit))[2]
+            answer = await self._get(address, path, limit, compress=compress)
+            return answer.body, answer.packed
         buffer = memoryview(bytearray(limit))
+        request = _request(address, path, compress=compress)
         async with self._place(address, small=True) as host:
-            head = await self._exchange(address, host, _request(address, path), buffer, at_most=True)
+            head = await self._exchange(address, host, request, buffer, compress=compress, at_most=True)
         _check_status(address, head.status, str(head.retry_after))
-        return bytes(buffer[: head.length])
+        return bytes(buffer[: head.length]), head.compressed
 
     async def _get(
-        self, address: Address, path: str, limit: int, *, fields: dict[str, str] | None = None
-    ) -> tuple[int, str, bytes]:
-        """Status (200 or 304), ETag and body of at most ``limit`` bytes."""
+        self, address: Address, path: str, limit: int, *, etag: str = "", compress: bool = False
+    ) -> _Answer:
+        """What is answered with status 200, or 304 when ``etag`` is still good."""
+        fields = {"If-None-Match": etag} if etag else {}
+        if compress:
+            fields["Accept-Encoding"] = ENCODING
         try:
             # The silence that aiohttp bounds may be broken by a byte now and then: bound the whole as well.
             async with asyncio.timeout(
@@ -214,13 +236,15 @@ class Client:
                 ) as answer:
                     _check_head(address, answer, self._bounds.head_size)
                     status = answer.status
-                    if status == 304 and fields:
-                        return status, "", b""
+                    if status == 304 and etag:
+                        return _Answer(status)
                     _check_status(address, status, answer.headers.get("Retry-After", ""))
-                    if answer.headers.get("Content-Encoding", "identity") != "identity":
+                    encoding = answer.headers.get("Content-Encoding", "identity")
+                    if encoding not in ("identity", ENCODING if compress else "identity"):
                         raise PeerError(f"{address} sent an encoded body")
                     body = await _read(answer, limit)
-                    return status, answer.headers.get("ETag", "")[:MAX_ETAG], body
+                    fresh = answer.headers.get("ETag", "")[:MAX_ETAG]
+                    return _Answer(status, fresh, body, encoding == ENCODING)
         except TimeoutError:
             raise SilentError(f"{address} does not answer in time") from None
         except aiohttp.ClientConnectorError as error:
@@ -248,7 +272,7 @@ class Client:
         """
         path = f"manifests/{manifest_id.hex()}/data?slots={encode_slots(runs)}"
         compress = self._link.compress and len(buffer) <= MAX_COMPRESSED_BODY
-        request = _request(address, path, f"Accept-Encoding: {ENCODING}\r\n" if compress else "")
+        request = _request(address, path, compress=compress)
         async with self._place(address) as host:
             head = await self._exchange(address, host, request, buffer, compress=compress)
         _check_status(address, head.status, str(head.retry_after))
@@ -421,8 +445,9 @@ def _url(address: Address, path: str) -> URL:
     return URL(f"http://{address}/v1/{path}", encoded=True)
 
 
-def _request(address: Endpoint, path: str, fields: str = "") -> bytes:
+def _request(address: Endpoint, path: str, *, compress: bool = False) -> bytes:
     host = Address(address.host, address.port)
+    fields = f"Accept-Encoding: {ENCODING}\r\n" if compress else ""
     return f"GET /v1/{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: overlaysync\r\n{fields}\r\n".encode(
         "ascii"
     )

@@ -1,4 +1,5 @@
-"""Image data compressed on their way: a body is one zstd frame when its client asks for that and it pays.
+"""Image data and pages compressed on their way: a body is one zstd frame when its client asks for that and it
+pays.
 
 Here is what pays on the serving side (data that shrink, within a bounded amount of memory), and the codec.
 When to ask is decided in :mod:`overlaysync.swarm.link`. Leaves out a cache of compressed bodies: clients ask
@@ -71,6 +72,21 @@ def decompress(frame: bytes, size: int) -> bytes:
     if len(plain) != size or not decompressor.eof:
         raise PeerError("The peer sends a compressed body of another length")
     return plain
+
+
+def decompress_at_most(frame: bytes, limit: int) -> bytes:
+    """What ``frame`` holds, as :func:`decompress`; it must say how much, and not more than ``limit`` bytes.
+
+    Raises:
+        PeerError: it is no such frame.
+    """
+    try:
+        size = zstd.get_frame_info(frame).decompressed_size
+    except zstd.ZstdError:
+        raise PeerError("The peer sends a damaged compressed body") from None
+    if not size or size > limit:  # or it does not say
+        raise PeerError(f"The peer sends a compressed body of unknown length or more than {limit} bytes")
+    return decompress(frame, size)
 
 
 class Trials:

@@ -26,6 +26,7 @@ class RateLimit:
         self.rate = rate
         self._clock = clock
         self._due = float("-inf")
+        self._turn = asyncio.Lock()
 
     @property
     def step(self) -> int:
@@ -42,7 +43,13 @@ class RateLimit:
         return max(0.0, self._due - now)
 
     async def take(self, count: int) -> None:
-        """Take ``count`` bytes, after waiting for them."""
-        delay = self.reserve(count)
-        if delay > 0:
-            await asyncio.sleep(delay)
+        """Take ``count`` bytes, after waiting for them; who is cancelled meanwhile takes nothing."""
+        if self.rate is None:
+            return
+        # Only the first in line has a reservation: given back, it leaves no gap that would be filled twice.
+        async with self._turn:
+            try:
+                await asyncio.sleep(self.reserve(count))
+            except asyncio.CancelledError:
+                self._due -= count / self.rate
+                raise

@@ -37,7 +37,7 @@ from overlaysync.errors import DecodeError, NetworkError, NotFoundError
 from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.names import printable
 from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
-from overlaysync.net.compression import ENCODING, Compressor
+from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, retry_after
 from overlaysync.net.membership import Membership
 from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers
@@ -264,15 +264,23 @@ class Server:
             case ["pages"]:
                 return web.Response(body=offer.page_list, content_type=_BINARY)
             case ["pages", text]:
-                digest = _digest(text)
-                page = await self._read(lambda: offer.page(digest))
-                if page is not None:
-                    return web.Response(body=page, content_type=_BINARY)
+                return await self._get_page(request, offer, _digest(text))
             case ["data"]:
                 return await self._get_data(request, offer)
             case ["swarm"]:
                 return self._get_swarm(request, offer)
         raise _Answer(404)
+
+    async def _get_page(self, request: web.BaseRequest, offer: Offer, digest: bytes) -> web.Response:
+        page = await self._read(lambda: offer.page(digest))
+        if page is None:
+            raise _Answer(404)
+        response = web.Response(body=page, content_type=_BINARY)
+        if _takes_zstd(request):
+            packed = await self._read(lambda: compress(page))
+            if len(packed) < len(page):
+                response.body, response.headers["Content-Encoding"] = packed, ENCODING
+        return response
 
     def _get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
         question = decode_question(request.rel_url.raw_query_string)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import msgspec
 
@@ -78,7 +80,7 @@ class _SwarmJson(msgspec.Struct, frozen=True, omit_defaults=True):
     map: str = ""
     news: list[int] = []
     cursor: int = 0
-    members: list[tuple[str, str, int]] = []
+    members: list[Any] = []  # looked at one by one: a bad one is left out
 
 
 _swarm_decoder = msgspec.json.Decoder(_SwarmJson)
@@ -139,7 +141,7 @@ def encode_swarm(
 
 
 def decode_swarm(data: bytes, pieces: int) -> SwarmAnswer:
-    """The answer that ``data`` encodes, about a content of ``pieces`` pieces.
+    """The answer that ``data`` encodes, about a content of ``pieces`` pieces; bad members are left out.
 
     Raises:
         DecodeError: it is none, out of bounds, or about another number of pieces.
@@ -149,7 +151,7 @@ def decode_swarm(data: bytes, pieces: int) -> SwarmAnswer:
         raise DecodeError(f"a swarm answer about {message.pieces} pieces instead of {pieces}")
     if len(message.members) > MAX_TOLD or not 0 <= message.cursor <= MAX_CURSOR:
         raise DecodeError("a swarm answer out of bounds")
-    members = tuple(_member(*fields) for fields in message.members)
+    members = tuple(member for fields in message.members if (member := _member(fields)) is not None)
     held = None if message.whole else _held(message, pieces)
     return SwarmAnswer(printable(message.label, MAX_LABEL), pieces, held, message.cursor, members)
 
@@ -166,13 +168,12 @@ def _held(message: _SwarmJson, pieces: int) -> tuple[int, ...]:
     return tuple(message.news)
 
 
-def _member(id: str, text: str, held: int) -> Member:
-    try:
-        address = parse_ip_address(text)
-    except (UsageError, ValueError) as error:
-        raise DecodeError(
-            "a swarm member with something else as address", why=printable(str(error))
-        ) from None
-    if not _MEMBER_ID.fullmatch(id) or not 0 <= held <= MAX_PIECES:
-        raise DecodeError("a swarm member out of bounds")
-    return Member(id, address.host, address.port, held)
+def _member(fields: object) -> Member | None:
+    """The member that a list begins with, which may gain more within v1; None when it is none."""
+    match fields:
+        case [str(id), str(text), int(held), *_] if not isinstance(held, bool) and 0 <= held <= MAX_PIECES:
+            with suppress(UsageError, ValueError):
+                address = parse_ip_address(text)
+                if _MEMBER_ID.fullmatch(id):
+                    return Member(id, address.host, address.port, held)
+    return None

@@ -136,9 +136,9 @@ class TlsListener:
             self._start(self._shake(sock, host))
 
     async def _shake(self, sock: socket.socket, host: str) -> None:
-        if self._context is None:  # made when it is needed: most nodes never see a member of a team
-            self._context = server_context(self._key)
         try:
+            if self._context is None:  # made when it is needed: most nodes never see a member of a team
+                self._context = server_context(self._key)
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._factory,
                 sock,
@@ -146,9 +146,9 @@ class TlsListener:
                 ssl_handshake_timeout=self._bounds.handshake_s,
                 ssl_shutdown_timeout=self._bounds.stop_s,
             )
-        except OSError:  # not TLS 1.3, too slow, gone
+        except OSError:  # not TLS 1.3, too slow, gone; no descriptor is left
             sock.close()
-        except asyncio.CancelledError:
+        except BaseException:
             sock.close()
             raise
         finally:

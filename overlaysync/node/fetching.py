@@ -469,17 +469,23 @@ class Fetch:
         for at in range(0, len(missing), _PAGES_KEPT):
             bodies: dict[bytes, bytes] = {}
             wanted = iter(missing[at : at + _PAGES_KEPT])
-            await asyncio.gather(*(self._some_pages(header, wanted, bodies) for _ in range(_PAGES_AT_ONCE)))
-            transfer.manifest += sum(map(len, bodies.values()))
+            sizes = await asyncio.gather(
+                *(self._some_pages(header, wanted, bodies) for _ in range(_PAGES_AT_ONCE))
+            )
+            transfer.manifest += sum(sizes)
             await asyncio.to_thread(store.keep_pages, bodies)
 
-    async def _some_pages(self, header: Header, wanted: Iterator[bytes], bodies: dict[bytes, bytes]) -> None:
+    async def _some_pages(self, header: Header, wanted: Iterator[bytes], bodies: dict[bytes, bytes]) -> int:
+        """Fetch pages into ``bodies``; returns how many bytes they had on the wire."""
+        total = 0
         for digest in wanted:
 
-            async def ask(address: Endpoint, manifest: Manifest, digest: bytes = digest) -> bytes:
+            async def ask(address: Endpoint, manifest: Manifest, digest: bytes = digest) -> tuple[bytes, int]:
                 return await self.client.page(address, manifest.id, digest)
 
-            bodies[digest] = await self._anyone.ask(header.content_id, ask, team=header.team)
+            bodies[digest], received = await self._anyone.ask(header.content_id, ask, team=header.team)
+            total += received
+        return total
 
 
 def _make_directory(path: str) -> None:

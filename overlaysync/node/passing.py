@@ -49,15 +49,17 @@ class Passing:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, node: Node, reach: Reach, *, rate: int | None = None) -> AsyncIterator[Passing]:
+    async def open(
+        cls, node: Node, reach: Reach, *, limit: RateLimit | None = None
+    ) -> AsyncIterator[Passing]:
         """Serve while the block runs.
 
         Args:
             node, reach: the node, and whom it has found.
-            rate: most bytes per second given to all others together.
+            limit: the rate of what is given to all others together.
         """
         passing = cls(node, reach)
-        server = Server(passing, limit=RateLimit(rate), key=node.key, teams=node.teams)
+        server = Server(passing, limit=limit, key=node.key, teams=node.teams)
         try:
             passing.port = await server.start()
             passing.tls = server.tls

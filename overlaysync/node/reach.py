@@ -7,18 +7,21 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from functools import lru_cache
 from itertools import islice
 from time import monotonic
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
 from overlaysync.model.pin import Sighting
-from overlaysync.net.bounds import DISCOVERY, SERVER
+from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import Interface, is_on_link, is_one_host, is_own, list_interfaces
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.places import NoPlaceError, Places
+from overlaysync.net.resolving import resolve
+from overlaysync.node.listed import Listed
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.resolve import Listing
@@ -41,6 +44,9 @@ others may tell of new hosts each time."""
 
 LISTED_SIZE = 8 * MIB
 """Envelopes kept of all peers that nobody named; in memory they take some five times as much."""
+
+_OPENED = LISTED_SIZE // MAX_MANIFEST_SIZE
+"""Envelopes remembered to be right: in a room many list the same, and each signature takes its time."""
 
 _LOOK_S = 10.0
 """A peer that nobody named must have sent its catalog by then."""
@@ -74,7 +80,8 @@ class PeerView:
         tls: port of its private lane.
         public: those of the manifests that are for everybody.
         alias: whether it is a node on this machine that another of its addresses already stands for.
-        size: bytes of the envelopes kept.
+        size: bytes of the envelopes it lists.
+        counted: whether what it lists counts, with all others' that nobody named.
     """
 
     address: Address
@@ -96,6 +103,7 @@ class PeerView:
         return PrivateAddress(self.address.host, self.tls, team, self.public_key)
 
     size: int = 0
+    counted: bool = False
 
 
 @dataclass(slots=True)
@@ -116,6 +124,9 @@ class Reach:
     _near: dict[str, _Near] = field(default_factory=dict)
     _found: tuple[Interface, ...] = ()
     _look_at: float = 0.0
+    _resolved: dict[Address, tuple[Address, ...]] = field(default_factory=dict)
+    _listed: Listed = field(default_factory=Listed)
+    _open: Callable[[bytes], Manifest] = field(default_factory=lambda: lru_cache(_OPENED)(open_envelope))
     _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
 
     @classmethod
@@ -150,6 +161,7 @@ class Reach:
             observer.note(str(error))
         reach = cls(node, client, observer, browser, named=named, catalogs=catalogs)
         watcher = asyncio.create_task(reach._watch())
+        watcher.add_done_callback(reach._ended)
         try:
             yield reach
         finally:
@@ -233,7 +245,7 @@ class Reach:
         Raises:
             NetworkError: what they did instead.
         """
-        named = [view for view in self.views.values() if view.address in self.named]
+        named = [view for view in self.views.values() if self._is_named(view)]
         failed = [view.problem for view in named if view.problem]
         if failed and len(failed) == len(self.named):
             raise NetworkError(
@@ -267,6 +279,11 @@ class Reach:
                 if self.browser is not None or self.looking:
                     await self._settle()
 
+    def check(self) -> None:
+        """Raise what has broken off the search for peers: for who waits for them by other means."""
+        if self._failure is not None:
+            raise self._failure
+
     @property
     def looking(self) -> bool:
         """Whether some peer is being asked for its catalog at present."""
@@ -291,8 +308,7 @@ class Reach:
     async def _next_change(self) -> None:
         await self._changed.wait()
         self._changed.clear()
-        if self._failure is not None:
-            raise self._failure
+        self.check()
 
     # -- looking -------------------------------------------------------------------------------------
 
@@ -303,7 +319,7 @@ class Reach:
         while self.browser is not None:
             found = {peer.label: peer for peer in self.browser.found()}
             for key in [key for key, view in self.views.items() if view.announced and key not in found]:
-                del self.views[key]
+                self._list(self.views.pop(key), {})
                 self._has_changed()
             for peer in found.values():
                 self._consider(peer)
@@ -328,7 +344,7 @@ class Reach:
             gossip: whether to ask the peers that it knows as well.
             announced: what it announced, if it did.
         """
-        if key in self._asking or len(self.views) >= 2 * DISCOVERY.peers:
+        if key in self._asking or (key not in self.views and len(self.views) >= 2 * DISCOVERY.peers):
             return
         view = self.views.setdefault(key, PeerView(addresses[0]))
         if announced:
@@ -338,13 +354,16 @@ class Reach:
         task.add_done_callback(lambda _: self._looked(key, announced))
 
     def _looked(self, key: str, announced: Peer | None) -> None:
-        task = self._asking.pop(key)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = error
+        self._ended(self._asking.pop(key))
         view = self.views.get(key)  # gone when the peer said goodbye while it was asked
         if announced and self.browser and view and not view.problem:
             self.browser.confirm(announced, view.address.host)
         self._has_changed()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+            self._has_changed()
 
     def _has_changed(self) -> None:
         self._index = None
@@ -352,7 +371,7 @@ class Reach:
 
     async def _look_in_turn(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Fill ``view`` when it is its turn; a peer that the user named need not wait for others."""
-        if view.address in self.named:
+        if self._is_named(view):
             await self._look(view, addresses, gossip)
             return
         limit = asyncio.timeout(None)
@@ -366,15 +385,15 @@ class Reach:
 
     async def _look(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Fill ``view`` from the first address that answers."""
-        for address in addresses:
+        for address in await self._resolve(addresses):
             try:
                 answer = await self.client.catalog(address, view.etag)
                 break
             except (PeerError, DecodeError) as error:
-                problem = str(error)
+                problem = str(error) if address in addresses else f"{view.address}: {error}"
         else:
             view.problem = problem
-            if view.address in self.named and len(self.named) > 1:
+            if self._is_named(view) and len(self.named) > 1:
                 self.observer.note(problem)
             return
         view.address, view.etag, view.problem = address, answer.etag, ""
@@ -384,14 +403,24 @@ class Reach:
             view.alias = self._is_alias(view)
             view.tls = answer.catalog.tls
             view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")
-        view.manifests = view.public | await self._look_in_private(view)
-        view.size = sum(len(manifest.envelope) for manifest in view.manifests.values())
+        self._list(view, view.public | await self._look_in_private(view))
         self._cut_lists()
         if gossip:
             with suppress(PeerError, DecodeError):
                 for other in await self.client.peers(address):
                     if self.may_dial(other.host, told_by=address):
                         self._ask(str(other), (other,))
+
+    async def _resolve(self, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+        """IP addresses only, once for each name: where a node is, and who it is, goes by these."""
+        for address in addresses:
+            if address in self.named and address not in self._resolved:
+                self._resolved[address] = await resolve(address)
+        return tuple(ip for address in addresses for ip in self._resolved.get(address, (address,)))
+
+    def _is_named(self, view: PeerView) -> bool:
+        """Whether the user named a peer's address, or the name of it."""
+        return view.address in self.named or any(view.address in ips for ips in self._resolved.values())
 
     async def _look_in_private(self, view: PeerView) -> dict[bytes, Manifest]:
         """What the peer serves to the teams that this node is in as well."""
@@ -412,15 +441,25 @@ class Reach:
             return {}
         return await asyncio.to_thread(self._open_all, catalog.envelopes, team)
 
+    def _list(self, view: PeerView, manifests: dict[bytes, Manifest]) -> None:
+        """Replace what a peer lists; nothing counts of one that has gone while it was asked."""
+        if view.counted:
+            self._listed.remove(view.manifests)
+        view.manifests, view.size = manifests, sum(len(manifest.envelope) for manifest in manifests.values())
+        here = any(known is view for known in self.views.values())
+        view.counted = here and not self._is_named(view)
+        if view.counted:
+            self._listed.add(manifests)
+
     def _cut_lists(self) -> None:
         """Halve the longest lists while all together are too long: short ones stay whole, whoever floods."""
-        strangers = [view for view in self.views.values() if view.address not in self.named]
-        while sum(view.size for view in strangers) > LISTED_SIZE:
-            longest = max(strangers, key=lambda view: view.size)
-            kept = islice(longest.manifests.items(), len(longest.manifests) // 2)
-            longest.manifests, longest.etag = dict(kept), ""
-            longest.public = {id: longest.manifests[id] for id in longest.public if id in longest.manifests}
-            longest.size = sum(len(manifest.envelope) for manifest in longest.manifests.values())
+        while self._listed.size > LISTED_SIZE:
+            counted = (view for view in self.views.values() if view.counted)
+            longest = max(counted, key=lambda view: view.size)
+            kept = dict(islice(longest.manifests.items(), len(longest.manifests) // 2))
+            longest.public = {id: kept[id] for id in longest.public if id in kept}
+            longest.etag = ""
+            self._list(longest, kept)
 
     def _is_alias(self, view: PeerView) -> bool:
         """Whether another view stands for the node.
@@ -445,7 +484,7 @@ class Reach:
         manifests = {}
         for envelope in envelopes:
             with suppress(OverlaysyncError):
-                manifest = open_envelope(envelope)
+                manifest = self._open(envelope)
                 if manifest.header.team == team:
                     manifests[manifest.id] = manifest
         book, at = self.node.book(), timestamp()

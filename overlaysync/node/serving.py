@@ -32,17 +32,17 @@ async def serve(
     reach: Reach | None = None,
     port: int = 0,
     interfaces: Iterable[str] = (),
-    rate: int | None = None,
+    limit: RateLimit | None = None,
     recheck_s: float | None = None,
     sent: Callable[[bytes, str, int], None] | None = None,
 ) -> AsyncIterator[tuple[int, str]]:
     """Serve ``share`` while the block runs; gives the port and the interfaces it is announced on.
 
     Without multicast the node serves all the same; others then need ``--peer``. What was last read longer
-    than ``recheck_s`` ago is read again meanwhile; None: never.
+    than ``recheck_s`` ago is read again meanwhile; None: never. ``limit`` is the rate of what is given.
     """
     node = share.node
-    server = Server(share, limit=RateLimit(rate), sent=sent, key=node.key, teams=node.teams)
+    server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams)
     port = await server.start(port=port)
     if reach is not None:
         share.neighbours = lambda: [str(address) for address in reach.answering()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,21 @@ def test_seeding_hands_on_what_was_fetched(open_lab: Lab) -> None:
 
     assert disks.identical(overlay, Path(fetched[-1]["path"]))
     assert all(node.startswith("second@") for item in fetched for node in item["sources"])
+    assert seeder.stop().code == INTERRUPTED
+
+
+def test_who_seeds_keeps_to_its_rate(open_lab: Lab) -> None:
+    first, second, third = (open_lab.node(name) for name in ("first", "second", "third"))
+    master = disks.make_master(first.place / f"{open_lab.name('master')}.raw", size=12 * MIB)
+    share = first.share(master)
+    seeder = second.start("fetch", master.stem, "--limit-rate", "4M", "--seed", "60", "--json")
+    until(lambda: "sharing for 60 s" in seeder.stderr, what="seeding")
+    assert share.stop().code == INTERRUPTED
+
+    started = time.monotonic()
+    third.fetch(master.stem, "--wait", "15")
+
+    assert time.monotonic() - started > 2.8
     assert seeder.stop().code == INTERRUPTED
 
 

@@ -167,7 +167,7 @@ async def test_a_page_list_out_of_bounds_is_not_asked_for(client: Client, size: 
 
 async def test_a_page_is_verified(client: Client) -> None:
     async with scripted(says(ok(b"page"))) as address:
-        assert await client.page(address, ID, page_digest(b"page")) == b"page"
+        assert await client.page(address, ID, page_digest(b"page")) == (b"page", 4)
         with pytest.raises(PeerError, match="digest"):
             await client.page(address, ID, page_digest(b"other"))
 

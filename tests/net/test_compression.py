@@ -17,8 +17,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from overlaysync.errors import NotFoundError, PeerError
+from overlaysync.model.digest import DIGEST_SIZE
+from overlaysync.model.pages import page_digest
 from overlaysync.net import compression
-from overlaysync.net.bounds import MAX_COMPRESSED_BODY, SERVER
+from overlaysync.net.bounds import MAX_COMPRESSED_BODY, MAX_PAGE_SIZE, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.compression import Compressor, Trials, compress, decompress
 from overlaysync.net.messages import Address
@@ -26,11 +28,23 @@ from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.ops.offer import Offer
 from overlaysync.swarm.link import Compression
+from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.counts import record_counts
 from tests.net import frames
 from tests.net.fuzzing import LARGE, TEXT
-from tests.net.shelf import HASTY_CLIENT, FakeShelf, make_offer, make_shelf, ok, says, scripted, serving
+from tests.net.lane import lane, listening, make_private
+from tests.net.shelf import (
+    HASTY_CLIENT,
+    FakeShelf,
+    connect,
+    make_offer,
+    make_shelf,
+    ok,
+    says,
+    scripted,
+    serving,
+)
 
 ROOT = Path(__file__).parents[2]
 TAIL = 512
@@ -471,3 +485,99 @@ async def test_a_cancelled_read_leaves_the_buffer_alone(monkeypatch: pytest.Monk
                 await task
             await asyncio.to_thread(lambda: None)
     assert buffer == bytes(1000)
+
+
+# -- pages -------------------------------------------------------------------------------------------
+
+SPARSE = TEXT[:CHUNK].ljust(100 * CHUNK, b"\0")
+"""Of its page nearly everything is markers."""
+
+
+async def test_a_page_of_markers_is_compressed(shelf: FakeShelf, tmp_path: Path) -> None:
+    async with offering(shelf, tmp_path, SPARSE) as (address, offer), Client() as client:
+        (digest,) = offer.pages.digests
+        page, received = await client.page(address, offer.manifest.id, digest)
+    assert page == offer.page(digest)
+    assert received < len(page) / 10
+
+
+async def test_a_page_of_markers_is_compressed_for_members(shelf: FakeShelf, tmp_path: Path) -> None:
+    red = {"red": new_team("red")}
+    offer = make_private(tmp_path / "image.raw", SPARSE, shelf.key, "red")
+    shelf.items.append(offer)
+    async with listening(Server(shelf, key=shelf.key, teams=red)) as server, Client(teams=red) as client:
+        (digest,) = offer.pages.digests
+        page, received = await client.page(lane(server), offer.manifest.id, digest)
+    assert page == offer.page(digest)
+    assert received < len(page) / 10
+
+
+async def test_a_page_that_does_not_shrink_goes_plain(shelf: FakeShelf, tmp_path: Path) -> None:
+    async with offering(shelf, tmp_path, NOISE) as (address, offer), Client() as client:
+        (digest,) = offer.pages.digests
+        page, received = await client.page(address, offer.manifest.id, digest)
+    assert page == offer.page(digest)
+    assert received == len(page)
+
+
+async def test_a_page_is_not_compressed_unasked(shelf: FakeShelf, tmp_path: Path) -> None:
+    async with offering(shelf, tmp_path, SPARSE) as (address, offer), connect(address) as raw:
+        (digest,) = offer.pages.digests
+        target = f"/v1/manifests/{offer.manifest.id.hex()}/pages/{digest.hex()}"
+        for asked in ((), ("Accept-Encoding: identity",), ("Accept-Encoding: gzip, zstd",)):
+            _, fields, body = await raw.ask(target, *asked)
+            assert "Content-Encoding" not in fields and body == offer.page(digest)
+        async with Client(compression=Compression.NEVER) as client:
+            assert (await client.page(address, offer.manifest.id, digest))[1] == len(body)
+        _, fields, _ = await raw.ask(target, "Accept-Encoding: zstd", method="HEAD")
+        assert "Content-Encoding" not in fields and fields["Content-Length"] == str(len(body))
+
+
+PAGE = TEXT[: 31 * DIGEST_SIZE]
+
+
+async def page(answer: bytes, compression: Compression = Compression.AUTO) -> bytes:
+    async with Client(compression=compression, bounds=HASTY_CLIENT) as client:
+        async with scripted(says(answer, then_close=True)) as address:
+            return (await client.page(address, MANIFEST, page_digest(PAGE)))[0]
+
+
+async def test_a_peer_may_answer_with_a_plain_page_or_a_compressed_one() -> None:
+    for answer in (ok(PAGE), ok(PAGE, "Content-Encoding: identity"), ok(compress(PAGE), SAID)):
+        assert await page(answer) == PAGE
+
+
+PAGE_LIES = frames.lies(PAGE) | {
+    "empty": b"",
+    "a long page": compress(PAGE + bytes(MAX_PAGE_SIZE)),
+    "a long frame": frames.header(size=MAX_PAGE_SIZE) + frames.raw(bytes(MAX_PAGE_SIZE)),
+}
+
+
+@pytest.mark.parametrize("lie", PAGE_LIES.values(), ids=PAGE_LIES.keys())
+async def test_a_lying_frame_is_no_page(lie: bytes) -> None:
+    with pytest.raises(PeerError):
+        await page(ok(lie, SAID))
+
+
+async def test_what_a_page_promises_is_not_unpacked_when_it_is_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unpacked: list[int] = []
+    monkeypatch.setattr(compression, "decompress", lambda frame, size: unpacked.append(size))
+    bomb = frames.header(size=1 << 30) + frames.zeros(1 << 30)[: MAX_PAGE_SIZE - 20]
+    for frame in (bomb, compress(bytes(MAX_PAGE_SIZE + 1)), frames.without_size(PAGE)):
+        with pytest.raises(PeerError, match="more than"):
+            await page(ok(frame, SAID))
+    assert not unpacked
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd, zstd", "br"])
+async def test_a_page_in_another_encoding_is_refused(encoding: str) -> None:
+    with pytest.raises(PeerError, match="encoded"):
+        await page(ok(compress(PAGE), f"Content-Encoding: {encoding}"))
+
+
+async def test_a_compressed_page_that_was_not_asked_for() -> None:
+    with pytest.raises(PeerError, match="encoded"):
+        await page(ok(compress(PAGE), SAID), Compression.NEVER)

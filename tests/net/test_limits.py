@@ -126,7 +126,8 @@ def test_news_in_an_answer() -> None:
 
 def test_length_of_a_member_id() -> None:
     def decode(size: int) -> None:
-        decode_swarm(swarm(members=[("00" * size, *MEMBER[1:])]), 4096)
+        answer = decode_swarm(swarm(members=[("00" * size, *MEMBER[1:])]), 4096)
+        assert bool(answer.members) == (size == bounds.MEMBER_ID_SIZE)
         decode_question(f"member={'00' * size}&port=1&by=&held=0&since=0")
 
     assert_bound(decode, bounds.MEMBER_ID_SIZE)

@@ -54,3 +54,25 @@ async def test_take_waits() -> None:
     began = loop.time()
     await asyncio.gather(limit.take(100), limit.take(100), limit.take(100))
     assert loop.time() - began >= 0.18
+
+
+async def test_who_goes_away_takes_nothing_from_others() -> None:
+    limit = RateLimit(1000, Clock())
+    gone = [asyncio.create_task(limit.take(1000)) for _ in range(20)]
+    for task in gone:
+        await asyncio.sleep(0)  # each has its turn
+        task.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    assert limit.reserve(100) == 0
+
+
+async def test_whoever_goes_away_the_rate_is_not_exceeded() -> None:
+    loop = asyncio.get_running_loop()
+    limit = RateLimit(1000, loop.time)
+    began = loop.time()
+    takers = [asyncio.create_task(limit.take(50)) for _ in range(16)]
+    await takers[0]
+    for task in takers[1::2]:
+        task.cancel()
+    await asyncio.gather(*takers[::2])
+    assert 0.28 <= loop.time() - began < 0.65

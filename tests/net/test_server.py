@@ -103,7 +103,7 @@ async def test_manifest_list_and_pages(address: Address, client: Client, offer: 
     assert envelope == manifest.envelope
     assert await client.page_list(address, manifest.id, manifest.header.list_size) == offer.page_list
     for digest in offer.pages.digests:
-        assert page_digest(await client.page(address, manifest.id, digest)) == digest
+        assert page_digest((await client.page(address, manifest.id, digest))[0]) == digest
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from overlaysync.net.swarm_messages import (
 from overlaysync.swarm.members import Member
 
 ME = "0123456789abcdef"
+ANOTHER = "fedcba9876543210"
 
 member_ids = st.binary(min_size=8, max_size=8).map(bytes.hex)
 hosts = st.one_of(
@@ -264,25 +265,6 @@ def map_of(data: bytes) -> str:
         {"cursor": MAX_CURSOR + 1},
         {"cursor": 1 << 70},
         {"members": [MEMBER] * (MAX_TOLD + 1)},
-        {"members": [[]]},
-        {"members": [MEMBER[:2]]},
-        {"members": [[*MEMBER, 1]]},
-        {"members": [["", *MEMBER[1:]]]},
-        {"members": [[ME.upper(), *MEMBER[1:]]]},
-        {"members": [[ME + "\n", *MEMBER[1:]]]},
-        {"members": [[ME, "bob.lab:80", 5]]},
-        {"members": [[ME, "localhost:80", 5]]},
-        {"members": [[ME, "192.0.2.7", 5]]},
-        {"members": [[ME, "192.0.2.7:0", 5]]},
-        {"members": [[ME, "192.0.2.7:65536", 5]]},
-        {"members": [[ME, "1.2:80", 5]]},
-        {"members": [[ME, "[fe80::1%eth0]:80", 5]]},
-        {"members": [[ME, "\x1b[31m:80", 5]]},
-        {"members": [[ME, "x" * 10_000, 5]]},
-        {"members": [[ME, 7, 5]]},
-        {"members": [[ME, "192.0.2.7:80", -1]]},
-        {"members": [[ME, "192.0.2.7:80", MAX_PIECES + 1]]},
-        {"members": [[ME, "192.0.2.7:80", "5"]]},
         {"members": {ME: "192.0.2.7:80"}},
     ],
 )
@@ -290,6 +272,50 @@ def test_a_wrong_answer_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(DecodeError) as caught:
         decode_swarm(json.dumps(ANSWER | changes).encode(), 10)
     assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [],
+        MEMBER[:2],
+        ["", *MEMBER[1:]],
+        [ME.upper(), *MEMBER[1:]],
+        [ME + "\n", *MEMBER[1:]],
+        [ME, "bob.lab:80", 5],
+        [ME, "localhost:80", 5],
+        [ME, "192.0.2.7", 5],
+        [ME, "192.0.2.7:0", 5],
+        [ME, "192.0.2.7:65536", 5],
+        [ME, "1.2:80", 5],
+        [ME, "[fe80::1%eth0]:80", 5],
+        [ME, "\x1b[31m:80", 5],
+        [ME, "x" * 10_000, 5],
+        [ME, 7, 5],
+        [ME, "192.0.2.7:80", -1],
+        [ME, "192.0.2.7:80", MAX_PIECES + 1],
+        [ME, "192.0.2.7:80", "5"],
+        [ME, "192.0.2.7:80", True],
+        [ME, "192.0.2.7:80", 5.0],
+        [ME, "192.0.2.7:80", 1 << 70],
+        None,
+        7,
+        "0123",
+        {ME: 5},
+    ],
+)
+def test_a_wrong_member_is_left_out_and_the_others_stay(bad: Any) -> None:
+    others = [[ME, "192.0.2.7:80", 5], [ANOTHER, "[2001:db8::7]:80", 0]]
+    body = json.dumps(ANSWER | {"members": [others[0], bad, others[1]]}).encode()
+    assert decode_swarm(body, 10).members == (
+        Member(ME, "192.0.2.7", 80, 5),
+        Member(ANOTHER, "2001:db8::7", 80, 0),
+    )
+
+
+def test_what_a_later_version_says_of_a_member_is_ignored() -> None:
+    body = json.dumps(ANSWER | {"members": [[*MEMBER, 1, {"more": []}]]}).encode()
+    assert decode_swarm(body, 10).members == (Member(ME, "192.0.2.7", 80, 5),)
 
 
 @pytest.mark.parametrize("left_out", list(ANSWER))

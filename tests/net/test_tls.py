@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ import pytest
 
 from overlaysync.errors import PeerError
 from overlaysync.model.pages import page_digest
+from overlaysync.net import tls
 from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.messages import PrivateAddress
@@ -117,7 +119,7 @@ async def test_everything_that_the_public_lane_has(
     manifest = offer.manifest
     assert await client.page_list(address, manifest.id, manifest.header.list_size) == offer.page_list
     for digest in offer.pages.digests:
-        assert page_digest(await client.page(address, manifest.id, digest)) == digest
+        assert page_digest((await client.page(address, manifest.id, digest))[0]) == digest
     answer = await client.swarm(address, manifest.id, offer.pieces.count, SwarmQuestion())
     assert answer.held is None
     for runs in (((0, 41),), ((40, 1),), ((3, 2), (7, 1), (39, 2))):
@@ -335,6 +337,22 @@ async def test_a_handshake_that_stalls_ends(shelf: FakeShelf) -> None:
         assert time.monotonic() - begun < 2
         async with connect_tls(server.tls) as raw:
             assert (await raw.prove(RED))[0] == 200
+
+
+async def test_a_certificate_that_cannot_be_made_now_can_be_later(
+    monkeypatch: pytest.MonkeyPatch, client: Client, shelf: FakeShelf
+) -> None:
+    def fail(key: NodeKey) -> ssl.SSLContext:
+        raise OSError(errno.EMFILE, "no descriptor is left")
+
+    bounds = replace(HASTY, connections_per_address=2)
+    async with listening(make_server(shelf, bounds=bounds)) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(tls, "server_context", fail)
+            for _ in range(3):
+                with pytest.raises(PeerError):
+                    await client.private_catalog(lane(server))
+        assert (await client.private_catalog(lane(server))).node == shelf.public_key
 
 
 async def test_handshakes_are_bounded_in_all(shelf: FakeShelf) -> None:

@@ -117,7 +117,7 @@ async def fetcher(
     step = SimpleNamespace(header=whole.manifest.header, listing=SimpleNamespace(manifest=whole.manifest))
     async with Client(limit=RateLimit(rate), bounds=bounds) as client:
         around = Around(node, client, whole, list(seeds), believed=believed)
-        async with Passing.open(cast(Any, node), cast(Any, around), rate=rate) as passing:
+        async with Passing.open(cast(Any, node), cast(Any, around), limit=RateLimit(rate)) as passing:
             passing.begin(part)
             threads = ThreadPoolExecutor(2)
             transferring = Transferring(

@@ -19,9 +19,10 @@ from overlaysync.net.client import CatalogAnswer
 from overlaysync.net.discovery import Peer
 from overlaysync.net.messages import Address, decode_catalog, encode_catalog
 from overlaysync.node import reach as module
+from overlaysync.node.listed import Listed
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import LISTED_SIZE, Reach
-from overlaysync.trust.envelope import Manifest, sign_header
+from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
 from tests.net.fuzzing_decoders import MASTER
 
@@ -29,14 +30,14 @@ HONEST = Address("192.0.2.200", 80)
 KEY = NodeKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 
 
-def manifests(count: int) -> list[Manifest]:
-    headers = (msgspec.structs.replace(MASTER, name=f"n{number}") for number in range(count))
+def manifests(count: int, word: str = "n") -> list[Manifest]:
+    headers = (msgspec.structs.replace(MASTER, name=f"{word}{number}") for number in range(count))
     return [sign_header(header, KEY) for header in headers]
 
 
 FEW = manifests(3)
 MANY = manifests(200)
-"""Given again and again, in place of as many as fit: the test shall not spend its time with signing."""
+"""In place of as many as fit: the tests shall not spend their time with signing."""
 
 
 class Clients:
@@ -85,6 +86,12 @@ def flood(reach: Reach, *, hosts: int) -> None:
         announce(reach, Address(f"192.0.2.{number % hosts}", 1000 + number))
 
 
+async def all_heard(reach: Reach) -> None:
+    """Wait until nobody is being asked."""
+    while reach.looking:
+        await asyncio.sleep(0.01)
+
+
 async def heard(reach: Reach, within_s: float) -> None:
     """Wait for the honest peer."""
     async with asyncio.timeout(within_s):
@@ -94,7 +101,7 @@ async def heard(reach: Reach, within_s: float) -> None:
 
 async def test_long_lists_are_cut_and_short_ones_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     async def everything(address: Address) -> list[Manifest]:
-        return MANY
+        return manifests(len(MANY), f"of-{address.host}-")
 
     monkeypatch.setattr(module, "LISTED_SIZE", 64 * len(MANY[0].envelope))
     async with reaching(monkeypatch, everything, Address("192.0.2.5", 9)) as (reach, _):
@@ -102,14 +109,46 @@ async def test_long_lists_are_cut_and_short_ones_stay_whole(monkeypatch: pytest.
         announce(reach, HONEST)
         for number in range(10):
             announce(reach, Address(f"192.0.2.{number}", 80))
-        while reach.looking:
-            await asyncio.sleep(0.01)
+        await all_heard(reach)
         views = {str(view.address): view for view in reach.nodes()}
         assert len(views.pop("192.0.2.5:9").manifests) == len(MANY)
         assert len(views[str(HONEST)].manifests) == len(FEW)
         assert sum(view.size for view in views.values()) <= module.LISTED_SIZE
         assert all(view.manifests for view in views.values())
     assert LISTED_SIZE <= 4 * MAX_CATALOG_SIZE
+
+
+async def test_what_many_list_counts_once_and_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def the_same(address: Address) -> list[Manifest]:
+        return MANY
+
+    verified: list[bytes] = []
+
+    def verify(envelope: bytes) -> Manifest:
+        verified.append(envelope)
+        return open_envelope(envelope)
+
+    monkeypatch.setattr(module, "LISTED_SIZE", 3 * sum(len(manifest.envelope) for manifest in MANY))
+    monkeypatch.setattr(module, "open_envelope", verify)
+    async with reaching(monkeypatch, the_same) as (reach, _):
+        for number in range(10):
+            announce(reach, Address(f"192.0.2.{number}", 80))
+            await all_heard(reach)
+        assert [len(view.manifests) for view in reach.nodes()] == 10 * [len(MANY)]
+        assert len(verified) == len(MANY)
+
+
+def test_what_is_listed_no_more_does_not_count() -> None:
+    one, other = ({manifest.id: manifest for manifest in some} for some in (MANY[20:40], MANY[30:50]))
+    listed = Listed()
+    listed.add(one)
+    before = listed.size
+    listed.add(other)
+    assert before < listed.size < 2 * before
+    listed.remove(one)
+    assert listed.size == before  # the second is as long
+    listed.remove(other)
+    assert listed.size == 0
 
 
 async def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,10 +159,25 @@ async def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with reaching(monkeypatch, slowly) as (reach, clients):
         flood(reach, hosts=100)
         announce(reach, Address("192.0.3.1", 1), "one too many")
-        while reach.looking:
-            await asyncio.sleep(0.01)
+        await all_heard(reach)
         assert clients.most <= module._LOOKING.places
         assert len(reach.views) == 2 * DISCOVERY.peers
+
+
+async def test_who_is_known_is_asked_again_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    now: list[Manifest] = []
+
+    async def list_now(address: Address) -> list[Manifest]:
+        return now
+
+    async with reaching(monkeypatch, list_now) as (reach, _):
+        flood(reach, hosts=100)
+        await all_heard(reach)
+        now.extend(FEW)
+        first = next(iter(reach.views))
+        reach._consider(Peer(first, "", (reach.views[first].address.host,), 1000, "r2"))
+        await all_heard(reach)
+        assert len(reach.views[first].manifests) == len(FEW)
 
 
 async def test_hosts_that_stall_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,8 +209,7 @@ async def test_who_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "_LOOK_S", 0.05)
     async with reaching(monkeypatch, stall) as (reach, _):
         announce(reach, Address("192.0.2.1", 1))
-        while reach.looking:
-            await asyncio.sleep(0.01)
+        await all_heard(reach)
         assert "too long" in reach.views["192.0.2.1:1"].problem
 
 
@@ -166,7 +219,6 @@ async def test_a_host_that_refuses_is_heard_of_no_more(monkeypatch: pytest.Monke
 
     async with reaching(monkeypatch, refuse) as (reach, _):
         flood(reach, hosts=200)
-        while reach.looking:
-            await asyncio.sleep(0.01)
+        await all_heard(reach)
         assert {view.problem for view in reach.views.values()} == {"refused"}
         assert reach.listings() == []

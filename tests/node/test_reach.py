@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from overlaysync.errors import NetworkError
 from overlaysync.net import interfaces
 from overlaysync.net.bounds import MAX_TOLD
 from overlaysync.net.client import Client
+from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import Interface, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
@@ -21,7 +25,7 @@ from overlaysync.node import reach as module
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
-from tests.net.shelf import make_shelf
+from tests.net.shelf import make_shelf, serving, unused_port
 
 LINK, LINK_6 = "192.0.2.9", "2001:db8::9"
 HERE = "192.0.2.7"
@@ -120,4 +124,70 @@ async def test_a_named_peer_s_peers_are_dialled_by_the_same_rule(
         with pytest.raises(BlockingIOError):
             service.accept()
     await server.stop()
+    node.close()
+
+
+@asynccontextmanager
+async def reaching(tmp_path: Path, *named: Address) -> AsyncIterator[Reach]:
+    """A reach that has asked these, and whom they told of."""
+    node = Node.open({"OVERLAYSYNC_HOME": str(tmp_path / "home")})
+    async with Client() as client:
+        reach = Reach(node, client, Silent(), None, named=named)
+        await reach._watch()
+        while await reach.another(wait_s=5):
+            pass
+        yield reach
+    node.close()
+
+
+async def test_a_peer_named_by_name_is_where_its_address_is(tmp_path: Path) -> None:
+    """On this machine it may tell of another here, and it is one node with what announces itself."""
+    shelf = make_shelf(tmp_path)
+    async with serving(Server(make_shelf(tmp_path))) as other, serving(Server(shelf)) as address:
+        shelf.known = [str(other)]
+        async with reaching(tmp_path, Address("localhost", address.port)) as reach:
+            assert reach.answering() == [address, other]
+            reach._consider(Peer("announced", "", (address.host,), address.port))
+            assert await reach.another(wait_s=5)
+            assert reach.answering() == [address, other]
+
+
+async def test_who_does_not_answer_is_called_by_its_name(tmp_path: Path) -> None:
+    named = Address("localhost", unused_port())
+    async with reaching(tmp_path, named) as reach:
+        with pytest.raises(NetworkError, match=f"{named}.*refused"):
+            reach.require_answer()
+
+
+async def test_a_name_that_is_nobodys_is_asked_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def fail(*words: Any, **more: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
+    async with reaching(tmp_path, Address(NAME, 80)) as reach:
+        with pytest.raises(NetworkError, match=f"{NAME}:80 does not answer"):
+            reach.require_answer()
+
+
+async def test_a_search_that_breaks_off_ends_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(reach: Reach, peer: Peer) -> None:
+        raise RuntimeError("a mistake")
+
+    async def start(browser: Browser) -> None:
+        pass
+
+    monkeypatch.setattr(Browser, "start", start)
+    monkeypatch.setattr(Browser, "found", lambda browser: [Peer("bob", "", (LINK,), 80)])
+    monkeypatch.setattr(Reach, "_consider", fail)
+    node = Node.open({"OVERLAYSYNC_HOME": str(tmp_path / "home")})
+    async with Client() as client, Reach.open(node, client, Silent()) as reach:
+        reach.check()  # it has not begun
+        with pytest.raises(RuntimeError, match="a mistake"):
+            await reach.until(lambda: False, wait_s=5)
+        with pytest.raises(RuntimeError, match="a mistake"):
+            reach.check()
     node.close()

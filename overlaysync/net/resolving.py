@@ -1,0 +1,33 @@
+"""Names of hosts that a user wrote, resolved: asked of the system, and never for a name that a peer tells."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from itertools import islice
+
+from overlaysync.net.bounds import CLIENT, DISCOVERY
+from overlaysync.net.messages import Address
+
+
+async def resolve(address: Address) -> tuple[Address, ...]:
+    """The IP addresses of a name, IPv4 first as in announcements; what cannot be resolved stays as it is."""
+    if _is_ip(address.host):
+        return (address,)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(CLIENT.connect_s):
+            found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # whoever asks there says why
+        return (address,)
+    hosts = sorted((str(where[0]) for *_, where in found), key=lambda host: ":" in host)
+    found_addresses = (Address(host, address.port) for host in dict.fromkeys(hosts) if "%" not in host)
+    return tuple(islice(found_addresses, DISCOVERY.addresses)) or (address,)
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
