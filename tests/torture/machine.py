@@ -60,7 +60,7 @@ class Student(Pupil):
 
     @initialize()
     def begin(self) -> None:
-        self.fetch("base", None, False, None)
+        self.fetch("exam", None, False, None)
 
     # -- rules ---------------------------------------------------------------------------------------
 
