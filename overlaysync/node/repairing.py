@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from overlaysync.errors import BaseImageError, NotFoundError
+from overlaysync.errors import BaseImageError, NotFoundError, OverlaysyncError
+from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
+from overlaysync.model.manifest import Header
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.node.fetching import Fetch, Options
@@ -14,11 +16,12 @@ from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
-from overlaysync.ops.library import is_read_only
+from overlaysync.ops.library import Known, is_read_only
 from overlaysync.ops.plan import Step
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.verify import Verdict
 from overlaysync.ops.verify import verify as verify_image
+from overlaysync.store.catalog import ImageRow
 from overlaysync.swarm.link import Compression
 from overlaysync.trust.envelope import open_envelope
 
@@ -58,7 +61,8 @@ async def repair(
     ):
         await reach.until(lambda: bool(reach.sources(content, row_seen.team)), wait_s=options.wait_s)
         fetch = Fetch(node, client, reach, observer, options, Passing(node, reach))
-        base = fetch.base_of(listing.manifest.header) if verdict.layer else None
+        header = listing.manifest.header
+        base = (_own_base(node, row, header) or fetch.base_of(header)) if verdict.layer else None
         if verdict.layer and base is None:
             raise BaseImageError(
                 f"Cannot heal {verdict.path}",
@@ -75,3 +79,15 @@ async def repair(
         )
         await fetch.make(step)
     return verify_image(node.library, verdict.path, now=now())
+
+
+def _own_base(node: Node, row: ImageRow, header: Header) -> Known | None:
+    """What the overlay stands on, read again; None if that is not what it was, or cannot be found."""
+    try:
+        with Chain.open(row.path, Format(row.format)) as chain:
+            path = chain.images[1].path
+        base = node.library.examine(path, now=now(), fresh=True)
+    except (OverlaysyncError, OSError, IndexError):
+        return None
+    fits = base.disk.id == header.parent_id and (base.layer is None or is_read_only(base.path))
+    return base if fits else None

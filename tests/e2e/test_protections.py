@@ -86,6 +86,24 @@ def test_healing_makes_nothing_writable_that_others_stand_on(lab: Lab) -> None:
     assert healed.stat().st_mode & 0o777 == 0o444
 
 
+def test_healing_leaves_an_overlay_on_the_master_it_stands_on(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
+    overlay = disks.make_overlay(alice.place / f"{lab.name('vm')}.qcow2", master, (0, 64 * KIB))
+    share = alice.share(overlay, master)
+    bob.fetch(overlay.stem, "--peer", share.peer)
+    for name in ("0.qcow2", "z.qcow2"):
+        (bob.place / name).write_bytes(master.read_bytes())
+        bob.json("id", bob.place / name)
+    healed = bob.place / overlay.name
+    before = healed.read_bytes()
+    flip(healed, host_offset(healed, 512), 3)
+
+    assert bob.json("verify", healed, "--repair", "--peer", share.peer)["verified"][0]["ok"]
+
+    assert healed.read_bytes() == before
+
+
 def test_a_backing_name_gives_no_file_away(lab: Lab) -> None:
     node = lab.node("alice")
     secret = node.place.parent / "secret.raw"

@@ -16,9 +16,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import hypothesis
-from hypothesis.stateful import run_state_machine_as_test
-
 from overlaysync.units import KIB, MIB
 from tests.counts import record_counts
 from tests.e2e import disks
@@ -29,7 +26,7 @@ from tests.e2e.small_disk import small_disk
 from tests.torture import full
 from tests.torture.decay import Decay
 from tests.torture.kills import Asked, Killing
-from tests.torture.machine import Student
+from tests.torture.machine import try_orders
 from tests.torture.points import WHATS, Tally, Torturer
 from tests.torture.rot import memory_or
 from tests.torture.runner import Fault, Runner
@@ -164,22 +161,10 @@ def machine(session: Session) -> None:
         runner = stack.enter_context(Runner(place, one_thread=False, prefix=session.prefix))
         made = stack.enter_context(school(lab, runner))
 
-        class Pupil(Student):
-            school = made
-
-        chosen = hypothesis.settings(
-            max_examples=100,
-            stateful_step_count=50,
-            deadline=None,
-            database=None,
-            print_blob=True,
-            suppress_health_check=list(hypothesis.HealthCheck),
-        )
         tally = Tally(made.counts)
         try:
-            run_state_machine_as_test(
-                hypothesis.seed(session.chance("machine").getrandbits(32))(Pupil), settings=chosen
-            )
+            seed = session.chance("machine").getrandbits(32)
+            try_orders(made, seed=seed, examples=100, steps=50)
         except Exception:
             tally.findings.append(traceback.format_exc())
         session.add("machine", tally)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,3 +52,9 @@ def make_runner(tmp_path: Path, apart: tuple[str, ...]) -> Iterator[MakeRunner]:
             return stack.enter_context(Runner(tmp_path, prefix=apart, **settings))  # type: ignore[arg-type]
 
         yield make
+
+
+@pytest.fixture
+def seed() -> int:
+    """Another one each day, so that all points have their turn; OVERLAYSYNC_SEED repeats one."""
+    return int(os.environ.get("OVERLAYSYNC_SEED") or datetime.datetime.now(datetime.UTC).date().toordinal())

@@ -243,7 +243,7 @@ def _repair(stage: Stage) -> Words:
     path = stage.fetched("disk")
     for at in (stage.size // 4, stage.size // 2):
         flip(path, host_offset(path, at), 3)
-    return ("verify", "disk.qcow2", "--repair", "--peer", stage.share().peer), 0
+    return ("verify", "disk.qcow2", "--repair", "--yes", "--peer", stage.share().peer), 0
 
 
 def _fetch_master(stage: Stage) -> Words:

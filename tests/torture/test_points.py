@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import os
 from pathlib import Path
 
 import pytest
@@ -18,12 +16,6 @@ pytestmark = [pytest.mark.qemu, pytest.mark.strace, pytest.mark.slow]
 
 STEP = {"verify-repair": 9, "fetch-master": 25, "fetch-overlay": 25, "fetch-replace": 25}
 """One fault in so many is tried here; of the small commands every call is, with one of the three faults."""
-
-
-@pytest.fixture
-def seed() -> int:
-    """Another one each day, so that all points have their turn; OVERLAYSYNC_SEED repeats one."""
-    return int(os.environ.get("OVERLAYSYNC_SEED") or datetime.datetime.now(datetime.UTC).date().toordinal())
 
 
 @pytest.mark.parametrize("name", SCENES)
