@@ -376,7 +376,8 @@ class Reach:
         if gossip:
             with suppress(PeerError, DecodeError):
                 for other in await self.client.peers(address):
-                    self._ask(str(other), (other,))
+                    if self.may_dial(other.host, told_by=address):
+                        self._ask(str(other), (other,))
 
     async def _look_in_private(self, view: PeerView) -> dict[bytes, Manifest]:
         """What the peer serves to the teams that this node is in as well."""
