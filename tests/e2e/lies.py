@@ -19,6 +19,9 @@ from aiohttp import web
 from overlaysync.units import KIB
 from tests.e2e.recorded import Answer, RecordedPeer, honestly, record
 
+OWN_PORT = 40002
+"""Where :func:`misdirect` has people look on their own loopback."""
+
 
 async def flip(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
     """One bit of the body is wrong."""
@@ -91,6 +94,12 @@ async def elsewhere(request: web.Request, kind: str, body: bytes) -> web.StreamR
     return web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"})
 
 
+async def misdirect(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
+    """Beside the peers it knows, something that who asks has for itself alone."""
+    own = (f"{loopback}:{OWN_PORT}" for loopback in ("127.0.0.1", "[::1]"))
+    return web.json_response({"peers": [*own, *json.loads(body)["peers"]]})
+
+
 async def zipped(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
     """A body in an encoding that nobody asked for."""
     return web.Response(body=body, headers={"Content-Encoding": "gzip"})
@@ -125,9 +134,11 @@ KINDS = ("catalog", "list", "page", "data")
 
 def main(share: str, address: str, lie: str, *kinds: str) -> None:
     """Lie until somebody ends this process."""
-    answers: dict[str, Answer] = {answer.__name__: answer for answer in (honestly, flip, stall, hang, drip)}
+    told = (honestly, flip, stall, hang, drip, misdirect)
+    answers: dict[str, Answer] = {answer.__name__: answer for answer in told}
     host, _, port = share.rpartition(":")
-    with RecordedPeer(record(int(port), host), answers[lie], *kinds, host=address) as peer:
+    recording = record(int(port), host)
+    with RecordedPeer(recording, answers[lie], *kinds, host=address, peers=[share]) as peer:
         print(json.dumps({"peer": peer.address}), flush=True)
         signal.pause()
 

@@ -10,7 +10,7 @@ import asyncio
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, TypeAlias
 
@@ -24,12 +24,14 @@ from overlaysync.net.messages import (
     decode_catalog,
     decode_slots,
     encode_catalog,
+    encode_peers,
     encode_slots,
 )
 from overlaysync.trust.envelope import Manifest, open_envelope
 
 Answer: TypeAlias = Callable[[web.Request, str, bytes], Awaitable[web.StreamResponse]]
-"""Answers a request, given what it is for (``catalog``, ``list``, ``page``, ``data``) and the honest body."""
+"""Answers a request, given what it is for (``catalog``, ``peers``, ``list``, ``page``, ``data``), and the
+honest body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +116,22 @@ class RecordedPeer:
     """
 
     def __init__(
-        self, recording: Recording, answer: Answer = honestly, *kinds: str, host: str = "127.0.0.1"
+        self,
+        recording: Recording,
+        answer: Answer = honestly,
+        *kinds: str,
+        host: str = "127.0.0.1",
+        peers: Sequence[str] = (),
     ) -> None:
-        """Answer requests of these kinds by ``answer`` (all of them by default), the others honestly."""
+        """Answer requests of these kinds by ``answer`` (all of them by default), the others honestly.
+
+        ``peers`` are the others it knows.
+        """
         self._recording = recording
         self._answer = answer
         self._kinds = kinds
         self._host = host
+        self._peers = peers
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._runner: web.AppRunner | None = None
@@ -173,7 +184,7 @@ class RecordedPeer:
         )
 
     async def _get_peers(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"peers": []})
+        return await self._give(request, "peers", encode_peers(self._peers))
 
     async def _get_list(self, request: web.Request) -> web.StreamResponse:
         return await self._give(request, "list", self._recorded(request).page_list)

@@ -148,11 +148,14 @@ async def bomb(request: web.Request, kind: str, body: bytes) -> web.StreamRespon
 
 
 async def many_fields(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
-    """A head without end."""
-    assert request.transport is not None
-    request.transport.write(b"HTTP/1.1 200 OK\r\n")
+    """A head without end, for as long as somebody listens."""
+    transport = request.transport
+    assert transport is not None
+    transport.write(b"HTTP/1.1 200 OK\r\n")
     for _ in range(100):
-        request.transport.write(b"X-Y: z\r\n" * 1000)
+        if transport.is_closing():
+            break
+        transport.write(b"X-Y: z\r\n" * 1000)
         await asyncio.sleep(0)
     return web.Response()
 

@@ -20,6 +20,7 @@ import pytest
 
 from overlaysync.units import MIB
 from tests.e2e.classroom import HEADERS, Class, Fetch
+from tests.e2e.lies import OWN_PORT
 from tests.e2e.nodes import DONE, NOT_FOUND, Lab, until
 from tests.e2e.room import MBIT, Host, Room, room
 
@@ -67,6 +68,13 @@ with socket.create_server(("", {port})) as server:
     client, _ = server.accept()
     with client:
         client.sendall(bytes({size}))
+"""
+_WAIT = """
+import socket
+with socket.create_server(("127.0.0.1", {port})) as server:
+    print("ready", flush=True)
+    client, _ = server.accept()
+    print("called", flush=True)
 """
 _READ = """
 import socket
@@ -362,3 +370,20 @@ def test_who_names_one_peer_in_another_network_finds_the_others_there(open_class
             sources = made.sent_by(fetch).keys()
             assert sources & {f"host{host.number}" for host in near if host != fetch.host}, sources
             assert sources & {f"host{host.number}" for host in far if host != fetch.host}, sources
+
+
+@pytest.mark.slow
+def test_who_was_named_tells_of_others_but_has_nobody_call_himself(open_class: Open) -> None:
+    with open_class(4, networks=2) as made:
+        seed, *others = made.room.hosts
+        teller = next(host for host in others if host.switch == seed.switch)
+        student = next(host for host in others if host.switch != seed.switch)
+        (peer,) = made.liars([teller], "misdirect", "peers")
+        wait = [*student.prefix, sys.executable, "-c", _WAIT.format(port=OWN_PORT)]
+        with subprocess.Popen(wait, stdout=subprocess.PIPE) as own:
+            assert own.stdout and own.stdout.readline() == b"ready\n"
+            (image,) = made.node(student).json("ls", "--peer", peer, "--wait", "3")["images"]
+            own.terminate()
+            assert own.stdout.read() == b""
+
+        assert set(image["peers"]) == {peer, made.address(seed)}
