@@ -129,7 +129,9 @@ def discard(
             if not sys.stdin.isatty():
                 raise UsageError("Nobody can be asked here whether to discard", hint="add --yes")
             names = ", ".join(overlays)
-            typer.confirm(f"Remove {names} for good?", abort=True, err=True)
+            if not typer.confirm(f"Remove {names} for good?", err=True):
+                output.result({"discarded": []}, f"{names} {'is' if len(overlays) == 1 else 'are'} kept")
+                return
         for path in overlays:
             discard_image(path, node.catalog)
     output.result({"discarded": overlays}, *(output.good(f"{path} discarded") for path in overlays))
