@@ -237,6 +237,9 @@ def test_what_others_stand_on_is_neither_discarded_nor_promoted_over(lab: Lab) -
     assert "upper.qcow2" in node.fails(WOULD_DESTROY, "discard", lower, "--yes")["why"]
     assert node.fails(WOULD_DESTROY, "discard", master, "--yes")["what"]
     assert node.fails(WOULD_DESTROY, "promote", lower, "--as", "master")["what"]
+    taken = node.fails(WOULD_DESTROY, "new", "upper.qcow2", "--master", master)
+    assert "upper.qcow2 exists" in taken["what"]
+    assert taken["hint"] == "choose another name, or remove that file"  # new has no --as
     assert node.fails(USAGE, "discard", node.place / "upper.qcow2")["hint"] == "add --yes"
     assert node.files() == {"master.qcow2", "lower.qcow2", "upper.qcow2"}
 
