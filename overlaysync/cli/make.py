@@ -82,7 +82,7 @@ def promote(
     from overlaysync.node.node import now
     from overlaysync.ops.discard import check_discardable
     from overlaysync.ops.discard import discard as discard_image
-    from overlaysync.ops.make import image_path
+    from overlaysync.ops.publish import image_path
 
     output = output_of(context)
     chosen = parse_format(format)
@@ -158,8 +158,7 @@ def rebase(
     from overlaysync.errors import UsageError
     from overlaysync.node.node import now
     from overlaysync.ops.discard import check_discardable
-    from overlaysync.ops.make import image_path
-    from overlaysync.ops.publish import stem
+    from overlaysync.ops.publish import image_path, stem
 
     output = output_of(context)
     if replace and (name or to):
