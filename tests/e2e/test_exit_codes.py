@@ -158,6 +158,8 @@ def test_an_overlay_whose_master_is_gone_names_it(lab: Lab) -> None:
     for command in (("share", overlay), ("id", overlay), ("promote", overlay, "--as", "made")):
         error = node.fails(NO_BASE, *command)
         assert "master.qcow2" in f"{error['what']} {error['why']}"
+    node.json("discard", overlay, "--yes")
+    assert node.files() == {"elsewhere.qcow2"}
 
 
 def test_a_master_with_the_same_name_and_other_content_is_not_used(lab: Lab) -> None:
