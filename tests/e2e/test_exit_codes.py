@@ -23,6 +23,7 @@ from tests.e2e.nodes import (
     USAGE,
     WOULD_DESTROY,
     Lab,
+    Node,
     free_port,
 )
 
@@ -145,6 +146,40 @@ def test_qemu_cannot_write_to_a_master_while_it_is_shared(lab: Lab, suffix: str)
     assert disks.qemu_may_write(overlay)
     share.stop()
     assert disks.qemu_may_write(master)
+
+
+# -- rights ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain(lab: Lab) -> Node:
+    """A node whose rights are those of files, though root runs it."""
+    if os.geteuid() and not lab.prefix:
+        return lab.node("alice")
+    drop = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    return lab.node("alice", prefix=(*lab.prefix, *drop))
+
+
+def test_what_may_not_be_read_is_a_matter_of_rights(plain: Node) -> None:
+    for name in ("one.raw", "two.qcow2"):
+        disks.make_master(plain.place / name, size=MIB).chmod(0)
+    for command in (("share", plain.place), ("share", "one.raw"), ("id", "one.raw")):
+        error = plain.fails(NOT_ALLOWED, *command)
+        assert "one.raw" in error["what"] and "chmod" in error["hint"], command
+    directory = plain.place / "masters"
+    directory.mkdir(mode=0)
+    error = plain.fails(NOT_ALLOWED, "share", directory)
+    assert str(directory) in error["what"] and "chmod" in error["hint"]
+
+
+def test_a_directory_of_what_is_in_use(lab: Lab) -> None:
+    node = lab.node("alice")
+    disks.make_master(node.place / "torn.qed", size=MIB)
+    os.truncate(node.place / "torn.qed", 40)
+    with disks.opened_by_qemu(disks.make_master(node.place / "busy.qcow2", size=MIB)):
+        error = node.fails(IN_USE, "share", node.place)
+    assert "busy.qcow2" in error["what"] and "shut down" in error["hint"]
+    assert "torn.qed" in node.fails(BAD_IMAGE, "share", "torn.qed")["what"]
 
 
 # -- masters -----------------------------------------------------------------------------------------
