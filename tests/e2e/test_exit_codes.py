@@ -172,6 +172,14 @@ def test_what_may_not_be_read_is_a_matter_of_rights(plain: Node) -> None:
     assert str(directory) in error["what"] and "chmod" in error["hint"]
 
 
+def test_a_home_that_may_not_be_read(plain: Node) -> None:
+    plain.home.chmod(0)
+    error = plain.fails(NOT_ALLOWED, "ls", "--local")
+    plain.home.chmod(0o700)
+    assert str(plain.home) in error["what"]
+    assert "OVERLAYSYNC_HOME" in error["hint"]
+
+
 def test_a_directory_of_what_is_in_use(lab: Lab) -> None:
     node = lab.node("alice")
     disks.make_master(node.place / "torn.qed", size=MIB)
