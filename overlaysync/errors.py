@@ -119,5 +119,11 @@ class StoppedError(BaseException):
     """Work in a thread ended because its command was interrupted; no handler of errors may catch it."""
 
 
+class InterruptedFetchError(OverlaysyncError):
+    """The user ended work that goes on where it was when the command is repeated."""
+
+    exit_code = 130
+
+
 class PeerError(NetworkError):
     """One peer misbehaved or went away; the transfer goes on with others."""

@@ -60,6 +60,19 @@ def open_node() -> Iterator[Node]:
         node.close()
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Where data are fetched, Ctrl-C loses nothing, and the user is told so."""
+    from overlaysync.errors import InterruptedFetchError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedFetchError(
+            "interrupted; what was verified is kept: repeat the command to go on"
+        ) from None
+
+
 def parse_format(text: str | None) -> Format | None:
     """The format of an option.
 

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from overlaysync.errors import UsageError
+from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.store.home import Home
 
 MAX_SIZE = 1 << 20
@@ -26,6 +26,7 @@ def load_defaults(commands: Options) -> dict[str, dict[str, Any]]:
 
     Raises:
         UsageError: the config file is not TOML, or names what does not exist.
+        NotAllowedError: it may not be read.
     """
     defaults = _from_file(commands)
     for command, options in commands.items():
@@ -37,12 +38,19 @@ def load_defaults(commands: Options) -> dict[str, dict[str, Any]]:
 
 
 def _from_file(commands: Options) -> dict[str, dict[str, Any]]:
-    path = Home.from_environment(os.environ).config / "config.toml"
+    home = Home.from_environment(os.environ)
+    path = home.config / "config.toml"
     try:
         with path.open("rb") as file:
             tables = tomllib.loads(file.read(MAX_SIZE).decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except PermissionError:
+        raise NotAllowedError(
+            f"Cannot read the settings, {path}",
+            why="permission denied",
+            hint=f"chmod u+rwX '{home.root}' '{home.config}', or set OVERLAYSYNC_HOME to one of yours",
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a TOML file", why=str(error)) from None
     for command, options in tables.items():

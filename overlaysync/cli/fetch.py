@@ -14,6 +14,7 @@ from overlaysync.cli.common import (
     WaitOption,
     compression,
     image_fields,
+    interruptible,
     listing_fields,
     open_node,
     output_of,
@@ -110,7 +111,7 @@ def fetch(
     work = _Fetching(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), seed, dry_run
     )
-    with open_node() as node:
+    with open_node() as node, interruptible():
         asyncio.run(work.run(node, reference))
 
 

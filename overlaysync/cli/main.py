@@ -93,7 +93,7 @@ def _run(words: list[str]) -> int:
     except OverlaysyncError as error:
         return _report(output, error)
     except (KeyboardInterrupt, typer.Abort):
-        output.error("interrupted; what was verified is kept: repeat the command to go on")
+        output.error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         raise

@@ -82,7 +82,7 @@ def promote(
     from overlaysync.node.node import now
     from overlaysync.ops.discard import check_discardable
     from overlaysync.ops.discard import discard as discard_image
-    from overlaysync.ops.make import image_path
+    from overlaysync.ops.publish import image_path
 
     output = output_of(context)
     chosen = parse_format(format)
@@ -129,7 +129,9 @@ def discard(
             if not sys.stdin.isatty():
                 raise UsageError("Nobody can be asked here whether to discard", hint="add --yes")
             names = ", ".join(overlays)
-            typer.confirm(f"Remove {names} for good?", abort=True, err=True)
+            if not typer.confirm(f"Remove {names} for good?", err=True):
+                output.result({"discarded": []}, f"{names} {'is' if len(overlays) == 1 else 'are'} kept")
+                return
         for path in overlays:
             discard_image(path, node.catalog)
     output.result({"discarded": overlays}, *(output.good(f"{path} discarded") for path in overlays))
@@ -156,8 +158,7 @@ def rebase(
     from overlaysync.errors import UsageError
     from overlaysync.node.node import now
     from overlaysync.ops.discard import check_discardable
-    from overlaysync.ops.make import image_path
-    from overlaysync.ops.publish import stem
+    from overlaysync.ops.publish import image_path, stem
 
     output = output_of(context)
     if replace and (name or to):

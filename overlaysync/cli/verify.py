@@ -12,6 +12,7 @@ import typer
 from overlaysync.cli.common import (
     PeerOption,
     compression,
+    interruptible,
     open_node,
     output_of,
     parse_peers,
@@ -167,4 +168,5 @@ def _repair(node: Node, output: Output, verdict: Verdict, addresses: list[Any]) 
 
     from overlaysync.node.repairing import repair
 
-    return asyncio.run(repair(node, output, verdict, addresses, compression=compression()))
+    with interruptible():
+        return asyncio.run(repair(node, output, verdict, addresses, compression=compression()))

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from overlaysync.errors import BaseImageError, ImageError, NotFoundError
+from overlaysync.errors import BaseImageError, ImageError, NotFoundError, OverlaysyncError
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import fill_zeros
 from overlaysync.formats.image import Backing, Extent, Format, Image, check_range, clip
@@ -142,6 +143,18 @@ def backing_path(overlay: str, backing: Backing) -> str:
             f"its backing file, {display(name)}, is not named as a plain local file", path=overlay
         )
     return os.path.join(os.path.dirname(overlay), name)
+
+
+def reachable(path: str) -> tuple[Fingerprint, ...]:
+    """The fingerprints of the image at ``path`` and all below it, top first, as far as they open."""
+    images: list[Image] = []
+    try:
+        with suppress(OverlaysyncError, OSError):
+            _open_all(path, None, images)
+        return tuple(Fingerprint.of(os.fstat(image.fd)) for image in images)
+    finally:
+        for image in images:
+            image.close()
 
 
 def _open_all(path: str, format: Format | None, images: list[Image]) -> None:

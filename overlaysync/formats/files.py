@@ -42,7 +42,7 @@ def open_regular(path: str) -> int:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"There is no file {path}") from error
     except PermissionError as error:
-        raise NotAllowedError(f"Cannot read {path}", why="permission denied") from error
+        raise NotAllowedError(f"Cannot read {path}", why="permission denied", hint=may_read(path)) from error
     except (OSError, ValueError) as error:
         reason = error.strerror or "" if isinstance(error, OSError) else str(error)
         raise ImageError(f"it cannot be opened ({reason})", path=path) from error
@@ -52,6 +52,11 @@ def open_regular(path: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def may_read(path: str) -> str:
+    """What to do about a file or directory that may not be read."""
+    return f"chmod u+rX '{path}', or ask its owner to let you read it"
 
 
 def _require_regular(mode: int, path: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from overlaysync.errors import InUseError, NotAllowedError, NotFoundError, OverlaysyncError, StoppedError
 from overlaysync.formats.chain import Chain
+from overlaysync.formats.files import may_read
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
 from overlaysync.model.fingerprint import Fingerprint
@@ -18,6 +19,7 @@ from overlaysync.node.observer import Observer
 from overlaysync.ops.library import Known, image_files
 from overlaysync.ops.offer import ImageOffer, Offer
 from overlaysync.ops.trust_words import who
+from overlaysync.store.files import translate
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id
@@ -61,6 +63,7 @@ class Share:
     _tried: dict[str, Fingerprint] = field(default_factory=dict)
     _rotten: dict[str, tuple[Fingerprint, str]] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
+    _left_out: dict[str, OverlaysyncError] = field(default_factory=dict)
     _changes: int = 0
 
     # -- the shelf, called from the event loop -------------------------------------------------------
@@ -98,10 +101,9 @@ class Share:
                 self._publish_directory(path)
             else:
                 self._publish(path)
-        if not self._shared and self._wanted():
-            raise InUseError(
-                f"Nothing in {', '.join(self.paths)} can be shared now", hint="shut down the VMs that use it"
-            )
+        if not self._shared and self._left_out:
+            # Of several, what is mended most easily: a missing master, a VM, rights, damage.
+            raise min(self._left_out.values(), key=lambda error: error.exit_code)
         if not self._shared:
             raise NotFoundError(
                 f"There is no image in {', '.join(self.paths)}",
@@ -152,6 +154,9 @@ class Share:
         ]
 
     def _publish_directory(self, directory: str) -> None:
+        if not os.access(directory, os.R_OK | os.X_OK):
+            what = f"Cannot read {directory}"
+            raise NotAllowedError(what, why="permission denied", hint=may_read(directory))
         for path in image_files([directory]):
             self._try(os.path.realpath(path))
 
@@ -164,12 +169,18 @@ class Share:
         except InUseError as error:
             self._tried.pop(path, None)  # it may come free without being written
             if path not in self._busy:
-                self.observer.note(f"left out: {error}")
+                self._leave_out(path, error)
             self._busy.add(path)
-        except (OverlaysyncError, OSError) as error:
-            self.observer.note(f"left out: {error}")
+        except OverlaysyncError as error:
+            self._leave_out(path, error)
+        except OSError as error:
+            self._leave_out(path, translate(error, f"Cannot read {path}"))
         else:
             self._busy.discard(path)
+
+    def _leave_out(self, path: str, error: OverlaysyncError) -> None:
+        self._left_out[path] = error
+        self.observer.note(f"left out: {error}")
 
     def _publish(self, path: str) -> None:
         size = _chain_size(path)

@@ -77,7 +77,7 @@ class Assembly:
             ImageError: the target format cannot hold it.
         """
         if not replace and os.path.lexists(path):
-            raise WouldDestroyError(f"{path} exists", hint="choose another name with --as, or remove it")
+            raise WouldDestroyError(f"{path} exists", hint="choose another name, or remove that file")
         data = DataMap(pages, load)
         layout = plan_layout(target, data)
         part = PartFile.open(

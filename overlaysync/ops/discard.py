@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
-from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
-from overlaysync.formats.chain import Chain
+from overlaysync.errors import InUseError, WouldDestroyError
+from overlaysync.formats.chain import reachable
+from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import open_regular
 from overlaysync.formats.locks import in_use, writer_of
 from overlaysync.ops.library import image_files
@@ -22,12 +22,13 @@ def check_discardable(path: str, catalog: Catalog) -> None:
         InUseError: QEMU has it open.
         ImageError: it is not an image.
     """
-    with Chain.open(path) as chain:
-        if chain.top.backing is None:
-            raise WouldDestroyError(
-                f"{path} is a master, not an overlay",
-                hint="masters are removed by hand, when nothing stands on them",
-            )
+    image = open_image(path)  # it alone: an overlay whose master is gone is good for nothing else
+    image.close()
+    if image.backing is None:
+        raise WouldDestroyError(
+            f"{path} is a master, not an overlay",
+            hint="masters are removed by hand, when nothing stands on them",
+        )
     check_unneeded(path, catalog)
 
 
@@ -62,9 +63,8 @@ def standing_on(path: str, inode: tuple[int, int], catalog: Catalog) -> list[str
     for other in sorted({*known, *map(os.path.realpath, image_files([os.path.dirname(real)]))}):
         if other == real or not os.path.exists(other):
             continue
-        with suppress(OverlaysyncError, OSError), Chain.open(other) as chain:
-            if any(below[:2] == inode for below in chain.fingerprints()[1:]):
-                found.append(other)
+        if any(below[:2] == inode for below in reachable(other)[1:]):
+            found.append(other)
     return found
 
 

@@ -28,7 +28,6 @@ from overlaysync.model.digest import (
     hash_units,
     short_id,
 )
-from overlaysync.model.names import check_name
 from overlaysync.model.pages import PageList, PageListBuilder
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.hashing import Progress, combine
@@ -230,11 +229,6 @@ class _Work:
     cluster_size: int
     base: Known | None = None
     replace: bool = False
-
-
-def image_path(directory: str, name: str, format: Format) -> str:
-    """Where an image called ``name`` goes."""
-    return os.path.join(directory, f"{check_name(name)}.{format.value}")
 
 
 class _Difference:

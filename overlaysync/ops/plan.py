@@ -12,6 +12,7 @@ from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import printable
 from overlaysync.ops.library import Known
+from overlaysync.ops.publish import image_path
 from overlaysync.ops.resolve import Listing
 
 MAX_LINEAGE = 32
@@ -70,7 +71,7 @@ def plan_fetch(
 
     Raises:
         BaseImageError: a base is neither here nor within reach.
-        UsageError: an overlay was asked for as raw.
+        UsageError: an overlay was asked for as raw, or under a name with another format's ending.
     """
     header = wanted.manifest.header
     if header.is_layer and format is Format.RAW:
@@ -81,7 +82,8 @@ def plan_fetch(
         )
     everything = list(listings)
     chosen = format or Format(header.format)
-    steps = [Step(wanted, os.path.join(to, f"{name or header.name}.{chosen.value}"), chosen)]
+    path = image_path(to, name, chosen) if name else os.path.join(to, f"{header.name}.{chosen.value}")
+    steps = [Step(wanted, path, chosen)]
     while header.is_layer:
         assert header.parent_id is not None
         base = find_base(header)

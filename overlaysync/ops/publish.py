@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import msgspec
 
+from overlaysync.errors import UsageError
 from overlaysync.formats.image import Format
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import check_name, name_from
 from overlaysync.model.pin import Pin
-from overlaysync.ops.library import Known, Library
+from overlaysync.ops.library import IMAGE_SUFFIXES, Known, Library
 from overlaysync.store.catalog import Catalog, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
@@ -27,6 +28,23 @@ def _anybody(team: str) -> bool:
 def stem(path: str) -> str:
     """The name a file gives its content."""
     return name_from(os.path.splitext(os.path.basename(path))[0])
+
+
+def image_path(directory: str, name: str, format: Format) -> str:
+    """Where an image goes that the user calls ``name``, with its ending or without.
+
+    Raises:
+        UsageError: it is no name, or has another format's ending.
+    """
+    called, ending = os.path.splitext(check_name(name))
+    if ending not in IMAGE_SUFFIXES:
+        return os.path.join(directory, f"{name}.{format.value}")
+    if ending != f".{format.value}" and (ending, format) != (".img", Format.RAW):
+        raise UsageError(
+            f"'{name}' would be the name of a {format.value} image",
+            hint=f"leave the ending out: --as {called}; --format, where there is one, says another format",
+        )
+    return os.path.join(directory, name)
 
 
 class Publisher:

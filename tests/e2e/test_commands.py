@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,6 +178,7 @@ def test_long_work_reports_progress_as_json_lines(lab: Lab) -> None:
     assert 0 < first["done"] < first["total"] == 20 * MIB
     fetch.interrupt()
     assert fetch.wait().code == INTERRUPTED
+    assert "what was verified is kept" in fetch.stderr
 
 
 # -- repair and names --------------------------------------------------------------------------------
@@ -332,6 +334,51 @@ def on_a_terminal(node: Node, *arguments: object, **environment: str) -> str:
             pass  # the other end is closed
         process.wait(20)
     return output.decode()
+
+
+def answer(node: Node, question: str, reply: bytes | signal.Signals, *arguments: object) -> tuple[int, str]:
+    """How a command on a terminal ends, and what it prints, when its question gets this reply."""
+    with terminal() as (ours, theirs):
+        process = subprocess.Popen(
+            node.words(*arguments),
+            env=node.environment(),
+            cwd=node.place,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        output = b""
+        try:
+            while part := os.read(ours, 4096):
+                asked, output = question in output.decode(), output + part
+                if question not in output.decode() or asked:
+                    continue
+                if isinstance(reply, bytes):
+                    os.write(ours, reply)
+                else:
+                    process.send_signal(reply)
+        except OSError:
+            pass  # the other end is closed
+        return process.wait(20), output.decode()
+
+
+def test_who_is_asked_may_say_no(lab: Lab) -> None:
+    node = lab.node("alice")
+    master = disks.make_master(node.place / "master.raw", size=MIB)
+    disks.make_overlay(node.place / "vm.qcow2", master)
+    code, said = answer(node, "for good?", b"n\n", "discard", "vm.qcow2")
+    assert (code, "vm.qcow2 is kept" in said, "interrupted" in said) == (DONE, True, False)
+    assert node.files() == {"master.raw", "vm.qcow2"}
+    code, said = answer(node, "for good?", b"y\n", "discard", "vm.qcow2")
+    assert (code, node.files()) == (DONE, {"master.raw"})
+
+
+def test_an_interrupt_speaks_of_what_is_kept_where_something_is(lab: Lab) -> None:
+    node = lab.node("alice")
+    code, said = answer(node, "Code of team red", signal.SIGINT, "team", "join", "red")
+    assert (code, "interrupted" in said, "verified" in said) == (INTERRUPTED, True, False)
 
 
 def test_colours_are_for_terminals_and_can_be_refused(lab: Lab) -> None:

@@ -23,6 +23,7 @@ from tests.e2e.nodes import (
     USAGE,
     WOULD_DESTROY,
     Lab,
+    Node,
     free_port,
 )
 
@@ -147,6 +148,48 @@ def test_qemu_cannot_write_to_a_master_while_it_is_shared(lab: Lab, suffix: str)
     assert disks.qemu_may_write(master)
 
 
+# -- rights ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain(lab: Lab) -> Node:
+    """A node whose rights are those of files, though root runs it."""
+    if os.geteuid() and not lab.prefix:
+        return lab.node("alice")
+    drop = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    return lab.node("alice", prefix=(*lab.prefix, *drop))
+
+
+def test_what_may_not_be_read_is_a_matter_of_rights(plain: Node) -> None:
+    for name in ("one.raw", "two.qcow2"):
+        disks.make_master(plain.place / name, size=MIB).chmod(0)
+    for command in (("share", plain.place), ("share", "one.raw"), ("id", "one.raw")):
+        error = plain.fails(NOT_ALLOWED, *command)
+        assert "one.raw" in error["what"] and "chmod" in error["hint"], command
+    directory = plain.place / "masters"
+    directory.mkdir(mode=0)
+    error = plain.fails(NOT_ALLOWED, "share", directory)
+    assert str(directory) in error["what"] and "chmod" in error["hint"]
+
+
+def test_a_home_that_may_not_be_read(plain: Node) -> None:
+    plain.home.chmod(0)
+    error = plain.fails(NOT_ALLOWED, "ls", "--local")
+    plain.home.chmod(0o700)
+    assert str(plain.home) in error["what"]
+    assert "OVERLAYSYNC_HOME" in error["hint"]
+
+
+def test_a_directory_of_what_is_in_use(lab: Lab) -> None:
+    node = lab.node("alice")
+    disks.make_master(node.place / "torn.qed", size=MIB)
+    os.truncate(node.place / "torn.qed", 40)
+    with disks.opened_by_qemu(disks.make_master(node.place / "busy.qcow2", size=MIB)):
+        error = node.fails(IN_USE, "share", node.place)
+    assert "busy.qcow2" in error["what"] and "shut down" in error["hint"]
+    assert "torn.qed" in node.fails(BAD_IMAGE, "share", "torn.qed")["what"]
+
+
 # -- masters -----------------------------------------------------------------------------------------
 
 
@@ -158,6 +201,8 @@ def test_an_overlay_whose_master_is_gone_names_it(lab: Lab) -> None:
     for command in (("share", overlay), ("id", overlay), ("promote", overlay, "--as", "made")):
         error = node.fails(NO_BASE, *command)
         assert "master.qcow2" in f"{error['what']} {error['why']}"
+    node.json("discard", overlay, "--yes")
+    assert node.files() == {"elsewhere.qcow2"}
 
 
 def test_a_master_with_the_same_name_and_other_content_is_not_used(lab: Lab) -> None:
@@ -237,6 +282,9 @@ def test_what_others_stand_on_is_neither_discarded_nor_promoted_over(lab: Lab) -
     assert "upper.qcow2" in node.fails(WOULD_DESTROY, "discard", lower, "--yes")["why"]
     assert node.fails(WOULD_DESTROY, "discard", master, "--yes")["what"]
     assert node.fails(WOULD_DESTROY, "promote", lower, "--as", "master")["what"]
+    taken = node.fails(WOULD_DESTROY, "new", "upper.qcow2", "--master", master)
+    assert "upper.qcow2 exists" in taken["what"]
+    assert taken["hint"] == "choose another name, or remove that file"  # new has no --as
     assert node.fails(USAGE, "discard", node.place / "upper.qcow2")["hint"] == "add --yes"
     assert node.files() == {"master.qcow2", "lower.qcow2", "upper.qcow2"}
 

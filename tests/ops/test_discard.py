@@ -70,6 +70,19 @@ def test_what_stands_on_it_two_layers_up_counts(world: World, overlay: Path) -> 
     assert str(middle) in told and str(top) in told
 
 
+def test_an_overlay_whose_master_is_gone_goes_unless_something_stands_on_it(
+    world: World, master: Path, overlay: Path
+) -> None:
+    top = create(world.images / "top.qcow2", backing=overlay)
+    with opened_by_qemu(top, read_only=True):
+        master.unlink()
+        refused(world, top, InUseError)
+    assert str(top) in refused(world, overlay, WouldDestroyError)
+    discard(str(top), world.catalog)
+    discard(str(overlay), world.catalog)
+    assert not overlay.exists()
+
+
 def test_what_stands_on_it_in_another_directory_counts_once_it_is_known(
     world: World, overlay: Path, tmp_path: Path
 ) -> None:

@@ -19,8 +19,8 @@ from overlaysync.errors import (
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.ops.library import Known
-from overlaysync.ops.make import backing_name, image_path
-from overlaysync.ops.publish import Publisher
+from overlaysync.ops.make import backing_name
+from overlaysync.ops.publish import Publisher, image_path
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import CHUNK, MIB
@@ -143,6 +143,15 @@ def test_image_paths_have_checked_names() -> None:
     assert image_path("/x", "vm", Format.QED) == "/x/vm.qed"
     with pytest.raises(UsageError):
         image_path("/x", "../vm", Format.QED)
+
+
+def test_an_image_path_has_one_ending_and_it_is_the_format_s() -> None:
+    assert image_path("/x", "vm.qcow2", Format.QCOW2) == "/x/vm.qcow2"
+    assert image_path("/x", "vm.img", Format.RAW) == "/x/vm.img"
+    assert image_path("/x", "vm-1.2", Format.RAW) == "/x/vm-1.2.raw"
+    with pytest.raises(UsageError) as caught:
+        image_path("/x", "vm.qcow2", Format.QED)
+    assert "--as vm;" in caught.value.hint
 
 
 # -- promote -----------------------------------------------------------------------------------------

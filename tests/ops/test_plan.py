@@ -85,6 +85,9 @@ def test_name_and_format_are_those_of_what_was_asked_for() -> None:
     ]
     with pytest.raises(UsageError):
         paths(OVERLAY, MASTER, format=Format.RAW)
+    assert paths(MASTER, name="mine.raw") == [("/to/mine.raw", None)]
+    with pytest.raises(UsageError):
+        paths(MASTER, name="mine.qcow2")
 
 
 def test_no_two_steps_write_one_file() -> None:
