@@ -57,6 +57,7 @@ class Anyone:
         wait_s: how long to wait for one that is being asked what it has.
         slow_s, silence_s, again_s: how long an answer may take until another is asked as well; how long to go
             on when all have gone silent; the pause between two rounds of that.
+        random: breaks ties.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class Anyone:
         slow_s: float = _SLOW_S,
         silence_s: float = _SILENCE_S,
         again_s: float = _AGAIN_S,
+        random: Callable[[], float] = random,
     ) -> None:
         self._reach = reach
         self._wait_s = wait_s
         self._slow_s = slow_s
         self._silence_s = silence_s
         self._again_s = again_s
+        self._random = random
         self._last: set[str] = set()  # failed or were slow: asked when there is nobody else
 
     async def ask(self, content: bytes, ask: Ask[_Answer], *, team: str = "") -> _Answer:
@@ -90,7 +93,7 @@ class Anyone:
                 sources = self._reach.sources(content, team)
                 others = [source for source in sources if source not in {*failures, *asked.values()}]
                 if others:
-                    source = min(others, key=lambda source: (source in self._last, random()))
+                    source = min(others, key=lambda source: (source in self._last, self._random()))
                     asked[asyncio.create_task(_patiently(ask, *sources[source]))] = source
                 elif not asked and not await self._reach.another(wait_s=self._wait_s):
                     silent = [source for source, why in failures.items() if isinstance(why, SilentError)]

@@ -45,7 +45,7 @@ class Peers:
 
 
 def anyone(peers: Peers, *, silence_s: float = 0.2) -> Anyone:
-    return Anyone(peers, wait_s=0, slow_s=SLOW_S, silence_s=silence_s, again_s=0.01)
+    return Anyone(peers, wait_s=0, slow_s=SLOW_S, silence_s=silence_s, again_s=0.01, random=lambda: 0)
 
 
 def fails(error: Exception) -> Callable[[], Any]:
@@ -63,6 +63,14 @@ async def test_the_first_is_asked_alone() -> None:
     peers = Peers(one=lambda: "1", other=lambda: "2")
     assert await anyone(peers).ask(CONTENT, peers.ask) == "1"
     assert peers.asked == {"one": 1}
+
+
+async def test_what_is_asked_for_is_spread_over_all() -> None:
+    peers = Peers(**{name: lambda: "1" for name in "abcd"})
+    asking = Anyone(peers, wait_s=0)
+    for _ in range(200):
+        await asking.ask(CONTENT, peers.ask)
+    assert all(peers.asked[name] > 20 for name in "abcd")
 
 
 @pytest.mark.parametrize(
