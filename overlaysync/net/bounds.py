@@ -128,6 +128,7 @@ class DiscoveryBounds:
         pace_s: each of these waits so long between two peers.
         updates_s: what this node announces changes at most this often.
         txt_size: all TXT entries of this node.
+        updates: records heard, after which a browser forgets when to ask again for which.
         items: entries kept of one peer's TXT.
         name_length: instance name (DNS-SD: one label of 63 bytes).
     """
@@ -141,6 +142,7 @@ class DiscoveryBounds:
     pace_s: float = 0.01
     updates_s: float = 1
     txt_size: int = 1024
+    updates: int = 16384
     items: int = 64
     name_length: int = 63
 

@@ -21,12 +21,13 @@ from zeroconf import (
     Zeroconf,
 )
 from zeroconf import Error as ZeroconfError
-from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from overlaysync.errors import NetworkError
 from overlaysync.model.names import printable
 from overlaysync.net.bounds import DISCOVERY, DiscoveryBounds
 from overlaysync.net.interfaces import Interface, choose_interfaces, is_on_link, list_interfaces
+from overlaysync.net.tidy import BoundedBrowser, Tidy
 from overlaysync.net.txt import Item, NodeText, decode_txt, encode_txt
 
 __all__ = ["SERVICE", "Announcement", "Announcer", "Browser", "Item", "Multicast", "Peer"]
@@ -77,6 +78,7 @@ class Multicast:
         try:
             self._zeroconf = AsyncZeroconf(interfaces=addresses, ip_version=IPVersion.V4Only)
             await self._zeroconf.zeroconf.async_wait_for_start()
+            self._zeroconf.zeroconf.async_add_listener(Tidy(), None)
         except (OSError, RuntimeError, ZeroconfError) as error:
             await self.close()
             raise NetworkError("Discovery does not work here", why=str(error), hint=_HINT) from None
@@ -273,7 +275,7 @@ class Browser:
         self._wanted = asyncio.Semaphore(0)
         self._workers: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
-        self._browser: AsyncServiceBrowser | None = None
+        self._browser: BoundedBrowser | None = None
 
     async def start(self) -> None:
         """Ask who is there, and listen.
@@ -285,7 +287,7 @@ class Browser:
         await self._multicast.start()
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._bounds.resolves)]
         # Multicast answers: a unicast one would reach only one of several nodes on this host.
-        self._browser = AsyncServiceBrowser(
+        self._browser = BoundedBrowser(
             self._multicast.zeroconf.zeroconf,
             SERVICE,
             handlers=[self._heard],

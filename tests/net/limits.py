@@ -81,6 +81,7 @@ TESTS = {
     "DiscoveryBounds.pace_s": "test_limits.py::test_pause_between_two_peers",
     "DiscoveryBounds.updates_s": "test_limits.py::test_pause_between_two_updates",
     "DiscoveryBounds.txt_size": "test_txt.py::test_as_many_as_fit",
+    "DiscoveryBounds.updates": "test_discovery.py::test_nothing_that_is_kept_of_records_is_without_bound",
     "DiscoveryBounds.items": "test_txt.py::test_foreign_entries_are_bounded",
     "DiscoveryBounds.name_length": "test_limits.py::test_length_of_an_instance_name",
 }

@@ -272,27 +272,88 @@ async def test_one_host_that_answers_by_many_names_hides_nobody(label: str) -> N
         assert f"{label}-honest" in browser.peers
 
 
+KIND = (b"_overlaysync", b"_tcp", b"local")
+
+
+def dns_name(*labels: bytes) -> bytes:
+    return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
+
+
+def dns_record(owner: bytes, kind: int, data: bytes, ttl: int = 4500) -> bytes:
+    return owner + struct.pack(">HHIH", kind, 1, ttl, len(data)) + data
+
+
+def dns_response(*records: bytes) -> bytes:
+    return struct.pack(">HHHHHH", 0, 0x8400, 0, len(records), 0, 0) + b"".join(records)
+
+
 def flood_packet(rng: random.Random) -> bytes:
     """A response that announces a dozen nodes, each whole: PTR, SRV, TXT and A records."""
-
-    def name(*labels: bytes) -> bytes:
-        return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
-
-    def record(owner: bytes, kind: int, data: bytes) -> bytes:
-        return owner + struct.pack(">HHIH", kind, 1, 4500, len(data)) + data
-
-    kind = (b"_overlaysync", b"_tcp", b"local")
     records = []
     for _ in range(12):
         instance = b"flood-%016x" % rng.getrandbits(64)
-        owner, host = name(instance, *kind), name(instance, b"local")
+        owner, host = dns_name(instance, *KIND), dns_name(instance, b"local")
         records += [
-            record(name(*kind), 12, owner),
-            record(owner, 33, struct.pack(">HHH", 0, 0, 9) + host),
-            record(owner, 16, b"\x03v=1\x0cm.\x1b[=01234567"),
-            record(host, 1, bytes([127, *rng.randbytes(3)])),
+            dns_record(dns_name(*KIND), 12, owner),
+            dns_record(owner, 33, struct.pack(">HHH", 0, 0, 9) + host),
+            dns_record(owner, 16, b"\x03v=1\x0cm.\x1b[=01234567"),
+            dns_record(host, 1, bytes([127, *rng.randbytes(3)])),
         ]
-    return struct.pack(">HHHHHH", 0, 0x8400, 0, len(records), 0, 0) + b"".join(records)
+    return dns_response(*records)
+
+
+def long_bitmap(rng: random.Random) -> bytes:
+    """An NSEC record of all types there could be."""
+    windows = b"".join(bytes([window, 32]) + b"\xff" * 32 for window in range(250))
+    owner = dns_name(b"flood-%016x" % rng.getrandbits(64), *KIND)
+    return dns_response(dns_record(owner, 47, b"\xc0\x0c" + windows))
+
+
+def long_text(rng: random.Random) -> bytes:
+    """A TXT record as long as a packet."""
+    owner = dns_name(b"flood-%016x" % rng.getrandbits(64), *KIND)
+    return dns_response(dns_record(owner, 16, (b"\xff" + rng.randbytes(255)) * 33))
+
+
+def few_names(rng: random.Random) -> bytes:
+    """The same few names again and again, each time for another time."""
+    first = dns_record(dns_name(*KIND), 12, b"\x01x\xc0\x0c")
+    names = (b"\x02%02x\xc0\x0c" % rng.randrange(50) for _ in range(300))
+    return dns_response(
+        first, *(dns_record(b"\xc0\x0c", 12, name, rng.randrange(1 << 30, 1 << 31)) for name in names)
+    )
+
+
+_FLOOD = """
+import asyncio, os, random, resource, socket, sys
+from tests.net import test_discovery as ours
+
+async def main(make, count):
+    rng = random.Random(1)
+    async with ours.browsing() as browser:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+            for _ in range(count):
+                sock.sendto(make(rng), ("224.0.0.251", 5353))
+                await asyncio.sleep(0)
+        label = f"after-{os.getpid()}"
+        async with ours.announcing(label, ours.Announcement(4322, ours.NODE)):
+            await ours.until(browser, lambda: label in browser.peers)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before >> 10)
+
+asyncio.run(main(getattr(ours, sys.argv[1]), int(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize(("make", "count"), [("long_bitmap", 300), ("long_text", 8000), ("few_names", 2000)])
+def test_nothing_that_is_kept_of_records_is_without_bound(make: str, count: int) -> None:
+    """In a process of its own, for a peak of memory of its own."""
+    words = [sys.executable, "-c", _FLOOD, make, str(count)]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 30, "MiB"
 
 
 @pytest.mark.slow
