@@ -67,12 +67,14 @@ def test_a_fetch_and_its_sharers_killed_in_turn(lab: Lab, make_runner: MakeRunne
                 return turn < 3
             return False
 
-        codes.append(runner.run(tuple(words), directory=images, home=home, kill_when=later).code)
+        outcome = runner.run(tuple(words), directory=images, home=home, kill_when=later)
+        codes.append(outcome.code)
         assert codes[-1] in (DONE, NETWORK, NOT_FOUND, KILLED)
         for path in images.iterdir():
             assert path.name.startswith(".") or disks.identical(master, path)
         if not shares[victim].running:
             shares[victim] = victim.share(victim.place / master.name, "--port", ports[victim])
+    assert outcome.code == DONE, "one sharer was left"
     last = runner.run(tuple(words), directory=images, home=home)
     assert last.code == DONE, last
     assert disks.identical(master, images / master.name)
