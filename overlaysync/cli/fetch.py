@@ -23,6 +23,7 @@ from overlaysync.cli.common import (
     parse_rate,
 )
 from overlaysync.cli.complete import complete_reference
+from overlaysync.cli.look import note_silent
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class _Fetching:
             fetch = Fetch(node, client, reach, self._output, self._options, passing)
             results: list[Fetched] = []
             plans: list[Step] = []
-            for wanted in await fetch.find(reference):
+            for wanted in await self._find(fetch, reference):
                 steps, fetched = await self._bring(fetch, wanted, as_master=reference.is_team)
                 plans += steps
                 results += fetched
@@ -165,6 +166,18 @@ class _Fetching:
             elif self._seed is None:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
                     await passing.linger()
+
+    async def _find(self, fetch: Fetch, reference: Any) -> list[Choice]:
+        """What is meant; who was named or announced and does not answer is spoken of."""
+        from overlaysync.errors import NotFoundError
+
+        try:
+            found = await fetch.find(reference)
+        except NotFoundError:
+            note_silent(fetch.reach, self._output)
+            raise
+        note_silent(fetch.reach, self._output)
+        return found
 
     async def _bring(
         self, fetch: Fetch, wanted: Choice, *, as_master: bool

@@ -26,6 +26,7 @@ from overlaysync.cli.output import Output
 if TYPE_CHECKING:
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
+    from overlaysync.node.reach import PeerView, Reach
     from overlaysync.ops.resolve import Listing
     from overlaysync.trust.book import Book
     from overlaysync.trust.envelope import Manifest
@@ -101,9 +102,15 @@ def _table(listings: list[Listing], book: Book) -> list[str]:
 
 
 async def look(
-    node: Node, output: Output, peers: list[Address], interfaces: list[str], wait_s: float
+    node: Node,
+    output: Output,
+    peers: list[Address],
+    interfaces: list[str],
+    wait_s: float,
+    *,
+    tell: bool = True,
 ) -> tuple[list[Listing], list[dict[str, Any]]]:
-    """What is within reach after ``wait_s``: listings, and the nodes as JSON."""
+    """What is within reach after ``wait_s``: listings, and the nodes as JSON; ``tell`` of those in vain."""
     from overlaysync.net.client import Client
     from overlaysync.node.reach import Reach
     from overlaysync.trust.keys import node_id
@@ -113,17 +120,37 @@ async def look(
         Reach.open(node, client, output, peers=peers, interfaces=interfaces) as reach,
     ):
         await reach.until(lambda: False, wait_s=wait_s)
+        if tell:
+            note_silent(reach, output)
         nodes = [
             {
                 "node": view.label,
                 "id": node_id(view.public_key) if view.public_key else "",
                 "address": str(view.address),
                 "images": len(view.manifests),
-                "problem": view.problem,
+                "problem": silence(view),
             }
             for view in reach.nodes()
         ]
         return reach.listings(), nodes
+
+
+def silence(view: PeerView) -> str:
+    """Why a node has not said what it has; "" when it has."""
+    return view.problem or ("" if view.public_key else f"{view.address} has not answered so far")
+
+
+def note_silent(reach: Reach, output: Output) -> None:
+    """Say which of the named peers have not answered, and when nothing is listed how many others."""
+    silent = [view for view in reach.nodes() if silence(view)]
+    for view in silent:
+        said = view.problem and len(reach.named) > 1
+        if view.address in reach.named and not said:
+            output.note(silence(view))
+    announced = sum(view.announced for view in silent)
+    if announced and not reach.listings():
+        nodes = "1 node is" if announced == 1 else f"{announced} nodes are"
+        output.note(f"{nodes} announced and did not answer; to see why: overlaysync peers")
 
 
 def peers(
@@ -137,7 +164,7 @@ def peers(
 
     output = output_of(context)
     with open_node() as node:
-        nodes = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait))[1]
+        nodes = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait, tell=False))[1]
     lines = [
         f"{item['node'] or '?':30}  {item['address']:22}  "
         + (item["problem"] or f"{item['images']} shared  {item['id']}")

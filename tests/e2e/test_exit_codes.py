@@ -77,6 +77,22 @@ def test_a_peer_that_does_not_answer_is_a_network_error(lab: Lab) -> None:
     assert error["hint"]
 
 
+def test_a_peer_that_does_not_answer_is_named_though_others_do(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    name = lab.name("disk")
+    share = alice.share(disks.make_master(alice.place / f"{name}.raw", size=MIB))
+    dead = f"[::1]:{free_port()}"
+    for command in (("ls",), ("fetch", name)):
+        result = bob.run(*command, "--peer", share.peer, "--peer", dead, "--wait", "2")
+        assert (result.code, result.stderr.count(dead)) == (DONE, 1), command
+    result = bob.run("ls", "--peer", dead, "--wait", "2")
+    assert dead in result.stderr
+    (seen,) = bob.json("peers", "--peer", dead, "--wait", "2")["peers"]
+    assert dead in seen["problem"]
+    (seen,) = bob.json("peers", "--peer", "nohost.invalid:99", "--wait", "5")["peers"]
+    assert "nohost.invalid:99" in seen["problem"] and "unknown error" not in seen["problem"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

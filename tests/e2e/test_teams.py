@@ -175,7 +175,7 @@ def test_members_have_it_and_for_others_there_is_nothing(lab: Lab) -> None:
     assert [item["images"] for item in carl.json("peers", *peer)["peers"]] == [0]
     for reference in (f"{team}/{image.stem}", f"{team}/", image.stem, disk[:20]):
         absent = carl.fails(NOT_FOUND, "fetch", reference, *peer)
-        assert absent["why"] == "nobody shares anything within reach"
+        assert absent["why"] == "nobody who answers shares anything"
     assert carl.fails(NOT_FOUND, "show", image.stem, *peer)
 
     bob.json("team", "leave", team)
