@@ -23,6 +23,7 @@ from overlaysync.cli.common import (
     parse_rate,
 )
 from overlaysync.cli.complete import complete_reference
+from overlaysync.cli.finding import check_membership
 from overlaysync.cli.look import note_silent
 from overlaysync.cli.output import Output
 
@@ -112,6 +113,7 @@ def fetch(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), seed, dry_run
     )
     with open_node() as node, interruptible():
+        check_membership(node, reference)
         asyncio.run(work.run(node, reference))
 
 

@@ -106,6 +106,22 @@ def _paths_of(node: Node, reference: Reference) -> list[str]:
         ]
 
 
+def check_membership(node: Node, reference: Reference) -> None:
+    """Nothing of a team is listed to others, so there is no use in looking for it.
+
+    Raises:
+        NotFoundError: ``reference`` names a team that this node is not in.
+    """
+    from overlaysync.errors import NotFoundError
+
+    if reference.team is not None and not node.may_see(reference.team):
+        raise NotFoundError(
+            f"'{reference}' cannot be seen here",
+            why=f"this node is not in team '{reference.team}'",
+            hint=f"overlaysync team join {reference.team}, with the team's code",
+        )
+
+
 def local_listings(node: Node) -> list[Listing]:
     """What this node knows by name and has here."""
     from overlaysync.ops.resolve import Listing

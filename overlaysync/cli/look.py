@@ -20,7 +20,7 @@ from overlaysync.cli.common import (
     parse_peers,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.finding import examine, is_path, local_listings, manifest_of
+from overlaysync.cli.finding import check_membership, examine, is_path, local_listings, manifest_of
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def ls(
         if local:
             listings = local_listings(node)
         else:
+            if reference:
+                check_membership(node, reference)
             listings = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait))[0]
     chosen = [listing for listing in listings if reference is None or fits(reference, listing)]
     chosen.sort(key=lambda item: (item.manifest.header.full_name, -item.manifest.header.version))
@@ -279,9 +281,12 @@ def _show_reference(
     from overlaysync.model.reference import parse_reference
     from overlaysync.node.node import now
     from overlaysync.ops.believe import to_look_at
+    from overlaysync.ops.resolve import fits
 
     reference = parse_reference(text)
     listings = local_listings(node)
+    if not any(fits(reference, listing) for listing in listings):
+        check_membership(node, reference)
     remote = asyncio.run(look(node, output, parse_peers(peers), [], wait_s))[0]
     book = node.book()
     listing, problem = to_look_at(
