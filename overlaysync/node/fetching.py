@@ -159,7 +159,7 @@ class Fetch:
     def accept(self, choice: Choice, *, dry_run: bool) -> None:
         """Say whose word is taken; pin a name that is used for the first time, unless it is a dry run."""
         book = self.node.book()
-        text = remark(choice, book)
+        text = remark(choice, book, dry_run=dry_run)
         if text:
             self.observer.note(text)
         pin = new_pin(choice, book, since=timestamp())
