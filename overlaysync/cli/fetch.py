@@ -138,6 +138,7 @@ class _Fetching:
         self._compression = compression()
         self._seed = seed
         self._dry_run = dry_run
+        self._first_uses: set[bytes] = set()
 
     async def run(self, node: Node, reference: Any) -> None:
         """Find, plan, and unless it is a dry run fetch and seed."""
@@ -192,8 +193,8 @@ class _Fetching:
             try:
                 steps = await fetch.plan(claim, as_master=as_master)
                 self._show_plan(steps)
-                if claim is wanted.listing:
-                    fetch.accept(wanted, dry_run=self._dry_run)
+                if claim is wanted.listing and fetch.accept(wanted, dry_run=self._dry_run):
+                    self._first_uses.add(wanted.manifest.id)
                 return steps, [] if self._dry_run else await fetch.run(steps)
             except (VerificationError, BaseImageError) as error:
                 if claim is claims[-1]:
@@ -233,15 +234,25 @@ class _Fetching:
     def _line(self, result: Fetched) -> str:
         from overlaysync.units import format_size
 
+        whose = self._whose(result)
         if result.already:
-            return self._output.good(f"{result.known.path} is already here")
+            return self._output.good(f"{result.known.path} is already here{whose}")
         transfer = result.transfer
         parts = [f"{_received(transfer)} from {', '.join(transfer.sources)}"] if transfer.data else []
         parts += [f"{format_size(transfer.local)} from images here"] if transfer.local else []
         parts += [f"{format_size(transfer.resumed)} from before"] if transfer.resumed else []
         return self._output.good(
-            f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified"
+            f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified{whose}"
         )
+
+    def _whose(self, result: Fetched) -> str:
+        """Whose the name has become, where no note has said so: that is a result."""
+        from overlaysync.trust.keys import node_id
+
+        manifest = result.manifest
+        if not self._output.quiet or manifest.id not in self._first_uses:
+            return ""
+        return f" · first use of '{manifest.header.full_name}', published by {node_id(manifest.publisher)}"
 
     async def _seed_for(self, seconds: float, node: Node, reach: Reach, results: list[Fetched]) -> None:
         import asyncio

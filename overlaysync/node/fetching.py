@@ -156,8 +156,12 @@ class Fetch:
         # Overlays first: they say which masters are brought along, and where those go.
         return sorted(wanted, key=lambda choice: not choice.manifest.header.is_layer)
 
-    def accept(self, choice: Choice, *, dry_run: bool) -> None:
-        """Say whose word is taken; pin a name that is used for the first time, unless it is a dry run."""
+    def accept(self, choice: Choice, *, dry_run: bool) -> bool:
+        """Say whose word is taken; pin a name that is used for the first time, unless it is a dry run.
+
+        Returns:
+            Whether it is used for the first time.
+        """
         book = self.node.book()
         text = remark(choice, book, dry_run=dry_run)
         if text:
@@ -165,6 +169,7 @@ class Fetch:
         pin = new_pin(choice, book, since=timestamp())
         if pin and not dry_run:
             self.node.catalog.pins.pin_first(pin)
+        return pin is not None
 
     async def plan(self, wanted: Listing, *, as_master: bool = False) -> list[Step]:
         """The steps that bring ``wanted`` here; waits a little for somebody to have its master.

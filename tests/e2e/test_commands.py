@@ -240,12 +240,15 @@ def test_quiet_prints_results_and_errors_only(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     name = lab.name("disk")
     share = alice.share(disks.make_master(alice.place / f"{name}.raw", size=MIB))
-    loud = bob.run("fetch", name, "--peer", share.peer, "--as", "loud")
     quiet = bob.run("--quiet", "fetch", name, "--peer", share.peer, "--as", "quiet")
+    loud = bob.run("fetch", name, "--peer", share.peer, "--as", "loud")
     assert loud.code == quiet.code == DONE
     assert name in loud.stderr
     assert quiet.stderr == ""
     assert "quiet.raw" in quiet.stdout
+    # Whose the name is now is a result.
+    assert f"published by {share.document()['shared'][0]['publisher']}" in quiet.stdout
+    assert "published by" not in loud.stdout
     failed = bob.run("fetch", f"{name}:7", "--peer", share.peer, "--wait", "1", "-q")
     assert f"Nobody has '{name}:7'" in failed.stderr
     assert failed.stdout == ""
