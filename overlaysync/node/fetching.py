@@ -47,7 +47,7 @@ from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.resolve import Listing
-from overlaysync.store.files import translate
+from overlaysync.store.files import make_directory
 from overlaysync.trust.envelope import Manifest
 
 P = ParamSpec("P")
@@ -316,7 +316,7 @@ class Fetch:
             backing_name=backing_name(step.path, base.path) if base else None,
             backing_format=base.geometry.format if base else None,
         )
-        _make_directory(os.path.dirname(step.path))
+        make_directory(os.path.dirname(step.path))
         return Assembly.open(
             Path(step.path),
             target,
@@ -485,13 +485,6 @@ class Fetch:
                 return await self.client.page(address, manifest.id, digest)
 
             bodies[digest] = await self._anyone.ask(header.content_id, ask, team=header.team)
-
-
-def _make_directory(path: str) -> None:
-    try:
-        os.makedirs(path or ".", exist_ok=True)
-    except OSError as error:
-        raise translate(error, f"Cannot make the directory {path}") from error
 
 
 def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:

@@ -290,6 +290,23 @@ def test_a_link_planted_where_the_part_file_goes_is_not_followed(lab: Lab) -> No
     assert victim.read_text() == "precious"
 
 
+def test_a_directory_that_is_missing_is_made_and_a_file_is_none(lab: Lab) -> None:
+    node = lab.node("alice")
+    master = disks.make_master(node.place / "master.qcow2", size=MIB)
+    overlay = Path(node.json("new", "a/b/vm.qcow2", "--master", master)["path"])
+    assert overlay == node.place / "a" / "b" / "vm.qcow2"
+    promoted = node.json("promote", overlay, "--as", "made", "--to", "c/d")
+    assert promoted["path"] == str(node.place / "c" / "d" / "made.qcow2")
+    share = node.share(master)
+    for command in (
+        ("promote", overlay, "--as", "again"),
+        ("rebase", overlay, "--onto", promoted["path"]),
+        ("fetch", master.stem, "--peer", share.peer),
+    ):
+        error = node.fails(USAGE, *command, "--to", master)
+        assert "a file" in error["why"] and "name a directory" in error["hint"], command
+
+
 def test_what_others_stand_on_is_neither_discarded_nor_promoted_over(lab: Lab) -> None:
     node = lab.node("alice")
     master = disks.make_master(node.place / "master.qcow2", size=MIB)
