@@ -63,14 +63,12 @@ def open_node() -> Iterator[Node]:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Where data are fetched, Ctrl-C loses nothing, and the user is told so."""
-    from overlaysync.errors import InterruptedFetchError
+    from overlaysync.errors import BrokenOffError
 
     try:
         yield
     except KeyboardInterrupt:
-        raise InterruptedFetchError(
-            "interrupted; what was verified is kept: repeat the command to go on"
-        ) from None
+        raise BrokenOffError("interrupted; what was verified is kept: repeat the command to go on") from None
 
 
 def parse_format(text: str | None) -> Format | None:

@@ -104,7 +104,8 @@ def test_the_documents_of_the_commands_that_need_no_network(lab: Lab) -> None:
 
     branches = node.json("tree")["tree"]
     assert {branch["disk"] for branch in branches} >= {known["disk"], known["parent"]}
-    assert node.json("discard", overlay, moved["path"], "--yes")["discarded"] == [str(overlay), moved["path"]]
+    relative = Path(moved["path"]).name
+    assert node.json("discard", overlay, relative, "--yes")["discarded"] == [str(overlay), moved["path"]]
     assert node.files() == {"master.qcow2", "other.raw", "made.qed"}
 
 
@@ -189,7 +190,8 @@ def test_rot_is_named_by_guest_offset_and_healed_from_a_peer(lab: Lab) -> None:
 
     result = bob.run("verify", path, "--json")
     assert result.code == NOT_VERIFIED
-    (verdict,) = json.JSONDecoder().raw_decode(result.stdout)[0]["verified"]
+    (verdict,) = result.document["verified"]
+    assert json.loads(result.stderr.splitlines()[-1])["error"]["exit_code"] == NOT_VERIFIED
     (damage,) = verdict["damage"]
     assert damage == {"offset": 3 * MIB, "length": 64 * KIB}
 
@@ -374,4 +376,14 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(lab: Lab) -> None:
 
 
 def test_the_version_is_the_package_s(lab: Lab) -> None:
-    assert lab.node("alice").run("--version").stdout == f"overlaysync {overlaysync.__version__}\n"
+    node = lab.node("alice")
+    assert node.run("--version").stdout == f"overlaysync {overlaysync.__version__}\n"
+    assert node.json("--version") == {"version": overlaysync.__version__}
+
+
+def test_an_error_is_a_document_and_a_json_line(lab: Lab) -> None:
+    node = lab.node("alice")
+    for command in (("id", "nothing.raw"), ("nonsense",), ("fetch", "../x")):
+        result = node.run(*command, "--json")
+        assert json.loads(result.stderr) == result.document
+        assert result.error["exit_code"] == result.code
