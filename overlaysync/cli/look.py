@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
-    FormatOption,
     InterfaceOption,
     PeerOption,
     WaitOption,
@@ -75,7 +74,11 @@ def ls(
     chosen.sort(key=lambda item: (item.manifest.header.full_name, -item.manifest.header.version))
     output.result({"images": [listing_fields(listing, book) for listing in chosen]}, *_table(chosen, book))
     if not chosen and not output.json:
-        output.note("nothing within reach; try --peer HOST:PORT, or: overlaysync doctor")
+        output.note(
+            "nothing here that was published or fetched; all images known here: overlaysync tree"
+            if local
+            else "nothing within reach; try --peer HOST:PORT, or: overlaysync doctor"
+        )
 
 
 def _table(listings: list[Listing], book: Book) -> list[str]:
@@ -90,7 +93,7 @@ def _table(listings: list[Listing], book: Book) -> list[str]:
             short_id(header.content_id),
             format_size(header.data_size),
             f"on {printable(header.parent_name)}" if header.is_layer else "",
-            f"×{len(listing.peers)}",
+            f"×{len(listing.peers)}" if listing.peers else "here",
             printable(header.by),
             "other publisher" if book.is_other(listing.manifest.publisher, header.team, header.name) else "",
         )
@@ -180,7 +183,9 @@ def peers(
 def identify(
     context: typer.Context,
     path: Annotated[str, typer.Argument(metavar="PATH", help="An image.")],
-    format: FormatOption = None,
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="qed|qcow2|raw", help="Refuse it if it is another.")
+    ] = None,
 ) -> None:
     """Print the ids of an image."""
     output = output_of(context)
@@ -197,7 +202,7 @@ def show(
         str, typer.Argument(metavar="REF|PATH", autocompletion=complete_reference, help="What to show.")
     ],
     peer: PeerOption = None,
-    wait: Annotated[float, typer.Option("--wait", metavar="S", min=0.0, max=600.0)] = 2.0,
+    wait: WaitOption = LOOK_S,
 ) -> None:
     """Show one thing in full: ids, sizes, lineage, copies."""
     output = output_of(context)

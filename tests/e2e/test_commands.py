@@ -143,6 +143,8 @@ def test_the_documents_of_the_commands_that_need_it(lab: Lab) -> None:
     share.stop()
     local = {item["name"] for item in bob.json("ls", "--local")["images"]}
     assert local == {master.stem, overlay.stem}
+    assert "×0" not in bob.run("ls", "--local").stdout
+    assert "within reach" not in lab.node("carol").run("ls", "--local").stderr
 
 
 def test_doctor_has_a_document(lab: Lab) -> None:
@@ -229,6 +231,8 @@ def test_every_command_has_help(lab: Lab) -> None:
     helps = {command: node.start(command, "--help") for command in COMMANDS}
     overview = node.run("--help")
     assert overview.code == DONE
+    assert "new image" not in node.run("id", "--help").stdout
+    assert "nobody's" in node.run("untrust", "--help").stdout
     for command, process in helps.items():
         result = process.wait()
         assert result.code == DONE
