@@ -39,9 +39,14 @@ def guest_size(path: str) -> int:
 
 def examine(node: Node, output: Output, path: str, format: Format | None = None) -> Known:
     """What is in the image, with a progress bar while it is hashed."""
+    from overlaysync.errors import NotFoundError
     from overlaysync.formats.chain import Chain
     from overlaysync.node.node import now
 
+    if not is_path(path):
+        raise NotFoundError(
+            f"There is no file {path}", why="a path is needed here", hint="overlaysync tree, for paths"
+        )
     with Chain.open(path, format) as chain:
         size = sum(image.virtual_size for image in chain.images)
     output.begin(f"hashing {os.path.basename(path)}", size)
