@@ -119,8 +119,8 @@ class StoppedError(BaseException):
     """Work in a thread ended because its command was interrupted; no handler of errors may catch it."""
 
 
-class InterruptedFetchError(OverlaysyncError):
-    """The user ended work that goes on where it was when the command is repeated."""
+class BrokenOffError(OverlaysyncError):
+    """The user ended the command."""
 
     exit_code = 130
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from overlaysync.trust.book import Book
     from overlaysync.trust.envelope import Manifest
 
+LEAST_RATE = 16 * 1024
+"""Bytes per second: below, an answer takes so long that whoever waits for it gives up."""
+
 PeerOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--peer", metavar="HOST:PORT", help="Ask this node too; works without mDNS."),
@@ -63,14 +66,12 @@ def open_node() -> Iterator[Node]:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Where data are fetched, Ctrl-C loses nothing, and the user is told so."""
-    from overlaysync.errors import InterruptedFetchError
+    from overlaysync.errors import BrokenOffError
 
     try:
         yield
     except KeyboardInterrupt:
-        raise InterruptedFetchError(
-            "interrupted; what was verified is kept: repeat the command to go on"
-        ) from None
+        raise BrokenOffError("interrupted; what was verified is kept: repeat the command to go on") from None
 
 
 def parse_format(text: str | None) -> Format | None:
@@ -105,8 +106,12 @@ def parse_rate(text: str | None) -> int | None:
     if text is None:
         return None
     rate = parse_size(text.removesuffix("/s"))
-    if rate < 1:
-        raise UsageError("The rate must be at least one byte per second")
+    if rate < LEAST_RATE:
+        raise UsageError(
+            f"--limit-rate {printable(text)} is too slow for a transfer to go on",
+            why="the number is bytes per second, 16K at least",
+            hint="for 20 MiB a second: --limit-rate 20M",
+        )
     return rate
 
 

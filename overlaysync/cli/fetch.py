@@ -23,6 +23,8 @@ from overlaysync.cli.common import (
     parse_rate,
 )
 from overlaysync.cli.complete import complete_reference
+from overlaysync.cli.finding import check_membership
+from overlaysync.cli.look import note_silent
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ def fetch(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), seed, dry_run
     )
     with open_node() as node, interruptible():
+        check_membership(node, reference)
         asyncio.run(work.run(node, reference))
 
 
@@ -136,6 +139,7 @@ class _Fetching:
         self._compression = compression()
         self._seed = seed
         self._dry_run = dry_run
+        self._first_uses: set[bytes] = set()
 
     async def run(self, node: Node, reference: Any) -> None:
         """Find, plan, and unless it is a dry run fetch and seed."""
@@ -157,7 +161,7 @@ class _Fetching:
             fetch = Fetch(node, client, reach, self._output, self._options, passing)
             results: list[Fetched] = []
             plans: list[Step] = []
-            for wanted in await fetch.find(reference):
+            for wanted in await self._find(fetch, reference):
                 steps, fetched = await self._bring(fetch, wanted, as_master=reference.is_team)
                 plans += steps
                 results += fetched
@@ -167,6 +171,18 @@ class _Fetching:
             elif self._seed is None:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
                     await passing.linger()
+
+    async def _find(self, fetch: Fetch, reference: Any) -> list[Choice]:
+        """What is meant; who was named or announced and does not answer is spoken of."""
+        from overlaysync.errors import NotFoundError
+
+        try:
+            found = await fetch.find(reference)
+        except NotFoundError:
+            note_silent(fetch.reach, self._output)
+            raise
+        note_silent(fetch.reach, self._output)
+        return found
 
     async def _bring(
         self, fetch: Fetch, wanted: Choice, *, as_master: bool
@@ -179,8 +195,8 @@ class _Fetching:
             try:
                 steps = await fetch.plan(claim, as_master=as_master)
                 self._show_plan(steps)
-                if claim is wanted.listing:
-                    fetch.accept(wanted, dry_run=self._dry_run)
+                if claim is wanted.listing and fetch.accept(wanted, dry_run=self._dry_run):
+                    self._first_uses.add(wanted.manifest.id)
                 return steps, [] if self._dry_run else await fetch.run(steps)
             except (VerificationError, BaseImageError) as error:
                 if claim is claims[-1]:
@@ -220,15 +236,25 @@ class _Fetching:
     def _line(self, result: Fetched) -> str:
         from overlaysync.units import format_size
 
+        whose = self._whose(result)
         if result.already:
-            return self._output.good(f"{result.known.path} is already here")
+            return self._output.good(f"{result.known.path} is already here{whose}")
         transfer = result.transfer
         parts = [f"{_received(transfer)} from {', '.join(transfer.sources)}"] if transfer.data else []
         parts += [f"{format_size(transfer.local)} from images here"] if transfer.local else []
         parts += [f"{format_size(transfer.resumed)} from before"] if transfer.resumed else []
         return self._output.good(
-            f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified"
+            f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified{whose}"
         )
+
+    def _whose(self, result: Fetched) -> str:
+        """Whose the name has become, where no note has said so: that is a result."""
+        from overlaysync.trust.keys import node_id
+
+        manifest = result.manifest
+        if not self._output.quiet or manifest.id not in self._first_uses:
+            return ""
+        return f" · first use of '{manifest.header.full_name}', published by {node_id(manifest.publisher)}"
 
     async def _seed_for(
         self, seconds: float, node: Node, reach: Reach, results: list[Fetched], limit: RateLimit

@@ -39,9 +39,14 @@ def guest_size(path: str) -> int:
 
 def examine(node: Node, output: Output, path: str, format: Format | None = None) -> Known:
     """What is in the image, with a progress bar while it is hashed."""
+    from overlaysync.errors import NotFoundError
     from overlaysync.formats.chain import Chain
     from overlaysync.node.node import now
 
+    if not is_path(path):
+        raise NotFoundError(
+            f"There is no file {path}", why="a path is needed here", hint="overlaysync tree, for paths"
+        )
     with Chain.open(path, format) as chain:
         size = sum(image.virtual_size for image in chain.images)
     output.begin(f"hashing {os.path.basename(path)}", size)
@@ -104,6 +109,22 @@ def _paths_of(node: Node, reference: Reference) -> list[str]:
             and stem(row.path) == reference.name
             and (row.layer or row.disk) not in others
         ]
+
+
+def check_membership(node: Node, reference: Reference) -> None:
+    """Nothing of a team is listed to others, so there is no use in looking for it.
+
+    Raises:
+        NotFoundError: ``reference`` names a team that this node is not in.
+    """
+    from overlaysync.errors import NotFoundError
+
+    if reference.team is not None and not node.may_see(reference.team):
+        raise NotFoundError(
+            f"'{reference}' cannot be seen here",
+            why=f"this node is not in team '{reference.team}'",
+            hint=f"overlaysync team join {reference.team}, with the team's code",
+        )
 
 
 def local_listings(node: Node) -> list[Listing]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
-    FormatOption,
     InterfaceOption,
     PeerOption,
     WaitOption,
@@ -20,12 +19,13 @@ from overlaysync.cli.common import (
     parse_peers,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.finding import examine, is_path, local_listings, manifest_of
+from overlaysync.cli.finding import check_membership, examine, is_path, local_listings, manifest_of
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
+    from overlaysync.node.reach import PeerView, Reach
     from overlaysync.ops.resolve import Listing
     from overlaysync.trust.book import Book
     from overlaysync.trust.envelope import Manifest
@@ -67,12 +67,18 @@ def ls(
         if local:
             listings = local_listings(node)
         else:
+            if reference:
+                check_membership(node, reference)
             listings = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait))[0]
     chosen = [listing for listing in listings if reference is None or fits(reference, listing)]
     chosen.sort(key=lambda item: (item.manifest.header.full_name, -item.manifest.header.version))
     output.result({"images": [listing_fields(listing, book) for listing in chosen]}, *_table(chosen, book))
     if not chosen and not output.json:
-        output.note("nothing within reach; try --peer HOST:PORT, or: overlaysync doctor")
+        output.note(
+            "nothing here that was published or fetched; all images known here: overlaysync tree"
+            if local
+            else "nothing within reach; try --peer HOST:PORT, or: overlaysync doctor"
+        )
 
 
 def _table(listings: list[Listing], book: Book) -> list[str]:
@@ -87,7 +93,7 @@ def _table(listings: list[Listing], book: Book) -> list[str]:
             short_id(header.content_id),
             format_size(header.data_size),
             f"on {printable(header.parent_name)}" if header.is_layer else "",
-            f"×{len(listing.peers)}",
+            f"×{len(listing.peers)}" if listing.peers else "here",
             printable(header.by),
             "other publisher" if book.is_other(listing.manifest.publisher, header.team, header.name) else "",
         )
@@ -101,9 +107,15 @@ def _table(listings: list[Listing], book: Book) -> list[str]:
 
 
 async def look(
-    node: Node, output: Output, peers: list[Address], interfaces: list[str], wait_s: float
+    node: Node,
+    output: Output,
+    peers: list[Address],
+    interfaces: list[str],
+    wait_s: float,
+    *,
+    tell: bool = True,
 ) -> tuple[list[Listing], list[dict[str, Any]]]:
-    """What is within reach after ``wait_s``: listings, and the nodes as JSON."""
+    """What is within reach after ``wait_s``: listings, and the nodes as JSON; ``tell`` of those in vain."""
     from overlaysync.net.client import Client
     from overlaysync.node.reach import Reach
     from overlaysync.trust.keys import node_id
@@ -113,17 +125,37 @@ async def look(
         Reach.open(node, client, output, peers=peers, interfaces=interfaces) as reach,
     ):
         await reach.until(lambda: False, wait_s=wait_s)
+        if tell:
+            note_silent(reach, output)
         nodes = [
             {
                 "node": view.label,
                 "id": node_id(view.public_key) if view.public_key else "",
                 "address": str(view.address),
                 "images": len(view.manifests),
-                "problem": view.problem,
+                "problem": silence(view),
             }
             for view in reach.nodes()
         ]
         return reach.listings(), nodes
+
+
+def silence(view: PeerView) -> str:
+    """Why a node has not said what it has; "" when it has."""
+    return view.problem or ("" if view.public_key else f"{view.address} has not answered so far")
+
+
+def note_silent(reach: Reach, output: Output) -> None:
+    """Say which of the named peers have not answered, and when nothing is listed how many others."""
+    silent = [view for view in reach.nodes() if silence(view)]
+    for view in silent:
+        said = view.problem and len(reach.named) > 1
+        if view.address in reach.named and not said:
+            output.note(silence(view))
+    announced = sum(view.announced for view in silent)
+    if announced and not reach.listings():
+        nodes = "1 node is" if announced == 1 else f"{announced} nodes are"
+        output.note(f"{nodes} announced and did not answer; to see why: overlaysync peers")
 
 
 def peers(
@@ -137,7 +169,7 @@ def peers(
 
     output = output_of(context)
     with open_node() as node:
-        nodes = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait))[1]
+        nodes = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait, tell=False))[1]
     lines = [
         f"{item['node'] or '?':30}  {item['address']:22}  "
         + (item["problem"] or f"{item['images']} shared  {item['id']}")
@@ -151,7 +183,9 @@ def peers(
 def identify(
     context: typer.Context,
     path: Annotated[str, typer.Argument(metavar="PATH", help="An image.")],
-    format: FormatOption = None,
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="qed|qcow2|raw", help="Refuse it if it is another.")
+    ] = None,
 ) -> None:
     """Print the ids of an image."""
     output = output_of(context)
@@ -168,7 +202,7 @@ def show(
         str, typer.Argument(metavar="REF|PATH", autocompletion=complete_reference, help="What to show.")
     ],
     peer: PeerOption = None,
-    wait: Annotated[float, typer.Option("--wait", metavar="S", min=0.0, max=600.0)] = 2.0,
+    wait: WaitOption = LOOK_S,
 ) -> None:
     """Show one thing in full: ids, sizes, lineage, copies."""
     output = output_of(context)
@@ -252,9 +286,12 @@ def _show_reference(
     from overlaysync.model.reference import parse_reference
     from overlaysync.node.node import now
     from overlaysync.ops.believe import to_look_at
+    from overlaysync.ops.resolve import fits
 
     reference = parse_reference(text)
     listings = local_listings(node)
+    if not any(fits(reference, listing) for listing in listings):
+        check_membership(node, reference)
     remote = asyncio.run(look(node, output, parse_peers(peers), [], wait_s))[0]
     book = node.book()
     listing, problem = to_look_at(

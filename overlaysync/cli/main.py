@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import signal
 import sys
@@ -13,9 +14,10 @@ import typer
 
 from overlaysync import __version__
 from overlaysync.cli import doctor, fetch, look, make, share, team, tools, trusting, verify
+from overlaysync.cli.common import output_of
 from overlaysync.cli.config import load_defaults
 from overlaysync.cli.output import Output, Settings
-from overlaysync.errors import AmbiguousError, OverlaysyncError
+from overlaysync.errors import AmbiguousError, BrokenOffError, OverlaysyncError
 
 INTERRUPTED = 130
 _COMPLETION = "_OVERLAYSYNC_COMPLETE"
@@ -34,9 +36,9 @@ for module in (share, fetch, look, trusting, make, verify, tools, team, doctor):
     module.add_commands(app)
 
 
-def _version(wanted: bool) -> None:
+def _version(context: typer.Context, wanted: bool) -> None:
     if wanted:
-        print(f"overlaysync {__version__}")
+        output_of(context).result({"version": __version__}, f"overlaysync {__version__}")
         raise typer.Exit
 
 
@@ -50,8 +52,7 @@ def main(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Global options, accepted before or after the command's name."""
-    context.obj = Output(Settings(json=json, quiet=quiet, color=not no_color))
+    """Global options, accepted before or after the command's name; see :func:`settings`."""
 
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -78,11 +79,13 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(words: list[str]) -> int:
-    output = Output(Settings(json="--json" in words, quiet=True, color="--no-color" not in words))
+    words = globals_first(words)
+    output = Output(settings(words))
     try:
         group = typer.main.get_command(app)
         result = group.main(
-            args=globals_first(words),
+            args=words,
+            obj=output,
             standalone_mode=False,
             prog_name="overlaysync",
             default_map={} if _COMPLETION in os.environ else load_defaults(_options(group)),
@@ -93,8 +96,7 @@ def _run(words: list[str]) -> int:
     except OverlaysyncError as error:
         return _report(output, error)
     except (KeyboardInterrupt, typer.Abort):
-        output.error("interrupted")
-        return INTERRUPTED
+        return _report(output, BrokenOffError("interrupted"))
     except BrokenPipeError:
         raise
     except typer.Exit as stop:
@@ -124,27 +126,32 @@ def globals_first(words: Sequence[str]) -> list[str]:
     return front + [word for word in words[:end] if word not in _GLOBAL_FLAGS] + list(words[end:])
 
 
+def settings(words: Sequence[str]) -> Settings:
+    """The global options among words that begin with them: errors in what follows obey them too."""
+    chosen = set(itertools.takewhile(_GLOBAL_FLAGS.__contains__, words))
+    return Settings(
+        json="--json" in chosen,
+        quiet=not chosen.isdisjoint(("-q", "--quiet")),
+        color="--no-color" not in chosen,
+    )
+
+
 def _report(output: Output, error: OverlaysyncError) -> int:
     candidates = error.candidates if isinstance(error, AmbiguousError) else ()
-    if output.json:
-        output.result(
-            {
-                "error": {
-                    "what": error.what,
-                    "why": error.why,
-                    "hint": error.hint,
-                    "candidates": list(candidates),
-                    "exit_code": error.exit_code,
-                }
-            }
-        )
+    fields = {
+        "what": error.what,
+        "why": error.why,
+        "hint": error.hint,
+        "candidates": list(candidates),
+        "exit_code": error.exit_code,
+    }
     lines = [error.what + ("." if not error.why and not error.what.endswith((".", "?")) else "")]
     if error.why:
         lines = [f"{error.what}:", f"  {error.why}"]
     lines += [f"  {candidate}" for candidate in candidates]
     if error.hint:
         lines.append(f"  try: {error.hint}")
-    output.error("\n".join(lines))
+    output.error("\n".join(lines), fields)
     return error.exit_code
 
 
@@ -152,9 +159,8 @@ def _report_usage(output: Output, error: Exception) -> int:
     message = error.format_message()  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "overlaysync"
-    if output.json:
-        output.result({"error": {"what": message, "why": "", "hint": f"{command} --help", "exit_code": 2}})
-    output.error(f"{message}\n  try: {command} --help")
+    fields = {"what": message, "why": "", "hint": f"{command} --help", "candidates": [], "exit_code": 2}
+    output.error(f"{message}\n  try: {command} --help", fields)
     return 2
 
 

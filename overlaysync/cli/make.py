@@ -106,7 +106,7 @@ def promote(
         ),
         *([output.good(f"{overlay} discarded")] if discard_it else []),
     ]
-    output.result(image_fields(master) | {"discarded": overlay if discard_it else None}, *lines)
+    output.result(image_fields(master) | {"discarded": known.path if discard_it else None}, *lines)
 
 
 def discard(
@@ -132,9 +132,10 @@ def discard(
             if not typer.confirm(f"Remove {names} for good?", err=True):
                 output.result({"discarded": []}, f"{names} {'is' if len(overlays) == 1 else 'are'} kept")
                 return
+        paths = [os.path.realpath(path) for path in overlays]
         for path in overlays:
             discard_image(path, node.catalog)
-    output.result({"discarded": overlays}, *(output.good(f"{path} discarded") for path in overlays))
+    output.result({"discarded": paths}, *(output.good(f"{path} discarded") for path in overlays))
 
 
 def rebase(

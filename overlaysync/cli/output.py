@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +36,14 @@ class Output:
         self._color = settings.color and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self._progress: Progress | None = None
         self._audience = Audience(settings.json)
+        self._printed = False
         self._lock = threading.RLock()
 
     # -- results -------------------------------------------------------------------------------------
 
     def result(self, document: object, *lines: str) -> None:
         """The command's result: one JSON document, or lines for people."""
+        self._printed = True
         if self.json:
             print(json.dumps(document, indent=2), flush=True)
         else:
@@ -52,9 +54,17 @@ class Output:
         """``text`` with a tick."""
         return f"✔ {text}"
 
-    def error(self, text: str) -> None:
-        """Say what went wrong; a progress bar is ended first."""
+    def error(self, text: str, fields: Mapping[str, object]) -> None:
+        """Say what went wrong, to programs in ``fields``; a progress bar is ended first.
+
+        It is the document as well, where there is no other.
+        """
         self.end()
+        if self.json:
+            if not self._printed:
+                self.result({"error": fields})
+            print(json.dumps({"error": fields}), file=sys.stderr, flush=True)
+            return
         print(self._painted(_safe(f"✗ {text}"), sys.stderr), file=sys.stderr, flush=True)
 
     def _painted(self, text: str, stream: Any) -> str:

@@ -59,7 +59,7 @@ def untrust(
         str, typer.Argument(metavar="FINGERPRINT", help="Of a publisher, or its first 8 characters or more.")
     ],
 ) -> None:
-    """Forget a publisher: it is trusted no longer, and its names are anybody's again."""
+    """Forget a publisher: it is trusted no longer, and its names are nobody's."""
     from overlaysync.errors import NotFoundError
     from overlaysync.ops.trust_words import who
     from overlaysync.trust.book import find_publisher

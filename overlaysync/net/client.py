@@ -12,6 +12,7 @@ import asyncio
 import errno
 import os
 import secrets
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -438,6 +439,9 @@ async def _unpack(address: Endpoint, buffer: memoryview, length: int) -> None:
 
 def _reason(error: OSError) -> str:
     """Why a connection failed, without the address that asyncio repeats."""
+    if isinstance(error, socket.gaierror):
+        missing = error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
+        return "no such host" if missing else f"its name cannot be looked up ({error.strerror})"
     return os.strerror(error.errno).lower() if error.errno else printable(str(error))
 
 

@@ -47,7 +47,7 @@ from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.resolve import Listing
-from overlaysync.store.files import translate
+from overlaysync.store.files import make_directory
 from overlaysync.trust.envelope import Manifest
 
 P = ParamSpec("P")
@@ -156,15 +156,20 @@ class Fetch:
         # Overlays first: they say which masters are brought along, and where those go.
         return sorted(wanted, key=lambda choice: not choice.manifest.header.is_layer)
 
-    def accept(self, choice: Choice, *, dry_run: bool) -> None:
-        """Say whose word is taken; pin a name that is used for the first time, unless it is a dry run."""
+    def accept(self, choice: Choice, *, dry_run: bool) -> bool:
+        """Say whose word is taken; pin a name that is used for the first time, unless it is a dry run.
+
+        Returns:
+            Whether it is used for the first time.
+        """
         book = self.node.book()
-        text = remark(choice, book)
+        text = remark(choice, book, dry_run=dry_run)
         if text:
             self.observer.note(text)
         pin = new_pin(choice, book, since=timestamp())
         if pin and not dry_run:
             self.node.catalog.pins.pin_first(pin)
+        return pin is not None
 
     async def plan(self, wanted: Listing, *, as_master: bool = False) -> list[Step]:
         """The steps that bring ``wanted`` here; waits a little for somebody to have its master.
@@ -311,7 +316,7 @@ class Fetch:
             backing_name=backing_name(step.path, base.path) if base else None,
             backing_format=base.geometry.format if base else None,
         )
-        _make_directory(os.path.dirname(step.path))
+        make_directory(os.path.dirname(step.path))
         return Assembly.open(
             Path(step.path),
             target,
@@ -486,13 +491,6 @@ class Fetch:
             bodies[digest], received = await self._anyone.ask(header.content_id, ask, team=header.team)
             total += received
         return total
-
-
-def _make_directory(path: str) -> None:
-    try:
-        os.makedirs(path or ".", exist_ok=True)
-    except OSError as error:
-        raise translate(error, f"Cannot make the directory {path}") from error
 
 
 def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:

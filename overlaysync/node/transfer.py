@@ -238,6 +238,7 @@ class Transferring:
         except TimeoutError:
             pass
         self._wake.clear()
+        self._reach.check()
         if self._failure is not None:
             raise self._failure
 

@@ -139,7 +139,7 @@ def conflicts(publisher: bytes, published: Iterable[tuple[str, str]], book: Book
     return [book.pins[key] for key in sorted(set(published)) if book.is_other(publisher, *key)]
 
 
-def remark(choice: Choice, book: Book) -> str:
+def remark(choice: Choice, book: Book, *, dry_run: bool = False) -> str:
     """What the user should know of a choice before it is pinned: whose word is taken, and why; or ""."""
     header, publisher = choice.manifest.header, choice.manifest.publisher
     thing, signer = f"  {header.full_name}:{header.version}", who(publisher, header.by)
@@ -151,7 +151,8 @@ def remark(choice: Choice, book: Book) -> str:
     if book.trust(publisher, header.team, header.name) in (Trust.OWN, Trust.EXPLICIT):
         return ""
     if choice.reason in (Reason.PINNED, Reason.FIRST_USE):
-        return "" if book.has_pin(publisher, header.team, header.name) else first_use(choice.manifest)
+        pinned = book.has_pin(publisher, header.team, header.name)
+        return "" if pinned else first_use(choice.manifest, dry_run=dry_run)
     if choice.reason is Reason.SAME_CONTENT:
         return f"{thing} has several publishers, all with this content; the name belongs to none of them yet"
     if not book.has_pin(publisher, header.team, header.name):

@@ -34,6 +34,7 @@ from overlaysync.ops.hashing import Progress, combine
 from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only, open_quiet
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.publish import rebuilt_cluster_size
+from overlaysync.store.files import make_directory
 from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div
 
 MASTER_MODE = 0o444
@@ -193,6 +194,7 @@ class Maker:
             backing_format=base.geometry.format if base else None,
         )
         load = self._library.load_page
+        make_directory(os.path.dirname(work.path))
         try:
             assembly = Assembly.open(
                 Path(work.path), target, work.content, load, self._journals, replace=work.replace

@@ -75,10 +75,12 @@ def plan_fetch(
     """
     header = wanted.manifest.header
     if header.is_layer and format is Format.RAW:
+        raw = image_path(to, name, format) if name else os.path.join(to, f"{header.name}.raw")
+        called = os.path.splitext(raw)[0]
         raise UsageError(
             f"'{header.name}' is an overlay and raw files cannot be overlays",
-            hint=f"fetch it as it is, then: overlaysync promote {header.name}.{header.format} --as NAME "
-            "--format raw",
+            hint=f"the same without --format, then: overlaysync promote '{called}.{header.format}' "
+            f"--as {os.path.basename(called)} --format raw",
         )
     everything = list(listings)
     chosen = format or Format(header.format)

@@ -136,7 +136,7 @@ def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
     if not listings:
         return NotFoundError(
             f"Nobody has '{reference}'",
-            why="nobody shares anything within reach",
+            why="nobody who answers shares anything",
             hint="--peer HOST:PORT, or: overlaysync doctor",
         )
     names = {listing.manifest.header.name for listing in listings}

@@ -31,14 +31,14 @@ def who(publisher: bytes, label: str) -> str:
     return f"{printable(label)} ({node_id(publisher)})" if label else node_id(publisher)
 
 
-def first_use(manifest: Manifest) -> str:
-    """A name that becomes the publisher's, and what to compare."""
+def first_use(manifest: Manifest, *, dry_run: bool) -> str:
+    """A name that becomes the publisher's, unless it is a dry run, and what to compare."""
     fingerprint = node_id(manifest.publisher)
+    undo = "" if dry_run else f"; if that is the wrong one: overlaysync untrust {fingerprint[:9]}"
     return (
         f"  first use of '{manifest.header.full_name}', published by {printable(manifest.header.by)}:\n"
         f"    {fingerprint}  compare this fingerprint with the board\n"
-        "    once fetched, the name means this publisher's only; "
-        f"if that is the wrong one: overlaysync untrust {fingerprint[:9]}"
+        f"    once fetched, the name means this publisher's only{undo}"
     )
 
 

@@ -16,6 +16,7 @@ from overlaysync.errors import (
     NotAllowedError,
     NotFoundError,
     OverlaysyncError,
+    UsageError,
     WouldDestroyError,
 )
 
@@ -46,6 +47,25 @@ def translate(error: OSError, what: str) -> OverlaysyncError:
         return WouldDestroyError(what, why=why)
     hint = "the disk may be failing: look at 'dmesg'" if error.errno == errno.EIO else ""
     return OverlaysyncError(what, why=why, hint=hint)
+
+
+def make_directory(path: str) -> None:
+    """Make the directory that a new image goes to, if it is missing.
+
+    Raises:
+        UsageError: a file is in the way.
+        OverlaysyncError: it cannot be made.
+    """
+    try:
+        os.makedirs(path or ".", exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(
+            f"Cannot make the directory {path}",
+            why="there is a file of that name",
+            hint="name a directory, not the file in it",
+        ) from None
+    except OSError as error:
+        raise translate(error, f"Cannot make the directory {path}") from error
 
 
 def sync_directory(directory: int | str | os.PathLike[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from overlaysync.cli.common import compression
+from overlaysync.cli.common import compression, parse_rate
 from overlaysync.errors import UsageError
 from overlaysync.swarm.link import Compression
 
@@ -36,3 +36,10 @@ def test_another_word_for_compression_is_a_mistake(monkeypatch: pytest.MonkeyPat
         compression()
     assert "\x1b" not in str(caught.value)
     assert "never" in caught.value.hint
+
+
+def test_a_rate_without_its_unit_is_refused() -> None:
+    assert (parse_rate(None), parse_rate("16K"), parse_rate("20M/s")) == (None, 16 << 10, 20 << 20)
+    with pytest.raises(UsageError) as caught:
+        parse_rate("20")
+    assert "20M" in caught.value.hint

@@ -115,7 +115,8 @@ def test_the_documents_of_the_commands_that_need_no_network(lab: Lab) -> None:
 
     branches = node.json("tree")["tree"]
     assert {branch["disk"] for branch in branches} >= {known["disk"], known["parent"]}
-    assert node.json("discard", overlay, moved["path"], "--yes")["discarded"] == [str(overlay), moved["path"]]
+    relative = Path(moved["path"]).name
+    assert node.json("discard", overlay, relative, "--yes")["discarded"] == [str(overlay), moved["path"]]
     assert node.files() == {"master.qcow2", "other.raw", "made.qed"}
 
 
@@ -153,6 +154,8 @@ def test_the_documents_of_the_commands_that_need_it(lab: Lab) -> None:
     share.stop()
     local = {item["name"] for item in bob.json("ls", "--local")["images"]}
     assert local == {master.stem, overlay.stem}
+    assert "×0" not in bob.run("ls", "--local").stdout
+    assert "within reach" not in lab.node("carol").run("ls", "--local").stderr
 
 
 def test_doctor_has_a_document(lab: Lab) -> None:
@@ -200,7 +203,8 @@ def test_rot_is_named_by_guest_offset_and_healed_from_a_peer(lab: Lab) -> None:
 
     result = bob.run("verify", path, "--json")
     assert result.code == NOT_VERIFIED
-    (verdict,) = json.JSONDecoder().raw_decode(result.stdout)[0]["verified"]
+    (verdict,) = result.document["verified"]
+    assert json.loads(result.stderr.splitlines()[-1])["error"]["exit_code"] == NOT_VERIFIED
     (damage,) = verdict["damage"]
     assert damage == {"offset": 3 * MIB, "length": 64 * KIB}
 
@@ -272,6 +276,8 @@ def test_every_command_has_help(lab: Lab) -> None:
     helps = {command: node.start(command, "--help") for command in COMMANDS}
     overview = node.run("--help")
     assert overview.code == DONE
+    assert "new image" not in node.run("id", "--help").stdout
+    assert "nobody's" in node.run("untrust", "--help").stdout
     for command, process in helps.items():
         result = process.wait()
         assert result.code == DONE
@@ -285,12 +291,15 @@ def test_quiet_prints_results_and_errors_only(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     name = lab.name("disk")
     share = alice.share(disks.make_master(alice.place / f"{name}.raw", size=MIB))
-    loud = bob.run("fetch", name, "--peer", share.peer, "--as", "loud")
     quiet = bob.run("--quiet", "fetch", name, "--peer", share.peer, "--as", "quiet")
+    loud = bob.run("fetch", name, "--peer", share.peer, "--as", "loud")
     assert loud.code == quiet.code == DONE
     assert name in loud.stderr
     assert quiet.stderr == ""
     assert "quiet.raw" in quiet.stdout
+    # Whose the name is now is a result.
+    assert f"published by {share.document()['shared'][0]['publisher']}" in quiet.stdout
+    assert "published by" not in loud.stdout
     failed = bob.run("fetch", f"{name}:7", "--peer", share.peer, "--wait", "1", "-q")
     assert f"Nobody has '{name}:7'" in failed.stderr
     assert failed.stdout == ""
@@ -416,4 +425,14 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(lab: Lab) -> None:
 
 
 def test_the_version_is_the_package_s(lab: Lab) -> None:
-    assert lab.node("alice").run("--version").stdout == f"overlaysync {overlaysync.__version__}\n"
+    node = lab.node("alice")
+    assert node.run("--version").stdout == f"overlaysync {overlaysync.__version__}\n"
+    assert node.json("--version") == {"version": overlaysync.__version__}
+
+
+def test_an_error_is_a_document_and_a_json_line(lab: Lab) -> None:
+    node = lab.node("alice")
+    for command in (("id", "nothing.raw"), ("nonsense",), ("fetch", "../x")):
+        result = node.run(*command, "--json")
+        assert json.loads(result.stderr) == result.document
+        assert result.error["exit_code"] == result.code

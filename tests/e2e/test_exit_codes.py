@@ -67,6 +67,8 @@ def test_a_name_that_nobody_has_suggests_near_ones(lab: Lab) -> None:
     assert bob.fails(NOT_FOUND, "fetch", f"{name}:2", "--peer", share.peer, "--wait", "1")
     assert bob.fails(NOT_FOUND, "show", lab.name("nothing"), "--peer", share.peer, "--wait", "1")
     assert bob.fails(NOT_FOUND, "verify", bob.place / "nothing.qcow2")
+    for command in (("id", name), ("promote", name, "--as", "made")):
+        assert "path" in bob.fails(NOT_FOUND, *command)["why"]
 
 
 def test_a_peer_that_does_not_answer_is_a_network_error(lab: Lab) -> None:
@@ -75,6 +77,22 @@ def test_a_peer_that_does_not_answer_is_a_network_error(lab: Lab) -> None:
     )
     assert "::1" in error["why"]
     assert error["hint"]
+
+
+def test_a_peer_that_does_not_answer_is_named_though_others_do(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    name = lab.name("disk")
+    share = alice.share(disks.make_master(alice.place / f"{name}.raw", size=MIB))
+    dead = f"[::1]:{free_port()}"
+    for command in (("ls",), ("fetch", name)):
+        result = bob.run(*command, "--peer", share.peer, "--peer", dead, "--wait", "2")
+        assert (result.code, result.stderr.count(dead)) == (DONE, 1), command
+    result = bob.run("ls", "--peer", dead, "--wait", "2")
+    assert dead in result.stderr
+    (seen,) = bob.json("peers", "--peer", dead, "--wait", "2")["peers"]
+    assert dead in seen["problem"]
+    (seen,) = bob.json("peers", "--peer", "nohost.invalid:99", "--wait", "5")["peers"]
+    assert "nohost.invalid:99" in seen["problem"] and "unknown error" not in seen["problem"]
 
 
 @pytest.mark.parametrize(
@@ -272,6 +290,23 @@ def test_a_link_planted_where_the_part_file_goes_is_not_followed(lab: Lab) -> No
 
     assert f".{name}.raw.part" in error["why"]
     assert victim.read_text() == "precious"
+
+
+def test_a_directory_that_is_missing_is_made_and_a_file_is_none(lab: Lab) -> None:
+    node = lab.node("alice")
+    master = disks.make_master(node.place / "master.qcow2", size=MIB)
+    overlay = Path(node.json("new", "a/b/vm.qcow2", "--master", master)["path"])
+    assert overlay == node.place / "a" / "b" / "vm.qcow2"
+    promoted = node.json("promote", overlay, "--as", "made", "--to", "c/d")
+    assert promoted["path"] == str(node.place / "c" / "d" / "made.qcow2")
+    share = node.share(master)
+    for command in (
+        ("promote", overlay, "--as", "again"),
+        ("rebase", overlay, "--onto", promoted["path"]),
+        ("fetch", master.stem, "--peer", share.peer),
+    ):
+        error = node.fails(USAGE, *command, "--to", master)
+        assert "a file" in error["why"] and "name a directory" in error["hint"], command
 
 
 def test_what_others_stand_on_is_neither_discarded_nor_promoted_over(lab: Lab) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -330,3 +331,13 @@ async def test_a_failure_to_connect_is_told_once(client: Client) -> None:
     del asking
     gc.collect()
     assert not told
+
+
+async def test_a_host_that_does_not_exist_is_said_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nowhere(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", nowhere)
+    async with Client() as client:
+        with pytest.raises(PeerError, match="no such host"):
+            await client.catalog(Address("nohost.invalid", 99))

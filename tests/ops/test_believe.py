@@ -113,7 +113,9 @@ def test_a_new_name_becomes_its_publisher_s() -> None:
     (choice,) = chosen("router", [signed(TEACHER, version=1), signed(TEACHER, version=2)], book())
     assert (choice.manifest.header.version, choice.reason) == (2, Reason.FIRST_USE)
     assert new_pin(choice, book(), since=SINCE) == Pin("", "router", TEACHER, SINCE, label="label1@host")
-    assert node_id(TEACHER) in remark(choice, book())
+    assert f"untrust {node_id(TEACHER)[:9]}" in remark(choice, book())
+    assert node_id(TEACHER) in remark(choice, book(), dry_run=True)
+    assert "untrust" not in remark(choice, book(), dry_run=True)  # nobody is trusted by it
     assert new_pin(choice, KNOWN, since=SINCE) is None
     assert remark(choice, KNOWN) == ""
 

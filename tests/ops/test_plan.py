@@ -83,8 +83,12 @@ def test_name_and_format_are_those_of_what_was_asked_for() -> None:
         ("/m/debian.raw", None),
         ("/to/mine.qed", "/m/debian.raw"),
     ]
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as caught:
         paths(OVERLAY, MASTER, format=Format.RAW)
+    assert "promote '/to/vm.qcow2' --as vm --format raw" in caught.value.hint
+    with pytest.raises(UsageError) as caught:
+        paths(OVERLAY, MASTER, name="web", format=Format.RAW)
+    assert "promote '/to/web.qcow2' --as web --format raw" in caught.value.hint
     assert paths(MASTER, name="mine.raw") == [("/to/mine.raw", None)]
     with pytest.raises(UsageError):
         paths(MASTER, name="mine.qcow2")
