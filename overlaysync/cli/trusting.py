@@ -38,7 +38,7 @@ def trust(
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Trust a publisher; without a fingerprint, list whom this node trusts for what."""
+    """Trust a publisher; or list who is trusted, for what."""
     from overlaysync.errors import UsageError
 
     output = output_of(context)
@@ -59,7 +59,7 @@ def untrust(
         str, typer.Argument(metavar="FINGERPRINT", help="Of a publisher, or its first 8 characters or more.")
     ],
 ) -> None:
-    """Forget a publisher: it is trusted no longer, and its names are nobody's."""
+    """Trust a publisher no longer; its names are nobody's."""
     from overlaysync.errors import NotFoundError
     from overlaysync.ops.trust_words import who
     from overlaysync.trust.book import find_publisher

@@ -38,7 +38,12 @@ def add_commands(app: typer.Typer) -> None:
 
 def verify(
     context: typer.Context,
-    what: Annotated[list[str], typer.Argument(metavar="PATH|REF...", autocompletion=complete_reference)],
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH|REF...", autocompletion=complete_reference, help="Images on this machine."
+        ),
+    ],
     repair: Annotated[bool, typer.Option("--repair", help="Heal what is damaged, from peers.")] = False,
     yes: Annotated[
         bool,

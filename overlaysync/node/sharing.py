@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from overlaysync.errors import InUseError, NotAllowedError, NotFoundError, OverlaysyncError, StoppedError
+from overlaysync.errors import (
+    ImageError,
+    InUseError,
+    NotAllowedError,
+    NotFoundError,
+    OverlaysyncError,
+    StoppedError,
+)
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.files import may_read
 from overlaysync.formats.image import Format
@@ -191,6 +198,7 @@ class Share:
             self.observer.end()
         for note in known.notes:
             self.observer.note(f"{path}: {note}")
+        _check_is_one(known)
         self._check_named(known)
         lineage = self.node.publisher.publish_lineage(
             known, team=self.team, created=timestamp(), may_see=self.node.may_see
@@ -317,3 +325,17 @@ def _chain_size(path: str) -> int:
     """Guest bytes of an image and all below it: the work of hashing it."""
     with Chain.open(path) as chain:
         return sum(image.virtual_size for image in chain.images)
+
+
+def _check_is_one(known: Known) -> None:
+    """A download that broke off is no image, whatever its name says.
+
+    Raises:
+        ImageError: it is empty, or ends in .qcow2 or .qed and does not begin like that.
+    """
+    ending = os.path.splitext(known.path)[1][1:]
+    if ending in (Format.QCOW2, Format.QED) and known.geometry.format is Format.RAW:
+        why = f"it does not begin like a {ending} image"
+        raise ImageError(why, path=known.path, hint="rename it to .raw, if it is a raw disk")
+    if not known.disk.virtual_size:
+        raise ImageError("it is empty", path=known.path)

@@ -154,6 +154,17 @@ def test_a_directory_is_shared_without_what_is_in_use(lab: Lab) -> None:
         assert "left out" in share.stderr
 
 
+@pytest.mark.parametrize(("name", "content"), [("a.qcow2", b"hello"), ("a.qed", b"hello"), ("a.img", b"")])
+def test_what_is_no_image_is_not_shared(lab: Lab, name: str, content: bytes) -> None:
+    node = lab.node("alice")
+    (node.place / name).write_bytes(content)
+    assert name in node.fails(BAD_IMAGE, "share", node.place / name)["what"]
+    disks.make_master(node.place / f"{lab.name('good')}.qcow2", size=MIB)
+    share = node.share(node.place)
+    assert [item["name"] for item in share.document()["shared"]] == [lab.name("good")]
+    assert "left out" in share.stderr
+
+
 @pytest.mark.parametrize("suffix", ["raw", "qed", "qcow2"])
 def test_qemu_cannot_write_to_a_master_while_it_is_shared(lab: Lab, suffix: str) -> None:
     node = lab.node("alice")
