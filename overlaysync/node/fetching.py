@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,7 +14,6 @@ from typing import ParamSpec, TypeVar
 
 from overlaysync.errors import (
     BaseImageError,
-    DecodeError,
     NotAllowedError,
     NotFoundError,
     OverlaysyncError,
@@ -29,8 +28,8 @@ from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
 from overlaysync.net.client import Client
-from overlaysync.net.messages import Endpoint
 from overlaysync.node.asking import Anyone
+from overlaysync.node.describing import Describing
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.passing import Passing
@@ -55,9 +54,6 @@ T = TypeVar("T")
 
 _WRITERS = 4
 """Threads that verify and write: more than processors, as writing waits for the disk."""
-_PAGES_AT_ONCE = 6
-_PAGES_KEPT = 64
-"""Pages written to the catalog at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +107,11 @@ class Fetch:
     options: Options
     passing: Passing
     _stopping: bool = False
-    _anyone: Anyone = field(init=False)
+    _describing: Describing = field(init=False)
 
     def __post_init__(self) -> None:
-        self._anyone = Anyone(self.reach, wait_s=self.options.wait_s)
+        anyone = Anyone(self.reach, wait_s=self.options.wait_s)
+        self._describing = Describing(self.client, anyone, self.node.catalog.pages)
 
     @property
     def directories(self) -> list[str]:
@@ -441,10 +438,8 @@ class Fetch:
             await self._in_thread(self._learn, header.virtual_size)
             pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
         if pages is None:
-            pages = await self._anyone.ask(header.content_id, self._one_list, team=header.team)
-            transfer.manifest += len(pages.encode())
-            await self._fetch_pages(header, pages, transfer)
-            await asyncio.to_thread(self.node.catalog.pages.keep_list, pages)
+            pages, received = await self._describing.fetch(header)
+            transfer.manifest += received
         if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
             raise VerificationError(
                 f"Cannot fetch '{header.name}'", why="its manifest says other than the content has"
@@ -458,39 +453,6 @@ class Fetch:
         except asyncio.CancelledError:
             self._stopping = True
             raise
-
-    async def _one_list(self, address: Endpoint, manifest: Manifest) -> PageList:
-        """The list as one peer has it, asked for as that peer describes it; checked by its id alone."""
-        header = manifest.header
-        pages = PageList.decode(await self.client.page_list(address, manifest.id, header.list_size))
-        if pages.id != header.content_id:
-            raise DecodeError("a page list that is not the manifest's")
-        return pages
-
-    async def _fetch_pages(self, header: Header, pages: PageList, transfer: Transfer) -> None:
-        store = self.node.catalog.pages
-        present = await asyncio.to_thread(store.has_pages, pages.digests)
-        missing = [digest for digest in dict.fromkeys(pages.digests) if digest not in present]
-        for at in range(0, len(missing), _PAGES_KEPT):
-            bodies: dict[bytes, bytes] = {}
-            wanted = iter(missing[at : at + _PAGES_KEPT])
-            sizes = await asyncio.gather(
-                *(self._some_pages(header, wanted, bodies) for _ in range(_PAGES_AT_ONCE))
-            )
-            transfer.manifest += sum(sizes)
-            await asyncio.to_thread(store.keep_pages, bodies)
-
-    async def _some_pages(self, header: Header, wanted: Iterator[bytes], bodies: dict[bytes, bytes]) -> int:
-        """Fetch pages into ``bodies``; returns how many bytes they had on the wire."""
-        total = 0
-        for digest in wanted:
-
-            async def ask(address: Endpoint, manifest: Manifest, digest: bytes = digest) -> tuple[bytes, int]:
-                return await self.client.page(address, manifest.id, digest)
-
-            bodies[digest], received = await self._anyone.ask(header.content_id, ask, team=header.team)
-            total += received
-        return total
 
 
 def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:

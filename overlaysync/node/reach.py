@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
 from functools import lru_cache
 from itertools import islice
-from time import monotonic
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
@@ -17,11 +15,11 @@ from overlaysync.model.pin import Sighting
 from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
-from overlaysync.net.interfaces import Interface, is_on_link, is_one_host, is_own, list_interfaces
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.resolving import resolve
 from overlaysync.node.listed import Listed
+from overlaysync.node.nearness import Neighbourhood
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.resolve import Listing
@@ -37,11 +35,6 @@ _AGAIN_S = 5.0
 _BELIEVED_VERSION = 1 << 30
 """Versions above are noted only of the name's own publisher: a stranger could use up its numbers."""
 
-_HOSTS_KEPT = 1024
-_NETWORKS_S = 1.0
-"""What networks there are is looked up so seldom: it takes long where there are many, and whoever tells of
-others may tell of new hosts each time."""
-
 LISTED_SIZE = 8 * MIB
 """Envelopes kept of all peers that nobody named; in memory they take some five times as much."""
 
@@ -54,14 +47,6 @@ _LOOK_S = 10.0
 _LOOKS = 12
 _LOOKING = replace(SERVER, places=4, waiting=4 * DISCOVERY.peers, wait_s=3600)
 """Few catalogs at once, for each may be long; hosts take turns, and those that stall give way."""
-
-
-class _Near(Enum):
-    """Where a host is."""
-
-    HERE = auto()
-    LINK = auto()
-    FAR = auto()
 
 
 @dataclass(slots=True)
@@ -121,9 +106,7 @@ class Reach:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
     _failure: BaseException | None = None
-    _near: dict[str, _Near] = field(default_factory=dict)
-    _found: tuple[Interface, ...] = ()
-    _look_at: float = 0.0
+    _neighbourhood: Neighbourhood = field(default_factory=Neighbourhood)
     _resolved: dict[Address, tuple[Address, ...]] = field(default_factory=dict)
     _listed: Listed = field(default_factory=Listed)
     _open: Callable[[bytes], Manifest] = field(default_factory=lambda: lru_cache(_OPENED)(open_envelope))
@@ -210,34 +193,8 @@ class Reach:
         return [view.address for view in self.nodes() if view.public_key]
 
     def may_dial(self, host: str, *, told_by: Endpoint) -> bool:
-        """Whether to believe a peer that somebody answers at ``host`` (an IP address).
-
-        Only what is in our networks, unless a peer outside them, which the user named, tells of its like.
-        Our loopback only when the peer is on this machine itself.
-        """
-        teller = self._nearness(told_by.host)
-        if teller is _Near.HERE:
-            return True
-        if teller is _Near.LINK:
-            return self._nearness(host) is not _Near.FAR and is_one_host(host, far=False)
-        return is_one_host(host, far=True)
-
-    def _nearness(self, host: str) -> _Near:
-        """Asked for every member anybody tells of, so each host is looked up once."""
-        if host not in self._near:
-            if len(self._near) >= _HOSTS_KEPT:
-                self._near.clear()
-            networks = self._networks()
-            link = _Near.LINK if is_on_link(host, networks) else _Near.FAR
-            self._near[host] = _Near.HERE if is_own(host, networks) else link
-        return self._near[host]
-
-    def _networks(self) -> tuple[Interface, ...]:
-        """Those of this machine, as they were a moment ago."""
-        now = monotonic()
-        if now >= self._look_at:
-            self._look_at, self._found = now + _NETWORKS_S, list_interfaces()
-        return self._found
+        """Whether to believe a peer that somebody answers at ``host`` (an IP address)."""
+        return self._neighbourhood.may_dial(host, told_by=told_by.host)
 
     def require_answer(self) -> None:
         """Complain when peers were named and none of them answered.
@@ -468,10 +425,10 @@ class Reach:
         """
         others = [other for other in self.nodes() if other is not view and other.public_key]
         return any(other.address == view.address for other in others) or (
-            is_own(view.address.host, self._networks())
+            self._neighbourhood.is_here(view.address.host)
             and any(
                 (other.public_key, other.address.port) == (view.public_key, view.address.port)
-                and is_own(other.address.host, self._networks())
+                and self._neighbourhood.is_here(other.address.host)
                 for other in others
             )
         )

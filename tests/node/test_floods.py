@@ -18,6 +18,7 @@ from overlaysync.net.bounds import DISCOVERY, MAX_CATALOG_SIZE
 from overlaysync.net.client import CatalogAnswer
 from overlaysync.net.discovery import Peer
 from overlaysync.net.messages import Address, decode_catalog, encode_catalog
+from overlaysync.node import nearness
 from overlaysync.node import reach as module
 from overlaysync.node.listed import Listed
 from overlaysync.node.observer import Silent
@@ -67,7 +68,7 @@ async def reaching(
     pins = SimpleNamespace(note=noted.append)
     node = SimpleNamespace(book=lambda: book, catalog=SimpleNamespace(pins=pins))
     clients = Clients(answers)
-    monkeypatch.setattr(module, "is_own", lambda host, found: False)
+    monkeypatch.setattr(nearness, "is_own", lambda host, found: False)
     reach = Reach(cast(Any, node), cast(Any, clients), Silent(), None, named=named)
     try:
         yield reach, clients

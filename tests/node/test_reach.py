@@ -21,7 +21,7 @@ from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import Interface, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
-from overlaysync.node import reach as module
+from overlaysync.node import nearness as module
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach

@@ -1,0 +1,64 @@
+"""Where hosts are, and so of whom a peer is believed that somebody answers there."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from time import monotonic
+
+from overlaysync.net.interfaces import Interface, is_on_link, is_one_host, is_own, list_interfaces
+
+_HOSTS_KEPT = 1024
+_NETWORKS_S = 1.0
+"""What networks there are is looked up so seldom: it takes long where there are many, and whoever tells of
+others may tell of new hosts each time."""
+
+
+class _Near(Enum):
+    """Where a host is."""
+
+    HERE = auto()
+    LINK = auto()
+    FAR = auto()
+
+
+class Neighbourhood:
+    """The hosts that others have told of."""
+
+    def __init__(self) -> None:
+        self._near: dict[str, _Near] = {}
+        self._found: tuple[Interface, ...] = ()
+        self._look_at = 0.0
+
+    def may_dial(self, host: str, *, told_by: str) -> bool:
+        """Whether to believe the peer at ``told_by`` that somebody answers at ``host`` (IP addresses).
+
+        Only what is in our networks, unless a peer outside them, which the user named, tells of its like.
+        Our loopback only when the peer is on this machine itself.
+        """
+        teller = self._nearness(told_by)
+        if teller is _Near.HERE:
+            return True
+        if teller is _Near.LINK:
+            return self._nearness(host) is not _Near.FAR and is_one_host(host, far=False)
+        return is_one_host(host, far=True)
+
+    def is_here(self, host: str) -> bool:
+        """Whether it is an address of this machine."""
+        return self._nearness(host) is _Near.HERE
+
+    def _nearness(self, host: str) -> _Near:
+        """Asked for every member anybody tells of, so each host is looked up once."""
+        if host not in self._near:
+            if len(self._near) >= _HOSTS_KEPT:
+                self._near.clear()
+            networks = self._networks()
+            link = _Near.LINK if is_on_link(host, networks) else _Near.FAR
+            self._near[host] = _Near.HERE if is_own(host, networks) else link
+        return self._near[host]
+
+    def _networks(self) -> tuple[Interface, ...]:
+        """Those of this machine, as they were a moment ago."""
+        now = monotonic()
+        if now >= self._look_at:
+            self._look_at, self._found = now + _NETWORKS_S, list_interfaces()
+        return self._found
