@@ -103,7 +103,8 @@ class Finding:
                     f" to get one: overlaysync fetch {self.unlike} --replace"
                 )
             return lines
-        why = _WRITTEN if verdict.touched else "its bytes have rotted"
+        rotted = "what it stands on was written to since" if verdict.below else "its bytes have rotted"
+        why = _WRITTEN if verdict.touched else rotted
         lines = [f"✗ {path}  differs from what is known of it; {verdict.unreadable or why}"]
         lines += [
             f"    guest offset {item.offset:#x}, {item.length} bytes"
@@ -118,7 +119,7 @@ class Finding:
         return {
             "path": self.verdict.path,
             "ok": not self.verdict.damage,
-            "changed_since": self.verdict.touched,
+            "changed_since": self.verdict.touched or self.verdict.below,
             "damage": _ranges(self.verdict.damage),
             "healed": _ranges(self.healed),
         }

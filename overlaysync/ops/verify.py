@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from overlaysync.errors import ImageError, NotFoundError
+from overlaysync.errors import ImageError, NotFoundError, OverlaysyncError
+from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import equal_rows
 from overlaysync.model.pages import LoadPage, PageList
@@ -40,6 +41,7 @@ class Verdict:
         layer: layer id that it should have, None for a master.
         disk: disk id that it should have.
         touched: the file has been written since it was last hashed: perhaps not damage but use.
+        below: one that it stands on has been.
         damage: where they differ; empty means verified.
         unreadable: why it cannot be read as an image at all; "" when it can.
     """
@@ -48,6 +50,7 @@ class Verdict:
     layer: bytes | None
     disk: bytes
     touched: bool
+    below: bool
     damage: tuple[Damage, ...]
     unreadable: str = ""
 
@@ -66,17 +69,29 @@ def verify(library: Library, path: str, *, now: float, progress: Progress | None
             f"Nothing is known of {path}, so it cannot be compared",
             hint=f"overlaysync id '{path}', and verify it later",
         )
-    touched = library.known(path) is None
+    touched, below = _written(row)
     before = library.catalog.pages.load_list(row.disk)
     assert before is not None, "an image's row refers to a list that is kept"
     try:
         known = library.examine(path, now=now, format=Format(row.format), progress=progress, fresh=True)
     except ImageError as error:
-        return Verdict(row.path, row.layer, row.disk, touched, (Damage(0, row.virtual_size),), error.reason)
+        return Verdict(
+            row.path, row.layer, row.disk, touched, below, (Damage(0, row.virtual_size),), error.reason
+        )
     damage = tuple(differences(before, known.disk, library.load_page)) or tuple(_unseen(library, row, known))
     if not damage:
         library.confirm(known, now=now)
-    return Verdict(row.path, row.layer, row.disk, touched, damage)
+    return Verdict(row.path, row.layer, row.disk, touched, below, damage)
+
+
+def _written(row: ImageRow) -> tuple[bool, bool]:
+    """Whether the file, or one below it, is another than when it was hashed."""
+    try:
+        with Chain.open(row.path, Format(row.format)) as chain:
+            top, *below = chain.fingerprints()
+    except (OverlaysyncError, OSError):
+        return True, False
+    return top != row.chain[0], tuple(below) != row.chain[1:]
 
 
 def _unseen(library: Library, row: ImageRow, known: Known) -> Iterator[Damage]:

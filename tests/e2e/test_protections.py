@@ -99,7 +99,8 @@ def test_healing_leaves_an_overlay_on_the_master_it_stands_on(lab: Lab) -> None:
     before = healed.read_bytes()
     flip(healed, host_offset(healed, 512), 3)
 
-    assert bob.json("verify", healed, "--repair", "--peer", share.peer)["verified"][0]["ok"]
+    # On this file system the flip cannot be told from a VM that wrote.
+    assert bob.json("verify", healed, "--repair", "--yes", "--peer", share.peer)["verified"][0]["ok"]
 
     assert healed.read_bytes() == before
 

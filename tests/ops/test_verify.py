@@ -128,6 +128,16 @@ def test_rot_and_use_are_told_apart(world: World, master: Path) -> None:
 
 
 @qemu
+def test_use_of_the_master_is_not_use_of_the_overlay(world: World, master: Path) -> None:
+    path = create(world.images / "vm.qcow2", backing=master)
+    apply(path, [Op("write", CHUNK, 512, 7)])
+    world.known(path)
+    patch(master, 4 * CHUNK, b"new")
+    verdict = verify(world.library, str(path), now=NOW)
+    assert (verdict.touched, verdict.below) == (False, True) and verdict.damage
+
+
+@qemu
 def test_a_touched_file_that_is_whole_is_known_again(world: World, master: Path) -> None:
     before = world.known(master)
     os.utime(master, (1, 1))
