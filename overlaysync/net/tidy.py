@@ -40,9 +40,10 @@ class BoundedBrowser(AsyncServiceBrowser):
     """A browser that forgets when to ask again for what, once there is too much of that."""
 
     def __init__(self, *args: object, **options: object) -> None:
-        super().__init__(*args, **options)  # type: ignore[arg-type]
+        # Before the library's: what is in its cache already is told at once.
         self._updates = 0
         self._again: asyncio.TimerHandle | None = None
+        super().__init__(*args, **options)  # type: ignore[arg-type]
 
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
         """Take them in."""

@@ -7,6 +7,7 @@ Prints a line when it has begun. Frames are joined as they are, each after a few
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from contextlib import suppress
@@ -33,5 +34,6 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background ignores it
     with suppress(KeyboardInterrupt):
         main(*sys.argv[1:])
