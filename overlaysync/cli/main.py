@@ -64,6 +64,8 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     # numpy's matrix library starts a thread per processor, and nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # aiohttp reads the certificates of all authorities when it is imported; no peer is known by one of them.
+    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
     # One way to stop: asyncio handles SIGINT well, so a SIGTERM becomes one. Shells start background jobs of
     # scripts with SIGINT ignored, which would make them deaf to both.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -106,14 +106,15 @@ def _tell_progress(share: Share) -> None:
     for offer in share.offers():
         members = share.swarms.of(offer.manifest.id)
         header = offer.manifest.header
-        fetching = [
-            (member.label or member.host, member.held / max(1, offer.pieces.count))
+        # Of a node that was stopped and has begun again the later one counts.
+        fetching = {
+            member.key: (member.label or member.host, member.held / max(1, offer.pieces.count))
             for member in members.current(now)
-            if member.id not in members.done
-        ]
+            if member.key not in members.done
+        }
         if members.joined:
             name = f"{header.full_name}:{header.version}"
-            share.observer.serving(name, len(members.done), len(members.joined), fetching)
+            share.observer.serving(name, len(members.done), len(members.joined), [*fetching.values()])
 
 
 def _announcement(share: Share, server: Server) -> Announcement:

@@ -3,7 +3,8 @@
 A seed should send each piece once; the nodes then give it to each other. So each piece is the duty of one
 fetching node, and all agree without a word: every node scores (piece, node) by the same hash, and the highest
 score has it (rendezvous hashing). A node that joins or goes changes nobody else's pieces but those it takes
-or leaves.
+or leaves. Shares are not alike, as hashing has it: who is through with its own helps the others, each piece
+having one helper, the node with the second highest score.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Duty:
 
     Attributes:
         mine: whether a piece is this node's duty; shape (count,).
+        next: whether it would be, were it not for one other node; shape (count,).
         scores: how much a piece is this node's, higher first; shape (count,).
     """
 
@@ -35,32 +37,23 @@ class Duty:
         self._me = me
         self._all = np.arange(count)
         self._others: frozenset[str] = frozenset()
-        self._best = np.zeros(count, dtype=np.uint64)
+        self._above = np.zeros(count, dtype=np.int32)
         self.scores = _scores(me, self._all)
         self.mine: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
+        self.next: NDArray[np.bool_] = np.zeros(count, dtype=np.bool_)
 
     def share_with(self, others: Iterable[str]) -> bool:
         """Share the work with these nodes (ids) and no others; whether that changes anything."""
         wanted = frozenset(others) - {self._me}
         if wanted == self._others:
             return False
-        self._leave(self._others - wanted, self._others & wanted)
-        for other in wanted - self._others:
-            np.maximum(self._best, _scores(other, self._all), out=self._best)
+        for joined in wanted - self._others:
+            self._above += _scores(joined, self._all) > self.scores
+        for gone in self._others - wanted:
+            self._above -= _scores(gone, self._all) > self.scores
         self._others = wanted
-        self.mine = self.scores > self._best
+        self.mine, self.next = self._above == 0, self._above == 1
         return True
-
-    def _leave(self, gone: frozenset[str], stay: frozenset[str]) -> None:
-        """Pieces that were the duty of ``gone`` fall to those who ``stay``; nothing else is scored again."""
-        theirs = np.zeros(len(self._all), dtype=np.bool_)
-        for other in gone:
-            theirs |= self._best == _scores(other, self._all)
-        pieces = np.flatnonzero(theirs)
-        best = np.zeros(len(pieces), dtype=np.uint64)
-        for other in stay if len(pieces) else ():
-            np.maximum(best, _scores(other, pieces), out=best)
-        self._best[pieces] = best
 
 
 def _scores(member: str, pieces: NDArray[np.intp]) -> NDArray[np.uint64]:

@@ -41,13 +41,18 @@ class Member:
     held: int
     label: str = ""
 
+    @property
+    def key(self) -> str:
+        """What it counts as: a node that fetches twice is one."""
+        return self.label or self.id
+
 
 class Members:
     """The members known, by id.
 
     Attributes:
-        joined: ids of those that have been heard of, whether they are still there or not.
-        done: those of them that have had everything.
+        joined: keys of those that have been heard of, whether they are still there or not.
+        done: those of them that had everything when they were last heard of.
     """
 
     def __init__(self, *, limit: int = MAX_MEMBERS, per_host: int = MAX_PER_HOST) -> None:
@@ -77,9 +82,11 @@ class Members:
         self._members[member.id] = member
         self._seen[member.id] = now
         if len(self.joined) < self._limit * 16:
-            self.joined.add(member.id)
-        if member.held >= count and member.id in self.joined:
-            self.done.add(member.id)
+            self.joined.add(member.key)
+        if member.held < count:
+            self.done.discard(member.key)
+        elif member.key in self.joined:
+            self.done.add(member.key)
         return known is None
 
     def current(self, now: float, *, age_s: float = AGE_S) -> Iterator[Member]:

@@ -7,8 +7,9 @@ How slots are chosen, piece by piece (:mod:`overlaysync.model.pieces`):
 
 * alone: in guest order, in requests as large as the source is fast;
 * among others who fetch, with no more seeds than those: from the seeds only what is this node's duty
-  (:mod:`.duty`) and what nobody else has yet, so that a seed sends everything about once; all else from the
-  others, rarest first. When everything has been brought in, a seed is a source like any other;
+  (:mod:`.duty`) and what nobody else has yet, so that a seed sends everything about once; near the end who is
+  through with that helps another, a piece at a time; all else from the others, rarest first. When everything
+  has been brought in, a seed is a source like any other;
 * with seeds enough for all: rarest first from everybody;
 * when (almost) nothing is under way any more, from the seeds also what is the duty of others;
 * what is late is asked a second time of somebody else, once nothing else is left to ask.
@@ -55,6 +56,10 @@ _LEAST_IN_COMPANY = 8
 _REQUEST_S = 0.25
 _COMPANY_REQUEST_S = 0.2
 """A request should take so long at the source's pace; among others less, so that they can have it soon."""
+
+_HELP = 16
+"""Others are helped with their duty when only this part of the pieces is still to be brought in: shares are
+not alike, and earlier it would bring in much twice."""
 
 _STARVING = 1
 _PATIENT_S = 2.0
@@ -385,8 +390,17 @@ class Schedule:
         if not self._fetchers:
             return np.flatnonzero(free)[:most]
         if source.seed and fresh is not None:
-            return np.flatnonzero(free & fresh)[:most]
+            own = np.flatnonzero(free & fresh)[:most]
+            return own if len(own) else self._help(free)
         return self._wanted.rarest(free, most)
+
+    def _help(self, free: PieceMask) -> PieceNumbers:
+        """Near the end, a piece that is another's duty and this node's next: the last, as that one begins
+        with the first."""
+        fresh = self._wanted.fresh()
+        if np.count_nonzero(fresh) > len(fresh) // _HELP:
+            return np.empty(0, dtype=np.intp)
+        return np.flatnonzero(free & fresh & self._duty.next)[-1:]
 
     def _others_duty(self, room: int) -> PieceNumbers:
         """What no peer has and is not under way, first what is nearly this node's duty."""

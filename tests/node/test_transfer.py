@@ -153,11 +153,11 @@ async def test_a_seed_that_dies_before_a_copy_is_out_leaves_the_fetch_to_be_resu
 async def test_who_is_done_says_so(tmp_path: Path, whole: Offer, seed: Seed, shelf: FakeShelf) -> None:
     members = shelf.swarms.of(whole.manifest.id)
     async with (
-        fetcher(tmp_path / "a", whole, [seed.address]) as a,
-        fetcher(tmp_path / "b", whole, [seed.address]) as b,
+        fetcher(tmp_path / "a", whole, [seed.address], label="a@x") as a,
+        fetcher(tmp_path / "b", whole, [seed.address], label="b@x") as b,
     ):
         await run(a, b)
-        assert members.done == {a.passing.member, b.passing.member}
+        assert members.done == {"a@x", "b@x"}
         for each in (a, b):
             assert each.passing.waiting() == []
 

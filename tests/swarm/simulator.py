@@ -414,7 +414,7 @@ class Room:
         """The work is shared with those that are not done, and not proved useless."""
         if node.schedule:
             now = self.clock.now
-            useless = node.members.done | node.schedule.doubtful(now)
+            useless = node.members.done | node.schedule.doubtful(now)  # no labels here: keys are ids
             current = node.members.current(now)
             node.schedule.share_with(member.id for member in current if member.id not in useless)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 from overlaysync.swarm.members import AGE_S, Member, Members
@@ -78,6 +79,17 @@ def test_what_is_remembered_as_done_is_bounded() -> None:
     for number in range(200):
         members.seen(member(number, held=COUNT), COUNT, number * 2 * AGE_S)
     assert len(members.done) == len(members.joined) == 32
+
+
+def test_a_node_that_fetches_again_counts_once() -> None:
+    members = Members()
+    first, again = (Member(f"id{number}", "192.0.2.1", 1, COUNT, "pl@bob-j2rueu") for number in (1, 2))
+    members.seen(first, COUNT, 0.0)
+    assert members.done == members.joined == {"pl@bob-j2rueu"}
+    members.seen(replace(again, held=1), COUNT, 1.0)
+    assert (len(members.joined), members.done) == (1, set())
+    members.seen(again, COUNT, 2.0)
+    assert (len(members.joined), len(members.done)) == (1, 1)
 
 
 def test_strangers_are_a_few_at_random_of_those_not_known() -> None:

@@ -432,6 +432,21 @@ def test_the_work_is_not_shared_with_the_doubtful() -> None:
     assert made.doubtful(1e3) == {"c"}
 
 
+def test_near_the_end_who_is_through_with_its_duty_helps_the_next_from_the_other_end() -> None:
+    count, peer = 200, "b"
+    made = schedule(PIECE * count, peers=peer)
+    duty = Duty("me", count)
+    duty.share_with(["me", peer])
+    theirs = np.flatnonzero(~duty.mine).tolist()
+    assert (duty.next == ~duty.mine).all(), "of two, each is the other's helper"
+    asked = [piece for request in drain(made) for piece in request.pieces]
+    assert sorted(asked) == np.flatnonzero(duty.mine).tolist(), "there is too much left to help"
+    left = 6
+    made.heard(peer, held=theirs[:-left], cursor=1, now=1.0)
+    helped = [request.pieces for request in drain(made, 1.0) if request.source == "a"]
+    assert helped[:left] == [(piece,) for piece in theirs[: -left - 1 : -1]]
+
+
 # -- what is late ------------------------------------------------------------------------------------
 
 
