@@ -7,14 +7,9 @@ ImageError; in bounded memory (RLIMIT_AS) and time (an alarm). Run in a process 
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
-import resource
-import signal
 import sys
-from collections import Counter
-from types import FrameType
 
 from overlaysync.errors import ImageError
 from overlaysync.formats.image import Image
@@ -23,12 +18,10 @@ from overlaysync.formats.qed import QedImage
 from overlaysync.model.digest import Kind
 from overlaysync.units import MIB
 from tests.formats.handmade import ZSTD_COMPRESSION, Handmade, memory_file, qcow2, qed
+from tests.fuzzing import limit_memory, run_cases
 
 MEMORY = 64 * MIB
 """What a reader may allocate on top of what the process has."""
-
-SECONDS = 10
-"""What one image may take: far more than any does, even on a busy machine."""
 
 MAX_READS = 8
 MAX_READ_BYTES = MIB
@@ -42,10 +35,6 @@ SEEDS = (
     qed("D-ZD", table_size=2, backing=b"base.raw"),
     qed("DDZ-D" + "-" * 505 + "DZ-DD", table_size=1),
 )
-
-
-class TimeIsUp(BaseException):
-    """An image took too long."""
 
 
 def values_that_hurt(random_: random.Random, image: Handmade) -> int:
@@ -121,51 +110,30 @@ def use(reader: type[Qcow2Image | QedImage], fd: int) -> str:
     return "mapped"
 
 
-def limit_memory() -> None:
-    """From here on, an allocation much over :data:`MEMORY` fails."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        pages = int(file.read().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def run(case: int, random_: random.Random) -> str:
+    """One case; returns what came of it."""
+    seed = SEEDS[case % len(SEEDS)]
+    data, size = damage(random_, seed)
+    fd = memory_file(data, size=size)
+    try:
+        return use(reader_of(seed), fd)
+    finally:
+        os.close(fd)
 
 
-def raise_time_is_up(number: int, frame: FrameType | None) -> None:
-    raise TimeIsUp
+def reader_of(seed: Handmade) -> type[Qcow2Image | QedImage]:
+    """What reads images like that one."""
+    return Qcow2Image if seed.order == ">" else QedImage
 
 
 def main() -> int:
     """Run the cases; the exit code is 0 when every one was mapped or refused."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="run this case alone")
-    options = parser.parse_args()
-    signal.signal(signal.SIGALRM, raise_time_is_up)
     for seed in SEEDS:
-        reader = Qcow2Image if seed.order == ">" else QedImage
         fd = memory_file(seed.data)
-        assert use(reader, fd) == "mapped"
+        assert use(reader_of(seed), fd) == "mapped"
         os.close(fd)
-    limit_memory()
-    outcomes: Counter[str] = Counter()
-    cases = range(options.cases) if options.only is None else (options.only,)
-    for case in cases:
-        random_ = random.Random(f"{options.seed}/{case}")
-        seed = SEEDS[case % len(SEEDS)]
-        data, size = damage(random_, seed)
-        reader = Qcow2Image if seed.order == ">" else QedImage
-        fd = memory_file(data, size=size)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        try:
-            outcomes[use(reader, fd)] += 1
-        except BaseException:
-            print(f"case {case} of seed {options.seed}: --seed {options.seed} --only {case}", file=sys.stderr)
-            raise
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            os.close(fd)
-    print(*(f"{name} {count}" for name, count in sorted(outcomes.items())))
-    return 0
+    limit_memory(MEMORY)
+    return run_cases(run)
 
 
 if __name__ == "__main__":

@@ -7,25 +7,18 @@ memory (RLIMIT_AS) and time (an alarm). Run in a process of its own, for those l
 
 from __future__ import annotations
 
-import argparse
 import random
-import resource
-import signal
 import sys
-from collections import Counter
-from types import FrameType
 
 from overlaysync.errors import PeerError
 from overlaysync.net.bounds import MAX_COMPRESSED_BODY
 from overlaysync.net.compression import compress, decompress
 from overlaysync.units import KIB, MIB
+from tests.fuzzing import limit_memory, run_cases
 from tests.net import frames
 
 MEMORY = 3 * MAX_COMPRESSED_BODY + 4 * MIB
 """What the decoder may allocate on top of what the process has."""
-
-SECONDS = 10
-"""What one frame may take: far more than any does, even on a busy machine."""
 
 TEXT = b"".join(b"%d %d\n" % (number, number * number) for number in range(20_000))
 
@@ -45,10 +38,6 @@ SEEDS = (
     (frames.header(size=MIB) + frames.zeros(MIB), MIB),
 )
 OTHERS = (*frames.lies(TEXT[:1000]).values(), frames.MAGIC, frames.encode(b""), frames.skippable(b"x"))
-
-
-class TimeIsUp(BaseException):
-    """A frame took too long."""
 
 
 def damage(random_: random.Random, frame: bytes) -> bytes:
@@ -98,44 +87,18 @@ def use(frame: bytes, size: int) -> str:
     return "unpacked"
 
 
-def limit_memory() -> None:
-    """From here on, an allocation much over :data:`MEMORY` fails."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        pages = int(file.read().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def raise_time_is_up(number: int, frame: FrameType | None) -> None:
-    raise TimeIsUp
+def run(case: int, random_: random.Random) -> str:
+    """One case; returns what came of it."""
+    frame, size = SEEDS[case % len(SEEDS)]
+    return use(damage(random_, frame), size)
 
 
 def main() -> int:
     """Run the cases; the exit code is 0 when every one was unpacked or refused."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="run this case alone")
-    options = parser.parse_args()
-    signal.signal(signal.SIGALRM, raise_time_is_up)
-    limit_memory()
+    limit_memory(MEMORY)
     for seed in SEEDS:
         assert use(*seed) == "unpacked"
-    outcomes: Counter[str] = Counter()
-    cases = range(options.cases) if options.only is None else (options.only,)
-    for case in cases:
-        random_ = random.Random(f"{options.seed}/{case}")
-        frame, size = SEEDS[case % len(SEEDS)]
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        try:
-            outcomes[use(damage(random_, frame), size)] += 1
-        except BaseException:
-            print(f"case {case} of seed {options.seed}: --seed {options.seed} --only {case}", file=sys.stderr)
-            raise
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    print(*(f"{name} {count}" for name, count in sorted(outcomes.items())))
-    return 0
+    return run_cases(run)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,9 @@ of that decoder; in bounded memory (RLIMIT_AS) and time (an alarm). Run in a pro
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
-import signal
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,7 +46,8 @@ from overlaysync.swarm.members import Member
 from overlaysync.trust.envelope import open_envelope, sign_header
 from overlaysync.trust.keys import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, NodeKey
 from overlaysync.units import CHUNK, MIB
-from tests.net.fuzzing import SECONDS, limit_memory, raise_time_is_up
+from tests.fuzzing import limit_memory, run_cases
+from tests.net.fuzzing import MEMORY
 
 PIECES = 1000
 KEY = NodeKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
@@ -331,12 +329,11 @@ def use(decoder: Decoder, data: bytes) -> str:
     return "decoded"
 
 
-def run(case: int, seed: int) -> tuple[str, str]:
-    """One case: (name of the decoder, what came of it)."""
-    random_ = random.Random(f"{seed}/{case}")
+def run(case: int, random_: random.Random) -> str:
+    """One case: the decoder, and what came of it."""
     name = NAMES[case % len(NAMES)]
     decoder = DECODERS[name]
-    return name, use(decoder, damage(random_, random_.choice(decoder.seeds)))
+    return f"{name}: {use(decoder, damage(random_, random_.choice(decoder.seeds)))}"
 
 
 NAMES = [*DECODERS]
@@ -344,28 +341,10 @@ NAMES = [*DECODERS]
 
 def main() -> int:
     """Run the cases; the exit code is 0 when every message was decoded or refused."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="run this case alone")
-    options = parser.parse_args()
-    signal.signal(signal.SIGALRM, raise_time_is_up)
     for decoder in DECODERS.values():
         assert {use(decoder, seed) for seed in decoder.seeds} == {"decoded"}
-    limit_memory()
-    outcomes: Counter[tuple[str, str]] = Counter()
-    for case in range(options.cases) if options.only is None else (options.only,):
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        try:
-            outcomes[run(case, options.seed)] += 1
-        except BaseException:
-            print(f"case {case} of seed {options.seed}: --seed {options.seed} --only {case}", file=sys.stderr)
-            raise
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    for (name, outcome), count in sorted(outcomes.items()):
-        print(f"{name}: {outcome} {count}")
-    return 0
+    limit_memory(MEMORY)
+    return run_cases(run, between="\n")
 
 
 if __name__ == "__main__":
