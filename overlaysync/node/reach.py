@@ -80,6 +80,7 @@ class PeerView:
     revision: str = ""
     tls: int = 0
     public: dict[bytes, Manifest] = field(default_factory=dict)
+    size: int = 0
 
     def endpoint(self, team: str) -> Endpoint:
         """Where it serves what belongs to ``team`` ("" for everybody)."""
@@ -87,7 +88,6 @@ class PeerView:
             return self.address
         return PrivateAddress(self.address.host, self.tls, team, self.public_key)
 
-    size: int = 0
     counted: bool = False
 
 
