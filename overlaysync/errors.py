@@ -6,6 +6,8 @@ An error carries what happened, why, and what to type next. Errors that the user
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class OverlaysyncError(Exception):
     """Base of all errors shown to a user.
@@ -127,3 +129,11 @@ class BrokenOffError(OverlaysyncError):
 
 class PeerError(NetworkError):
     """One peer misbehaved or went away; the transfer goes on with others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One of several things that were meant, and why it cannot be had."""
+
+    name: str
+    error: OverlaysyncError

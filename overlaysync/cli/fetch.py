@@ -26,8 +26,10 @@ from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
 from overlaysync.cli.look import note_silent
 from overlaysync.cli.output import Output
+from overlaysync.errors import BaseImageError, OverlaysyncError, Refusal, VerificationError
 
 if TYPE_CHECKING:
+    from overlaysync.model.reference import Reference
     from overlaysync.net.messages import Address
     from overlaysync.net.rate import RateLimit
     from overlaysync.node.fetching import Fetch, Fetched, Options
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from overlaysync.node.transfer import Transfer
     from overlaysync.ops.believe import Choice
     from overlaysync.ops.plan import Step
+    from overlaysync.ops.replacement import Verdict
     from overlaysync.trust.book import Book
 
 
@@ -49,32 +52,41 @@ def add_commands(app: typer.Typer) -> None:
 
 def fetch(
     context: typer.Context,
-    ref: Annotated[
-        str,
+    refs: Annotated[
+        list[str],
         typer.Argument(
-            metavar="REF",
-            help="[TEAM/]NAME[:VERSION][@PEER], an id, or TEAM/ for all of a team.",
+            metavar="REF...",
+            help="[TEAM/]NAME[:VERSION][@PEER], an id, a pattern ('vm*'), or TEAM/ for all of a team.",
             autocompletion=complete_reference,
         ),
     ],
-    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Where to put it.")] = ".",
-    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the file.")] = None,
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Put the images into this directory.")] = ".",
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name the file NAME.")] = None,
     masters: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--masters", metavar="DIR", help="Where masters are, and missing ones go (default: --to)."
+            "--masters",
+            metavar="DIR",
+            help="Look for masters here, and put missing ones into the first that can be written "
+            "(default: --to). May be repeated.",
         ),
     ] = None,
     format: FormatOption = None,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace an existing file of that name.")
+        bool, typer.Option("--replace", help="Replace files by versions that follow theirs.")
+    ] = False,
+    discard_changes: Annotated[
+        bool,
+        typer.Option(
+            "--discard-changes", help="Replace files whatever they hold: what only they hold is lost."
+        ),
     ] = False,
     trusted_only: Annotated[
-        bool, typer.Option("--trusted-only", help="Only what publishers signed that you trust by 'trust'.")
+        bool, typer.Option("--trusted-only", help="Accept only publishers you have trusted explicitly.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show the plan.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be done.")] = False,
     limit_rate: RateOption = None,
     seed: Annotated[
         float | None,
@@ -82,12 +94,12 @@ def fetch(
             "--seed",
             metavar="SECONDS",
             min=0.0,
-            help="Then share it this long (default: while others who fetch it now have need of it).",
+            help="Keep sharing for SECONDS after the fetch (default: until current downloaders finish).",
         ),
     ] = None,
     wait: WaitOption = FIND_S,
 ) -> None:
-    """Fetch a master or an overlay, with the master it stands on."""
+    """Fetch masters or overlays, with the masters they stand on."""
     import asyncio
     import os
 
@@ -95,18 +107,19 @@ def fetch(
     from overlaysync.model.names import check_name
     from overlaysync.model.reference import parse_reference
     from overlaysync.node.fetching import Options
+    from overlaysync.ops.replacement import Rules
 
-    reference = parse_reference(ref)
+    references = [parse_reference(ref) for ref in refs]
     if name is not None:
         check_name(name)
-        if reference.is_team:
-            raise UsageError("--as names one thing, and a team is many", hint="leave --as out")
+        if len(references) > 1 or references[0].is_many:
+            raise UsageError("--as names one image, and several may be meant", hint="leave --as out")
     options = Options(
         to=os.path.abspath(to),
-        masters=os.path.abspath(masters) if masters else None,
+        masters=tuple(os.path.abspath(path) for path in masters or ()),
         name=name,
         format=parse_format(format),
-        replace=replace,
+        rules=Rules(replace, discard_changes),
         trusted_only=trusted_only,
         wait_s=wait,
     )
@@ -114,8 +127,9 @@ def fetch(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), seed, dry_run
     )
     with open_node() as node, interruptible():
-        check_membership(node, reference)
-        asyncio.run(work.run(node, reference))
+        for reference in references:
+            check_membership(node, reference)
+        asyncio.run(work.run(node, references))
 
 
 class _Fetching:
@@ -140,9 +154,13 @@ class _Fetching:
         self._seed = seed
         self._dry_run = dry_run
         self._first_uses: set[bytes] = set()
+        self._failed: list[Refusal] = []
 
-    async def run(self, node: Node, reference: Any) -> None:
-        """Find, plan, and unless it is a dry run fetch and seed."""
+    async def run(self, node: Node, references: list[Reference]) -> None:
+        """Find, plan, and unless it is a dry run fetch and seed.
+
+        Of several things all that can be had are fetched; what cannot is listed, and makes the exit code.
+        """
         import asyncio
         from contextlib import suppress
 
@@ -160,9 +178,22 @@ class _Fetching:
         ):
             fetch = Fetch(node, client, reach, self._output, self._options, passing)
             results: list[Fetched] = []
-            plans: list[Step] = []
-            for wanted in await self._find(fetch, reference):
-                steps, fetched = await self._bring(fetch, wanted, as_master=reference.is_team)
+            plans: list[tuple[Step, Verdict | None]] = []
+            self._tell_place()
+            single = len(references) == 1 and not references[0].is_many
+            wanted = (
+                [await self._find(fetch, references[0])]
+                if single
+                else await self._find_all(fetch, references)
+            )
+            for choice, as_master in (pair for pairs in wanted for pair in pairs):
+                try:
+                    steps, fetched = await self._bring(fetch, choice, as_master=as_master)
+                except OverlaysyncError as error:
+                    if single:
+                        raise
+                    self._failed.append(Refusal(choice.manifest.header.full_name, error))
+                    continue
                 plans += steps
                 results += fetched
             self._print(node.book(), plans, results)
@@ -171,38 +202,85 @@ class _Fetching:
             elif self._seed is None:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
                     await passing.linger()
+            self._raise_failed(len(self._failed) + len({result.manifest.id for result in results}))
 
-    async def _find(self, fetch: Fetch, reference: Any) -> list[Choice]:
-        """What is meant; who was named or announced and does not answer is spoken of."""
-        from overlaysync.errors import NotFoundError
+    def _tell_place(self) -> None:
+        """Say where missing masters go, when that is not where the user would expect them."""
+        masters = self._options.masters
+        if masters and self._options.masters_place != masters[0]:
+            place = self._options.masters_place
+            self._output.note(f"  {masters[0]} is not writable: missing masters go to {place}")
 
+    async def _find(self, fetch: Fetch, reference: Reference) -> list[tuple[Choice, bool]]:
+        """What is meant, each with whether it belongs to the masters; tells of peers that do not answer."""
         try:
             found = await fetch.find(reference)
-        except NotFoundError:
+        finally:
             note_silent(fetch.reach, self._output)
-            raise
-        note_silent(fetch.reach, self._output)
+        self._failed += found.refusals
+        return [(choice, reference.is_many) for choice in found.choices]
+
+    async def _find_all(self, fetch: Fetch, references: list[Reference]) -> list[list[tuple[Choice, bool]]]:
+        """What several references mean, each thing once."""
+        found: list[list[tuple[Choice, bool]]] = []
+        seen: set[bytes] = set()
+        for reference in references:
+            try:
+                pairs = await self._find(fetch, reference)
+            except OverlaysyncError as error:
+                if len(references) == 1:
+                    raise
+                self._failed.append(Refusal(str(reference), error))
+                continue
+            found.append([pair for pair in pairs if pair[0].manifest.id not in seen])
+            seen |= {choice.manifest.id for choice, _ in pairs}
         return found
 
     async def _bring(
         self, fetch: Fetch, wanted: Choice, *, as_master: bool
-    ) -> tuple[list[Step], list[Fetched]]:
+    ) -> tuple[list[tuple[Step, Verdict | None]], list[Fetched]]:
         """Plan and fetch one thing, as its first publisher describes it that tells the truth."""
-        from overlaysync.errors import BaseImageError, VerificationError
-
         claims = fetch.claims(wanted)
         for claim in claims:
             try:
                 steps = await fetch.plan(claim, as_master=as_master)
+                verdict = await fetch.judge(steps, wanted)
                 self._show_plan(steps)
                 if claim is wanted.listing and fetch.accept(wanted, dry_run=self._dry_run):
                     self._first_uses.add(wanted.manifest.id)
-                return steps, [] if self._dry_run else await fetch.run(steps)
+                fetched = [] if self._dry_run else await fetch.run(steps, wanted)
+                self._tell_newer(fetch, wanted, fetched)
+                return [(step, verdict if step is steps[-1] else None) for step in steps], fetched
             except (VerificationError, BaseImageError) as error:
                 if claim is claims[-1]:
                     raise
                 self._output.note(str(error))
         raise AssertionError("there is at least one claim")
+
+    def _tell_newer(self, fetch: Fetch, wanted: Choice, fetched: list[Fetched]) -> None:
+        """Say when the version that was asked for is not the newest within reach."""
+        newer = fetch.newer_than(wanted)
+        if newer and fetched and fetched[-1].already:
+            header = wanted.manifest.header
+            self._output.note(
+                f"  {header.full_name}:{newer.version} follows it and is within reach: "
+                f"overlaysync fetch {header.full_name} --replace"
+            )
+
+    def _raise_failed(self, total: int) -> None:
+        """Complain of what could not be had; the exit code is that of the first."""
+        if not self._failed:
+            return
+        for failed in self._failed:
+            self._output.note(f"✗ {failed.name}: {failed.error}")
+        first = self._failed[0].error
+        error = OverlaysyncError(
+            f"{len(self._failed)} of {total} could not be fetched",
+            why="; ".join(sorted({failed.error.what for failed in self._failed})),
+            hint=first.hint,
+        )
+        error.exit_code = first.exit_code
+        raise error
 
     def _show_plan(self, steps: list[Step]) -> None:
         import os
@@ -215,30 +293,41 @@ class _Fetching:
             kind = "overlay" if header.is_layer else "master"
             text = f"  {header.full_name}:{header.version}  {kind}, {format_size(header.data_size)}"
             if header.parent_id:
-                here = "here, verified" if step.base_here else "is fetched first"
+                here = "here, verified" if step.base_here else "will be fetched first"
                 text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"
-            self._output.note(f"{text}  from {', '.join(step.listing.labels) or 'nobody'}")
+            self._output.note(f"{text}  from {', '.join(step.listing.labels) or 'no peer'}")
 
-    def _print(self, book: Book, plans: list[Step], results: list[Fetched]) -> None:
+    def _print(self, book: Book, plans: list[tuple[Step, Verdict | None]], results: list[Fetched]) -> None:
+        failed = [
+            {"name": one.name, "what": one.error.what, "why": one.error.why, "hint": one.error.hint}
+            | {"exit_code": one.error.exit_code}
+            for one in self._failed
+        ]
+        more = {"failed": failed} if failed else {}
         if self._dry_run:
             document = {
                 "plan": [
-                    listing_fields(step.listing, book) | {"path": step.path, "base": step.base}
-                    for step in plans
+                    listing_fields(step.listing, book)
+                    | {"path": step.path, "base": step.base, "already_here": _is_here(verdict)}
+                    for step, verdict in plans
                 ]
             }
-            self._output.result(document, *(f"would write {step.path}" for step in plans))
+            lines = [
+                f"{step.path} is already here" if _is_here(verdict) else f"would write {step.path}"
+                for step, verdict in plans
+            ]
+            self._output.result(document | more, *lines)
             return
         unique = list({result.known.path: result for result in reversed(results)}.values())[::-1]
         document = {"fetched": [_fetched_fields(result, book) for result in unique]}
-        self._output.result(document, *(self._line(result) for result in unique))
+        self._output.result(document | more, *(self._line(result) for result in unique))
 
     def _line(self, result: Fetched) -> str:
         from overlaysync.units import format_size
 
         whose = self._whose(result)
         if result.already:
-            return self._output.good(f"{result.known.path} is already here{whose}")
+            return self._output.good(f"{result.known.path} is already here{_what_is_here(result)}{whose}")
         transfer = result.transfer
         parts = [f"{_received(transfer)} from {', '.join(transfer.sources)}"] if transfer.data else []
         parts += [f"{format_size(transfer.local)} from images here"] if transfer.local else []
@@ -272,6 +361,19 @@ class _Fetching:
                 await asyncio.sleep(seconds)
         finally:
             share.close()
+
+
+def _is_here(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.known is not None
+
+
+def _what_is_here(result: Fetched) -> str:
+    """Which version is here, where that is newer than what is within reach."""
+    standing, header = result.verdict.standing, result.manifest.header
+    if standing is None or standing.state.name != "NEWER":
+        return ""
+    here = ", ".join(f"{header.full_name}:{row.version}" for row in standing.held)
+    return f" as {here}; the newest within reach is {header.full_name}:{header.version}"
 
 
 def _received(transfer: Transfer) -> str:

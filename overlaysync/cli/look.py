@@ -294,9 +294,7 @@ def _show_reference(
         check_membership(node, reference)
     remote = asyncio.run(look(node, output, parse_peers(peers), [], wait_s))[0]
     book = node.book()
-    listing, problem = to_look_at(
-        reference, [*remote, *listings], book, node.catalog.pins.sighting, now=now()
-    )
+    listing, problem = to_look_at(reference, [*remote, *listings], book, node.catalog.versions, now=now())
     if problem:
         output.note(f"fetch would refuse it: {problem}")
     fields = listing_fields(listing, book)

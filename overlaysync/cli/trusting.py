@@ -173,7 +173,7 @@ def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where
 
     book = node.book()
     publisher = _find(node, output, fingerprint, book, where)
-    sightings = [seen for seen in node.catalog.pins.sightings() if seen.publisher == publisher]
+    sightings = [seen for seen in node.catalog.sightings() if seen.publisher == publisher]
     published = [(seen.team, seen.name) for seen in sightings]
     label = max(sightings, key=lambda seen: seen.at).label if sightings else book.label(publisher)
     if name is None:
@@ -225,7 +225,7 @@ def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look
     from overlaysync.errors import NotFoundError
     from overlaysync.trust.book import find_publisher
 
-    known = [*(seen.publisher for seen in node.catalog.pins.sightings()), *_publishers(book)]
+    known = [*(seen.publisher for seen in node.catalog.sightings()), *_publishers(book)]
     try:
         return find_publisher(fingerprint, known)
     except NotFoundError:

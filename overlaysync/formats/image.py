@@ -118,6 +118,7 @@ class Image(ABC):
         virtual_size: guest bytes, a multiple of 512.
         backing: what the header names, or None.
         notes: what a rebuilt image would not carry over (internal snapshots, bitmaps), one sentence each.
+        snapshots: how many internal snapshots it has.
     """
 
     path: str
@@ -126,6 +127,7 @@ class Image(ABC):
     virtual_size: int
     backing: Backing | None
     notes: tuple[str, ...] = ()
+    snapshots: int = 0
 
     @abstractmethod
     def extents(self, offset: int, length: int) -> Iterator[Extent]:

@@ -64,6 +64,7 @@ class Qcow2Image(TwoLevelImage):
         geometry = Geometry(Format.QCOW2, size, subcluster)
         image = cls(path, fd, geometry, tables, header.virtual_size, header.backing)
         image.notes = header.notes
+        image.snapshots = header.snapshots
         image.header = header
         image._inflated = ByteCache(_INFLATED_CACHE)
         image._compressed = ClusterSet()

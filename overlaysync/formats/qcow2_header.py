@@ -56,6 +56,7 @@ class Header:
         l1_entries: entries of the whole active L1 table.
         l1_needed: how many of them the disk needs.
         notes: what a rebuilt image would not carry over.
+        snapshots: internal snapshots.
     """
 
     version: int
@@ -70,6 +71,7 @@ class Header:
     reftable_size: int
     backing: Backing | None
     notes: tuple[str, ...]
+    snapshots: int
 
     @property
     def entry_size(self) -> int:
@@ -143,6 +145,7 @@ def read_header(path: str, fd: int, file_size: int) -> Header:
         reftable_size=fields.reftable_clusters * fields.cluster_size,
         backing=_backing(fields, extensions, first_cluster, path),
         notes=tuple(_notes(fields, extensions)),
+        snapshots=fields.snapshots,
     )
 
 

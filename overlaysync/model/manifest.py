@@ -9,6 +9,7 @@ repeated fields, odd numbers and white space at once. Source: docs/manifest-form
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Literal
 
 import msgspec
@@ -23,8 +24,13 @@ MAX_HEADER_SIZE = 4096
 MANIFEST_CONTEXT = "overlaysync v1 manifest"
 FORMATS = ("raw", "qed", "qcow2")
 MAX_VERSION = (1 << 31) - 1
+MAX_FOLLOWS = 8
+"""Versions that one version may follow."""
+MAX_NOTE = 200
+"""Characters of a publisher's note."""
 
 _ID = re.compile(r"b3:[0-9a-f]{64}")
+_MANIFEST_ID = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _LABEL_LIMIT = 160
 """Characters; two names (user and host) and the beginning of a node id fit."""
@@ -38,7 +44,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         kind: ``disk`` or ``layer``.
         team: the team it is labelled with, or "".
         name: its name.
-        version: 1, 2, … within team and name.
+        version: 1 + the highest version that it follows; 1 when it follows none.
+        follows: ids of the manifests that the publisher's file held before this one, rising, in hexadecimal.
         id: disk id or layer id.
         virtual_size: guest bytes.
         unit: bytes a digest covers.
@@ -51,6 +58,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         cluster_size: cluster size a rebuilt image should have, in bytes.
         created: when it was published, ISO 8601 UTC.
         by: label of the publisher's node; for people only.
+        note: what the publisher says of this version, one line; for people only.
     """
 
     v: Literal[1] = 1
@@ -58,6 +66,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     team: str = ""
     name: str
     version: int
+    follows: tuple[str, ...] = ()
     id: str
     virtual_size: int
     unit: int
@@ -70,6 +79,12 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cluster_size: int
     created: str
     by: str = ""
+    note: str = ""
+
+    @property
+    def followed(self) -> tuple[bytes, ...]:
+        """The ids of the manifests it follows, 32 bytes each."""
+        return tuple(map(bytes.fromhex, self.follows))
 
     @property
     def content_id(self) -> bytes:
@@ -132,7 +147,8 @@ def _problem(header: Header) -> str:
     layer = header.is_layer
     checks = {
         "name": is_name(header.name) and (not header.team or is_name(header.team)),
-        "version": 1 <= header.version <= MAX_VERSION,
+        "version": 1 <= header.version <= MAX_VERSION and (header.version > 1) == bool(header.follows),
+        "follows": _are_ids(header.follows),
         "id": bool(_ID.fullmatch(header.id) and _ID.fullmatch(header.result)),
         "parent": bool(_ID.fullmatch(header.parent)) if layer else header.parent == header.parent_name == "",
         "result": layer or header.result == header.id,
@@ -143,9 +159,16 @@ def _problem(header: Header) -> str:
         "format": header.format in FORMATS,
         "cluster_size": header.cluster_size in _CLUSTER_SIZES,
         "created": bool(_TIME.fullmatch(header.created)),
+        "note": len(header.note) <= MAX_NOTE,
         "label": len(header.by) <= _LABEL_LIMIT and len(header.parent_name) <= _LABEL_LIMIT,
     }
     return next((field for field, good in checks.items() if not good), "")
+
+
+def _are_ids(follows: tuple[str, ...]) -> bool:
+    """Whether they are manifest ids in rising order, each once, and not too many."""
+    rising = all(before < after for before, after in pairwise(follows))
+    return len(follows) <= MAX_FOLLOWS and rising and all(map(_MANIFEST_ID.fullmatch, follows))
 
 
 _GRANULES = {MIN_GRANULE << shift for shift in range(5)}

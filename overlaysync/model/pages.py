@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -40,6 +40,7 @@ MAX_LIST_SIZE = 16 << 20
 DISK_CONTEXT = "overlaysync v1 disk id"
 LAYER_CONTEXT = "overlaysync v1 layer id"
 PAGE_CONTEXT = "overlaysync v1 page"
+SHAPE_CONTEXT = "overlaysync v1 page list without its parent"
 
 _PREFIX = struct.Struct("<4sIQ32s")
 _MAGIC = {b"OSD1": "disk", b"OSL1": "layer"}
@@ -98,6 +99,11 @@ class PageList:
     def id(self) -> bytes:
         """The disk id or layer id."""
         return derive(LAYER_CONTEXT if self.is_layer else DISK_CONTEXT, self.encode())
+
+    @property
+    def shape(self) -> bytes:
+        """What the list says but for the parent it stands on: equal for one layer on two parents."""
+        return derive(SHAPE_CONTEXT, replace(self, parent=bytes(32) if self.is_layer else None).encode())
 
     def page(self, index: int) -> bytes | None:
         """The digest of page ``index``, None when it is left out."""

@@ -11,6 +11,8 @@ from overlaysync.model.manifest import MAX_VERSION
 from overlaysync.model.names import check_name, printable
 
 _HEX = re.compile(r"[0-9a-fA-F]+")
+_WILD = frozenset("*?[]!")
+_WITHOUT_WILD = re.compile(r"[*?]|\[!?|[\]]")
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 
 
@@ -20,7 +22,7 @@ class Reference:
 
     Attributes:
         team: the team; None means any.
-        name: the name; None for an id or a whole team.
+        name: the name, or a pattern with ``*``, ``?`` or ``[…]``; None for an id or a whole team.
         version: None means the newest.
         peer: a node's label or node id, or the beginning of either.
         id_prefix: lower-case hexadecimal digits of an id.
@@ -36,6 +38,16 @@ class Reference:
     def is_team(self) -> bool:
         """Whether a whole team is meant (``red/``)."""
         return self.team is not None and self.name is None
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether ``name`` is a pattern."""
+        return self.name is not None and not _WILD.isdisjoint(self.name)
+
+    @property
+    def is_many(self) -> bool:
+        """Whether several things may be meant: a whole team, or all that fit a pattern."""
+        return self.is_team or self.is_pattern
 
     def __str__(self) -> str:
         if self.id_prefix is not None:
@@ -71,7 +83,7 @@ def parse_reference(text: str) -> Reference:
         check_name(team, "team")
         if not name and version is None:
             return Reference(team=team, peer=peer or None)
-    check_name(name)
+    check_name(_WITHOUT_WILD.sub("x", name))
     return Reference(team=team if slash else None, name=name, version=version, peer=peer or None)
 
 

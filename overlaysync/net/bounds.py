@@ -39,6 +39,8 @@ MAX_COMPRESSED_BODY = 4 * MIB  # data of a request, before they are compressed; 
 MAX_PAGE_SIZE = PAGE_SIZE
 MAX_PAGE_LIST_SIZE = MAX_LIST_SIZE
 MAX_MANIFEST_SIZE = MAX_ENVELOPE_SIZE
+MAX_HISTORY_ITEMS = 1024  # envelopes of versions before one
+MAX_HISTORY_SIZE = 2 * MIB  # a thousand of some 900 bytes, in base64
 assert MAX_HEADER_SIZE < MAX_MANIFEST_SIZE
 
 

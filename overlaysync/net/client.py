@@ -30,6 +30,7 @@ from overlaysync.net.bounds import (
     MAX_CATALOG_SIZE,
     MAX_COMPRESSED_BODY,
     MAX_ETAG,
+    MAX_HISTORY_SIZE,
     MAX_PAGE_LIST_SIZE,
     MAX_PAGE_SIZE,
     MAX_PEERS_SIZE,
@@ -44,6 +45,7 @@ from overlaysync.net.messages import (
     Endpoint,
     PrivateAddress,
     decode_catalog,
+    decode_history,
     decode_peers,
     encode_slots,
 )
@@ -194,6 +196,11 @@ class Client:
         if page_digest(page) != digest:
             raise PeerError(f"{address} sent a page with another digest")
         return page, len(body)
+
+    async def history(self, address: Endpoint, manifest_id: bytes) -> tuple[bytes, ...]:
+        """The envelopes of versions before one that the peer serves, the newest first, not yet opened."""
+        path = f"manifests/{manifest_id.hex()}/history"
+        return decode_history(await self._body(address, path, MAX_HISTORY_SIZE))
 
     async def swarm(
         self, address: Endpoint, manifest_id: bytes, pieces: int, question: SwarmQuestion

@@ -11,6 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -20,6 +21,8 @@ from overlaysync.model.names import printable
 from overlaysync.net.bounds import (
     MAX_CATALOG_ITEMS,
     MAX_CATALOG_SIZE,
+    MAX_HISTORY_ITEMS,
+    MAX_HISTORY_SIZE,
     MAX_HOST,
     MAX_LABEL,
     MAX_MANIFEST_SIZE,
@@ -61,11 +64,16 @@ class _CatalogJson(msgspec.Struct, frozen=True, omit_defaults=True):
     tls: int = 0
 
 
+class _HistoryJson(msgspec.Struct, frozen=True):
+    items: list[str]
+
+
 class _PeersJson(msgspec.Struct, frozen=True):
     peers: list[str]
 
 
 _catalog_decoder = msgspec.json.Decoder(_CatalogJson)
+_history_decoder = msgspec.json.Decoder(_HistoryJson)
 _peers_decoder = msgspec.json.Decoder(_PeersJson)
 _encode = msgspec.json.Encoder().encode
 
@@ -104,13 +112,38 @@ def decode_catalog(data: bytes) -> CatalogMessage:
     return CatalogMessage(node, printable(message.label, MAX_LABEL), envelopes, message.tls)
 
 
+def encode_history(envelopes: Iterable[bytes]) -> bytes:
+    """Return the headers of versions before one, the newest first, as many as the bounds allow."""
+    items: list[str] = []
+    size = len(_encode(_HistoryJson([])))
+    for envelope in islice(envelopes, MAX_HISTORY_ITEMS):
+        item = base64.b64encode(envelope).decode("ascii")
+        size += len(item) + 3
+        if size > MAX_HISTORY_SIZE:
+            break
+        items.append(item)
+    return _encode(_HistoryJson(items))
+
+
+def decode_history(data: bytes) -> tuple[bytes, ...]:
+    """Return the envelopes in ``data``, not yet opened.
+
+    Raises:
+        DecodeError: it is no history, or out of bounds.
+    """
+    message = parse_json(_history_decoder, data, MAX_HISTORY_SIZE, "a history")
+    if len(message.items) > MAX_HISTORY_ITEMS:
+        raise DecodeError(f"a history of {len(message.items)} versions", why=f"at most {MAX_HISTORY_ITEMS}")
+    return tuple(map(_envelope, message.items))
+
+
 def _envelope(text: str) -> bytes:
     try:
         envelope = base64.b64decode(text, validate=True)
     except ValueError:
-        raise DecodeError("a catalog with a manifest that is not base64") from None
+        raise DecodeError("a manifest that is not base64") from None
     if not 0 < len(envelope) <= MAX_MANIFEST_SIZE:
-        raise DecodeError(f"a catalog with a manifest of {len(envelope)} bytes")
+        raise DecodeError(f"a manifest of {len(envelope)} bytes")
     return envelope
 
 

@@ -40,7 +40,7 @@ from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, retry_after
 from overlaysync.net.membership import Membership
-from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers
+from overlaysync.net.messages import decode_slots, encode_catalog, encode_history, encode_peers
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.sending import BodySender, Piece, PieceReader, Sender, StalledError, TlsSender
@@ -265,6 +265,8 @@ class Server:
                 return web.Response(body=offer.page_list, content_type=_BINARY)
             case ["pages", text]:
                 return await self._get_page(request, offer, _digest(text))
+            case ["history"]:
+                return web.Response(body=encode_history(offer.past), content_type=_JSON)
             case ["data"]:
                 return await self._get_data(request, offer)
             case ["swarm"]:

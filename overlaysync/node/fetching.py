@@ -17,6 +17,7 @@ from overlaysync.errors import (
     NotAllowedError,
     NotFoundError,
     OverlaysyncError,
+    Refusal,
     StoppedError,
     VerificationError,
     WouldDestroyError,
@@ -24,7 +25,7 @@ from overlaysync.errors import (
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
-from overlaysync.model.manifest import Header
+from overlaysync.model.manifest import MAX_FOLLOWS, Header
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
 from overlaysync.net.client import Client
@@ -36,17 +37,19 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
-from overlaysync.ops.believe import Choice, Reason, choose, new_pin, remark
-from overlaysync.ops.discard import check_unneeded
+from overlaysync.ops.believe import Choice, Reason, choose, choose_all, new_pin, remark
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.library import Known, PageKeeper, find_base, image_files
 from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step, plan_fetch
-from overlaysync.ops.publish import keep_manifest
+from overlaysync.ops.publish import keep_manifest, stem
+from overlaysync.ops.replacement import Rules, Verdict, judge
 from overlaysync.ops.resolve import Listing
-from overlaysync.store.files import make_directory
+from overlaysync.ops.versions import history_of, is_news, past_envelopes
+from overlaysync.store.catalog import Held
+from overlaysync.store.files import make_directory, may_write
 from overlaysync.trust.envelope import Manifest
 
 P = ParamSpec("P")
@@ -56,27 +59,49 @@ _WRITERS = 4
 """Threads that verify and write: more than processors, as writing waits for the disk."""
 
 
+_NOTHING_THERE = Verdict()
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to fetch.
 
     Attributes:
         to: directory of what is fetched.
-        masters: directory to find masters in and to put missing ones; None means ``to``.
+        masters: directories to find masters in; missing ones go to the first that can be written, else to
+            ``to``.
         name: name of the file instead of the thing's.
         format: format instead of the sender's.
-        replace: whether an existing file of that name may be replaced.
+        rules: which files may be replaced.
         trusted_only: whether only publishers count that the user has said to trust.
         wait_s: how long to look for peers.
     """
 
     to: str = "."
-    masters: str | None = None
+    masters: tuple[str, ...] = ()
     name: str | None = None
     format: Format | None = None
-    replace: bool = False
+    rules: Rules = field(default_factory=Rules)
     trusted_only: bool = False
     wait_s: float = 4.0
+
+    @property
+    def directories(self) -> list[str]:
+        """Where images here are looked for."""
+        return list(dict.fromkeys([*self.masters, self.to]))
+
+    @property
+    def masters_place(self) -> str:
+        """Where a missing master goes."""
+        return next((path for path in self.masters if may_write(path)), self.to)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a reference means: what can be had, and what cannot."""
+
+    choices: tuple[Choice, ...]
+    refusals: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +113,14 @@ class Fetched:
         known: the image.
         already: whether it was here before.
         transfer: where its bytes came from.
+        verdict: how what was there stood to it.
     """
 
     manifest: Manifest
     known: Known
     already: bool
     transfer: Transfer
+    verdict: Verdict = _NOTHING_THERE
 
 
 @dataclass(slots=True)
@@ -113,45 +140,37 @@ class Fetch:
         anyone = Anyone(self.reach, wait_s=self.options.wait_s)
         self._describing = Describing(self.client, anyone, self.node.catalog.pages)
 
-    @property
-    def directories(self) -> list[str]:
-        """Where images here are looked for."""
-        return list(dict.fromkeys([self.options.masters or self.options.to, self.options.to]))
-
-    async def find(self, reference: Reference) -> list[Choice]:
-        """What ``reference`` means among all that is within reach, to a node with these pins.
+    async def find(self, reference: Reference) -> Found:
+        """Return what ``reference`` means among all that is within reach, to a node with these pins.
 
         Raises:
             NotFoundError, AmbiguousError, NotAllowedError: see :func:`overlaysync.ops.believe.choose`.
         """
-        book, seen = self.node.book(), self.node.catalog.pins.sighting
-
-        def chosen() -> list[Choice]:
-            return choose(
-                reference,
-                self.reach.listings(),
-                book,
-                seen,
-                now=now(),
-                trusted_only=self.options.trusted_only,
-            )
 
         def found() -> bool:
             try:
-                return bool(chosen())
+                return all(choice.step_back is None for choice in self._choose(reference).choices)
             except (NotFoundError, NotAllowedError):
-                return False  # who may answer yet has it, or is the one whom the name belongs to
+                return False  # a peer that has it, or the publisher of the name, may answer yet
             except OverlaysyncError:
                 return True
 
         await self.reach.until(found, wait_s=self.options.wait_s)
         try:
-            wanted = chosen()
+            return self._choose(reference)
         except NotFoundError:
             self.reach.require_answer()
             raise
+
+    def _choose(self, reference: Reference) -> Found:
+        about = (reference, self.reach.listings(), self.node.book(), self.node.catalog.versions)
+        trusted_only = self.options.trusted_only
+        if not reference.is_many:
+            return Found((choose(*about, now=now(), trusted_only=trusted_only),))
+        choices, refusals = choose_all(*about, now=now(), trusted_only=trusted_only)
         # Overlays first: they say which masters are brought along, and where those go.
-        return sorted(wanted, key=lambda choice: not choice.manifest.header.is_layer)
+        choices.sort(key=lambda choice: not choice.manifest.header.is_layer)
+        return Found(tuple(choices), tuple(refusals))
 
     def accept(self, choice: Choice, *, dry_run: bool) -> bool:
         """Say whose word is taken; pin a name that is used for the first time, unless it is a dry run.
@@ -168,6 +187,18 @@ class Fetch:
             self.node.catalog.pins.pin_first(pin)
         return pin is not None
 
+    def newer_than(self, choice: Choice) -> Header | None:
+        """The header of a version within reach that follows the chosen one; None when there is none."""
+        header, id = choice.manifest.header, choice.manifest.id
+        same = [
+            listing.manifest
+            for listing in self.reach.listings()
+            if (listing.manifest.header.team, listing.manifest.header.name) == (header.team, header.name)
+        ]
+        history = history_of(self.node.catalog, same)
+        later = [one.header for one in same if history.is_before(id, one.id)]
+        return max(later, key=lambda one: one.version, default=None)
+
     async def plan(self, wanted: Listing, *, as_master: bool = False) -> list[Step]:
         """The steps that bring ``wanted`` here; waits a little for somebody to have its master.
 
@@ -175,7 +206,7 @@ class Fetch:
             wanted: what.
             as_master: whether a master belongs to the masters, as one of a whole team does.
         """
-        masters = self.options.masters or self.options.to
+        masters = self.options.masters_place
         to = masters if as_master and not wanted.manifest.header.is_layer else self.options.to
         parent = wanted.manifest.header.parent
 
@@ -205,7 +236,7 @@ class Fetch:
         Of a name that one publisher has, only that one's word counts.
         """
         wanted, header = choice.listing, choice.manifest.header
-        if choice.reason in (Reason.PINNED, Reason.FIRST_USE) or self.options.trusted_only:
+        if choice.reason in (Reason.TEAM, Reason.PINNED, Reason.FIRST_USE) or self.options.trusted_only:
             return [wanted]
         others = {
             (other.parent, other.result, other.virtual_size): listing
@@ -216,18 +247,32 @@ class Fetch:
         others.pop((header.parent, header.result, header.virtual_size), None)
         return [wanted, *others.values()]
 
-    async def run(self, steps: Sequence[Step]) -> list[Fetched]:
+    async def judge(self, steps: Sequence[Step], choice: Choice) -> Verdict | None:
+        """Return what is to happen at the place of what was asked for; None when only its master can tell.
+
+        Raises:
+            WouldDestroyError, InUseError: it may not be replaced.
+            NotAllowedError: it is a step back, and nothing newer is here.
+        """
+        try:
+            verdict = await asyncio.to_thread(self._judge, steps[-1])
+        except BaseImageError:
+            verdict = None
+        if choice.step_back is not None and (verdict is None or verdict.known is None):
+            raise choice.step_back
+        return verdict
+
+    async def run(self, steps: Sequence[Step], choice: Choice) -> list[Fetched]:
         """Do the steps, in order."""
         # The last is what was asked for: if it has no place, nothing is brought along for it.
-        await asyncio.to_thread(self._check_place, steps[-1])
+        await self.judge(steps, choice)
         results = []
         for step in steps:
-            present = await asyncio.to_thread(self._present, step)
-            if present is None:
-                present = await self._make_or_find(step)
+            fetched = await self._make_or_find(step)
             # In a thread: another process may hold the catalog for a while, and others are served meanwhile.
             await asyncio.to_thread(keep_manifest, self.node.catalog, step.listing.manifest, at=timestamp())
-            results.append(present)
+            await asyncio.to_thread(self._hold, step, fetched)
+            results.append(fetched)
         return results
 
     # -- what is here --------------------------------------------------------------------------------
@@ -236,76 +281,70 @@ class Fetch:
         """The image below a layer, if it is here."""
         assert header.parent_id is not None
         return find_base(
-            self.node.library, header.parent_id, self.directories, called=header.parent_name, now=now()
+            self.node.library,
+            header.parent_id,
+            self.options.directories,
+            called=header.parent_name,
+            now=now(),
         )
 
-    def _check_place(self, step: Step) -> None:
-        """Refuse a place that is taken, unless by an overlay that only lacks its master.
-
-        Raises:
-            WouldDestroyError: it is.
-        """
-        try:
-            Chain.open(step.path).close()
-        except BaseImageError:
-            return
-        except OverlaysyncError:
-            pass
-        self._present(step)
-
-    def _present(self, step: Step) -> Fetched | None:
-        """The image itself when it is at its place already.
-
-        Raises:
-            WouldDestroyError: something else is.
-        """
-        if not os.path.lexists(step.path):
-            return None
-        try:
-            known = self.node.library.examine(step.path, now=now())
-        except OverlaysyncError:
-            known = None
-        if known is not None and known.content.id == step.header.content_id:
-            return Fetched(step.listing.manifest, known, True, Transfer())
-        if self.options.replace and not step.brought:
-            check_unneeded(step.path, self.node.catalog)
-            return None
-        raise WouldDestroyError(
-            f"{step.path} exists and is not {step.header.full_name}:{step.header.version}",
-            hint="choose another name with --as, another directory with --to, or say --replace",
+    def _judge(self, step: Step) -> Verdict:
+        return judge(
+            self.node.library,
+            step.path,
+            step.listing.manifest,
+            self.options.rules,
+            own=self.node.key.public,
+            now=now(),
+            brought=step.brought,
         )
 
     async def _make_or_find(self, step: Step) -> Fetched:
-        """Make the image, unless another node makes the same one at its place meanwhile."""
-        try:
-            return await self.make(step)
-        except WouldDestroyError:
-            present = await asyncio.to_thread(self._present, step)
-            if present is None:
-                raise
-            return present
+        """Make the image, unless it is at its place, or another process makes it there meanwhile."""
+        verdict = await asyncio.to_thread(self._judge, step)
+        if verdict.known is None:
+            try:
+                return await self.make(step, verdict)
+            except WouldDestroyError:
+                verdict = await asyncio.to_thread(self._judge, step)
+                if verdict.known is None:
+                    raise
+        return Fetched(step.listing.manifest, verdict.known, True, Transfer(), verdict)
+
+    def _hold(self, step: Step, fetched: Fetched) -> None:
+        """Note which version the file holds now; one that is newer than what was offered stays noted."""
+        catalog, manifest, path = self.node.catalog, fetched.manifest, fetched.known.path
+        if fetched.known.content.id != manifest.header.content_id or not fetched.known.files:
+            return
+        noted = catalog.held_at(path) if fetched.already else None
+        if noted and not is_news(catalog, noted.manifests, manifest):
+            return
+        ids = (manifest.id, *fetched.verdict.superseded)[:MAX_FOLLOWS]
+        catalog.hold(Held(path, manifest.header.team, stem(path), ids, fetched.known.files[0]))
 
     # -- making one image ----------------------------------------------------------------------------
 
-    async def make(self, step: Step) -> Fetched:
-        """Make one image whose base is here."""
+    async def make(self, step: Step, verdict: Verdict) -> Fetched:
+        """Make one image whose base is here, in the place of what is there if ``verdict`` says so."""
+        replace = verdict.replaces
         transfer = Transfer()
         pages = await self._page_list(step, transfer)
         base = await asyncio.to_thread(self._base, step)
-        assembly = await self._in_thread(self._assembly, step, pages, base)
-        offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page)
+        assembly = await self._in_thread(self._assembly, step, pages, base, replace)
+        past = await asyncio.to_thread(past_envelopes, self.node.catalog, step.listing.manifest)
+        offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page, past)
         mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
         try:
             check = partial(self._check_result, step, pages, base) if base else None
-            finish = partial(assembly.finish, mode=mode, replace=self.options.replace, check=check)
+            finish = partial(assembly.finish, mode=mode, replace=replace, check=check)
             await self._fill(step, assembly, offer, transfer, finish)
             known = await asyncio.to_thread(self._remember, step, pages)
         except BaseException:
             self.passing.withdraw(offer)
             raise
-        return Fetched(step.listing.manifest, known, False, transfer)
+        return Fetched(step.listing.manifest, known, False, transfer, verdict)
 
-    def _assembly(self, step: Step, pages: PageList, base: Known | None) -> Assembly:
+    def _assembly(self, step: Step, pages: PageList, base: Known | None, replace: bool) -> Assembly:
         target = target_for(
             pages,
             format=step.format,
@@ -320,7 +359,7 @@ class Fetch:
             pages,
             self.node.library.load_page,
             self.node.home.journals,
-            replace=self.options.replace,
+            replace=replace,
             progress=self._check_stopping,
         )
 
@@ -418,7 +457,7 @@ class Fetch:
         What is known of the others stays, also where it does not fit any more: it says what a damaged image
         should be, and its good units are found all the same.
         """
-        for path in image_files(self.directories):
+        for path in image_files(self.options.directories):
             with suppress(OverlaysyncError, OSError):
                 if self.node.catalog.image_at(os.path.realpath(path)) is None:
                     with Chain.open(path) as chain:

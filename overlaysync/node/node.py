@@ -51,7 +51,7 @@ class Node:
         teams = load_teams(home.teams)
         catalog = Catalog.open(home)
         library = Library(catalog)
-        publisher, maker = Publisher(library, key, label), Maker(library, home.journals)
+        publisher, maker = Publisher(library, key, label, teams), Maker(library, home.journals)
         return cls(home, key, label, teams, catalog, library, publisher, maker)
 
     def may_see(self, team: str) -> bool:

@@ -10,8 +10,8 @@ from functools import lru_cache
 from itertools import islice
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
+from overlaysync.model.history import History
 from overlaysync.model.names import printable
-from overlaysync.model.pin import Sighting
 from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
@@ -22,6 +22,7 @@ from overlaysync.node.listed import Listed
 from overlaysync.node.nearness import Neighbourhood
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import MIB
@@ -32,8 +33,8 @@ SETTLE_S = 0.25
 _AGAIN_S = 5.0
 """Announced peers that did not answer are asked again after this time."""
 
-_BELIEVED_VERSION = 1 << 30
-"""Versions above are noted only of the name's own publisher: a stranger could use up its numbers."""
+_HISTORIES = 64
+"""Histories asked for of one peer, each time it is looked at."""
 
 LISTED_SIZE = 8 * MIB
 """Envelopes kept of all peers that nobody named; in memory they take some five times as much."""
@@ -361,6 +362,8 @@ class Reach:
             view.tls = answer.catalog.tls
             view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")
         self._list(view, view.public | await self._look_in_private(view))
+        if self.catalogs:
+            await self._learn_history(view)
         self._cut_lists()
         if gossip:
             with suppress(PeerError, DecodeError):
@@ -434,22 +437,45 @@ class Reach:
         )
 
     def _open_all(self, envelopes: Iterable[bytes], team: str) -> dict[bytes, Manifest]:
-        """Verify envelopes and note their versions; a wrong one is left out, its neighbours are not.
+        """Verify envelopes and keep their headers; a wrong one is left out, its neighbours are not.
 
-        So is one of another team than it was listed to: in public nobody can speak for a team.
+        So is one that no member of the team it was listed to has published.
         """
         manifests = {}
         for envelope in envelopes:
             with suppress(OverlaysyncError):
                 manifest = self._open(envelope)
-                if manifest.header.team == team:
+                if manifest.header.team == team and manifest.belongs(self.node.teams):
                     manifests[manifest.id] = manifest
-        book, at = self.node.book(), timestamp()
-        self.node.catalog.pins.note(
-            Sighting(header.team, header.name, manifest.publisher, header.version, at, header.by)
-            for manifest in manifests.values()
-            for header in (manifest.header,)
-            if header.version <= _BELIEVED_VERSION
-            or book.has_pin(manifest.publisher, header.team, header.name)
-        )
+        rows = [manifest_row(manifest) for manifest in manifests.values()]
+        self.node.catalog.note_manifests(rows, at=timestamp())
         return manifests if self.catalogs else {}
+
+    async def _learn_history(self, view: PeerView) -> None:
+        """Ask the peer for headers of earlier versions, where what it lists follows unknown ones."""
+        unknown = await asyncio.to_thread(self._without_past, list(view.manifests.values()))
+        for manifest in unknown[:_HISTORIES]:
+            endpoint = view.endpoint(manifest.header.team)
+            with suppress(PeerError, DecodeError):
+                envelopes = await self.client.history(endpoint, manifest.id)
+                await asyncio.to_thread(self._keep_past, manifest, envelopes)
+
+    def _without_past(self, manifests: list[Manifest]) -> list[Manifest]:
+        """Those with versions before them that are not known here, the highest of each name first."""
+        find = self.node.catalog.find_manifest
+        unknown = [
+            manifest for manifest in manifests if any(find(id) is None for id in manifest.header.followed)
+        ]
+        return sorted(unknown, key=lambda manifest: -manifest.header.version)
+
+    def _keep_past(self, manifest: Manifest, envelopes: Iterable[bytes]) -> None:
+        """Keep the headers of versions that ``manifest`` really follows, of the same name and team."""
+        past = {}
+        for envelope in envelopes:
+            with suppress(OverlaysyncError):
+                earlier = self._open(envelope)
+                if earlier.header.full_name == manifest.header.full_name and earlier.belongs(self.node.teams):
+                    past[earlier.id] = manifest_row(earlier)
+        before = History([manifest_row(manifest), *past.values()]).before(manifest.id)
+        rows = [row for id, row in past.items() if id in before]
+        self.node.catalog.note_manifests(rows, at=timestamp())

@@ -18,9 +18,11 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.ops.library import Known, is_read_only
 from overlaysync.ops.plan import Step
+from overlaysync.ops.replacement import Verdict
 from overlaysync.ops.resolve import Listing
-from overlaysync.ops.verify import Verdict
+from overlaysync.ops.verify import Verdict as Finding
 from overlaysync.ops.verify import verify as verify_image
+from overlaysync.ops.versions import Standing, State, hold_again
 from overlaysync.store.catalog import ImageRow
 from overlaysync.swarm.link import Compression
 from overlaysync.trust.envelope import open_envelope
@@ -29,11 +31,11 @@ from overlaysync.trust.envelope import open_envelope
 async def repair(
     node: Node,
     observer: Observer,
-    verdict: Verdict,
+    verdict: Finding,
     peers: Iterable[Address],
     *,
     compression: Compression = Compression.AUTO,
-) -> Verdict:
+) -> Finding:
     """Put a whole image in the place of the damaged one, and verify that.
 
     The new file is written beside the old one, which stays until the new one is complete.
@@ -52,14 +54,15 @@ async def repair(
     row = node.catalog.image_at(verdict.path)
     assert row is not None, "what was verified is known"
     format = Format(row.format)
-    row_seen = next((row for row in rows if node.may_see(row.team)), rows[0])
-    listing = Listing(open_envelope(row_seen.envelope))
-    options = Options(to=os.path.dirname(verdict.path), replace=True)
+    manifests = [open_envelope(row.envelope) for row in rows]
+    manifest = next((one for one in manifests if one.belongs(node.teams)), manifests[0])
+    listing = Listing(manifest)
+    options = Options(to=os.path.dirname(verdict.path))
     async with (
         Client(compression=compression, teams=node.teams) as client,
         Reach.open(node, client, observer, peers=peers) as reach,
     ):
-        await reach.until(lambda: bool(reach.sources(content, row_seen.team)), wait_s=options.wait_s)
+        await reach.until(lambda: bool(reach.sources(content, manifest.header.team)), wait_s=options.wait_s)
         fetch = Fetch(node, client, reach, observer, options, Passing(node, reach))
         header = listing.manifest.header
         base = (_own_base(node, row, header) or fetch.base_of(header)) if verdict.layer else None
@@ -77,7 +80,8 @@ async def repair(
             base_here=base is not None,
             brought=is_read_only(verdict.path),
         )
-        await fetch.make(step)
+        healed = await fetch.make(step, Verdict(standing=Standing(State.UNKNOWN)))
+        hold_again(node.catalog, healed.known)
     return verify_image(node.library, verdict.path, now=now())
 
 

@@ -26,6 +26,7 @@ from overlaysync.node.observer import Observer
 from overlaysync.ops.library import Known, image_files
 from overlaysync.ops.offer import ImageOffer, Offer
 from overlaysync.ops.trust_words import who
+from overlaysync.ops.versions import past_envelopes
 from overlaysync.store.files import translate
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest
@@ -200,9 +201,7 @@ class Share:
             self.observer.note(f"{path}: {note}")
         _check_is_one(known)
         self._check_named(known)
-        lineage = self.node.publisher.publish_lineage(
-            known, team=self.team, created=timestamp(), may_see=self.node.may_see
-        )
+        lineage = self.node.publisher.publish_lineage(known, team=self.team, created=timestamp())
         for image, manifest in lineage:
             team = manifest.header.team
             self._check_member(team, f"{image.path} belongs to team '{team}'")
@@ -280,7 +279,8 @@ class Share:
             def unchanged() -> bool:
                 return chain.fingerprints() == expected and not in_use_for_writing(chain.top.fd)
 
-            offer = ImageOffer(manifest, image.content, self.node.library.load_page, chain, unchanged)
+            past = past_envelopes(self.node.catalog, manifest)
+            offer = ImageOffer(manifest, image.content, self.node.library.load_page, chain, unchanged, past)
         except BaseException:
             chain.close()
             raise

@@ -1,10 +1,14 @@
 """What a reference means to this node, who trusts whom: decided without network, disk or clock.
 
 Rules:
-    1. A name that is pinned means what its publisher signed; others are never chosen by it.
-    2. A name that nobody has here yet means what its one publisher signed; of several the user chooses.
-    3. Of the publisher so found, nothing below the highest version seen of it is taken, unless it is named.
-    4. An id means its content, whoever signed it: content is checked against it (a few digits of one can be
+    1. Inside a team a name belongs to the team: what any member published counts, and nothing is pinned.
+    2. A public name that is pinned means what its publisher signed; others are never chosen by it.
+    3. A public name that belongs to no publisher here yet means what its one publisher signed; of several the
+       user chooses.
+    4. Of the versions so found the newest is meant: the one that no other follows. Two such are a fork, and
+       none is chosen. One that is followed by a version seen here before is a step back, and is refused
+       unless it is named by its version.
+    5. An id means its content, whoever signed it: content is checked against it (a few digits of one can be
        imitated, so the whole is shown then). So does NAME@PEER where the peer has nothing of the name's
        publisher; that is the user's word, and moves no pin.
 """
@@ -15,25 +19,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from overlaysync.errors import NotAllowedError
-from overlaysync.model.pin import Pin, Sighting
+from overlaysync.errors import NotAllowedError, OverlaysyncError, Refusal
+from overlaysync.model.history import History
+from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
 from overlaysync.ops.resolve import Listing, fits, fitting, one_of, resolve
 from overlaysync.ops.trust_words import (
     StrangerError,
     first_use,
+    forked,
     not_trusted,
     other_publisher,
     several_publishers,
     too_old,
     who,
 )
+from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest
 
-Seen = Callable[[str, str, bytes], Sighting | None]
-"""The highest version seen of a team's name by a publisher."""
-
+Versions = Callable[[str, str], Sequence[ManifestRow]]
+"""All versions of a team's name that were ever seen here."""
 
 _INIMITABLE = 32
 """Digits of an id that nobody can make a content for; eight of them take an afternoon."""
@@ -42,6 +48,7 @@ _INIMITABLE = 32
 class Reason(Enum):
     """Why a listing is what was meant."""
 
+    TEAM = auto()
     PINNED = auto()
     FIRST_USE = auto()
     SAME_CONTENT = auto()
@@ -57,10 +64,14 @@ class Choice:
     Attributes:
         listing: the manifest and who has it.
         reason: ``FIRST_USE`` pins its publisher; ``SAME_CONTENT``: several publish the same, none is pinned.
+        later: versions seen here before that follow it; empty when it is the newest known.
+        step_back: why it is not taken, unless one of ``later`` is what is here already.
     """
 
     listing: Listing
     reason: Reason
+    later: tuple[ManifestRow, ...] = ()
+    step_back: NotAllowedError | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -71,27 +82,56 @@ def choose(
     reference: Reference,
     listings: Iterable[Listing],
     book: Book,
-    seen: Seen,
+    versions: Versions,
     *,
     now: float,
     trusted_only: bool = False,
-) -> list[Choice]:
-    """What ``reference`` means: one thing, or for a whole team the newest of each name.
+) -> Choice:
+    """Return the one thing that ``reference`` means.
 
     Raises:
         NotFoundError: nothing fits.
-        AmbiguousError: different contents fit, or several publishers use a name that is nobody's yet.
-        NotAllowedError: the name belongs to another publisher, only old versions are there, or (with
-            ``trusted_only``) nobody whom the user trusts publishes it.
+        AmbiguousError: different contents fit, the newest versions are a fork, or several publishers use a
+            name that belongs to none of them yet.
+        NotAllowedError: the name belongs to another publisher, or (with ``trusted_only``) no publisher that
+            the user trusts has it.
     """
     everything = list(listings)
-    choosing = _Choosing(book, seen, now, trusted_only, everything)
+    choosing = _Choosing(book, versions, now, trusted_only, everything)
     candidates = fitting(reference, everything)
     if reference.id_prefix is not None:
-        return [choosing.by_id(reference, candidates)]
-    if not reference.is_team:
-        return [choosing.by_name(reference, candidates)]
-    return choosing.by_team(reference, candidates)
+        return choosing.by_id(reference, candidates)
+    return choosing.by_name(reference, candidates)
+
+
+def choose_all(
+    reference: Reference,
+    listings: Iterable[Listing],
+    book: Book,
+    versions: Versions,
+    *,
+    now: float,
+    trusted_only: bool = False,
+) -> tuple[list[Choice], list[Refusal]]:
+    """Return everything that a whole team or a pattern means, and what of it cannot be had.
+
+    Raises:
+        NotFoundError: nothing fits.
+    """
+    everything = list(listings)
+    choosing = _Choosing(book, versions, now, trusted_only, everything)
+    candidates = fitting(reference, everything)
+    choices: list[Choice] = []
+    refusals: list[Refusal] = []
+    names = {(listing.manifest.header.team, listing.manifest.header.name) for listing in candidates}
+    for team, name in sorted(names):
+        one = replace(reference, team=team or None, name=name)
+        named = [item for item in candidates if _key(item) == (team, name)]
+        try:
+            choices.append(choosing.by_name(one, named))
+        except OverlaysyncError as error:
+            refusals.append(Refusal(f"{team}/{name}" if team else name, error))
+    return choices, refusals
 
 
 def meant_here(reference: Reference, listings: Iterable[Listing], book: Book) -> list[Listing]:
@@ -103,24 +143,22 @@ def meant_here(reference: Reference, listings: Iterable[Listing], book: Book) ->
         listing
         for listing in kept
         if not fits(reference, listing)
+        or listing.manifest.header.team
         or _is_pinned(book, listing.manifest)
         or listing.manifest.publisher == book.own
     ]
 
 
 def to_look_at(
-    reference: Reference, listings: Iterable[Listing], book: Book, seen: Seen, *, now: float
+    reference: Reference, listings: Iterable[Listing], book: Book, versions: Versions, *, now: float
 ) -> tuple[Listing, str]:
-    """The thing to show, and why it would not be taken ("" when it would)."""
+    """Return the thing to show, and why it would not be fetched ("" when it would)."""
     everything = list(listings)
     try:
-        return choose(reference, everything, book, seen, now=now)[0].listing, ""
+        choice = choose(reference, everything, book, versions, now=now)
+        return choice.listing, str(choice.step_back or "")
     except NotAllowedError as error:
-        problem = str(error)
-    try:
-        return choose(reference, everything, book, lambda *_: None, now=now)[0].listing, problem
-    except NotAllowedError:
-        return resolve(reference, everything)[0], problem
+        return resolve(reference, everything)[0], str(error)
 
 
 def new_pin(choice: Choice, book: Book, *, since: str) -> Pin | None:
@@ -129,7 +167,8 @@ def new_pin(choice: Choice, book: Book, *, since: str) -> Pin | None:
     Not of the masters that come along: their ids brought them, and the names are their publishers' words.
     """
     header = choice.manifest.header
-    if choice.reason not in (Reason.PINNED, Reason.FIRST_USE) or (header.team, header.name) in book.pins:
+    pinnable = choice.reason in (Reason.PINNED, Reason.FIRST_USE) and not header.team
+    if not pinnable or (header.team, header.name) in book.pins:
         return None
     return Pin(header.team, header.name, choice.manifest.publisher, since, label=header.by)
 
@@ -142,6 +181,8 @@ def conflicts(publisher: bytes, published: Iterable[tuple[str, str]], book: Book
 def remark(choice: Choice, book: Book, *, dry_run: bool = False) -> str:
     """What the user should know of a choice before it is pinned: whose word is taken, and why; or ""."""
     header, publisher = choice.manifest.header, choice.manifest.publisher
+    if header.team:
+        return ""
     thing, signer = f"  {header.full_name}:{header.version}", who(publisher, header.by)
     if choice.reason is Reason.PEER:
         return (
@@ -176,75 +217,70 @@ class _Choosing:
     """One reference being looked up."""
 
     book: Book
-    seen: Seen
+    versions: Versions
     now: float
     trusted_only: bool
     everything: list[Listing]
 
     def by_id(self, reference: Reference, candidates: list[Listing]) -> Choice:
-        """The content of that id, as somebody describes it who is trusted, if there is one."""
+        """The content of that id, as a trusted publisher describes it, if there is one."""
         allowed = self.allowed(reference, candidates)
         allowed.sort(key=lambda listing: self._trust(listing.manifest) is Trust.NO)
         whole = len(reference.id_prefix or "") >= _INIMITABLE
         return Choice(one_of(reference, allowed), Reason.ID if whole else Reason.ID_BEGINNING)
 
-    def by_team(self, reference: Reference, candidates: list[Listing]) -> list[Choice]:
-        """Each name of a team; those that only strangers list are not there, unless nothing else is."""
-        choices = []
-        strange: StrangerError | None = None
-        for name in sorted({listing.manifest.header.name for listing in candidates}):
-            one = replace(reference, name=name)
-            named = [listing for listing in candidates if listing.manifest.header.name == name]
-            try:
-                choices.append(self.by_name(one, named))
-            except StrangerError as error:
-                strange = error
-        if strange and not choices:
-            raise strange
-        return choices
-
     def by_name(self, reference: Reference, candidates: list[Listing]) -> Choice:
         meant, reason = self._meant(reference, candidates)
         meant = self.allowed(reference, meant)
         if reference.version is None:
-            meant = _newest_of_each(meant)
-        if reason is Reason.FIRST_USE and len({listing.manifest.publisher for listing in meant}) > 1:
+            meant = self._newest(meant)
+        publishers = {listing.manifest.publisher for listing in meant}
+        contents = {listing.manifest.header.content_id for listing in meant}
+        if reason is Reason.FIRST_USE and len(publishers) > 1:
             reason = Reason.SAME_CONTENT
-            if len({listing.manifest.header.content_id for listing in meant}) > 1:
+            if len(contents) > 1:
                 raise several_publishers(reference, meant)
+        if len(contents) > 1 and len({_key(listing) for listing in meant}) == 1:
+            raise forked(reference, meant, self.now)
         one_of(reference, meant)
-        if reference.version is None:
-            meant = self._risen(reference, meant)
-        return Choice(max(meant, key=_version), reason)
+        chosen = Choice(max(meant, key=_version), reason)
+        return chosen if reference.version is not None else self._dated(reference, meant, chosen)
 
     def allowed(self, reference: Reference, candidates: list[Listing]) -> list[Listing]:
-        """The candidates, with ``trusted_only`` those by publishers that the user trusts."""
+        """The candidates; with ``trusted_only`` those by publishers that the user trusts, or by a team."""
         if not self.trusted_only:
             return list(candidates)
-        kept = [listing for listing in candidates if self._is_trusted(listing.manifest)]
+        kept = [item for item in candidates if item.manifest.header.team or self._is_trusted(item.manifest)]
         if not kept:
             raise not_trusted(reference, candidates)
         return kept
 
     def _meant(self, reference: Reference, candidates: list[Listing]) -> tuple[list[Listing], Reason]:
+        """What the team or the publisher of the name says of it."""
+        team = [listing for listing in candidates if listing.manifest.header.team]
+        public = [listing for listing in candidates if not listing.manifest.header.team]
+        if not public:
+            return team, Reason.TEAM
+        try:
+            meant, reason = self._public(reference, public)
+        except StrangerError:
+            if not team:
+                raise
+            return team, Reason.TEAM
+        return team + meant, reason
+
+    def _public(self, reference: Reference, candidates: list[Listing]) -> tuple[list[Listing], Reason]:
         assert reference.name is not None
-        pins = self.book.pins_of(reference.team, reference.name)
+        pins = self.book.pins_of("", reference.name)
         if not pins:
             trusted = [listing for listing in candidates if self._is_trusted(listing.manifest)]
             return trusted or candidates, Reason.FIRST_USE
         pinned = [listing for listing in candidates if _is_pinned(self.book, listing.manifest)]
-        # Under another team, too, the name may be that publisher's.
-        pinned = pinned or [listing for listing in candidates if self._is_known(listing.manifest, pins)]
         if pinned:
             return pinned, Reason.PINNED
         if reference.peer:
             return candidates, Reason.PEER
         raise other_publisher(reference, candidates, pins, self.book, self.everything)
-
-    def _is_known(self, manifest: Manifest, pins: list[Pin]) -> bool:
-        header = manifest.header
-        known = any(pin.publisher == manifest.publisher for pin in pins)
-        return known and not self.book.is_other(manifest.publisher, header.team, header.name)
 
     def _is_trusted(self, manifest: Manifest) -> bool:
         return self._trust(manifest) in (Trust.OWN, Trust.EXPLICIT)
@@ -252,20 +288,49 @@ class _Choosing:
     def _trust(self, manifest: Manifest) -> Trust:
         return self.book.trust(manifest.publisher, manifest.header.team, manifest.header.name)
 
-    def _risen(self, reference: Reference, newest: list[Listing]) -> list[Listing]:
-        """Those whose publisher was not seen with a higher version."""
-        kept = [listing for listing in newest if self._higher(listing) is None]
-        if not kept:
-            listing = max(newest, key=_version)
-            highest = self._higher(listing)
-            assert highest is not None
-            raise too_old(reference, listing, highest, self.now)
-        return kept
+    def _newest(self, meant: Sequence[Listing]) -> list[Listing]:
+        """Those that no other of them follows, name by name."""
+        return [item for group in newest_versions(meant, self.versions).values() for item in group]
 
-    def _higher(self, listing: Listing) -> Sighting | None:
-        header = listing.manifest.header
-        highest = self.seen(header.team, header.name, listing.manifest.publisher)
-        return highest if highest is not None and highest.version > header.version else None
+    def _dated(self, reference: Reference, newest: list[Listing], chosen: Choice) -> Choice:
+        """``chosen``, or another of the same content that nothing seen here follows; else a step back."""
+        steps = [(listing, self._later(listing)) for listing in newest]
+        for listing, later in steps:
+            if not later:
+                return replace(chosen, listing=listing)
+        listing, later = max(steps, key=lambda step: _version(step[0]))
+        problem = too_old(reference, listing, max(later, key=lambda row: row.version), self.now)
+        return replace(chosen, listing=listing, later=later, step_back=problem)
+
+    def _later(self, listing: Listing) -> tuple[ManifestRow, ...]:
+        """Versions seen here that follow it, in a team by any member, else by its publisher."""
+        team, name = _key(listing)
+        known = self.versions(team, name)
+        history = History([*known, _place(listing)])
+        return tuple(
+            row
+            for row in known
+            if (team or row.publisher == listing.manifest.publisher)
+            and history.is_before(listing.manifest.id, row.id)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A listed version's place in its history."""
+
+    id: bytes
+    version: int
+    follows: tuple[bytes, ...]
+
+
+def _place(listing: Listing) -> _Place:
+    header = listing.manifest.header
+    return _Place(listing.manifest.id, header.version, header.followed)
+
+
+def _key(listing: Listing) -> tuple[str, str]:
+    return (listing.manifest.header.team, listing.manifest.header.name)
 
 
 def _is_pinned(book: Book, manifest: Manifest) -> bool:
@@ -276,13 +341,15 @@ def _version(listing: Listing) -> int:
     return listing.manifest.header.version
 
 
-def _newest_of_each(listings: Sequence[Listing]) -> list[Listing]:
-    """The newest of each publisher: numbers of different publishers say nothing about each other."""
-    best: dict[tuple[str, str, bytes], int] = {}
-
-    def key(listing: Listing) -> tuple[str, str, bytes]:
-        return (listing.manifest.header.team, listing.manifest.header.name, listing.manifest.publisher)
-
+def newest_versions(listings: Iterable[Listing], versions: Versions) -> dict[tuple[str, str], list[Listing]]:
+    """Return by team and name the listed versions that no other listed one follows; several are a fork."""
+    grouped: dict[tuple[str, str], list[Listing]] = {}
     for listing in listings:
-        best[key(listing)] = max(best.get(key(listing), 0), _version(listing))
-    return [listing for listing in listings if _version(listing) == best[key(listing)]]
+        grouped.setdefault(_key(listing), []).append(listing)
+    found = {}
+    for (team, name), group in grouped.items():
+        by_id = {listing.manifest.id: listing for listing in group}
+        places = [_place(listing) for listing in by_id.values()]
+        history = History([*versions(team, name), *places])
+        found[team, name] = [by_id[place.id] for place in history.newest(places)]
+    return found

@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from overlaysync.errors import InUseError, OverlaysyncError
+from overlaysync.errors import BaseImageError, InUseError, OverlaysyncError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format, Geometry
 from overlaysync.formats.locks import hold_read_lock
+from overlaysync.model.digest import format_id, short_id
 from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.model.names import printable
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
-from overlaysync.store.catalog import Catalog, ImageRow
+from overlaysync.store.catalog import Catalog, ImageRow, ManifestRow
 
 _KEEP_PAGES = 64
 
@@ -75,17 +77,31 @@ class Library:
         format: Format | None = None,
         progress: Progress | None = None,
         fresh: bool = False,
+        accept_master: bool = False,
     ) -> Known:
-        """What is in the image at ``path``, hashed when it is not known yet.
+        """Return what is in the image at ``path``, hashed when it is not known yet.
 
-        ``fresh`` hashes it whatever is known, and leaves what is known as it is.
+        Args:
+            path: may be a symlink.
+            now: seconds since 1970.
+            format: what it must be; None to look.
+            progress: told of the bytes hashed.
+            fresh: hash it whatever is known, and leave what is known as it is.
+            accept_master: take an overlay's master for its own, whatever is known of it.
 
         Raises:
-            ImageError, BaseImageError: it cannot be read.
+            ImageError: it cannot be read.
+            BaseImageError: a backing file is missing, or is not the master that the overlay was made on.
             InUseError: a VM writes to it, or it changed while it was read.
         """
         with open_quiet(path, format) as chain:
-            return self._examine(chain, now, progress, fresh)
+            return self._examine(chain, now, progress, fresh, accept_master)
+
+    def published_contents(self, path: str) -> set[bytes]:
+        """Return the contents that the file at a real path held when it was last fetched or published."""
+        held = self.catalog.held_at(path)
+        rows = map(self.catalog.find_manifest, held.manifests if held else ())
+        return {row.content for row in rows if row}
 
     def known(self, path: str | os.PathLike[str]) -> ImageRow | None:
         """The catalog's row of ``path`` if it still fits the files, without hashing anything."""
@@ -133,9 +149,13 @@ class Library:
             if chain.fingerprints() == known.files:
                 self._keep(chain, known.disk, known.layer, now)
 
-    def _examine(self, chain: Chain, now: float, progress: Progress | None, fresh: bool) -> Known:
+    def _examine(
+        self, chain: Chain, now: float, progress: Progress | None, fresh: bool, accept_master: bool
+    ) -> Known:
         below = chain.parent()
-        parent = self._examine(below, now, progress, fresh) if below else None
+        parent = self._examine(below, now, progress, fresh, accept_master) if below else None
+        if parent is not None and not accept_master:
+            self._check_master(chain, parent)
         known = None if fresh else self._cached(chain, parent)
         if known is None:
             known = self._hash(chain, parent, progress)
@@ -144,6 +164,42 @@ class Library:
         elif progress:
             progress(chain.virtual_size)
         return known
+
+    def _check_master(self, chain: Chain, parent: Known) -> None:
+        """Refuse a master with other content than the overlay was made on: a guest would see a mixture.
+
+        What the overlay was made on is known once it was fetched, published, made or hashed here. Of one that
+        is new here, the master must be as it was fetched or published.
+
+        Raises:
+            BaseImageError: it is another.
+        """
+        path = os.path.realpath(chain.top.path)
+        row = self.catalog.image_at(path)
+        if row is not None and row.parent and row.fingerprint[:2] == chain.fingerprints()[0][:2]:
+            wanted = {row.parent}
+        else:
+            wanted = self.published_contents(parent.path)
+        if wanted and not {parent.disk.id, parent.content.id} & wanted:
+            raise self.other_master(path, parent, next(iter(wanted)))
+
+    def other_master(self, path: str, parent: Known, wanted: bytes) -> BaseImageError:
+        """Return the error for an overlay whose master has other content; says where the right one is."""
+        here = next((row.path for row in self.holders(wanted) if row.path != parent.path), None)
+        manifests = self.catalog.manifests(content=wanted)
+        called = f" ({full_name(manifests[0])}, by {printable(manifests[0].label)})" if manifests else ""
+        if here:
+            hint = f"overlaysync adopt '{path}' --master '{here}'"
+        elif wanted in self.published_contents(parent.path):
+            hint = f"overlaysync verify --repair '{parent.path}'"
+        else:
+            hint = f"overlaysync fetch {short_id(wanted)}, then: overlaysync adopt '{path}' --master PATH"
+        return BaseImageError(
+            f"{path} does not stand on its master any more",
+            why=f"it was made on {format_id(wanted)}{called}, and {parent.path} now holds "
+            f"{format_id(parent.disk.id)}: what the guest sees would be a mixture of both",
+            hint=f"{hint}; or, if the master was changed on purpose: the same command with --accept-master",
+        )
 
     def _cached(self, chain: Chain, parent: Known | None) -> Known | None:
         """What is known of the top image, if its file and what it stands on are the same.
@@ -249,6 +305,11 @@ def find_base(
             if known.disk.id == disk and (known.layer is None or is_read_only(path)):
                 return known
     return None
+
+
+def full_name(row: ManifestRow) -> str:
+    """``team/name:version`` of a manifest."""
+    return f"{row.team}/{row.name}:{row.version}" if row.team else f"{row.name}:{row.version}"
 
 
 def is_read_only(path: str) -> bool:

@@ -42,12 +42,16 @@ class Offer(ABC):
         data: its data map.
         pieces: how its slots fall into pieces.
         log: the pieces that are here; None when all are.
+        past: the envelopes of the versions before it that are known here, the newest first.
     """
 
     log: PieceLog | None = None
 
-    def __init__(self, manifest: Manifest, data: DataMap, load: LoadPage) -> None:
+    def __init__(
+        self, manifest: Manifest, data: DataMap, load: LoadPage, past: tuple[bytes, ...] = ()
+    ) -> None:
         self.manifest = manifest
+        self.past = past
         self.pages = data.pages
         self.page_list = data.pages.encode()
         self.data = data
@@ -86,8 +90,9 @@ class ImageOffer(Offer):
         load: LoadPage,
         chain: Chain,
         unchanged: Callable[[], bool],
+        past: tuple[bytes, ...] = (),
     ) -> None:
-        super().__init__(manifest, DataMap(pages, load), load)
+        super().__init__(manifest, DataMap(pages, load), load, past)
         self.chain = chain
         self.path = chain.top.path
         fingerprints = chain.fingerprints()
@@ -129,8 +134,10 @@ class PartOffer(Offer):
 
     log: PieceLog
 
-    def __init__(self, manifest: Manifest, assembly: Assembly, load: LoadPage) -> None:
-        super().__init__(manifest, assembly.data, load)
+    def __init__(
+        self, manifest: Manifest, assembly: Assembly, load: LoadPage, past: tuple[bytes, ...] = ()
+    ) -> None:
+        super().__init__(manifest, assembly.data, load, past)
         self.log = PieceLog(self.pieces.count)
         self._assembly = assembly
         self._fd = assembly.open_reader()

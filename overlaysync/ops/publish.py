@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
-from overlaysync.errors import UsageError
+from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.formats.image import Format
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
-from overlaysync.model.manifest import Header
+from overlaysync.model.manifest import MAX_FOLLOWS, Header
 from overlaysync.model.names import check_name, name_from
 from overlaysync.model.pin import Pin
 from overlaysync.ops.library import IMAGE_SUFFIXES, Known, Library
-from overlaysync.store.catalog import Catalog, ManifestRow
+from overlaysync.store.catalog import Catalog, Held, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
+from overlaysync.trust.teams import Team
 from overlaysync.units import CHUNK
 
-
-def _anybody(team: str) -> bool:
-    return True
+_NO_TEAMS: Mapping[str, Team] = MappingProxyType({})
 
 
 def stem(path: str) -> str:
@@ -54,97 +54,134 @@ class Publisher:
         library: where images and manifests are known.
         key: signs.
         label: ``user@host-abc234``, for people.
+        teams: those the node is in, by name.
     """
 
-    def __init__(self, library: Library, key: NodeKey, label: str) -> None:
+    def __init__(
+        self, library: Library, key: NodeKey, label: str, teams: Mapping[str, Team] = _NO_TEAMS
+    ) -> None:
         self._library = library
         self._key = key
         self._label = label
+        self._teams = teams
 
     def publish(
-        self,
-        known: Known,
-        *,
-        team: str | None,
-        created: str,
-        name: str | None = None,
-        may_see: Callable[[str], bool] = _anybody,
+        self, known: Known, *, team: str | None, created: str, name: str | None = None, note: str = ""
     ) -> Manifest:
-        """The manifest of ``known``: the one that is known for this content and name, or a new version.
+        """Return the manifest of ``known``: the one its file holds, or a new version that follows it.
 
-        When this node signed it, a name that is nobody's yet becomes its own.
+        When this node signed it, a public name that belongs to no publisher here yet becomes its own.
 
         Args:
-            team: whom it is for, "" for everybody; None keeps what the content already has, and what is new
-                is for those who have the image below.
+            team: whom it is for, "" for everybody; None keeps the audience that the file or its content
+                already has, and what is new is for those who have the image below.
             created: ISO 8601 UTC.
-            name: instead of the file's stem.
-            may_see: whether this node is in a team; the manifests of others are taken last.
+            name: instead of the one the file was published under, or its stem.
+            note: what the user says of this version.
+
+        Raises:
+            NotAllowedError: this node is not in the team.
         """
-        manifest = self._manifest(known, team, created, name, may_see)
+        held = self._library.catalog.held_at(known.path)
+        name = check_name(name or self.name_of(known.path))
+        team = self._audience(known, held, name) if team is None else team
+        manifest = self._manifest(known, team, name, created, note)
         header, key = manifest.header, self._key.public
-        if manifest.publisher == key:
-            pin = Pin(header.team, header.name, key, created, label=self._label)
+        if manifest.publisher == key and not header.team:
+            pin = Pin("", header.name, key, created, label=self._label)
             self._library.catalog.pins.pin_first(pin)
         return manifest
 
-    def _manifest(
-        self,
-        known: Known,
-        team: str | None,
-        created: str,
-        name: str | None = None,
-        may_see: Callable[[str], bool] = _anybody,
-    ) -> Manifest:
-        if team:
-            check_name(team, "team")
-        name = check_name(name) if name else stem(known.path)
-        rows = self._library.catalog.manifests(team=team, name=name, content=known.content.id)
-        if rows:
-            return open_envelope(_first(rows, may_see).envelope)
-        below = self._teams_below(known, may_see)
-        header = self._header(known, name, below[0] if team is None else team, created)
-        if not {"", header.team}.intersection(below):  # who is not in that team learns no name of its things
-            header = msgspec.structs.replace(header, parent_name="")
-
-        def next_version(version: int) -> ManifestRow:
-            return _row(sign_header(msgspec.structs.replace(header, version=version), self._key))
-
-        return open_envelope(self._library.catalog.keep_next(header.team, name, next_version).envelope)
+    def name_of(self, path: str) -> str:
+        """Return the name a file is published under: what it was published under before, else its stem."""
+        held = self._library.catalog.held_at(path)
+        return held.name if held else stem(path)
 
     def publish_lineage(
-        self,
-        known: Known,
-        *,
-        team: str | None,
-        created: str,
-        may_see: Callable[[str], bool] = _anybody,
+        self, known: Known, *, team: str | None, created: str, name: str | None = None, note: str = ""
     ) -> list[tuple[Known, Manifest]]:
-        """Manifests of ``known`` and of all images below it, top first.
+        """Return the manifests of ``known`` and of all images below it, top first.
 
-        An image below keeps a manifest that somebody already made for its content, whatever its name; its
-        name is not made this node's, for nobody asked to publish it.
+        An image below keeps a manifest that is known for its content, whatever its name; its name is not
+        pinned to this node, since nobody asked to publish it.
         """
-        result = [(known, self.publish(known, team=team, created=created, may_see=may_see))]
+        top = self.publish(known, team=team, created=created, name=name, note=note)
+        result = [(known, top)]
         for below in list(known.lineage)[1:]:
-            rows = self._library.catalog.manifests(content=below.content.id)
-            manifest = (
-                open_envelope(_first(rows, may_see).envelope)
-                if rows
-                else self._manifest(below, team, created)
-            )
-            result.append((below, manifest))
+            result.append((below, self._below(below, top, team, created)))
         return result
 
-    def _teams_below(self, known: Known, may_see: Callable[[str], bool]) -> list[str]:
+    def _below(self, below: Known, top: Manifest, team: str | None, created: str) -> Manifest:
+        """The manifest of an image that something published stands on."""
+        rows = self._mine(self._library.catalog.manifests(content=below.content.id))
+        if rows:
+            return next((row for row in rows if row.header.team in ("", top.header.team)), rows[0])
+        held = self._library.catalog.held_at(below.path)
+        name = self.name_of(below.path)
+        if name == top.header.name:  # cloud images: ubuntu.qcow2 on ubuntu.img
+            name = name_from(os.path.basename(below.path))
+        team = self._audience(below, held, name) if team is None else team
+        return self._manifest(below, team, name, created, "")
+
+    def _manifest(self, known: Known, team: str, name: str, created: str, note: str) -> Manifest:
+        if team and team not in self._teams:
+            raise NotAllowedError(
+                f"Cannot publish for team '{check_name(team, 'team')}'",
+                why="this machine is not in that team",
+                hint=f"overlaysync team join {team}",
+            )
+        header = self._header(known, name, team, created, note)
+
+        def decide(held: Sequence[ManifestRow], same: Sequence[ManifestRow]) -> ManifestRow:
+            held = [row for row in held if self._belongs(row)]
+            if held:
+                if all(row.content == known.content.id for row in held):
+                    return held[0]
+                follows = tuple(sorted(row.id.hex() for row in held))[:MAX_FOLLOWS]
+                version = 1 + max(row.version for row in held)
+                return self._sign(msgspec.structs.replace(header, version=version, follows=follows))
+            # Another copy of what is known: the newest, and of several this node's own.
+            of_mine = sorted(
+                (row for row in same if self._belongs(row)),
+                key=lambda row: (row.publisher != self._key.public, -row.version),
+            )
+            return of_mine[0] if of_mine else self._sign(header)
+
+        as_held = Held(known.path, team, name, (), known.files[0])
+        row = self._library.catalog.publish(as_held, known.content.id, decide)
+        return open_envelope(row.envelope)
+
+    def _sign(self, header: Header) -> ManifestRow:
+        return manifest_row(sign_header(header, self._key, self._teams.get(header.team)))
+
+    def _belongs(self, row: ManifestRow) -> bool:
+        return open_envelope(row.envelope).belongs(self._teams)
+
+    def _mine(self, rows: Iterable[ManifestRow]) -> list[Manifest]:
+        """Those that this node may see, newest first."""
+        opened = (open_envelope(row.envelope) for row in rows)
+        return [manifest for manifest in opened if manifest.belongs(self._teams)]
+
+    def _audience(self, known: Known, held: Held | None, name: str) -> str:
+        """Whom an image is for, when the user does not say: whom its file or its content was for, so far."""
+        if held:
+            return held.team
+        same = self._mine(self._library.catalog.manifests(content=known.content.id))
+        same.sort(key=lambda manifest: (manifest.header.name != name, manifest.header.team != ""))
+        return same[0].header.team if same else self._teams_below(known)[0]
+
+    def _teams_below(self, known: Known) -> list[str]:
         """The teams that the image below is known to, those that this node is in first; "" for everybody."""
         rows = self._library.catalog.manifests(content=known.parent.content.id) if known.parent else []
-        return sorted({row.team for row in rows}, key=lambda team: (not may_see(team), team)) or [""]
+        teams = {row.team for row in rows}
+        return sorted(teams, key=lambda team: (team != "" and team not in self._teams, team)) or [""]
 
-    def _header(self, known: Known, name: str, team: str, created: str) -> Header:
-        """The header, but for its version."""
+    def _header(self, known: Known, name: str, team: str, created: str, note: str) -> Header:
+        """The header of a first version."""
         content = known.content
         layer = known.layer is not None
+        # Whoever is not in the team of the image below learns no name of its things.
+        told = known.parent and {"", team}.intersection(self._teams_below(known))
         return Header(
             kind="layer" if layer else "disk",
             team=team,
@@ -156,17 +193,14 @@ class Publisher:
             data_size=DataMap(content, self._library.load_page).size,
             list_size=len(content.encode()),
             parent=format_id(content.parent) if content.parent else "",
-            parent_name=stem(known.parent.path) if known.parent else "",
+            parent_name=self.name_of(known.parent.path) if known.parent and told else "",
             result=format_id(known.disk.id),
             format=known.geometry.format.value,
             cluster_size=rebuilt_cluster_size(known),
             created=created,
             by=self._label,
+            note=note,
         )
-
-
-def _first(rows: list[ManifestRow], may_see: Callable[[str], bool]) -> ManifestRow:
-    return next((row for row in rows if may_see(row.team)), rows[0])
 
 
 def rebuilt_cluster_size(known: Known) -> int:
@@ -181,10 +215,11 @@ def rebuilt_cluster_size(known: Known) -> int:
 
 def keep_manifest(catalog: Catalog, manifest: Manifest, *, at: str = "") -> None:
     """Keep a verified manifest in the catalog, seen at that time (ISO 8601 UTC)."""
-    catalog.keep_manifest(_row(manifest), at=at)
+    catalog.keep_manifest(manifest_row(manifest), at=at)
 
 
-def _row(manifest: Manifest) -> ManifestRow:
+def manifest_row(manifest: Manifest) -> ManifestRow:
+    """Return the catalog's row of a verified manifest."""
     header = manifest.header
     return ManifestRow(
         id=manifest.id,
@@ -198,4 +233,6 @@ def _row(manifest: Manifest) -> ManifestRow:
         parent=header.parent_id,
         result=header.result_id,
         created=header.created,
+        label=header.by,
+        follows=header.followed,
     )

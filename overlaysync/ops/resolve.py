@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from overlaysync.errors import AmbiguousError, NotFoundError
 from overlaysync.model.digest import ID_PREFIX, short_id
@@ -117,9 +118,15 @@ def fits(reference: Reference, listing: Listing) -> bool:
         return header.id.startswith(wanted)
     return (
         reference.team in (None, header.team)
-        and reference.name in (None, header.name)
+        and _fits_name(reference, header.name)
         and reference.version in (None, header.version)
     )
+
+
+def _fits_name(reference: Reference, name: str) -> bool:
+    if reference.is_pattern:
+        return fnmatchcase(name, reference.name or "")
+    return reference.name in (None, name)
 
 
 def _is_peer(wanted: str, text: str) -> bool:

@@ -10,13 +10,16 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from overlaysync.errors import AmbiguousError, NotAllowedError
+from overlaysync.model.digest import short_id
 from overlaysync.model.names import printable
-from overlaysync.model.pin import Pin, Sighting
+from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
 from overlaysync.ops.resolve import Listing, describe
+from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id
+from overlaysync.units import format_size
 
 _NAMED_PUBLISHERS = 3
 """Publishers that an error names; ``ls`` has them all."""
@@ -82,18 +85,38 @@ def not_trusted(reference: Reference, candidates: Sequence[Listing]) -> Stranger
     )
 
 
-def too_old(reference: Reference, listing: Listing, highest: Sighting, now: float) -> NotAllowedError:
-    """Less than was seen of the same publisher."""
+def too_old(reference: Reference, listing: Listing, later: ManifestRow, now: float) -> NotAllowedError:
+    """Only a version that a version seen here before follows."""
     header = listing.manifest.header
-    when = f"on {highest.at}" if highest.at else "before"
     return NotAllowedError(
         f"Only an old version of '{reference}' is within reach",
         why=f"{header.full_name}:{header.version} was published on {header.created}"
-        f"{_age(header.created, now)}, and {header.full_name}:{highest.version} of the same publisher "
-        f"({node_id(listing.manifest.publisher)}) was seen here {when}. Whoever has the newer one may be "
-        "away, or somebody may want you to go back",
-        hint="wait until somebody shares the newer one; or, if the old one will do: "
+        f"{age(header.created, now)}. This machine has seen {header.full_name}:{later.version}, which "
+        f"follows it, published on {later.created} by {who(later.publisher, later.label)}. The machines "
+        "that have it may be away, or a peer may be offering you an old state on purpose",
+        hint="wait until the newer one is shared; or, if the old one will do: "
         f"overlaysync fetch {header.full_name}:{header.version}",
+    )
+
+
+def forked(reference: Reference, sides: Sequence[Listing], now: float) -> AmbiguousError:
+    """Two or more newest versions, none of which follows another."""
+    return AmbiguousError(
+        f"'{reference}' is forked: it has {len(sides)} newest versions, and neither follows the other",
+        candidates=tuple(sorted(describe_side(side, now) for side in sides)),
+        hint="choose one: NAME:VERSION@PEER, or its id (b3:…)",
+    )
+
+
+def describe_side(listing: Listing, now: float) -> str:
+    """One version of a fork: what, how much, by whom, when, and who has it."""
+    header = listing.manifest.header
+    where = f"  at {', '.join(map(printable, listing.labels))}" if listing.labels else ""
+    note = f"  “{printable(header.note)}”" if header.note else ""
+    return (
+        f"{header.full_name}:{header.version}  {short_id(header.content_id)}  {format_size(header.data_size)}"
+        f"  by {printable(header.by) or node_id(listing.manifest.publisher)} on {header.created}"
+        f"{age(header.created, now)}{note}{where}"
     )
 
 
@@ -137,7 +160,7 @@ def _ways(pins: Iterable[Pin], stranger: Manifest, everything: Iterable[Listing]
     )
 
 
-def _age(created: str, now: float) -> str:
+def age(created: str, now: float) -> str:
     """``, 12 days ago``; nothing for a time that does not exist or has not come."""
     with suppress(ValueError):
         then = datetime.strptime(created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()

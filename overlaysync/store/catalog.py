@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from overlaysync.errors import UsageError
 from overlaysync.model.fingerprint import Fingerprint
-from overlaysync.model.manifest import MAX_VERSION
 from overlaysync.model.pin import Sighting
 from overlaysync.store.database import Database
 from overlaysync.store.home import Home
 from overlaysync.store.pagestore import PageStore
-from overlaysync.store.pins import PinStore, note
+from overlaysync.store.pins import PinStore
 
 ManifestKind: TypeAlias = Literal["disk", "layer"]
 
@@ -76,6 +74,8 @@ class ManifestRow:
         parent: of a layer: disk id below it.
         result: of a layer: disk id that it makes.
         created: ISO 8601 UTC, as the publisher says.
+        label: of the publisher's node, as it says.
+        follows: ids of the manifests it follows.
     """
 
     id: bytes
@@ -89,10 +89,43 @@ class ManifestRow:
     parent: bytes | None
     result: bytes | None
     created: str
+    label: str = ""
+    follows: tuple[bytes, ...] = ()
 
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a file held when it was last fetched or published on this machine.
+
+    Attributes:
+        path: real path.
+        team: "" for none.
+        name: the name that the file is published under.
+        manifests: ids of the versions; several when it was published by several, or settled a fork.
+        file: the file's fingerprint then: while it is the same, what differs is rot and nobody's work.
+    """
+
+    path: str
+    team: str
+    name: str
+    manifests: tuple[bytes, ...]
+    file: Fingerprint
+
+
+MAX_UNKEPT = 1 << 14
+"""Headers kept of what was never taken here; then the ones seen first are forgotten. Any peer can make up as
+many as it likes, and a home may have a quota."""
+
+_ID_SIZE = 32
+_HELD_COLUMNS = "path, team, name, manifests, file"
+
+Decide: TypeAlias = Callable[[Sequence["ManifestRow"], Sequence["ManifestRow"]], "ManifestRow"]
+"""Given what a file held, and what is known under its name with its content: the manifest to publish."""
 
 _IMAGE_COLUMNS = "path, chain, format, virtual_size, disk, layer, parent, verified_at"
-_MANIFEST_COLUMNS = "id, envelope, kind, team, name, version, publisher, content, parent, result, created"
+_MANIFEST_COLUMNS = (
+    "id, envelope, kind, team, name, version, publisher, content, parent, result, created, label, follows"
+)
 
 
 class Catalog:
@@ -152,9 +185,10 @@ class Catalog:
             connection.execute(query, (at, os.fsencode(image.path), json.dumps(image.chain), image.disk))
 
     def forget_image(self, path: str | Path) -> None:
-        """Forget what is known of ``path``; the file is not touched."""
+        """Forget what is known of ``path``, and what it held; the file is not touched."""
         with self._database.write() as connection:
-            connection.execute("DELETE FROM images WHERE path = ?", (os.fsencode(path),))
+            for table in ("images", "held"):
+                connection.execute(f"DELETE FROM {table} WHERE path = ?", (os.fsencode(path),))
 
     def _images(self, condition: str, *values: object) -> list[ImageRow]:
         query = f"SELECT {_IMAGE_COLUMNS} FROM images WHERE {condition} ORDER BY verified_at DESC, path"
@@ -168,52 +202,124 @@ class Catalog:
     # -- manifests -----------------------------------------------------------------------------------
 
     def keep_manifest(self, manifest: ManifestRow, *, at: str = "") -> None:
-        """Keep a manifest whose signature has been checked; its version counts as seen, at that time."""
+        """Keep a manifest of something that is or was here, its signature checked; seen at that time."""
         with self._database.write() as connection:
             _keep(connection, manifest, at)
 
-    def keep_next(self, team: str, name: str, make: Callable[[int], ManifestRow]) -> ManifestRow:
-        """Keep what ``make`` makes as the next version of that name, and return it.
+    def note_manifests(self, manifests: Iterable[ManifestRow], *, at: str) -> None:
+        """Keep the headers of versions that were only seen, so that ancestry is known later.
 
-        No other thread or process is given the same version; they wait, so ``make`` should not take long. It
-        must not write to the catalog itself. When it raises, no version is used up.
-
-        Raises:
-            UsageError: there is no version left.
+        Writes only when one is new. Those of names and publishers this node has nothing to do with are
+        bounded in number.
         """
+        with self._database.read() as connection:
+            new = [row for row in manifests if _find(connection, row.id) is None]
+        if not new:
+            return
         with self._database.write() as connection:
-            version = _highest(connection, team, name) + 1
-            if version > MAX_VERSION:
-                raise UsageError(
-                    f"There is no next version of {f'{team}/{name}' if team else name}",
-                    why=f"somebody has published version {version - 1}, and {MAX_VERSION} is the last",
-                    hint="publish it under another name",
-                )
-            manifest = make(version)
-            if (manifest.team, manifest.name, manifest.version) != (team, name, version):
-                raise ValueError(f"not version {version} of that name")
+            for row in new:
+                connection.execute(_INSERT, (*_values(row), at, 0))
+            _forget_unkept(connection)
+
+    def publish(self, as_held: Held, content: bytes, decide: Decide) -> ManifestRow:
+        """Keep what ``decide`` gives as the manifest of a file, and note that the file holds that.
+
+        ``as_held`` says which file, under which name; its manifests are those that ``decide`` gives.
+
+        No other thread or process decides meanwhile, so ``decide`` should not take long, and must not use the
+        catalog itself. When it raises, nothing has changed. A name follows a file that was moved: where
+        nothing is known of ``path``, what was held under this name by a file that is gone counts.
+        """
+        path, team, name = as_held.path, as_held.team, as_held.name
+        with self._database.write() as connection:
+            held = _held_at(connection, path) or _moved(connection, team, name)
+            ids = held.manifests if held and (held.team, held.name) == (team, name) else ()
+            followed = [row for row in (_find(connection, id) for id in ids) if row]
+            condition = "team = ? AND name = ? AND content = ? AND kept"
+            manifest = decide(followed, _select(connection, condition, team, name, content))
+            if (manifest.team, manifest.name, manifest.content) != (team, name, content):
+                raise ValueError("not a manifest of that content under that name")
             _keep(connection, manifest, manifest.created)
+            _hold(connection, replace(as_held, manifests=(manifest.id,)))
         return manifest
 
     def manifests(
         self, *, team: str | None = None, name: str | None = None, content: bytes | None = None
     ) -> list[ManifestRow]:
-        """All that fit (None fits all; the public team is ``""``), by team and name, newest version first."""
+        """All kept ones that fit (None fits all; public is ``""``), by team and name, newest first."""
         wanted = {"team": team, "name": name, "content": content}
         given = {column: value for column, value in wanted.items() if value is not None}
-        condition = " AND ".join(f"{column} = ?" for column in given) or "1"
+        condition = " AND ".join(("kept", *(f"{column} = ?" for column in given)))
         return self._manifests(condition, *given.values())
 
-    def highest_version(self, team: str, name: str) -> int:
-        """The highest version of that name ever seen, whoever published it; 0 when none was."""
+    def versions(self, team: str, name: str) -> list[ManifestRow]:
+        """All versions of a name ever seen, those that were never here as well, newest version first."""
+        return self._manifests("team = ? AND name = ?", team, name)
+
+    def find_manifest(self, id: bytes) -> ManifestRow | None:
+        """The manifest with that id, kept or only seen."""
         with self._database.read() as connection:
-            return _highest(connection, team, name)
+            return _find(connection, id)
+
+    def sightings(self) -> list[Sighting]:
+        """The highest version seen of every name by every publisher, by team and name."""
+        query = (
+            "SELECT team, name, publisher, max(version), seen_at, label FROM manifests"
+            " GROUP BY team, name, publisher ORDER BY team, name, publisher"
+        )
+        with self._database.read() as connection:
+            return [Sighting(*row) for row in connection.execute(query)]
 
     def _manifests(self, condition: str, *values: object) -> list[ManifestRow]:
-        order = "team, name, version DESC, id"
-        query = f"SELECT {_MANIFEST_COLUMNS} FROM manifests WHERE {condition} ORDER BY {order}"
         with self._database.read() as connection:
-            return [ManifestRow(*row) for row in connection.execute(query, values)]
+            return _select(connection, condition, *values)
+
+    # -- what files hold -----------------------------------------------------------------------------
+
+    def hold(self, held: Held) -> None:
+        """Note what a file holds, instead of what was noted before."""
+        with self._database.write() as connection:
+            _hold(connection, held)
+
+    def held_at(self, path: str) -> Held | None:
+        """What the file at the real path ``path`` held when it was last fetched or published."""
+        with self._database.read() as connection:
+            return _held_at(connection, path)
+
+    def all_held(self) -> list[Held]:
+        """What all files held, by path."""
+        with self._database.read() as connection:
+            query = f"SELECT {_HELD_COLUMNS} FROM held ORDER BY path"
+            return [_held(row) for row in connection.execute(query)]
+
+    # -- who has what --------------------------------------------------------------------------------
+
+    def note_holder(self, content: bytes, node: bytes, label: str, *, at: str) -> None:
+        """Note that another node was seen to have a content."""
+        query = "INSERT OR REPLACE INTO holders VALUES (?, ?, ?, ?)"
+        with self._database.write() as connection:
+            connection.execute(query, (content, node, label, at))
+
+    def holders(self, content: bytes) -> list[Holder]:
+        """The other nodes that were seen to have a content, the latest first."""
+        query = "SELECT node, label, seen_at FROM holders WHERE content = ? ORDER BY seen_at DESC, node"
+        with self._database.read() as connection:
+            return [Holder(*row) for row in connection.execute(query, (content,))]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Another node that was seen to have a content.
+
+    Attributes:
+        node: its public key.
+        label: its label, then.
+        seen_at: when, ISO 8601 UTC.
+    """
+
+    node: bytes
+    label: str
+    seen_at: str
 
 
 def _image(row: tuple[Any, ...]) -> ImageRow:
@@ -221,13 +327,74 @@ def _image(row: tuple[Any, ...]) -> ImageRow:
     return ImageRow(os.fsdecode(path), tuple(Fingerprint(*file) for file in json.loads(chain)), *rest)
 
 
-def _highest(connection: sqlite3.Connection, team: str, name: str) -> int:
-    query = "SELECT max(version) FROM seen WHERE team = ? AND name = ?"
-    return int(connection.execute(query, (team, name)).fetchone()[0] or 0)
+_INSERT = f"INSERT OR IGNORE INTO manifests VALUES ({', '.join('?' * 15)})"
+
+
+def _values(manifest: ManifestRow) -> tuple[object, ...]:
+    *fields, follows = astuple(manifest)
+    return (*fields, b"".join(follows))
+
+
+def _select(connection: sqlite3.Connection, condition: str, *values: object) -> list[ManifestRow]:
+    order = "team, name, version DESC, id"
+    query = f"SELECT {_MANIFEST_COLUMNS} FROM manifests WHERE {condition} ORDER BY {order}"
+    rows = connection.execute(query, values)
+    return [ManifestRow(*(*row[:-1], _ids(row[-1]))) for row in rows]
+
+
+def _find(connection: sqlite3.Connection, id: bytes) -> ManifestRow | None:
+    return next(iter(_select(connection, "id = ?", id)), None)
 
 
 def _keep(connection: sqlite3.Connection, manifest: ManifestRow, at: str) -> None:
-    connection.execute(
-        "INSERT OR IGNORE INTO manifests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", astuple(manifest)
-    )
-    note(connection, Sighting(manifest.team, manifest.name, manifest.publisher, manifest.version, at))
+    connection.execute(_INSERT, (*_values(manifest), at, 1))
+    connection.execute("UPDATE manifests SET kept = 1 WHERE id = ? AND NOT kept", (manifest.id,))
+
+
+_UNKEPT = """
+    NOT kept AND team = '' AND publisher NOT IN (SELECT publisher FROM trusted)
+    AND NOT EXISTS (SELECT 1 FROM pins WHERE (pins.team, pins.name, pins.publisher)
+        = (manifests.team, manifests.name, manifests.publisher))
+    AND NOT EXISTS (SELECT 1 FROM manifests AS known WHERE known.kept AND (known.name, known.team)
+        = (manifests.name, manifests.team))
+"""
+"""What of the versions seen is of no name, publisher or team that this node has to do with."""
+
+
+def _forget_unkept(connection: sqlite3.Connection) -> None:
+    """Keep the newest of what nothing here refers to."""
+    (count,) = connection.execute("SELECT count(*) FROM manifests WHERE NOT kept").fetchone()
+    if count > MAX_UNKEPT:
+        connection.execute(
+            f"DELETE FROM manifests WHERE rowid IN (SELECT rowid FROM manifests WHERE {_UNKEPT}"
+            f" ORDER BY rowid DESC LIMIT -1 OFFSET {MAX_UNKEPT})"
+        )
+
+
+def _hold(connection: sqlite3.Connection, held: Held) -> None:
+    ids = b"".join(held.manifests)
+    row = (os.fsencode(held.path), held.team, held.name, ids, json.dumps(held.file))
+    connection.execute("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?)", row)
+
+
+def _held_at(connection: sqlite3.Connection, path: str) -> Held | None:
+    query = f"SELECT {_HELD_COLUMNS} FROM held WHERE path = ?"
+    row = connection.execute(query, (os.fsencode(path),)).fetchone()
+    return _held(row) if row else None
+
+
+def _moved(connection: sqlite3.Connection, team: str, name: str) -> Held | None:
+    """What was held under a name by the one file that is gone, when no other file holds it."""
+    query = f"SELECT {_HELD_COLUMNS} FROM held WHERE team = ? AND name = ?"
+    rows = [_held(row) for row in connection.execute(query, (team, name))]
+    gone = [held for held in rows if not os.path.lexists(held.path)]
+    return gone[0] if len(gone) == len(rows) == 1 else None
+
+
+def _held(row: tuple[Any, ...]) -> Held:
+    path, team, name, ids, file = row
+    return Held(os.fsdecode(path), team, name, _ids(ids), Fingerprint(*json.loads(file)))
+
+
+def _ids(joined: bytes) -> tuple[bytes, ...]:
+    return tuple(joined[at : at + _ID_SIZE] for at in range(0, len(joined), _ID_SIZE))

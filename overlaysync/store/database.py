@@ -28,9 +28,10 @@ BUSY_TIMEOUT_S = 10.0
 _SAMPLE = 65536
 """Bytes written to find out whether there is room: more than SQLite wants at a time for its shared memory."""
 
-_VERSION_1 = """
+_SCHEMA = """
 CREATE TABLE pages (digest BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
-CREATE TABLE lists (id BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE lists (id BLOB NOT NULL PRIMARY KEY, shape BLOB NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE INDEX lists_by_shape ON lists (shape);
 CREATE TABLE images (
     path BLOB NOT NULL PRIMARY KEY,
     chain TEXT NOT NULL,
@@ -53,21 +54,29 @@ CREATE TABLE manifests (
     content BLOB NOT NULL,
     parent BLOB,
     result BLOB,
-    created TEXT NOT NULL
+    created TEXT NOT NULL,
+    label TEXT NOT NULL,
+    follows BLOB NOT NULL,
+    seen_at TEXT NOT NULL,
+    kept INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX manifests_by_name ON manifests (name, team, version);
 CREATE INDEX manifests_by_content ON manifests (content);
-CREATE TABLE seen (
+CREATE TABLE held (
+    path BLOB NOT NULL PRIMARY KEY,
     team TEXT NOT NULL,
     name TEXT NOT NULL,
-    publisher BLOB NOT NULL,
-    version INTEGER NOT NULL,
-    PRIMARY KEY (team, name, publisher)
+    manifests BLOB NOT NULL,
+    file TEXT NOT NULL
 ) STRICT;
-"""
-_VERSION_2 = """
-ALTER TABLE seen ADD COLUMN at TEXT NOT NULL DEFAULT '';
-ALTER TABLE seen ADD COLUMN label TEXT NOT NULL DEFAULT '';
+CREATE INDEX held_by_name ON held (name, team);
+CREATE TABLE holders (
+    content BLOB NOT NULL,
+    node BLOB NOT NULL,
+    label TEXT NOT NULL,
+    seen_at TEXT NOT NULL,
+    PRIMARY KEY (content, node)
+) STRICT;
 CREATE TABLE pins (
     team TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -83,9 +92,7 @@ CREATE TABLE trusted (
     label TEXT NOT NULL
 ) STRICT;
 """
-_STEPS = (_VERSION_1, _VERSION_2)
-"""What leads from each version to the next; a new file takes them all, so that old and new are alike."""
-SCHEMA_VERSION = len(_STEPS)
+SCHEMA_VERSION = 3
 """Stored as SQLite's user_version; 0 is a file without tables."""
 
 
@@ -207,7 +214,7 @@ class Database:
         return owner
 
     def _prepare(self) -> None:
-        """Set the journal mode; bring the tables to this version, from none or from an older one."""
+        """Set the journal mode, and make the tables in a new file."""
         with self.read() as connection:
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
             if mode != self._journal_mode:
@@ -216,15 +223,15 @@ class Database:
                     connection.execute(f"PRAGMA journal_mode = {self._journal_mode}")
         with self.read() as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if 0 <= version < SCHEMA_VERSION:
+        if version == 0:
             with self.write() as connection:
-                for statement in ";".join(_STEPS[version:]).split(";"):
+                for statement in _SCHEMA.split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise CatalogError(
                 f"The catalog {self.path} has version {version}, this overlaysync knows {SCHEMA_VERSION}",
-                hint="use the newer overlaysync that made it, or another OVERLAYSYNC_HOME",
+                hint="use the overlaysync that made it, or another OVERLAYSYNC_HOME",
             )
 
     def _translate(self, error: sqlite3.DatabaseError) -> OverlaysyncError:

@@ -68,6 +68,14 @@ def make_directory(path: str) -> None:
         raise translate(error, f"Cannot make the directory {path}") from error
 
 
+def may_write(directory: str) -> bool:
+    """Whether files can be made in ``directory``, or the directory itself can be made."""
+    path = os.path.abspath(directory)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
+
+
 def sync_directory(directory: int | str | os.PathLike[str]) -> None:
     """Make names that were added to or removed from ``directory`` (a path or descriptor) last."""
     if isinstance(directory, int):

@@ -68,7 +68,8 @@ class PageStore:
         if missing:
             raise NotFoundError(f"{len(missing)} pages of {format_id(pages.id)} are not here")
         with self._database.write() as connection:
-            connection.execute("INSERT OR IGNORE INTO lists VALUES (?, ?)", (pages.id, pages.encode()))
+            row = (pages.id, pages.shape, pages.encode())
+            connection.execute("INSERT OR IGNORE INTO lists VALUES (?, ?, ?)", row)
 
     def load_list(self, content: bytes) -> PageList | None:
         """The page list with the id ``content``.
@@ -87,6 +88,12 @@ class PageStore:
         if pages.id != content:
             raise self._database.damaged(f"the page list {format_id(content)} has changed")
         return pages
+
+    def lists_of_shape(self, shape: bytes) -> list[PageList]:
+        """The kept page lists that differ in nothing but the parent they stand on."""
+        with self._database.read() as connection:
+            rows = connection.execute("SELECT id FROM lists WHERE shape = ? ORDER BY id", (shape,)).fetchall()
+        return [pages for (id,) in rows if (pages := self.load_list(id)) is not None]
 
 
 def _batches(items: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -26,6 +26,8 @@ PROOF_SIZE = 32
 MAX_TEAMS = 16
 """Teams that one node may be in: each is tried at each node, and by it."""
 
+VOUCHER_SIZE = 32
+_VOUCHER = "overlaysync v1 team voucher of a manifest"
 _CHECK_SIZE = 5
 _GROUP = 5
 _CODE_LENGTH = 40
@@ -72,6 +74,10 @@ class Team:
 
     def _derive(self, context: str) -> bytes:
         return derive(context, self.key + self.name.encode())
+
+    def vouch(self, signed: bytes) -> bytes:
+        """Return the 32 bytes that show to members, and to them alone, that a member published ``signed``."""
+        return blake3(signed, key=self._derive(_VOUCHER)).digest()
 
     def prove(self, role: Role, nonces: Nonces) -> bytes:
         """The 32 bytes that show to who is in the team, and to nobody else, that this node is."""

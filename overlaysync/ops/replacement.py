@@ -1,0 +1,207 @@
+"""Replacement: may an offered version take the place of what is at its path? Decided before a transfer.
+
+A fast-forward may, when the user says ``--replace``. Unpublished work, a fork and an unknown file may only be
+lost on purpose, with ``--discard-changes``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
+from overlaysync.model.names import printable
+from overlaysync.ops.discard import check_unneeded
+from overlaysync.ops.library import Known, Library, full_name
+from overlaysync.ops.loss import would_be_lost
+from overlaysync.ops.trust_words import age, who
+from overlaysync.ops.versions import Standing, State, compare
+from overlaysync.store.catalog import ManifestRow
+from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.units import format_size
+
+REPLACED = {State.BEHIND, State.FORKED, State.CHANGED, State.UNKNOWN}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the user allows.
+
+    Attributes:
+        replace: whether a file may be replaced by a version that follows it.
+        discard_changes: whether it may be replaced by any other, and what only it holds be lost.
+    """
+
+    replace: bool = False
+    discard_changes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to happen at a path.
+
+    Attributes:
+        known: the image that is there, when it stays as it is: already here.
+        standing: how what is there stands to what is offered; None when nothing is there.
+    """
+
+    known: Known | None = None
+    standing: Standing | None = None
+
+    @property
+    def replaces(self) -> bool:
+        """Whether something that is there will be replaced."""
+        return self.known is None and self.standing is not None
+
+    @property
+    def superseded(self) -> tuple[bytes, ...]:
+        """Ids of the versions that the offered one is chosen over: the next version follows both."""
+        forked = self.standing is not None and self.standing.state in (State.FORKED, State.CHANGED)
+        return tuple(row.id for row in self.standing.held) if self.standing and forked else ()
+
+
+def judge(
+    library: Library,
+    path: str,
+    offered: Manifest,
+    rules: Rules,
+    *,
+    own: bytes,
+    now: float,
+    brought: bool = False,
+) -> Verdict:
+    """Compare what is at ``path`` with what is offered for it.
+
+    Args:
+        library: knows the images here.
+        path: where the image is to be.
+        offered: what is offered.
+        rules: what the user allows.
+        own: this node's public key.
+        now: seconds since 1970.
+        brought: whether it is there for something else to stand on: then nothing is replaced.
+
+    Raises:
+        WouldDestroyError: it may not be replaced.
+        InUseError: a VM has it open, and it is not what is offered.
+        BaseImageError: it cannot be compared, because its own master is missing.
+    """
+    if not os.path.lexists(path):
+        return Verdict()
+    header = offered.header
+    if os.path.islink(path):
+        return _judge_link(library, path, offered, rules, now)
+    try:
+        known = library.examine(path, now=now)
+    except InUseError:
+        raise
+    except OverlaysyncError as error:
+        if error.exit_code == 5:
+            raise
+        if rules.discard_changes and not brought:
+            check_unneeded(path, library.catalog)
+            return Verdict(standing=Standing(State.UNKNOWN))
+        raise WouldDestroyError(
+            f"{path} exists and cannot be read as an image", why=str(error), hint=_elsewhere(offered)
+        ) from error
+    standing = compare(library.catalog, known.path, known.content.id, offered)
+    if standing.state in (State.SAME, State.NEWER):
+        return Verdict(known, standing)
+    if brought:
+        raise WouldDestroyError(
+            f"{path} exists and is not {header.full_name}:{header.version}", hint=_elsewhere(offered)
+        )
+    check_unneeded(path, library.catalog)
+    if not rules.discard_changes:
+        _refuse(library, known, standing, offered, rules, own, now)
+    return Verdict(standing=standing)
+
+
+def _judge_link(library: Library, path: str, offered: Manifest, rules: Rules, now: float) -> Verdict:
+    """A link may be replaced: what it leads to stays where it is."""
+    try:
+        known = library.examine(path, now=now)
+        if known.content.id == offered.header.content_id:
+            return Verdict(known, Standing(State.SAME))
+    except OverlaysyncError:
+        pass  # a relative backing name, say, that leads nowhere from here
+    if rules.replace or rules.discard_changes:
+        return Verdict(standing=Standing(State.UNKNOWN))
+    raise WouldDestroyError(
+        f"{path} is a link to {os.path.realpath(path)}",
+        why=f"it cannot be used there as {offered.header.full_name}:{offered.header.version}",
+        hint="the same command with --replace, which replaces the link and leaves the other file alone",
+    )
+
+
+def _refuse(
+    library: Library,
+    known: Known,
+    standing: Standing,
+    offered: Manifest,
+    rules: Rules,
+    own: bytes,
+    now: float,
+) -> None:
+    """Raise what speaks against replacing the file, unless nothing does."""
+    header = offered.header
+    new = f"{header.full_name}:{header.version}"
+    match standing.state:
+        case State.BEHIND if not rules.replace:
+            old = _names(standing.held)
+            raise WouldDestroyError(
+                f"{known.path} holds {old}, and {new} follows it",
+                hint="to take the newer version: the same command with --replace",
+            )
+        case State.CHANGED:
+            raise WouldDestroyError(
+                f"{known.path} holds work that was never published",
+                why=f"it was written to since it was {_names(standing.held)}",
+                hint=f"to keep it: overlaysync share '{known.path}'; to have both: --as NAME; "
+                "to lose it: --discard-changes",
+            )
+        case State.FORKED:
+            raise _fork(known, standing, offered, now)
+    why = would_be_lost(library, known, own=own)
+    if why or not rules.replace:
+        raise WouldDestroyError(
+            f"{known.path} exists and is not {new}",
+            why=why,
+            hint=f"{_elsewhere(offered)}; to lose it: --discard-changes"
+            if why
+            else f"{_elsewhere(offered)}; to replace it: --replace",
+        )
+
+
+def _fork(known: Known, standing: Standing, offered: Manifest, now: float) -> WouldDestroyError:
+    """Both sides of a fork, and what they have in common."""
+    mine = next(iter(standing.held))
+    common = (
+        f"the last version that both come from is {full_name(standing.common)}"
+        if standing.common
+        else "no version that both come from is known here"
+    )
+    return WouldDestroyError(
+        f"'{offered.header.full_name}' is forked: neither version follows the other",
+        why=f"here    {_side(open_envelope(mine.envelope), now)}\n"
+        f"  there   {_side(offered, now)}\n  {common}",
+        hint=f"to have both: --as NAME; to take theirs instead of {known.path}: --discard-changes",
+    )
+
+
+def _side(manifest: Manifest, now: float) -> str:
+    header = manifest.header
+    note = f"  “{printable(header.note)}”" if header.note else ""
+    return (
+        f"{header.full_name}:{header.version}  {format_size(header.data_size)}  by "
+        f"{who(manifest.publisher, header.by)} on {header.created}{age(header.created, now)}{note}"
+    )
+
+
+def _names(rows: Sequence[ManifestRow]) -> str:
+    return " and ".join(map(full_name, rows))
+
+
+def _elsewhere(offered: Manifest) -> str:
+    return "choose another name with --as, or another directory with --to"

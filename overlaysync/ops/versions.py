@@ -1,0 +1,102 @@
+"""Versions of a name as the catalog knows them, and how a file here stands to one that is offered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from overlaysync.model.history import History
+from overlaysync.ops.library import Known
+from overlaysync.ops.publish import manifest_row
+from overlaysync.store.catalog import Catalog, ManifestRow
+from overlaysync.trust.envelope import Manifest
+
+MAX_PAST = 1024
+"""Headers of earlier versions that are served with one."""
+
+
+def past_envelopes(catalog: Catalog, manifest: Manifest) -> tuple[bytes, ...]:
+    """Return the envelopes of the versions before one, as far as they are known, the newest first."""
+    header = manifest.header
+    if not header.follows:
+        return ()
+    versions = catalog.versions(header.team, header.name)
+    before = History([manifest_row(manifest), *versions]).before(manifest.id)
+    return tuple(row.envelope for row in versions if row.id in before)[:MAX_PAST]
+
+
+def history_of(catalog: Catalog, manifests: Sequence[Manifest]) -> History:
+    """Return what follows what among ``manifests`` of one name, and all versions of it seen here."""
+    names = {(manifest.header.team, manifest.header.name) for manifest in manifests}
+    seen = [row for team, name in names for row in catalog.versions(team, name)]
+    return History([*seen, *map(manifest_row, manifests)])
+
+
+def is_news(catalog: Catalog, held: tuple[bytes, ...], offered: Manifest) -> bool:
+    """Whether ``offered`` follows something of what a file is noted to hold."""
+    header = offered.header
+    history = History([*catalog.versions(header.team, header.name), manifest_row(offered)])
+    return any(history.is_before(id, offered.id) for id in held)
+
+
+def hold_again(catalog: Catalog, known: Known) -> None:
+    """Note that a file that was written anew holds what it held."""
+    held = catalog.held_at(known.path)
+    if held:
+        catalog.hold(replace(held, file=known.files[0]))
+
+
+class State(Enum):
+    """How the file at a place stands to a version that is offered for that place."""
+
+    SAME = auto()
+    """It has the content of the version."""
+    NEWER = auto()
+    """It is unchanged, and holds a version that follows the offered one."""
+    BEHIND = auto()
+    """It is unchanged, and the offered version follows what it holds: a fast-forward."""
+    FORKED = auto()
+    """It is unchanged, and neither version follows the other."""
+    CHANGED = auto()
+    """It was written to since it was fetched or published: unpublished work."""
+    UNKNOWN = auto()
+    """Nothing is known of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is at a place, compared with a version offered for it.
+
+    Attributes:
+        state: how they stand to each other.
+        held: the versions that the file holds, or held when it was last fetched or published.
+        common: the newest version that both sides of a fork come from, where one is known.
+    """
+
+    state: State
+    held: tuple[ManifestRow, ...] = ()
+    common: ManifestRow | None = None
+
+
+def compare(catalog: Catalog, path: str, content: bytes, offered: Manifest) -> Standing:
+    """Compare the file at the real path ``path``, whose content is ``content``, with ``offered``."""
+    header = offered.header
+    noted = catalog.held_at(path)
+    held = tuple(row for row in map(catalog.find_manifest, noted.manifests if noted else ()) if row)
+    versions = catalog.versions(header.team, header.name)
+    # A file may hold a known version without a note of it: one that was copied here, say.
+    current = tuple(row for row in held if row.content == content) or tuple(
+        row for row in versions if row.content == content
+    )
+    if content == header.content_id:
+        return Standing(State.SAME, held)
+    if not current:
+        return Standing(State.CHANGED if held else State.UNKNOWN, held)
+    history = History([*versions, *held, manifest_row(offered)])
+    if any(history.is_before(row.id, offered.id) for row in current):
+        return Standing(State.BEHIND, current)
+    if any(history.is_before(offered.id, row.id) for row in current):
+        return Standing(State.NEWER, current)
+    common = history.last_common(current[0].id, offered.id, versions)
+    return Standing(State.FORKED, current, common)
