@@ -38,6 +38,12 @@ FormatOption: TypeAlias = Annotated[
 RateOption: TypeAlias = Annotated[
     str | None, typer.Option("--limit-rate", metavar="RATE", help="Bytes per second at most, such as 20M.")
 ]
+AcceptMasterOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--accept-master", help="Take an overlay's master as it is now, even if it was made on another."
+    ),
+]
 
 WaitOption: TypeAlias = Annotated[
     float, typer.Option("--wait", metavar="S", min=0.0, max=600.0, help="Look for nodes this many seconds.")

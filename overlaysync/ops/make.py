@@ -46,7 +46,9 @@ def backing_name(overlay: str, base: str) -> bytes:
 
     A name with a colon gets ``./`` in front, or QEMU would take it for a protocol.
     """
-    if os.path.dirname(os.path.realpath(overlay)) != os.path.dirname(os.path.realpath(base)):
+    # The directory alone: the overlay's own name may be a link, and is going to be replaced then.
+    directory = os.path.realpath(os.path.dirname(os.path.abspath(overlay)))
+    if directory != os.path.dirname(os.path.realpath(base)):
         return os.fsencode(os.path.realpath(base))
     name = os.path.basename(os.path.realpath(base))
     return os.fsencode(f"./{name}" if ":" in name else name)
