@@ -51,9 +51,11 @@ def examine(node: Node, output: Output, path: str, format: Format | None = None)
         size = sum(image.virtual_size for image in chain.images)
     output.begin(f"hashing {os.path.basename(path)}", size)
     try:
-        return node.library.examine(path, now=now(), format=format, progress=output.advance)
+        known = node.library.examine(path, now=now(), format=format, progress=output.advance)
     finally:
         output.end()
+    node.catalog.mark_named(known.path)
+    return known
 
 
 def here(node: Node, output: Output, text: str) -> Known:

@@ -80,6 +80,7 @@ def promote(
     """Make a new standalone read-only master out of an overlay."""
     from overlaysync.model.digest import short_id
     from overlaysync.node.node import now
+    from overlaysync.ops.backing import check_meant
     from overlaysync.ops.discard import check_discardable
     from overlaysync.ops.discard import discard as discard_image
     from overlaysync.ops.publish import image_path
@@ -88,6 +89,7 @@ def promote(
     chosen = parse_format(format)
     with open_node() as node:
         known = examine(node, output, overlay)
+        check_meant(known, (), node.catalog)
         if discard_it:
             check_discardable(overlay, node.catalog)
         path = image_path(to or os.path.dirname(known.path), name, chosen or known.geometry.format)
@@ -158,6 +160,7 @@ def rebase(
     """Move an overlay to another master, losing nothing, in a new file."""
     from overlaysync.errors import UsageError
     from overlaysync.node.node import now
+    from overlaysync.ops.backing import check_meant
     from overlaysync.ops.discard import check_discardable
     from overlaysync.ops.publish import image_path, stem
 
@@ -166,6 +169,7 @@ def rebase(
         raise UsageError("--replace keeps the overlay's name and place", hint="leave --as and --to out")
     with open_node() as node:
         known = examine(node, output, overlay)
+        check_meant(known, (), node.catalog)
         base = here(node, output, onto)
         if replace:
             check_discardable(overlay, node.catalog)

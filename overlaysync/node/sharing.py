@@ -242,7 +242,7 @@ class Share:
             self.observer.note(f"{path}: {note}")
         _check_is_one(known)
         named = [os.path.realpath(path) for path in self.paths]
-        check_meant(known, named, self.node.catalog, command="overlaysync share")
+        check_meant(known, named, self.node.catalog, sharing=True)
         return known
 
     def _leave_out(self, path: str, error: OverlaysyncError) -> None:

@@ -16,14 +16,14 @@ from overlaysync.ops.library import Known
 from overlaysync.store.catalog import Catalog
 
 
-def check_meant(known: Known, named: Collection[str], catalog: Catalog, *, command: str) -> None:
+def check_meant(known: Known, named: Collection[str], catalog: Catalog, *, sharing: bool = False) -> None:
     """Refuse an overlay that stands on a file the user has not meant.
 
     Args:
         known: the overlay; a master is always meant.
         named: real paths of files and directories that the user named.
         catalog: knows what was named, fetched and published before.
-        command: what to type with the backing file named as well, up to the paths.
+        sharing: whether the command is ``share``, which takes the backing file as well.
 
     Raises:
         NotAllowedError: it does.
@@ -31,10 +31,15 @@ def check_meant(known: Known, named: Collection[str], catalog: Catalog, *, comma
     for image in list(known.lineage)[1:]:
         if not _is_meant(image, known.path, named, catalog):
             kind = "a raw file" if image.geometry.format is Format.RAW else "a file elsewhere"
+            way = (
+                f"overlaysync share '{image.path}' '{known.path}'"
+                if sharing
+                else (f"overlaysync id '{image.path}', and then this command again")
+            )
             raise NotAllowedError(
                 f"{known.path} stands on {image.path}, {kind} that was not named",
                 why="the header of an image may name any file, also one that is not meant for others",
-                hint=f"if it is the master: {command} '{image.path}' '{known.path}'",
+                hint=f"if it is the master, name it: {way}",
             )
 
 
