@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from overlaysync.cli.common import (
+    InsistOption,
     InterfaceOption,
     PeerOption,
     RateOption,
     image_fields,
     open_node,
     output_of,
+    parse_format,
     parse_peers,
     parse_rate,
+    refuse_format,
 )
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
+    from overlaysync.formats.image import Format
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
     from overlaysync.node.sharing import Share
@@ -41,6 +46,7 @@ def share(
         typer.Option("--team", metavar="TEAM", help="Share with this team alone; '' is everybody."),
     ] = None,
     peer: PeerOption = None,
+    format: InsistOption = None,
     iface: InterfaceOption = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Listen here; 0 means any.")] = 0,
     limit_rate: RateOption = None,
@@ -58,11 +64,16 @@ def share(
     import asyncio
 
     output = output_of(context)
+    insisted = parse_format(format)
+    for directory in filter(os.path.isdir, paths):
+        refuse_format(insisted, directory, "it is a directory, and the format is that of one image")
     rate = parse_rate(limit_rate)
     addresses = parse_peers(peer)
     with open_node() as node:
         try:
-            asyncio.run(_share(node, output, paths, team, addresses, iface or [], port, rate, recheck))
+            asyncio.run(
+                _share(node, output, paths, team, insisted, addresses, iface or [], port, rate, recheck)
+            )
         except KeyboardInterrupt:  # the usual end: there is nothing to complain of
             raise SystemExit(_INTERRUPTED) from None
 
@@ -72,6 +83,7 @@ async def _share(
     output: Output,
     paths: list[str],
     team: str | None,
+    format: Format | None,
     peers: list[Address],
     interfaces: list[str],
     port: int,
@@ -87,7 +99,7 @@ async def _share(
     from overlaysync.node.serving import serve
     from overlaysync.node.sharing import Share
 
-    share = Share(node, paths, team, output)
+    share = Share(node, paths, team, output, format)
     try:
         await asyncio.to_thread(share.publish_all)
         async with (

@@ -15,7 +15,6 @@ from overlaysync.errors import (
     OverlaysyncError,
     StoppedError,
 )
-from overlaysync.formats.chain import Chain
 from overlaysync.formats.files import may_read
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
@@ -55,12 +54,14 @@ class Share:
         node: publishes.
         paths: images and directories, as the user named them.
         team: whom what is published newly is for: a team, "" for everybody, None for whom it has been for.
+        format: what the named images are, whatever their names and contents suggest; None to look.
     """
 
     node: Node
     paths: Sequence[str]
     team: str | None
     observer: Observer
+    format: Format | None = None
     neighbours: Callable[[], Sequence[str]] = lambda: ()
     stopping: bool = False
     swarms: Swarms = field(default_factory=Swarms)
@@ -190,10 +191,10 @@ class Share:
         self.observer.note(f"left out: {error}")
 
     def _publish(self, path: str) -> None:
-        size = _chain_size(path)
+        size = self.node.library.guest_size(path, self.format)
         self.observer.begin(f"hashing {os.path.basename(path)}", size)
         try:
-            known = self.node.library.examine(path, now=now(), progress=self._advance)
+            known = self.node.library.examine(path, now=now(), format=self.format, progress=self._advance)
         finally:
             self.observer.end()
         for note in known.notes:
@@ -267,7 +268,7 @@ class Share:
         same = [other for other in self._shared.values() if other.known.path == image.path]
         if same and not asked:
             return  # it is shared under the name that was asked for
-        chain = Chain.open(image.path, image.geometry.format)
+        chain = self.node.library.open(image.path, image.geometry.format)
         try:
             expected = chain.fingerprints()
             # Only the top of an overlay may be written while it is shared: its owner may start the VM.
@@ -321,21 +322,11 @@ class Share:
             return None
 
 
-def _chain_size(path: str) -> int:
-    """Guest bytes of an image and all below it: the work of hashing it."""
-    with Chain.open(path) as chain:
-        return sum(image.virtual_size for image in chain.images)
-
-
 def _check_is_one(known: Known) -> None:
-    """A download that broke off is no image, whatever its name says.
+    """An empty disk is of no use to anybody.
 
     Raises:
-        ImageError: it is empty, or ends in .qcow2 or .qed and does not begin like that.
+        ImageError: it is one.
     """
-    ending = os.path.splitext(known.path)[1][1:]
-    if ending in (Format.QCOW2, Format.QED) and known.geometry.format is Format.RAW:
-        why = f"it does not begin like a {ending} image"
-        raise ImageError(why, path=known.path, hint="rename it to .raw, if it is a raw disk")
     if not known.disk.virtual_size:
         raise ImageError("it is empty", path=known.path)

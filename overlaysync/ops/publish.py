@@ -9,12 +9,13 @@ import msgspec
 
 from overlaysync.errors import UsageError
 from overlaysync.formats.image import Format
+from overlaysync.formats.recognition import IMAGE_ENDINGS
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import check_name, name_from
 from overlaysync.model.pin import Pin
-from overlaysync.ops.library import IMAGE_SUFFIXES, Known, Library
+from overlaysync.ops.library import Known, Library
 from overlaysync.store.catalog import Catalog, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
@@ -37,7 +38,7 @@ def image_path(directory: str, name: str, format: Format) -> str:
         UsageError: it is no name, or has another format's ending.
     """
     called, ending = os.path.splitext(check_name(name))
-    if ending not in IMAGE_SUFFIXES:
+    if ending not in IMAGE_ENDINGS:
         return os.path.join(directory, f"{name}.{format.value}")
     if ending != f".{format.value}" and (ending, format) != (".img", Format.RAW):
         raise UsageError(
