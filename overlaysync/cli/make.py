@@ -40,10 +40,12 @@ def new(
     """Make a fresh overlay on a verified master."""
     from overlaysync.formats.image import Format
     from overlaysync.node.node import now
+    from overlaysync.ops.publish import check_ending
 
     output = output_of(context)
     chosen = parse_format(format) or _suffix_format(path) or Format.QCOW2
     _refuse_raw(chosen)
+    check_ending(path, chosen)
     with open_node() as node:
         base = here(node, output, master)
         known = node.maker.new(path, base, format=chosen, now=now())

@@ -10,6 +10,7 @@ import typer
 
 from overlaysync.cli.common import (
     AcceptMasterOption,
+    InsistOption,
     InterfaceOption,
     PeerOption,
     RateOption,
@@ -61,6 +62,7 @@ def share(
     ] = False,
     accept_master: AcceptMasterOption = False,
     peer: PeerOption = None,
+    format: InsistOption = None,
     iface: InterfaceOption = None,
     port: Annotated[
         int, typer.Option("--port", metavar="N", min=0, max=65535, help="Listen on port N (0: a free one).")

@@ -18,7 +18,6 @@ from overlaysync.errors import (
     OverlaysyncError,
     StoppedError,
 )
-from overlaysync.formats.chain import Chain
 from overlaysync.formats.files import may_read
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
@@ -63,6 +62,7 @@ class Wishes:
         name: what the one image is called; "" for its own name.
         note: what is said of the versions that are published.
         collecting: what of directories is taken.
+        format: what the named images are, whatever their names and contents suggest; None to look.
         accept_master: whether an overlay's master is taken for its own, whatever is known of it.
         confirm: called with the names of images that would become public and were a team's; raises to refuse.
     """
@@ -70,6 +70,7 @@ class Wishes:
     name: str = ""
     note: str = ""
     collecting: Rules = field(default_factory=Rules)
+    format: Format | None = None
     accept_master: bool = False
     confirm: Callable[[Sequence[str]], None] = lambda names: None
 
@@ -230,11 +231,16 @@ class Share:
 
     def _examine(self, path: str) -> Known:
         """Hash an image, and check that it may be shared."""
-        size = _chain_size(path)
+        format = self.wishes.format
+        size = self.node.library.guest_size(path, format)
         self.observer.begin(f"hashing {os.path.basename(path)}", size)
         try:
             known = self.node.library.examine(
-                path, now=now(), progress=self._advance, accept_master=self.wishes.accept_master
+                path,
+                now=now(),
+                format=format,
+                progress=self._advance,
+                accept_master=self.wishes.accept_master,
             )
         finally:
             self.observer.end()
@@ -430,7 +436,7 @@ class Share:
         same = [other for other in self._shared.values() if other.known.path == image.path]
         if same and not asked:
             return  # it is shared under the name that was asked for
-        chain = Chain.open(image.path, image.geometry.format)
+        chain = self.node.library.open(image.path, image.geometry.format)
         try:
             expected = chain.fingerprints()
             # Only the top of an overlay may be written while it is shared: its owner may start the VM.
@@ -490,21 +496,11 @@ def _change(path: str) -> str:
     return f"{path} has changed" if os.path.exists(path) else f"{path} was deleted"
 
 
-def _chain_size(path: str) -> int:
-    """Guest bytes of an image and all below it: the work of hashing it."""
-    with Chain.open(path) as chain:
-        return sum(image.virtual_size for image in chain.images)
-
-
 def _check_is_one(known: Known) -> None:
-    """A download that broke off is no image, whatever its name says.
+    """An empty disk is of no use to anybody.
 
     Raises:
-        ImageError: it is empty, or ends in .qcow2 or .qed and does not begin like that.
+        ImageError: it is one.
     """
-    ending = os.path.splitext(known.path)[1][1:]
-    if ending in (Format.QCOW2, Format.QED) and known.geometry.format is Format.RAW:
-        why = f"it does not begin like a {ending} image"
-        raise ImageError(why, path=known.path, hint="rename it to .raw, if it is a raw disk")
     if not known.disk.virtual_size:
         raise ImageError("it is empty", path=known.path)

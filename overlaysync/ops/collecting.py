@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from overlaysync.ops.library import IMAGE_SUFFIXES, image_files
+from overlaysync.formats.recognition import ending_of
+from overlaysync.ops.library import image_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,6 @@ def links_in(directory: str) -> list[str]:
     """Return the names of links in ``directory`` that are named like images; nothing is known of them."""
     try:
         with os.scandir(directory) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if entry.is_symlink() and entry.name.lower().endswith(IMAGE_SUFFIXES)
-            )
+            return sorted(entry.name for entry in entries if entry.is_symlink() and ending_of(entry.name))
     except OSError:
         return []

@@ -10,12 +10,13 @@ import msgspec
 
 from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.formats.image import Format
+from overlaysync.formats.recognition import ending_of, fits_ending
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import MAX_FOLLOWS, Header
 from overlaysync.model.names import check_name, name_from
 from overlaysync.model.pin import Pin
-from overlaysync.ops.library import IMAGE_SUFFIXES, Known, Library
+from overlaysync.ops.library import Known, Library
 from overlaysync.store.catalog import Catalog, Held, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
@@ -27,25 +28,35 @@ _NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 def stem(path: str) -> str:
-    """The name a file gives its content."""
-    return name_from(os.path.splitext(os.path.basename(path))[0])
+    """Return the name that a file gives its content: its own, without the ending of an image."""
+    name = os.path.basename(path)
+    return name_from(name[: len(name) - len(ending_of(name))])
 
 
 def image_path(directory: str, name: str, format: Format) -> str:
-    """Where an image goes that the user calls ``name``, with its ending or without.
+    """Return where an image goes that the user calls ``name``, with its ending or without.
 
     Raises:
         UsageError: it is no name, or has another format's ending.
     """
-    called, ending = os.path.splitext(check_name(name))
-    if ending not in IMAGE_SUFFIXES:
-        return os.path.join(directory, f"{name}.{format.value}")
-    if ending != f".{format.value}" and (ending, format) != (".img", Format.RAW):
-        raise UsageError(
-            f"'{name}' would be the name of a {format.value} image",
-            hint=f"leave the ending out: --as {called}; --format, where there is one, says another format",
-        )
-    return os.path.join(directory, name)
+    check_ending(check_name(name), format)
+    return os.path.join(directory, name if ending_of(name) else f"{name}.{format.value}")
+
+
+def check_ending(path: str, format: Format) -> None:
+    """Refuse to give an image of ``format`` a name that images of another format have.
+
+    Raises:
+        UsageError: ``path`` has such an ending.
+    """
+    if fits_ending(path, format):
+        return
+    called, ending = os.path.splitext(os.path.basename(path))
+    raise UsageError(
+        f"The image is {format.value}, so its name cannot end in {ending}",
+        hint=f"call it {called}.{format.value}, or ask for another format with --format, "
+        "where the command has that option",
+    )
 
 
 class Publisher:
