@@ -45,23 +45,34 @@ class Chain:
         self._owned = owned
 
     @classmethod
-    def open(cls, path: str, format: Format | None = None) -> Self:
+    def open(cls, path: str, format: Format | None = None, *, base: str | None = None) -> Self:
         """Open the image at ``path`` and all its backing files.
+
+        Args:
+            path: may be a symlink.
+            format: what it must be; None to look.
+            base: path of an image to read an overlay over, instead of the one that its header names.
 
         Raises:
             ImageError: one of them is damaged, unsupported or not a plain local file, or they form a loop.
+                Or ``base`` was given for an image that is no overlay.
             BaseImageError: a backing file is missing.
             NotFoundError: there is nothing at ``path``.
             NotAllowedError: permissions forbid it.
         """
         images: list[Image] = []
         try:
-            _open_all(path, format, images)
+            _open_all(path, format, images, base)
         except BaseException:
             for image in images:
                 image.close()
             raise
         return cls(tuple(images))
+
+    @classmethod
+    def alone(cls, image: Image) -> Self:
+        """Return the chain of one open image, which stays the caller's: below it a guest would read zeros."""
+        return cls((image,), owned=False)
 
     @property
     def top(self) -> Image:
@@ -157,8 +168,8 @@ def reachable(path: str) -> tuple[Fingerprint, ...]:
             image.close()
 
 
-def _open_all(path: str, format: Format | None, images: list[Image]) -> None:
-    """Append the image at ``path`` and its backing files to ``images``."""
+def _open_all(path: str, format: Format | None, images: list[Image], base: str | None = None) -> None:
+    """Append the image at ``path`` and its backing files, or ``base`` and those of it, to ``images``."""
     visited = set()
     image = open_image(path, format)
     while True:
@@ -168,10 +179,13 @@ def _open_all(path: str, format: Format | None, images: list[Image]) -> None:
             raise ImageError("its backing files form a loop", path=path)
         visited.add((status.st_dev, status.st_ino))
         if image.backing is None:
+            if base is not None and len(images) == 1:
+                raise ImageError("it has no backing file, so it is no overlay", path=path)
             return
         if len(images) == MAX_DEPTH:
             raise ImageError(f"it has more than {MAX_DEPTH - 1} backing files", path=path)
-        image = _open_backing(image, image.backing)
+        given = base if len(images) == 1 else None
+        image = _open_backing(image, image.backing) if given is None else open_image(given)
 
 
 def _open_backing(overlay: Image, backing: Backing) -> Image:
@@ -182,7 +196,7 @@ def _open_backing(overlay: Image, backing: Backing) -> Image:
         raise BaseImageError(
             f"The backing file of {overlay.path} is missing",
             why=f"there is no file {display(path)}",
-            hint="put the master there, or fetch the overlay again to stand on a master of your choice",
+            hint=f"overlaysync adopt '{overlay.path}', which finds its master and puts the overlay on it",
         ) from error
 
 

@@ -31,7 +31,14 @@ from overlaysync.model.digest import (
 from overlaysync.model.pages import PageList, PageListBuilder
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.hashing import Progress, combine
-from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only, open_quiet
+from overlaysync.ops.library import (
+    Known,
+    Library,
+    PageKeeper,
+    is_read_only,
+    open_known,
+    open_quiet,
+)
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.publish import rebuilt_cluster_size
 from overlaysync.store.files import make_directory
@@ -97,7 +104,7 @@ class Maker:
                 f"{known.path} is a master already: it has no backing file", hint="copy or fetch it instead"
             )
         self._check_result(known)
-        with open_quiet(known.path, known.geometry.format) as chain:
+        with open_known(known) as chain:
             work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known))
             return self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
 
@@ -126,7 +133,7 @@ class Maker:
             )
         check_base(base)
         keeper = PageKeeper(self._library.catalog)
-        with open_quiet(known.path, known.geometry.format) as chain, open_quiet(base.path) as below:
+        with open_known(known) as chain, open_quiet(base.path) as below:
             layer = _Difference(known, base, chain, below, self._library).page_list(keeper)
             keeper.flush()
             result = combine(base.disk, layer, self._library.load_page, chain, keeper.keep)
@@ -140,6 +147,22 @@ class Maker:
             format, cluster_size = known.geometry.format, min(rebuilt_cluster_size(known), layer.unit)
             work = _Work(path, layer, known.disk, format, cluster_size, base, replace)
             return self._write(work, LocalSource(chain, layer), now=now, progress=progress)
+
+    def adopt(self, known: Known, path: str, *, now: float, progress: Progress | None = None) -> Known:
+        """Write a copy of an overlay that names the master it was read over, with the same layer.
+
+        Raises:
+            WouldDestroyError: ``path`` is taken, or the master may be written.
+            BaseImageError: the master has changed since it was hashed.
+        """
+        if known.layer is None or known.parent is None:
+            raise ValueError("only an overlay that was read over a master can be put on it")
+        check_base(known.parent)
+        with open_known(known) as chain:
+            format, cluster_size = known.geometry.format, rebuilt_cluster_size(known)
+            work = _Work(path, known.layer, known.disk, format, cluster_size, known.parent)
+            self._library.catalog.pages.keep_list(known.layer)
+            return self._write(work, LocalSource(chain, known.layer), now=now, progress=progress)
 
     def _check_result(self, known: Known) -> None:
         """What a manifest said the promotion would give must be what it gives."""

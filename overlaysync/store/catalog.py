@@ -185,10 +185,23 @@ class Catalog:
             connection.execute(query, (at, os.fsencode(image.path), json.dumps(image.chain), image.disk))
 
     def forget_image(self, path: str | Path) -> None:
-        """Forget what is known of ``path``, and what it held; the file is not touched."""
+        """Forget what is known and noted of ``path``, and what it held; the file is not touched."""
         with self._database.write() as connection:
-            for table in ("images", "held"):
+            for table in ("images", "held", "notes"):
                 connection.execute(f"DELETE FROM {table} WHERE path = ?", (os.fsencode(path),))
+
+    def note_image(self, path: str, file: Fingerprint, text: str) -> None:
+        """Note something of the file at the real path ``path`` that is to be said wherever it is used."""
+        row = (os.fsencode(path), json.dumps(file), text)
+        with self._database.write() as connection:
+            connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", row)
+
+    def note_on(self, path: str, file: Fingerprint) -> str:
+        """What was noted of the file at ``path``, written to since or not; "" when it is another file."""
+        with self._database.read() as connection:
+            query = "SELECT file, text FROM notes WHERE path = ?"
+            row = connection.execute(query, (os.fsencode(path),)).fetchone()
+        return row[1] if row and Fingerprint(*json.loads(row[0]))[:2] == file[:2] else ""
 
     def _images(self, condition: str, *values: object) -> list[ImageRow]:
         query = f"SELECT {_IMAGE_COLUMNS} FROM images WHERE {condition} ORDER BY verified_at DESC, path"
@@ -255,6 +268,10 @@ class Catalog:
     def versions(self, team: str, name: str) -> list[ManifestRow]:
         """All versions of a name ever seen, those that were never here as well, newest version first."""
         return self._manifests("team = ? AND name = ?", team, name)
+
+    def layers(self) -> list[ManifestRow]:
+        """All versions of overlays ever seen, those that were never here as well."""
+        return self._manifests("kind = 'layer'")
 
     def find_manifest(self, id: bytes) -> ManifestRow | None:
         """The manifest with that id, kept or only seen."""

@@ -70,6 +70,7 @@ CREATE TABLE held (
     file TEXT NOT NULL
 ) STRICT;
 CREATE INDEX held_by_name ON held (name, team);
+CREATE TABLE notes (path BLOB NOT NULL PRIMARY KEY, file TEXT NOT NULL, text TEXT NOT NULL) STRICT;
 CREATE TABLE holders (
     content BLOB NOT NULL,
     node BLOB NOT NULL,
@@ -92,7 +93,7 @@ CREATE TABLE trusted (
     label TEXT NOT NULL
 ) STRICT;
 """
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Stored as SQLite's user_version; 0 is a file without tables."""
 
 
