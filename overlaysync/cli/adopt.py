@@ -121,7 +121,7 @@ class _Adopting:
         adoption = Adoption(self.node, stray, list(dict.fromkeys(directories)), self.output)
         only = self._named(master)
         try:
-            proof = self._prove(adoption, only)
+            proof = self._prove(adoption, only, name)
         except BaseImageError as error:
             if not unverified:
                 raise
@@ -130,7 +130,7 @@ class _Adopting:
         assert proof.known.parent is not None
         if already_stands(self.node.library, overlay, proof.known.parent.disk.id, now=now()):
             self.output.result(
-                image_fields(proof.known) | {"adopted": None, "proof": proof.words},
+                image_fields(proof.known) | {"adopted": None, "verified": True, "proof": proof.words},
                 self.output.good(f"{overlay} already stands on its master: {proof.words}"),
             )
             return
@@ -153,17 +153,23 @@ class _Adopting:
             check_membership(self.node, reference)
             return reference
 
-    def _prove(self, adoption: Adoption, only: Known | Reference | None) -> Proof:
+    def _prove(self, adoption: Adoption, only: Known | Reference | None, name: str | None) -> Proof:
         """The overlay on its master: by what is here if that is enough, else with what peers have."""
         import asyncio
 
         from overlaysync.model.reference import Reference
+        from overlaysync.ops.assemble import check_free
+        from overlaysync.ops.publish import image_path
 
         if only is None:
             proof = adoption.here()
         else:
             proof = None if isinstance(only, Reference) else adoption.on(only)
-        return proof or asyncio.run(self._within_reach(adoption, only))
+        if proof is None:
+            if name is not None:  # before a master is fetched for it
+                check_free(image_path(self.options.to, name, adoption.stray.geometry.format))
+            proof = asyncio.run(self._within_reach(adoption, only))
+        return proof
 
     async def _within_reach(self, adoption: Adoption, only: Known | Reference | None) -> Proof:
         from overlaysync.net.client import Client
@@ -215,21 +221,21 @@ class _Adopting:
         self, stray: Stray, only: Known | Reference | None, name: str | None, refusal: BaseImageError
     ) -> None:
         """Put the overlay on the image that the user named, and say loudly that nothing proves it."""
-        from overlaysync.ops.adopt import note_unverified, read_over
+        from overlaysync.ops.adopt import ElsewhereError, note_unverified, read_over
         from overlaysync.ops.library import Known
 
         assert isinstance(only, Known)
         made = self._write(stray, read_over(self.node.library, stray, only), name, None)
-        text = note_unverified(self.node.library, made, refusal.why)
-        self.output.note(f"WARNING: {made.path}: {text}")
+        against = refusal.why if isinstance(refusal, ElsewhereError) else ""
+        text = note_unverified(self.node.library, made, against)
         self._print(stray, made, text, verified=False)
 
     def _print(self, stray: Stray, made: Known, words: str, *, verified: bool) -> None:
         assert made.parent is not None
-        fields = {"adopted": stray.path, "proof": words if verified else None, "verified": verified}
-        sign = self.output.good("") if verified else "✗ NOT VERIFIED  "
+        fields = {"adopted": stray.path, "verified": verified, "proof": words if verified else None}
+        text = f"{made.path}  on {made.parent.path}: {words}"
         self.output.result(
-            image_fields(made) | fields,
-            f"{sign}{made.path}  on {made.parent.path}: {words}",
+            image_fields(made) | fields | {"notes": list(made.notes) if verified else [words]},
+            self.output.good(text) if verified else f"✗ NOT VERIFIED  {text}",
             f"  {stray.path} is unchanged; remove it when the VM runs from the new file",
         )

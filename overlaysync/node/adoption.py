@@ -154,5 +154,7 @@ class Adoption:
 
     def _namesake(self) -> str:
         """An image here that is called like the missing master, for the user to look at."""
+        known = [row.path for row in self.node.catalog.all_images() if os.path.exists(row.path)]
         name = os.path.basename(self.stray.backing)
-        return next((path for path in image_files(self.directories) if os.path.basename(path) == name), "")
+        paths = [*known, *image_files(self.directories)]
+        return next((path for path in paths if os.path.basename(path) == name), "")

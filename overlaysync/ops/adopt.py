@@ -78,6 +78,10 @@ class Stray:
         return replace(self.layer, parent=parent)
 
 
+class ElsewhereError(BaseImageError):
+    """Something says that the overlay belongs on another master than the one that the user named."""
+
+
 class Grade(IntEnum):
     """How much a claim counts; of two that contradict each other the higher one does."""
 
@@ -174,7 +178,12 @@ class Claims:
         Overlays to which nothing was written are all alike, so of such a one only its own record counts.
         """
         catalog = self._library.catalog
-        rows = catalog.all_images()
+        doubted = catalog.doubted()
+        rows = [
+            row
+            for row in catalog.all_images()
+            if row.layer not in doubted and not catalog.doubt_about(row.path, row.fingerprint)
+        ]
         if self._stray.is_empty:
             own = [row for row in rows if row.path == self._stray.path and self._is_same_file(row)]
             return [claim for row in own if (claim := self._by_image(row) or self._by_record(row))]
@@ -186,7 +195,7 @@ class Claims:
                     pages.parent, pages.id, Grade.ALIKE, "an overlay that was read on it here held the same"
                 )
                 for pages in catalog.pages.lists_of_shape(self._stray.layer.shape)
-                if pages.parent not in (None, _NOWHERE)
+                if pages.parent not in (None, _NOWHERE) and pages.id not in doubted
             ]
         claims += [claim for row in rows if (claim := self._by_record(row))]
         return claims
@@ -378,15 +387,21 @@ def note_history(library: Library, stray: Stray, made: Known, proof: Proof, *, a
         catalog.hold(Held(made.path, header.team, header.name, (manifest.id,), made.files[0]))
 
 
-def note_unverified(library: Library, made: Known, why: str) -> str:
-    """Note for good that nothing proves an overlay to belong on its master, and why; returns the words."""
-    base = made.parent
-    assert base is not None
+def note_unverified(library: Library, made: Known, against: str = "") -> str:
+    """Note for good that nothing proves an overlay to belong on its master; returns the words.
+
+    Args:
+        library: where it is noted.
+        made: the overlay.
+        against: what speaks against it, if anything does.
+    """
+    assert made.parent is not None
     text = (
-        f"nothing proves that it belongs on its master: it was put on {base.path} "
-        f"({short_id(base.disk.id)}) with adopt --unverified, although {why}"
+        "nothing proves that it belongs on its master: it was put on "
+        f"{made.parent.path} ({short_id(made.parent.disk.id)}) by adopt --unverified"
     )
-    library.catalog.note_image(made.path, made.files[0], text)
+    text += f", although {against}" if against else ""
+    library.catalog.doubt(made.path, made.files[0], made.content.id, text)
     return text
 
 
@@ -407,13 +422,14 @@ def unproven(
     """
     where = f"known here or offered by {asked}" if asked else "known here"
     size = format_size(stray.layer.virtual_size)
-    path = only.path if only else guess or "PATH"
-    go_on = f"if you are sure of its master: overlaysync adopt '{stray.path}' --master '{path}' --unverified"
+    found = only.path if only else guess
+    master = f"'{found}'" if found else "PATH"
+    go_on = f"if you are sure of its master: overlaysync adopt '{stray.path}' --master {master} --unverified"
     if stray.is_empty and only is None:
         return BaseImageError(
             f"Cannot tell which master {stray.path} belongs to",
             why=f"nothing was written to it, so it fits any master of {size}",
-            hint=f"overlaysync adopt '{stray.path}' --master '{guess or 'PATH'}'",
+            hint=f"overlaysync adopt '{stray.path}' --master {master}",
         )
     wanted = missing_disks(claims)
     if wanted and only is None:
@@ -444,12 +460,12 @@ def missing_disks(claims: Iterable[Claim]) -> list[str]:
     return list(named.values())[:_NAMED_CANDIDATES]
 
 
-def _belongs_elsewhere(stray: Stray, only: bytes, claims: Sequence[Claim]) -> BaseImageError:
+def _belongs_elsewhere(stray: Stray, only: bytes, claims: Sequence[Claim]) -> ElsewhereError:
     claim = claims[0]
-    return BaseImageError(
+    return ElsewhereError(
         f"{stray.path} does not belong on {format_id(only)}",
         why=f"it belongs on {format_id(claim.parent)}: {claim.words}",
-        hint=f"overlaysync adopt '{stray.path}', without --master",
+        hint=f"overlaysync adopt '{stray.path}' (without --master)",
     )
 
 

@@ -272,7 +272,7 @@ class Library:
 
     def _notes(self, chain: Chain) -> tuple[str, ...]:
         """What is to be said of the top image: by its header, and by a note that was made of this file."""
-        noted = self.catalog.note_on(os.path.realpath(chain.top.path), chain.fingerprints()[0])
+        noted = self.catalog.doubt_about(os.path.realpath(chain.top.path), chain.fingerprints()[0])
         return (*chain.top.notes, noted) if noted else chain.top.notes
 
     def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:

@@ -187,21 +187,30 @@ class Catalog:
     def forget_image(self, path: str | Path) -> None:
         """Forget what is known and noted of ``path``, and what it held; the file is not touched."""
         with self._database.write() as connection:
-            for table in ("images", "held", "notes"):
+            for table in ("images", "held"):
                 connection.execute(f"DELETE FROM {table} WHERE path = ?", (os.fsencode(path),))
+            connection.execute("UPDATE doubts SET file = NULL WHERE path = ?", (os.fsencode(path),))
 
-    def note_image(self, path: str, file: Fingerprint, text: str) -> None:
-        """Note something of the file at the real path ``path`` that is to be said wherever it is used."""
-        row = (os.fsencode(path), json.dumps(file), text)
+    def doubt(self, path: str, file: Fingerprint, content: bytes, text: str) -> None:
+        """Note that nothing proves what a file is, to be said wherever it is used.
+
+        Its content is no evidence any more, also when the file is gone.
+        """
+        row = (os.fsencode(path), json.dumps(file), content, text)
         with self._database.write() as connection:
-            connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", row)
+            connection.execute("INSERT OR REPLACE INTO doubts VALUES (?, ?, ?, ?)", row)
 
-    def note_on(self, path: str, file: Fingerprint) -> str:
+    def doubt_about(self, path: str, file: Fingerprint) -> str:
         """What was noted of the file at ``path``, written to since or not; "" when it is another file."""
         with self._database.read() as connection:
-            query = "SELECT file, text FROM notes WHERE path = ?"
+            query = "SELECT file, text FROM doubts WHERE path = ? AND file IS NOT NULL"
             row = connection.execute(query, (os.fsencode(path),)).fetchone()
         return row[1] if row and Fingerprint(*json.loads(row[0]))[:2] == file[:2] else ""
+
+    def doubted(self) -> set[bytes]:
+        """The contents of all files that :meth:`doubt` was told of."""
+        with self._database.read() as connection:
+            return {content for (content,) in connection.execute("SELECT content FROM doubts")}
 
     def _images(self, condition: str, *values: object) -> list[ImageRow]:
         query = f"SELECT {_IMAGE_COLUMNS} FROM images WHERE {condition} ORDER BY verified_at DESC, path"

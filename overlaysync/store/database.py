@@ -70,7 +70,12 @@ CREATE TABLE held (
     file TEXT NOT NULL
 ) STRICT;
 CREATE INDEX held_by_name ON held (name, team);
-CREATE TABLE notes (path BLOB NOT NULL PRIMARY KEY, file TEXT NOT NULL, text TEXT NOT NULL) STRICT;
+CREATE TABLE doubts (
+    path BLOB NOT NULL PRIMARY KEY,
+    file TEXT,
+    content BLOB NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
 CREATE TABLE holders (
     content BLOB NOT NULL,
     node BLOB NOT NULL,

@@ -31,6 +31,7 @@ from overlaysync.ops.adopt import (
     read_over,
     unproven,
 )
+from overlaysync.ops.discard import discard
 from overlaysync.ops.publish import Publisher, keep_manifest
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
@@ -322,8 +323,8 @@ def test_what_was_taken_unproven_is_noted_for_good(world: World, master: Path) -
     stray, base = look(str(overlay), world.library), world.known(master)
     new = world.images / "new.qcow2"
     made = world.maker.adopt(read_over(world.library, stray, base), str(new), now=NOW)
-    text = note_unverified(world.library, made, "nothing is known of it")
-    assert "nothing proves" in text and "nothing is known of it" in text
+    text = note_unverified(world.library, made, "it belongs elsewhere")
+    assert "nothing proves" in text and "it belongs elsewhere" in text
     assert text in world.known(new).notes
     apply(new, [Op("write", 0, 512, 3)])
     assert text in world.known(new).notes  # of the same file, whatever its guest writes
@@ -332,6 +333,21 @@ def test_what_was_taken_unproven_is_noted_for_good(world: World, master: Path) -
     shutil.copy(new, world.images / "copy.qcow2")
     os.replace(world.images / "copy.qcow2", new)
     assert text not in world.known(new).notes
+
+
+@pytest.mark.parametrize("fate", ["kept", "removed", "discarded"])
+def test_what_was_taken_unproven_proves_nothing_later(world: World, master: Path, fate: str) -> None:
+    overlay = make_overlay(world.images / "vm.qcow2", master)
+    moved = master.parent.rename(world.images / "masters2") / master.name
+    stray = look(str(overlay), world.library)
+    new = world.images / "new.qcow2"
+    made = world.maker.adopt(read_over(world.library, stray, world.known(moved)), str(new), now=NOW)
+    note_unverified(world.library, made)
+    if fate == "removed":
+        new.unlink()
+    if fate == "discarded":
+        discard(str(new), world.catalog)
+    assert find(world, overlay, moved.parent) is None
 
 
 # -- history -----------------------------------------------------------------------------------------
