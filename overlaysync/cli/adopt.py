@@ -213,6 +213,8 @@ class _Adopting:
             made = self.node.maker.adopt(known, path, now=now(), progress=self.output.advance)
         finally:
             self.output.end()
+        for path in (made.path, known.parent.path):
+            self.node.catalog.mark_named(path)
         if proof is not None:
             note_history(self.node.library, stray, made, proof, at=timestamp())
         return made

@@ -19,21 +19,17 @@ if TYPE_CHECKING:
 
 def is_path(text: str) -> bool:
     """Whether the user means a file: it exists, or is written like a path."""
-    return (
-        os.path.exists(text)
-        or text.startswith((".", "/", "~"))
-        or text.endswith((".qcow2", ".qed", ".raw", ".img"))
-    )
+    from overlaysync.formats.recognition import ending_of
+
+    return os.path.exists(text) or text.startswith((".", "/", "~")) or ending_of(text) != ""
 
 
-def guest_size(path: str) -> int:
-    """Guest bytes of an image and all below it: the work of hashing it; 0 when it cannot be read."""
+def guest_size(node: Node, path: str, format: Format | None = None) -> int:
+    """Return the guest bytes of an image and all below it; 0 when it cannot be read."""
     from overlaysync.errors import ImageError
-    from overlaysync.formats.chain import Chain
 
     try:
-        with Chain.open(path) as chain:
-            return sum(image.virtual_size for image in chain.images)
+        return node.library.guest_size(path, format)
     except ImageError:
         return 0
 
@@ -41,28 +37,28 @@ def guest_size(path: str) -> int:
 def examine(node: Node, output: Output, path: str, format: Format | None = None) -> Known:
     """What is in the image, with a progress bar while it is hashed."""
     from overlaysync.errors import NotFoundError
-    from overlaysync.formats.chain import Chain
     from overlaysync.node.node import now
 
     if not is_path(path):
         raise NotFoundError(
             f"There is no file {path}", why="a path is needed here", hint="overlaysync tree, for paths"
         )
-    with Chain.open(path, format) as chain:
-        size = sum(image.virtual_size for image in chain.images)
-    output.begin(f"hashing {os.path.basename(path)}", size)
+    output.begin(f"hashing {os.path.basename(path)}", node.library.guest_size(path, format))
     try:
-        return node.library.examine(path, now=now(), format=format, progress=output.advance)
+        known = node.library.examine(path, now=now(), format=format, progress=output.advance)
     finally:
         output.end()
+    node.catalog.mark_named(known.path)
+    return known
 
 
 def look_at(node: Node, output: Output, path: str) -> Stray:
     """Hash an overlay by itself, with a progress bar."""
     from overlaysync.formats.detect import open_image
     from overlaysync.ops.adopt import look
+    from overlaysync.ops.library import vouched_by
 
-    with open_image(path) as image:
+    with open_image(path, None, vouched_by(node.catalog)) as image:
         size = image.virtual_size
     output.begin(f"hashing {os.path.basename(path)}", size)
     try:

@@ -29,7 +29,7 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import printable
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.hashing import Progress, hash_layer
-from overlaysync.ops.library import Known, Library, PageKeeper, find_base
+from overlaysync.ops.library import Known, Library, PageKeeper, find_base, vouched_by
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.trust_words import who
 from overlaysync.store.catalog import Held, ImageRow
@@ -140,7 +140,7 @@ def look(path: str, library: Library, progress: Progress | None = None) -> Stray
         InUseError: a VM writes to it, or it changed while it was read.
     """
     keeper = PageKeeper(library.catalog)
-    with open_image(path) as image:
+    with open_image(path, None, vouched_by(library.catalog)) as image:
         hold_read_lock(image.fd, path=path)
         if image.backing is None:
             raise UsageError(f"{path} is a master: it stands on nothing", hint=f"overlaysync show '{path}'")
@@ -354,7 +354,7 @@ def on_its_master(
 def already_stands(library: Library, path: str, parent: bytes, *, now: float) -> bool:
     """Whether the overlay at ``path`` opens by itself, on a disk with the id ``parent``."""
     try:
-        with Chain.open(path) as chain:
+        with library.open(path) as chain:
             below = chain.images[1].path
         return library.examine(below, now=now).disk.id == parent
     except (OverlaysyncError, OSError):

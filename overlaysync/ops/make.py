@@ -31,14 +31,7 @@ from overlaysync.model.digest import (
 from overlaysync.model.pages import PageList, PageListBuilder
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.hashing import Progress, combine
-from overlaysync.ops.library import (
-    Known,
-    Library,
-    PageKeeper,
-    is_read_only,
-    open_known,
-    open_quiet,
-)
+from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.publish import rebuilt_cluster_size
 from overlaysync.store.files import make_directory
@@ -53,7 +46,9 @@ def backing_name(overlay: str, base: str) -> bytes:
 
     A name with a colon gets ``./`` in front, or QEMU would take it for a protocol.
     """
-    if os.path.dirname(os.path.realpath(overlay)) != os.path.dirname(os.path.realpath(base)):
+    # The directory alone: the overlay's own name may be a link, and is going to be replaced then.
+    directory = os.path.realpath(os.path.dirname(os.path.abspath(overlay)))
+    if directory != os.path.dirname(os.path.realpath(base)):
         return os.fsencode(os.path.realpath(base))
     name = os.path.basename(os.path.realpath(base))
     return os.fsencode(f"./{name}" if ":" in name else name)
@@ -104,7 +99,7 @@ class Maker:
                 f"{known.path} is a master already: it has no backing file", hint="copy or fetch it instead"
             )
         self._check_result(known)
-        with open_known(known) as chain:
+        with self._library.open_known(known) as chain:
             work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known))
             return self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
 
@@ -133,7 +128,8 @@ class Maker:
             )
         check_base(base)
         keeper = PageKeeper(self._library.catalog)
-        with open_known(known) as chain, open_quiet(base.path) as below:
+        library = self._library
+        with library.open_known(known) as chain, library.open_known(base) as below:
             layer = _Difference(known, base, chain, below, self._library).page_list(keeper)
             keeper.flush()
             result = combine(base.disk, layer, self._library.load_page, chain, keeper.keep)
@@ -158,7 +154,7 @@ class Maker:
         if known.layer is None or known.parent is None:
             raise ValueError("only an overlay that was read over a master can be put on it")
         check_base(known.parent)
-        with open_known(known) as chain:
+        with self._library.open_known(known) as chain:
             format, cluster_size = known.geometry.format, rebuilt_cluster_size(known)
             work = _Work(path, known.layer, known.disk, format, cluster_size, known.parent)
             self._library.catalog.pages.keep_list(known.layer)
@@ -190,7 +186,7 @@ class Maker:
         if source is not None and os.path.samefile(work.path, source.chain.top.path):
             return None
         try:
-            with Chain.open(work.path, work.format) as chain:
+            with self._library.open(work.path, work.format) as chain:
                 if chain.virtual_size != work.content.virtual_size:
                     return None
             # What is known of it, if anything, is not believed, and not replaced by what is there now.
@@ -240,7 +236,7 @@ class Maker:
         finally:
             assembly.close()
         self._library.remember(work.path, work.format, work.content, work.disk, now=now)
-        return self._library.examine(work.path, now=now)
+        return self._library.examine(work.path, now=now, format=work.format)
 
 
 @dataclass(frozen=True, slots=True)
