@@ -18,6 +18,7 @@ from overlaysync.cli.common import output_of
 from overlaysync.cli.config import load_defaults
 from overlaysync.cli.output import Output, Settings
 from overlaysync.errors import AmbiguousError, BrokenOffError, OverlaysyncError
+from overlaysync.store.files import translate
 
 INTERRUPTED = 130
 _COMPLETION = "_OVERLAYSYNC_COMPLETE"
@@ -107,7 +108,7 @@ def _run(words: list[str]) -> int:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of typer's
             return _report_usage(output, error)
         if isinstance(error, OSError):
-            return _report(output, OverlaysyncError(_describe_os_error(error)))
+            return _report(output, translate(error, _describe_os_error(error)))
         raise
 
 
@@ -167,5 +168,4 @@ def _report_usage(output: Output, error: Exception) -> int:
 
 
 def _describe_os_error(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror or error}{where}"
+    return f"Cannot use {error.filename}" if error.filename else "The system refused a file operation"

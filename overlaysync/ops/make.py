@@ -121,7 +121,10 @@ class Maker:
             BaseImageError: ``base`` has changed since it was hashed.
         """
         if known.layer is None:
-            raise UsageError(f"{known.path} is a master: there is nothing to rebase")
+            raise UsageError(
+                f"{known.path} is a master: there is nothing to rebase",
+                hint="name the overlay first and the master after --onto",
+            )
         if known.path in {image.path for image in base.lineage}:
             raise UsageError(
                 f"{known.path} cannot stand on itself", hint="choose a master that does not stand on it"
@@ -137,6 +140,7 @@ class Maker:
                 raise VerificationError(
                     f"Rebasing {known.path} would change what its guest sees",
                     why=f"{short_id(result.id)} instead of {short_id(known.disk.id)}",
+                    hint=f"overlaysync verify '{base.path}', and '{known.path}'",
                 )
             keeper.flush()
             # Not larger than a granule: of a larger cluster only some granules may differ from the base.

@@ -135,7 +135,10 @@ def _check_lineage(steps: list[Step], base: Known) -> None:
     """Refuse to write over an image that is below, and chains deeper than can be read."""
     below = {image.path for image in base.lineage}
     if len(steps) + len(below) > MAX_LINEAGE:
-        raise UsageError(f"'{steps[0].header.name}' stands on more than {MAX_LINEAGE - 1} images")
+        raise UsageError(
+            f"'{steps[0].header.name}' stands on more than {MAX_LINEAGE - 1} images",
+            hint="ask its publisher to promote it to a master",
+        )
     for step in steps:
         if os.path.realpath(step.path) in below:
             raise WouldDestroyError(

@@ -144,7 +144,9 @@ class Database:
             with _opening(path):
                 database._prepare()
         except OSError as error:
-            raise translate(error, f"Cannot open the catalog {path}") from error
+            raise translate(
+                error, f"Cannot open the catalog {path}", hint=f"look at: ls -l '{path.parent}'"
+            ) from error
         except BaseException:
             database.close()
             raise
