@@ -201,6 +201,7 @@ class _Adopting:
         """Write the overlay to a new file on the master that ``known`` was read over."""
         from overlaysync.node.node import now, timestamp
         from overlaysync.ops.adopt import note_history
+        from overlaysync.ops.backing import mark_meant
         from overlaysync.ops.publish import image_path, stem
 
         assert known.parent is not None
@@ -213,8 +214,8 @@ class _Adopting:
             made = self.node.maker.adopt(known, path, now=now(), progress=self.output.advance)
         finally:
             self.output.end()
-        for path in (made.path, known.parent.path):
-            self.node.catalog.mark_named(path)
+        self.node.catalog.mark_named(made.path)
+        mark_meant(self.node.catalog, known.parent, self.options.directories)
         if proof is not None:
             note_history(self.node.library, stray, made, proof, at=timestamp())
         return made

@@ -37,6 +37,7 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.believe import Choice, Reason, choose, choose_all, new_pin, remark
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.library import Known, PageKeeper, find_base, image_files
@@ -330,6 +331,8 @@ class Fetch:
         transfer = Transfer()
         pages = await self._page_list(step, transfer)
         base = await asyncio.to_thread(self._base, step)
+        if base:
+            await asyncio.to_thread(mark_meant, self.node.catalog, base, self.options.directories)
         assembly = await self._in_thread(self._assembly, step, pages, base, replace)
         past = await asyncio.to_thread(past_envelopes, self.node.catalog, step.listing.manifest)
         offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page, past)
