@@ -25,6 +25,7 @@ from overlaysync.errors import (
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import MAX_FOLLOWS, Header
+from overlaysync.model.names import printable
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
 from overlaysync.net.client import Client
@@ -36,6 +37,7 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.believe import Choice, Reason, choose, choose_all, new_pin, remark
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.library import Known, PageKeeper, find_base, image_files
@@ -329,6 +331,8 @@ class Fetch:
         transfer = Transfer()
         pages = await self._page_list(step, transfer)
         base = await asyncio.to_thread(self._base, step)
+        if base:
+            await asyncio.to_thread(mark_meant, self.node.catalog, base, self.options.directories)
         assembly = await self._in_thread(self._assembly, step, pages, base, replace)
         past = await asyncio.to_thread(past_envelopes, self.node.catalog, step.listing.manifest)
         offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page, past)
@@ -399,6 +403,7 @@ class Fetch:
             raise BaseImageError(
                 f"Cannot rebuild '{step.header.name}' on {base.path}",
                 why="its content is not that of the master it stands on",
+                hint=f"overlaysync verify --repair '{base.path}'",
             )
         return base
 
@@ -417,6 +422,7 @@ class Fetch:
                 f"Cannot fetch '{step.header.name}'",
                 why=f"on its master it makes {short_id(disk.id)}, "
                 f"and its publisher promised {short_id(step.header.result_id)}",
+                hint=f"overlaysync verify '{base.path}'; if it is good, ask its publisher to share it again",
             )
         self.node.catalog.pages.keep_list(disk)
 
@@ -480,7 +486,9 @@ class Fetch:
             transfer.manifest += received
         if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
             raise VerificationError(
-                f"Cannot fetch '{header.name}'", why="its manifest says other than the content has"
+                f"Cannot fetch '{header.name}'",
+                why="its manifest says other than the content has",
+                hint=f"ask {printable(header.by) or 'its publisher'} to share it again",
             )
         return pages
 

@@ -139,7 +139,11 @@ def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
     others = [] if loose == reference else [listing for listing in listings if fits(loose, listing)]
     if others:
         having = sorted({describe(listing) for listing in others})
-        return NotFoundError(f"Nobody has '{reference}'", why="there is " + "; ".join(having))
+        return NotFoundError(
+            f"Nobody has '{reference}'",
+            why="there is " + "; ".join(having),
+            hint=f"name one of these: {loose}",
+        )
     if not listings:
         return NotFoundError(
             f"Nobody has '{reference}'",
