@@ -26,8 +26,9 @@ from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 from overlaysync.errors import NetworkError
 from overlaysync.model.names import printable
 from overlaysync.net.bounds import DISCOVERY, DiscoveryBounds
+from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import Interface, choose_interfaces, is_on_link, list_interfaces
-from overlaysync.net.tidy import BoundedBrowser, Tidy
+from overlaysync.net.tidy import BoundedBrowser, Sturdy, Tidy
 from overlaysync.net.txt import Item, NodeText, decode_txt, encode_txt
 
 __all__ = ["SERVICE", "Announcement", "Announcer", "Browser", "Item", "Multicast", "Peer"]
@@ -43,13 +44,15 @@ class Multicast:
 
     Args:
         named: names of the interfaces to use; none for all that are usual.
+        faults: unexpected exceptions go there.
 
     Attributes:
         interfaces: those that work.
     """
 
-    def __init__(self, named: Sequence[str]) -> None:
+    def __init__(self, named: Sequence[str], faults: Faults) -> None:
         self._named = named
+        self._faults = faults
         self.interfaces: tuple[Interface, ...] = ()
         self._own: frozenset[str] = frozenset()
         self._zeroconf: AsyncZeroconf | None = None
@@ -76,9 +79,10 @@ class Multicast:
             why = "; ".join(problems) or "there is no network interface to use"
             raise NetworkError("Discovery does not work here", why=why, hint=_HINT)
         try:
-            self._zeroconf = AsyncZeroconf(interfaces=addresses, ip_version=IPVersion.V4Only)
-            await self._zeroconf.zeroconf.async_wait_for_start()
-            self._zeroconf.zeroconf.async_add_listener(Tidy(), None)
+            zeroconf = Sturdy(self._faults, interfaces=addresses, ip_version=IPVersion.V4Only)
+            self._zeroconf = AsyncZeroconf(zc=zeroconf)
+            await zeroconf.async_wait_for_start()
+            zeroconf.async_add_listener(Tidy(self._faults), None)
         except (OSError, RuntimeError, ZeroconfError) as error:
             await self.close()
             raise NetworkError("Discovery does not work here", why=str(error), hint=_HINT) from None
@@ -137,13 +141,20 @@ class Announcer:
     Args:
         label: ``user@host-abc234``; a suffix is added when another node has it.
         interfaces: names of the interfaces to use; none for all that are usual.
+        faults: unexpected exceptions go there.
     """
 
     def __init__(
-        self, label: str, *, interfaces: Sequence[str] = (), bounds: DiscoveryBounds = DISCOVERY
+        self,
+        label: str,
+        *,
+        interfaces: Sequence[str] = (),
+        bounds: DiscoveryBounds = DISCOVERY,
+        faults: Faults | None = None,
     ) -> None:
         self._bounds = bounds
-        self._multicast = Multicast(interfaces)
+        self._faults = faults or Faults()
+        self._multicast = Multicast(interfaces, self._faults)
         self._name = instance_label(label, bounds.name_length - len("-99"))
         self._announced: Announcement | None = None
         self._info: AsyncServiceInfo | None = None
@@ -195,14 +206,15 @@ class Announcer:
         while True:
             try:
                 await sent
-            except (ZeroconfError, OSError) as error:
-                _log.warning("cannot announce this node: %s", error)
-            await asyncio.sleep(self._bounds.updates_s)
-            await self._changed.wait()
-            self._changed.clear()
-            assert self._announced is not None
-            self._info = self._make_info(self._announced)
-            sent = await self._multicast.zeroconf.async_update_service(self._info)
+                await asyncio.sleep(self._bounds.updates_s)
+                await self._changed.wait()
+                self._changed.clear()
+                assert self._announced is not None
+                self._info = self._make_info(self._announced)
+                sent = await self._multicast.zeroconf.async_update_service(self._info)
+            except Exception as error:
+                self._faults.count(error, "announcing this node")
+                sent = asyncio.sleep(0)
 
     def _make_info(self, said: Announcement) -> AsyncServiceInfo:
         text = NodeText(said.node_id, said.revision, said.items, said.tls)
@@ -260,14 +272,22 @@ class Browser:
 
     Args:
         interfaces: names of the interfaces to use; none for all that are usual.
+        faults: unexpected exceptions go there.
 
     Attributes:
         peers: by instance name.
     """
 
-    def __init__(self, *, interfaces: Sequence[str] = (), bounds: DiscoveryBounds = DISCOVERY) -> None:
+    def __init__(
+        self,
+        *,
+        interfaces: Sequence[str] = (),
+        bounds: DiscoveryBounds = DISCOVERY,
+        faults: Faults | None = None,
+    ) -> None:
         self._bounds = bounds
-        self._multicast = Multicast(interfaces)
+        self._faults = faults or Faults()
+        self._multicast = Multicast(interfaces, self._faults)
         self.peers: OrderedDict[str, Peer] = OrderedDict()
         self._own: set[tuple[str, int]] = set()
         self._confirmed: dict[str, str] = {}  # label → host that answered
@@ -292,6 +312,7 @@ class Browser:
             SERVICE,
             handlers=[self._heard],
             question_type=DNSQuestionType.QM,
+            faults=self._faults,
         )
 
     async def stop(self) -> None:
@@ -328,6 +349,12 @@ class Browser:
     def _heard(
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
     ) -> None:
+        try:
+            self._take_note(name, state_change)
+        except Exception as error:
+            self._faults.count(error, "hearing of a peer")
+
+    def _take_note(self, name: str, state_change: ServiceStateChange) -> None:
         if state_change is ServiceStateChange.Removed:
             self._drop(_label(name))
             return
@@ -349,6 +376,8 @@ class Browser:
                     await self._resolve(name)
                 except (ZeroconfError, OSError, ValueError) as error:
                     _log.debug("cannot resolve a peer: %s", error)
+                except Exception as error:
+                    self._faults.count(error, "resolving a peer")
                 await asyncio.sleep(self._bounds.pace_s)
 
     async def _resolve(self, name: str) -> None:

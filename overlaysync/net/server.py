@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import random
 import socket
 import struct
@@ -39,6 +38,7 @@ from overlaysync.model.names import printable
 from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, retry_after
+from overlaysync.net.faults import Faults
 from overlaysync.net.membership import Membership
 from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers
 from overlaysync.net.places import NoPlaceError, Places
@@ -53,7 +53,6 @@ from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team
 from overlaysync.units import KIB
 
-_log = logging.getLogger("overlaysync.net.server")
 _JSON = "application/json"
 _BINARY = "application/octet-stream"
 _READERS = 4  # threads that read images
@@ -81,6 +80,7 @@ class Server:
         bounds: limits.
         key: the node's; without it there is no private lane.
         teams: those that the node is in, by name.
+        faults: unexpected exceptions go there.
 
     Attributes:
         port: where it listens.
@@ -96,8 +96,10 @@ class Server:
         bounds: ServerBounds = SERVER,
         key: NodeKey | None = None,
         teams: Mapping[str, Team] | None = None,
+        faults: Faults | None = None,
     ) -> None:
         self._shelf = shelf
+        self._faults = faults or Faults()
         self._key = key
         self._teams = teams or {}
         self._members: WeakKeyDictionary[asyncio.BaseTransport, Membership] = WeakKeyDictionary()
@@ -126,6 +128,7 @@ class Server:
         self._http = BoundedServer(self._handle, self._bounds)
         sockets = self._listen(addresses, port)
         loop = asyncio.get_running_loop()
+        self._faults.watch(loop)
         for sock in sockets:
             self._listeners.append(
                 await loop.create_server(self._http, sock=sock, backlog=self._bounds.queue)
@@ -141,7 +144,7 @@ class Server:
             sockets = self._listen(addresses, port)
         except (NetworkError, OverflowError):
             sockets = self._listen(addresses, 0)
-        self._tls = TlsListener(http, key, self._bounds)
+        self._tls = TlsListener(http, key, self._bounds, self._faults)
         self._tls.start(sockets)
         self.tls = sockets[0].getsockname()[1]
 
@@ -186,8 +189,8 @@ class Server:
             raise _Answer(400) from None
         except NotFoundError:
             raise _Answer(410) from None
-        except Exception:
-            _log.exception("cannot answer %s", request.rel_url)
+        except Exception as error:
+            self._faults.count(error, "answering a request")
             raise _Answer(500) from None
 
     async def _finish(self, request: web.BaseRequest, response: web.StreamResponse) -> None:

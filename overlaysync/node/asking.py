@@ -17,10 +17,10 @@ from overlaysync.errors import (
     NetworkError,
     NotFoundError,
     OverlaysyncError,
-    PeerError,
     VerificationError,
 )
 from overlaysync.net.client import BusyError, GoneError
+from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Endpoint
 from overlaysync.net.receiving import SilentError
 from overlaysync.trust.envelope import Manifest
@@ -39,6 +39,11 @@ Ask = Callable[[Endpoint, Manifest], Awaitable[_Answer]]
 
 class Sources(Protocol):
     """Who is within reach."""
+
+    @property
+    def faults(self) -> Faults:
+        """Unexpected exceptions go there."""
+        ...
 
     def sources(self, content: bytes, team: str = "") -> Mapping[str, tuple[Endpoint, Manifest]]:
         """Those who list a content to a team ("" for everybody), by name."""
@@ -112,15 +117,15 @@ class Anyone:
     async def _first(
         self, asked: dict[asyncio.Task[_Answer], str], failures: dict[str, OverlaysyncError]
     ) -> asyncio.Task[_Answer] | None:
-        """The first to end with no failure of a peer; None when there is none within a moment."""
+        """The first to answer; None when there is none within a moment. Any exception is a peer's failure."""
         done, slow = await asyncio.wait(asked, timeout=self._slow_s, return_when=asyncio.FIRST_COMPLETED)
         if not done:
             self._last.update(asked[task] for task in slow)
         for task in done:
             error = task.exception()
-            if not isinstance(error, PeerError | DecodeError):
+            if error is None:
                 return task
-            failures[asked[task]] = error
+            failures[asked[task]] = self._reach.faults.contain(error, "asking a peer for a manifest")
             self._last.add(asked.pop(task))
         return None
 

@@ -15,6 +15,7 @@ from overlaysync.model.pin import Sighting
 from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
+from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.resolving import resolve
@@ -93,7 +94,11 @@ class PeerView:
 
 @dataclass(slots=True)
 class Reach:
-    """Peers found so far; grows while it is open."""
+    """Peers found so far; grows while it is open.
+
+    Attributes:
+        faults: unexpected exceptions; none of them ends the search.
+    """
 
     node: Node
     client: Client
@@ -102,6 +107,7 @@ class Reach:
     named: tuple[Address, ...] = ()
     catalogs: bool = True
     views: dict[str, PeerView] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
@@ -133,7 +139,9 @@ class Reach:
             NetworkError: mDNS does not work here, it is needed, and no peer is named.
         """
         named = tuple(dict.fromkeys(peers))
-        browser: Browser | None = Browser(interfaces=tuple(interfaces))
+        faults = Faults(observer.note)
+        faults.watch(asyncio.get_running_loop())
+        browser: Browser | None = Browser(interfaces=tuple(interfaces), faults=faults)
         assert browser is not None
         try:
             await browser.start()
@@ -142,7 +150,7 @@ class Reach:
             if mdns_needed and not named:
                 raise
             observer.note(str(error))
-        reach = cls(node, client, observer, browser, named=named, catalogs=catalogs)
+        reach = cls(node, client, observer, browser, named=named, catalogs=catalogs, faults=faults)
         watcher = asyncio.create_task(reach._watch())
         watcher.add_done_callback(reach._ended)
         try:
@@ -279,7 +287,10 @@ class Reach:
                 self._list(self.views.pop(key), {})
                 self._has_changed()
             for peer in found.values():
-                self._consider(peer)
+                try:
+                    self._consider(peer)
+                except Exception as error:
+                    self.faults.contain(error, "looking at an announcement")
             with suppress(TimeoutError):
                 async with asyncio.timeout(_AGAIN_S):
                     await self.browser.changed()
@@ -327,18 +338,24 @@ class Reach:
         self._changed.set()
 
     async def _look_in_turn(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
-        """Fill ``view`` when it is its turn; a peer that the user named need not wait for others."""
-        if self._is_named(view):
-            await self._look(view, addresses, gossip)
-            return
+        """Fill ``view`` when it is its turn; a peer that the user named need not wait for others.
+
+        Whatever goes wrong with one peer is its own problem, unless this machine fails.
+        """
         limit = asyncio.timeout(None)
         loop = asyncio.get_running_loop()
         try:
+            if self._is_named(view):
+                await self._look(view, addresses, gossip)
+                return
             async with self._places.place(view.address.host, lambda: limit.reschedule(loop.time())), limit:
                 limit.reschedule(loop.time() + _LOOK_S)
                 await self._look(view, addresses, gossip)
         except (TimeoutError, NoPlaceError):
             view.problem = f"{view.address} takes too long to say what it has"
+        except Exception as error:
+            failure = self.faults.contain(error, "asking a peer for its catalog")
+            view.problem = f"{view.address}: {failure}"
 
     async def _look(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Fill ``view`` from the first address that answers."""
@@ -363,10 +380,16 @@ class Reach:
         self._list(view, view.public | await self._look_in_private(view))
         self._cut_lists()
         if gossip:
-            with suppress(PeerError, DecodeError):
-                for other in await self.client.peers(address):
-                    if self.may_dial(other.host, told_by=address):
-                        self._ask(str(other), (other,))
+            await self._ask_its_peers(address)
+
+    async def _ask_its_peers(self, address: Address) -> None:
+        """Ask those that a peer tells of as well, as far as it may tell of them."""
+        try:
+            for other in await self.client.peers(address):
+                if self.may_dial(other.host, told_by=address):
+                    self._ask(str(other), (other,))
+        except Exception as error:
+            self.faults.contain(error, "asking a peer for its peers")
 
     async def _resolve(self, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
         """IP addresses only, once for each name: where a node is, and who it is, goes by these."""
@@ -392,8 +415,9 @@ class Reach:
             catalog = await self.client.private_catalog(endpoint)
         except GoneError:
             return {}
-        except (PeerError, DecodeError) as error:
-            self.observer.note(str(error))
+        except Exception as error:
+            failure = self.faults.contain(error, "asking a peer for its team's catalog")
+            self.observer.note(str(failure))
             view.revision = ""  # ask again, if it is announced
             return {}
         return await asyncio.to_thread(self._open_all, catalog.envelopes, team)

@@ -257,15 +257,16 @@ class Transferring:
         )
         try:
             answer = await self._reach.client.swarm(address, manifest.id, schedule.pieces.count, question)
-        except (PeerError, DecodeError) as error:
+            self._labels[source] = answer.label
+            self._hear_of(answer, address)
+            schedule.heard(source, held=answer.held, cursor=answer.cursor, now=self._loop.time())
+        except Exception as error:
+            failure = self._reach.faults.contain(error, "asking a source what it has")
             # Of an older version, or made of the same content by another manifest: it has everything.
             self._unheard[source] += 1
-            schedule.silent(source, self._loop.time(), for_good=isinstance(error, GoneError | DecodeError))
+            schedule.silent(source, self._loop.time(), for_good=isinstance(failure, GoneError | DecodeError))
         else:
             self._unheard[source] = 0
-            self._labels[source] = answer.label
-            schedule.heard(source, held=answer.held, cursor=answer.cursor, now=self._loop.time())
-            self._hear_of(answer, address)
 
     async def say_goodbye(self) -> None:
         """Tell the others that everything is here, so that nobody waits for this node."""
@@ -293,9 +294,10 @@ class Transferring:
             received = await self._reach.client.read_slots(address, manifest.id, request.runs, part)
         except BusyError as error:
             schedule.failed(request, Failure.BUSY, self._loop.time(), retry_after=error.retry_after)
-        except PeerError as error:
-            self._last_error = str(error)
-            schedule.failed(request, _kind_of(error), self._loop.time())
+        except Exception as error:
+            failure = self._reach.faults.contain(error, "asking a source for data")
+            self._last_error = str(failure)
+            schedule.failed(request, _kind_of(failure), self._loop.time())
         except asyncio.CancelledError:
             schedule.cancelled(request)
             raise
@@ -358,7 +360,7 @@ class Transferring:
         return NetworkError(f"Cannot fetch '{name}'", why=self._last_error or "no peer answers", hint=hint)
 
 
-def _kind_of(error: PeerError) -> Failure:
+def _kind_of(error: PeerError | DecodeError) -> Failure:
     if isinstance(error, GoneError):
         return Failure.GONE
     return Failure.SILENT if isinstance(error, SilentError) else Failure.LOST

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from overlaysync.net.bounds import CLIENT, ClientBounds
 from overlaysync.net.client import Client
+from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.passing import Passing
@@ -35,6 +36,7 @@ class Around:
     observer: Heard = field(default_factory=Heard)
     believed: Callable[[str], bool] = lambda host: True
     looking: bool = False
+    faults: Faults = field(default_factory=Faults)
 
     def sources(self, content: bytes, team: str = "") -> dict[str, tuple[Address, Any]]:
         assert content == self.whole.manifest.header.content_id

@@ -11,6 +11,7 @@ import pytest
 
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError, PeerError, VerificationError
 from overlaysync.net.client import BusyError, GoneError
+from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, Endpoint
 from overlaysync.net.receiving import SilentError
 from overlaysync.node.asking import Anyone
@@ -28,6 +29,7 @@ class Peers:
     def __init__(self, **answers: Callable[[], Any]) -> None:
         self.answers = answers
         self.asked: Counter[str] = Counter()
+        self.faults = Faults()
 
     def sources(self, content: bytes, team: str = "") -> Mapping[str, tuple[Endpoint, Manifest]]:
         assert content == CONTENT
@@ -143,3 +145,14 @@ async def test_when_nobody_gives_it_the_reason_is_said(errors: list[Exception], 
     with pytest.raises(expected):
         await anyone(peers).ask(CONTENT, peers.ask)
     assert all(count == 1 for count in peers.asked.values())
+
+
+async def test_who_breaks_what_asks_it_fails_like_any_other() -> None:
+    peers = Peers(bad=fails(RuntimeError("nobody has thought of this")), good=lambda: "good")
+    asking = anyone(peers)
+    assert [await asking.ask(CONTENT, peers.ask) for _ in range(3)] == ["good"] * 3
+    assert peers.asked == {"bad": 1, "good": 3}
+    assert peers.faults.counts.total() == 1
+    alone = Peers(bad=fails(RuntimeError("nobody has thought of this")))
+    with pytest.raises(NetworkError, match="RuntimeError"):
+        await anyone(alone).ask(CONTENT, alone.ask)
