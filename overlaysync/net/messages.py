@@ -10,6 +10,7 @@ import base64
 import ipaddress
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -181,6 +182,14 @@ def parse_address(text: str) -> Address:
         f"'{printable(text)}' is not an address",
         hint="write HOST:PORT, such as bob.lab:43210, 192.0.2.7:43210 or [2001:db8::7]:43210",
     )
+
+
+def is_host_field(text: str) -> bool:
+    """Whether ``text`` is a host name or an IP address, with a port or without (RFC 9110, section 7.2)."""
+    for address in (text, f"{text}:80"):
+        with suppress(UsageError):
+            return bool(parse_address(address))
+    return False
 
 
 def _ipv6(text: str, scope: str) -> str:

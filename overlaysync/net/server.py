@@ -1,7 +1,8 @@
 """The HTTP server: what a node serves to anybody who asks, and over TLS to the members of its teams.
 
-GET and HEAD only, no request has a body. Leaves out who may see what: a :class:`~.shelf.View` shows only what
-may be served. "No" and "absent" are one answer, byte for byte. Paths (docs/protocol.md):
+GET only, for a HEAD costs what its body would; no request has a body, and none from a web page is answered.
+Leaves out who may see what: a :class:`~.shelf.View` shows only what may be served. "No" and "absent" are one
+answer, byte for byte. Paths (docs/protocol.md):
 
     /v1/catalog                             what is served, with an ETag
     /v1/peers                               other nodes this one knows
@@ -40,7 +41,7 @@ from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, retry_after
 from overlaysync.net.faults import Faults
 from overlaysync.net.membership import Membership
-from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers
+from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers, is_host_field
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.sending import BodySender, Piece, PieceReader, Sender, StalledError, TlsSender
@@ -54,6 +55,8 @@ from overlaysync.trust.teams import Team
 from overlaysync.units import KIB
 
 _JSON = "application/json"
+_BROWSER = ("Origin", "Sec-Fetch-Site")
+"""Fields that a browser adds to what a web page asks for, and that a page cannot take away."""
 _BINARY = "application/octet-stream"
 _READERS = 4  # threads that read images
 _LEAST_SHARE = 64 * KIB  # bytes per second a body should get under a rate limit, else there are fewer
@@ -208,10 +211,7 @@ class Server:
             abort(request)
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.method not in ("GET", "HEAD"):
-            raise _Answer(405, Allow="GET, HEAD")
-        if request.body_exists:
-            raise _Answer(413)
+        _check_asked_by_a_node(request)
         path = request.rel_url.raw_path.split("/")[1:]
         view = self._view(request, path)
         if isinstance(view, web.Response):
@@ -333,9 +333,8 @@ class Server:
                     response.headers["Content-Encoding"], length = ENCODING, len(body)
                 response.content_length = length
                 await response.prepare(request)
-                if request.method == "GET":
-                    sender = self._sender(request, response, tls=tls)
-                    await self._send_data(request, offer, reader, batch, sender, length)
+                sender = self._sender(request, response, tls=tls)
+                await self._send_data(request, offer, reader, batch, sender, length)
         except NoPlaceError:
             raise _Answer(503, Retry_After=str(retry_after(self._bounds))) from None
         return response
@@ -386,9 +385,26 @@ def abort(request: web.BaseRequest) -> None:
         request.transport.abort()
 
 
+def _check_asked_by_a_node(request: web.BaseRequest) -> None:
+    """Refuse what no node sends, before anything is done for it.
+
+    Raises:
+        _Answer: 405 for another method than GET, 403 for a web page's request, 400 for a damaged Host field,
+            413 for a request with a body.
+    """
+    if request.method != "GET":
+        raise _Answer(405, Allow="GET")
+    if any(name in request.headers for name in _BROWSER):
+        raise _Answer(403)
+    if [is_host_field(text) for text in request.headers.getall("Host", ())] != [True]:
+        raise _Answer(400)
+    if request.body_exists:
+        raise _Answer(413)
+
+
 def _takes_zstd(request: web.BaseRequest) -> bool:
-    """Whether this body may be compressed. The length of one that is not sent is not worth the work."""
-    return request.method == "GET" and request.headers.get("Accept-Encoding") == ENCODING
+    """Whether this body may be compressed."""
+    return request.headers.get("Accept-Encoding") == ENCODING
 
 
 def _is_of_use_to_others(host: str) -> bool:

@@ -118,8 +118,8 @@ class Raw:
         self.reader = reader
         self.writer = writer
 
-    async def ask(self, target: str, *fields: str, method: str = "GET") -> Answer:
-        lines = [f"{method} {target} HTTP/1.1", "Host: x", *fields]
+    async def ask(self, target: str, *fields: str, method: str = "GET", host: str = "x") -> Answer:
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *fields]
         self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
         return await self.answer(body=method != "HEAD")
 
