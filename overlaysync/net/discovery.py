@@ -24,7 +24,7 @@ from zeroconf import Error as ZeroconfError
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from overlaysync.errors import NetworkError
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field, printable
 from overlaysync.net.bounds import DISCOVERY, DiscoveryBounds
 from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import Interface, choose_interfaces, is_on_link, list_interfaces
@@ -426,4 +426,4 @@ class Browser:
 
 
 def _label(name: str) -> str:
-    return printable(name.removesuffix("." + SERVICE))
+    return one_field(name.removesuffix("." + SERVICE))

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from overlaysync.errors import DecodeError, UsageError
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field, printable
 from overlaysync.net.bounds import (
     MAX_CATALOG_ITEMS,
     MAX_CATALOG_SIZE,
@@ -102,7 +102,7 @@ def decode_catalog(data: bytes) -> CatalogMessage:
     if not 0 <= message.tls < 1 << 16:
         raise DecodeError("a catalog with a port that there is not")
     envelopes = tuple(map(_envelope, message.items))
-    return CatalogMessage(node, printable(message.label, MAX_LABEL), envelopes, message.tls)
+    return CatalogMessage(node, one_field(message.label, MAX_LABEL), envelopes, message.tls)
 
 
 def _envelope(text: str) -> bytes:

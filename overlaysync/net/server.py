@@ -35,7 +35,7 @@ from aiohttp import web
 
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError
 from overlaysync.model.digest import DIGEST_SIZE
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, retry_after
@@ -291,7 +291,7 @@ class Server:
         now = asyncio.get_running_loop().time()
         host = request.remote or ""
         if question.member and _is_of_use_to_others(host):
-            asking = Member(question.member, host, question.port, question.held, printable(question.label))
+            asking = Member(question.member, host, question.port, question.held, one_field(question.label))
             members.seen(asking, offer.pieces.count, now)
         # A node that fetches tells of the others once, one that has everything each time: it knows the most.
         others: list[Member] = []

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import islice
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.pin import Sighting
 from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
 from overlaysync.net.client import Client, GoneError
@@ -373,7 +373,7 @@ class Reach:
         view.address, view.etag, view.problem = address, answer.etag, ""
         if answer.catalog is not None:
             view.public_key = answer.catalog.node
-            view.label = printable(answer.catalog.label)
+            view.label = one_field(answer.catalog.label)
             view.alias = self._is_alias(view)
             view.tls = answer.catalog.tls
             view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from overlaysync.errors import AmbiguousError, NotAllowedError
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field, printable
 from overlaysync.model.pin import Pin, Sighting
 from overlaysync.model.reference import Reference
 from overlaysync.ops.resolve import Listing, describe
@@ -28,7 +28,7 @@ class StrangerError(NotAllowedError):
 
 def who(publisher: bytes, label: str) -> str:
     """A publisher in a sentence: label, if it is known, and fingerprint."""
-    return f"{printable(label)} ({node_id(publisher)})" if label else node_id(publisher)
+    return f"{one_field(label)} ({node_id(publisher)})" if label else node_id(publisher)
 
 
 def first_use(manifest: Manifest, *, dry_run: bool) -> str:
