@@ -38,7 +38,7 @@ from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.names import one_field
 from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
-from overlaysync.net.connections import BoundedServer, retry_after
+from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, retry_after
 from overlaysync.net.faults import Faults
 from overlaysync.net.membership import Membership
 from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers, is_host_field
@@ -58,6 +58,7 @@ _JSON = "application/json"
 _BROWSER = ("Origin", "Sec-Fetch-Site")
 """Fields that a browser adds to what a web page asks for, and that a page cannot take away."""
 _BINARY = "application/octet-stream"
+_ACCEPTED_AT_ONCE = 8
 _READERS = 4  # threads that read images
 _LEAST_SHARE = 64 * KIB  # bytes per second a body should get under a rate limit, else there are fewer
 _UNSENT = 64 * KIB  # of a body over TLS, so that a client that takes nothing is soon noticed
@@ -128,14 +129,16 @@ class Server:
         Raises:
             NetworkError: an address or the port cannot be had.
         """
+        self._bounds = fitting(self._bounds, raise_descriptor_limit())
         self._http = BoundedServer(self._handle, self._bounds)
         sockets = self._listen(addresses, port)
         loop = asyncio.get_running_loop()
         self._faults.watch(loop)
         for sock in sockets:
-            self._listeners.append(
-                await loop.create_server(self._http, sock=sock, backlog=self._bounds.queue)
-            )
+            # asyncio tries to accept as often as the queue is long, and complains each time of having no
+            # descriptors left: it is told of a short queue, and the kernel of the long one.
+            self._listeners.append(await loop.create_server(self._http, sock=sock, backlog=_ACCEPTED_AT_ONCE))
+            sock.listen(self._bounds.queue)
         self.port = sockets[0].getsockname()[1]
         if self._key is not None:
             self._start_tls(self._http, self._key, addresses, port + 1 if port else 0)
