@@ -11,6 +11,7 @@ from pathlib import Path
 
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
+from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import as_digests, canonicalise, format_id, hash_units
 from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PageListBuilder
@@ -48,7 +49,7 @@ def make_offer(
         id=format_id(pages.id),
         virtual_size=len(content),
         unit=CHUNK,
-        data_size=len(content),
+        data_size=DataMap(pages, bodies.__getitem__).size,
         list_size=len(pages.encode()),
         result=format_id(pages.id),
         format="raw",
