@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from overlaysync.errors import NetworkError
+from overlaysync.errors import NetworkError, NoSpaceError
 from overlaysync.net import interfaces
 from overlaysync.net.bounds import MAX_TOLD
 from overlaysync.net.client import Client
@@ -171,11 +171,11 @@ async def test_a_name_that_is_nobodys_is_asked_as_it_is(
             reach.require_answer()
 
 
-async def test_a_search_that_breaks_off_ends_who_waits_for_it(
+async def test_a_machine_that_fails_ends_the_search_and_who_waits_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(reach: Reach, peer: Peer) -> None:
-        raise RuntimeError("a mistake")
+        raise NoSpaceError("the disk is full")
 
     async def start(browser: Browser) -> None:
         pass
@@ -186,8 +186,8 @@ async def test_a_search_that_breaks_off_ends_who_waits_for_it(
     node = Node.open({"OVERLAYSYNC_HOME": str(tmp_path / "home")})
     async with Client() as client, Reach.open(node, client, Silent()) as reach:
         reach.check()  # it has not begun
-        with pytest.raises(RuntimeError, match="a mistake"):
+        with pytest.raises(NoSpaceError):
             await reach.until(lambda: False, wait_s=5)
-        with pytest.raises(RuntimeError, match="a mistake"):
+        with pytest.raises(NoSpaceError):
             reach.check()
     node.close()
