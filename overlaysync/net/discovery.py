@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 from collections import OrderedDict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from zeroconf import (
@@ -269,6 +269,7 @@ class Browser:
     When there is no place for another, the one that was heard of longest ago goes, unless it has been
     confirmed: a flood of made-up peers pushes out neither those that answered nor those that come later.
     One host may answer by any number of names, so only some of each host are kept for having answered.
+    Anybody can say that a peer has gone, so one is dropped only when it does not answer any more.
 
     Args:
         interfaces: names of the interfaces to use; none for all that are usual.
@@ -276,6 +277,7 @@ class Browser:
 
     Attributes:
         peers: by instance name.
+        still_there: asks a peer whether it has gone; without it, what is said of it is believed.
     """
 
     def __init__(
@@ -296,6 +298,10 @@ class Browser:
         self._workers: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._browser: BoundedBrowser | None = None
+        self.still_there: Callable[[Peer], Awaitable[bool]] | None = None
+        self._doubts: dict[str, asyncio.Task[None]] = {}
+        self._asked_at: dict[str, float] = {}
+        self._doubting = asyncio.Semaphore(bounds.doubts)
 
     async def start(self) -> None:
         """Ask who is there, and listen.
@@ -319,9 +325,10 @@ class Browser:
         """Listen no longer; the peers stay."""
         if self._browser is not None:
             await self._browser.async_cancel()
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        tasks = (*self._workers, *self._doubts.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._multicast.close()
 
     def ignore(self, label: str, port: int) -> None:
@@ -356,8 +363,10 @@ class Browser:
 
     def _take_note(self, name: str, state_change: ServiceStateChange) -> None:
         if state_change is ServiceStateChange.Removed:
-            self._drop(_label(name))
+            self._doubt(_label(name))
             return
+        if (doubt := self._doubts.pop(_label(name), None)) is not None:
+            doubt.cancel()
         known = name in self._pending
         self._pending[name] = None
         self._pending.move_to_end(name)
@@ -394,7 +403,7 @@ class Browser:
         if addresses:
             self._keep(Peer(label, text.node_id, addresses, info.port, text.revision, text.items))
         else:
-            self._drop(label)
+            self._doubt(label)
 
     def _reachable(self, info: AsyncServiceInfo) -> tuple[str, ...]:
         """The announced addresses in our networks, the loopback last."""
@@ -415,8 +424,40 @@ class Browser:
             self._drop(next(unconfirmed, next(iter(self.peers))))
         self._notify()
 
+    def _doubt(self, label: str) -> None:
+        """A peer is said to have gone, or to be where it cannot be reached: drop it unless it answers."""
+        if label not in self.peers or label in self._doubts:
+            return
+        if self.still_there is None:
+            self._drop(label)
+            return
+        self._doubts[label] = asyncio.create_task(self._resolve_doubt(label, self.still_there))
+        self._doubts[label].add_done_callback(lambda task: self._no_more_doubt(label, task))
+
+    def _no_more_doubt(self, label: str, task: asyncio.Task[None]) -> None:
+        if self._doubts.get(label) is task:
+            del self._doubts[label]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._faults.count(error, "asking whether a peer has gone")
+
+    async def _resolve_doubt(self, label: str, still_there: Callable[[Peer], Awaitable[bool]]) -> None:
+        """Ask a doubted peer until it does not answer; who is announced anew is doubted no longer."""
+        loop = asyncio.get_running_loop()
+        while label in self.peers:
+            if label in self._asked_at:
+                await asyncio.sleep(self._asked_at[label] + self._bounds.doubt_s - loop.time())
+            async with self._doubting:
+                peer = self.peers.get(label)
+                there = peer is not None and await still_there(peer)
+            self._asked_at[label] = loop.time()
+            if not there:
+                self._drop(label)
+            elif self._browser is not None:
+                self._browser.ask_again_soon()  # it will announce anew what was withdrawn in its name
+
     def _drop(self, label: str) -> None:
         self._confirmed.pop(label, None)
+        self._asked_at.pop(label, None)
         if self.peers.pop(label, None) is not None:
             self._notify()
 

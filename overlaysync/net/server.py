@@ -40,6 +40,7 @@ from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, retry_after
 from overlaysync.net.faults import Faults
+from overlaysync.net.interfaces import is_told_port
 from overlaysync.net.membership import Membership
 from overlaysync.net.messages import decode_slots, encode_catalog, encode_peers, is_host_field
 from overlaysync.net.places import NoPlaceError, Places
@@ -293,7 +294,7 @@ class Server:
         members = self._shelf.swarms.of(offer.manifest.id)
         now = asyncio.get_running_loop().time()
         host = request.remote or ""
-        if question.member and _is_of_use_to_others(host):
+        if question.member and is_told_port(question.port) and _is_of_use_to_others(host):
             asking = Member(question.member, host, question.port, question.held, one_field(question.label))
             members.seen(asking, offer.pieces.count, now)
         # A node that fetches tells of the others once, one that has everything each time: it knows the most.

@@ -134,9 +134,9 @@ class BoundedBrowser(AsyncServiceBrowser):
         if self._updates > DISCOVERY.updates:
             self._updates = 0
             self.query_scheduler.stop()
-            self._ask_again_soon()
+            self.ask_again_soon()
 
-    def _ask_again_soon(self) -> None:
+    def ask_again_soon(self) -> None:
         """Ask who is there again, after a pause."""
         if self._again is None:
             self._again = asyncio.get_running_loop().call_later(_PAUSE_S, self._ask_again)
@@ -144,4 +144,5 @@ class BoundedBrowser(AsyncServiceBrowser):
     def _ask_again(self) -> None:
         self._again = None
         if not self.done:
+            self.query_scheduler.stop()
             self.query_scheduler.start(asyncio.get_running_loop())

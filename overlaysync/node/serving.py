@@ -68,8 +68,8 @@ async def serve(
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await server.stop()  # first: who hears the goodbye asks whether it is true
             await announcer.stop()
-            await server.stop()
 
 
 @contextmanager

@@ -50,6 +50,9 @@ _MET = 256
 _UNHEARD = 3
 """A member that has left so many questions unanswered is no company; another one may be asked instead."""
 
+_INVENTED = 5
+"""A member that has left so many questions unanswered is not asked again: it may be another's address."""
+
 
 @dataclass(slots=True)
 class Transfer:
@@ -203,6 +206,11 @@ class Transferring:
         if len(self._met) >= _MET or self._company() >= most:
             return
         address: Endpoint = Address(member.host, member.port)
+        # Those that asked us told of themselves; of the others a source has told, and was believed.
+        if not self._reach.may_dial(member.host, member.port, told_by=address):
+            return
+        if not self._reach.dials.take(member.host, member.port, self._loop.time()):
+            return
         if self._team:
             address = PrivateAddress(member.host, member.port, self._team)
         source = self._met[member.id] = str(address)
@@ -262,11 +270,19 @@ class Transferring:
             schedule.heard(source, held=answer.held, cursor=answer.cursor, now=self._loop.time())
         except Exception as error:
             failure = self._reach.faults.contain(error, "asking a source what it has")
-            # Of an older version, or made of the same content by another manifest: it has everything.
             self._unheard[source] += 1
-            schedule.silent(source, self._loop.time(), for_good=isinstance(failure, GoneError | DecodeError))
+            self._reach.dials.failed(address.host, address.port, self._loop.time())
+            # One that knows no such manifest has the same content by another: it has everything.
+            for_good = isinstance(failure, GoneError | DecodeError) or self._is_invented(source)
+            schedule.silent(source, self._loop.time(), for_good=for_good)
         else:
             self._unheard[source] = 0
+            self._reach.dials.answered(address.host, address.port)
+
+    def _is_invented(self, source: str) -> bool:
+        """Whether a member has left all questions unanswered, and enough of them to give it up."""
+        never = source in self._met.values() and source not in self._labels
+        return never and self._unheard[source] >= _INVENTED
 
     async def say_goodbye(self) -> None:
         """Tell the others that everything is here, so that nobody waits for this node."""
@@ -276,7 +292,7 @@ class Transferring:
 
     def _hear_of(self, answer: SwarmAnswer, teller: Endpoint) -> None:
         for member in answer.members:
-            if self._reach.may_dial(member.host, told_by=teller):
+            if self._reach.may_dial(member.host, member.port, told_by=teller):
                 self._told.seen(member, answer.pieces, self._loop.time())
 
     def _log(self, pieces: list[int]) -> None:

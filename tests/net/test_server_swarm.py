@@ -246,6 +246,18 @@ async def test_a_question_that_is_none(address: Address, whole: Offer, shelf: Fa
     assert len(shelf.swarms.of(whole.manifest.id)) == 0
 
 
+async def test_who_says_it_answers_at_a_system_service_is_told_of_to_nobody(
+    address: Address, whole: Offer, shelf: FakeShelf
+) -> None:
+    async with connect(address) as raw:
+        for port in (22, 80, 1023):
+            query = f"?member={ME}&port={port}&by=x&held=1&since=1"
+            assert (await raw.ask(f"{base(whole)}/swarm{query}"))[0] == 200
+        assert len(shelf.swarms.of(whole.manifest.id)) == 0
+        assert (await raw.ask(f"{base(whole)}/swarm?member={ME}&port=1024&by=x&held=1&since=1"))[0] == 200
+        assert len(shelf.swarms.of(whole.manifest.id)) == 1
+
+
 # -- who is listed -----------------------------------------------------------------------------------
 
 
