@@ -25,6 +25,7 @@ from overlaysync.errors import (
 )
 from overlaysync.model.names import printable
 from overlaysync.net.client import BusyError, GoneError
+from overlaysync.net.interfaces import host_key
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.receiving import SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion
@@ -35,6 +36,7 @@ from overlaysync.ops.assemble import BATCH, Assembly
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step
 from overlaysync.store.direct import aligned_buffer
+from overlaysync.swarm.introductions import Introductions
 from overlaysync.swarm.members import MAX_SOURCES, Member, Members
 from overlaysync.swarm.schedule import PER_SOURCE, Request, Schedule
 from overlaysync.swarm.source import Failure
@@ -123,6 +125,7 @@ class Transferring:
         self._buffers: list[memoryview] = []
         self._team = step.header.team
         self._sources: dict[str, tuple[Endpoint, Manifest]] = {}
+        self._introductions = Introductions()
         self._labels: dict[str, str] = {}
         self._asking: dict[Request, asyncio.Task[None]] = {}
         self._writing: set[asyncio.Future[list[tuple[int, int]]]] = set()
@@ -148,8 +151,11 @@ class Transferring:
             while not schedule.finished:
                 self._look_around()
                 self._start_all()
-                if schedule.exhausted(self._loop.time()) and not self._reach.looking:
-                    raise self._give_up()
+                if schedule.exhausted(self._loop.time()):
+                    if self._introductions.waiting:
+                        continue
+                    if not self._reach.looking:
+                        raise self._give_up()
                 await self._something()
         finally:
             for task in self._tasks:
@@ -164,10 +170,8 @@ class Transferring:
 
     def _look_around(self) -> None:
         """Take in new sources: those who list the content, and those who fetch it."""
-        for source, where in self._reach.sources(self._step.header.content_id, self._team).items():
-            self._sources[source] = where
-            self._schedule.add_source(source)
         now = self._loop.time()
+        self._introduce(now)
         others = {
             member.id: member
             for known in (self._told, self._members)
@@ -184,6 +188,14 @@ class Transferring:
             for member in self._told.strangers(self._met, now, self._random):
                 self._add_member(member, MAX_SOURCES // 2)
                 self._choose_at = now + _TICK_S
+
+    def _introduce(self, now: float) -> None:
+        """Add those who list the content, one of each host at first."""
+        for source, where in self._reach.sources(self._step.header.content_id, self._team).items():
+            self._sources[source] = where
+            self._introductions.know(source, host_key(where[0].host))
+        for source in self._introductions.next(now, at_a_loss=self._schedule.exhausted(now)):
+            self._schedule.add_source(source)
 
     def _company(self) -> int:
         """How many of the members met are still there."""
@@ -352,6 +364,7 @@ class Transferring:
             self._log(schedule.failed(request, Failure.WRONG, self._loop.time(), missing=wrong))
         else:
             self._log(schedule.succeeded(request, self._loop.time()))
+            self._introductions.came(request.source, self._loop.time())
         self._reach.observer.advance(before - schedule.missing_size, self._label(request.source))
         for needless in schedule.obsolete():
             if task := self._asking.pop(needless, None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 
@@ -156,3 +156,49 @@ async def test_who_breaks_what_asks_it_fails_like_any_other() -> None:
     alone = Peers(bad=fails(RuntimeError("nobody has thought of this")))
     with pytest.raises(NetworkError, match="RuntimeError"):
         await anyone(alone).ask(CONTENT, alone.ask)
+
+
+class Hosts(Peers):
+    """Peers whose name begins with their host: ``host-number``."""
+
+    def sources(self, content: bytes, team: str = "") -> Mapping[str, tuple[Endpoint, Manifest]]:
+        where = {name: HostAddress(name.partition("-")[0], 1, name) for name in self.answers}
+        return {name: (cast(Any, address), NO_MANIFEST) for name, address in where.items()}
+
+    async def ask(self, address: Any, manifest: Manifest) -> str:
+        return await super().ask(Address(address.name, 1), manifest)
+
+
+class HostAddress(NamedTuple):
+    host: str
+    port: int
+    name: str
+
+
+def many(host: str, count: int, answer: Callable[[], Any]) -> Answers:
+    return {f"{host}-{number}": answer for number in range(count)}
+
+
+async def test_many_silent_sources_of_one_host_cost_a_moment_once() -> None:
+    peers = Hosts(**many("silent", 60, hangs), **many("good", 1, lambda: "good"))
+    asking = anyone(peers)
+    async with asyncio.timeout(10 * SLOW_S):
+        assert [await asking.ask(CONTENT, peers.ask) for _ in range(50)] == ["good"] * 50
+    assert sum(count for name, count in peers.asked.items() if name.startswith("silent")) <= 2
+
+
+async def test_several_silent_hosts_cost_a_moment_each_at_most() -> None:
+    silent: Answers = {}
+    for host in "abcdef":
+        silent |= many(host, 20, hangs)
+    peers = Hosts(**silent, **many("good", 1, lambda: "good"))
+    asking = anyone(peers)
+    async with asyncio.timeout(10 * SLOW_S):
+        assert [await asking.ask(CONTENT, peers.ask) for _ in range(50)] == ["good"] * 50
+    assert sum(peers.asked.values()) <= 50 + 2 * 6
+
+
+async def test_the_only_good_source_among_many_silent_ones_of_its_host_is_found_soon() -> None:
+    peers = Hosts(**many("one", 60, hangs), **{"one-good": lambda: "good"})
+    async with asyncio.timeout(12 * SLOW_S):
+        assert await anyone(peers).ask(CONTENT, peers.ask) == "good"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from overlaysync.ops.offer import Offer, Segment
 from overlaysync.swarm.members import MAX_SOURCES, Member
 from overlaysync.swarm.source import Failure
 from overlaysync.units import CHUNK, KIB, MIB
-from tests.net.shelf import FakeShelf, make_offer, make_shelf, serving
+from tests.net.shelf import FakeShelf, make_offer, make_shelf, serving, unused_port
 from tests.node.fetchers import Fetcher, fetcher, soon
 
 SIZE = 16 * MIB
@@ -483,3 +484,27 @@ async def test_somebody_who_registers_and_never_answers_does_not_keep_a_fetch_al
         await client.swarm(own, whole.manifest.id, whole.pieces.count, SwarmQuestion(LIAR, 2001))
         with pytest.raises(NotFoundError):
             await asyncio.wait_for(a.transferring.run(), 8)
+
+
+async def test_many_silent_sources_of_one_host_do_not_stretch_a_fetch(
+    tmp_path: Path, whole: Offer, seed: Seed
+) -> None:
+    with ExitStack() as stack:
+        silent = []
+        for _ in range(60):  # the kernel takes the connections, and nobody reads
+            sock = stack.enter_context(socket.create_server(("127.0.0.2", 0)))
+            silent.append(Address("127.0.0.2", sock.getsockname()[1]))
+        async with fetcher(tmp_path / "a", whole, [*silent, seed.address]) as a:
+            await run(a, within_s=5)
+        tried = set(a.transferring._schedule._sources) & set(map(str, silent))
+    assert len(tried) <= 2
+    assert a.transfer.sources == {"pl@bob": SIZE}
+
+
+async def test_the_only_good_source_among_many_that_refuse_on_its_host_is_found(
+    tmp_path: Path, whole: Offer, seed: Seed
+) -> None:
+    refusing = [Address("127.0.0.1", unused_port()) for _ in range(20)]
+    async with fetcher(tmp_path / "a", whole, [*refusing, seed.address]) as a:
+        await run(a, within_s=25)
+    assert a.transfer.sources == {"pl@bob": SIZE}
