@@ -137,9 +137,9 @@ def _fields(publisher: bytes, book: Book) -> dict[str, Any]:
 
 
 def _lines(entry: dict[str, Any]) -> list[str]:
-    from overlaysync.model.names import printable
+    from overlaysync.model.names import one_field
 
-    head = f"{entry['publisher']}  {printable(entry['by'])}".rstrip()
+    head = f"{entry['publisher']}  {one_field(entry['by'])}".rstrip()
     if entry["all_names"]:
         head += f"  whatever it publishes, since {entry['trusted_since']}"
     names = [f"{item['team']}/{item['name']}" if item["team"] else item["name"] for item in entry["names"]]

@@ -25,7 +25,7 @@ from overlaysync.errors import (
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import MAX_FOLLOWS, Header
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
 from overlaysync.net.client import Client
@@ -488,7 +488,7 @@ class Fetch:
             raise VerificationError(
                 f"Cannot fetch '{header.name}'",
                 why="its manifest says other than the content has",
-                hint=f"ask {printable(header.by) or 'its publisher'} to share it again",
+                hint=f"ask {one_field(header.by) or 'its publisher'} to share it again",
             )
         return pages
 

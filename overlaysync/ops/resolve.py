@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from overlaysync.errors import AmbiguousError, NotFoundError
 from overlaysync.model.digest import ID_PREFIX, short_id
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference
 from overlaysync.trust.envelope import Manifest
 
@@ -32,7 +32,7 @@ class Listing:
 def describe(listing: Listing) -> str:
     """One line to choose by: name, version, id, kind, publisher."""
     header = listing.manifest.header
-    by = printable(header.by) or "?"
+    by = one_field(header.by) or "?"
     return (
         f"{header.full_name}:{header.version}  {short_id(header.content_id)}  "
         f"{'overlay' if header.is_layer else 'master'}  by {by}"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from overlaysync.errors import AmbiguousError, NotAllowedError
 from overlaysync.model.digest import short_id
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
 from overlaysync.ops.resolve import Listing, describe
@@ -31,7 +31,7 @@ class StrangerError(NotAllowedError):
 
 def who(publisher: bytes, label: str) -> str:
     """A publisher in a sentence: label, if it is known, and fingerprint."""
-    return f"{printable(label)} ({node_id(publisher)})" if label else node_id(publisher)
+    return f"{one_field(label)} ({node_id(publisher)})" if label else node_id(publisher)
 
 
 def first_use(manifest: Manifest, *, dry_run: bool) -> str:
@@ -39,7 +39,7 @@ def first_use(manifest: Manifest, *, dry_run: bool) -> str:
     fingerprint = node_id(manifest.publisher)
     undo = "" if dry_run else f"; if that is the wrong one: overlaysync untrust {fingerprint[:9]}"
     return (
-        f"  first use of '{manifest.header.full_name}', published by {printable(manifest.header.by)}:\n"
+        f"  first use of '{manifest.header.full_name}', published by {one_field(manifest.header.by)}:\n"
         f"    {fingerprint}  compare this fingerprint with the board\n"
         f"    once fetched, the name means this publisher's only{undo}"
     )
@@ -111,11 +111,11 @@ def forked(reference: Reference, sides: Sequence[Listing], now: float) -> Ambigu
 def describe_side(listing: Listing, now: float) -> str:
     """One version of a fork: what, how much, by whom, when, and who has it."""
     header = listing.manifest.header
-    where = f"  at {', '.join(map(printable, listing.labels))}" if listing.labels else ""
-    note = f"  “{printable(header.note)}”" if header.note else ""
+    where = f"  at {', '.join(map(one_field, listing.labels))}" if listing.labels else ""
+    note = f"  “{one_field(header.note)}”" if header.note else ""
     return (
         f"{header.full_name}:{header.version}  {short_id(header.content_id)}  {format_size(header.data_size)}"
-        f"  by {printable(header.by) or node_id(listing.manifest.publisher)} on {header.created}"
+        f"  by {one_field(header.by) or node_id(listing.manifest.publisher)} on {header.created}"
         f"{age(header.created, now)}{note}{where}"
     )
 
