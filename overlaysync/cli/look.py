@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
+    InsistOption,
     InterfaceOption,
     PeerOption,
     WaitOption,
@@ -17,12 +18,14 @@ from overlaysync.cli.common import (
     output_of,
     parse_format,
     parse_peers,
+    refuse_format,
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership, examine, is_path, local_listings, manifest_of
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
+    from overlaysync.formats.image import Format
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
     from overlaysync.node.reach import PeerView, Reach
@@ -183,9 +186,7 @@ def peers(
 def identify(
     context: typer.Context,
     path: Annotated[str, typer.Argument(metavar="PATH", help="An image.")],
-    format: Annotated[
-        str | None, typer.Option("--format", metavar="qed|qcow2|raw", help="Refuse it if it is another.")
-    ] = None,
+    format: InsistOption = None,
 ) -> None:
     """Print the ids of an image."""
     output = output_of(context)
@@ -201,15 +202,18 @@ def show(
     what: Annotated[
         str, typer.Argument(metavar="REF|PATH", autocompletion=complete_reference, help="What to show.")
     ],
+    format: InsistOption = None,
     peer: PeerOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
     """Show one thing in full: ids, sizes, lineage, copies."""
     output = output_of(context)
+    insisted = parse_format(format)
     with open_node() as node:
         if is_path(what):
-            fields = _show_image(node, output, what)
+            fields = _show_image(node, output, what, insisted)
         else:
+            refuse_format(insisted, what, "it is not the path of an image")
             fields = _show_reference(node, output, what, peer, wait)
     output.result(fields, *_rows(fields))
 
@@ -232,14 +236,14 @@ def _rows(fields: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _show_image(node: Node, output: Output, path: str) -> dict[str, Any]:
+def _show_image(node: Node, output: Output, path: str, format: Format | None) -> dict[str, Any]:
     from overlaysync.formats.files import open_regular
     from overlaysync.formats.locks import in_use_for_writing, writer_of
     from overlaysync.model.digest import format_id
     from overlaysync.ops.discard import standing_on
     from overlaysync.trust.envelope import open_envelope
 
-    known = examine(node, output, path)
+    known = examine(node, output, path, format)
     manifest = manifest_of(node, known)
     book = node.book()
     fields = image_fields(known, manifest, book)

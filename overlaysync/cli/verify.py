@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
+    InsistOption,
     PeerOption,
     compression,
     interruptible,
     open_node,
     output_of,
+    parse_format,
     parse_peers,
 )
 from overlaysync.cli.complete import complete_reference
@@ -49,6 +51,7 @@ def verify(
         bool,
         typer.Option("--yes", "-y", help="Heal also an overlay in use: what a VM has written is lost."),
     ] = False,
+    format: InsistOption = None,
     peer: PeerOption = None,
 ) -> None:
     """Re-read images and compare them with what is known of them."""
@@ -56,14 +59,16 @@ def verify(
     from overlaysync.ops.verify import verify as verify_image
 
     output = output_of(context)
-    addresses = parse_peers(peer)
+    addresses, insisted = parse_peers(peer), parse_format(format)
     findings = []
     with open_node() as node:
         for text in what:
             path = text if is_path(text) else here(node, output, text).path
-            output.begin(f"verifying {os.path.basename(path)}", guest_size(path))
+            output.begin(f"verifying {os.path.basename(path)}", guest_size(node, path, insisted))
             try:
-                verdict = verify_image(node.library, path, now=now(), progress=output.advance)
+                verdict = verify_image(
+                    node.library, path, now=now(), format=insisted, progress=output.advance
+                )
             finally:
                 output.end()
             healed: tuple[Damage, ...] = ()
