@@ -103,7 +103,13 @@ def test_a_version_follows_something_and_a_first_one_nothing() -> None:
 def test_the_longest_header_that_a_publisher_makes_fits() -> None:
     """Eight versions followed, the longest names and label, and a note that takes six bytes a character."""
     name = "文" * 64
-    more = {"team": name, "name": name, "parent_name": name, "by": f"{name}@{name}-abc234", "note": "\1" * MAX_NOTE}
+    more = {
+        "team": name,
+        "name": name,
+        "parent_name": name,
+        "by": f"{name}@{name}-abc234",
+        "note": "\1" * MAX_NOTE,
+    }
     header = decode_header(encoded(LAYER, version=(1 << 31) - 1, follows=MANY[1:], **more))
     assert len(encode_header(header)) < MAX_HEADER_SIZE
 
