@@ -24,7 +24,7 @@ from overlaysync.errors import (
 )
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
-from overlaysync.model.manifest import MAX_FOLLOWS, Header
+from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference
@@ -48,7 +48,7 @@ from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest, stem
 from overlaysync.ops.replacement import Rules, Verdict, judge
 from overlaysync.ops.resolve import Listing
-from overlaysync.ops.versions import history_of, is_news, past_envelopes
+from overlaysync.ops.versions import history_of, is_news, past_envelopes, settled
 from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
 from overlaysync.trust.envelope import Manifest
@@ -317,10 +317,11 @@ class Fetch:
         catalog, manifest, path = self.node.catalog, fetched.manifest, fetched.known.path
         if fetched.known.content.id != manifest.header.content_id or not fetched.known.files:
             return
-        noted = catalog.held_at(path) if fetched.already else None
-        if noted and not is_news(catalog, noted.manifests, manifest):
+        noted = catalog.held_at(path)
+        before = noted.manifests if noted else ()
+        if noted and fetched.already and not is_news(catalog, before, manifest):
             return
-        ids = (manifest.id, *fetched.verdict.superseded)[:MAX_FOLLOWS]
+        ids = settled(catalog, manifest, (*before, *fetched.verdict.superseded))
         catalog.hold(Held(path, manifest.header.team, stem(path), ids, fetched.known.files[0]))
 
     # -- making one image ----------------------------------------------------------------------------
