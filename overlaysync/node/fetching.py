@@ -172,19 +172,22 @@ class Fetch:
         return Found(tuple(choices), tuple(refusals))
 
     def accept(self, choice: Choice, *, dry_run: bool) -> bool:
-        """Say whose word is taken; pin a name that is used for the first time, unless it is a dry run.
+        """Say whose word is taken. Nothing is pinned by it: that is for :meth:`run`, when the image is here.
 
         Returns:
-            Whether it is used for the first time.
+            Whether the name is used for the first time.
         """
         book = self.node.book()
         text = remark(choice, book, dry_run=dry_run)
         if text:
             self.observer.note(text)
-        pin = new_pin(choice, book, since=timestamp())
-        if pin and not dry_run:
+        return new_pin(choice, book, since=timestamp()) is not None
+
+    def _commit(self, choice: Choice) -> None:
+        """Pin the name to its publisher if this was its first use."""
+        pin = new_pin(choice, self.node.book(), since=timestamp())
+        if pin:
             self.node.catalog.pins.pin_first(pin)
-        return pin is not None
 
     def newer_than(self, choice: Choice) -> Header | None:
         """The header of a version within reach that follows the chosen one; None when there is none."""
@@ -262,7 +265,10 @@ class Fetch:
         return verdict
 
     async def run(self, steps: Sequence[Step], choice: Choice) -> list[Fetched]:
-        """Do the steps, in order."""
+        """Do the steps, in order; then the name of what was asked for belongs to its publisher.
+
+        A fetch that fails commits to nothing: a peer that cannot serve an image must not get its name.
+        """
         # The last is what was asked for: if it has no place, nothing is brought along for it.
         await self.judge(steps, choice)
         results = []
@@ -272,6 +278,7 @@ class Fetch:
             await asyncio.to_thread(keep_manifest, self.node.catalog, step.listing.manifest, at=timestamp())
             await asyncio.to_thread(self._hold, step, fetched)
             results.append(fetched)
+        await asyncio.to_thread(self._commit, choice)
         return results
 
     # -- what is here --------------------------------------------------------------------------------

@@ -35,13 +35,13 @@ def who(publisher: bytes, label: str) -> str:
 
 
 def first_use(manifest: Manifest, *, dry_run: bool) -> str:
-    """A name that becomes the publisher's, unless it is a dry run, and what to compare."""
-    fingerprint = node_id(manifest.publisher)
-    undo = "" if dry_run else f"; if that is the wrong one: overlaysync untrust {fingerprint[:9]}"
+    """A name that becomes the publisher's when it is here, unless it is a dry run, and what to compare."""
+    fingerprint, name = node_id(manifest.publisher), manifest.header.full_name
+    undo = "" if dry_run else f" If it is not the right one: overlaysync distrust {fingerprint[:9]}"
     return (
-        f"  first use of '{manifest.header.full_name}', published by {printable(manifest.header.by)}:\n"
-        f"    {fingerprint}  compare this fingerprint with the board\n"
-        f"    once fetched, the name means this publisher's only{undo}"
+        f"  First use of '{name}', published by {printable(manifest.header.by)}:\n"
+        f"    {fingerprint}  Compare it with the fingerprint your teacher published.\n"
+        f"    Once it is here, '{name}' is accepted only from this publisher.{undo}"
     )
 
 
