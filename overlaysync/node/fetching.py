@@ -26,7 +26,7 @@ from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import MAX_FOLLOWS, Header
 from overlaysync.model.pages import PageList
-from overlaysync.model.reference import Reference
+from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.net.client import Client
 from overlaysync.node.asking import Anyone
 from overlaysync.node.describing import Describing
@@ -36,7 +36,7 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
-from overlaysync.ops.believe import Choice, Reason, choose, choose_all, new_pin, remark
+from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.library import Known, PageKeeper, find_base, image_files
 from overlaysync.ops.local import LocalCopier
@@ -46,6 +46,7 @@ from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest, stem
 from overlaysync.ops.replacement import Rules, Verdict, judge
 from overlaysync.ops.resolve import Listing
+from overlaysync.ops.trust_words import only_distrusted
 from overlaysync.ops.versions import history_of, is_news, past_envelopes
 from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
@@ -194,7 +195,7 @@ class Fetch:
         header, id = choice.manifest.header, choice.manifest.id
         same = [
             listing.manifest
-            for listing in self.reach.listings()
+            for listing in self._believable()
             if (listing.manifest.header.team, listing.manifest.header.name) == (header.team, header.name)
         ]
         history = history_of(self.node.catalog, same)
@@ -215,7 +216,7 @@ class Fetch:
         def plan() -> list[Step]:
             return plan_fetch(
                 wanted,
-                self.reach.listings(),
+                self._believable(),
                 self.base_of,
                 to=to,
                 masters=masters,
@@ -224,13 +225,17 @@ class Fetch:
             )
 
         def somebody_has_it() -> bool:
-            return any(listing.manifest.header.result == parent for listing in self.reach.listings())
+            return any(listing.manifest.header.result == parent for listing in self._believable())
 
         try:
             return await asyncio.to_thread(plan)
         except BaseImageError:
             await self.reach.until(somebody_has_it, wait_s=self.options.wait_s)
+        try:
             return await asyncio.to_thread(plan)
+        except BaseImageError:
+            self._check_distrusted(parent)
+            raise
 
     def claims(self, choice: Choice) -> list[Listing]:
         """What was chosen, then what others say of that content: who lies about it must not be in the way.
@@ -242,12 +247,22 @@ class Fetch:
             return [wanted]
         others = {
             (other.parent, other.result, other.virtual_size): listing
-            for listing in self.reach.listings()
+            for listing in self._believable()
             if (other := listing.manifest.header).content_id == header.content_id
             and other.team == header.team
         }
         others.pop((header.parent, header.result, header.virtual_size), None)
         return [wanted, *others.values()]
+
+    def _check_distrusted(self, disk: str) -> None:
+        """Say so when a missing master is within reach, and only distrusted publishers have signed it."""
+        fitting = [item for item in self.reach.listings() if item.manifest.header.result == disk]
+        if fitting and not believable(fitting, self.node.book()):
+            raise only_distrusted(parse_reference(disk), fitting, self.node.book())
+
+    def _believable(self) -> list[Listing]:
+        """What is within reach, without what distrusted publishers signed."""
+        return believable(self.reach.listings(), self.node.book())
 
     async def judge(self, steps: Sequence[Step], choice: Choice) -> Verdict | None:
         """Return what is to happen at the place of what was asked for; None when only its master can tell.

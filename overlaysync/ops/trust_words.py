@@ -85,6 +85,21 @@ def not_trusted(reference: Reference, candidates: Sequence[Listing]) -> Stranger
     )
 
 
+def only_distrusted(reference: Reference, candidates: Sequence[Listing], book: Book) -> StrangerError:
+    """Only distrusted publishers list it."""
+    publisher = candidates[0].manifest.publisher
+    since = ", ".join(
+        f"{who(key, book.label(key))} since {book.distrusted[key].since}"
+        for key in list(dict.fromkeys(item.manifest.publisher for item in candidates))[:_NAMED_PUBLISHERS]
+    )
+    return StrangerError(
+        f"Only a publisher that you distrust offers '{reference}'",
+        why=f"there is {', '.join(_signed(candidates))}; distrusted: {since}",
+        hint="wait until another publisher shares it; or, to take the distrust back: "
+        f"overlaysync trust {node_id(publisher)[:9]}",
+    )
+
+
 def too_old(reference: Reference, listing: Listing, later: ManifestRow, now: float) -> NotAllowedError:
     """Only a version that a version seen here before follows."""
     header = listing.manifest.header
