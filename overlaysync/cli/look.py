@@ -98,7 +98,7 @@ def _table(listings: list[Listing], book: Book) -> list[str]:
             f"on {one_field(header.parent_name)}" if header.is_layer else "",
             f"×{len(listing.peers)}" if listing.peers else "here",
             one_field(header.by),
-            "other publisher" if book.is_other(listing.manifest.publisher, header.team, header.name) else "",
+            book.doubt(listing.manifest.publisher, header.team, header.name),
         )
         for listing in listings
         for header in (listing.manifest.header,)
@@ -275,9 +275,10 @@ def _signature(manifest: Manifest, book: Book) -> str:
     header = manifest.header
     about = (manifest.publisher, header.team, header.name)
     words = {"own": "yours", "explicit": "trusted", "first-use": "trusted on first use", "no": "not trusted"}
-    trust, since = words[book.trust(*about).value], book.since(*about)
+    trust, since = book.trust(*about).value, book.since(*about)
     return (
-        f"{header.full_name}:{header.version} by {who(manifest.publisher, header.by)}, {trust}"
+        f"{header.full_name}:{header.version} by {who(manifest.publisher, header.by)}, "
+        f"{words.get(trust, trust)}"
         f"{f' since {since}' if since else ''}"
     )
 

@@ -35,13 +35,13 @@ def who(publisher: bytes, label: str) -> str:
 
 
 def first_use(manifest: Manifest, *, dry_run: bool) -> str:
-    """A name that becomes the publisher's, unless it is a dry run, and what to compare."""
-    fingerprint = node_id(manifest.publisher)
-    undo = "" if dry_run else f"; if that is the wrong one: overlaysync untrust {fingerprint[:9]}"
+    """A name that becomes the publisher's when it is here, unless it is a dry run, and what to compare."""
+    fingerprint, name = node_id(manifest.publisher), manifest.header.full_name
+    undo = "" if dry_run else f" If it is not the right one: overlaysync distrust {fingerprint[:9]}"
     return (
-        f"  first use of '{manifest.header.full_name}', published by {one_field(manifest.header.by)}:\n"
-        f"    {fingerprint}  compare this fingerprint with the board\n"
-        f"    once fetched, the name means this publisher's only{undo}"
+        f"  First use of '{name}', published by {one_field(manifest.header.by)}:\n"
+        f"    {fingerprint}  Compare it with the fingerprint your teacher published.\n"
+        f"    Once it is here, '{name}' is accepted only from this publisher.{undo}"
     )
 
 
@@ -82,6 +82,21 @@ def not_trusted(reference: Reference, candidates: Sequence[Listing]) -> Stranger
         f"Nobody whom you trust publishes '{reference}'",
         why=f"there is {', '.join(_signed(candidates))}, and with --trusted-only a first use is not enough",
         hint=f"compare the fingerprint with the board, then: overlaysync trust {node_id(first.publisher)}",
+    )
+
+
+def only_distrusted(reference: Reference, candidates: Sequence[Listing], book: Book) -> StrangerError:
+    """Only distrusted publishers list it."""
+    publisher = candidates[0].manifest.publisher
+    since = ", ".join(
+        f"{who(key, book.label(key))} since {book.distrusted[key].since}"
+        for key in list(dict.fromkeys(item.manifest.publisher for item in candidates))[:_NAMED_PUBLISHERS]
+    )
+    return StrangerError(
+        f"Only a publisher that you distrust offers '{reference}'",
+        why=f"there is {', '.join(_signed(candidates))}; distrusted: {since}",
+        hint="wait until another publisher shares it; or, to take the distrust back: "
+        f"overlaysync trust {node_id(publisher)[:9]}",
     )
 
 
