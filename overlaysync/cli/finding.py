@@ -18,21 +18,19 @@ if TYPE_CHECKING:
 
 def is_path(text: str) -> bool:
     """Whether the user means a file: it exists, or is written like a path."""
-    return (
-        (os.path.exists(text) and not os.path.isdir(text))  # red/ is a team, also beside a directory red
-        or text.startswith((".", "/", "~"))
-        or text.endswith((".qcow2", ".qed", ".raw", ".img"))
-    )
+    from overlaysync.formats.recognition import ending_of
+
+    if os.path.isdir(text) and not text.startswith((".", "/", "~")):
+        return False  # red/ is a team, also beside a directory red
+    return os.path.exists(text) or text.startswith((".", "/", "~")) or ending_of(text) != ""
 
 
-def guest_size(path: str) -> int:
-    """Guest bytes of an image and all below it: the work of hashing it; 0 when it cannot be read."""
+def guest_size(node: Node, path: str, format: Format | None = None) -> int:
+    """Return the guest bytes of an image and all below it; 0 when it cannot be read."""
     from overlaysync.errors import ImageError
-    from overlaysync.formats.chain import Chain
 
     try:
-        with Chain.open(path) as chain:
-            return sum(image.virtual_size for image in chain.images)
+        return node.library.guest_size(path, format)
     except ImageError:
         return 0
 
@@ -40,20 +38,19 @@ def guest_size(path: str) -> int:
 def examine(node: Node, output: Output, path: str, format: Format | None = None) -> Known:
     """What is in the image, with a progress bar while it is hashed."""
     from overlaysync.errors import NotFoundError
-    from overlaysync.formats.chain import Chain
     from overlaysync.node.node import now
 
     if not is_path(path):
         raise NotFoundError(
             f"There is no file {path}", why="a path is needed here", hint="overlaysync tree, for paths"
         )
-    with Chain.open(path, format) as chain:
-        size = sum(image.virtual_size for image in chain.images)
-    output.begin(f"hashing {os.path.basename(path)}", size)
+    output.begin(f"hashing {os.path.basename(path)}", node.library.guest_size(path, format))
     try:
-        return node.library.examine(path, now=now(), format=format, progress=output.advance)
+        known = node.library.examine(path, now=now(), format=format, progress=output.advance)
     finally:
         output.end()
+    node.catalog.mark_named(known.path)
+    return known
 
 
 def here(node: Node, output: Output, text: str) -> Known:

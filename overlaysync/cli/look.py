@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
+    InsistOption,
     InterfaceOption,
     PeerOption,
     WaitOption,
@@ -20,6 +21,7 @@ from overlaysync.cli.common import (
     parse_format,
     parse_peers,
     quoted,
+    refuse_format,
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import (
@@ -33,6 +35,7 @@ from overlaysync.cli.finding import (
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
+    from overlaysync.formats.image import Format
     from overlaysync.model.reference import Reference
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
@@ -241,9 +244,7 @@ def peers(
 def identify(
     context: typer.Context,
     path: Annotated[str, typer.Argument(metavar="PATH|REF", help="An image on this machine.")],
-    format: Annotated[
-        str | None, typer.Option("--format", metavar="qed|qcow2|raw", help="Refuse it if it is another.")
-    ] = None,
+    format: InsistOption = None,
 ) -> None:
     """Print the ids of an image."""
     output = output_of(context)
@@ -259,15 +260,18 @@ def show(
     what: Annotated[
         str, typer.Argument(metavar="REF|PATH", autocompletion=complete_reference, help="What to show.")
     ],
+    format: InsistOption = None,
     peer: PeerOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
     """Show a thing in full, both sides of a fork, or all of a team: ids, sizes, lineage, copies."""
     output = output_of(context)
+    insisted = parse_format(format)
     with open_node() as node:
         if is_path(what):
-            shown = [_show_image(node, output, what)]
+            shown = [_show_image(node, output, what, insisted)]
         else:
+            refuse_format(insisted, what, "it is not the path of an image")
             shown = _show_reference(node, output, what, peer, wait)
         lines = [line for fields in shown for line in ("", *_rows(fields, node))][1:]
     output.result(shown[0] if len(shown) == 1 else {"images": shown}, *lines)
@@ -307,14 +311,14 @@ def _in_words(name: str, value: Any, node: Node) -> Any:
     return value
 
 
-def _show_image(node: Node, output: Output, path: str) -> dict[str, Any]:
+def _show_image(node: Node, output: Output, path: str, format: Format | None) -> dict[str, Any]:
     from overlaysync.formats.files import open_regular
     from overlaysync.formats.locks import in_use_for_writing, writer_of
     from overlaysync.model.digest import format_id
     from overlaysync.ops.discard import standing_on
     from overlaysync.trust.envelope import open_envelope
 
-    known = examine(node, output, path)
+    known = examine(node, output, path, format)
     manifest = manifest_of(node, known)
     book = node.book()
     fields = image_fields(known, manifest, book, node.catalog.versions)

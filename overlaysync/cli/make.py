@@ -40,10 +40,12 @@ def new(
     """Make a fresh overlay on a verified master."""
     from overlaysync.formats.image import Format
     from overlaysync.node.node import now
+    from overlaysync.ops.publish import check_ending
 
     output = output_of(context)
     chosen = parse_format(format) or _suffix_format(path) or Format.QCOW2
     _refuse_raw(chosen)
+    check_ending(path, chosen)
     with open_node() as node:
         base = here(node, output, master)
         known = node.maker.new(path, base, format=chosen, now=now())
@@ -80,6 +82,7 @@ def promote(
     """Make a new standalone read-only master out of an overlay."""
     from overlaysync.model.digest import short_id
     from overlaysync.node.node import now
+    from overlaysync.ops.backing import check_meant
     from overlaysync.ops.discard import check_discardable
     from overlaysync.ops.discard import discard as discard_image
     from overlaysync.ops.publish import image_path
@@ -89,6 +92,7 @@ def promote(
     with open_node() as node:
         overlay = path_of(node, overlay)
         known = examine(node, output, overlay)
+        check_meant(known, (), node.catalog)
         if discard_it:
             check_discardable(overlay, node.catalog)
         path = image_path(to or os.path.dirname(known.path), name, chosen or known.geometry.format)
@@ -160,6 +164,7 @@ def rebase(
     """Move an overlay to another master, losing nothing, in a new file."""
     from overlaysync.errors import UsageError
     from overlaysync.node.node import now
+    from overlaysync.ops.backing import check_meant
     from overlaysync.ops.discard import check_discardable
     from overlaysync.ops.publish import image_path, stem
 
@@ -169,6 +174,7 @@ def rebase(
     with open_node() as node:
         overlay = path_of(node, overlay)
         known = examine(node, output, overlay)
+        check_meant(known, (), node.catalog)
         base = here(node, output, onto)
         if replace:
             check_discardable(overlay, node.catalog)

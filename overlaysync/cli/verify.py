@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
+    InsistOption,
     PeerOption,
     compression,
     interruptible,
     of_several,
     open_node,
     output_of,
+    parse_format,
     parse_peers,
     refusal_fields,
     refusal_lines,
@@ -26,6 +28,7 @@ from overlaysync.cli.output import Output
 from overlaysync.errors import OverlaysyncError, Refusal, VerificationError, WouldDestroyError
 
 if TYPE_CHECKING:
+    from overlaysync.formats.image import Format
     from overlaysync.node.node import Node
     from overlaysync.ops.verify import Damage, Verdict
 
@@ -52,18 +55,19 @@ def verify(
         bool,
         typer.Option("--yes", "-y", help="Heal also an overlay in use: what a VM has written is lost."),
     ] = False,
+    format: InsistOption = None,
     peer: PeerOption = None,
 ) -> None:
     """Re-read images and compare them with what is known of them."""
     output = output_of(context)
-    addresses = parse_peers(peer)
+    addresses, insisted = parse_peers(peer), parse_format(format)
     findings: list[Finding] = []
     failed: list[Refusal] = []
     with open_node() as node:
         paths = list(dict.fromkeys(path for text in what for path in paths_of(node, text)))
         for path in paths:
             try:
-                findings.append(_verify(node, output, path, addresses, repair=repair, yes=yes))
+                findings.append(_verify(node, output, path, insisted, addresses, repair=repair, yes=yes))
             except OverlaysyncError as error:
                 if len(paths) == 1:
                     raise
@@ -72,14 +76,21 @@ def verify(
 
 
 def _verify(
-    node: Node, output: Output, path: str, addresses: list[Any], *, repair: bool, yes: bool
+    node: Node,
+    output: Output,
+    path: str,
+    format: Format | None,
+    addresses: list[Any],
+    *,
+    repair: bool,
+    yes: bool,
 ) -> Finding:
     from overlaysync.node.node import now
     from overlaysync.ops.verify import verify as verify_image
 
-    output.begin(f"verifying {os.path.basename(path)}", guest_size(path))
+    output.begin(f"verifying {os.path.basename(path)}", guest_size(node, path, format))
     try:
-        verdict = verify_image(node.library, path, now=now(), progress=output.advance)
+        verdict = verify_image(node.library, path, now=now(), format=format, progress=output.advance)
     finally:
         output.end()
     healed: tuple[Damage, ...] = ()

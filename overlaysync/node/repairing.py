@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable
 
 from overlaysync.errors import BaseImageError, NotFoundError, OverlaysyncError
-from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.manifest import Header
 from overlaysync.net.client import Client
@@ -88,7 +87,7 @@ async def repair(
 def _own_base(node: Node, row: ImageRow, header: Header) -> Known | None:
     """What the overlay stands on, read again; None if that is not what it was, or cannot be found."""
     try:
-        with Chain.open(row.path, Format(row.format)) as chain:
+        with node.library.open(row.path, Format(row.format)) as chain:
             path = chain.images[1].path
         base = node.library.examine(path, now=now(), fresh=True)
     except (OverlaysyncError, OSError, IndexError):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from overlaysync.errors import ImageError, NotFoundError, OverlaysyncError
-from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import equal_rows
 from overlaysync.model.pages import LoadPage, PageList
@@ -55,21 +54,33 @@ class Verdict:
     unreadable: str = ""
 
 
-def verify(library: Library, path: str, *, now: float, progress: Progress | None = None) -> Verdict:
+def verify(
+    library: Library,
+    path: str,
+    *,
+    now: float,
+    format: Format | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
     """Read every byte of the image at ``path`` and compare.
 
     The image below an overlay is re-read as well: a layer on a wrong disk is damage to what the guest sees.
 
     Raises:
         NotFoundError: nothing is known of it, so there is nothing to compare with.
+        ImageError: nothing is known of it and it is no image, or it is known as an image of another format
+            than ``format``.
     """
     row = library.catalog.image_at(os.path.realpath(path))
     if row is None:
+        library.open(path, format).close()  # What is no image at all is refused as such.
         raise NotFoundError(
             f"Nothing is known of {path}, so it cannot be compared",
             hint=f"overlaysync id '{path}', and verify it later",
         )
-    touched, below = _written(row)
+    if format not in (None, row.format):
+        raise ImageError(f"it is known as a {row.format} image, not as {format}", path=path)
+    touched, below = _written(library, row)
     before = library.catalog.pages.load_list(row.disk)
     assert before is not None, "an image's row refers to a list that is kept"
     try:
@@ -84,10 +95,10 @@ def verify(library: Library, path: str, *, now: float, progress: Progress | None
     return Verdict(row.path, row.layer, row.disk, touched, below, damage)
 
 
-def _written(row: ImageRow) -> tuple[bool, bool]:
+def _written(library: Library, row: ImageRow) -> tuple[bool, bool]:
     """Whether the file, or one below it, is another than when it was hashed."""
     try:
-        with Chain.open(row.path, Format(row.format)) as chain:
+        with library.open(row.path, Format(row.format)) as chain:
             top, *below = chain.fingerprints()
     except (OverlaysyncError, OSError):
         return True, False
