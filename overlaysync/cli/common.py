@@ -35,6 +35,14 @@ InterfaceOption: TypeAlias = Annotated[
 FormatOption: TypeAlias = Annotated[
     str | None, typer.Option("--format", metavar="qed|qcow2|raw", help="Format of the new image.")
 ]
+AcceptMasterOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--accept-master",
+        help="Take the master that is there for the right one, although it was another: you changed it "
+        "on purpose.",
+    ),
+]
 RateOption: TypeAlias = Annotated[
     str | None, typer.Option("--limit-rate", metavar="RATE", help="Bytes per second at most, such as 20M.")
 ]

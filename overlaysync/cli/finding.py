@@ -37,8 +37,13 @@ def guest_size(path: str) -> int:
         return 0
 
 
-def examine(node: Node, output: Output, path: str, format: Format | None = None) -> Known:
-    """What is in the image, with a progress bar while it is hashed."""
+def examine(
+    node: Node, output: Output, path: str, format: Format | None = None, *, accept_master: bool = False
+) -> Known:
+    """What is in the image, with a progress bar while it is hashed.
+
+    ``accept_master`` takes what an overlay stands on for its master, whatever is known of it.
+    """
     from overlaysync.errors import NotFoundError
     from overlaysync.formats.chain import Chain
     from overlaysync.node.node import now
@@ -51,12 +56,36 @@ def examine(node: Node, output: Output, path: str, format: Format | None = None)
         size = sum(image.virtual_size for image in chain.images)
     output.begin(f"hashing {os.path.basename(path)}", size)
     try:
-        return node.library.examine(path, now=now(), format=format, progress=output.advance)
+        return node.library.examine(
+            path, now=now(), format=format, progress=output.advance, accept_master=accept_master
+        )
     finally:
         output.end()
 
 
-def here(node: Node, output: Output, text: str) -> Known:
+def master_here(node: Node, output: Output, text: str, *, accept: bool) -> Known:
+    """The image on this machine that something is to stand on; it must be what it was published as.
+
+    Raises:
+        NotFoundError, AmbiguousError: as :func:`here`.
+        BaseImageError: it was replaced or written to, and ``accept`` is not set.
+    """
+    known = here(node, output, text, accept_master=accept)
+    if not accept:
+        node.library.check_as_published(known)
+    return known
+
+
+def note_writable(output: Output, known: Known) -> None:
+    """Say which images below an overlay you may still write to: the guest above would see a mixture."""
+    from overlaysync.ops.library import is_read_only
+
+    for below in known.lineage:
+        if below is not known and not is_read_only(below.path) and os.access(below.path, os.W_OK):
+            output.note(f"  {below.path} is writable: make it read-only with: chmod a-w '{below.path}'")
+
+
+def here(node: Node, output: Output, text: str, *, accept_master: bool = False) -> Known:
     """The image on this machine that a path or reference means, masters before overlays.
 
     Raises:
@@ -67,10 +96,10 @@ def here(node: Node, output: Output, text: str) -> Known:
     from overlaysync.model.reference import parse_reference
 
     if is_path(text):
-        return examine(node, output, text)
+        return examine(node, output, text, accept_master=accept_master)
     reference = parse_reference(text)
     for path in _paths_of(node, reference):
-        return examine(node, output, path)
+        return examine(node, output, path, accept_master=accept_master)
     raise NotFoundError(
         f"'{reference}' is not on this machine",
         hint=f"overlaysync fetch {reference}, or give the path of the image",

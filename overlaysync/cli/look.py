@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
+    AcceptMasterOption,
     InterfaceOption,
     PeerOption,
     WaitOption,
@@ -186,11 +187,12 @@ def identify(
     format: Annotated[
         str | None, typer.Option("--format", metavar="qed|qcow2|raw", help="Refuse it if it is another.")
     ] = None,
+    accept_master: AcceptMasterOption = False,
 ) -> None:
     """Print the ids of an image."""
     output = output_of(context)
     with open_node() as node:
-        known = examine(node, output, path, parse_format(format))
+        known = examine(node, output, path, parse_format(format), accept_master=accept_master)
         fields = image_fields(known)
     lines = [f"{name:7} {fields[name]}" for name in ("disk", "layer", "parent") if fields[name]]
     output.result(fields, *lines)
@@ -201,6 +203,7 @@ def show(
     what: Annotated[
         str, typer.Argument(metavar="REF|PATH", autocompletion=complete_reference, help="What to show.")
     ],
+    accept_master: AcceptMasterOption = False,
     peer: PeerOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
@@ -208,7 +211,7 @@ def show(
     output = output_of(context)
     with open_node() as node:
         if is_path(what):
-            fields = _show_image(node, output, what)
+            fields = _show_image(node, output, what, accept_master=accept_master)
         else:
             fields = _show_reference(node, output, what, peer, wait)
     output.result(fields, *_rows(fields))
@@ -232,14 +235,14 @@ def _rows(fields: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _show_image(node: Node, output: Output, path: str) -> dict[str, Any]:
+def _show_image(node: Node, output: Output, path: str, *, accept_master: bool) -> dict[str, Any]:
     from overlaysync.formats.files import open_regular
     from overlaysync.formats.locks import in_use_for_writing, writer_of
     from overlaysync.model.digest import format_id
     from overlaysync.ops.discard import standing_on
     from overlaysync.trust.envelope import open_envelope
 
-    known = examine(node, output, path)
+    known = examine(node, output, path, accept_master=accept_master)
     manifest = manifest_of(node, known)
     book = node.book()
     fields = image_fields(known, manifest, book)

@@ -1,22 +1,37 @@
 """Loss: the one place that decides whether removing or replacing a file loses guest data for good.
 
-Guest data count as safe when another image here holds them, when another publisher signed them, or when
-another machine was seen to have them. Internal snapshots are guest data that travel nowhere, so they are
-never safe. What may be lost is for the user to confirm; what is asked and how is for the command.
+Guest data count as safe when another image here holds them, when another publisher signed them or a version
+that follows them (so that it had them), or when another machine was seen to have them. Internal snapshots are
+guest data that travel nowhere, so they are never safe. What may be lost is for the user to confirm; what is
+asked and how is for the command.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from overlaysync.errors import OverlaysyncError, WouldDestroyError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.detect import open_image
 from overlaysync.model.datamap import DataMap
+from overlaysync.model.digest import Kind
+from overlaysync.ops.hashing import Progress
 from overlaysync.ops.library import Known, Library
+from overlaysync.ops.verify import Verdict
+from overlaysync.store.catalog import ManifestRow
+
+_UNPUBLISHED = "what its guest wrote is in no other file here, and was never published"
 
 
-def would_be_lost(library: Library, known: Known, *, own: bytes, keeping: bool = False) -> str:
+def would_be_lost(
+    library: Library,
+    known: Known,
+    *,
+    own: bytes,
+    keeping: bool = False,
+    going: Collection[str] = (),
+) -> str:
     """Return what would be lost with the file of ``known``, as the reason in an error; "" for nothing.
 
     Args:
@@ -25,16 +40,17 @@ def would_be_lost(library: Library, known: Known, *, own: bytes, keeping: bool =
         own: this node's public key: what it published alone is nowhere else.
         keeping: whether the active state is kept elsewhere by the command itself, so that only internal
             snapshots matter.
+        going: real paths of other files that go as well, so that they keep nothing.
     """
     snapshots = snapshot_count(known.path)
     if snapshots:
         count = "an internal snapshot" if snapshots == 1 else f"{snapshots} internal snapshots"
         return f"it has {count}, which are in no other file"
-    if keeping or _is_elsewhere(library, known, own):
+    if keeping or _is_elsewhere(library, known, own, {known.path, *going}):
         return ""
     if library.catalog.manifests(content=known.content.id):
         return "no other machine is known to have this version"
-    return "what its guest wrote is in no other file here, and was never published"
+    return _UNPUBLISHED
 
 
 def check_nothing_lost(
@@ -55,6 +71,41 @@ def check_nothing_lost(
         raise WouldDestroyError(what, why=why, hint=hint)
 
 
+def lost_with(
+    library: Library,
+    path: str,
+    *,
+    own: bytes,
+    now: float,
+    going: Collection[str] = (),
+    progress: Progress | None = None,
+) -> str:
+    """Return what would be lost with the file at ``path``, as :func:`would_be_lost`.
+
+    It is hashed only as far as that may find its content elsewhere: what was never fetched, published or read
+    here is not. A file that cannot be read with its master cannot be compared.
+    """
+    real = os.path.realpath(path)
+    catalog = library.catalog
+    try:
+        if not snapshot_count(real) and not (catalog.held_at(real) or catalog.image_at(real)):
+            return _UNPUBLISHED if _has_data(real) else ""
+        known = library.examine(real, now=now, progress=progress)
+    except OverlaysyncError as error:
+        return f"what its guest wrote cannot be compared with other files: {error}"
+    return would_be_lost(library, known, own=own, going=going)
+
+
+def lost_by_repair(library: Library, verdict: Verdict, *, own: bytes) -> str:
+    """Return what would be lost if a damaged file were healed, as :func:`would_be_lost`.
+
+    Rot is nobody's work: of a file that was not written to only its internal snapshots count.
+    """
+    if verdict.known is None:
+        return "it cannot be read as an image, so what it holds cannot be compared" if verdict.touched else ""
+    return would_be_lost(library, verdict.known, own=own, keeping=not verdict.touched)
+
+
 def snapshot_count(path: str) -> int:
     """Return how many internal snapshots the image itself has; 0 when it cannot be read."""
     try:
@@ -64,18 +115,32 @@ def snapshot_count(path: str) -> int:
         return 0
 
 
-def _is_elsewhere(library: Library, known: Known, own: bytes) -> bool:
-    """Whether what the guest sees can be had without the file of ``known``."""
+def _is_elsewhere(library: Library, known: Known, own: bytes, going: Collection[str]) -> bool:
+    """Whether what the guest sees can be had without the file of ``known`` and the others that go."""
     if known.layer is not None and not DataMap(known.layer, library.load_page).count and not _hides(known):
         return True  # nothing was written since it was made
     rows = library.catalog.manifests(content=known.content.id)
     if any(row.publisher != own for row in rows) or library.catalog.holders(known.content.id):
         return True
+    if any(_is_followed(library, row, own) for row in rows):
+        return True
     inode = known.files[0][:2] if known.files else None
     return any(
-        row.path != known.path and row.fingerprint[:2] != inode and _stands_alone(row.path, known.path)
+        row.path not in going and row.fingerprint[:2] != inode and _stands_alone(row.path, going)
         for row in library.holders(known.disk.id)
     )
+
+
+def _is_followed(library: Library, row: ManifestRow, own: bytes) -> bool:
+    """Whether another publisher signed a version that follows this one: so it had it."""
+    versions = library.catalog.versions(row.team, row.name)
+    return any(later.publisher != own and row.id in later.follows for later in versions)
+
+
+def _has_data(path: str) -> bool:
+    """Whether anything is written to the image itself."""
+    with open_image(path) as image:
+        return any(extent.kind is not Kind.UNALLOCATED for extent in image.extents(0, image.virtual_size))
 
 
 def _hides(known: Known) -> bool:
@@ -83,10 +148,10 @@ def _hides(known: Known) -> bool:
     return known.layer is not None and bool(known.layer.indices)
 
 
-def _stands_alone(path: str, removed: str) -> bool:
-    """Whether the image at ``path`` does not stand on the file that is to go."""
+def _stands_alone(path: str, going: Collection[str]) -> bool:
+    """Whether the image at ``path`` stands on no file that is to go."""
     try:
         with Chain.open(path) as chain:
-            return all(os.path.realpath(image.path) != removed for image in chain.images)
+            return all(os.path.realpath(image.path) not in going for image in chain.images)
     except (OverlaysyncError, OSError):
         return False

@@ -34,6 +34,7 @@ from overlaysync.ops.hashing import Progress, combine
 from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only, open_quiet
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.publish import rebuilt_cluster_size
+from overlaysync.store.catalog import Made
 from overlaysync.store.files import make_directory
 from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div
 
@@ -180,7 +181,13 @@ class Maker:
         if work.base is None and not is_read_only(work.path):
             return None
         self._library.confirm(made, now=now)
+        self._note_made(made, now)
         return made
+
+    def _note_made(self, made: Known, now: float) -> None:
+        """What this path held before says nothing of the new file; a master must stay as it was made."""
+        disk = made.disk.id if made.layer is None else None
+        self._library.catalog.note_made(Made(made.path, disk, made.files[0], now))
 
     def _write(
         self, work: _Work, source: LocalSource | None = None, *, now: float, progress: Progress | None = None
@@ -217,7 +224,9 @@ class Maker:
         finally:
             assembly.close()
         self._library.remember(work.path, work.format, work.content, work.disk, now=now)
-        return self._library.examine(work.path, now=now)
+        made = self._library.examine(work.path, now=now)
+        self._note_made(made, now)
+        return made
 
 
 @dataclass(frozen=True, slots=True)

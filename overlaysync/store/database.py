@@ -70,6 +70,7 @@ CREATE TABLE held (
     file TEXT NOT NULL
 ) STRICT;
 CREATE INDEX held_by_name ON held (name, team);
+CREATE TABLE made (path BLOB NOT NULL PRIMARY KEY, disk BLOB, file TEXT NOT NULL, at REAL NOT NULL) STRICT;
 CREATE TABLE holders (
     content BLOB NOT NULL,
     node BLOB NOT NULL,
@@ -92,7 +93,7 @@ CREATE TABLE trusted (
     label TEXT NOT NULL
 ) STRICT;
 """
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Stored as SQLite's user_version; 0 is a file without tables."""
 
 
