@@ -84,7 +84,8 @@ async def repair(
             base_here=base is not None,
             brought=is_read_only(verdict.path),
         )
-        healed = await fetch.make(step, Verdict(standing=Standing(State.UNKNOWN)))
+        file = verdict.known.files[0] if verdict.known else None
+        healed = await fetch.make(step, Verdict(standing=Standing(State.UNKNOWN), file=file))
         hold_again(node.catalog, healed.known)
     return verify_image(node.library, verdict.path, now=now())
 

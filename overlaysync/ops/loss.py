@@ -16,10 +16,14 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.detect import open_image
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Kind
+from overlaysync.model.names import printable
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.library import Known, Library
 from overlaysync.ops.verify import Verdict
 from overlaysync.store.catalog import ManifestRow
+
+_NAMED = 8
+"""Snapshots that are named."""
 
 _UNPUBLISHED = "what its guest wrote is in no other file here, and was never published"
 
@@ -42,10 +46,9 @@ def would_be_lost(
             snapshots matter.
         going: real paths of other files that go as well, so that they keep nothing.
     """
-    snapshots = snapshot_count(known.path)
+    snapshots = _snapshots(known.path)
     if snapshots:
-        count = "an internal snapshot" if snapshots == 1 else f"{snapshots} internal snapshots"
-        return f"it has {count}, which are in no other file"
+        return snapshots
     if keeping or _is_elsewhere(library, known, own, {known.path, *going}):
         return ""
     if library.catalog.manifests(content=known.content.id):
@@ -88,7 +91,9 @@ def lost_with(
     real = os.path.realpath(path)
     catalog = library.catalog
     try:
-        if not snapshot_count(real) and not (catalog.held_at(real) or catalog.image_at(real)):
+        if snapshots := _snapshots(real):
+            return snapshots
+        if not (catalog.held_at(real) or catalog.image_at(real)):
             return _UNPUBLISHED if _has_data(real) else ""
         known = library.examine(real, now=now, progress=progress)
     except OverlaysyncError as error:
@@ -106,13 +111,20 @@ def lost_by_repair(library: Library, verdict: Verdict, *, own: bytes) -> str:
     return would_be_lost(library, verdict.known, own=own, keeping=not verdict.touched)
 
 
-def snapshot_count(path: str) -> int:
-    """Return how many internal snapshots the image itself has; 0 when it cannot be read."""
+def _snapshots(path: str) -> str:
+    """What internal snapshots the image itself has, for people; "" for none, or when it cannot be read."""
     try:
         with open_image(path) as image:
-            return image.snapshots
+            count, names = image.snapshots, image.snapshot_names()
     except (OverlaysyncError, OSError):
-        return 0
+        return ""
+    if not count:
+        return ""
+    named = ", ".join(f"'{printable(name, 40)}'" for name in names[:_NAMED])
+    more = f" and {count - _NAMED} more" if named and count > _NAMED else ""
+    what = "an internal snapshot" if count == 1 else f"{count} internal snapshots"
+    listed = f" ({named}{more})" if named else ""
+    return f"it has {what}{listed}, kept in no other file"
 
 
 def _is_elsewhere(library: Library, known: Known, own: bytes, going: Collection[str]) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from overlaysync.errors import (
     BaseImageError,
+    InUseError,
     OverlaysyncError,
     UsageError,
     VerificationError,
@@ -99,6 +100,7 @@ class Maker:
             )
         self._check_result(known)
         with open_quiet(known.path, known.geometry.format) as chain:
+            _check_same(known, chain)
             work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known))
             return self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
 
@@ -128,6 +130,7 @@ class Maker:
         check_base(base)
         keeper = PageKeeper(self._library.catalog)
         with open_quiet(known.path, known.geometry.format) as chain, open_quiet(base.path) as below:
+            _check_same(known, chain)
             layer = _Difference(known, base, chain, below, self._library).page_list(keeper)
             keeper.flush()
             result = combine(base.disk, layer, self._library.load_page, chain, keeper.keep)
@@ -227,6 +230,18 @@ class Maker:
         made = self._library.examine(work.path, now=now)
         self._note_made(made, now)
         return made
+
+
+def _check_same(known: Known, chain: Chain) -> None:
+    """What was written since the image was hashed would be in no new file, and may be removed with the old one.
+
+    Raises:
+        InUseError: the image or one below it has changed.
+    """
+    if chain.fingerprints() != known.files:
+        raise InUseError(
+            f"{known.path} changed since it was hashed", hint="try again when nothing writes to it"
+        )
 
 
 @dataclass(frozen=True, slots=True)
