@@ -12,7 +12,7 @@ from contextlib import suppress
 from overlaysync.units import KIB
 
 _ENTRY = struct.Struct(">QIHHIIQII")
-"""L1 table offset and entries, lengths of id and name, date (s, ns), clock, sizes of VM state and extra data."""
+"""L1 offset and entries, lengths of id and name, date (s, ns), clock, sizes of VM state and extra data."""
 
 _MAX_OFFSET = (1 << 63) - _ENTRY.size - 64 * KIB
 

@@ -233,7 +233,7 @@ class Maker:
 
 
 def _check_same(known: Known, chain: Chain) -> None:
-    """What was written since the image was hashed would be in no new file, and may be removed with the old one.
+    """What was written since the image was hashed would be in no new file, and be lost with the old one.
 
     Raises:
         InUseError: the image or one below it has changed.
