@@ -35,16 +35,22 @@ InterfaceOption: TypeAlias = Annotated[
 FormatOption: TypeAlias = Annotated[
     str | None, typer.Option("--format", metavar="qed|qcow2|raw", help="Format of the new image.")
 ]
-AcceptMasterOption: TypeAlias = Annotated[
-    bool,
+InsistOption: TypeAlias = Annotated[
+    str | None,
     typer.Option(
-        "--accept-master",
-        help="Take the master that is there for the right one, although it was another: you changed it "
-        "on purpose.",
+        "--format",
+        metavar="qed|qcow2|raw",
+        help="Take the image for this format, whatever its name or content suggests.",
     ),
 ]
 RateOption: TypeAlias = Annotated[
     str | None, typer.Option("--limit-rate", metavar="RATE", help="Bytes per second at most, such as 20M.")
+]
+AcceptMasterOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--accept-master", help="Take an overlay's master as it is now, even if it was made on another."
+    ),
 ]
 
 WaitOption: TypeAlias = Annotated[
@@ -97,6 +103,18 @@ def parse_format(text: str | None) -> Format | None:
         return Format(text.lower())
     except ValueError:
         raise UsageError(f"'{text}' is not a format", hint="--format qed, qcow2 or raw") from None
+
+
+def refuse_format(format: Format | None, what: str, why: str) -> None:
+    """Refuse a ``--format`` that has no meaning for ``what``.
+
+    Raises:
+        UsageError: one was given.
+    """
+    from overlaysync.errors import UsageError
+
+    if format is not None:
+        raise UsageError(f"--format does not fit '{printable(what)}'", why=why, hint="leave --format out")
 
 
 def parse_peers(texts: list[str] | None) -> list[Address]:

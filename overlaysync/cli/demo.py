@@ -388,7 +388,6 @@ def _make_master(node: Node, directory: Path) -> Known:
     """A master with random and compressible areas, as a file system has: raw first, then as qcow2."""
     import numpy as np
 
-    from overlaysync.formats.chain import Chain
     from overlaysync.formats.image import Format
     from overlaysync.node.node import now
     from overlaysync.ops.assemble import Assembly, target_for
@@ -407,7 +406,7 @@ def _make_master(node: Node, directory: Path) -> Known:
     target = target_for(disk, format=Format.QCOW2, cluster_size=CHUNK)
     assembly = Assembly.open(path, target, disk, library.load_page, node.home.journals)
     try:
-        with Chain.open(str(raw), Format.RAW) as chain:
+        with library.open(raw, Format.RAW) as chain:
             LocalCopier(assembly, library.load_page).take(LocalSource(chain, disk))
         assembly.finish(mode=MASTER_MODE)
     finally:

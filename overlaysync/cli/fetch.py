@@ -181,12 +181,7 @@ class _Fetching:
             plans: list[tuple[Step, Verdict | None]] = []
             self._tell_place()
             single = len(references) == 1 and not references[0].is_many
-            wanted = (
-                [await self._find(fetch, references[0])]
-                if single
-                else await self._find_all(fetch, references)
-            )
-            for choice, as_master in (pair for pairs in wanted for pair in pairs):
+            for choice, as_master in await self._find_all(fetch, references):
                 try:
                     steps, fetched = await self._bring(fetch, choice, as_master=as_master)
                 except OverlaysyncError as error:
@@ -220,9 +215,9 @@ class _Fetching:
         self._failed += found.refusals
         return [(choice, reference.is_many) for choice in found.choices]
 
-    async def _find_all(self, fetch: Fetch, references: list[Reference]) -> list[list[tuple[Choice, bool]]]:
-        """What several references mean, each thing once."""
-        found: list[list[tuple[Choice, bool]]] = []
+    async def _find_all(self, fetch: Fetch, references: list[Reference]) -> list[tuple[Choice, bool]]:
+        """What the references mean, each thing once."""
+        found: list[tuple[Choice, bool]] = []
         seen: set[bytes] = set()
         for reference in references:
             try:
@@ -232,7 +227,7 @@ class _Fetching:
                     raise
                 self._failed.append(Refusal(str(reference), error))
                 continue
-            found.append([pair for pair in pairs if pair[0].manifest.id not in seen])
+            found += [pair for pair in pairs if pair[0].manifest.id not in seen]
             seen |= {choice.manifest.id for choice, _ in pairs}
         return found
 

@@ -18,22 +18,18 @@ if TYPE_CHECKING:
 
 def is_path(text: str) -> bool:
     """Whether the user means a file: it exists, or is written like a path."""
-    return (
-        os.path.exists(text)
-        or text.startswith((".", "/", "~"))
-        or text.endswith((".qcow2", ".qed", ".raw", ".img"))
-    )
+    from overlaysync.formats.recognition import ending_of
+
+    return os.path.exists(text) or text.startswith((".", "/", "~")) or ending_of(text) != ""
 
 
-def guest_size(path: str) -> int:
-    """Guest bytes of an image and all below it: the work of hashing it; 0 when it cannot be read."""
-    from overlaysync.errors import ImageError
-    from overlaysync.formats.chain import Chain
+def guest_size(node: Node, path: str, format: Format | None = None) -> int:
+    """Return the guest bytes of an image and all below it; 0 when it cannot be read."""
+    from overlaysync.errors import OverlaysyncError
 
     try:
-        with Chain.open(path) as chain:
-            return sum(image.virtual_size for image in chain.images)
-    except ImageError:
+        return node.library.guest_size(path, format)
+    except OverlaysyncError:
         return 0
 
 
@@ -45,22 +41,21 @@ def examine(
     ``accept_master`` takes what an overlay stands on for its master, whatever is known of it.
     """
     from overlaysync.errors import NotFoundError
-    from overlaysync.formats.chain import Chain
     from overlaysync.node.node import now
 
     if not is_path(path):
         raise NotFoundError(
             f"There is no file {path}", why="a path is needed here", hint="overlaysync tree, for paths"
         )
-    with Chain.open(path, format) as chain:
-        size = sum(image.virtual_size for image in chain.images)
-    output.begin(f"hashing {os.path.basename(path)}", size)
+    output.begin(f"hashing {os.path.basename(path)}", node.library.guest_size(path, format))
     try:
-        return node.library.examine(
+        known = node.library.examine(
             path, now=now(), format=format, progress=output.advance, accept_master=accept_master
         )
     finally:
         output.end()
+    node.catalog.mark_named(known.path)
+    return known
 
 
 def master_here(node: Node, output: Output, text: str, *, accept: bool) -> Known:

@@ -9,6 +9,7 @@ import typer
 
 from overlaysync.cli.common import (
     AcceptMasterOption,
+    InsistOption,
     InterfaceOption,
     PeerOption,
     WaitOption,
@@ -18,12 +19,14 @@ from overlaysync.cli.common import (
     output_of,
     parse_format,
     parse_peers,
+    refuse_format,
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership, examine, is_path, local_listings, manifest_of
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
+    from overlaysync.formats.image import Format
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
     from overlaysync.node.reach import PeerView, Reach
@@ -184,9 +187,7 @@ def peers(
 def identify(
     context: typer.Context,
     path: Annotated[str, typer.Argument(metavar="PATH", help="An image.")],
-    format: Annotated[
-        str | None, typer.Option("--format", metavar="qed|qcow2|raw", help="Refuse it if it is another.")
-    ] = None,
+    format: InsistOption = None,
     accept_master: AcceptMasterOption = False,
 ) -> None:
     """Print the ids of an image."""
@@ -203,16 +204,19 @@ def show(
     what: Annotated[
         str, typer.Argument(metavar="REF|PATH", autocompletion=complete_reference, help="What to show.")
     ],
+    format: InsistOption = None,
     accept_master: AcceptMasterOption = False,
     peer: PeerOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
     """Show one thing in full: ids, sizes, lineage, copies."""
     output = output_of(context)
+    insisted = parse_format(format)
     with open_node() as node:
         if is_path(what):
-            fields = _show_image(node, output, what, accept_master=accept_master)
+            fields = _show_image(node, output, what, insisted, accept_master=accept_master)
         else:
+            refuse_format(insisted, what, "it is not the path of an image")
             fields = _show_reference(node, output, what, peer, wait)
     output.result(fields, *_rows(fields))
 
@@ -235,14 +239,16 @@ def _rows(fields: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _show_image(node: Node, output: Output, path: str, *, accept_master: bool) -> dict[str, Any]:
+def _show_image(
+    node: Node, output: Output, path: str, format: Format | None, *, accept_master: bool
+) -> dict[str, Any]:
     from overlaysync.formats.files import open_regular
     from overlaysync.formats.locks import in_use_for_writing, writer_of
     from overlaysync.model.digest import format_id
     from overlaysync.ops.discard import standing_on
     from overlaysync.trust.envelope import open_envelope
 
-    known = examine(node, output, path, accept_master=accept_master)
+    known = examine(node, output, path, format, accept_master=accept_master)
     manifest = manifest_of(node, known)
     book = node.book()
     fields = image_fields(known, manifest, book)

@@ -47,10 +47,12 @@ def new(
     """Make a fresh overlay on a master that is as it was published."""
     from overlaysync.formats.image import Format
     from overlaysync.node.node import now
+    from overlaysync.ops.publish import check_ending
 
     output = output_of(context)
     chosen = parse_format(format) or _suffix_format(path) or Format.QCOW2
     _refuse_raw(chosen)
+    check_ending(path, chosen)
     with open_node() as node:
         base = master_here(node, output, master, accept=accept_master)
         known = node.maker.new(path, base, format=chosen, now=now())
@@ -100,6 +102,7 @@ def promote(
     """Make a new standalone read-only master out of an overlay."""
     from overlaysync.model.digest import short_id
     from overlaysync.node.node import now
+    from overlaysync.ops.backing import check_meant
     from overlaysync.ops.discard import check_discardable
     from overlaysync.ops.discard import discard as discard_image
     from overlaysync.ops.publish import image_path
@@ -108,6 +111,7 @@ def promote(
     chosen = parse_format(format)
     with open_node() as node:
         known = examine(node, output, overlay, accept_master=accept_master)
+        check_meant(known, (), node.catalog)
         if discard_it:
             check_discardable(overlay, node.catalog)
             _check_snapshots(node, known, f"Not discarding {overlay}", "--discard", yes)
@@ -177,7 +181,7 @@ def _lost(node: Node, output: Output, path: str, going: list[str]) -> str:
     from overlaysync.node.node import now
     from overlaysync.ops.loss import lost_with
 
-    output.begin(f"looking at {os.path.basename(path)}", guest_size(path))
+    output.begin(f"looking at {os.path.basename(path)}", guest_size(node, path))
     try:
         return lost_with(
             node.library, path, own=node.key.public, now=now(), going=going, progress=output.advance
@@ -230,6 +234,7 @@ def rebase(
     """Move an overlay to another master, losing nothing, in a new file."""
     from overlaysync.errors import UsageError
     from overlaysync.node.node import now
+    from overlaysync.ops.backing import check_meant
     from overlaysync.ops.discard import check_discardable
     from overlaysync.ops.publish import image_path, stem
 
@@ -238,6 +243,7 @@ def rebase(
         raise UsageError("--replace keeps the overlay's name and place", hint="leave --as and --to out")
     with open_node() as node:
         known = examine(node, output, overlay, accept_master=accept_master)
+        check_meant(known, (), node.catalog)
         base = master_here(node, output, onto, accept=accept_master)
         if replace:
             check_discardable(overlay, node.catalog)

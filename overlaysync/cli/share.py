@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from overlaysync.cli.common import (
+    AcceptMasterOption,
+    InsistOption,
     InterfaceOption,
     PeerOption,
     RateOption,
@@ -21,7 +25,7 @@ from overlaysync.cli.output import Output
 if TYPE_CHECKING:
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
-    from overlaysync.node.sharing import Share
+    from overlaysync.node.sharing import Share, Wishes
 
 RECHECK_DAYS = 7.0
 _DAY_S = 86400
@@ -36,13 +40,33 @@ def add_commands(app: typer.Typer) -> None:
 def share(
     context: typer.Context,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, or directories of images.")],
-    team: Annotated[
-        str | None,
-        typer.Option("--team", metavar="TEAM", help="Share with this team alone; '' is everybody."),
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Go into subdirectories as well.")
+    ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="PATTERN", help="Leave out files that fit. May be repeated."),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Publish the one image under this name.")
+    ] = None,
+    note: Annotated[
+        str, typer.Option("--note", "-m", metavar="NOTE", help="Say what is new in this version.")
+    ] = "",
+    team: Annotated[
+        str | None, typer.Option("--team", metavar="TEAM", help="Share with the members of this team only.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Share with everybody on the network.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before making a team's images public.")
+    ] = False,
+    accept_master: AcceptMasterOption = False,
     peer: PeerOption = None,
+    format: InsistOption = None,
     iface: InterfaceOption = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Listen here; 0 means any.")] = 0,
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Listen on port N (0: a free one).")
+    ] = 0,
     limit_rate: RateOption = None,
     recheck: Annotated[
         float,
@@ -54,29 +78,101 @@ def share(
         ),
     ] = RECHECK_DAYS,
 ) -> None:
-    """Share images until Ctrl-C: hash, announce, serve."""
+    """Share images until interrupted."""
     import asyncio
 
+    from overlaysync.node.sharing import Wishes
+    from overlaysync.ops.collecting import Rules
+
     output = output_of(context)
-    rate = parse_rate(limit_rate)
-    addresses = parse_peers(peer)
+    wishes = Wishes(
+        name=name or "",
+        note=_note(note),
+        collecting=Rules(recursive, tuple(exclude or ())),
+        accept_master=accept_master,
+        confirm=_confirmation(yes),
+    )
+    served = _Served(parse_peers(peer), iface or [], port, parse_rate(limit_rate), recheck * _DAY_S or None)
     with open_node() as node:
         try:
-            asyncio.run(_share(node, output, paths, team, addresses, iface or [], port, rate, recheck))
-        except KeyboardInterrupt:  # the usual end: there is nothing to complain of
+            asyncio.run(_share(node, output, paths, _audience(team, public), wishes, served))
+        except KeyboardInterrupt:  # the usual end: nothing went wrong
             raise SystemExit(_INTERRUPTED) from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """How the images are served."""
+
+    peers: list[Address]
+    interfaces: list[str]
+    port: int
+    rate: int | None
+    recheck_s: float | None
+
+
+def _audience(team: str | None, public: bool) -> str | None:
+    """The team, "" for everybody, or None for the audience that each image had so far.
+
+    Raises:
+        UsageError: both are given, or the team has no name.
+    """
+    from overlaysync.errors import UsageError
+
+    if team is not None and public:
+        raise UsageError("--team and --public exclude each other", hint="leave one of them out")
+    if team == "":
+        raise UsageError(
+            "--team needs the name of a team, and got an empty one",
+            why="an unset variable, perhaps",
+            hint="to share with everybody: --public",
+        )
+    return "" if public else team
+
+
+def _note(text: str) -> str:
+    """The note of ``-m``.
+
+    Raises:
+        UsageError: it is too long, or has several lines.
+    """
+    from overlaysync.errors import UsageError
+    from overlaysync.model.manifest import MAX_NOTE
+
+    if len(text) > MAX_NOTE or not text.isprintable():
+        raise UsageError(
+            "That note cannot be published",
+            why=f"a note is one line of at most {MAX_NOTE} characters",
+            hint="overlaysync share -m 'fixed the routing'",
+        )
+    return text
+
+
+def _confirmation(yes: bool) -> Callable[[Sequence[str]], None]:
+    """What asks before a team's images become public."""
+
+    def confirm(names: Sequence[str]) -> None:
+        import sys
+
+        from overlaysync.errors import NotAllowedError, UsageError
+
+        listed = ", ".join(names)
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            raise UsageError(
+                f"This would make public what a team shares: {listed}",
+                why="cannot ask for confirmation: stdin is not a terminal",
+                hint="the same command with --yes",
+            )
+        if not typer.confirm(f"Share {listed} with everybody on the network?", err=True):
+            raise NotAllowedError("Nothing was shared", hint="to share with a team: --team TEAM")
+
+    return confirm
+
+
 async def _share(
-    node: Node,
-    output: Output,
-    paths: list[str],
-    team: str | None,
-    peers: list[Address],
-    interfaces: list[str],
-    port: int,
-    rate: int | None,
-    recheck_days: float,
+    node: Node, output: Output, paths: list[str], team: str | None, wishes: Wishes, served: _Served
 ) -> None:
     import asyncio
 
@@ -87,7 +183,8 @@ async def _share(
     from overlaysync.node.serving import serve
     from overlaysync.node.sharing import Share
 
-    share = Share(node, paths, team, output)
+    share = Share(node, paths, team, output, wishes)
+    peers, interfaces = served.peers, served.interfaces
     try:
         await asyncio.to_thread(share.publish_all)
         async with (
@@ -98,10 +195,10 @@ async def _share(
             serve(
                 share,
                 reach=reach,
-                port=port,
+                port=served.port,
                 interfaces=interfaces,
-                limit=RateLimit(rate),
-                recheck_s=recheck_days * _DAY_S or None,
+                limit=RateLimit(served.rate),
+                recheck_s=served.recheck_s,
             ) as (bound, where),
         ):
             _print_share(output, share, bound, where)
@@ -112,6 +209,7 @@ async def _share(
 
 def _print_share(output: Output, share: Share, port: int, where: str) -> None:
     from overlaysync.model.digest import short_id
+    from overlaysync.model.names import printable
     from overlaysync.trust.keys import node_id
     from overlaysync.units import format_size
 
@@ -124,9 +222,7 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
         size = f"{format_size(header.data_size)} of {format_size(header.virtual_size)}"
         on = ""
         if shared.known.parent:
-            from overlaysync.ops.publish import stem
-
-            on = f"  on {stem(shared.known.parent.path)} {short_id(shared.known.parent.disk.id)}"
+            on = f"  on {printable(header.parent_name)} {short_id(shared.known.parent.disk.id)}"
         lines.append(
             output.good(
                 f"{kind:8}{header.full_name}:{header.version}  {size}  {short_id(header.content_id)}{on}"
@@ -134,7 +230,7 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
         )
         items.append(image_fields(shared.known, shared.manifest, book))
     lines.append(f"  announced as {share.label} on {where}" if where else f"  not announced; port {port}")
-    lines.append(f"  your fingerprint, for the board: {node_id(share.public_key)}")
+    lines.append(f"  your fingerprint (others compare it): {node_id(share.public_key)}")
     if any(not shared.manifest.header.is_layer for shared in share.shared):
         lines.append("  QEMU cannot write to a master while it is shared")
     lines.append("  others type (Ctrl-C ends sharing):")

@@ -11,11 +11,13 @@ import typer
 
 from overlaysync.cli.common import (
     AcceptMasterOption,
+    InsistOption,
     PeerOption,
     compression,
     interruptible,
     open_node,
     output_of,
+    parse_format,
     parse_peers,
 )
 from overlaysync.cli.complete import complete_reference
@@ -24,6 +26,7 @@ from overlaysync.cli.output import Output
 from overlaysync.errors import VerificationError, WouldDestroyError
 
 if TYPE_CHECKING:
+    from overlaysync.formats.image import Format
     from overlaysync.node.node import Node
     from overlaysync.ops.verify import Damage, Verdict
 
@@ -51,44 +54,54 @@ def verify(
         typer.Option("--yes", "-y", help="Heal also what was written to since: what was written is lost."),
     ] = False,
     accept_master: AcceptMasterOption = False,
+    format: InsistOption = None,
     peer: PeerOption = None,
 ) -> None:
     """Re-read images and compare them with what was published, or is known of them."""
     output = output_of(context)
-    addresses = parse_peers(peer)
+    addresses, insisted = parse_peers(peer), parse_format(format)
+    how = _How(addresses, insisted, repair=repair, yes=yes, accept_master=accept_master)
     findings = []
     with open_node() as node:
         for text in what:
             path = text if is_path(text) else here(node, output, text).path
-            findings.append(_verify(node, output, path, addresses, repair, yes, accept_master))
+            findings.append(_verify(node, output, path, how))
     _report(output, findings)
 
 
-def _verify(
-    node: Node,
-    output: Output,
-    path: str,
-    addresses: list[Any],
-    repair: bool,
-    yes: bool,
-    accept_master: bool,
-) -> Finding:
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How to verify, as the options say."""
+
+    addresses: list[Any]
+    format: Format | None
+    repair: bool
+    yes: bool
+    accept_master: bool
+
+
+def _verify(node: Node, output: Output, path: str, how: _How) -> Finding:
     from overlaysync.node.node import now
     from overlaysync.ops.loss import lost_by_repair
     from overlaysync.ops.verify import verify as verify_image
 
-    output.begin(f"verifying {os.path.basename(path)}", guest_size(path))
+    output.begin(f"verifying {os.path.basename(path)}", guest_size(node, path, how.format))
     try:
         verdict = verify_image(
-            node.library, path, now=now(), accept_master=accept_master, progress=output.advance
+            node.library,
+            path,
+            now=now(),
+            format=how.format,
+            accept_master=how.accept_master,
+            progress=output.advance,
         )
     finally:
         output.end()
     lost = lost_by_repair(node.library, verdict, own=node.key.public) if verdict.damage else ""
     healed: tuple[Damage, ...] = ()
-    if verdict.damage and repair:
-        _refuse_to_lose(verdict, lost, yes)
-        healed, verdict = verdict.damage, _repair(node, output, verdict, addresses)
+    if verdict.damage and how.repair:
+        _refuse_to_lose(verdict, lost, how.yes)
+        healed, verdict = verdict.damage, _repair(node, output, verdict, how.addresses)
         lost = ""
     return Finding(verdict, healed, lost, _unlike_its_name(node, verdict))
 

@@ -4,21 +4,26 @@ Backing files are opened only if their names are plain paths of local files: QEM
 and ``nbd://`` there. Names are relative to the directory of the name by which the overlay was opened;
 symlinks are not resolved for that. Source: QEMU block.c (path_has_protocol, path_combine,
 bdrv_open_backing_file).
+
+A header may name any file as its raw backing file, so that whoever reads the overlay hands out that file: one
+that does not look like a disk is read only when it is vouched for.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from overlaysync.errors import BaseImageError, ImageError, NotFoundError, OverlaysyncError
-from overlaysync.formats.detect import open_image
+from overlaysync.errors import BaseImageError, ImageError, NotAllowedError, NotFoundError, OverlaysyncError
+from overlaysync.formats.detect import WrongFormatError, open_image
 from overlaysync.formats.files import fill_zeros
 from overlaysync.formats.image import Backing, Extent, Format, Image, check_range, clip
 from overlaysync.formats.names import display, has_protocol
+from overlaysync.formats.recognition import Vouched, always, how_to_insist, never, objection, unlike_disk
 from overlaysync.model.digest import Kind
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.units import MIB
@@ -45,18 +50,23 @@ class Chain:
         self._owned = owned
 
     @classmethod
-    def open(cls, path: str, format: Format | None = None) -> Self:
+    def open(cls, path: str, format: Format | None = None, vouched: Vouched = never) -> Self:
         """Open the image at ``path`` and all its backing files.
+
+        Args:
+            path: of the top image.
+            format: what it is said to be; None to look.
+            vouched: asked about files that should not be taken for images.
 
         Raises:
             ImageError: one of them is damaged, unsupported or not a plain local file, or they form a loop.
             BaseImageError: a backing file is missing.
             NotFoundError: there is nothing at ``path``.
-            NotAllowedError: permissions forbid it.
+            NotAllowedError: permissions forbid it, or a backing file does not look like an image.
         """
         images: list[Image] = []
         try:
-            _open_all(path, format, images)
+            _open_all(path, format, images, vouched)
         except BaseException:
             for image in images:
                 image.close()
@@ -146,21 +156,29 @@ def backing_path(overlay: str, backing: Backing) -> str:
 
 
 def reachable(path: str) -> tuple[Fingerprint, ...]:
-    """The fingerprints of the image at ``path`` and all below it, top first, as far as they open."""
+    """Return the fingerprints of the image at ``path`` and all below it, top first.
+
+    They end with the first file that does not open, or that is not there.
+    """
     images: list[Image] = []
     try:
         with suppress(OverlaysyncError, OSError):
-            _open_all(path, None, images)
-        return tuple(Fingerprint.of(os.fstat(image.fd)) for image in images)
+            _open_all(path, None, images, always)
+        files = [Fingerprint.of(os.fstat(image.fd)) for image in images]
+        with suppress(OverlaysyncError, OSError, IndexError, ValueError):
+            last = images[-1]
+            if last.backing is not None:
+                files.append(Fingerprint.of(os.stat(backing_path(last.path, last.backing))))
+        return tuple(files)
     finally:
         for image in images:
             image.close()
 
 
-def _open_all(path: str, format: Format | None, images: list[Image]) -> None:
+def _open_all(path: str, format: Format | None, images: list[Image], vouched: Vouched) -> None:
     """Append the image at ``path`` and its backing files to ``images``."""
     visited = set()
-    image = open_image(path, format)
+    image = open_image(path, format, vouched)
     while True:
         images.append(image)
         status = os.fstat(image.fd)
@@ -171,19 +189,61 @@ def _open_all(path: str, format: Format | None, images: list[Image]) -> None:
             return
         if len(images) == MAX_DEPTH:
             raise ImageError(f"it has more than {MAX_DEPTH - 1} backing files", path=path)
-        image = _open_backing(image, image.backing)
+        image = _open_backing(image, image.backing, vouched)
 
 
-def _open_backing(overlay: Image, backing: Backing) -> Image:
-    path = backing_path(overlay.path, backing)
+def _open_backing(overlay: Image, backing: Backing, vouched: Vouched) -> Image:
+    path, declared = backing_path(overlay.path, backing), _declared_format(overlay, backing)
     try:
-        return open_image(path, _declared_format(overlay, backing))
+        image = open_image(path, declared, always)
     except NotFoundError as error:
         raise BaseImageError(
             f"The backing file of {overlay.path} is missing",
             why=f"there is no file {display(path)}",
             hint="put the master there, or fetch the overlay again to stand on a master of your choice",
         ) from error
+    except WrongFormatError as error:
+        raise _wrong_header(overlay, backing, error) from error
+    try:
+        _check_backing(overlay, image, declared, vouched)
+    except BaseException:
+        image.close()
+        raise
+    return image
+
+
+def _check_backing(overlay: Image, image: Image, declared: Format | None, vouched: Vouched) -> None:
+    """Refuse to read through a file that is taken for an image only because the overlay's header says so.
+
+    Raises:
+        NotAllowedError: it does not look like one, and nobody vouches for it.
+    """
+    format = image.geometry.format
+    if declared is None:
+        reason = objection(image.path, image.fd, format)
+    else:
+        reason = unlike_disk(image.path, image.fd) if format is Format.RAW else ""
+    if reason and not vouched(image.path, format):
+        raise NotAllowedError(
+            f"Cannot use {image.path} as the backing file of {overlay.path}",
+            why=reason,
+            hint=how_to_insist(image.path, format),
+        )
+
+
+def _wrong_header(overlay: Image, backing: Backing, error: WrongFormatError) -> ImageError:
+    """Return what is said of an overlay whose header names the wrong format of its backing file."""
+    if error.found is None:
+        hint = f"put the right master in the place of {error.path}, or fetch the overlay again"
+    else:
+        name = shlex.quote(os.fsdecode(backing.name))
+        hint = f"qemu-img rebase -u -F {error.found} -b {name} {shlex.quote(overlay.path)}"
+    content = f"it is {error.content}" if error.content else "it does not begin like one"
+    return ImageError(
+        f"its header says that its backing file {error.path} is {error.said}, but {content}",
+        path=overlay.path,
+        hint=hint,
+    )
 
 
 def _declared_format(overlay: Image, backing: Backing) -> Format | None:

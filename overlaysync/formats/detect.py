@@ -6,10 +6,20 @@ import os
 
 from overlaysync.errors import ImageError
 from overlaysync.formats.files import open_regular
-from overlaysync.formats.image import MAGIC, Format, Image
+from overlaysync.formats.image import Format, Image
 from overlaysync.formats.qcow2 import Qcow2Image
 from overlaysync.formats.qed import QedImage
 from overlaysync.formats.raw import RawImage
+from overlaysync.formats.recognition import (
+    HEAD_SIZE,
+    Vouched,
+    detect_format,
+    foreign_format,
+    how_to_insist,
+    never,
+    objection,
+    unlike_disk,
+)
 
 _READERS: dict[Format, type[RawImage | QedImage | Qcow2Image]] = {
     Format.RAW: RawImage,
@@ -18,15 +28,34 @@ _READERS: dict[Format, type[RawImage | QedImage | Qcow2Image]] = {
 }
 
 
-def open_image(path: str, format: Format | None = None) -> Image:
+class WrongFormatError(ImageError):
+    """An image is of another format than it was said to be.
+
+    Attributes:
+        said: that format.
+        content: what it is, in a sentence ("qcow2", "a VMDK image"); "" where it begins like no image.
+        found: the format that could be said instead; None where the file is no image that we read.
+    """
+
+    def __init__(self, path: str, *, said: Format, content: str, found: Format | None) -> None:
+        reason = f"it is {content}, not {said}" if content else f"it does not begin like a {said} image"
+        super().__init__(reason, path=path)
+        self.said = said
+        self.content = content
+        self.found = found
+
+
+def open_image(path: str, format: Format | None = None, vouched: Vouched = never) -> Image:
     """Open the image at ``path``; own layer only.
 
     Args:
         path: may be a symlink.
-        format: what the user or an overlay's header says it is; None to look.
+        format: what the user, the catalog or an overlay's header says it is; None to look.
+        vouched: asked where nothing is said and the file should not be taken for an image.
 
     Raises:
-        ImageError: it is damaged, unsupported, of another format, or no regular file.
+        WrongFormatError: it is of another format.
+        ImageError: it is damaged, unsupported, no regular file, or does not look like an image.
         NotFoundError: there is nothing.
         NotAllowedError: permissions forbid it.
     """
@@ -34,19 +63,20 @@ def open_image(path: str, format: Format | None = None) -> Image:
     try:
         found = detect_format(fd)
         if format not in (None, found):
-            raise ImageError(_mismatch(format, found), path=path)
-        return _READERS[found].open(path, fd)
+            raise _mismatch(path, fd, format, found)
+        image = _READERS[found].open(path, fd)
+        reason = objection(path, fd, found) if format is None else ""
+        if reason and not vouched(path, found):
+            raise ImageError(reason, path=path, hint=how_to_insist(path, found))
+        return image
     except BaseException:
         os.close(fd)
         raise
 
 
-def detect_format(fd: int) -> Format:
-    """QED or qcow2 if the file begins so, else raw (:class:`RawImage` refuses what only looks raw)."""
-    begin = os.pread(fd, 4, 0)
-    return next((format for format, magic in MAGIC.items() if begin == magic), Format.RAW)
-
-
-def _mismatch(declared: Format | None, found: Format) -> str:
-    content = f"is {found}" if found is not Format.RAW else "does not begin like one"
-    return f"it is declared {declared} but {content}"
+def _mismatch(path: str, fd: int, said: Format, found: Format) -> WrongFormatError:
+    if found is not Format.RAW:
+        return WrongFormatError(path, said=said, content=found.value, found=found)
+    foreign = foreign_format(os.pread(fd, HEAD_SIZE, 0)) or ""
+    is_disk = not foreign and not unlike_disk(path, fd)
+    return WrongFormatError(path, said=said, content=foreign, found=found if is_disk else None)

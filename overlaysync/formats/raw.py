@@ -8,51 +8,17 @@ that guesses would follow it (CVE-2008-2004). Source: QEMU block/file-posix.c (S
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from typing import Self
 
 from overlaysync.errors import ImageError
 from overlaysync.formats.files import next_data, next_hole, read_padded
-from overlaysync.formats.image import MAGIC, Extent, Format, Geometry, Image, check_range, check_virtual_size
+from overlaysync.formats.image import Extent, Format, Geometry, Image, check_range, check_virtual_size
+from overlaysync.formats.recognition import HEAD_SIZE, foreign_format
 from overlaysync.model.digest import Kind
 from overlaysync.units import SECTOR, round_up
 
 _CLUSTER = 4096
-
-FOREIGN = (
-    (0, MAGIC[Format.QCOW2], "a qcow2 image"),
-    (0, MAGIC[Format.QED], "a QED image"),
-    (0, b"KDMV", "a VMDK image"),
-    (0, b"COWD", "a VMDK image"),
-    (0, b"# Disk DescriptorFile", "a VMDK descriptor"),
-    (0, b"Bochs Virtual HD Image", "a Bochs image"),
-    (0, b"#!/bin/sh\n#V2.0 Format\n", "a cloop image"),
-    (0, b"conectix", "a VHD image"),
-    (0, b"vhdxfile", "a VHDX image"),
-    (0, b"LUKS\xba\xbe", "a LUKS-encrypted image"),
-    (0, b"WithoutFreeSpace", "a Parallels image"),
-    (0, b"WithouFreSpacExt", "a Parallels image"),
-    (64, b"\x7f\x10\xda\xbe", "a VDI image"),
-)
-"""(offset, bytes there, what it is)."""
-
-
-_VMDK_TEXT = re.compile(rb"(?:#[^\n]*\n|[ \t\r]*\n)*[ \t]*version=[0-9]")
-"""A descriptor may begin with comments and blank lines; what it names, QEMU opens."""
-
-HEAD_SIZE = 2048
-"""Bytes that QEMU looks at to guess a format (block.c, BLOCK_PROBE_BUF_SIZE)."""
-
-
-def foreign_format(head: bytes) -> str | None:
-    """What a file that begins with ``head`` (HEAD_SIZE bytes or all) is, if not raw."""
-    if _VMDK_TEXT.match(head):
-        return "a VMDK descriptor"
-    for offset, magic, name in FOREIGN:
-        if head[offset : offset + len(magic)] == magic:
-            return name
-    return None
 
 
 class RawImage(Image):

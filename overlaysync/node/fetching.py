@@ -22,7 +22,6 @@ from overlaysync.errors import (
     VerificationError,
     WouldDestroyError,
 )
-from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import MAX_FOLLOWS, Header
@@ -414,7 +413,7 @@ class Fetch:
             VerificationError: it is another, or what it stands on has rotted.
         """
         keeper = PageKeeper(self.node.catalog)
-        with Chain.open(os.fspath(part), step.format) as chain:
+        with self.node.library.open(part, step.format) as chain:
             disk = combine(base.disk, pages, self.node.library.load_page, chain, keeper.keep)
         keeper.flush()
         if disk.id != step.header.result_id:
@@ -464,7 +463,7 @@ class Fetch:
         for path in image_files(self.options.directories):
             with suppress(OverlaysyncError, OSError):
                 if self.node.catalog.image_at(os.path.realpath(path)) is None:
-                    with Chain.open(path) as chain:
+                    with self.node.library.open(path) as chain:
                         fits = chain.virtual_size == virtual_size
                     if fits:
                         self.node.library.examine(path, now=now(), progress=self._check_stopping)

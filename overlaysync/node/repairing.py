@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable
 
 from overlaysync.errors import BaseImageError, NotFoundError, OverlaysyncError
-from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
@@ -67,7 +66,7 @@ async def repair(
         header = listing.manifest.header
         base = (_own_base(node, verdict.path, header) or fetch.base_of(header)) if header.is_layer else None
         if header.is_layer and base is None:
-            below = _path_below(verdict.path)
+            below = _path_below(node, verdict.path)
             raise BaseImageError(
                 f"Cannot heal {verdict.path}",
                 why=f"its master {below or printable(header.parent_name)} is missing, damaged, changed, "
@@ -99,7 +98,7 @@ def _format(node: Node, path: str, header: Header) -> Format:
 
 def _own_base(node: Node, path: str, header: Header) -> Known | None:
     """What the overlay stands on, read again; None if that is not what it was, or cannot be found."""
-    below = _path_below(path)
+    below = _path_below(node, path)
     try:
         base = node.library.examine(below, now=now(), fresh=True) if below else None
     except (OverlaysyncError, OSError):
@@ -109,10 +108,10 @@ def _own_base(node: Node, path: str, header: Header) -> Known | None:
     return base if base.layer is None or is_read_only(base.path) else None
 
 
-def _path_below(path: str) -> str:
+def _path_below(node: Node, path: str) -> str:
     """The path of the image that an overlay stands on; "" when it cannot be opened."""
     try:
-        with Chain.open(path) as chain:
+        with node.library.open(path) as chain:
             return os.path.realpath(chain.images[1].path)
     except (OverlaysyncError, OSError, IndexError):
         return ""

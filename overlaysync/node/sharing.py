@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from overlaysync.errors import (
+    AmbiguousError,
     ImageError,
     InUseError,
     NotAllowedError,
@@ -15,7 +18,6 @@ from overlaysync.errors import (
     OverlaysyncError,
     StoppedError,
 )
-from overlaysync.formats.chain import Chain
 from overlaysync.formats.files import may_read
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
@@ -23,8 +25,12 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import check_name
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
-from overlaysync.ops.library import Known, image_files
+from overlaysync.ops.backing import check_meant
+from overlaysync.ops.collecting import Rules, collect, images_below, links_in
+from overlaysync.ops.library import Known
+from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
+from overlaysync.ops.publish import stem
 from overlaysync.ops.trust_words import who
 from overlaysync.ops.versions import past_envelopes
 from overlaysync.store.files import translate
@@ -48,6 +54,27 @@ class Shared:
     asked: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the user said of the images to be shared.
+
+    Attributes:
+        name: what the one image is called; "" for its own name.
+        note: what is said of the versions that are published.
+        collecting: what of directories is taken.
+        format: what the named images are, whatever their names and contents suggest; None to look.
+        accept_master: whether an overlay's master is taken for its own, whatever is known of it.
+        confirm: called with the names of images that would become public and were a team's; raises to refuse.
+    """
+
+    name: str = ""
+    note: str = ""
+    collecting: Rules = field(default_factory=Rules)
+    format: Format | None = None
+    accept_master: bool = False
+    confirm: Callable[[Sequence[str]], None] = lambda names: None
+
+
 @dataclass(slots=True)
 class Share:
     """The shelf of a sharing node.
@@ -55,13 +82,16 @@ class Share:
     Args:
         node: publishes.
         paths: images and directories, as the user named them.
-        team: whom what is published newly is for: a team, "" for everybody, None for whom it has been for.
+        team: whom they are for: a team, "" for everybody, None for the audience that each had so far.
+        observer: is told what happens.
+        wishes: names, notes, and what of directories is taken.
     """
 
     node: Node
     paths: Sequence[str]
     team: str | None
     observer: Observer
+    wishes: Wishes = field(default_factory=Wishes)
     neighbours: Callable[[], Sequence[str]] = lambda: ()
     stopping: bool = False
     swarms: Swarms = field(default_factory=Swarms)
@@ -100,23 +130,21 @@ class Share:
 
         Raises:
             NotAllowedError: this node is not in the team.
+            AmbiguousError: different images would have one name.
             OverlaysyncError: a named image cannot be shared, or there is none at all.
         """
         if self.team:
             self._check_member(check_name(self.team, "team"), f"Cannot share with team '{self.team}'")
-        for path in self.paths:
-            if os.path.isdir(path):
-                self._publish_directory(path)
-            else:
-                self._publish(path)
+        found = self._collect()
+        known = {path: image for path in found if (image := self._look(path, named=not found[path]))}
+        if known:
+            self._publish_known(known, found)
+        self._tell_left_out()
         if not self._shared and self._left_out:
             # Of several, what is mended most easily: a missing master, a VM, rights, damage.
             raise min(self._left_out.values(), key=lambda error: error.exit_code)
         if not self._shared:
-            raise NotFoundError(
-                f"There is no image in {', '.join(self.paths)}",
-                hint="images are named *.qcow2, *.qed, *.raw, *.img",
-            )
+            raise self._nothing_found()
 
     @property
     def shared(self) -> list[Shared]:
@@ -129,16 +157,18 @@ class Share:
         for manifest_id, offer in list(self._offers.items()):
             why = self._rot(offer.path)
             if why or not offer.unchanged():
-                self._withdraw(manifest_id, why or f"{offer.path} has changed")
+                self._withdraw(manifest_id, why or _change(offer.path))
         shared = {shared.known.path for shared in self._shared.values()}
-        for path in self._wanted():
+        found = self._collect()
+        for path in found:
             if path in shared or self._rot(path):
                 continue
             if self._settled(path) and self._tried.get(path) != self._seen[path]:
-                self._try(path)
+                self._publish_later(path, found)
         for manifest_id in set(self._shared) - before:
             header = self._shared[manifest_id].manifest.header
-            self.observer.note(f"{header.full_name}:{header.version} is shared")
+            whom = f"team '{header.team}'" if header.team else "everybody"
+            self.observer.note(f"Now shared with {whom}: {header.full_name}:{header.version}")
         return self._changes != changes
 
     def found_rotten(self, path: str, fingerprint: Fingerprint, why: str) -> None:
@@ -154,70 +184,227 @@ class Share:
         self._offers.clear()
         self._shared.clear()
 
-    def _wanted(self) -> list[str]:
-        named = [path for path in self.paths if not os.path.isdir(path)]
-        directories = [path for path in self.paths if os.path.isdir(path)]
-        return [
-            os.path.realpath(path) for path in (*named, *image_files(directories)) if os.path.exists(path)
-        ]
+    def _collect(self) -> dict[str, str]:
+        """Real paths of the images that are named, each with the directory it was found in ("" for none)."""
+        found: dict[str, str] = {}
+        for path in self.paths:
+            if not os.path.isdir(path):
+                if os.path.exists(path) or not self._shared:
+                    found.setdefault(os.path.realpath(path), "")
+                continue
+            if not os.access(path, os.R_OK | os.X_OK):
+                what = f"Cannot read {path}"
+                raise NotAllowedError(what, why="permission denied", hint=may_read(path))
+            for item in collect(path, self.wishes.collecting):
+                found.setdefault(os.path.realpath(item.path), os.path.realpath(item.folder))
+        return found
 
-    def _publish_directory(self, directory: str) -> None:
-        if not os.access(directory, os.R_OK | os.X_OK):
-            what = f"Cannot read {directory}"
-            raise NotAllowedError(what, why="permission denied", hint=may_read(directory))
-        for path in image_files([directory]):
-            self._try(os.path.realpath(path))
+    def _look(self, path: str, *, named: bool) -> Known | None:
+        """What is in the image; one of a directory that cannot be shared is said once, and left out.
 
-    def _try(self, path: str) -> None:
-        """Publish an image; one that cannot be shared is said once, and tried again when it has changed."""
+        It is tried again when it has changed.
+        """
         with suppress(OSError):
             self._tried[path] = Fingerprint.of(os.stat(path))
         try:
-            self._publish(path)
+            known = self._examine(path)
         except InUseError as error:
+            if named and not self._shared:
+                raise
             self._tried.pop(path, None)  # it may come free without being written
             if path not in self._busy:
                 self._leave_out(path, error)
             self._busy.add(path)
+            return None
         except OverlaysyncError as error:
+            if named and not self._shared:
+                raise
             self._leave_out(path, error)
+            return None
         except OSError as error:
             self._leave_out(path, translate(error, f"Cannot read {path}"))
-        else:
-            self._busy.discard(path)
+            return None
+        self._busy.discard(path)
+        if named:
+            self.node.catalog.mark_named(path)
+        return known
 
-    def _leave_out(self, path: str, error: OverlaysyncError) -> None:
-        self._left_out[path] = error
-        self.observer.note(f"left out: {error}")
-
-    def _publish(self, path: str) -> None:
-        size = _chain_size(path)
+    def _examine(self, path: str) -> Known:
+        """Hash an image, and check that it may be shared."""
+        format = self.wishes.format
+        size = self.node.library.guest_size(path, format)
         self.observer.begin(f"hashing {os.path.basename(path)}", size)
         try:
-            known = self.node.library.examine(path, now=now(), progress=self._advance)
+            known = self.node.library.examine(
+                path,
+                now=now(),
+                format=format,
+                progress=self._advance,
+                accept_master=self.wishes.accept_master,
+            )
         finally:
             self.observer.end()
         for note in known.notes:
             self.observer.note(f"{path}: {note}")
         _check_is_one(known)
-        self._check_named(known)
-        lineage = self.node.publisher.publish_lineage(known, team=self.team, created=timestamp())
-        for image, manifest in lineage:
-            team = manifest.header.team
-            self._check_member(team, f"{image.path} belongs to team '{team}'")
-        for image, manifest in lineage:
+        named = [os.path.realpath(path) for path in self.paths]
+        check_meant(known, named, self.node.catalog, sharing=True)
+        return known
+
+    def _leave_out(self, path: str, error: OverlaysyncError) -> None:
+        self._left_out[path] = error
+        self.observer.note(f"left out: {error}")
+
+    def _publish_known(self, known: dict[str, Known], found: dict[str, str]) -> None:
+        """Publish the images that can be shared, masters before what stands on them."""
+        names = self._names(known, found)
+        if self.team == "":
+            self._confirm_public(known.values(), names)
+        for path, image in sorted(known.items(), key=lambda item: len(list(item[1].lineage))):
+            try:
+                self._publish(image, self.team, names)
+            except OverlaysyncError as error:
+                if not found[path]:
+                    raise
+                self._leave_out(path, error)
+
+    def _publish_later(self, path: str, found: dict[str, str]) -> None:
+        """Publish an image that has appeared or changed, for no other audience than it had."""
+        image = self._look(path, named=False)
+        if image is None:
+            return
+        try:
+            names = self._names({path: image}, found)
+            team = self.node.publisher.known_audience(image)
+            self._publish(image, self.team if team is None else team, names)
+        except OverlaysyncError as error:
+            self._leave_out(path, error)
+
+    def _names(self, known: Mapping[str, Known], found: Mapping[str, str]) -> dict[str, str]:
+        """The name of each image to be published, and of all that they stand on."""
+        present = {shared.known.path: shared.known for shared in self._shared.values()}
+        images = {image.path: image for top in (*present.values(), *known.values()) for image in top.lineage}
+        in_folder = Counter(folder for folder in found.values() if folder)
+        candidates = []
+        for path, image in images.items():
+            asked, folder = path in found, found.get(path, "")
+            noted = self.node.catalog.held_at(path)
+            passed_on = None if asked else self.node.publisher.passed_on(image, self.team)
+            candidates.append(
+                Candidate(
+                    path=path,
+                    content=image.content.id,
+                    asked=asked,
+                    folder=folder,
+                    alone=in_folder[folder] == 1,
+                    below=tuple(below.path for below in list(image.lineage)[1:]),
+                    given=self._given(path, known, found),
+                    noted=noted.name if noted else "",
+                    fixed=passed_on.header.name if passed_on else "",
+                )
+            )
+        names = assign_names(candidates, self._taken(images))
+        for candidate in candidates:
+            name = names[candidate.path]
+            if candidate.asked and name not in (stem(candidate.path), candidate.given, candidate.noted):
+                self.observer.note(f"  {candidate.path} is called '{name}'")
+        return names
+
+    def _given(self, path: str, known: Mapping[str, Known], found: Mapping[str, str]) -> str:
+        """The name that the user gave, which fits one image only."""
+        if not self.wishes.name or path not in found:
+            return ""
+        if len(found) > 1:
+            raise AmbiguousError(
+                "--as names one image, and several are to be shared",
+                candidates=tuple(found),
+                hint=f"overlaysync share --as {self.wishes.name} PATH",
+            )
+        return check_name(self.wishes.name)
+
+    def _taken(self, images: Mapping[str, Known]) -> dict[str, str]:
+        """Names of other files of this node, and their paths; copies of what is to be shared do not count."""
+        contents = {image.content.id for image in images.values()}
+        return {
+            held.name: held.path
+            for held in self.node.catalog.all_held()
+            if held.path not in images
+            and (self.team is None or held.team == self.team)
+            and os.path.exists(held.path)
+            and not contents & self.node.library.published_contents(held.path)
+        }
+
+    def _confirm_public(self, images: Iterable[Known], names: Mapping[str, str]) -> None:
+        """Ask before what was a team's is made public."""
+        team_things = [
+            f"{team}/{names[image.path]}"
+            for image in images
+            if (team := self.node.publisher.known_audience(image))
+        ]
+        if team_things:
+            self.wishes.confirm(team_things)
+
+    def _publish(self, image: Known, team: str | None, names: Mapping[str, str]) -> None:
+        for below in image.lineage:
+            audience = self.node.publisher.known_audience(below)
+            if audience and team is None:
+                self._check_member(audience, f"{below.path} belongs to team '{audience}'")
+        lineage = self.node.publisher.publish_lineage(
+            image,
+            team=team,
+            created=timestamp(),
+            names=names,
+            note=self.wishes.note,
+            continues=bool(self.wishes.name),
+        )
+        for below, manifest in lineage:
             self._warn_of_pin(manifest)
-            self._offer(image, manifest, asked=image is known)
+            self._offer(below, manifest, asked=below is image)
+        header = lineage[0][1].header
+        if self.wishes.note not in ("", header.note):
+            self.observer.note(
+                f"  {header.full_name}:{header.version} was published before, and its note stays as it is"
+            )
+
+    def _tell_left_out(self) -> None:
+        """Say what of the directories was not taken."""
+        for directory in filter(os.path.isdir, self.paths):
+            below = 0 if self.wishes.collecting.recursive else images_below(directory)
+            if below and self._shared:
+                count = "1 image lies" if below == 1 else f"{below} images lie"
+                self.observer.note(f"  {count} in subdirectories of {directory}: share -r takes them as well")
+            links = links_in(directory)
+            if links:
+                self.observer.note(
+                    f"  links left out of {directory}: {', '.join(links)} (name one to share it)"
+                )
+        if self._left_out:
+            total = len(self._left_out) + len(self._shared)
+            self.observer.note(f"  {len(self._left_out)} of {total} images are not shared")
+
+    def _nothing_found(self) -> NotFoundError:
+        below = sum(images_below(path) for path in self.paths if os.path.isdir(path))
+        named = ", ".join(self.paths)
+        if below and not self.wishes.collecting.recursive:
+            return NotFoundError(
+                f"There is no image in {named} itself",
+                why=f"its subdirectories hold {below}",
+                hint=f"overlaysync share -r {' '.join(map(shlex.quote, self.paths))}",
+            )
+        return NotFoundError(
+            f"There is no image in {named}", hint="images are named *.qcow2, *.qed, *.raw or *.img"
+        )
 
     def _warn_of_pin(self, manifest: Manifest) -> None:
-        """Say that others will not take this by its name, where they know the name as somebody else's."""
+        """Say that others will not accept this by its name, where the name belongs to another publisher."""
         header, key = manifest.header, self.public_key
         book = self.node.book()
-        if manifest.publisher == key and book.is_other(key, header.team, header.name):
+        if manifest.publisher == key and not header.team and book.is_other(key, header.team, header.name):
             pin = book.pins[header.team, header.name]
             self.observer.note(
-                f"'{header.full_name}' is {who(pin.publisher, pin.label)}'s here: who knows it so is refused "
-                f"yours until they type: overlaysync trust {node_id(key)} --name {header.full_name}"
+                f"  On this machine '{header.full_name}' belongs to {who(pin.publisher, pin.label)}. "
+                "Machines that have that publisher's will not accept yours until they run: "
+                f"overlaysync trust {node_id(key)} --name {header.full_name}"
             )
 
     def _check_member(self, team: str, what: str) -> None:
@@ -229,26 +416,9 @@ class Share:
         if not self.node.may_see(team):
             raise NotAllowedError(
                 what,
-                why="this node is not in that team",
+                why="this machine is not in that team",
                 hint=f"overlaysync team create {team}, or with its code: overlaysync team join {team}",
             )
-
-    def _check_named(self, known: Known) -> None:
-        """A raw file below an overlay may be any file: an image's header must not make us share it.
-
-        Raises:
-            NotAllowedError: it was neither named nor ever published.
-        """
-        for below in list(known.lineage)[1:]:
-            if (
-                below.geometry.format is Format.RAW
-                and below.path not in self._wanted()
-                and not self.node.catalog.manifests(content=below.content.id)
-            ):
-                raise NotAllowedError(
-                    f"{known.path} stands on {below.path}, a raw file that was not named",
-                    hint=f"if it is a master, name it too: overlaysync share '{below.path}' '{known.path}'",
-                )
 
     def _advance(self, size: int) -> None:
         """Report progress; the only place where hashing can be told to stop."""
@@ -266,7 +436,7 @@ class Share:
         same = [other for other in self._shared.values() if other.known.path == image.path]
         if same and not asked:
             return  # it is shared under the name that was asked for
-        chain = Chain.open(image.path, image.geometry.format)
+        chain = self.node.library.open(image.path, image.geometry.format)
         try:
             expected = chain.fingerprints()
             # Only the top of an overlay may be written while it is shared: its owner may start the VM.
@@ -304,7 +474,7 @@ class Share:
         self._seen.pop(shared.known.path, None)
         self._tried.pop(shared.known.path, None)
         self._changes += 1
-        self.observer.note(f"{header.full_name}:{header.version} is served no longer: {why}")
+        self.observer.note(f"No longer shared: {header.full_name}:{header.version} ({why})")
 
     def _settled(self, path: str) -> bool:
         """Whether the file looked the same the last time."""
@@ -321,21 +491,16 @@ class Share:
             return None
 
 
-def _chain_size(path: str) -> int:
-    """Guest bytes of an image and all below it: the work of hashing it."""
-    with Chain.open(path) as chain:
-        return sum(image.virtual_size for image in chain.images)
+def _change(path: str) -> str:
+    """What became of a file that is not as it was published."""
+    return f"{path} has changed" if os.path.exists(path) else f"{path} was deleted"
 
 
 def _check_is_one(known: Known) -> None:
-    """A download that broke off is no image, whatever its name says.
+    """An empty disk is of no use to anybody.
 
     Raises:
-        ImageError: it is empty, or ends in .qcow2 or .qed and does not begin like that.
+        ImageError: it is one.
     """
-    ending = os.path.splitext(known.path)[1][1:]
-    if ending in (Format.QCOW2, Format.QED) and known.geometry.format is Format.RAW:
-        why = f"it does not begin like a {ending} image"
-        raise ImageError(why, path=known.path, hint="rename it to .raw, if it is a raw disk")
     if not known.disk.virtual_size:
         raise ImageError("it is empty", path=known.path)

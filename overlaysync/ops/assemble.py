@@ -20,7 +20,7 @@ from overlaysync.errors import ImageError, OverlaysyncError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.formats.layout import Layout, Target, cluster_size_for
 from overlaysync.formats.plan import plan_layout
-from overlaysync.formats.raw import HEAD_SIZE, foreign_format
+from overlaysync.formats.recognition import HEAD_SIZE, foreign_format
 from overlaysync.model.datamap import DataMap, SlotRun
 from overlaysync.model.digest import as_digests, derive, equal_rows, hash_units
 from overlaysync.model.have import HaveMap

@@ -233,7 +233,7 @@ class _Choosing:
         meant, reason = self._meant(reference, candidates)
         meant = self.allowed(reference, meant)
         if reference.version is None:
-            meant = self._newest(meant)
+            meant = self._newest(meant, reason)
         publishers = {listing.manifest.publisher for listing in meant}
         contents = {listing.manifest.header.content_id for listing in meant}
         if reason is Reason.FIRST_USE and len(publishers) > 1:
@@ -288,9 +288,20 @@ class _Choosing:
     def _trust(self, manifest: Manifest) -> Trust:
         return self.book.trust(manifest.publisher, manifest.header.team, manifest.header.name)
 
-    def _newest(self, meant: Sequence[Listing]) -> list[Listing]:
-        """Those that no other of them follows, name by name."""
-        return [item for group in newest_versions(meant, self.versions).values() for item in group]
+    def _newest(self, meant: Sequence[Listing], reason: Reason) -> list[Listing]:
+        """Those that no other of them follows, name by name.
+
+        While a public name belongs to no publisher here, each publisher's versions are taken by themselves:
+        otherwise a stranger that follows the teacher's version would take its place.
+        """
+        if reason is Reason.FIRST_USE and not all(self._is_trusted(listing.manifest) for listing in meant):
+            publishers = dict.fromkeys(listing.manifest.publisher for listing in meant)
+            groups = [[one for one in meant if one.manifest.publisher == key] for key in publishers]
+        else:
+            groups = [list(meant)]
+        return [
+            item for one in groups for group in newest_versions(one, self.versions).values() for item in group
+        ]
 
     def _dated(self, reference: Reference, newest: list[Listing], chosen: Choice) -> Choice:
         """``chosen``, or another of the same content that nothing seen here follows; else a step back."""

@@ -9,7 +9,7 @@ from overlaysync.formats.chain import reachable
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import open_regular
 from overlaysync.formats.locks import in_use, writer_of
-from overlaysync.ops.library import image_files
+from overlaysync.ops.library import image_files, vouched_by
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.files import sync_directory, translate
 
@@ -22,7 +22,8 @@ def check_discardable(path: str, catalog: Catalog) -> None:
         InUseError: QEMU has it open.
         ImageError: it is not an image.
     """
-    image = open_image(path)  # it alone: an overlay whose master is gone is good for nothing else
+    # It alone: an overlay whose master is gone is good for nothing else.
+    image = open_image(path, vouched=vouched_by(catalog))
     image.close()
     if image.backing is None:
         raise WouldDestroyError(

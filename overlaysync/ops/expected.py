@@ -17,6 +17,7 @@ from enum import Enum, auto
 from overlaysync.errors import OverlaysyncError
 from overlaysync.formats.chain import backing_path
 from overlaysync.formats.detect import open_image
+from overlaysync.formats.recognition import always
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.store.catalog import Catalog, ImageRow
 
@@ -121,7 +122,7 @@ def _overlays_on(catalog: Catalog, path: str) -> Iterator[ImageRow]:
     for row in catalog.all_images():
         if row.parent is None or len(row.chain) < 2:
             continue
-        with suppress(OverlaysyncError, OSError), open_image(row.path) as image:
+        with suppress(OverlaysyncError, OSError), open_image(row.path, vouched=always) as image:
             same = os.fstat(image.fd)
             if (same.st_dev, same.st_ino) != row.fingerprint[:2] or image.backing is None:
                 continue

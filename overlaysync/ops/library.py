@@ -15,6 +15,7 @@ from overlaysync.errors import BaseImageError, InUseError, OverlaysyncError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format, Geometry
 from overlaysync.formats.locks import hold_read_lock
+from overlaysync.formats.recognition import Vouched, is_listed
 from overlaysync.model.digest import format_id, short_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import printable
@@ -69,6 +70,31 @@ class Library:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self.load_page: LoadPage = catalog.pages.load_page
+        self._vouched = vouched_by(catalog)
+
+    def open(self, path: str | os.PathLike[str], format: Format | None = None) -> Chain:
+        """Open the image at ``path`` and all below it; see :meth:`Chain.open`.
+
+        A file that the catalog has as an image of a format is taken for one again.
+        """
+        return Chain.open(os.fspath(path), format, self._vouched)
+
+    @contextmanager
+    def open_quiet(self, path: str | os.PathLike[str], format: Format | None = None) -> Iterator[Chain]:
+        """Open the chain at ``path``, with locks held that keep QEMU from writing to any image of it.
+
+        Raises:
+            InUseError: a VM already writes to one.
+        """
+        with self.open(path, format) as chain:
+            for image in chain.images:
+                hold_read_lock(image.fd, path=image.path)
+            yield chain
+
+    def guest_size(self, path: str | os.PathLike[str], format: Format | None = None) -> int:
+        """Return the guest bytes of an image and all below it: the work of hashing it."""
+        with self.open(path, format) as chain:
+            return sum(image.virtual_size for image in chain.images)
 
     def examine(
         self,
@@ -95,7 +121,7 @@ class Library:
             BaseImageError: a backing file is missing, or is not the master that the overlay was made on.
             InUseError: a VM writes to it, or it changed while it was read.
         """
-        with open_quiet(path, format) as chain:
+        with self.open_quiet(path, format) as chain:
             return self._examine(chain, now, progress, fresh, accept_master)
 
     def expected(self, path: str | os.PathLike[str]) -> Expected | None:
@@ -135,7 +161,7 @@ class Library:
         if row is None:
             return None
         try:
-            with Chain.open(row.path, Format(row.format)) as chain:
+            with self.open(row.path, Format(row.format)) as chain:
                 return row if chain.fingerprints() == row.chain else None
         except (OverlaysyncError, OSError):
             return None
@@ -155,7 +181,7 @@ class Library:
             yield None
             return
         try:
-            chain = Chain.open(row.path, Format(row.format))
+            chain = self.open(row.path, Format(row.format))
         except (OverlaysyncError, OSError):
             yield None
             return
@@ -166,12 +192,12 @@ class Library:
         self, path: str, format: Format, content: PageList, disk: PageList, *, now: float
     ) -> ImageRow:
         """Note what was just written to ``path`` and verified on the way."""
-        with open_quiet(path, format) as chain:
+        with self.open_quiet(path, format) as chain:
             return self._keep(chain, disk, content if content.is_layer else None, now)
 
     def confirm(self, known: Known, *, now: float) -> None:
         """Note that what is known was read again; unless the files have changed since."""
-        with open_quiet(known.path, known.geometry.format) as chain:
+        with self.open_quiet(known.path, known.geometry.format) as chain:
             if chain.fingerprints() == known.files:
                 self._keep(chain, known.disk, known.layer, now)
 
@@ -292,17 +318,17 @@ class Library:
         return row
 
 
-@contextmanager
-def open_quiet(path: str | os.PathLike[str], format: Format | None = None) -> Iterator[Chain]:
-    """The chain at ``path``, with locks held that keep QEMU from writing to any image of it.
+def vouched_by(catalog: Catalog) -> Vouched:
+    """Return a function that vouches for what the catalog has as an image of that format.
 
-    Raises:
-        InUseError: a VM already writes to one.
+    The user has insisted on the format once, or the file looked like it then.
     """
-    with Chain.open(os.fspath(path), format) as chain:
-        for image in chain.images:
-            hold_read_lock(image.fd, path=image.path)
-        yield chain
+
+    def vouched(path: str, format: Format) -> bool:
+        row = catalog.image_at(os.path.realpath(path))
+        return row is not None and row.format == format
+
+    return vouched
 
 
 class PageKeeper:
@@ -354,11 +380,8 @@ def is_read_only(path: str) -> bool:
     return not os.stat(path).st_mode & 0o222
 
 
-IMAGE_SUFFIXES = (".qcow2", ".qed", ".raw", ".img")
-
-
 def image_files(directories: list[str]) -> Iterator[str]:
-    """The files in ``directories`` (not below them) that are named like images, in order of name."""
+    """Yield the files in ``directories`` (not below them) that count as images, in order of name."""
     for directory in directories:
         try:
             entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
@@ -366,6 +389,6 @@ def image_files(directories: list[str]) -> Iterator[str]:
             continue
         for entry in entries:
             # Not links: whoever may write to the directory could lead us to any file.
-            named = entry.name.endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
-            if named and entry.is_file(follow_symlinks=False):
+            plain = not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)
+            if plain and is_listed(entry.path):
                 yield entry.path

@@ -12,8 +12,8 @@ import os
 from collections.abc import Collection
 
 from overlaysync.errors import OverlaysyncError, WouldDestroyError
-from overlaysync.formats.chain import Chain
 from overlaysync.formats.detect import open_image
+from overlaysync.formats.recognition import always
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Kind
 from overlaysync.model.names import printable
@@ -114,7 +114,7 @@ def lost_by_repair(library: Library, verdict: Verdict, *, own: bytes) -> str:
 def _snapshots(path: str) -> str:
     """What internal snapshots the image itself has, for people; "" for none, or when it cannot be read."""
     try:
-        with open_image(path) as image:
+        with open_image(path, vouched=always) as image:
             count, names = image.snapshots, image.snapshot_names()
     except (OverlaysyncError, OSError):
         return ""
@@ -138,7 +138,7 @@ def _is_elsewhere(library: Library, known: Known, own: bytes, going: Collection[
         return True
     inode = known.files[0][:2] if known.files else None
     return any(
-        row.path not in going and row.fingerprint[:2] != inode and _stands_alone(row.path, going)
+        row.path not in going and row.fingerprint[:2] != inode and _stands_alone(library, row.path, going)
         for row in library.holders(known.disk.id)
     )
 
@@ -151,7 +151,7 @@ def _is_followed(library: Library, row: ManifestRow, own: bytes) -> bool:
 
 def _has_data(path: str) -> bool:
     """Whether anything is written to the image itself."""
-    with open_image(path) as image:
+    with open_image(path, vouched=always) as image:
         return any(extent.kind is not Kind.UNALLOCATED for extent in image.extents(0, image.virtual_size))
 
 
@@ -160,10 +160,10 @@ def _hides(known: Known) -> bool:
     return known.layer is not None and bool(known.layer.indices)
 
 
-def _stands_alone(path: str, going: Collection[str]) -> bool:
+def _stands_alone(library: Library, path: str, going: Collection[str]) -> bool:
     """Whether the image at ``path`` stands on no file that is to go."""
     try:
-        with Chain.open(path) as chain:
+        with library.open(path) as chain:
             return all(os.path.realpath(image.path) not in going for image in chain.images)
     except (OverlaysyncError, OSError):
         return False

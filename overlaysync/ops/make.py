@@ -32,7 +32,7 @@ from overlaysync.model.digest import (
 from overlaysync.model.pages import PageList, PageListBuilder
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.hashing import Progress, combine
-from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only, open_quiet
+from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.publish import rebuilt_cluster_size
 from overlaysync.store.catalog import Made
@@ -48,7 +48,9 @@ def backing_name(overlay: str, base: str) -> bytes:
 
     A name with a colon gets ``./`` in front, or QEMU would take it for a protocol.
     """
-    if os.path.dirname(os.path.realpath(overlay)) != os.path.dirname(os.path.realpath(base)):
+    # The directory alone: the overlay's own name may be a link, and is going to be replaced then.
+    directory = os.path.realpath(os.path.dirname(os.path.abspath(overlay)))
+    if directory != os.path.dirname(os.path.realpath(base)):
         return os.fsencode(os.path.realpath(base))
     name = os.path.basename(os.path.realpath(base))
     return os.fsencode(f"./{name}" if ":" in name else name)
@@ -99,7 +101,7 @@ class Maker:
                 f"{known.path} is a master already: it has no backing file", hint="copy or fetch it instead"
             )
         self._check_result(known)
-        with open_quiet(known.path, known.geometry.format) as chain:
+        with self._library.open_quiet(known.path, known.geometry.format) as chain:
             _check_same(known, chain)
             work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known))
             return self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
@@ -129,7 +131,11 @@ class Maker:
             )
         check_base(base)
         keeper = PageKeeper(self._library.catalog)
-        with open_quiet(known.path, known.geometry.format) as chain, open_quiet(base.path) as below:
+        library = self._library
+        with (
+            library.open_quiet(known.path, known.geometry.format) as chain,
+            library.open_quiet(base.path, base.geometry.format) as below,
+        ):
             _check_same(known, chain)
             layer = _Difference(known, base, chain, below, self._library).page_list(keeper)
             keeper.flush()
@@ -171,7 +177,7 @@ class Maker:
         if source is not None and os.path.samefile(work.path, source.chain.top.path):
             return None
         try:
-            with Chain.open(work.path, work.format) as chain:
+            with self._library.open(work.path, work.format) as chain:
                 if chain.virtual_size != work.content.virtual_size:
                     return None
             # What is known of it, if anything, is not believed, and not replaced by what is there now.
@@ -227,7 +233,7 @@ class Maker:
         finally:
             assembly.close()
         self._library.remember(work.path, work.format, work.content, work.disk, now=now)
-        made = self._library.examine(work.path, now=now)
+        made = self._library.examine(work.path, now=now, format=work.format)
         self._note_made(made, now)
         return made
 

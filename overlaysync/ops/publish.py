@@ -10,12 +10,13 @@ import msgspec
 
 from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.formats.image import Format
+from overlaysync.formats.recognition import ending_of, fits_ending
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import MAX_FOLLOWS, Header
 from overlaysync.model.names import check_name, name_from
 from overlaysync.model.pin import Pin
-from overlaysync.ops.library import IMAGE_SUFFIXES, Known, Library
+from overlaysync.ops.library import Known, Library
 from overlaysync.store.catalog import Catalog, Held, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
@@ -23,28 +24,39 @@ from overlaysync.trust.teams import Team
 from overlaysync.units import CHUNK
 
 _NO_TEAMS: Mapping[str, Team] = MappingProxyType({})
+_NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 def stem(path: str) -> str:
-    """The name a file gives its content."""
-    return name_from(os.path.splitext(os.path.basename(path))[0])
+    """Return the name that a file gives its content: its own, without the ending of an image."""
+    name = os.path.basename(path)
+    return name_from(name[: len(name) - len(ending_of(name))])
 
 
 def image_path(directory: str, name: str, format: Format) -> str:
-    """Where an image goes that the user calls ``name``, with its ending or without.
+    """Return where an image goes that the user calls ``name``, with its ending or without.
 
     Raises:
         UsageError: it is no name, or has another format's ending.
     """
-    called, ending = os.path.splitext(check_name(name))
-    if ending not in IMAGE_SUFFIXES:
-        return os.path.join(directory, f"{name}.{format.value}")
-    if ending != f".{format.value}" and (ending, format) != (".img", Format.RAW):
-        raise UsageError(
-            f"'{name}' would be the name of a {format.value} image",
-            hint=f"leave the ending out: --as {called}; --format, where there is one, says another format",
-        )
-    return os.path.join(directory, name)
+    check_ending(check_name(name), format)
+    return os.path.join(directory, name if ending_of(name) else f"{name}.{format.value}")
+
+
+def check_ending(path: str, format: Format) -> None:
+    """Refuse to give an image of ``format`` a name that images of another format have.
+
+    Raises:
+        UsageError: ``path`` has such an ending.
+    """
+    if fits_ending(path, format):
+        return
+    called, ending = os.path.splitext(os.path.basename(path))
+    raise UsageError(
+        f"The image is {format.value}, so its name cannot end in {ending}",
+        hint=f"call it {called}.{format.value}, or ask for another format with --format, "
+        "where the command has that option",
+    )
 
 
 class Publisher:
@@ -66,26 +78,35 @@ class Publisher:
         self._teams = teams
 
     def publish(
-        self, known: Known, *, team: str | None, created: str, name: str | None = None, note: str = ""
+        self,
+        known: Known,
+        *,
+        team: str | None,
+        created: str,
+        name: str | None = None,
+        note: str = "",
+        continues: bool = False,
     ) -> Manifest:
         """Return the manifest of ``known``: the one its file holds, or a new version that follows it.
 
         When this node signed it, a public name that belongs to no publisher here yet becomes its own.
 
         Args:
+            known: the image.
             team: whom it is for, "" for everybody; None keeps the audience that the file or its content
                 already has, and what is new is for those who have the image below.
             created: ISO 8601 UTC.
             name: instead of the one the file was published under, or its stem.
             note: what the user says of this version.
+            continues: whether a file that held nothing yet is the next version of what another file holds
+                under this name.
 
         Raises:
             NotAllowedError: this node is not in the team.
         """
-        held = self._library.catalog.held_at(known.path)
         name = check_name(name or self.name_of(known.path))
-        team = self._audience(known, held, name) if team is None else team
-        manifest = self._manifest(known, team, name, created, note)
+        team = self.audience(known, name) if team is None else team
+        manifest = self._manifest(known, team, name, created, note, continues)
         header, key = manifest.header, self._key.public
         if manifest.publisher == key and not header.team:
             pin = Pin("", header.name, key, created, label=self._label)
@@ -98,32 +119,69 @@ class Publisher:
         return held.name if held else stem(path)
 
     def publish_lineage(
-        self, known: Known, *, team: str | None, created: str, name: str | None = None, note: str = ""
+        self,
+        known: Known,
+        *,
+        team: str | None,
+        created: str,
+        names: Mapping[str, str] = _NO_NAMES,
+        note: str = "",
+        continues: bool = False,
     ) -> list[tuple[Known, Manifest]]:
         """Return the manifests of ``known`` and of all images below it, top first.
 
         An image below keeps a manifest that is known for its content, whatever its name; its name is not
         pinned to this node, since nobody asked to publish it.
+
+        Args:
+            known: the image that was asked for.
+            team, created, note, continues: as for :meth:`publish`.
+            names: by path, where a file is to be called other than by :meth:`name_of`.
+
+        Raises:
+            NotAllowedError: this node is not in the team, or the team cannot get an image below.
         """
-        top = self.publish(known, team=team, created=created, name=name, note=note)
-        result = [(known, top)]
-        for below in list(known.lineage)[1:]:
-            result.append((below, self._below(below, top, team, created)))
-        return result
+        name = names.get(known.path) or self.name_of(known.path)
+        team = self.audience(known, name) if team is None else team
+        below = [
+            (image, self._below(image, team, created, names.get(image.path)))
+            for image in reversed(list(known.lineage)[1:])
+        ]
+        for image, manifest in below:
+            if manifest.header.team not in ("", team):
+                raise self._out_of_reach(known, image, team, manifest.header.team)
+        top = self.publish(known, team=team, created=created, name=name, note=note, continues=continues)
+        return [(known, top), *reversed(below)]
 
-    def _below(self, below: Known, top: Manifest, team: str | None, created: str) -> Manifest:
+    def passed_on(self, known: Known, team: str | None) -> Manifest | None:
+        """Return the manifest that an image nobody asked for is passed on with; None when there is none.
+
+        One that ``team`` can see comes first; None stands for any team.
+        """
+        manifests = self._mine(self._library.catalog.manifests(content=known.content.id))
+        if not manifests:
+            return None
+        return min(manifests, key=lambda manifest: manifest.header.team not in ("", team))
+
+    def _below(self, image: Known, team: str, created: str, name: str | None) -> Manifest:
         """The manifest of an image that something published stands on."""
-        rows = self._mine(self._library.catalog.manifests(content=below.content.id))
-        if rows:
-            return next((row for row in rows if row.header.team in ("", top.header.team)), rows[0])
-        held = self._library.catalog.held_at(below.path)
-        name = self.name_of(below.path)
-        if name == top.header.name:  # cloud images: ubuntu.qcow2 on ubuntu.img
-            name = name_from(os.path.basename(below.path))
-        team = self._audience(below, held, name) if team is None else team
-        return self._manifest(below, team, name, created, "")
+        manifest = self.passed_on(image, team)
+        if manifest is not None:
+            return manifest
+        return self._manifest(image, team, check_name(name or self.name_of(image.path)), created, "", False)
 
-    def _manifest(self, known: Known, team: str, name: str, created: str, note: str) -> Manifest:
+    def _out_of_reach(self, known: Known, image: Known, team: str, owner: str) -> NotAllowedError:
+        whom = f"team '{team}'" if team else "everybody"
+        option = f"--team {team}" if team else "--public"
+        return NotAllowedError(
+            f"Cannot share {known.path} with {whom}",
+            why=f"its master {image.path} is shared with team '{owner}' only",
+            hint=f"share both: overlaysync share {option} '{image.path}' '{known.path}'",
+        )
+
+    def _manifest(
+        self, known: Known, team: str, name: str, created: str, note: str, continues: bool
+    ) -> Manifest:
         if team and team not in self._teams:
             raise NotAllowedError(
                 f"Cannot publish for team '{check_name(team, 'team')}'",
@@ -148,7 +206,7 @@ class Publisher:
             return of_mine[0] if of_mine else self._sign(header)
 
         as_held = Held(known.path, team, name, (), known.files[0])
-        row = self._library.catalog.publish(as_held, known.content.id, decide)
+        row = self._library.catalog.publish(as_held, known.content.id, decide, continues=continues)
         return open_envelope(row.envelope)
 
     def _sign(self, header: Header) -> ManifestRow:
@@ -162,13 +220,22 @@ class Publisher:
         opened = (open_envelope(row.envelope) for row in rows)
         return [manifest for manifest in opened if manifest.belongs(self._teams)]
 
-    def _audience(self, known: Known, held: Held | None, name: str) -> str:
-        """Whom an image is for, when the user does not say: whom its file or its content was for, so far."""
+    def audience(self, known: Known, name: str) -> str:
+        """Return whom an image is for when the user does not say: whom its file or content was for so far."""
+        held = self._library.catalog.held_at(known.path)
         if held:
             return held.team
         same = self._mine(self._library.catalog.manifests(content=known.content.id))
         same.sort(key=lambda manifest: (manifest.header.name != name, manifest.header.team != ""))
         return same[0].header.team if same else self._teams_below(known)[0]
+
+    def known_audience(self, known: Known) -> str | None:
+        """Return whom an image was for so far: a team, "" for everybody, None when it was never published."""
+        held = self._library.catalog.held_at(known.path)
+        if held:
+            return held.team
+        teams = {row.team for row in self._library.catalog.manifests(content=known.content.id)}
+        return None if not teams else min(teams)
 
     def _teams_below(self, known: Known) -> list[str]:
         """The teams that the image below is known to, those that this node is in first; "" for everybody."""
@@ -180,8 +247,6 @@ class Publisher:
         """The header of a first version."""
         content = known.content
         layer = known.layer is not None
-        # Whoever is not in the team of the image below learns no name of its things.
-        told = known.parent and {"", team}.intersection(self._teams_below(known))
         return Header(
             kind="layer" if layer else "disk",
             team=team,
@@ -193,7 +258,7 @@ class Publisher:
             data_size=DataMap(content, self._library.load_page).size,
             list_size=len(content.encode()),
             parent=format_id(content.parent) if content.parent else "",
-            parent_name=self.name_of(known.parent.path) if known.parent and told else "",
+            parent_name=self.name_of(known.parent.path) if known.parent else "",
             result=format_id(known.disk.id),
             format=known.geometry.format.value,
             cluster_size=rebuilt_cluster_size(known),

@@ -15,6 +15,7 @@ import numpy as np
 from overlaysync.errors import ImageError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
+from overlaysync.formats.recognition import always
 from overlaysync.model.digest import as_digests, equal_rows
 from overlaysync.model.pages import LoadPage, PageList, page_digest
 from overlaysync.ops.hashing import Pause, RegionHasher
@@ -38,12 +39,14 @@ class Finding:
 def recheck(path: str, format: Format, content: PageList, load: LoadPage, *, pause: Pause) -> Finding:
     """Compare the disk, or the top layer, of the image at ``path`` with ``content``.
 
+    Whether it may be taken for an image was decided when it was published.
+
     Raises:
         OverlaysyncError: it cannot be opened; what ``pause`` raises.
     """
     try:
         _drop_cached(path, format)
-        with Chain.open(path, format) as chain:
+        with Chain.open(path, format, always) as chain:
             if chain.virtual_size != content.virtual_size:
                 return Finding((Damage(0, content.virtual_size),), "it has another virtual size")
             return Finding(tuple(joined(_differing(chain, content, load, pause))))
@@ -53,7 +56,7 @@ def recheck(path: str, format: Format, content: PageList, load: LoadPage, *, pau
 
 def _drop_cached(path: str, format: Format) -> None:
     """Let the kernel forget what it has read of the image: what is on the disk now is to be read."""
-    with Chain.open(path, format) as chain:
+    with Chain.open(path, format, always) as chain:
         for image in chain.images:
             os.posix_fadvise(image.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from overlaysync.errors import ImageError, NotFoundError, OverlaysyncError
-from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import equal_rows
 from overlaysync.model.fingerprint import Fingerprint
@@ -66,6 +65,7 @@ def verify(
     path: str,
     *,
     now: float,
+    format: Format | None = None,
     accept_master: bool = False,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -77,22 +77,28 @@ def verify(
         library: knows what the image must hold.
         path: may be a symlink.
         now: seconds since 1970.
+        format: what the user says that it is; None to look.
         accept_master: compare also where an overlay's master was replaced.
         progress: told of the bytes read.
 
     Raises:
         NotFoundError: nothing is known of it, so there is nothing to compare with.
+        ImageError: nothing is known of it and it is no image, or it is known as an image of another format
+            than ``format``.
         BaseImageError: the master of an overlay was replaced or written to.
     """
     expected = library.expected(path)
     if expected is None:
+        library.open(path, format).close()  # What is no image at all is refused as such.
         raise NotFoundError(
             f"Nothing is known of {path}, so it cannot be compared",
             hint=f"overlaysync id '{path}', and verify it later",
         )
     row = library.catalog.image_at(expected.path)
-    format = Format(row.format) if row else None
-    touched, below = _written(expected, row, format)
+    if row and format not in (None, row.format):
+        raise ImageError(f"it is known as a {row.format} image, not as {format}", path=path)
+    format = Format(row.format) if row else format
+    touched, below = _written(library, expected, row, format)
     # Rot below an overlay is named where its guest sees it; a master that was written to is another one.
     accept = accept_master or not below
     try:
@@ -110,10 +116,12 @@ def verify(
     return Verdict(expected, touched, below, damage, known)
 
 
-def _written(expected: Expected, row: ImageRow | None, format: Format | None) -> tuple[bool, bool]:
+def _written(
+    library: Library, expected: Expected, row: ImageRow | None, format: Format | None
+) -> tuple[bool, bool]:
     """Whether the file was written since it was as expected, and one below it since it was last read."""
     try:
-        with Chain.open(expected.path, format) as chain:
+        with library.open(expected.path, format) as chain:
             top, *below = chain.fingerprints()
     except (OverlaysyncError, OSError):
         return _fingerprint(expected.path) != expected.file, False

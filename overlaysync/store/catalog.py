@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from overlaysync.model.digest import derive
 from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.model.history import History
 from overlaysync.model.pin import Sighting
 from overlaysync.store.database import Database
 from overlaysync.store.home import Home
@@ -149,6 +150,11 @@ Decide: TypeAlias = Callable[[Sequence["ManifestRow"], Sequence["ManifestRow"]],
 """Given what a file held, and what is known under its name with its content: the manifest to publish."""
 
 _IMAGE_COLUMNS = "path, chain, format, virtual_size, disk, layer, parent, verified_at"
+_REMEMBER_IMAGE = (
+    f"INSERT INTO images ({_IMAGE_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+    " ON CONFLICT (path) DO UPDATE SET chain = ?2, format = ?3, virtual_size = ?4, disk = ?5, layer = ?6,"
+    " parent = ?7, verified_at = ?8"
+)
 _MANIFEST_COLUMNS = (
     "id, envelope, kind, team, name, version, publisher, content, parent, result, created, label, follows"
 )
@@ -190,7 +196,18 @@ class Catalog:
             image.verified_at,
         )
         with self._database.write() as connection:
-            connection.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            connection.execute(_REMEMBER_IMAGE, row)
+
+    def mark_named(self, path: str) -> None:
+        """Note that the user named the image at a real path, which is known."""
+        with self._database.write() as connection:
+            connection.execute("UPDATE images SET named = 1 WHERE path = ?", (os.fsencode(path),))
+
+    def is_named(self, path: str) -> bool:
+        """Whether the user ever named the image at a real path."""
+        query = "SELECT 1 FROM images WHERE path = ? AND named"
+        with self._database.read() as connection:
+            return connection.execute(query, (os.fsencode(path),)).fetchone() is not None
 
     def image_at(self, path: str | Path) -> ImageRow | None:
         """The image last known at the real path ``path``; whether it still fits is for the caller to see."""
@@ -247,18 +264,21 @@ class Catalog:
                 connection.execute(_INSERT, (*_values(row), at, 0))
             _forget_unkept(connection)
 
-    def publish(self, as_held: Held, content: bytes, decide: Decide) -> ManifestRow:
+    def publish(
+        self, as_held: Held, content: bytes, decide: Decide, *, continues: bool = False
+    ) -> ManifestRow:
         """Keep what ``decide`` gives as the manifest of a file, and note that the file holds that.
 
         ``as_held`` says which file, under which name; its manifests are those that ``decide`` gives.
 
         No other thread or process decides meanwhile, so ``decide`` should not take long, and must not use the
         catalog itself. When it raises, nothing has changed. A name follows a file that was moved: where
-        nothing is known of ``path``, what was held under this name by a file that is gone counts.
+        nothing is known of the file, what was held under this name by one that is gone counts; or, when it
+        ``continues`` the name, by any.
         """
         path, team, name = as_held.path, as_held.team, as_held.name
         with self._database.write() as connection:
-            held = _held_at(connection, path) or _moved(connection, team, name)
+            held = _held_at(connection, path) or _moved(connection, team, name, continues)
             ids = held.manifests if held and (held.team, held.name) == (team, name) else ()
             followed = [row for row in (_find(connection, id) for id in ids) if row]
             condition = "team = ? AND name = ? AND content = ? AND kept"
@@ -476,12 +496,21 @@ def _held_at(connection: sqlite3.Connection, path: str) -> Held | None:
     return _held(row) if row else None
 
 
-def _moved(connection: sqlite3.Connection, team: str, name: str) -> Held | None:
-    """What was held under a name by the one file that is gone, when no other file holds it."""
+def _moved(connection: sqlite3.Connection, team: str, name: str, continues: bool) -> Held | None:
+    """What was held under a name by the one file that is gone, when no other file holds it; or by any."""
     query = f"SELECT {_HELD_COLUMNS} FROM held WHERE team = ? AND name = ?"
     rows = [_held(row) for row in connection.execute(query, (team, name))]
+    if continues and rows:
+        return replace(rows[0], manifests=_newest_held(connection, rows))
     gone = [held for held in rows if not os.path.lexists(held.path)]
     return gone[0] if len(gone) == len(rows) == 1 else None
+
+
+def _newest_held(connection: sqlite3.Connection, rows: Sequence[Held]) -> tuple[bytes, ...]:
+    """Of the versions that several files hold, those that no other of them follows."""
+    found = [_find(connection, id) for held in rows for id in held.manifests]
+    newest = History(row for row in found if row).newest(row for row in found if row)
+    return tuple(row.id for row in newest)
 
 
 def _held(row: tuple[Any, ...]) -> Held:

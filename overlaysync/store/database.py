@@ -40,7 +40,8 @@ CREATE TABLE images (
     disk BLOB NOT NULL,
     layer BLOB,
     parent BLOB,
-    verified_at REAL NOT NULL
+    verified_at REAL NOT NULL,
+    named INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX images_by_disk ON images (disk);
 CREATE TABLE manifests (

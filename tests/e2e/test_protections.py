@@ -105,10 +105,11 @@ def test_healing_leaves_an_overlay_on_the_master_it_stands_on(lab: Lab) -> None:
     assert healed.read_bytes() == before
 
 
-def test_a_backing_name_gives_no_file_away(lab: Lab) -> None:
+@pytest.mark.parametrize("size", [7000, 7168], ids=["no disk", "named and sized like a disk"])
+def test_a_backing_name_gives_no_file_away(lab: Lab, size: int) -> None:
     node = lab.node("alice")
     secret = node.place.parent / "secret.raw"
-    secret.write_bytes(b"the key" * 1000)
+    secret.write_bytes(b"the key" * (size // 7))
     overlay = disks.make_overlay(node.place / "vm.qcow2", secret)
 
     error = node.fails(NOT_ALLOWED, "share", overlay)

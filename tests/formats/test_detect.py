@@ -35,10 +35,10 @@ def test_the_format_is_read_from_the_file(files: dict[Format, Path], format: For
 @pytest.mark.parametrize(
     ("declared", "real", "sentence"),
     [
-        (Format.RAW, Format.QCOW2, "declared raw but is qcow2"),
-        (Format.RAW, Format.QED, "declared raw but is qed"),
-        (Format.QCOW2, Format.QED, "declared qcow2 but is qed"),
-        (Format.QED, Format.RAW, "declared qed but does not begin like one"),
+        (Format.RAW, Format.QCOW2, "is qcow2, not raw"),
+        (Format.RAW, Format.QED, "is qed, not raw"),
+        (Format.QCOW2, Format.QED, "is qed, not qcow2"),
+        (Format.QED, Format.RAW, "does not begin like a qed image"),
     ],
 )
 def test_another_format_than_declared_is_refused(

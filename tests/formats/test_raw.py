@@ -11,7 +11,8 @@ import pytest
 from overlaysync.errors import ImageError
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.image import Extent, Format, Geometry
-from overlaysync.formats.raw import FOREIGN, RawImage
+from overlaysync.formats.raw import RawImage
+from overlaysync.formats.recognition import FOREIGN
 from overlaysync.model.digest import Kind
 from overlaysync.units import KIB, MAX_VIRTUAL_SIZE, MIB
 from tests.formats.handmade import memory_file

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.errors import BaseImageError, ImageError, InUseError
+from overlaysync.errors import BaseImageError, ImageError, InUseError, NotAllowedError
+from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.ops import library as library_module
 from overlaysync.ops.hashing import hash_disk
-from overlaysync.ops.library import Known
+from overlaysync.ops.library import Known, image_files
 from overlaysync.ops.publish import Publisher
+from overlaysync.ops.recheck import recheck
+from overlaysync.ops.verify import verify
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import CHUNK, MIB
 from tests import reference
-from tests.images import Op, apply, content, convert, create, draw, patch
+from tests.images import Op, apply, content, convert, create, draw, patch, run
 from tests.ops.world import NOW, World
 
 pytestmark = pytest.mark.qemu
@@ -309,3 +312,74 @@ def test_verified_at_is_when_it_was_hashed(world: World, master: Path) -> None:
     world.library.examine(master, now=NOW + 100)
     row = world.catalog.image_at(master)
     assert row is not None and row.verified_at == NOW
+
+
+# -- what is taken for an image ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["page.qcow2", "notes", "odd.raw"])
+def test_what_was_insisted_on_once_is_taken_for_an_image_ever_after(world: World, name: str) -> None:
+    path = world.images / name
+    path.write_bytes(b"<html>" * 1000)
+    with pytest.raises(ImageError, match="does not"):
+        world.library.examine(path, now=NOW)
+    assert world.library.known(path) is None
+    known = world.library.examine(path, now=NOW, format=Format.RAW)
+    assert world.library.examine(path, now=NOW).disk.id == known.disk.id
+    row = world.library.known(path)
+    assert row is not None and row.format == "raw"
+    with world.library.source(row, layer=False) as source:
+        assert source is not None
+    path.write_bytes(b"<body>" * 1001)
+    assert world.library.examine(path, now=NOW).disk.id != known.disk.id
+    world.catalog.forget_image(str(path))
+    with pytest.raises(ImageError):
+        world.library.examine(path, now=NOW)
+
+
+def test_what_was_insisted_on_is_not_taken_for_another_format(world: World) -> None:
+    path = world.images / "page.qcow2"
+    path.write_bytes(b"<html>" * 1000)
+    world.library.examine(path, now=NOW, format=Format.RAW)
+    path.unlink()
+    create(world.images / "other.qed", MIB).rename(path)
+    with pytest.raises(ImageError, match="but it is qed"):
+        world.library.examine(path, now=NOW)
+
+
+def test_an_overlay_on_what_was_insisted_on_is_known(world: World) -> None:
+    base = world.images / "base"
+    base.write_bytes(b"m" * 1000)
+    overlay = world.images / "vm.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", overlay)
+    with pytest.raises(NotAllowedError):
+        world.known(overlay)
+    world.library.examine(base, now=NOW, format=Format.RAW)
+    known = world.known(overlay)
+    assert known.parent is not None and known.parent.path == str(base)
+    row = world.library.known(overlay)
+    assert row is not None
+    with world.library.source(row, layer=True) as source:
+        assert source is not None
+    assert not verify(world.library, str(overlay), now=NOW).damage
+    load = world.library.load_page
+    assert not recheck(row.path, Format.QCOW2, known.content, load, pause=lambda size: None).damage
+    moved = world.rebase(overlay, create(world.images / "to.qcow2", MIB), world.images / "moved.qcow2")
+    assert moved.disk.id == known.disk.id
+    assert world.promote(overlay, world.images / "made.qcow2").disk.id == known.disk.id
+
+
+def test_the_images_in_a_directory(world: World) -> None:
+    create(world.images / "base.qcow2", MIB)
+    create(world.images / "other.qed", MIB)
+    for source, target in (("base.qcow2", "DISK.QCOW2"), ("other.qed", "web.snap1")):
+        (world.images / source).rename(world.images / target)
+    (world.images / "README").write_text("not an image")
+    (world.images / "live.iso").write_bytes(bytes(2048))
+    (world.images / "named.raw").write_text("whatever it is")
+    (world.images / ".hidden.qcow2").write_bytes(b"")
+    (world.images / "link.snap2").symlink_to("web.snap1")
+    (world.images / "directory.qcow2").mkdir()
+    os.mkfifo(world.images / "pipe.snap3")
+    names = [os.path.basename(path) for path in image_files([str(world.images)])]
+    assert names == ["DISK.QCOW2", "named.raw", "web.snap1"]

@@ -23,7 +23,7 @@ from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.ops.library import Known
 from overlaysync.ops.make import backing_name
-from overlaysync.ops.publish import Publisher, image_path
+from overlaysync.ops.publish import Publisher, image_path, stem
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import CHUNK, MIB
@@ -148,13 +148,57 @@ def test_image_paths_have_checked_names() -> None:
         image_path("/x", "../vm", Format.QED)
 
 
-def test_an_image_path_has_one_ending_and_it_is_the_format_s() -> None:
-    assert image_path("/x", "vm.qcow2", Format.QCOW2) == "/x/vm.qcow2"
-    assert image_path("/x", "vm.img", Format.RAW) == "/x/vm.img"
-    assert image_path("/x", "vm-1.2", Format.RAW) == "/x/vm-1.2.raw"
-    with pytest.raises(UsageError) as caught:
-        image_path("/x", "vm.qcow2", Format.QED)
-    assert "--as vm;" in caught.value.hint
+@pytest.mark.parametrize(
+    ("name", "format", "file"),
+    [
+        ("vm.qcow2", Format.QCOW2, "vm.qcow2"),
+        ("VM.QCOW2", Format.QCOW2, "VM.QCOW2"),
+        ("vm.img", Format.RAW, "vm.img"),
+        ("cloud.img", Format.QCOW2, "cloud.img"),
+        ("cloud.IMG", Format.QED, "cloud.IMG"),
+        ("live.iso", Format.RAW, "live.iso"),
+        ("vm-1.2", Format.RAW, "vm-1.2.raw"),
+        ("web.snap2", Format.QCOW2, "web.snap2.qcow2"),
+    ],
+)
+def test_an_image_path_keeps_an_ending_that_fits(name: str, format: Format, file: str) -> None:
+    assert image_path("/x", name, format) == f"/x/{file}"
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("vm.qcow2", Format.QED),
+        ("vm.raw", Format.QCOW2),
+        ("vm.RAW", Format.QCOW2),
+        ("vm.qed", Format.RAW),
+        ("vm.iso", Format.QCOW2),
+    ],
+)
+def test_an_image_path_has_no_ending_of_another_format(name: str, format: Format) -> None:
+    with pytest.raises(UsageError, match=f"is {format}, so its name cannot end in .{name[3:]}") as caught:
+        image_path("/x", name, format)
+    assert f"vm.{format}" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("web.qcow2", "web"),
+        ("web.QCOW2", "web"),
+        ("web.qed", "web"),
+        ("web.raw", "web"),
+        ("web.IMG", "web"),
+        ("debian-12.5.iso", "debian-12.5"),
+        ("web.snap1", "web.snap1"),
+        ("web.snap2", "web.snap2"),
+        ("debian-12.5", "debian-12.5"),
+        ("web", "web"),
+        ("two words.qcow2", "two-words"),
+    ],
+)
+def test_a_stem_lacks_the_endings_of_images_alone(file: str, name: str) -> None:
+    assert stem(f"/x/{file}") == name
 
 
 # -- promote -----------------------------------------------------------------------------------------

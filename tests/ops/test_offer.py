@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from overlaysync.errors import NotFoundError
-from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.offer import FileSegment, ImageOffer, Offer, PartOffer
@@ -26,7 +25,7 @@ def offer_of(world: World, path: Path) -> ImageOffer:
     known = world.known(path)
     publisher = Publisher(world.library, load_or_make(world.home.node_key), "pl@bob")
     manifest = publisher.publish(known, team=None, created="2026-01-01T00:00:00Z")
-    chain = Chain.open(str(path))
+    chain = world.library.open(path)
     expected = chain.fingerprints()
     return ImageOffer(
         manifest, known.content, world.library.load_page, chain, lambda: chain.fingerprints() == expected

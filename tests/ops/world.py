@@ -9,6 +9,7 @@ from pathlib import Path
 
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
+from overlaysync.formats.recognition import always
 from overlaysync.model.digest import Kind
 from overlaysync.ops.library import Known, Library
 from overlaysync.ops.make import Maker
@@ -73,8 +74,8 @@ def is_clean(path: Path) -> bool:
 
 
 def guest(path: Path) -> bytes:
-    """What the program reads through the chain."""
-    with Chain.open(str(path), Format(format_of(path))) as chain:
+    """What the program reads through the chain, whatever it is made of."""
+    with Chain.open(str(path), Format(format_of(path)), always) as chain:
         buffer = bytearray(b"?" * chain.virtual_size)
         chain.read_into(0, memoryview(buffer))
         return bytes(buffer)

@@ -1,0 +1,54 @@
+"""Backing files that the user meant: an image's header may name any file, and must not make us publish it.
+
+A backing file counts as meant when the user named it, now or in an earlier command, when it was fetched or
+published before, or when it lies beside the overlay or in a directory above it. A raw one, which may be any
+file at all, counts only when it was named, fetched or published.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+from overlaysync.errors import NotAllowedError
+from overlaysync.formats.image import Format
+from overlaysync.ops.library import Known
+from overlaysync.store.catalog import Catalog
+
+
+def check_meant(known: Known, named: Collection[str], catalog: Catalog, *, sharing: bool = False) -> None:
+    """Refuse an overlay that stands on a file the user has not meant.
+
+    Args:
+        known: the overlay; a master is always meant.
+        named: real paths of files and directories that the user named.
+        catalog: knows what was named, fetched and published before.
+        sharing: whether the command is ``share``, which takes the backing file as well.
+
+    Raises:
+        NotAllowedError: it does.
+    """
+    for image in list(known.lineage)[1:]:
+        if not _is_meant(image, known.path, named, catalog):
+            kind = "a raw file" if image.geometry.format is Format.RAW else "a file elsewhere"
+            way = (
+                f"overlaysync share '{image.path}' '{known.path}'"
+                if sharing
+                else (f"overlaysync id '{image.path}', and then this command again")
+            )
+            raise NotAllowedError(
+                f"{known.path} stands on {image.path}, {kind} that was not named",
+                why="the header of an image may name any file, also one that is not meant for others",
+                hint=f"if it is the master, name it: {way}",
+            )
+
+
+def _is_meant(image: Known, overlay: str, named: Collection[str], catalog: Catalog) -> bool:
+    if any(image.path == path or image.path.startswith(f"{path.rstrip('/')}/") for path in named):
+        return True
+    if catalog.is_named(image.path) or catalog.held_at(image.path):
+        return True
+    if catalog.manifests(content=image.content.id):
+        return True
+    beside_or_above = f"{os.path.dirname(overlay)}/".startswith(f"{os.path.dirname(image.path).rstrip('/')}/")
+    return image.geometry.format is not Format.RAW and beside_or_above

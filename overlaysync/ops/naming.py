@@ -1,0 +1,144 @@
+"""Naming: which name each image of a share is published under. Pure.
+
+A name stands for one file of a node: two different images never share one, and images that stand on each
+other are never numbered as versions of one another. Where that cannot be done without asking, nothing is
+published.
+
+Rules:
+    1. A file keeps the name it was published under before.
+    2. Else it is called like the file, without the ending; a file with a generic name in a folder that was
+       named (``lab/vm01/disk.qcow2``) is called like the folder.
+    3. Of two that would be called alike, the one that stands on the other keeps the name, and the other is
+       called by its whole file name (``ubuntu.qcow2`` on ``ubuntu.img``).
+    4. An image that is only brought along gives way to one that was asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from overlaysync.errors import AmbiguousError
+from overlaysync.model.digest import MIN_ID_DIGITS
+from overlaysync.model.names import name_from
+from overlaysync.ops.publish import stem
+
+_GENERIC = re.compile(
+    r"(?:disk|image|img|drive|root|rootfs|system|os|boot|data|storage|base|overlay|"
+    r"(?:h|s|v|xv)d[a-z]|(?:h|s|v)d[a-z][-_]?disk|virtio[a-z]|(?:diff|base|boot)disk)(?:[-_.]?\d{1,3})?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An image that is to get a name.
+
+    Attributes:
+        path: real path.
+        content: id of what a manifest of it describes.
+        asked: whether the user asked for it (else it is brought along by one that stands on it).
+        folder: the directory in which it was found; "" when the file itself was named.
+        alone: whether it is the only image of that folder.
+        below: real paths of the images it stands on.
+        given: the name that the user gave; "" for none.
+        noted: the name it was published under before; "" for none.
+        fixed: the name in a manifest of another publisher that it is passed on with; "" for none.
+    """
+
+    path: str
+    content: bytes
+    asked: bool = True
+    folder: str = ""
+    alone: bool = True
+    below: tuple[str, ...] = ()
+    given: str = ""
+    noted: str = ""
+    fixed: str = ""
+
+    @property
+    def wish(self) -> str:
+        """The name it would have if it were the only one."""
+        own = stem(self.path)
+        if self.given or self.fixed or self.noted:
+            return self.given or self.fixed or self.noted
+        if self.folder and _GENERIC.fullmatch(own):
+            folder = name_from(os.path.basename(self.folder))
+            return folder if self.alone else name_from(f"{folder}-{own}")
+        return own
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it may be called something else without a word of the user's."""
+        return not (self.given or self.fixed or self.noted)
+
+
+def assign_names(candidates: Iterable[Candidate], taken: Mapping[str, str]) -> dict[str, str]:
+    """Return the name of each path.
+
+    Args:
+        candidates: all images to be published together.
+        taken: names of other files of this node, and their paths.
+
+    Raises:
+        AmbiguousError: two different images would have one name.
+    """
+    everything = {candidate.path: candidate for candidate in candidates}
+    names = {path: candidate.wish for path, candidate in everything.items()}
+    for alike in _alike(everything, names):
+        for path in _giving_way(alike):
+            names[path] = name_from(os.path.basename(path))
+    for alike in _alike(everything, names):
+        for candidate in alike:
+            if candidate.is_free and not candidate.asked:
+                names[candidate.path] = (
+                    f"{names[candidate.path][:50]}-{candidate.content.hex()[:MIN_ID_DIGITS]}"
+                )
+    _name_by_folders(everything, names)
+    for alike in _alike(everything, names):
+        raise _collision(names[alike[0].path], [candidate.path for candidate in alike])
+    for path, name in names.items():
+        candidate = everything[path]
+        other = taken.get(name, path)
+        if other != path and candidate.asked and candidate.is_free and other not in everything:
+            raise _collision(name, [other, path], taken=True)
+    return names
+
+
+def _alike(everything: Mapping[str, Candidate], names: Mapping[str, str]) -> list[list[Candidate]]:
+    """Groups of different contents under one name; copies of one image are no group."""
+    groups: dict[str, list[Candidate]] = {}
+    for path, name in names.items():
+        groups.setdefault(name, []).append(everything[path])
+    return [group for group in groups.values() if len({candidate.content for candidate in group}) > 1]
+
+
+def _giving_way(alike: Sequence[Candidate]) -> list[str]:
+    """Those of one name that another of them stands on."""
+    below = {path for candidate in alike for path in candidate.below}
+    return [candidate.path for candidate in alike if candidate.path in below and candidate.is_free]
+
+
+def _name_by_folders(everything: Mapping[str, Candidate], names: dict[str, str]) -> None:
+    """Call files with one generic name by their folders, where the user named the files themselves."""
+    for alike in _alike(everything, names):
+        if all(item.is_free and _GENERIC.fullmatch(stem(item.path)) for item in alike):
+            for item in alike:
+                names[item.path] = name_from(os.path.basename(os.path.dirname(item.path)))
+
+
+def _collision(name: str, paths: Sequence[str], *, taken: bool = False) -> AmbiguousError:
+    if taken:
+        return AmbiguousError(
+            f"'{name}' is the name of another image of this machine",
+            candidates=tuple(paths),
+            hint=f"overlaysync share --as NAME '{paths[-1]}'; or, if it is the next version of the other: "
+            f"overlaysync share --as {name} '{paths[-1]}'",
+        )
+    return AmbiguousError(
+        f"{len(paths)} different images would be called '{name}'",
+        candidates=tuple(paths),
+        hint=f"name one, and share the other with another command: overlaysync share --as NAME '{paths[0]}'",
+    )

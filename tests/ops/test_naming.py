@@ -1,0 +1,109 @@
+"""Names of shared images: one name, one image; folders, lineages, copies, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from overlaysync.errors import AmbiguousError
+from overlaysync.ops.naming import Candidate, assign_names
+
+A, B, C = b"A" * 32, b"B" * 32, b"C" * 32
+
+
+def image(path: str, content: bytes = A, *below: str, **more: object) -> Candidate:
+    """An image that was asked for; one of a folder when the path says so."""
+    return replace(Candidate(path, content, below=below), **more)  # type: ignore[arg-type]
+
+
+def test_an_image_is_called_like_its_file() -> None:
+    assert assign_names([image("/vm/web.qcow2")], {}) == {"/vm/web.qcow2": "web"}
+    assert assign_names([image("/vm/disk.qcow2")], {}) == {"/vm/disk.qcow2": "disk"}
+
+
+@pytest.mark.parametrize(
+    "file", ["disk", "hda", "hda_disk", "vda", "drive", "root", "image", "disk0", "disk-1", "VDA", "diffdisk"]
+)
+def test_a_folder_with_one_vm_gives_it_its_name(file: str) -> None:
+    found = [image(f"/lab/vm{n}/{file}.qcow2", bytes([n]) * 32, folder=f"/lab/vm{n}") for n in (1, 2, 3)]
+    assert list(assign_names(found, {}).values()) == ["vm1", "vm2", "vm3"]
+
+
+def test_two_disks_of_one_folder_are_told_apart() -> None:
+    found = [
+        image(f"/lab/r1/{disk}.qcow2", content, folder="/lab/r1", alone=False)
+        for disk, content in (("hda_disk", A), ("hdb_disk", B))
+    ]
+    assert list(assign_names(found, {}).values()) == ["r1-hda_disk", "r1-hdb_disk"]
+
+
+def test_a_name_of_its_own_stays_in_a_folder() -> None:
+    assert assign_names([image("/lab/vm1/web.qcow2", folder="/lab/vm1")], {}) == {"/lab/vm1/web.qcow2": "web"}
+
+
+def test_files_with_generic_names_that_were_named_themselves_are_called_by_their_folders() -> None:
+    named = [image("/p/u1/hda_disk.qcow2", A), image("/p/u2/hda_disk.qcow2", B)]
+    assert list(assign_names(named, {}).values()) == ["u1", "u2"]
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["both named", "the base brought along"])
+def test_a_base_called_like_what_stands_on_it_gives_way(asked: bool) -> None:
+    base = image("/vm/ubuntu.img", A, asked=asked)
+    top = image("/vm/ubuntu.qcow2", B, "/vm/ubuntu.img")
+    for order in ([base, top], [top, base]):
+        assert assign_names(order, {}) == {"/vm/ubuntu.img": "ubuntu.img", "/vm/ubuntu.qcow2": "ubuntu"}
+
+
+def test_bases_of_one_name_that_are_only_brought_along_are_told_apart() -> None:
+    tops = [image("/1/a.qcow2", A, "/m1/base.qcow2"), image("/2/b.qcow2", B, "/m2/base.qcow2")]
+    bases = [image("/m1/base.qcow2", B, asked=False), image("/m2/base.qcow2", C, asked=False)]
+    names = assign_names([*tops, *bases], {})
+    assert len(set(names.values())) == 4
+    assert names["/m1/base.qcow2"] == "base-42424242"
+
+
+def test_two_images_never_share_a_name() -> None:
+    with pytest.raises(AmbiguousError) as caught:
+        assign_names([image("/vm/x.qcow2", A), image("/vm/x.raw", B)], {})
+    assert caught.value.exit_code == 2
+    assert caught.value.candidates == ("/vm/x.qcow2", "/vm/x.raw")
+    assert "share --as NAME" in caught.value.hint
+
+
+def test_copies_of_one_image_may() -> None:
+    assert set(assign_names([image("/1/x.qcow2", A), image("/2/x.qcow2", A)], {}).values()) == {"x"}
+
+
+def test_the_name_of_another_file_of_this_machine_is_taken() -> None:
+    with pytest.raises(AmbiguousError) as caught:
+        assign_names([image("/new/web.qcow2", A)], {"web": "/old/web.qcow2"})
+    assert caught.value.candidates == ("/old/web.qcow2", "/new/web.qcow2")
+    # Unless the user says so, or it is the file that has the name.
+    assert assign_names([image("/new/web.qcow2", A, given="web")], {"web": "/old/web.qcow2"})
+    assert assign_names([image("/old/web.qcow2", A)], {"web": "/old/web.qcow2"})
+    assert assign_names([image("/new/web.qcow2", A, noted="web")], {"web": "/old/web.qcow2"})
+
+
+def test_a_file_keeps_the_name_it_was_published_under() -> None:
+    published = image("/lab/vm1/disk.qcow2", A, noted="router")
+    assert assign_names([published], {}) == {"/lab/vm1/disk.qcow2": "router"}
+    assert assign_names([replace(published, given="core")], {}) == {"/lab/vm1/disk.qcow2": "core"}
+
+
+def test_what_has_another_publisher_keeps_the_name_it_has_there() -> None:
+    """So an overlay of one's own cannot be called like the teacher's master below it."""
+    base = image("/m/ubuntu.img", A, asked=False, fixed="ubuntu")
+    with pytest.raises(AmbiguousError):
+        assign_names([base, image("/vm/ubuntu.qcow2", B, "/m/ubuntu.img")], {})
+    assert assign_names([base, image("/vm/mine.qcow2", B, "/m/ubuntu.img")], {})["/m/ubuntu.img"] == "ubuntu"
+
+
+def test_snapshots_that_are_files_have_names_of_their_own() -> None:
+    chain = [
+        image("/vm/web.snap2", A, "/vm/web.snap1", "/vm/web.qcow2"),
+        image("/vm/web.snap1", B, "/vm/web.qcow2", asked=False),
+        image("/vm/web.qcow2", C, asked=False),
+    ]
+    names = assign_names(chain, {})
+    assert len(set(names.values())) == 3
