@@ -433,10 +433,11 @@ _FORGET_HOLDERS = """
 
 
 def _is_news(connection: sqlite3.Connection, content: bytes, node: bytes, label: str, fresh: str) -> bool:
-    """Whether a manifest of ``content`` is kept, and no holder of that key or label was noted of late."""
+    """Whether a manifest of ``content`` is kept, and the holder was not noted of late."""
     kept = connection.execute("SELECT 1 FROM manifests WHERE content = ? AND kept", (content,)).fetchone()
-    query = "SELECT 1 FROM holders WHERE content = ? AND (node = ? OR label = ?) AND seen_at >= ?"
-    return kept is not None and connection.execute(query, (content, node, label, fresh)).fetchone() is None
+    column, value = ("label", label) if node == label_key(label) else ("node", node)
+    query = f"SELECT 1 FROM holders WHERE content = ? AND {column} = ? AND seen_at >= ?"
+    return kept is not None and connection.execute(query, (content, value, fresh)).fetchone() is None
 
 
 _INSERT = f"INSERT OR IGNORE INTO manifests VALUES ({', '.join('?' * 15)})"
