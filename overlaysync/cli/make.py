@@ -15,7 +15,14 @@ from overlaysync.cli.common import (
     output_of,
     parse_format,
 )
-from overlaysync.cli.finding import examine, master_here, note_writable
+from overlaysync.cli.finding import (
+    examine,
+    examine_stray,
+    master_here,
+    note_writable,
+    overlays_of,
+    path_of,
+)
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
@@ -87,7 +94,7 @@ def _refuse_raw(format: Format) -> None:
 
 def promote(
     context: typer.Context,
-    overlay: Annotated[str, typer.Argument(metavar="OVERLAY", help="The overlay worth keeping.")],
+    overlay: Annotated[str, typer.Argument(metavar="PATH|REF", help="The overlay worth keeping.")],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name of the new master.")],
     to: Annotated[
         str | None, typer.Option("--to", metavar="DIR", help="Where to put it (default: beside the overlay).")
@@ -110,6 +117,7 @@ def promote(
     output = output_of(context)
     chosen = parse_format(format)
     with open_node() as node:
+        overlay = path_of(node, overlay)
         known = examine(node, output, overlay, accept_master=accept_master)
         check_meant(known, (), node.catalog)
         if discard_it:
@@ -150,7 +158,7 @@ def _check_snapshots(node: Node, known: Known, what: str, option: str, yes: bool
 
 def discard(
     context: typer.Context,
-    overlays: Annotated[list[str], typer.Argument(metavar="OVERLAY...", help="Overlays to remove.")],
+    overlays: Annotated[list[str], typer.Argument(metavar="PATH|REF...", help="Overlays to remove.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove overlays that are no longer needed."""
@@ -159,6 +167,7 @@ def discard(
 
     output = output_of(context)
     with open_node() as node:
+        overlays = list(dict.fromkeys(path for text in overlays for path in overlays_of(node, output, text)))
         for path in overlays:
             check_discardable(path, node.catalog)
         going = [os.path.realpath(path) for path in overlays]
@@ -212,7 +221,7 @@ def _confirmed(overlays: list[str], lost: Mapping[str, str]) -> bool:
 
 def rebase(
     context: typer.Context,
-    overlay: Annotated[str, typer.Argument(metavar="OVERLAY", help="The overlay to move.")],
+    overlay: Annotated[str, typer.Argument(metavar="PATH|REF", help="The overlay to move.")],
     onto: Annotated[
         str, typer.Option("--onto", metavar="REF|PATH", help="The master to move it to, on this machine.")
     ],
@@ -242,9 +251,11 @@ def rebase(
     if replace and (name or to):
         raise UsageError("--replace keeps the overlay's name and place", hint="leave --as and --to out")
     with open_node() as node:
-        known = examine(node, output, overlay, accept_master=accept_master)
-        check_meant(known, (), node.catalog)
+        overlay = path_of(node, overlay)
         base = master_here(node, output, onto, accept=accept_master)
+        beside = [os.path.dirname(os.path.realpath(overlay)), os.path.dirname(base.path)]
+        known = examine_stray(node, output, overlay, beside, accept_master=accept_master)
+        check_meant(known, (), node.catalog)
         if replace:
             check_discardable(overlay, node.catalog)
             _check_snapshots(node, known, f"Not replacing {overlay}", "--replace", yes)

@@ -15,15 +15,18 @@ from overlaysync.cli.common import (
     PeerOption,
     compression,
     interruptible,
+    of_several,
     open_node,
     output_of,
     parse_format,
     parse_peers,
+    refusal_fields,
+    refusal_lines,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.finding import guest_size, here, is_path
+from overlaysync.cli.finding import guest_size, paths_of
 from overlaysync.cli.output import Output
-from overlaysync.errors import VerificationError, WouldDestroyError
+from overlaysync.errors import OverlaysyncError, Refusal, VerificationError, WouldDestroyError
 
 if TYPE_CHECKING:
     from overlaysync.formats.image import Format
@@ -61,12 +64,18 @@ def verify(
     output = output_of(context)
     addresses, insisted = parse_peers(peer), parse_format(format)
     how = _How(addresses, insisted, repair=repair, yes=yes, accept_master=accept_master)
-    findings = []
+    findings: list[Finding] = []
+    failed: list[Refusal] = []
     with open_node() as node:
-        for text in what:
-            path = text if is_path(text) else here(node, output, text).path
-            findings.append(_verify(node, output, path, how))
-    _report(output, findings)
+        paths = list(dict.fromkeys(path for text in what for path in paths_of(node, text)))
+        for path in paths:
+            try:
+                findings.append(_verify(node, output, path, how))
+            except OverlaysyncError as error:
+                if len(paths) == 1:
+                    raise
+                failed.append(Refusal(path, error))  # of several the others are looked at all the same
+    _report(output, findings, failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +175,24 @@ def _ranges(damage: Iterable[Damage]) -> list[dict[str, int]]:
     return [{"offset": item.offset, "length": item.length} for item in damage]
 
 
-def _report(output: Output, findings: list[Finding]) -> None:
+def _report(output: Output, findings: list[Finding], failed: list[Refusal]) -> None:
     lines = [line for finding in findings for line in finding.lines(output)]
-    output.result({"verified": [finding.fields() for finding in findings]}, *lines)
+    document: dict[str, Any] = {"verified": [finding.fields() for finding in findings]}
+    if failed:
+        document["failed"] = [refusal_fields(one) for one in failed]
+    output.result(document, *lines)
+    for one in failed:
+        output.note("\n".join(refusal_lines(one)))
+    total = len(findings) + len(failed)
     bad = [finding for finding in findings if finding.verdict.damage]
     if bad:
         yes, lost = ("--yes ", ", and lose what was written to it since") if bad[0].lost else ("", "")
         raise VerificationError(
-            f"{len(bad)} of {len(findings)} images differ from what is known of them",
+            f"{len(bad)} of {total} images differ from what is known of them",
             hint=f"overlaysync verify --repair {yes}'{bad[0].verdict.path}', to heal it from peers{lost}",
         )
+    if failed:
+        raise of_several(failed, total, "could not be verified")
 
 
 def _refuse_to_lose(verdict: Verdict, lost: str, yes: bool) -> None:

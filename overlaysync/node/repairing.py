@@ -9,7 +9,7 @@ from overlaysync.errors import BaseImageError, NotFoundError, OverlaysyncError
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.node.fetching import Fetch, Options
@@ -69,7 +69,7 @@ async def repair(
             below = _path_below(node, verdict.path)
             raise BaseImageError(
                 f"Cannot heal {verdict.path}",
-                why=f"its master {below or printable(header.parent_name)} is missing, damaged, changed, "
+                why=f"its master {below or one_field(header.parent_name)} is missing, damaged, changed, "
                 "or may be written",
                 hint=f"heal that one first: overlaysync verify --repair '{below}'"
                 if below

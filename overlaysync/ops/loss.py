@@ -16,7 +16,7 @@ from overlaysync.formats.detect import open_image
 from overlaysync.formats.recognition import always
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Kind
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.library import Known, Library
 from overlaysync.ops.verify import Verdict
@@ -120,7 +120,7 @@ def _snapshots(path: str) -> str:
         return ""
     if not count:
         return ""
-    named = ", ".join(f"'{printable(name, 40)}'" for name in names[:_NAMED])
+    named = ", ".join(f"'{one_field(name)}'" for name in names[:_NAMED])
     more = f" and {count - _NAMED} more" if named and count > _NAMED else ""
     what = "an internal snapshot" if count == 1 else f"{count} internal snapshots"
     listed = f" ({named}{more})" if named else ""

@@ -72,6 +72,12 @@ CREATE TABLE held (
 ) STRICT;
 CREATE INDEX held_by_name ON held (name, team);
 CREATE TABLE made (path BLOB NOT NULL PRIMARY KEY, disk BLOB, file TEXT NOT NULL, at REAL NOT NULL) STRICT;
+CREATE TABLE doubts (
+    path BLOB NOT NULL PRIMARY KEY,
+    file TEXT,
+    content BLOB NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
 CREATE TABLE holders (
     content BLOB NOT NULL,
     node BLOB NOT NULL,
@@ -89,6 +95,11 @@ CREATE TABLE pins (
     PRIMARY KEY (team, name)
 ) STRICT;
 CREATE TABLE trusted (
+    publisher BLOB NOT NULL PRIMARY KEY,
+    since TEXT NOT NULL,
+    label TEXT NOT NULL
+) STRICT;
+CREATE TABLE distrusted (
     publisher BLOB NOT NULL PRIMARY KEY,
     since TEXT NOT NULL,
     label TEXT NOT NULL
@@ -139,7 +150,9 @@ class Database:
             with _opening(path):
                 database._prepare()
         except OSError as error:
-            raise translate(error, f"Cannot open the catalog {path}") from error
+            raise translate(
+                error, f"Cannot open the catalog {path}", hint=f"look at: ls -l '{path.parent}'"
+            ) from error
         except BaseException:
             database.close()
             raise
