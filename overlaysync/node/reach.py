@@ -37,6 +37,9 @@ SETTLE_S = 0.25
 _AGAIN_S = 5.0
 """Announced peers that did not answer are asked again after this time."""
 
+NOTED_S = 60.0
+"""What a peer was noted to have is not noted again within this time."""
+
 _HISTORIES = 64
 """Histories asked for of one peer, each time it is looked at."""
 
@@ -409,7 +412,7 @@ class Reach:
             view.label = one_field(answer.catalog.label)
             view.alias = self._is_alias(view)
             view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
-            view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")
+            view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "", view)
         self._list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
             await self._learn_history(view)
@@ -488,7 +491,7 @@ class Reach:
             self.observer.note(str(failure))
             view.revision = ""  # ask again, if it is announced
             return {}
-        return await asyncio.to_thread(self._open_all, catalog.envelopes, team)
+        return await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
 
     def _list(self, view: PeerView, manifests: dict[bytes, Manifest]) -> None:
         """Replace what a peer lists; nothing counts of one that has gone while it was asked."""
@@ -525,10 +528,11 @@ class Reach:
             )
         )
 
-    def _open_all(self, envelopes: Iterable[bytes], team: str) -> dict[bytes, Manifest]:
+    def _open_all(self, envelopes: Iterable[bytes], team: str, view: PeerView) -> dict[bytes, Manifest]:
         """Verify envelopes and keep their headers; a wrong one is left out, its neighbours are not.
 
-        So is one that no member of the team it was listed to has published.
+        So is one that no member of the team it was listed to has published. That the peer has what it lists
+        is noted, of what is or was here.
         """
         manifests = {}
         for envelope in envelopes:
@@ -538,6 +542,12 @@ class Reach:
                     manifests[manifest.id] = manifest
         rows = [manifest_row(manifest) for manifest in manifests.values()]
         self.node.catalog.note_manifests(rows, at=timestamp())
+        if view.public_key != self.node.key.public:
+            contents = {row.content for row in rows}
+            lately = timestamp(ago_s=NOTED_S)
+            self.node.catalog.note_holdings(
+                view.public_key, view.label, contents, at=timestamp(), fresh=lately
+            )
         return manifests if self.catalogs else {}
 
     async def _learn_history(self, view: PeerView) -> None:
