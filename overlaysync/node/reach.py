@@ -14,7 +14,7 @@ from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, Peer
 from overlaysync.model.history import History
 from overlaysync.model.names import one_field
 from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import CatalogAnswer, Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import is_told_port
@@ -395,12 +395,16 @@ class Reach:
         if not self.catalogs:
             await self._greet(view, addresses, gossip)
             return
-        for address in await self._resolve(addresses):
+        resolved = await self._resolve(addresses)
+        for address in resolved:
             try:
                 answer = await self.client.catalog(address, view.etag)
-                break
             except (PeerError, DecodeError) as error:
                 problem = str(error) if address in addresses else f"{view.address}: {error}"
+            else:
+                # Another node may have its old port by now, and it a new one.
+                if address == resolved[-1] or not _is_another(answer, view):
+                    break
         else:
             view.problem = problem
             if self._is_named(view) and len(self.named) > 1:
@@ -578,3 +582,8 @@ class Reach:
         before = History([manifest_row(manifest), *past.values()]).before(manifest.id)
         rows = [row for id, row in past.items() if id in before]
         self.node.catalog.note_manifests(rows, at=timestamp())
+
+
+def _is_another(answer: CatalogAnswer, view: PeerView) -> bool:
+    """Whether another node answers than did before."""
+    return answer.catalog is not None and view.public_key not in (b"", answer.catalog.node)
