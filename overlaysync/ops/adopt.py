@@ -26,7 +26,7 @@ from overlaysync.formats.locks import hold_read_lock
 from overlaysync.formats.names import display
 from overlaysync.model.digest import Kind, equal_rows, format_id, kinds_of, short_id
 from overlaysync.model.fingerprint import Fingerprint
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.hashing import Progress, hash_layer
 from overlaysync.ops.library import Known, Library, PageKeeper, find_base, vouched_by
@@ -452,7 +452,7 @@ def unproven(
 def missing_disks(claims: Iterable[Claim]) -> list[str]:
     """Return for people the disks that claims speak for, at most a few."""
     named = {
-        claim.parent: f"'{printable(claim.parent_name)}' {format_id(claim.parent)}"
+        claim.parent: f"'{one_field(claim.parent_name)}' {format_id(claim.parent)}"
         if claim.parent_name
         else format_id(claim.parent)
         for claim in claims

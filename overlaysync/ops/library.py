@@ -18,7 +18,7 @@ from overlaysync.formats.locks import hold_read_lock
 from overlaysync.formats.recognition import Vouched, is_listed
 from overlaysync.model.digest import format_id
 from overlaysync.model.fingerprint import Fingerprint
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
@@ -256,7 +256,7 @@ class Library:
         """Return the error for an overlay whose master has other content; says where the right one is."""
         here = next((row.path for row in self.holders(wanted) if row.path != parent.path), None)
         manifests = self.catalog.manifests(content=wanted)
-        called = f" ({full_name(manifests[0])}, by {printable(manifests[0].label)})" if manifests else ""
+        called = f" ({full_name(manifests[0])}, by {one_field(manifests[0].label)})" if manifests else ""
         if not here and wanted in self.published_contents(parent.path):
             hint = f"overlaysync verify --repair '{parent.path}'"
         else:

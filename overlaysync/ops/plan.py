@@ -10,7 +10,7 @@ from overlaysync.errors import BaseImageError, UsageError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.manifest import Header
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.ops.library import Known
 from overlaysync.ops.publish import image_path
 from overlaysync.ops.resolve import Listing
@@ -171,7 +171,7 @@ def _maker(disk: bytes, listings: list[Listing], publisher: bytes) -> Listing | 
 def _no_base(header: Header, listings: list[Listing]) -> BaseImageError:
     assert header.parent_id is not None
     wanted = short_id(header.parent_id)
-    called = printable(header.parent_name) or "?"
+    called = one_field(header.parent_name) or "?"
     others = [
         f"{listing.manifest.header.full_name} {short_id(listing.manifest.header.content_id)}"
         for listing in listings
@@ -183,6 +183,6 @@ def _no_base(header: Header, listings: list[Listing]) -> BaseImageError:
     return BaseImageError(
         f"Cannot rebuild '{header.name}': its master is missing",
         why=why,
-        hint=f"ask {printable(header.by) or 'its publisher'} to share it, or try: "
+        hint=f"ask {one_field(header.by) or 'its publisher'} to share it, or try: "
         f"overlaysync fetch {wanted} --peer HOST:PORT; if it is on this machine: --masters DIR",
     )

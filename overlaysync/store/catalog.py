@@ -276,13 +276,17 @@ class Catalog:
         with self._database.write() as connection:
             held = _held_at(connection, path) or _moved(connection, team, name, continues)
             ids = held.manifests if held and (held.team, held.name) == (team, name) else ()
-            followed = [row for row in (_find(connection, id) for id in ids) if row]
+            found = (_find(connection, id) for id in ids)
+            # A file that was fetched under another name begins a history of its own.
+            followed = [row for row in found if row and (row.team, row.name) == (team, name)]
             condition = "team = ? AND name = ? AND content = ? AND kept"
             manifest = decide(followed, _select(connection, condition, team, name, content))
             if (manifest.team, manifest.name, manifest.content) != (team, name, content):
                 raise ValueError("not a manifest of that content under that name")
             _keep(connection, manifest, manifest.created)
             _hold(connection, replace(as_held, manifests=(manifest.id,)))
+            if held and held.path != path and not os.path.lexists(held.path):  # so it can move once more
+                connection.execute("DELETE FROM held WHERE path = ?", (os.fsencode(held.path),))
         return manifest
 
     def manifests(
@@ -337,6 +341,10 @@ class Catalog:
         with self._database.read() as connection:
             query = f"SELECT {_HELD_COLUMNS} FROM held ORDER BY path"
             return [_held(row) for row in connection.execute(query)]
+
+    def gone(self, name: str) -> list[Held]:
+        """What files that are gone held under a name, in whatever team."""
+        return [held for held in self.all_held() if held.name == name and not os.path.lexists(held.path)]
 
     # -- who has what --------------------------------------------------------------------------------
 
@@ -401,20 +409,28 @@ _UNKEPT = """
     NOT kept AND team = '' AND publisher NOT IN (SELECT publisher FROM trusted)
     AND NOT EXISTS (SELECT 1 FROM pins WHERE (pins.team, pins.name, pins.publisher)
         = (manifests.team, manifests.name, manifests.publisher))
-    AND NOT EXISTS (SELECT 1 FROM manifests AS known WHERE known.kept AND (known.name, known.team)
-        = (manifests.name, manifests.team))
 """
-"""What of the versions seen is of no name, publisher or team that this node has to do with."""
+"""What of the versions seen is of no team, and of no publisher whose name it is here."""
 
 
 def _forget_unkept(connection: sqlite3.Connection) -> None:
-    """Keep the newest of what nothing here refers to."""
+    """Keep the newest of what strangers made up; but whatever a kept version follows stays."""
     (count,) = connection.execute("SELECT count(*) FROM manifests WHERE NOT kept").fetchone()
-    if count > MAX_UNKEPT:
-        connection.execute(
-            f"DELETE FROM manifests WHERE rowid IN (SELECT rowid FROM manifests WHERE {_UNKEPT}"
-            f" ORDER BY rowid DESC LIMIT -1 OFFSET {MAX_UNKEPT})"
-        )
+    if count <= MAX_UNKEPT:
+        return
+    needed = _past_of_kept(connection)
+    rows = connection.execute(f"SELECT rowid, id FROM manifests WHERE {_UNKEPT} ORDER BY rowid DESC")
+    strange = [rowid for rowid, id in rows if id not in needed]
+    connection.executemany(
+        "DELETE FROM manifests WHERE rowid = ?", ((rowid,) for rowid in strange[MAX_UNKEPT:])
+    )
+
+
+def _past_of_kept(connection: sqlite3.Connection) -> set[bytes]:
+    """The ids of all versions that a kept one follows, directly or through others."""
+    kept = _select(connection, "kept")
+    rest = _select(connection, "NOT kept AND follows != x''")
+    return History([*kept, *rest]).before(*(row.id for row in kept))
 
 
 def _hold(connection: sqlite3.Connection, held: Held) -> None:

@@ -98,6 +98,11 @@ CREATE TABLE trusted (
     since TEXT NOT NULL,
     label TEXT NOT NULL
 ) STRICT;
+CREATE TABLE distrusted (
+    publisher BLOB NOT NULL PRIMARY KEY,
+    since TEXT NOT NULL,
+    label TEXT NOT NULL
+) STRICT;
 """
 SCHEMA_VERSION = 4
 """Stored as SQLite's user_version; 0 is a file without tables."""
