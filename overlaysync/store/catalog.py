@@ -202,10 +202,32 @@ class Catalog:
             connection.execute(query, (at, os.fsencode(image.path), json.dumps(image.chain), image.disk))
 
     def forget_image(self, path: str | Path) -> None:
-        """Forget what is known of ``path``, and what it held; the file is not touched."""
+        """Forget what is known and noted of ``path``, and what it held; the file is not touched."""
         with self._database.write() as connection:
             for table in ("images", "held"):
                 connection.execute(f"DELETE FROM {table} WHERE path = ?", (os.fsencode(path),))
+            connection.execute("UPDATE doubts SET file = NULL WHERE path = ?", (os.fsencode(path),))
+
+    def doubt(self, path: str, file: Fingerprint, content: bytes, text: str) -> None:
+        """Note that nothing proves what a file is, to be said wherever it is used.
+
+        Its content is no evidence any more, also when the file is gone.
+        """
+        row = (os.fsencode(path), json.dumps(file), content, text)
+        with self._database.write() as connection:
+            connection.execute("INSERT OR REPLACE INTO doubts VALUES (?, ?, ?, ?)", row)
+
+    def doubt_about(self, path: str, file: Fingerprint) -> str:
+        """What was noted of the file at ``path``, written to since or not; "" when it is another file."""
+        with self._database.read() as connection:
+            query = "SELECT file, text FROM doubts WHERE path = ? AND file IS NOT NULL"
+            row = connection.execute(query, (os.fsencode(path),)).fetchone()
+        return row[1] if row and Fingerprint(*json.loads(row[0]))[:2] == file[:2] else ""
+
+    def doubted(self) -> set[bytes]:
+        """The contents of all files that :meth:`doubt` was told of."""
+        with self._database.read() as connection:
+            return {content for (content,) in connection.execute("SELECT content FROM doubts")}
 
     def _images(self, condition: str, *values: object) -> list[ImageRow]:
         query = f"SELECT {_IMAGE_COLUMNS} FROM images WHERE {condition} ORDER BY verified_at DESC, path"
@@ -279,6 +301,10 @@ class Catalog:
     def versions(self, team: str, name: str) -> list[ManifestRow]:
         """All versions of a name ever seen, those that were never here as well, newest version first."""
         return self._manifests("team = ? AND name = ?", team, name)
+
+    def layers(self) -> list[ManifestRow]:
+        """All versions of overlays ever seen, those that were never here as well."""
+        return self._manifests("kind = 'layer'")
 
     def find_manifest(self, id: bytes) -> ManifestRow | None:
         """The manifest with that id, kept or only seen."""
