@@ -64,10 +64,8 @@ class Clients:
 async def reaching(
     monkeypatch: pytest.MonkeyPatch, answers: Callable[[Address], Any], *named: Address
 ) -> AsyncIterator[tuple[Reach, Clients]]:
-    noted: list[Any] = []
-    book = SimpleNamespace(has_pin=lambda *words: False)
-    pins = SimpleNamespace(note=noted.append)
-    node = SimpleNamespace(book=lambda: book, catalog=SimpleNamespace(pins=pins))
+    catalog = SimpleNamespace(note_manifests=lambda rows, at: None, find_manifest=lambda id: None)
+    node = SimpleNamespace(teams={}, catalog=catalog)
     clients = Clients(answers)
     monkeypatch.setattr(nearness, "is_own", lambda host, found: False)
     reach = Reach(cast(Any, node), cast(Any, clients), Silent(), None, named=named)
