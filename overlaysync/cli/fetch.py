@@ -179,7 +179,6 @@ class _Fetching:
             fetch = Fetch(node, client, reach, self._output, self._options, passing)
             results: list[Fetched] = []
             plans: list[tuple[Step, Verdict | None]] = []
-            self._tell_place()
             single = len(references) == 1 and not references[0].is_many
             for choice, as_master in await self._find_all(fetch, references):
                 try:
@@ -199,12 +198,12 @@ class _Fetching:
                     await passing.linger()
             self._raise_failed(len(self._failed) + len({result.manifest.id for result in results}))
 
-    def _tell_place(self) -> None:
+    def _tell_place(self, steps: list[Step]) -> None:
         """Say where missing masters go, when that is not where the user would expect them."""
-        masters = self._options.masters
-        if masters and self._options.masters_place != masters[0]:
-            place = self._options.masters_place
-            self._output.note(f"  {masters[0]} is not writable: missing masters go to {place}")
+        masters, place = self._options.masters, self._options.masters_place
+        if masters and place != masters[0] and any(step.brought for step in steps):
+            beside = "" if place in masters else ", beside the overlay"
+            self._output.note(f"  {masters[0]} is not writable: the missing master goes to {place}{beside}")
 
     async def _find(self, fetch: Fetch, reference: Reference) -> list[tuple[Choice, bool]]:
         """What is meant, each with whether it belongs to the masters; tells of peers that do not answer."""
@@ -291,6 +290,7 @@ class _Fetching:
                 here = "here, verified" if step.base_here else "will be fetched first"
                 text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"
             self._output.note(f"{text}  from {', '.join(step.listing.labels) or 'no peer'}")
+        self._tell_place(steps)
 
     def _print(self, book: Book, plans: list[tuple[Step, Verdict | None]], results: list[Fetched]) -> None:
         failed = [

@@ -86,7 +86,7 @@ def ls(
 
 def _table(listings: list[Listing], book: Book) -> list[str]:
     from overlaysync.model.digest import short_id
-    from overlaysync.model.names import printable
+    from overlaysync.model.names import one_field
     from overlaysync.units import format_size
 
     rows = [
@@ -95,9 +95,9 @@ def _table(listings: list[Listing], book: Book) -> list[str]:
             "overlay" if header.is_layer else "master",
             short_id(header.content_id),
             format_size(header.data_size),
-            f"on {printable(header.parent_name)}" if header.is_layer else "",
+            f"on {one_field(header.parent_name)}" if header.is_layer else "",
             f"×{len(listing.peers)}" if listing.peers else "here",
-            printable(header.by),
+            one_field(header.by),
             book.doubt(listing.manifest.publisher, header.team, header.name),
         )
         for listing in listings

@@ -217,9 +217,9 @@ def _fields(publisher: bytes, book: Book) -> dict[str, Any]:
 
 
 def _head(entry: dict[str, Any]) -> str:
-    from overlaysync.model.names import printable
+    from overlaysync.model.names import one_field
 
-    return f"{entry['publisher']}  {printable(entry['by'])}".rstrip()
+    return f"{entry['publisher']}  {one_field(entry['by'])}".rstrip()
 
 
 def _lines(entry: dict[str, Any]) -> list[str]:

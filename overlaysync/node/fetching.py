@@ -24,7 +24,8 @@ from overlaysync.errors import (
 )
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
-from overlaysync.model.manifest import MAX_FOLLOWS, Header
+from overlaysync.model.manifest import Header
+from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.net.client import Client
@@ -36,6 +37,7 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.library import Known, PageKeeper, find_base, image_files
@@ -47,7 +49,7 @@ from overlaysync.ops.publish import keep_manifest, stem
 from overlaysync.ops.replacement import Rules, Verdict, judge
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.trust_words import only_distrusted
-from overlaysync.ops.versions import history_of, is_news, past_envelopes
+from overlaysync.ops.versions import history_of, is_news, past_envelopes, settled
 from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
 from overlaysync.trust.envelope import Manifest
@@ -337,10 +339,11 @@ class Fetch:
         catalog, manifest, path = self.node.catalog, fetched.manifest, fetched.known.path
         if fetched.known.content.id != manifest.header.content_id or not fetched.known.files:
             return
-        noted = catalog.held_at(path) if fetched.already else None
-        if noted and not is_news(catalog, noted.manifests, manifest):
+        noted = catalog.held_at(path)
+        before = noted.manifests if noted else ()
+        if noted and fetched.already and not is_news(catalog, before, manifest):
             return
-        ids = (manifest.id, *fetched.verdict.superseded)[:MAX_FOLLOWS]
+        ids = settled(catalog, manifest, (*before, *fetched.verdict.superseded))
         catalog.hold(Held(path, manifest.header.team, stem(path), ids, fetched.known.files[0]))
 
     # -- making one image ----------------------------------------------------------------------------
@@ -351,6 +354,8 @@ class Fetch:
         transfer = Transfer()
         pages = await self._page_list(step, transfer)
         base = await asyncio.to_thread(self._base, step)
+        if base:
+            await asyncio.to_thread(mark_meant, self.node.catalog, base, self.options.directories)
         assembly = await self._in_thread(self._assembly, step, pages, base, replace)
         past = await asyncio.to_thread(past_envelopes, self.node.catalog, step.listing.manifest)
         offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page, past)
@@ -421,6 +426,7 @@ class Fetch:
             raise BaseImageError(
                 f"Cannot rebuild '{step.header.name}' on {base.path}",
                 why="its content is not that of the master it stands on",
+                hint=f"overlaysync verify --repair '{base.path}'",
             )
         return base
 
@@ -439,6 +445,7 @@ class Fetch:
                 f"Cannot fetch '{step.header.name}'",
                 why=f"on its master it makes {short_id(disk.id)}, "
                 f"and its publisher promised {short_id(step.header.result_id)}",
+                hint=f"overlaysync verify '{base.path}'; if it is good, ask its publisher to share it again",
             )
         self.node.catalog.pages.keep_list(disk)
 
@@ -502,7 +509,9 @@ class Fetch:
             transfer.manifest += received
         if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
             raise VerificationError(
-                f"Cannot fetch '{header.name}'", why="its manifest says other than the content has"
+                f"Cannot fetch '{header.name}'",
+                why="its manifest says other than the content has",
+                hint=f"ask {one_field(header.by) or 'its publisher'} to share it again",
             )
         return pages
 

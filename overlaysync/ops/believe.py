@@ -266,17 +266,16 @@ class _Choosing:
         meant = self.allowed(reference, meant)
         if reference.version is None:
             meant = self._newest(meant, reason)
-        publishers = {listing.manifest.publisher for listing in meant}
+        publishers = {item.manifest.publisher for item in meant if not item.manifest.header.team}
         contents = {listing.manifest.header.content_id for listing in meant}
-        if reason is Reason.FIRST_USE and len(publishers) > 1:
-            reason = Reason.SAME_CONTENT
-            if len(contents) > 1:
-                raise several_publishers(reference, meant)
+        several = reason is Reason.FIRST_USE and len(publishers) > 1
         if len(contents) > 1 and len({_key(listing) for listing in meant}) == 1:
-            raise forked(reference, meant, self.now)
+            raise several_publishers(reference, meant) if several else forked(reference, meant, self.now)
         one_of(reference, meant)
-        chosen = Choice(max(meant, key=_version), reason)
-        return chosen if reference.version is not None else self._dated(reference, meant, chosen)
+        reason = Reason.SAME_CONTENT if several else reason
+        if reference.version is not None:
+            return _choice(max(meant, key=_preference), reason)
+        return self._dated(reference, meant, reason)
 
     def allowed(self, reference: Reference, candidates: list[Listing]) -> list[Listing]:
         """The candidates; with ``trusted_only`` those by publishers that the user trusts, or by a team."""
@@ -335,15 +334,17 @@ class _Choosing:
             item for one in groups for group in newest_versions(one, self.versions).values() for item in group
         ]
 
-    def _dated(self, reference: Reference, newest: list[Listing], chosen: Choice) -> Choice:
-        """``chosen``, or another of the same content that nothing seen here follows; else a step back."""
-        steps = [(listing, self._later(listing)) for listing in newest]
-        for listing, later in steps:
-            if not later:
-                return replace(chosen, listing=listing)
-        listing, later = max(steps, key=lambda step: _version(step[0]))
+    def _dated(self, reference: Reference, newest: list[Listing], reason: Reason) -> Choice:
+        """Choose among listings of one content: one that nothing seen here follows, else a step back."""
+        steps = {listing.manifest.id: self._later(listing) for listing in newest}
+        preferred = sorted(newest, key=_preference, reverse=True)
+        for listing in preferred:
+            if not steps[listing.manifest.id]:
+                return _choice(listing, reason)
+        listing = preferred[0]
+        later = steps[listing.manifest.id]
         problem = too_old(reference, listing, max(later, key=lambda row: row.version), self.now)
-        return replace(chosen, listing=listing, later=later, step_back=problem)
+        return replace(_choice(listing, reason), later=later, step_back=problem)
 
     def _later(self, listing: Listing) -> tuple[ManifestRow, ...]:
         """Versions seen here that follow it, in a team by any member, else by its publisher."""
@@ -381,8 +382,13 @@ def _is_pinned(book: Book, manifest: Manifest) -> bool:
     return book.has_pin(manifest.publisher, manifest.header.team, manifest.header.name)
 
 
-def _version(listing: Listing) -> int:
-    return listing.manifest.header.version
+def _choice(listing: Listing, reason: Reason) -> Choice:
+    """Choose a listing; when a team and others publish the same, the team's word is the one that counts."""
+    return Choice(listing, Reason.TEAM if listing.manifest.header.team else reason)
+
+
+def _preference(listing: Listing) -> tuple[bool, int]:
+    return (bool(listing.manifest.header.team), listing.manifest.header.version)
 
 
 def newest_versions(listings: Iterable[Listing], versions: Versions) -> dict[tuple[str, str], list[Listing]]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from overlaysync.errors import AmbiguousError, NotAllowedError
 from overlaysync.model.digest import short_id
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
 from overlaysync.ops.resolve import Listing, describe
@@ -31,7 +31,7 @@ class StrangerError(NotAllowedError):
 
 def who(publisher: bytes, label: str) -> str:
     """A publisher in a sentence: label, if it is known, and fingerprint."""
-    return f"{printable(label)} ({node_id(publisher)})" if label else node_id(publisher)
+    return f"{one_field(label)} ({node_id(publisher)})" if label else node_id(publisher)
 
 
 def first_use(manifest: Manifest, *, dry_run: bool) -> str:
@@ -39,7 +39,7 @@ def first_use(manifest: Manifest, *, dry_run: bool) -> str:
     fingerprint, name = node_id(manifest.publisher), manifest.header.full_name
     undo = "" if dry_run else f" If it is not the right one: overlaysync distrust {fingerprint[:9]}"
     return (
-        f"  First use of '{name}', published by {printable(manifest.header.by)}:\n"
+        f"  First use of '{name}', published by {one_field(manifest.header.by)}:\n"
         f"    {fingerprint}  Compare it with the fingerprint your teacher published.\n"
         f"    Once it is here, '{name}' is accepted only from this publisher.{undo}"
     )
@@ -126,11 +126,11 @@ def forked(reference: Reference, sides: Sequence[Listing], now: float) -> Ambigu
 def describe_side(listing: Listing, now: float) -> str:
     """One version of a fork: what, how much, by whom, when, and who has it."""
     header = listing.manifest.header
-    where = f"  at {', '.join(map(printable, listing.labels))}" if listing.labels else ""
-    note = f"  “{printable(header.note)}”" if header.note else ""
+    where = f"  at {', '.join(map(one_field, listing.labels))}" if listing.labels else ""
+    note = f"  “{one_field(header.note)}”" if header.note else ""
     return (
         f"{header.full_name}:{header.version}  {short_id(header.content_id)}  {format_size(header.data_size)}"
-        f"  by {printable(header.by) or node_id(listing.manifest.publisher)} on {header.created}"
+        f"  by {one_field(header.by) or node_id(listing.manifest.publisher)} on {header.created}"
         f"{age(header.created, now)}{note}{where}"
     )
 

@@ -71,6 +71,12 @@ CREATE TABLE held (
     file TEXT NOT NULL
 ) STRICT;
 CREATE INDEX held_by_name ON held (name, team);
+CREATE TABLE doubts (
+    path BLOB NOT NULL PRIMARY KEY,
+    file TEXT,
+    content BLOB NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
 CREATE TABLE holders (
     content BLOB NOT NULL,
     node BLOB NOT NULL,
@@ -151,7 +157,9 @@ class Database:
             with _opening(path):
                 database._prepare()
         except OSError as error:
-            raise translate(error, f"Cannot open the catalog {path}") from error
+            raise translate(
+                error, f"Cannot open the catalog {path}", hint=f"look at: ls -l '{path.parent}'"
+            ) from error
         except BaseException:
             database.close()
             raise

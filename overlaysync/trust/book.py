@@ -143,5 +143,8 @@ def find_publisher(text: str, publishers: Iterable[bytes]) -> bytes:
             hint="give more of it; who has a fingerprint so like another's has made it on purpose",
         )
     if not found:
-        raise NotFoundError(f"Nobody here has the fingerprint '{text}'")
+        raise NotFoundError(
+            f"No publisher known here has the fingerprint '{text}'",
+            hint="overlaysync trust lists those that are; one that is within reach now: --peer HOST:PORT",
+        )
     return found[0]

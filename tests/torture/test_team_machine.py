@@ -1,0 +1,18 @@
+"""Any order of what a team does loses nothing. Longer ones, and more of them: ``scripts/torture``."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.counts import record_counts
+from tests.e2e.nodes import Lab
+from tests.torture.conftest import MakeRunner
+from tests.torture.team_machine import try_weeks
+
+pytestmark = [pytest.mark.qemu, pytest.mark.slow]
+
+
+def test_any_order_of_what_a_team_does_loses_nothing(lab: Lab, make_runner: MakeRunner, seed: int) -> None:
+    counts = try_weeks(lab, make_runner(one_thread=False), seed=seed, examples=9, steps=18)
+    record_counts("teams", seed=seed, **counts)
+    assert counts["publications"] and counts["fetch"] and counts["writes"]
