@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -13,9 +13,11 @@ from overlaysync.cli.output import Output
 from overlaysync.model.names import printable
 
 if TYPE_CHECKING:
+    from overlaysync.errors import OverlaysyncError, Refusal
     from overlaysync.formats.image import Format
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
+    from overlaysync.ops.believe import Versions
     from overlaysync.ops.library import Known
     from overlaysync.ops.resolve import Listing
     from overlaysync.swarm.link import Compression
@@ -159,10 +161,23 @@ def compression() -> Compression:
         ) from None
 
 
-def image_fields(known: Known, manifest: Manifest | None = None, book: Book | None = None) -> dict[str, Any]:
-    """The JSON form of an image here; ``book`` says how the publisher of its manifest is trusted."""
+def image_fields(
+    known: Known,
+    manifest: Manifest | None = None,
+    book: Book | None = None,
+    versions: Versions | None = None,
+) -> dict[str, Any]:
+    """The JSON form of an image here.
+
+    Args:
+        known: the image.
+        manifest: the version that it is, if it was published.
+        book: says how the publisher is trusted.
+        versions: all versions ever seen here, which say whether it is one side of a fork.
+    """
     from overlaysync.model.digest import format_id
     from overlaysync.ops.publish import stem
+    from overlaysync.ops.timeline import is_fork
     from overlaysync.trust.keys import node_id
 
     header = manifest.header if manifest else None
@@ -178,6 +193,10 @@ def image_fields(known: Known, manifest: Manifest | None = None, book: Book | No
         "parent": format_id(layer.parent) if layer and layer.parent else None,
         "publisher": node_id(manifest.publisher) if manifest else None,
         "version": header.version if header else None,
+        "follows": list(header.follows) if header else [],
+        "created": header.created if header else None,
+        "note": header.note if header else "",
+        "fork": bool(manifest and versions and is_fork(manifest, versions)),
         **trust_fields(manifest, book),
     }
 
@@ -190,8 +209,8 @@ def trust_fields(manifest: Manifest | None, book: Book | None) -> dict[str, str 
     return {"trusted": book.trust(*about).value, "trusted_since": book.since(*about)}
 
 
-def listing_fields(listing: Listing, book: Book) -> dict[str, Any]:
-    """The JSON form of something listed by peers."""
+def listing_fields(listing: Listing, book: Book, *, fork: bool) -> dict[str, Any]:
+    """The JSON form of something listed by peers; ``fork``: whether it is one side of a fork."""
     from overlaysync.trust.keys import node_id
 
     header = listing.manifest.header
@@ -199,6 +218,9 @@ def listing_fields(listing: Listing, book: Book) -> dict[str, Any]:
         "name": header.name,
         "team": header.team,
         "version": header.version,
+        "manifest": listing.manifest.id.hex(),
+        "follows": list(header.follows),
+        "fork": fork,
         "format": header.format,
         "virtual_size": header.virtual_size,
         "data_size": header.data_size,
@@ -209,6 +231,62 @@ def listing_fields(listing: Listing, book: Book) -> dict[str, Any]:
         **trust_fields(listing.manifest, book),
         "by": header.by,
         "created": header.created,
+        "note": header.note,
         "peers": list(listing.peers),
         "nodes": list(listing.labels),
     }
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines; a column that is empty in all of them takes no room."""
+    columns = [column for column in zip(*rows, strict=True) if any(column)]
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def quoted(note: str) -> str:
+    """A publisher's note for people: in quotation marks, so that it is not taken for words of ours."""
+    return f"“{printable(note)}”" if note else ""
+
+
+def refusal_fields(refusal: Refusal) -> dict[str, Any]:
+    """The JSON form of one of several things that could not be had."""
+    from overlaysync.errors import AmbiguousError
+
+    error = refusal.error
+    return {
+        "name": refusal.name,
+        "what": error.what,
+        "why": error.why,
+        "hint": error.hint,
+        "candidates": list(error.candidates) if isinstance(error, AmbiguousError) else [],
+        "exit_code": error.exit_code,
+    }
+
+
+def refusal_lines(refusal: Refusal) -> list[str]:
+    """What people are told of one of several things that could not be had."""
+    from overlaysync.errors import AmbiguousError
+
+    error = refusal.error
+    lines = [f"✗ {refusal.name}: {error}"]
+    if isinstance(error, AmbiguousError):
+        lines += [f"    {candidate}" for candidate in error.candidates]
+    return [*lines, f"    try: {error.hint}"] if error.hint else lines
+
+
+def of_several(refusals: Sequence[Refusal], total: int, what: str) -> OverlaysyncError:
+    """The error for several things of which some failed; its exit code is that of the first."""
+    from overlaysync.errors import OverlaysyncError
+
+    first = refusals[0].error
+    error = OverlaysyncError(
+        f"{len(refusals)} of {total} {what}",
+        why="; ".join(sorted({one.error.what for one in refusals})),
+        hint=first.hint,
+    )
+    error.exit_code = first.exit_code
+    return error

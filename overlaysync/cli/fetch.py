@@ -16,27 +16,33 @@ from overlaysync.cli.common import (
     image_fields,
     interruptible,
     listing_fields,
+    of_several,
     open_node,
     output_of,
     parse_format,
     parse_peers,
     parse_rate,
+    refusal_fields,
+    refusal_lines,
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
 from overlaysync.cli.look import note_silent
 from overlaysync.cli.output import Output
-from overlaysync.errors import BaseImageError, OverlaysyncError, Refusal, VerificationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from overlaysync.errors import Refusal
     from overlaysync.model.reference import Reference
     from overlaysync.net.messages import Address
     from overlaysync.net.rate import RateLimit
+    from overlaysync.node.collection import Brought
     from overlaysync.node.fetching import Fetch, Fetched, Options
     from overlaysync.node.node import Node
     from overlaysync.node.reach import Reach
     from overlaysync.node.transfer import Transfer
-    from overlaysync.ops.believe import Choice
+    from overlaysync.ops.believe import Versions
     from overlaysync.ops.plan import Step
     from overlaysync.ops.replacement import Verdict
     from overlaysync.trust.book import Book
@@ -154,7 +160,6 @@ class _Fetching:
         self._seed = seed
         self._dry_run = dry_run
         self._first_uses: set[bytes] = set()
-        self._failed: list[Refusal] = []
 
     async def run(self, node: Node, references: list[Reference]) -> None:
         """Find, plan, and unless it is a dry run fetch and seed.
@@ -166,6 +171,7 @@ class _Fetching:
 
         from overlaysync.net.client import Client
         from overlaysync.net.rate import RateLimit
+        from overlaysync.node.collection import Collection
         from overlaysync.node.fetching import Fetch
         from overlaysync.node.passing import Passing
         from overlaysync.node.reach import Reach
@@ -177,132 +183,59 @@ class _Fetching:
             Passing.open(node, reach, limit=given) as passing,
         ):
             fetch = Fetch(node, client, reach, self._output, self._options, passing)
-            results: list[Fetched] = []
-            plans: list[tuple[Step, Verdict | None]] = []
+            collection = Collection(
+                fetch,
+                dry_run=self._dry_run,
+                looked=lambda: note_silent(reach, self._output),
+                planned=lambda steps: show_plan(self._output, steps, self._options),
+            )
             single = len(references) == 1 and not references[0].is_many
-            for choice, as_master in await self._find_all(fetch, references):
-                try:
-                    steps, fetched = await self._bring(fetch, choice, as_master=as_master)
-                except OverlaysyncError as error:
-                    if single:
-                        raise
-                    self._failed.append(Refusal(choice.manifest.header.full_name, error))
-                    continue
-                plans += steps
-                results += fetched
-            self._print(node.book(), plans, results)
+            brought = []
+            for wanted in await collection.find(references):
+                done = await (collection.bring_one if single else collection.bring)(wanted)
+                if done is not None:
+                    brought.append(done)
+                    self._tell_newer(fetch, done)
+            self._first_uses = collection.first_uses
+            results = [fetched for one in brought for fetched in one.fetched]
+            plans = [step for one in brought for step in one.plan]
+            self._print(node, plans, results, collection.refusals)
             if self._seed and results:
                 await self._seed_for(self._seed, node, reach, results, given)
             elif self._seed is None:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
                     await passing.linger()
-            self._raise_failed(len(self._failed) + len({result.manifest.id for result in results}))
+            if collection.refusals:
+                total = len(collection.refusals) + len({result.manifest.id for result in results})
+                for refusal in collection.refusals:
+                    self._output.note("\n".join(refusal_lines(refusal)))
+                raise of_several(collection.refusals, total, "could not be fetched")
 
-    def _tell_place(self, steps: list[Step]) -> None:
-        """Say where missing masters go, when that is not where the user would expect them."""
-        masters, place = self._options.masters, self._options.masters_place
-        if masters and place != masters[0] and any(step.brought for step in steps):
-            beside = "" if place in masters else ", beside the overlay"
-            self._output.note(f"  {masters[0]} is not writable: the missing master goes to {place}{beside}")
-
-    async def _find(self, fetch: Fetch, reference: Reference) -> list[tuple[Choice, bool]]:
-        """What is meant, each with whether it belongs to the masters; tells of peers that do not answer."""
-        try:
-            found = await fetch.find(reference)
-        finally:
-            note_silent(fetch.reach, self._output)
-        self._failed += found.refusals
-        return [(choice, reference.is_many) for choice in found.choices]
-
-    async def _find_all(self, fetch: Fetch, references: list[Reference]) -> list[tuple[Choice, bool]]:
-        """What the references mean, each thing once."""
-        found: list[tuple[Choice, bool]] = []
-        seen: set[bytes] = set()
-        for reference in references:
-            try:
-                pairs = await self._find(fetch, reference)
-            except OverlaysyncError as error:
-                if len(references) == 1:
-                    raise
-                self._failed.append(Refusal(str(reference), error))
-                continue
-            found += [pair for pair in pairs if pair[0].manifest.id not in seen]
-            seen |= {choice.manifest.id for choice, _ in pairs}
-        return found
-
-    async def _bring(
-        self, fetch: Fetch, wanted: Choice, *, as_master: bool
-    ) -> tuple[list[tuple[Step, Verdict | None]], list[Fetched]]:
-        """Plan and fetch one thing, as its first publisher describes it that tells the truth."""
-        claims = fetch.claims(wanted)
-        for claim in claims:
-            try:
-                steps = await fetch.plan(claim, as_master=as_master)
-                verdict = await fetch.judge(steps, wanted)
-                self._show_plan(steps)
-                if claim is wanted.listing and fetch.accept(wanted, dry_run=self._dry_run):
-                    self._first_uses.add(wanted.manifest.id)
-                fetched = [] if self._dry_run else await fetch.run(steps, wanted)
-                self._tell_newer(fetch, wanted, fetched)
-                return [(step, verdict if step is steps[-1] else None) for step in steps], fetched
-            except (VerificationError, BaseImageError) as error:
-                if claim is claims[-1]:
-                    raise
-                self._output.note(str(error))
-        raise AssertionError("there is at least one claim")
-
-    def _tell_newer(self, fetch: Fetch, wanted: Choice, fetched: list[Fetched]) -> None:
+    def _tell_newer(self, fetch: Fetch, brought: Brought) -> None:
         """Say when the version that was asked for is not the newest within reach."""
-        newer = fetch.newer_than(wanted)
-        if newer and fetched and fetched[-1].already:
-            header = wanted.manifest.header
+        newer = fetch.newer_than(brought.choice)
+        if newer and brought.fetched and brought.fetched[-1].already:
+            header = brought.choice.manifest.header
             self._output.note(
                 f"  {header.full_name}:{newer.version} follows it and is within reach: "
                 f"overlaysync fetch {header.full_name} --replace"
             )
 
-    def _raise_failed(self, total: int) -> None:
-        """Complain of what could not be had; the exit code is that of the first."""
-        if not self._failed:
-            return
-        for failed in self._failed:
-            self._output.note(f"✗ {failed.name}: {failed.error}")
-        first = self._failed[0].error
-        error = OverlaysyncError(
-            f"{len(self._failed)} of {total} could not be fetched",
-            why="; ".join(sorted({failed.error.what for failed in self._failed})),
-            hint=first.hint,
-        )
-        error.exit_code = first.exit_code
-        raise error
+    def _print(
+        self,
+        node: Node,
+        plans: list[tuple[Step, Verdict | None]],
+        results: list[Fetched],
+        refusals: list[Refusal],
+    ) -> None:
+        from overlaysync.ops.timeline import is_fork
 
-    def _show_plan(self, steps: list[Step]) -> None:
-        import os
-
-        from overlaysync.model.digest import short_id
-        from overlaysync.units import format_size
-
-        for step in steps:
-            header = step.header
-            kind = "overlay" if header.is_layer else "master"
-            text = f"  {header.full_name}:{header.version}  {kind}, {format_size(header.data_size)}"
-            if header.parent_id:
-                here = "here, verified" if step.base_here else "will be fetched first"
-                text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"
-            self._output.note(f"{text}  from {', '.join(step.listing.labels) or 'no peer'}")
-        self._tell_place(steps)
-
-    def _print(self, book: Book, plans: list[tuple[Step, Verdict | None]], results: list[Fetched]) -> None:
-        failed = [
-            {"name": one.name, "what": one.error.what, "why": one.error.why, "hint": one.error.hint}
-            | {"exit_code": one.error.exit_code}
-            for one in self._failed
-        ]
-        more = {"failed": failed} if failed else {}
+        book, versions = node.book(), node.catalog.versions
+        more = {"failed": [refusal_fields(one) for one in refusals]} if refusals else {}
         if self._dry_run:
             document = {
                 "plan": [
-                    listing_fields(step.listing, book)
+                    listing_fields(step.listing, book, fork=is_fork(step.listing.manifest, versions))
                     | {"path": step.path, "base": step.base, "already_here": _is_here(verdict)}
                     for step, verdict in plans
                 ]
@@ -314,22 +247,11 @@ class _Fetching:
             self._output.result(document | more, *lines)
             return
         unique = list({result.known.path: result for result in reversed(results)}.values())[::-1]
-        document = {"fetched": [_fetched_fields(result, book) for result in unique]}
+        document = {"fetched": [fetched_fields(result, book, versions) for result in unique]}
         self._output.result(document | more, *(self._line(result) for result in unique))
 
     def _line(self, result: Fetched) -> str:
-        from overlaysync.units import format_size
-
-        whose = self._whose(result)
-        if result.already:
-            return self._output.good(f"{result.known.path} is already here{_what_is_here(result)}{whose}")
-        transfer = result.transfer
-        parts = [f"{_received(transfer)} from {', '.join(transfer.sources)}"] if transfer.data else []
-        parts += [f"{format_size(transfer.local)} from images here"] if transfer.local else []
-        parts += [f"{format_size(transfer.resumed)} from before"] if transfer.resumed else []
-        return self._output.good(
-            f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified{whose}"
-        )
+        return self._output.good(f"{fetched_text(result)}{self._whose(result)}")
 
     def _whose(self, result: Fetched) -> str:
         """Whose the name has become, where no note has said so: that is a result."""
@@ -358,6 +280,54 @@ class _Fetching:
             share.close()
 
 
+def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
+    """Say what will be fetched, on what, and from whom."""
+    import os
+
+    from overlaysync.model.digest import short_id
+    from overlaysync.units import format_size
+
+    for step in steps:
+        header = step.header
+        kind = "overlay" if header.is_layer else "master"
+        text = f"  {header.full_name}:{header.version}  {kind}, {format_size(header.data_size)}"
+        if header.parent_id:
+            here = "here, verified" if step.base_here else "will be fetched first"
+            text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"
+        output.note(f"{text}  from {', '.join(step.listing.labels) or 'no peer'}")
+    # Where missing masters go, when that is not where the user would expect them.
+    masters, place = options.masters, options.masters_place
+    if masters and place != masters[0] and any(step.brought for step in steps):
+        beside = "" if place in masters else ", beside the overlay"
+        output.note(f"  {masters[0]} is not writable: the missing master goes to {place}{beside}")
+
+
+def fetched_text(result: Fetched) -> str:
+    """Where an image is now, and where its bytes came from."""
+    from overlaysync.units import format_size
+
+    if result.already:
+        return f"{result.known.path} is already here{_what_is_here(result)}"
+    transfer = result.transfer
+    parts = [f"{_received(transfer)} from {', '.join(transfer.sources)}"] if transfer.data else []
+    parts += [f"{format_size(transfer.local)} from images here"] if transfer.local else []
+    parts += [f"{format_size(transfer.resumed)} from before"] if transfer.resumed else []
+    return f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified"
+
+
+def fetched_fields(result: Fetched, book: Book, versions: Versions) -> dict[str, Any]:
+    """The JSON form of an image that is here now."""
+    transfer = result.transfer
+    return image_fields(result.known, result.manifest, book, versions) | {
+        "already_here": result.already,
+        "data_size": result.manifest.header.data_size,
+        "wire": {"data": transfer.data, "manifest": transfer.manifest},
+        "local": transfer.local,
+        "resumed": transfer.resumed,
+        "sources": transfer.sources,
+    }
+
+
 def _is_here(verdict: Verdict | None) -> bool:
     return verdict is not None and verdict.known is not None
 
@@ -378,15 +348,3 @@ def _received(transfer: Transfer) -> str:
     plain = sum(transfer.sources.values())
     compressed = f", compressed from {format_size(plain)}," if transfer.data < plain else ""
     return f"{format_size(transfer.data)}{compressed}"
-
-
-def _fetched_fields(result: Fetched, book: Book) -> dict[str, Any]:
-    transfer = result.transfer
-    return image_fields(result.known, result.manifest, book) | {
-        "already_here": result.already,
-        "data_size": result.manifest.header.data_size,
-        "wire": {"data": transfer.data, "manifest": transfer.manifest},
-        "local": transfer.local,
-        "resumed": transfer.resumed,
-        "sources": transfer.sources,
-    }

@@ -21,6 +21,8 @@ def is_path(text: str) -> bool:
     """Whether the user means a file: it exists, or is written like a path."""
     from overlaysync.formats.recognition import ending_of
 
+    if os.path.isdir(text) and not text.startswith((".", "/", "~")):
+        return False  # red/ is a team, also beside a directory red
     return os.path.exists(text) or text.startswith((".", "/", "~")) or ending_of(text) != ""
 
 
@@ -89,58 +91,67 @@ def examine_stray(node: Node, output: Output, path: str, directories: list[str])
 
 
 def here(node: Node, output: Output, text: str) -> Known:
-    """The image on this machine that a path or reference means, masters before overlays.
+    """The image on this machine that a path or reference means, as published; of copies a master first.
 
     Raises:
         NotFoundError: it is not here.
         AmbiguousError: several fit.
     """
-    from overlaysync.errors import NotFoundError
-    from overlaysync.model.reference import parse_reference
-
     if is_path(text):
         return examine(node, output, text)
+    return examine(node, output, _one(node, text, unchanged=True, copies=True))
+
+
+def path_of(node: Node, text: str, *, copies: bool = True) -> str:
+    """The path of the one image on this machine that a path or reference means, also when it has changed.
+
+    Raises:
+        NotFoundError: it is not here.
+        AmbiguousError: several fit, or (without ``copies``) several files hold it.
+    """
+    return text if is_path(text) else _one(node, text, unchanged=False, copies=copies)
+
+
+def paths_of(node: Node, text: str) -> list[str]:
+    """The paths of all images on this machine that a path or reference means, whatever became of them.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    from overlaysync.model.reference import parse_reference
+    from overlaysync.ops.present import files_meant
+
+    if is_path(text):
+        return [text]
+    return [file.path for file in files_meant(node.library, node.book(), parse_reference(text))]
+
+
+def overlays_of(node: Node, output: Output, text: str) -> list[str]:
+    """The paths of the overlays to discard: one of a name, all of a team or pattern, without its masters.
+
+    Raises:
+        NotFoundError: there is none.
+        AmbiguousError: a name means several files.
+    """
+    from overlaysync.model.reference import parse_reference
+    from overlaysync.ops.present import files_meant
+
+    if is_path(text) or not parse_reference(text).is_many:
+        return [path_of(node, text, copies=False)]
+    files = files_meant(node.library, node.book(), parse_reference(text))
+    overlays = [file.path for file in files if file.is_overlay]
+    for file in files:
+        if overlays and not file.is_overlay:
+            output.note(f"  {file.path} is a master, and stays")
+    return overlays or [file.path for file in files]
+
+
+def _one(node: Node, text: str, *, unchanged: bool, copies: bool) -> str:
+    from overlaysync.model.reference import parse_reference
+    from overlaysync.ops.present import file_meant
+
     reference = parse_reference(text)
-    for path in _paths_of(node, reference):
-        return examine(node, output, path)
-    raise NotFoundError(
-        f"'{reference}' is not on this machine",
-        hint=f"overlaysync fetch {reference}, or give the path of the image",
-    )
-
-
-def _paths_of(node: Node, reference: Reference) -> list[str]:
-    """Images here that fit: by id, by the name they were published under, or by the name of the file."""
-    from overlaysync.errors import NotFoundError
-    from overlaysync.ops.believe import meant_here
-    from overlaysync.ops.publish import stem
-    from overlaysync.ops.resolve import fits, resolve
-
-    rows = [row for row in node.catalog.all_images() if node.library.known(row.path)]
-    rows.sort(key=lambda row: row.layer is not None)
-    if reference.id_prefix is not None:
-        found = [
-            row
-            for row in rows
-            if any(
-                id is not None and id.hex().startswith(reference.id_prefix) for id in (row.disk, row.layer)
-            )
-        ]
-        return [row.path for row in found]
-    listings = local_listings(node)
-    meant = meant_here(reference, listings, node.book())
-    try:
-        content = resolve(reference, meant)[0].manifest.header.content_id
-        return [row.path for row in rows if content == (row.layer or row.disk)]
-    except NotFoundError:
-        others = {item.manifest.header.content_id for item in listings if fits(reference, item)}
-        return [
-            row.path
-            for row in rows
-            if reference.team is None
-            and stem(row.path) == reference.name
-            and (row.layer or row.disk) not in others
-        ]
+    return file_meant(node.library, node.book(), reference, unchanged=unchanged, copies=copies).path
 
 
 def check_membership(node: Node, reference: Reference) -> None:
@@ -171,10 +182,12 @@ def local_listings(node: Node) -> list[Listing]:
 
 
 def manifest_of(node: Node, known: Known) -> Manifest | None:
-    """The manifest this content is known by here, the one with the file's name first."""
+    """The version this content is known as here: the one that the file holds first, then one of its name."""
     from overlaysync.ops.publish import stem
     from overlaysync.trust.envelope import open_envelope
 
+    held = node.catalog.held_at(known.path)
+    ids = held.manifests if held else ()
     rows = node.catalog.manifests(content=known.content.id)
-    rows.sort(key=lambda row: row.name != stem(known.path))
+    rows.sort(key=lambda row: (row.id not in ids, row.name != stem(known.path)))
     return open_envelope(rows[0].envelope) if rows else None

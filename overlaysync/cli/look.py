@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,24 +13,35 @@ from overlaysync.cli.common import (
     InterfaceOption,
     PeerOption,
     WaitOption,
+    aligned,
     image_fields,
     listing_fields,
     open_node,
     output_of,
     parse_format,
     parse_peers,
+    quoted,
     refuse_format,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.finding import check_membership, examine, is_path, local_listings, manifest_of
+from overlaysync.cli.finding import (
+    check_membership,
+    examine,
+    is_path,
+    local_listings,
+    manifest_of,
+    path_of,
+)
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
     from overlaysync.formats.image import Format
+    from overlaysync.model.reference import Reference
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
     from overlaysync.node.reach import PeerView, Reach
     from overlaysync.ops.resolve import Listing
+    from overlaysync.ops.timeline import Place
     from overlaysync.trust.book import Book
     from overlaysync.trust.envelope import Manifest
 
@@ -61,7 +73,9 @@ def ls(
     import asyncio
 
     from overlaysync.model.reference import parse_reference
+    from overlaysync.node.node import now
     from overlaysync.ops.resolve import fits
+    from overlaysync.ops.timeline import Place, places
 
     output = output_of(context)
     reference = parse_reference(ref) if ref else None
@@ -73,9 +87,13 @@ def ls(
             if reference:
                 check_membership(node, reference)
             listings = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait))[0]
+        where = places(listings, node.catalog.versions)
     chosen = [listing for listing in listings if reference is None or fits(reference, listing)]
-    chosen.sort(key=lambda item: (item.manifest.header.full_name, -item.manifest.header.version))
-    output.result({"images": [listing_fields(listing, book) for listing in chosen]}, *_table(chosen, book))
+    chosen.sort(key=lambda item: _newest_first(item, where))
+    images = [
+        listing_fields(listing, book, fork=where[listing.manifest.id] is Place.FORKED) for listing in chosen
+    ]
+    output.result({"images": images}, *_table(chosen, book, where, now()))
     if not chosen and not output.json:
         output.note(
             "nothing here that was published or fetched; all images known here: overlaysync tree"
@@ -84,29 +102,60 @@ def ls(
         )
 
 
-def _table(listings: list[Listing], book: Book) -> list[str]:
+def _newest_first(listing: Listing, where: Mapping[bytes, Place]) -> tuple[str, bool, int, bytes]:
+    """By name; then what nothing follows, before what is older."""
+    from overlaysync.ops.timeline import Place
+
+    header, id = listing.manifest.header, listing.manifest.id
+    return (header.full_name, where[id] is Place.OLDER, -header.version, id)
+
+
+def _table(listings: list[Listing], book: Book, where: Mapping[bytes, Place], now: float) -> list[str]:
     from overlaysync.model.digest import short_id
     from overlaysync.model.names import one_field
+    from overlaysync.ops.dates import ago
     from overlaysync.units import format_size
 
-    rows = [
-        (
-            f"{header.full_name}:{header.version}",
-            "overlay" if header.is_layer else "master",
-            short_id(header.content_id),
-            format_size(header.data_size),
-            f"on {one_field(header.parent_name)}" if header.is_layer else "",
-            f"×{len(listing.peers)}" if listing.peers else "here",
-            one_field(header.by),
-            book.doubt(listing.manifest.publisher, header.team, header.name),
-        )
-        for listing in listings
-        for header in (listing.manifest.header,)
+    return aligned(
+        [
+            (
+                f"{header.full_name}:{header.version}",
+                "overlay" if header.is_layer else "master",
+                short_id(header.content_id),
+                format_size(header.data_size),
+                f"on {one_field(header.parent_name)}" if header.is_layer else "",
+                f"×{len(listing.peers)}" if listing.peers else "here",
+                one_field(header.by),
+                ago(header.created, now),
+                quoted(header.note),
+                _standing(listing, listings, book, where),
+            )
+            for listing in listings
+            for header in (listing.manifest.header,)
+        ]
+    )
+
+
+def _standing(listing: Listing, listings: list[Listing], book: Book, where: Mapping[bytes, Place]) -> str:
+    """What is said of a version beside the others: "2 versions, forked", "older", "other publisher"."""
+    from overlaysync.ops.timeline import Place
+
+    header, publisher = listing.manifest.header, listing.manifest.publisher
+    doubt = book.doubt(publisher, header.team, header.name)
+    if doubt:
+        return doubt
+    if where[listing.manifest.id] is Place.OLDER:
+        return "older"
+    if where[listing.manifest.id] is Place.NEWEST:
+        return ""
+    sides = [
+        item
+        for item in listings
+        if where[item.manifest.id] is Place.FORKED
+        and item.manifest.header.full_name == header.full_name
+        and (header.team or item.manifest.publisher == publisher)
     ]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(8)]
-    return [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    return f"{len(sides)} versions, forked"
 
 
 async def look(
@@ -117,15 +166,25 @@ async def look(
     wait_s: float,
     *,
     tell: bool = True,
+    mdns_needed: bool = True,
 ) -> tuple[list[Listing], list[dict[str, Any]]]:
-    """What is within reach after ``wait_s``: listings, and the nodes as JSON; ``tell`` of those in vain."""
+    """What is within reach after ``wait_s``: listings, and the nodes as JSON.
+
+    Args:
+        node, output: looks, and tells.
+        peers, interfaces, wait_s: where to look, and for how long.
+        tell: whether to say which peers were asked in vain.
+        mdns_needed: whether it is an error when discovery does not work and no peer is named.
+    """
     from overlaysync.net.client import Client
     from overlaysync.node.reach import Reach
     from overlaysync.trust.keys import node_id
 
     async with (
         Client(teams=node.teams) as client,
-        Reach.open(node, client, output, peers=peers, interfaces=interfaces) as reach,
+        Reach.open(
+            node, client, output, peers=peers, interfaces=interfaces, mdns_needed=mdns_needed
+        ) as reach,
     ):
         await reach.until(lambda: False, wait_s=wait_s)
         if tell:
@@ -185,13 +244,13 @@ def peers(
 
 def identify(
     context: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="PATH", help="An image.")],
+    path: Annotated[str, typer.Argument(metavar="PATH|REF", help="An image on this machine.")],
     format: InsistOption = None,
 ) -> None:
     """Print the ids of an image."""
     output = output_of(context)
     with open_node() as node:
-        known = examine(node, output, path, parse_format(format))
+        known = examine(node, output, path_of(node, path), parse_format(format))
         fields = image_fields(known)
     lines = [f"{name:7} {fields[name]}" for name in ("disk", "layer", "parent") if fields[name]]
     output.result(fields, *lines)
@@ -206,25 +265,26 @@ def show(
     peer: PeerOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Show one thing in full: ids, sizes, lineage, copies."""
+    """Show a thing in full, both sides of a fork, or all of a team: ids, sizes, lineage, copies."""
     output = output_of(context)
     insisted = parse_format(format)
     with open_node() as node:
         if is_path(what):
-            fields = _show_image(node, output, what, insisted)
+            shown = [_show_image(node, output, what, insisted)]
         else:
             refuse_format(insisted, what, "it is not the path of an image")
-            fields = _show_reference(node, output, what, peer, wait)
-    output.result(fields, *_rows(fields))
+            shown = _show_reference(node, output, what, peer, wait)
+        lines = [line for fields in shown for line in ("", *_rows(fields, node))][1:]
+    output.result(shown[0] if len(shown) == 1 else {"images": shown}, *lines)
 
 
-def _rows(fields: dict[str, Any]) -> list[str]:
+def _rows(fields: dict[str, Any], node: Node) -> list[str]:
     """``fields`` for people: one line each, lists one line an item."""
     from overlaysync.units import format_size
 
     lines = []
     for name, value in fields.items():
-        if value in (None, "", []):
+        if value in (None, "", [], False):
             continue
         if name.endswith("size"):
             value = f"{format_size(value)} ({value} bytes)"
@@ -232,8 +292,24 @@ def _rows(fields: dict[str, Any]) -> list[str]:
         values = value if isinstance(value, list) else [value]
         for at, item in enumerate(values):
             text = "  ".join(str(part) for part in item.values()) if isinstance(item, dict) else item
-            lines.append(f"{label if at == 0 else '':13} {text}")
+            lines.append(f"{label if at == 0 else '':13} {_in_words(name, text, node)}")
     return lines
+
+
+def _in_words(name: str, value: Any, node: Node) -> Any:
+    """A value for people: versions by their numbers, dates with their age."""
+    from overlaysync.node.node import now
+    from overlaysync.ops.library import full_name
+    from overlaysync.ops.trust_words import age
+
+    if name == "follows":
+        row = node.catalog.find_manifest(bytes.fromhex(value))
+        return f"{full_name(row)} ({value[:8]})" if row else f"{value[:8]}, which is not known here"
+    if name == "created":
+        return f"{value}{age(value, now())}"
+    if name == "fork":
+        return "yes, neither side follows the other"
+    return value
 
 
 def _show_image(node: Node, output: Output, path: str, format: Format | None) -> dict[str, Any]:
@@ -246,7 +322,7 @@ def _show_image(node: Node, output: Output, path: str, format: Format | None) ->
     known = examine(node, output, path, format)
     manifest = manifest_of(node, known)
     book = node.book()
-    fields = image_fields(known, manifest, book)
+    fields = image_fields(known, manifest, book, node.catalog.versions)
     status = os.stat(known.path)
     fd = open_regular(known.path)
     try:
@@ -285,23 +361,68 @@ def _signature(manifest: Manifest, book: Book) -> str:
 
 def _show_reference(
     node: Node, output: Output, text: str, peers: list[str] | None, wait_s: float
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     import asyncio
 
     from overlaysync.model.reference import parse_reference
-    from overlaysync.node.node import now
-    from overlaysync.ops.believe import to_look_at
     from overlaysync.ops.resolve import fits
+    from overlaysync.ops.timeline import Place, places
 
     reference = parse_reference(text)
     listings = local_listings(node)
     if not any(fits(reference, listing) for listing in listings):
         check_membership(node, reference)
     remote = asyncio.run(look(node, output, parse_peers(peers), [], wait_s))[0]
+    listed = {listing.manifest.id for listing in remote}
+    everything = [*remote, *(item for item in listings if item.manifest.id not in listed)]
+    where = places(everything, node.catalog.versions)
+    shown = []
+    for listing in _shown(node, output, reference, everything, where):
+        fork = where[listing.manifest.id] is Place.FORKED
+        fields = listing_fields(listing, node.book(), fork=fork)
+        fields["copies"] = [row.path for row in node.library.holders(listing.manifest.header.result_id)]
+        shown.append(fields)
+    return shown
+
+
+def _shown(
+    node: Node,
+    output: Output,
+    reference: Reference,
+    listings: list[Listing],
+    where: Mapping[bytes, Place],
+) -> list[Listing]:
+    """The things to show: the one that is meant, the sides of a fork, or the newest of each name."""
+    from dataclasses import replace
+
+    from overlaysync.errors import AmbiguousError
+    from overlaysync.node.node import now
+    from overlaysync.ops.believe import meant_here, to_look_at
+    from overlaysync.ops.resolve import fitting
+    from overlaysync.ops.timeline import Place
+
     book = node.book()
-    listing, problem = to_look_at(reference, [*remote, *listings], book, node.catalog.versions, now=now())
+    candidates = fitting(reference, listings)
+    if reference.is_many and reference.version is None:
+        names = sorted({(item.manifest.header.team, item.manifest.header.name) for item in candidates})
+        shown = []
+        for team, name in names:
+            one = replace(reference, team=team, name=name)
+            try:
+                shown += _shown(node, output, one, listings, where)
+            except AmbiguousError as error:  # by several publishers, say: all are shown
+                output.note(str(error))
+                shown += [item for item in fitting(one, candidates) if item not in shown]
+        return shown
+    if reference.is_many:
+        return sorted(candidates, key=lambda item: _newest_first(item, where))
+    if reference.id_prefix is None and reference.version is None:
+        meant = meant_here(reference, candidates, book)
+        sides = [item for item in meant if where[item.manifest.id] is Place.FORKED]
+        if len({item.manifest.header.full_name for item in meant}) == 1 and len(sides) > 1:
+            output.note(f"{sides[0].manifest.header.full_name}: {len(sides)} versions, forked")
+            return sorted(sides, key=lambda item: _newest_first(item, where))
+    listing, problem = to_look_at(reference, listings, book, node.catalog.versions, now=now())
     if problem:
         output.note(f"fetch would refuse it: {problem}")
-    fields = listing_fields(listing, book)
-    fields["copies"] = [row.path for row in node.library.holders(listing.manifest.header.result_id)]
-    return fields
+    return [listing]

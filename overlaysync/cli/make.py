@@ -14,7 +14,7 @@ from overlaysync.cli.common import (
     output_of,
     parse_format,
 )
-from overlaysync.cli.finding import examine, examine_stray, here
+from overlaysync.cli.finding import examine, examine_stray, here, overlays_of, path_of
 
 if TYPE_CHECKING:
     from overlaysync.formats.image import Format
@@ -71,7 +71,7 @@ def _refuse_raw(format: Format) -> None:
 
 def promote(
     context: typer.Context,
-    overlay: Annotated[str, typer.Argument(metavar="OVERLAY", help="The overlay worth keeping.")],
+    overlay: Annotated[str, typer.Argument(metavar="PATH|REF", help="The overlay worth keeping.")],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name of the new master.")],
     to: Annotated[
         str | None, typer.Option("--to", metavar="DIR", help="Where to put it (default: beside the overlay).")
@@ -90,6 +90,7 @@ def promote(
     output = output_of(context)
     chosen = parse_format(format)
     with open_node() as node:
+        overlay = path_of(node, overlay)
         known = examine(node, output, overlay)
         check_meant(known, (), node.catalog)
         if discard_it:
@@ -115,7 +116,7 @@ def promote(
 
 def discard(
     context: typer.Context,
-    overlays: Annotated[list[str], typer.Argument(metavar="OVERLAY...", help="Overlays to remove.")],
+    overlays: Annotated[list[str], typer.Argument(metavar="PATH|REF...", help="Overlays to remove.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove overlays that are no longer needed."""
@@ -127,6 +128,7 @@ def discard(
 
     output = output_of(context)
     with open_node() as node:
+        overlays = list(dict.fromkeys(path for text in overlays for path in overlays_of(node, output, text)))
         for path in overlays:
             check_discardable(path, node.catalog)
         if not yes:
@@ -144,7 +146,7 @@ def discard(
 
 def rebase(
     context: typer.Context,
-    overlay: Annotated[str, typer.Argument(metavar="OVERLAY", help="The overlay to move.")],
+    overlay: Annotated[str, typer.Argument(metavar="PATH|REF", help="The overlay to move.")],
     onto: Annotated[
         str, typer.Option("--onto", metavar="REF|PATH", help="The master to move it to, on this machine.")
     ],
@@ -170,6 +172,7 @@ def rebase(
     if replace and (name or to):
         raise UsageError("--replace keeps the overlay's name and place", hint="leave --as and --to out")
     with open_node() as node:
+        overlay = path_of(node, overlay)
         base = here(node, output, onto)
         beside = [os.path.dirname(os.path.realpath(overlay)), os.path.dirname(base.path)]
         known = examine_stray(node, output, overlay, beside)

@@ -228,7 +228,7 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
                 f"{kind:8}{header.full_name}:{header.version}  {size}  {short_id(header.content_id)}{on}"
             )
         )
-        items.append(image_fields(shared.known, shared.manifest, book))
+        items.append(image_fields(shared.known, shared.manifest, book, share.node.catalog.versions))
     lines.append(f"  announced as {share.label} on {where}" if where else f"  not announced; port {port}")
     lines.append(f"  your fingerprint (others compare it): {node_id(share.public_key)}")
     if any(not shared.manifest.header.is_layer for shared in share.shared):

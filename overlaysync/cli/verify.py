@@ -14,17 +14,21 @@ from overlaysync.cli.common import (
     PeerOption,
     compression,
     interruptible,
+    of_several,
     open_node,
     output_of,
     parse_format,
     parse_peers,
+    refusal_fields,
+    refusal_lines,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.finding import guest_size, here, is_path
+from overlaysync.cli.finding import guest_size, paths_of
 from overlaysync.cli.output import Output
-from overlaysync.errors import VerificationError, WouldDestroyError
+from overlaysync.errors import OverlaysyncError, Refusal, VerificationError, WouldDestroyError
 
 if TYPE_CHECKING:
+    from overlaysync.formats.image import Format
     from overlaysync.node.node import Node
     from overlaysync.ops.verify import Damage, Verdict
 
@@ -55,28 +59,45 @@ def verify(
     peer: PeerOption = None,
 ) -> None:
     """Re-read images and compare them with what is known of them."""
+    output = output_of(context)
+    addresses, insisted = parse_peers(peer), parse_format(format)
+    findings: list[Finding] = []
+    failed: list[Refusal] = []
+    with open_node() as node:
+        paths = list(dict.fromkeys(path for text in what for path in paths_of(node, text)))
+        for path in paths:
+            try:
+                findings.append(_verify(node, output, path, insisted, addresses, repair=repair, yes=yes))
+            except OverlaysyncError as error:
+                if len(paths) == 1:
+                    raise
+                failed.append(Refusal(path, error))  # of several the others are looked at all the same
+    _report(output, findings, failed)
+
+
+def _verify(
+    node: Node,
+    output: Output,
+    path: str,
+    format: Format | None,
+    addresses: list[Any],
+    *,
+    repair: bool,
+    yes: bool,
+) -> Finding:
     from overlaysync.node.node import now
     from overlaysync.ops.verify import verify as verify_image
 
-    output = output_of(context)
-    addresses, insisted = parse_peers(peer), parse_format(format)
-    findings = []
-    with open_node() as node:
-        for text in what:
-            path = text if is_path(text) else here(node, output, text).path
-            output.begin(f"verifying {os.path.basename(path)}", guest_size(node, path, insisted))
-            try:
-                verdict = verify_image(
-                    node.library, path, now=now(), format=insisted, progress=output.advance
-                )
-            finally:
-                output.end()
-            healed: tuple[Damage, ...] = ()
-            if verdict.damage and repair:
-                _refuse_to_lose(verdict, yes)
-                healed, verdict = verdict.damage, _repair(node, output, verdict, addresses)
-            findings.append(Finding(verdict, healed, _unlike_its_name(node, verdict)))
-    _report(output, findings)
+    output.begin(f"verifying {os.path.basename(path)}", guest_size(node, path, format))
+    try:
+        verdict = verify_image(node.library, path, now=now(), format=format, progress=output.advance)
+    finally:
+        output.end()
+    healed: tuple[Damage, ...] = ()
+    if verdict.damage and repair:
+        _refuse_to_lose(verdict, yes)
+        healed, verdict = verdict.damage, _repair(node, output, verdict, addresses)
+    return Finding(verdict, healed, _unlike_its_name(node, verdict))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +155,24 @@ def _ranges(damage: Iterable[Damage]) -> list[dict[str, int]]:
     return [{"offset": item.offset, "length": item.length} for item in damage]
 
 
-def _report(output: Output, findings: list[Finding]) -> None:
+def _report(output: Output, findings: list[Finding], failed: list[Refusal]) -> None:
     lines = [line for finding in findings for line in finding.lines(output)]
-    output.result({"verified": [finding.fields() for finding in findings]}, *lines)
+    document: dict[str, Any] = {"verified": [finding.fields() for finding in findings]}
+    if failed:
+        document["failed"] = [refusal_fields(one) for one in failed]
+    output.result(document, *lines)
+    for one in failed:
+        output.note("\n".join(refusal_lines(one)))
+    total = len(findings) + len(failed)
     bad = [finding.verdict for finding in findings if finding.verdict.damage]
     if bad:
         yes, lost = ("--yes ", ", and lose what a VM has written") if _may_be_in_use(bad[0]) else ("", "")
         raise VerificationError(
-            f"{len(bad)} of {len(findings)} images differ from what is known of them",
+            f"{len(bad)} of {total} images differ from what is known of them",
             hint=f"overlaysync verify --repair {yes}'{bad[0].path}', to heal it from peers{lost}",
         )
+    if failed:
+        raise of_several(failed, total, "could not be verified")
 
 
 def _may_be_in_use(verdict: Verdict) -> bool:

@@ -21,7 +21,7 @@ class Reference:
     """A parsed reference; what the user left out is None.
 
     Attributes:
-        team: the team; None means any.
+        team: the team; None means any, and "" (which nobody can type) none.
         name: the name, or a pattern with ``*``, ``?`` or ``[…]``; None for an id or a whole team.
         version: None means the newest.
         peer: a node's label or node id, or the beginning of either.
@@ -53,7 +53,7 @@ class Reference:
         if self.id_prefix is not None:
             text = ID_PREFIX + self.id_prefix
         else:
-            text = (f"{self.team}/" if self.team is not None else "") + (self.name or "")
+            text = (f"{self.team}/" if self.team else "") + (self.name or "")
         if self.version is not None:
             text += f":{self.version}"
         return text + (f"@{self.peer}" if self.peer else "")

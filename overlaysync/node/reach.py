@@ -416,8 +416,7 @@ class Reach:
             view.label = one_field(answer.catalog.label)
             view.alias = self._is_alias(view)
             view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
-            public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")
-            view.public = public if self.catalogs else {}
+            view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")
         self._list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
             await self._learn_history(view)
@@ -501,7 +500,7 @@ class Reach:
         view.things[team] = things_of(manifests.values())
         if view.public_key != self.node.key.public:
             await self._note_member(view.public_key, catalog.label, team)
-        return manifests if self.catalogs else {}
+        return manifests
 
     async def _note_member(self, node: bytes, label: str, team: str) -> None:
         """Note a member, which has proven to be one, and what all its processes have of the team."""

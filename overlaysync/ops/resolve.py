@@ -116,14 +116,13 @@ def fits(reference: Reference, listing: Listing) -> bool:
     if reference.id_prefix is not None:
         wanted = ID_PREFIX + reference.id_prefix
         return header.id.startswith(wanted)
-    return (
-        reference.team in (None, header.team)
-        and _fits_name(reference, header.name)
-        and reference.version in (None, header.version)
-    )
+    return fits_name(reference, header.team, header.name) and reference.version in (None, header.version)
 
 
-def _fits_name(reference: Reference, name: str) -> bool:
+def fits_name(reference: Reference, team: str, name: str) -> bool:
+    """Return whether ``reference`` could mean some version of a team's name; an id has no name."""
+    if reference.team not in (None, team):
+        return False
     if reference.is_pattern:
         return fnmatchcase(name, reference.name or "")
     return reference.name in (None, name)

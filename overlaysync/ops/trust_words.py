@@ -6,14 +6,13 @@ Labels are what nodes call themselves, so a fingerprint is always beside them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
 
 from overlaysync.errors import AmbiguousError, NotAllowedError
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import one_field
 from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
+from overlaysync.ops.dates import ago
 from overlaysync.ops.resolve import Listing, describe
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.book import Book, Trust
@@ -176,11 +175,6 @@ def _ways(pins: Iterable[Pin], stranger: Manifest, everything: Iterable[Listing]
 
 
 def age(created: str, now: float) -> str:
-    """``, 12 days ago``; nothing for a time that does not exist or has not come."""
-    with suppress(ValueError):
-        then = datetime.strptime(created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
-        for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-            count = int((now - then) // length)
-            if count >= 1:
-                return f", {count} {unit}{'s' if count > 1 else ''} ago"
-    return ""
+    """Return ``, 12 days ago``; nothing for a time that does not exist or has not come."""
+    text = ago(created, now)
+    return f", {text}" if text else ""

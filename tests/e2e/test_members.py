@@ -18,7 +18,6 @@ from tests.e2e.nodes import (
     Lab,
     Node,
     Share,
-    until,
 )
 from tests.e2e.terminals import Terminal
 
@@ -75,16 +74,6 @@ def test_members_that_were_seen_and_what_they_have(lab: Lab) -> None:
     share.stop()
     members = shown(bob, team)
     assert things(members["bob"]) == [(master.stem, 1, "master")] and things(members["alice"]) == things(seen)
-
-
-def test_a_share_notes_the_members_that_it_meets(lab: Lab) -> None:
-    alice, bob = lab.node("alice"), lab.node("bob")
-    team = lab.team("red", alice, bob)
-    image = raw(alice, lab.name("vm"))
-    share = alice.share(image, "--team", team)
-    bob.share(raw(bob, lab.name("other")), "--peer", share.peer)
-    until(lambda: "alice" in shown(bob, team), what="alice in the list")
-    assert things(shown(bob, team)["alice"]) == [(image.stem, 1, "master")]
 
 
 def test_a_team_made_anew_has_no_members_yet(lab: Lab) -> None:

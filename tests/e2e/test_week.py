@@ -258,7 +258,7 @@ def test_a_week_of_a_team_of_three(lab: Lab) -> None:
     week.look()
     week.machines.remove(cid)
 
-    # The end of the week: the same heads everywhere, and all that was written is in them or in Cid's own copy.
+    # The end of the week: the same heads everywhere, and all that was written is in them or in Cid's copy.
     ben.publish()
     ana.publish()
     assert heads(ana, week) == heads(ben, week)

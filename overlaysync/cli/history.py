@@ -1,0 +1,151 @@
+"""The history command: the versions of names, what each follows, and who holds them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from overlaysync.cli.common import (
+    InterfaceOption,
+    PeerOption,
+    WaitOption,
+    aligned,
+    open_node,
+    output_of,
+    parse_peers,
+    quoted,
+)
+from overlaysync.cli.complete import complete_reference
+from overlaysync.cli.finding import check_membership
+from overlaysync.cli.look import LOOK_S, look
+
+if TYPE_CHECKING:
+    from overlaysync.node.node import Node
+    from overlaysync.ops.resolve import Listing
+    from overlaysync.ops.timeline import Entry
+    from overlaysync.trust.book import Book
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module to ``app``."""
+    app.command("history")(history)
+
+
+def history(
+    context: typer.Context,
+    refs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REF...",
+            help="[TEAM/]NAME, a pattern ('vm*'), or TEAM/ for all of a team.",
+            autocompletion=complete_reference,
+        ),
+    ],
+    local: Annotated[
+        bool, typer.Option("--local", help="Show what is known here, without asking peers.")
+    ] = False,
+    peer: PeerOption = None,
+    iface: InterfaceOption = None,
+    wait: WaitOption = LOOK_S,
+) -> None:
+    """Show the versions of a name, what each follows, and who holds them."""
+    import asyncio
+
+    from overlaysync.model.reference import parse_reference
+    from overlaysync.node.node import now
+    from overlaysync.ops.timeline import known_versions, timeline
+
+    output = output_of(context)
+    references = [parse_reference(ref) for ref in refs]
+    with open_node() as node:
+        listed = []
+        if not local:
+            for reference in references:
+                check_membership(node, reference)
+            # Without a network there is still what is known here.
+            looking = look(node, output, parse_peers(peer), iface or [], wait, mdns_needed=False)
+            listed = asyncio.run(looking)[0]
+            listed = [_of_others(node, listing) for listing in listed]
+        here = _files(node)
+        found = {
+            entry.manifest.id: entry
+            for reference in references
+            for entry in timeline(reference, known_versions(node.catalog, reference), listed, here)
+        }
+        book = node.book()
+    entries = list(found.values())
+    lines = aligned([_row(entry, book, now(), local=local) for entry in entries])
+    output.result({"history": [_fields(entry) for entry in entries]}, *lines)
+
+
+def _files(node: Node) -> dict[bytes, list[str]]:
+    """The files here by the content that they still hold."""
+    found: dict[bytes, list[str]] = {}
+    for row in node.catalog.all_images():
+        if node.library.known(row.path):
+            found.setdefault(row.layer or row.disk, []).append(row.path)
+    return found
+
+
+def _of_others(node: Node, listing: Listing) -> Listing:
+    """A listing without this machine's own shares, which are not another copy."""
+    from dataclasses import replace
+
+    labels = tuple(
+        label for label in listing.labels if label != node.label and not label.startswith(f"{node.label}-")
+    )
+    return replace(listing, labels=labels)
+
+
+def _row(entry: Entry, book: Book, now: float, *, local: bool) -> tuple[str, ...]:
+    from overlaysync.model.names import printable
+    from overlaysync.ops.dates import ago, local_minute
+    from overlaysync.ops.timeline import Place
+    from overlaysync.trust.keys import node_id
+    from overlaysync.units import format_size
+
+    manifest, header = entry.manifest, entry.manifest.header
+    other = book.is_other(manifest.publisher, header.team, header.name)
+    return (
+        f"{header.full_name}:{header.version}",
+        local_minute(header.created),
+        ago(header.created, now),
+        printable(header.by) or node_id(manifest.publisher),
+        format_size(header.data_size),
+        quoted(header.note),
+        f"follows {' and '.join(entry.follows)}" if entry.follows else "",
+        "forked" if entry.place is Place.FORKED else "other publisher" if other else "",
+        _where(entry, local=local),
+    )
+
+
+def _where(entry: Entry, *, local: bool) -> str:
+    from overlaysync.model.names import printable
+
+    holders = [f"at {', '.join(map(printable, entry.held_by))}"] if entry.held_by else []
+    holders += ["here"] if entry.here else []
+    return ", ".join(holders) or ("not here" if local else "no machine within reach")
+
+
+def _fields(entry: Entry) -> dict[str, Any]:
+    from overlaysync.ops.timeline import Place
+    from overlaysync.trust.keys import node_id
+
+    header = entry.manifest.header
+    return {
+        "name": header.name,
+        "team": header.team,
+        "version": header.version,
+        "id": header.id,
+        "manifest": entry.manifest.id.hex(),
+        "created": header.created,
+        "publisher": node_id(entry.manifest.publisher),
+        "by": header.by,
+        "note": header.note,
+        "data_size": header.data_size,
+        "follows": list(header.follows),
+        "fork": entry.place is Place.FORKED,
+        "held_by": list(entry.held_by),
+        "here": list(entry.here),
+    }

@@ -1,0 +1,131 @@
+"""Collections: everything that some references mean, found and brought here one after the other.
+
+What cannot be had of several things is a refusal beside the rest, never the end of the rest. Left out: how
+one thing is fetched (:mod:`overlaysync.node.fetching`), and what a command prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from overlaysync.errors import BaseImageError, OverlaysyncError, Refusal, VerificationError
+from overlaysync.model.reference import Reference
+from overlaysync.node.fetching import Fetch, Fetched
+from overlaysync.ops.believe import Choice
+from overlaysync.ops.plan import Step
+from overlaysync.ops.replacement import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One thing that is meant.
+
+    Attributes:
+        choice: what.
+        as_master: whether a master belongs to the masters, as one of a whole team does.
+    """
+
+    choice: Choice
+    as_master: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """One thing that is here now, or would be.
+
+    Attributes:
+        choice: what was meant.
+        plan: its steps, with the verdict on the place of what was asked for.
+        fetched: what was made or found, the wanted image last; nothing of a dry run.
+    """
+
+    choice: Choice
+    plan: tuple[tuple[Step, Verdict | None], ...]
+    fetched: tuple[Fetched, ...]
+
+
+@dataclass(slots=True)
+class Collection:
+    """Finds and brings what references mean.
+
+    Attributes:
+        fetch: does one thing.
+        dry_run: only plan.
+        looked: called after each search.
+        planned: told of the steps, before they are done.
+        holding: wraps the work on the file at a path.
+        refusals: what could not be had so far, and why.
+        first_uses: manifest ids whose names became their publisher's.
+    """
+
+    fetch: Fetch
+    dry_run: bool = False
+    looked: Callable[[], None] = lambda: None
+    planned: Callable[[Sequence[Step]], None] = lambda _: None
+    holding: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
+    refusals: list[Refusal] = field(default_factory=list)
+    first_uses: set[bytes] = field(default_factory=set)
+
+    async def find(self, references: Sequence[Reference]) -> list[Wanted]:
+        """Return what the references mean, each thing once; what of it cannot be had is refused.
+
+        Raises:
+            OverlaysyncError: there is only one reference, and nothing of it can be had.
+        """
+        found: dict[bytes, Wanted] = {}
+        for reference in references:
+            try:
+                for wanted in await self._find(reference):
+                    found.setdefault(wanted.choice.manifest.id, wanted)
+            except OverlaysyncError as error:
+                if len(references) == 1:
+                    raise
+                self.refusals.append(Refusal(str(reference), error))
+        return list(found.values())
+
+    async def bring(self, wanted: Wanted) -> Brought | None:
+        """Bring one thing here; None when it is refused."""
+        try:
+            return await self.bring_one(wanted)
+        except OverlaysyncError as error:
+            self.refusals.append(Refusal(wanted.choice.manifest.header.full_name, error))
+            return None
+
+    async def bring_one(self, wanted: Wanted) -> Brought:
+        """Bring one thing here, as its first publisher describes it that tells the truth.
+
+        Raises:
+            OverlaysyncError: it cannot be had, or its place is taken.
+        """
+        choice = wanted.choice
+        claims = self.fetch.claims(choice)
+        for claim in claims:
+            try:
+                steps = await self.fetch.plan(claim, as_master=wanted.as_master)
+                with self.holding(steps[-1].path):
+                    verdict = await self.fetch.judge(steps, choice)
+                    self.planned(steps)
+                    if claim is choice.listing and self.fetch.accept(choice, dry_run=self.dry_run):
+                        self.first_uses.add(choice.manifest.id)
+                    fetched = [] if self.dry_run else await self.fetch.run(steps, choice)
+                return Brought(choice, tuple(_with_verdict(steps, verdict)), tuple(fetched))
+            except (VerificationError, BaseImageError) as error:
+                if claim is claims[-1]:
+                    raise
+                self.fetch.observer.note(str(error))
+        raise AssertionError("there is at least one claim")
+
+    async def _find(self, reference: Reference) -> list[Wanted]:
+        try:
+            found = await self.fetch.find(reference)
+        finally:
+            self.looked()
+        self.refusals += found.refusals
+        return [Wanted(choice, reference.is_many) for choice in found.choices]
+
+
+def _with_verdict(steps: Sequence[Step], verdict: Verdict | None) -> Iterator[tuple[Step, Verdict | None]]:
+    for step in steps:
+        yield step, verdict if step is steps[-1] else None

@@ -1,0 +1,136 @@
+"""Versions as people see them: history, ls, show, and fetching an old one, with real processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from overlaysync.units import MIB
+from tests.e2e import disks
+from tests.e2e.nodes import DONE, NOT_FOUND, USAGE, Lab, Node
+from tests.e2e.versions import edit, publish, shared
+
+pytestmark = pytest.mark.qemu
+
+
+def team_of(lab: Lab, *words: str) -> tuple[str, list[Node]]:
+    """A team, and nodes that are its members."""
+    nodes = [lab.node(word) for word in words]
+    return lab.team("red", *nodes), nodes
+
+
+def test_the_versions_of_a_name_with_what_each_follows_and_who_has_it(lab: Lab) -> None:
+    team, (alice, bob, carol) = team_of(lab, "alice", "bob", "carol")
+    name = lab.name("web")
+    master = disks.make_master(alice.place / f"{name}.qcow2", size=MIB)
+    with shared(alice, master, "--team", team) as share:
+        (item,) = bob.fetch(f"{team}/{name}", "--peer", share.peer)
+        edit(Path(item["path"]), "bob")
+        second = publish(bob, Path(item["path"]))
+        assert (second["version"], second["follows"]) == (2, [one_id(bob, name, 1)])
+        with shared(bob, item["path"]) as theirs:
+            asked = ("--peer", share.peer, "--peer", theirs.peer, "--wait", "2")
+            newest, oldest = carol.json("history", f"{team}/{name}", *asked)["history"]
+            text = carol.run("history", f"{team}/", *asked).stdout
+
+    assert (newest["version"], newest["follows"], newest["fork"]) == (2, [oldest["manifest"]], False)
+    assert (oldest["version"], oldest["follows"], oldest["fork"]) == (1, [], False)
+    assert newest["id"] == second["disk"] and newest["created"] == second["created"]
+    assert [label.split("@")[0] for label in newest["held_by"]] == ["bob"]
+    assert [label.split("@")[0] for label in oldest["held_by"]] == ["alice"]
+    assert (newest["here"], newest["note"], newest["team"]) == ([], "", team)
+    first, second_line = text.splitlines()
+    assert first.startswith(f"{team}/{name}:2") and "follows 1" in first and "at bob@" in first
+    assert second_line.startswith(f"{team}/{name}:1") and "follows" not in second_line
+
+    offline = bob.json("history", name, "--local")["history"]
+    assert [entry["version"] for entry in offline] == [2, 1]
+    assert [entry["here"] for entry in offline] == [[item["path"]], []]
+    assert "no machine within reach" in carol.run("history", name, "--wait", "0.2").stdout
+    assert carol.fails(NOT_FOUND, "history", "nothing-like-it", "--local")
+
+
+def one_id(node: Node, name: str, version: int) -> str:
+    """The manifest id of a version that a node has seen."""
+    entries = node.json("history", f"{name}:{version}", "--local")["history"]
+    (id,) = {entry["manifest"] for entry in entries}
+    return str(id)
+
+
+def test_a_fork_is_said_by_history_ls_and_show_and_settled_by_what_follows_both(lab: Lab) -> None:
+    team, (alice, bob, carol) = team_of(lab, "alice", "bob", "carol")
+    name = lab.name("web")
+    mine = disks.make_master(alice.place / f"{name}.qcow2", size=MIB)
+    with shared(alice, mine, "--team", team) as share:
+        (item,) = bob.fetch(name, "--peer", share.peer)
+    theirs = Path(item["path"])
+    edit(mine, "alice")
+    edit(theirs, "bob")
+    with shared(alice, mine) as share, shared(bob, theirs) as other:
+        asked = ("--peer", share.peer, "--peer", other.peer, "--wait", "2")
+        listed = carol.json("ls", name, *asked)["images"]
+        assert [(one["version"], one["fork"]) for one in listed] == [(2, True), (2, True)]
+        assert carol.run("ls", *asked).stdout.count("2 versions, forked") == 2
+        history = carol.json("history", name, *asked)["history"]
+        assert [(one["version"], one["fork"]) for one in history] == [(2, True), (2, True), (1, False)]
+        assert history[0]["follows"] == history[1]["follows"] == [history[2]["manifest"]]
+        sides = carol.json("show", name, *asked)["images"]
+        assert {side["by"].split("@")[0] for side in sides} == {"alice", "bob"}
+        assert all(side["fork"] for side in sides)
+        shown = carol.run("show", name, *asked)
+        assert "2 versions, forked" in shown.stderr and shown.stdout.count("fork") == 2
+        error = carol.fails(USAGE, "fetch", name, *asked)
+        assert len(error["candidates"]) == 2
+
+    # Alice takes Bob's side on purpose, and goes on from there: her next version follows both.
+    with shared(bob, theirs) as other:
+        taken = alice.run("fetch", f"{name}:2@bob", "--peer", other.peer, "--discard-changes")
+        assert taken.code == DONE, taken.stderr
+    edit(mine, "settled")
+    with shared(alice, mine) as share, shared(bob, theirs) as other:
+        asked = ("--peer", share.peer, "--peer", other.peer, "--wait", "2")
+        newest, *sides, _ = carol.json("history", name, *asked)["history"]
+        assert (newest["version"], newest["fork"]) == (3, False)
+        assert newest["follows"] == sorted(side["manifest"] for side in sides) and len(sides) == 2
+        assert not any(side["fork"] for side in sides)
+        line = carol.run("history", name, *asked).stdout.splitlines()[0]
+        assert "follows 2 (" in line and " and 2 (" in line
+        listed = carol.json("ls", name, *asked)["images"]
+        assert [one["version"] for one in listed] == [3, 2]
+        assert "older" in carol.run("ls", *asked).stdout.splitlines()[1]
+
+
+def test_an_old_version_comes_as_long_as_anyone_lists_it(lab: Lab) -> None:
+    team, (alice, bob, carol, dave) = team_of(lab, "alice", "bob", "carol", "dave")
+    name = lab.name("web")
+    master = disks.make_master(alice.place / f"{name}.qcow2", size=MIB)
+    first = publish(alice, master, "--team", team)
+    with shared(alice, master) as share:
+        (old,) = bob.fetch(name, "--peer", share.peer)
+    for word in ("two", "three"):
+        edit(master, word)
+        publish(alice, master)
+    with shared(alice, master) as share, shared(bob, old["path"]) as theirs:
+        asked = ("--peer", share.peer, "--peer", theirs.peer, "--wait", "2")
+        (item,) = carol.fetch(f"{name}:1", *asked)
+        assert (item["version"], item["disk"]) == (1, first["disk"])
+        assert disks.identical(Path(old["path"]), Path(item["path"]))
+        (newest,) = dave.fetch(name, *asked)
+        assert newest["version"] == 3
+        assert dave.fails(NOT_FOUND, "fetch", f"{name}:2", *asked)
+        versions = [
+            (one["version"], bool(one["held_by"])) for one in dave.json("history", name, *asked)["history"]
+        ]
+        assert versions == [(3, True), (2, False), (1, True)]
+
+
+def test_show_of_a_team_shows_all_of_it(lab: Lab) -> None:
+    team, (alice, bob) = team_of(lab, "alice", "bob")
+    names = sorted(lab.name(word) for word in ("web", "db"))
+    for name in names:
+        disks.make_master(alice.place / f"{name}.qcow2", size=MIB)
+    with shared(alice, alice.place, "--team", team) as share:
+        images = bob.json("show", f"{team}/", "--peer", share.peer, "--wait", "2")["images"]
+    assert [image["name"] for image in images] == names
+    assert all(image["created"] and image["follows"] == [] for image in images)
