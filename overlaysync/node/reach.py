@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from time import monotonic
 
@@ -28,6 +28,8 @@ from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing
+from overlaysync.ops.team_things import things_of
+from overlaysync.store.members import Member, Thing
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import MIB
 
@@ -37,8 +39,13 @@ SETTLE_S = 0.25
 _AGAIN_S = 5.0
 """Announced peers that did not answer are asked again after this time."""
 
+<<<<<<< HEAD
 NOTED_S = 60.0
 """What a peer was noted to have is not noted again within this time."""
+=======
+_MEMBER_AGAIN_S = 60.0
+"""A member of a team that has what it had is noted as seen again after this time."""
+>>>>>>> team
 
 _HISTORIES = 64
 """Histories asked for of one peer, each time it is looked at."""
@@ -74,6 +81,7 @@ class PeerView:
         answered: whether it has answered.
         public: those of the manifests that are for everybody.
         alias: whether it is a node on this machine that another of its addresses already stands for.
+        things: what it lists to each team of this node that it has proven to be in.
         size: bytes of the envelopes it lists.
         counted: whether what it lists counts, with all others' that nobody named.
     """
@@ -90,6 +98,7 @@ class PeerView:
     tls: int = 0
     answered: bool = False
     public: dict[bytes, Manifest] = field(default_factory=dict)
+    things: dict[str, tuple[Thing, ...]] = field(default_factory=dict)
     size: int = 0
 
     def endpoint(self, team: str) -> Endpoint:
@@ -479,6 +488,7 @@ class Reach:
 
     async def _look_in_private(self, view: PeerView) -> dict[bytes, Manifest]:
         """What the peer serves to the teams that this node is in as well."""
+        view.things = {}
         teams = self.node.teams if view.tls and not view.alias else ()
         found = await asyncio.gather(*(self._look_in_team(view, team) for team in teams))
         return {id: manifest for manifests in found for id, manifest in manifests.items()}
@@ -495,7 +505,24 @@ class Reach:
             self.observer.note(str(failure))
             view.revision = ""  # ask again, if it is announced
             return {}
+<<<<<<< HEAD
         return await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
+=======
+        manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
+        view.things[team] = things_of(manifests.values())
+        if view.public_key != self.node.key.public:
+            await self._note_member(view.public_key, catalog.label, team)
+        return manifests
+
+    async def _note_member(self, node: bytes, label: str, team: str) -> None:
+        """Note a member, which has proven to be one, and what all its processes have of the team."""
+        things = {
+            thing for view in self.nodes() if view.public_key == node for thing in view.things.get(team, ())
+        }
+        member = Member(node, label, timestamp(), tuple(sorted(things)))
+        note = partial(self.node.catalog.members.note, fresh=timestamp(ago_s=NOTED_S))
+        await asyncio.to_thread(note, self.node.teams[team].id, member)
+>>>>>>> team
 
     def _list(self, view: PeerView, manifests: dict[bytes, Manifest]) -> None:
         """Replace what a peer lists; nothing counts of one that has gone while it was asked."""
@@ -546,13 +573,17 @@ class Reach:
                     manifests[manifest.id] = manifest
         rows = [manifest_row(manifest) for manifest in manifests.values()]
         self.node.catalog.note_manifests(rows, at=timestamp())
+<<<<<<< HEAD
         if view.public_key != self.node.key.public:
             contents = {row.content for row in rows}
             lately = timestamp(ago_s=NOTED_S)
             self.node.catalog.note_holdings(
                 view.public_key, view.label, contents, at=timestamp(), fresh=lately
             )
-        return manifests if self.catalogs else {}
+        return manifests
+=======
+        return manifests
+>>>>>>> team
 
     async def _learn_history(self, view: PeerView) -> None:
         """Ask the peer for headers of earlier versions, where what it lists follows unknown ones."""
