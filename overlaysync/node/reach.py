@@ -39,13 +39,8 @@ SETTLE_S = 0.25
 _AGAIN_S = 5.0
 """Announced peers that did not answer are asked again after this time."""
 
-<<<<<<< HEAD
 NOTED_S = 60.0
 """What a peer was noted to have is not noted again within this time."""
-=======
-_MEMBER_AGAIN_S = 60.0
-"""A member of a team that has what it had is noted as seen again after this time."""
->>>>>>> team
 
 _HISTORIES = 64
 """Histories asked for of one peer, each time it is looked at."""
@@ -505,9 +500,6 @@ class Reach:
             self.observer.note(str(failure))
             view.revision = ""  # ask again, if it is announced
             return {}
-<<<<<<< HEAD
-        return await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
-=======
         manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
         view.things[team] = things_of(manifests.values())
         if view.public_key != self.node.key.public:
@@ -522,7 +514,6 @@ class Reach:
         member = Member(node, label, timestamp(), tuple(sorted(things)))
         note = partial(self.node.catalog.members.note, fresh=timestamp(ago_s=NOTED_S))
         await asyncio.to_thread(note, self.node.teams[team].id, member)
->>>>>>> team
 
     def _list(self, view: PeerView, manifests: dict[bytes, Manifest]) -> None:
         """Replace what a peer lists; nothing counts of one that has gone while it was asked."""
@@ -573,7 +564,6 @@ class Reach:
                     manifests[manifest.id] = manifest
         rows = [manifest_row(manifest) for manifest in manifests.values()]
         self.node.catalog.note_manifests(rows, at=timestamp())
-<<<<<<< HEAD
         if view.public_key != self.node.key.public:
             contents = {row.content for row in rows}
             lately = timestamp(ago_s=NOTED_S)
@@ -581,9 +571,6 @@ class Reach:
                 view.public_key, view.label, contents, at=timestamp(), fresh=lately
             )
         return manifests
-=======
-        return manifests
->>>>>>> team
 
     async def _learn_history(self, view: PeerView) -> None:
         """Ask the peer for headers of earlier versions, where what it lists follows unknown ones."""
