@@ -279,8 +279,8 @@ class Share:
             return
         try:
             names = self._names({path: image}, found)
-            team = self.node.publisher.known_audience(image)
-            self._publish(image, self.team if team is None else team, names)
+            new = self.node.publisher.known_audience(image) is None
+            self._publish(image, self.team if new else None, names)
         except OverlaysyncError as error:
             self._leave_out(path, error)
 
@@ -349,10 +349,6 @@ class Share:
             self.wishes.confirm(team_things)
 
     def _publish(self, image: Known, team: str | None, names: Mapping[str, str]) -> None:
-        for below in image.lineage:
-            audience = self.node.publisher.known_audience(below)
-            if audience and team is None:
-                self._check_member(audience, f"{below.path} belongs to team '{audience}'")
         lineage = self.node.publisher.publish_lineage(
             image,
             team=team,
