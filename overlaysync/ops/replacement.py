@@ -34,10 +34,12 @@ class Rules:
     Attributes:
         replace: whether a file may be replaced by a version that follows it.
         discard_changes: whether it may be replaced by any other, and what only it holds be lost.
+        forward_only: whether nothing else is replaced, no link and no file of unknown origin.
     """
 
     replace: bool = False
     discard_changes: bool = False
+    forward_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +160,12 @@ def _judge_link(library: Library, path: str, offered: Manifest, rules: Rules, no
             return Verdict(known, Standing(State.SAME))
     except OverlaysyncError:
         pass  # a relative backing name, say, that leads nowhere from here
-    if rules.replace or rules.discard_changes:
+    if (rules.replace and not rules.forward_only) or rules.discard_changes:
         return Verdict(standing=Standing(State.UNKNOWN))
     raise WouldDestroyError(
         f"{path} is a link to {os.path.realpath(path)}",
         why=f"it cannot be used there as {offered.header.full_name}:{offered.header.version}",
-        hint="the same command with --replace, which replaces the link and leaves the other file alone",
+        hint=f"{_way(rules, offered, '--replace')}, which replaces the link and leaves the other file alone",
     )
 
 
@@ -190,23 +192,24 @@ def _refuse(
             raise WouldDestroyError(
                 f"{known.path} holds work that was never published",
                 why=f"it was written to since it was {_names(standing.held)}",
-                hint=f"to keep it: overlaysync share '{known.path}'; to have both: --as NAME; "
-                "to lose it: --discard-changes",
+                hint=f"to keep it: overlaysync share '{known.path}'; "
+                f"to have both: {_way(rules, offered, '--as NAME')}; "
+                f"to lose it: {_way(rules, offered, '--discard-changes')}",
             )
         case State.FORKED:
-            raise _fork(known, standing, offered, now)
+            raise _fork(known, standing, offered, rules, now)
     why = would_be_lost(library, known, own=own)
-    if why or not rules.replace:
+    if why or not rules.replace or (rules.forward_only and standing.state is not State.BEHIND):
+        away = "to lose it" if why else "to replace it"
+        option = "--discard-changes" if why else "--replace"
         raise WouldDestroyError(
             f"{known.path} exists and is not {new}",
             why=why,
-            hint=f"{_elsewhere(offered)}; to lose it: --discard-changes"
-            if why
-            else f"{_elsewhere(offered)}; to replace it: --replace",
+            hint=f"to have both: {_way(rules, offered, '--as NAME')}; {away}: {_way(rules, offered, option)}",
         )
 
 
-def _fork(known: Known, standing: Standing, offered: Manifest, now: float) -> WouldDestroyError:
+def _fork(known: Known, standing: Standing, offered: Manifest, rules: Rules, now: float) -> WouldDestroyError:
     """Both sides of a fork, and what they have in common."""
     mine = next(iter(standing.held))
     common = (
@@ -218,7 +221,8 @@ def _fork(known: Known, standing: Standing, offered: Manifest, now: float) -> Wo
         f"'{offered.header.full_name}' is forked: neither version follows the other",
         why=f"here    {_side(open_envelope(mine.envelope), now)}\n"
         f"  there   {_side(offered, now)}\n  {common}",
-        hint=f"to have both: --as NAME; to take theirs instead of {known.path}: --discard-changes",
+        hint=f"to have both: {_way(rules, offered, '--as NAME')}; "
+        f"to take theirs instead of {known.path}: {_way(rules, offered, '--discard-changes')}",
     )
 
 
@@ -233,6 +237,11 @@ def _side(manifest: Manifest, now: float) -> str:
 
 def _names(rows: Sequence[ManifestRow]) -> str:
     return " and ".join(map(full_name, rows))
+
+
+def _way(rules: Rules, offered: Manifest, option: str) -> str:
+    """How to do what the rules do not allow: with an option of fetch, which sync does not have."""
+    return f"overlaysync fetch {offered.header.full_name} {option}" if rules.forward_only else option
 
 
 def _elsewhere(offered: Manifest) -> str:

@@ -20,6 +20,7 @@ from overlaysync.model.history import History
 from overlaysync.model.pin import Sighting
 from overlaysync.store.database import Database
 from overlaysync.store.home import Home
+from overlaysync.store.members import MemberStore
 from overlaysync.store.pagestore import PageStore
 from overlaysync.store.pins import PinStore
 
@@ -161,12 +162,13 @@ _MANIFEST_COLUMNS = (
 
 
 class Catalog:
-    """The catalog in ``database``; ``pages`` and ``pins`` hold what is beside it."""
+    """The catalog in ``database``; ``pages``, ``pins`` and ``members`` hold what is beside it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.pages = PageStore(database)
         self.pins = PinStore(database)
+        self.members = MemberStore(database)
 
     @classmethod
     def open(cls, home: Home) -> Catalog:

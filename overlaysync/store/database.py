@@ -85,6 +85,14 @@ CREATE TABLE holders (
     seen_at TEXT NOT NULL,
     PRIMARY KEY (content, node)
 ) STRICT;
+CREATE TABLE members (
+    team BLOB NOT NULL,
+    node BLOB NOT NULL,
+    label TEXT NOT NULL,
+    seen_at TEXT NOT NULL,
+    things TEXT NOT NULL,
+    PRIMARY KEY (team, node)
+) STRICT;
 CREATE TABLE pins (
     team TEXT NOT NULL,
     name TEXT NOT NULL,
