@@ -46,7 +46,7 @@ from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest, stem
-from overlaysync.ops.replacement import Rules, Verdict, judge
+from overlaysync.ops.replacement import Rules, Verdict, check_still, judge
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.trust_words import only_distrusted
 from overlaysync.ops.versions import history_of, is_news, past_envelopes, settled
@@ -212,7 +212,9 @@ class Fetch:
             as_master: whether a master belongs to the masters, as one of a whole team does.
         """
         masters = self.options.masters_place
-        to = masters if as_master and not wanted.manifest.header.is_layer else self.options.to
+        to = self.options.to
+        if as_master and not wanted.manifest.header.is_layer:
+            to = await asyncio.to_thread(self._place_of_master, wanted.manifest.header)
         parent = wanted.manifest.header.parent
 
         def plan() -> list[Step]:
@@ -301,6 +303,14 @@ class Fetch:
         await asyncio.to_thread(self._commit, choice)
         return results
 
+    def _place_of_master(self, header: Header) -> str:
+        """The directory of masters that has it, even one that cannot be written; else where masters go."""
+        here = {row.path for row in self.node.library.holders(header.result_id)}
+        for directory in self.options.masters:
+            if os.path.realpath(os.path.join(directory, f"{header.name}.{header.format}")) in here:
+                return directory
+        return self.options.masters_place
+
     # -- what is here --------------------------------------------------------------------------------
 
     def base_of(self, header: Header) -> Known | None:
@@ -365,7 +375,11 @@ class Fetch:
         mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
         try:
             check = partial(self._check_result, step, pages, base) if base else None
-            finish = partial(assembly.finish, mode=mode, replace=replace, check=check)
+
+            def finish() -> None:
+                check_still(step.path, verdict.file)
+                assembly.finish(mode=mode, replace=replace, check=check)
+
             await self._fill(step, assembly, offer, transfer, finish)
             known = await asyncio.to_thread(self._remember, step, pages)
         except BaseException:

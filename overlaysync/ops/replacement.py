@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
+from overlaysync.formats.files import open_regular
+from overlaysync.formats.locks import in_use_for_writing, writer_of
+from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, Library, full_name
@@ -31,10 +34,12 @@ class Rules:
     Attributes:
         replace: whether a file may be replaced by a version that follows it.
         discard_changes: whether it may be replaced by any other, and what only it holds be lost.
+        forward_only: whether nothing else is replaced, no link and no file of unknown origin.
     """
 
     replace: bool = False
     discard_changes: bool = False
+    forward_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +49,12 @@ class Verdict:
     Attributes:
         known: the image that is there, when it stays as it is: already here.
         standing: how what is there stands to what is offered; None when nothing is there.
+        file: fingerprint of the file that is to be replaced, as it was when it was judged.
     """
 
     known: Known | None = None
     standing: Standing | None = None
+    file: Fingerprint | None = None
 
     @property
     def replaces(self) -> bool:
@@ -117,7 +124,34 @@ def judge(
     check_unneeded(path, library.catalog)
     if not rules.discard_changes:
         _refuse(library, known, standing, offered, rules, own, now)
-    return Verdict(standing=standing)
+    return Verdict(standing=standing, file=known.files[0])
+
+
+def check_still(path: str, judged: Fingerprint | None) -> None:
+    """Refuse to replace a file that was written to while what replaces it was transferred.
+
+    Args:
+        path: the file.
+        judged: its fingerprint when it was judged; None when nothing in it counts.
+
+    Raises:
+        WouldDestroyError: it was written to since.
+        InUseError: a VM has it open.
+    """
+    if judged is None or not os.path.lexists(path):
+        return
+    fd = open_regular(path)
+    try:
+        if in_use_for_writing(fd):
+            who = writer_of(fd) or "another program"
+            raise InUseError(f"{path} is open for writing", why=f"by {who}", hint="shut the VM down first")
+        if Fingerprint.of(os.fstat(fd)) != judged:
+            raise WouldDestroyError(
+                f"{path} was written to while its replacement was transferred",
+                hint="the same command again: what was transferred is kept",
+            )
+    finally:
+        os.close(fd)
 
 
 def _judge_link(library: Library, path: str, offered: Manifest, rules: Rules, now: float) -> Verdict:
@@ -128,12 +162,12 @@ def _judge_link(library: Library, path: str, offered: Manifest, rules: Rules, no
             return Verdict(known, Standing(State.SAME))
     except OverlaysyncError:
         pass  # a relative backing name, say, that leads nowhere from here
-    if rules.replace or rules.discard_changes:
+    if (rules.replace and not rules.forward_only) or rules.discard_changes:
         return Verdict(standing=Standing(State.UNKNOWN))
     raise WouldDestroyError(
         f"{path} is a link to {os.path.realpath(path)}",
         why=f"it cannot be used there as {offered.header.full_name}:{offered.header.version}",
-        hint="the same command with --replace, which replaces the link and leaves the other file alone",
+        hint=f"{_way(rules, offered, '--replace')}, which replaces the link and leaves the other file alone",
     )
 
 
@@ -160,25 +194,25 @@ def _refuse(
             raise WouldDestroyError(
                 f"{known.path} holds work that was never published",
                 why=f"it was written to since it was {_names(standing.held)}",
-                hint=f"to keep it: overlaysync share '{known.path}'; to have both: --as NAME; "
-                "to lose it: --discard-changes",
+                hint=f"to keep it: overlaysync share '{known.path}'; "
+                f"to have both: {_way(rules, offered, '--as NAME')}; "
+                f"to lose it: {_way(rules, offered, '--discard-changes')}",
             )
         case State.FORKED:
-            raise _fork(known, standing, offered, now)
-    why = would_be_lost(
-        library, known, own=own, keeping=was_elsewhere(library.catalog, standing, offered, own)
-    )
-    if why or not rules.replace:
+            raise _fork(known, standing, offered, rules, now)
+    keeping = was_elsewhere(library.catalog, standing, offered, own)
+    why = would_be_lost(library, known, own=own, keeping=keeping)
+    if why or not rules.replace or (rules.forward_only and standing.state is not State.BEHIND):
+        away = "to lose it" if why else "to replace it"
+        option = "--discard-changes" if why else "--replace"
         raise WouldDestroyError(
             f"{known.path} exists and is not {new}",
             why=why,
-            hint=f"{_elsewhere()}; to lose it: --discard-changes"
-            if why
-            else f"{_elsewhere()}; to replace it: --replace",
+            hint=f"to have both: {_way(rules, offered, '--as NAME')}; {away}: {_way(rules, offered, option)}",
         )
 
 
-def _fork(known: Known, standing: Standing, offered: Manifest, now: float) -> WouldDestroyError:
+def _fork(known: Known, standing: Standing, offered: Manifest, rules: Rules, now: float) -> WouldDestroyError:
     """Both sides of a fork, and what they have in common."""
     mine = next(iter(standing.held))
     common = (
@@ -190,7 +224,8 @@ def _fork(known: Known, standing: Standing, offered: Manifest, now: float) -> Wo
         f"'{offered.header.full_name}' is forked: neither version follows the other",
         why=f"here    {_side(open_envelope(mine.envelope), now)}\n"
         f"  there   {_side(offered, now)}\n  {common}",
-        hint=f"to have both: --as NAME; to take theirs instead of {known.path}: --discard-changes",
+        hint=f"to have both: {_way(rules, offered, '--as NAME')}; "
+        f"to take theirs instead of {known.path}: {_way(rules, offered, '--discard-changes')}",
     )
 
 
@@ -205,6 +240,11 @@ def _side(manifest: Manifest, now: float) -> str:
 
 def _names(rows: Sequence[ManifestRow]) -> str:
     return " and ".join(map(full_name, rows))
+
+
+def _way(rules: Rules, offered: Manifest, option: str) -> str:
+    """How to do what the rules do not allow: with an option of fetch, which sync does not have."""
+    return f"overlaysync fetch {offered.header.full_name} {option}" if rules.forward_only else option
 
 
 def _elsewhere() -> str:

@@ -27,6 +27,7 @@ qemu = pytest.mark.qemu
 NONE, REPLACE, DISCARD = Rules(), Rules(replace=True), Rules(discard_changes=True)
 ALL = (NONE, REPLACE, DISCARD)
 BOTH = Rules(replace=True, discard_changes=True)
+SYNC = Rules(replace=True, forward_only=True)
 HERE, DONE = "already here", "replaced"
 
 
@@ -69,9 +70,18 @@ class Room:
         return HERE if verdict.known else DONE
 
     def outcomes(self, offered: Manifest, file: str = "web.raw", **more: bool) -> tuple[str | int, ...]:
-        """By what the user allows: nothing, ``--replace``, ``--discard-changes``."""
-        assert self.outcome(offered, BOTH, file, **more) == self.outcome(offered, DISCARD, file, **more)
-        return tuple(self.outcome(offered, rules, file, **more) for rules in ALL)
+        """By what the user allows: nothing, ``--replace``, ``--discard-changes``.
+
+        ``sync`` replaces what ``--replace`` does, but nothing that is no fast-forward.
+        """
+        none, replace, discard = (self.outcome(offered, rules, file, **more) for rules in ALL)
+        assert self.outcome(offered, BOTH, file, **more) == discard
+        forward = False
+        if discard == DONE:
+            standing = self.judge(offered, DISCARD, file, **more).standing
+            forward = standing is not None and standing.state is State.BEHIND
+        assert self.outcome(offered, SYNC, file, **more) == (replace if forward else none)
+        return none, replace, discard
 
 
 def tree(directory: Path) -> dict[str, tuple[str, bool]]:
@@ -407,4 +417,4 @@ def test_of_an_overlay_without_data_nothing_is_lost(lab: Lab) -> None:
 
 def test_every_rule_is_listed() -> None:
     """A rule that is added must be tried in every row."""
-    assert set(Rules.__dataclass_fields__) == {"replace", "discard_changes"}
+    assert set(Rules.__dataclass_fields__) == {"replace", "discard_changes", "forward_only"}
