@@ -83,6 +83,6 @@ def now() -> float:
     return time.time()
 
 
-def timestamp(ago_s: float = 0.0) -> str:
-    """The present time, or one so long ago, as manifests and results write it: ISO 8601 UTC, seconds."""
+def timestamp(*, ago_s: float = 0.0) -> str:
+    """The present time, or a time ago, as manifests and results write it: ISO 8601 UTC, seconds."""
     return (datetime.now(UTC) - timedelta(seconds=ago_s)).strftime("%Y-%m-%dT%H:%M:%SZ")

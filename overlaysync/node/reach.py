@@ -14,7 +14,7 @@ from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, Peer
 from overlaysync.model.history import History
 from overlaysync.model.names import one_field
 from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import CatalogAnswer, Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import is_told_port
@@ -39,8 +39,8 @@ SETTLE_S = 0.25
 _AGAIN_S = 5.0
 """Announced peers that did not answer are asked again after this time."""
 
-_MEMBER_AGAIN_S = 60.0
-"""A member of a team that has what it had is noted as seen again after this time."""
+NOTED_S = 60.0
+"""What a peer was noted to have is not noted again within this time."""
 
 _HISTORIES = 64
 """Histories asked for of one peer, each time it is looked at."""
@@ -399,12 +399,16 @@ class Reach:
         if not self.catalogs:
             await self._greet(view, addresses, gossip)
             return
-        for address in await self._resolve(addresses):
+        resolved = await self._resolve(addresses)
+        for address in resolved:
             try:
                 answer = await self.client.catalog(address, view.etag)
-                break
             except (PeerError, DecodeError) as error:
                 problem = str(error) if address in addresses else f"{view.address}: {error}"
+            else:
+                # Another node may have its old port by now, and it a new one.
+                if address == resolved[-1] or not _is_another(answer, view):
+                    break
         else:
             view.problem = problem
             if self._is_named(view) and len(self.named) > 1:
@@ -416,7 +420,7 @@ class Reach:
             view.label = one_field(answer.catalog.label)
             view.alias = self._is_alias(view)
             view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
-            view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")
+            view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "", view)
         self._list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
             await self._learn_history(view)
@@ -496,7 +500,7 @@ class Reach:
             self.observer.note(str(failure))
             view.revision = ""  # ask again, if it is announced
             return {}
-        manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team)
+        manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
         view.things[team] = things_of(manifests.values())
         if view.public_key != self.node.key.public:
             await self._note_member(view.public_key, catalog.label, team)
@@ -508,7 +512,7 @@ class Reach:
             thing for view in self.nodes() if view.public_key == node for thing in view.things.get(team, ())
         }
         member = Member(node, label, timestamp(), tuple(sorted(things)))
-        note = partial(self.node.catalog.members.note, fresh=timestamp(_MEMBER_AGAIN_S))
+        note = partial(self.node.catalog.members.note, fresh=timestamp(ago_s=NOTED_S))
         await asyncio.to_thread(note, self.node.teams[team].id, member)
 
     def _list(self, view: PeerView, manifests: dict[bytes, Manifest]) -> None:
@@ -546,10 +550,11 @@ class Reach:
             )
         )
 
-    def _open_all(self, envelopes: Iterable[bytes], team: str) -> dict[bytes, Manifest]:
+    def _open_all(self, envelopes: Iterable[bytes], team: str, view: PeerView) -> dict[bytes, Manifest]:
         """Verify envelopes and keep their headers; a wrong one is left out, its neighbours are not.
 
-        So is one that no member of the team it was listed to has published.
+        So is one that no member of the team it was listed to has published. That the peer has what it lists
+        is noted, of what is or was here.
         """
         manifests = {}
         for envelope in envelopes:
@@ -559,6 +564,12 @@ class Reach:
                     manifests[manifest.id] = manifest
         rows = [manifest_row(manifest) for manifest in manifests.values()]
         self.node.catalog.note_manifests(rows, at=timestamp())
+        if view.public_key != self.node.key.public:
+            contents = {row.content for row in rows}
+            lately = timestamp(ago_s=NOTED_S)
+            self.node.catalog.note_holdings(
+                view.public_key, view.label, contents, at=timestamp(), fresh=lately
+            )
         return manifests
 
     async def _learn_history(self, view: PeerView) -> None:
@@ -589,3 +600,8 @@ class Reach:
         before = History([manifest_row(manifest), *past.values()]).before(manifest.id)
         rows = [row for id, row in past.items() if id in before]
         self.node.catalog.note_manifests(rows, at=timestamp())
+
+
+def _is_another(answer: CatalogAnswer, view: PeerView) -> bool:
+    """Whether another node answers than did before."""
+    return answer.catalog is not None and view.public_key not in (b"", answer.catalog.node)

@@ -37,6 +37,10 @@ from overlaysync.store.files import translate
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id
+from overlaysync.units import format_size
+
+_GROWTH = 1.5
+"""From how many times its size on an image's growth at the receivers is worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,6 +460,16 @@ class Share:
         self._offers[manifest.id] = offer
         self._shared[manifest.id] = Shared(image, manifest, asked)
         self._changes += 1
+        self._tell_growth(image, manifest)
+
+    def _tell_growth(self, image: Known, manifest: Manifest) -> None:
+        """Say when an image will take more room at others, who write it anew and not compressed."""
+        header, size = manifest.header, image.files[0].size
+        if header.data_size >= _GROWTH * size:
+            self.observer.note(
+                f"  compressed: {header.full_name} is {format_size(size)} here and will take "
+                f"{format_size(header.data_size)} at each receiver"
+            )
 
     def _rot(self, path: str) -> str:
         """What is wrong with the file at ``path`` as it is now; "" as far as is known nothing."""

@@ -71,6 +71,7 @@ CREATE TABLE held (
     file TEXT NOT NULL
 ) STRICT;
 CREATE INDEX held_by_name ON held (name, team);
+CREATE TABLE made (path BLOB NOT NULL PRIMARY KEY, disk BLOB, file TEXT NOT NULL, at REAL NOT NULL) STRICT;
 CREATE TABLE doubts (
     path BLOB NOT NULL PRIMARY KEY,
     file TEXT,
