@@ -106,7 +106,7 @@ def _row(entry: Entry, book: Book, now: float, *, local: bool) -> tuple[str, ...
     from overlaysync.units import format_size
 
     manifest, header = entry.manifest, entry.manifest.header
-    other = book.is_other(manifest.publisher, header.team, header.name)
+    doubt = book.doubt(manifest.publisher, header.team, header.name)
     return (
         f"{header.full_name}:{header.version}",
         local_minute(header.created),
@@ -115,7 +115,7 @@ def _row(entry: Entry, book: Book, now: float, *, local: bool) -> tuple[str, ...
         format_size(header.data_size),
         quoted(header.note),
         f"follows {' and '.join(entry.follows)}" if entry.follows else "",
-        "forked" if entry.place is Place.FORKED else "other publisher" if other else "",
+        "forked" if entry.place is Place.FORKED and not doubt else doubt,
         _where(entry, local=local),
     )
 
