@@ -6,6 +6,7 @@ An error carries what happened, why, and what to type next. Errors that the user
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 
@@ -99,11 +100,14 @@ class ImageError(OverlaysyncError):
         reason: a sentence fragment naming the reason ("the corrupt bit is set").
         path: the file.
         offset: where in the file, in bytes, when there is a place.
+        hint: what to do; without one, to see what QEMU says of the file.
     """
 
     exit_code = 11
 
     def __init__(self, reason: str, *, path: str = "", offset: int | None = None, hint: str = "") -> None:
+        if path and not hint:
+            hint = f"see what QEMU says of it: qemu-img check {shlex.quote(path)}"
         where = f"{path} at byte {offset}" if path and offset is not None else path
         super().__init__(f"Cannot use {where}" if where else "Cannot use this image", why=reason, hint=hint)
         self.reason = reason

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ HEADER_MEMBERS = (
     "team",
     "name",
     "version",
+    "follows",
     "id",
     "virtual_size",
     "unit",
@@ -40,11 +42,16 @@ HEADER_MEMBERS = (
     "cluster_size",
     "created",
     "by",
+    "note",
 )
 
 
 def derive(context: str, data: bytes) -> bytes:
     return blake3(data, derive_key_context=context).digest()
+
+
+def mac(key: bytes, data: bytes) -> bytes:
+    return blake3(data, key=key).digest()
 
 
 # -- units -------------------------------------------------------------------------------------------
@@ -173,11 +180,24 @@ def header(members: dict[str, Any]) -> bytes:
     return json.dumps(ordered, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def envelope(seed: bytes, payload: bytes) -> bytes:
-    """``payload`` signed with the private key ``seed``."""
+@dataclass(frozen=True)
+class TeamKey:
+    """What the members of a team share."""
+
+    name: str
+    key: bytes
+
+    def vouch(self, message: bytes) -> bytes:
+        secret = derive("overlaysync v1 team voucher of a manifest", self.key + self.name.encode())
+        return mac(secret, message)
+
+
+def envelope(seed: bytes, payload: bytes, team: TeamKey | None = None) -> bytes:
+    """``payload`` signed with the private key ``seed``, and vouched for with the key of ``team``."""
     key = Ed25519PrivateKey.from_private_bytes(seed)
-    signature = key.sign(b"overlaysync v1 manifest\0" + payload)
-    return b"OSM1" + key.public_key().public_bytes_raw() + signature + payload
+    public, signature = key.public_key().public_bytes_raw(), key.sign(b"overlaysync v1 manifest\0" + payload)
+    voucher = team.vouch(public + signature + payload) if team else bytes(32)
+    return b"OSM1" + public + signature + voucher + payload
 
 
 def manifest_id(signed: bytes) -> bytes:
@@ -187,6 +207,17 @@ def manifest_id(signed: bytes) -> bytes:
 def node_id(public_key: bytes) -> str:
     text = base64.b32encode(derive("overlaysync v1 node id", public_key)[:20]).decode().lower()
     return "-".join(text[at : at + 4] for at in range(0, 32, 4))
+
+
+# -- history -----------------------------------------------------------------------------------------
+
+
+def followed_by(manifest: bytes, follows: Mapping[bytes, Sequence[bytes]]) -> set[bytes]:
+    """All that a manifest follows, directly or through others, as far as headers are known."""
+    found = set(follows.get(manifest, ()))
+    while more := {before for one in found for before in follows.get(one, ())} - found:
+        found |= more
+    return found
 
 
 # -- vectors -----------------------------------------------------------------------------------------
@@ -263,12 +294,15 @@ def layer_case(
     }
 
 
-def manifest_case(name: str, seed: bytes, members: dict[str, Any]) -> dict[str, Any]:
+def manifest_case(
+    name: str, seed: bytes, members: dict[str, Any], team: TeamKey | None = None
+) -> dict[str, Any]:
     payload = header(members)
-    signed = envelope(seed, payload)
+    signed = envelope(seed, payload, team)
     return {
         "name": name,
         "private_key": seed.hex(),
+        **({"team_key": team.key.hex()} if team else {}),
         "public_key": signed[4:36].hex(),
         "node_id": node_id(signed[4:36]),
         "members": members,
@@ -366,6 +400,7 @@ def _layers() -> list[dict[str, Any]]:
 
 def _manifests() -> list[dict[str, Any]]:
     seed = bytes(range(32))
+    team = TeamKey("équipe_2", bytes(range(100, 120)))
     base = contents(CHUNK + 512, [_run(0, CHUNK + 512, "0d")])
     runs = layer_runs([_run(0, 4096, "e1", "data")])
     below, over = disk(base), layer(base, 2 * CHUNK, 4096, runs)
@@ -376,6 +411,7 @@ def _manifests() -> list[dict[str, Any]]:
         "team": "",
         "name": "debian-13",
         "version": 1,
+        "follows": [],
         "id": text_id(below.id),
         "virtual_size": len(base),
         "unit": CHUNK,
@@ -388,12 +424,14 @@ def _manifests() -> list[dict[str, Any]]:
         "cluster_size": CHUNK,
         "created": "2025-01-31T12:00:00Z",
         "by": "ann@lab-07-abc234",
+        "note": "",
     }
     overlay = master | {
         "kind": "layer",
         "team": "équipe_2",
         "name": "vm.1",
         "version": 2147483647,
+        "follows": ["5e" * 32],
         "id": text_id(over.id),
         "virtual_size": 2 * CHUNK,
         "unit": 4096,
@@ -405,12 +443,34 @@ def _manifests() -> list[dict[str, Any]]:
         "format": "qed",
         "cluster_size": 4096,
     }
-    odd = overlay | {"by": 'a"b\\c/\b\f\n\r\t\x00\x1f\x7fé\u2028\U0001f4bf<&>', "parent_name": ""}
+    odd = overlay | {
+        "by": 'a"b\\c/\b\f\n\r\t\x00\x1f\x7fé\u2028\U0001f4bf<&>',
+        "parent_name": "",
+        "note": "\u2029\x01\\u0001 \\ “ß” \ud7ff\ue000\U0010ffff",
+    }
+    first = manifest_case("master", seed, master)
+    second = manifest_case(
+        "a version that follows one, with a note",
+        seed,
+        _after(master, [first]) | {"note": "Kernel 6.12, “final” for week 3"},
+    )
+    other = manifest_case("the other side of a fork", bytes([9]) * 32, _after(master, [first]))
     return [
-        manifest_case("master", seed, master),
-        manifest_case("overlay", seed, overlay),
-        manifest_case("characters that need care", bytes([7]) * 32, odd),
+        first,
+        manifest_case("overlay of a team", seed, overlay, team),
+        manifest_case("characters that need care", bytes([7]) * 32, odd, team),
+        second,
+        other,
+        manifest_case("a version that follows two", seed, _after(master, [second, other])),
     ]
+
+
+def _after(members: dict[str, Any], cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """The members of a version that follows these."""
+    return members | {
+        "version": 1 + max(case["members"]["version"] for case in cases),
+        "follows": sorted(case["id"].removeprefix("b3:") for case in cases),
+    }
 
 
 def _have_maps() -> list[dict[str, Any]]:

@@ -52,10 +52,16 @@ def _from_file(commands: Options) -> dict[str, dict[str, Any]]:
             hint=f"chmod u+rwX '{home.root}' '{home.config}', or set OVERLAYSYNC_HOME to one of yours",
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not a TOML file", why=str(error)) from None
+        raise UsageError(
+            f"{path} is not a TOML file", why=str(error), hint="correct it there, or move the file away"
+        ) from None
     for command, options in tables.items():
         if command not in commands or not isinstance(options, dict):
-            raise UsageError(f"{path} sets '{command}'", why="there is no such command")
+            raise UsageError(
+                f"{path} sets '{command}'",
+                why="there is no such command",
+                hint=f"choose from: {', '.join(sorted(commands))}",
+            )
         unknown = sorted(set(options) - set(commands[command]))
         if unknown:
             raise UsageError(

@@ -77,6 +77,9 @@ class Person:
         }
 
 
+_KEEP = "overlaysync demo --keep, and look at the files that it leaves; overlaysync doctor"
+
+
 def run(output: Output, *, keep: bool) -> None:
     """Run the demo.
 
@@ -213,7 +216,9 @@ class _Demo:
         disks = {self._disk(person, f"{OVERLAY}.qcow2") for person in (self.teacher, self.student)}
         if len(disks) != 1:
             raise VerificationError(
-                "The two overlays do not show the same disk", why=", ".join(sorted(disks))
+                "The two overlays do not show the same disk",
+                why=", ".join(sorted(disks)),
+                hint=_KEEP,
             )
 
     def _promote(self) -> None:
@@ -222,7 +227,7 @@ class _Demo:
         )
         document = self._command(self.student, "promote", f"{OVERLAY}.qcow2", "--as", PROMOTED)
         if document["disk"] != self.results["overlay"]["disk"]:
-            raise VerificationError("The promoted master does not show the disk of its overlay")
+            raise VerificationError("The promoted master does not show the disk of its overlay", hint=_KEEP)
         self._say(
             f"    {document['disk'][:11]}  {os.path.basename(document['path'])}, standalone and read-only"
         )
@@ -306,7 +311,9 @@ class Processes:
         try:
             stdout, stderr = (text.decode() for text in process.communicate(timeout=_COMMAND_S))
         except subprocess.TimeoutExpired:
-            raise OverlaysyncError(f"'overlaysync {shlex.join(words)}' did not end in time") from None
+            raise OverlaysyncError(
+                f"'overlaysync {shlex.join(words)}' did not end in time", hint=_KEEP
+            ) from None
         if process.returncode:
             kinds = {NotFoundError.exit_code: NotFoundError, NetworkError.exit_code: NetworkError}
             raise kinds.get(process.returncode, OverlaysyncError)(
@@ -370,7 +377,7 @@ def _read_document(process: subprocess.Popen[bytes], log: Path) -> dict[str, Any
         if "error" not in document:
             return document
     why = _reason(text.decode()) or log.read_text(errors="replace").strip() or "it did not begin in time"
-    raise OverlaysyncError("'overlaysync share' failed", why=why)
+    raise OverlaysyncError("'overlaysync share' failed", why=why, hint="overlaysync doctor")
 
 
 @contextmanager

@@ -187,9 +187,8 @@ class _Fetching:
                 fetch,
                 dry_run=self._dry_run,
                 looked=lambda: note_silent(reach, self._output),
-                planned=lambda steps: show_plan(self._output, steps),
+                planned=lambda steps: show_plan(self._output, steps, self._options),
             )
-            tell_place(self._output, self._options)
             single = len(references) == 1 and not references[0].is_many
             brought = []
             for wanted in await collection.find(references):
@@ -281,7 +280,7 @@ class _Fetching:
             share.close()
 
 
-def show_plan(output: Output, steps: Sequence[Step]) -> None:
+def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
     """Say what will be fetched, on what, and from whom."""
     import os
 
@@ -296,14 +295,11 @@ def show_plan(output: Output, steps: Sequence[Step]) -> None:
             here = "here, verified" if step.base_here else "will be fetched first"
             text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"
         output.note(f"{text}  from {', '.join(step.listing.labels) or 'no peer'}")
-
-
-def tell_place(output: Output, options: Options) -> None:
-    """Say where missing masters go, when that is not where the user would expect them."""
-    masters = options.masters
-    if masters and options.masters_place != masters[0]:
-        place = options.masters_place
-        output.note(f"  {masters[0]} is not writable: missing masters go to {place}")
+    # Where missing masters go, when that is not where the user would expect them.
+    masters, place = options.masters, options.masters_place
+    if masters and place != masters[0] and any(step.brought for step in steps):
+        beside = "" if place in masters else ", beside the overlay"
+        output.note(f"  {masters[0]} is not writable: the missing master goes to {place}{beside}")
 
 
 def fetched_text(result: Fetched) -> str:

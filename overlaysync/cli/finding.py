@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from overlaysync.formats.image import Format
     from overlaysync.model.reference import Reference
     from overlaysync.node.node import Node
+    from overlaysync.ops.adopt import Stray
     from overlaysync.ops.library import Known
     from overlaysync.ops.resolve import Listing
     from overlaysync.trust.envelope import Manifest
@@ -51,6 +52,42 @@ def examine(node: Node, output: Output, path: str, format: Format | None = None)
         output.end()
     node.catalog.mark_named(known.path)
     return known
+
+
+def look_at(node: Node, output: Output, path: str) -> Stray:
+    """Hash an overlay by itself, with a progress bar."""
+    from overlaysync.formats.detect import open_image
+    from overlaysync.ops.adopt import look
+    from overlaysync.ops.library import vouched_by
+
+    with open_image(path, None, vouched_by(node.catalog)) as image:
+        size = image.virtual_size
+    output.begin(f"hashing {os.path.basename(path)}", size)
+    try:
+        return look(path, node.library, output.advance)
+    finally:
+        output.end()
+
+
+def examine_stray(node: Node, output: Output, path: str, directories: list[str]) -> Known:
+    """What is in the image; an overlay whose master is not where its header says is read over it elsewhere.
+
+    Raises:
+        BaseImageError: its master is not known, or not here.
+    """
+    from overlaysync.errors import BaseImageError
+    from overlaysync.node.adoption import Adoption
+
+    try:
+        return examine(node, output, path)
+    except BaseImageError:
+        adoption = Adoption(node, look_at(node, output, path), directories, output)
+        proof = adoption.here()
+        if proof is None:
+            raise
+    assert proof.known.parent is not None
+    output.note(f"{path} is read over {proof.known.parent.path}: {proof.words}")
+    return proof.known
 
 
 def here(node: Node, output: Output, text: str) -> Known:

@@ -13,11 +13,25 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from overlaysync import __version__
-from overlaysync.cli import doctor, fetch, history, look, make, share, sync, team, tools, trusting, verify
+from overlaysync.cli import (
+    adopt,
+    doctor,
+    fetch,
+    history,
+    look,
+    make,
+    share,
+    sync,
+    team,
+    tools,
+    trusting,
+    verify,
+)
 from overlaysync.cli.common import output_of
 from overlaysync.cli.config import load_defaults
 from overlaysync.cli.output import Output, Settings
 from overlaysync.errors import AmbiguousError, BrokenOffError, OverlaysyncError
+from overlaysync.store.files import translate
 
 INTERRUPTED = 130
 _COMPLETION = "_OVERLAYSYNC_COMPLETE"
@@ -32,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (share, fetch, sync, look, history, trusting, make, verify, tools, team, doctor):
+for module in (share, fetch, sync, look, history, trusting, make, adopt, verify, tools, team, doctor):
     module.add_commands(app)
 
 
@@ -107,7 +121,7 @@ def _run(words: list[str]) -> int:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of typer's
             return _report_usage(output, error)
         if isinstance(error, OSError):
-            return _report(output, OverlaysyncError(_describe_os_error(error)))
+            return _report(output, translate(error, _describe_os_error(error)))
         raise
 
 
@@ -167,5 +181,4 @@ def _report_usage(output: Output, error: Exception) -> int:
 
 
 def _describe_os_error(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror or error}{where}"
+    return f"Cannot use {error.filename}" if error.filename else "The system refused a file operation"

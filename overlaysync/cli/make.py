@@ -14,7 +14,7 @@ from overlaysync.cli.common import (
     output_of,
     parse_format,
 )
-from overlaysync.cli.finding import examine, here, overlays_of, path_of
+from overlaysync.cli.finding import examine, examine_stray, here, overlays_of, path_of
 
 if TYPE_CHECKING:
     from overlaysync.formats.image import Format
@@ -173,9 +173,10 @@ def rebase(
         raise UsageError("--replace keeps the overlay's name and place", hint="leave --as and --to out")
     with open_node() as node:
         overlay = path_of(node, overlay)
-        known = examine(node, output, overlay)
-        check_meant(known, (), node.catalog)
         base = here(node, output, onto)
+        beside = [os.path.dirname(os.path.realpath(overlay)), os.path.dirname(base.path)]
+        known = examine_stray(node, output, overlay, beside)
+        check_meant(known, (), node.catalog)
         if replace:
             check_discardable(overlay, node.catalog)
             path = known.path

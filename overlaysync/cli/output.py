@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from overlaysync.cli.progress import Audience, Progress
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field, printable
 
 _LONGEST = 8192
 _COLORS = {"✔": "\x1b[32m", "✗": "\x1b[31m"}
@@ -42,13 +42,13 @@ class Output:
     # -- results -------------------------------------------------------------------------------------
 
     def result(self, document: object, *lines: str) -> None:
-        """The command's result: one JSON document, or lines for people."""
+        """The command's result: one JSON document, or lines for people, each of which stays one line."""
         self._printed = True
         if self.json:
             print(json.dumps(document, indent=2), flush=True)
         else:
             for line in lines:
-                print(self._painted(_safe(line), sys.stdout), flush=True)
+                print(self._painted(printable(line, _LONGEST), sys.stdout), flush=True)
 
     def good(self, text: str) -> str:
         """``text`` with a tick."""
@@ -84,28 +84,26 @@ class Output:
             if self._progress:
                 self._progress.clear()
             self._audience.clear()
-            if self.json:
-                text = json.dumps({"note": text})
-            print(_safe(text), file=sys.stderr, flush=True)
+            text = json.dumps({"note": text}) if self.json else _safe(text)
+            print(text, file=sys.stderr, flush=True)
 
     def begin(self, what: str, total: int) -> None:
         """Work of ``total`` bytes begins."""
         with self._lock:
-            self._progress = None if self.quiet else Progress(_safe(what), total, self.json)
+            self._progress = None if self.quiet else Progress(printable(what), total, self.json)
 
     def advance(self, size: int, source: str = "") -> None:
         """``size`` more bytes are done, and who gave them; from any thread."""
         with self._lock:
             if self._progress:
-                self._progress.advance(size, _safe(source))
+                self._progress.advance(size, one_field(source))
 
     def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
         """Who fetches from this node: how many are done, and how far the others are."""
         with self._lock:
             if not self.quiet and not self._progress:
-                self._audience.show(
-                    _safe(what), done, joined, [(_safe(label), held) for label, held in fetching]
-                )
+                shown = [(one_field(label), held) for label, held in fetching]
+                self._audience.show(one_field(what), done, joined, shown)
 
     def end(self) -> None:
         """The work has ended."""
@@ -117,5 +115,10 @@ class Output:
 
 
 def _safe(text: str) -> str:
-    """``text`` without what a terminal would obey: names of files and of strangers' things are in it."""
-    return "\n".join(printable(line, _LONGEST) for line in text.split("\n"))
+    """``text`` without what a terminal would obey: names of files and of strangers' things are in it.
+
+    A note or an error may have several lines. All but the first are indented, so that nothing within the text
+    can look like another note or error.
+    """
+    first, *more = (printable(line, _LONGEST) for line in text.split("\n"))
+    return "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in more)])

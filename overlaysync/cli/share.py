@@ -209,7 +209,7 @@ async def _share(
 
 def _print_share(output: Output, share: Share, port: int, where: str) -> None:
     from overlaysync.model.digest import short_id
-    from overlaysync.model.names import printable
+    from overlaysync.model.names import one_field
     from overlaysync.trust.keys import node_id
     from overlaysync.units import format_size
 
@@ -222,7 +222,7 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
         size = f"{format_size(header.data_size)} of {format_size(header.virtual_size)}"
         on = ""
         if shared.known.parent:
-            on = f"  on {printable(header.parent_name)} {short_id(shared.known.parent.disk.id)}"
+            on = f"  on {one_field(header.parent_name)} {short_id(shared.known.parent.disk.id)}"
         lines.append(
             output.good(
                 f"{kind:8}{header.full_name}:{header.version}  {size}  {short_id(header.content_id)}{on}"

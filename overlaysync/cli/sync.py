@@ -23,7 +23,7 @@ from overlaysync.cli.common import (
     refusal_lines,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.fetch import FIND_S, fetched_fields, fetched_text, show_plan, tell_place
+from overlaysync.cli.fetch import FIND_S, fetched_fields, fetched_text, show_plan
 from overlaysync.cli.finding import check_membership
 from overlaysync.cli.look import note_silent
 from overlaysync.cli.output import Output
@@ -142,12 +142,11 @@ class _Syncing:
             Reach.open(node, client, self._output, peers=self._peers, interfaces=self._interfaces) as reach,
             Passing.open(node, reach, limit=given) as passing,
         ):
-            tell_place(self._output, self._options)
             work = Sync(
                 Fetch(node, client, reach, self._output, self._options, passing),
                 references,
                 looked=lambda: note_silent(reach, self._output),
-                planned=lambda steps: show_plan(self._output, steps),
+                planned=lambda steps: show_plan(self._output, steps, self._options),
             )
             done = await work.first()
             if self._watch:

@@ -139,4 +139,4 @@ def _read_file(path: str) -> str:
                 raise NotAllowedError(f"The code in {path} can be read by others", hint=f"chmod 600 '{path}'")
             return file.read(_CODE_LIMIT).decode("ascii", "replace")
     except OSError as error:
-        raise translate(error, f"Cannot read {path}") from error
+        raise translate(error, f"Cannot read {path}", hint="name another file: --code-file FILE") from error

@@ -133,7 +133,7 @@ def _write_drawing(path: str, text: str, replace: bool) -> None:
             )
         _put(real, text, new=not old)
     except OSError as error:
-        raise translate(error, f"Cannot write {path}") from error
+        raise translate(error, f"Cannot write {path}", hint="name another file: --svg FILE") from error
 
 
 def _begins_with(path: str, start: str) -> bool:

@@ -1,4 +1,4 @@
-"""Commands about publishers: trust, untrust."""
+"""Commands about publishers: trust, untrust, distrust."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from overlaysync.cli.look import LOOK_S, look
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
-    from overlaysync.model.pin import Pin
+    from overlaysync.errors import NotFoundError
+    from overlaysync.model.pin import Pin, Sighting
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
     from overlaysync.trust.book import Book
@@ -23,6 +24,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
     app.command("trust")(trust)
     app.command("untrust")(untrust)
+    app.command("distrust")(distrust)
 
 
 def trust(
@@ -38,7 +40,7 @@ def trust(
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Trust a publisher; or list who is trusted, for what."""
+    """Trust a publisher; or list the publishers that you trust or distrust."""
     from overlaysync.errors import UsageError
 
     output = output_of(context)
@@ -59,7 +61,7 @@ def untrust(
         str, typer.Argument(metavar="FINGERPRINT", help="Of a publisher, or its first 8 characters or more.")
     ],
 ) -> None:
-    """Trust a publisher no longer; its names are nobody's."""
+    """Forget that you trust a publisher: the next first use counts again."""
     from overlaysync.errors import NotFoundError
     from overlaysync.ops.trust_words import who
     from overlaysync.trust.book import find_publisher
@@ -70,15 +72,76 @@ def untrust(
         try:
             publisher = find_publisher(fingerprint, _publishers(book))
         except NotFoundError as error:
-            raise NotFoundError(
-                error.what, why="nobody with that one is trusted", hint="overlaysync trust, for a list"
-            ) from None
+            raise _not_trusted(error, fingerprint, book) from None
         node.catalog.pins.forget(publisher)
     fields = _fields(publisher, book)
-    names = ", ".join(f"'{pin.full_name}'" for pin in _pins(publisher, book))
     lines = [output.good(f"forgotten: {who(publisher, book.label(publisher))}")]
-    lines += [f"  whoever is fetched first is the publisher of {names} from then on"] if names else []
+    names = _names(publisher, book)
+    if names:
+        belong = "belongs" if len(_pins(publisher, book)) == 1 else "belong"
+        lines.append(
+            f"  {names} {belong} to no publisher now: the next first use counts again, also of this one"
+        )
+    if publisher != book.own:
+        lines.append(f"  To refuse it for good: overlaysync distrust {fields['publisher'][:9]}")
     output.result({"untrusted": fields}, *lines)
+
+
+def _not_trusted(error: NotFoundError, fingerprint: str, book: Book) -> NotFoundError:
+    """Why there is nothing to forget."""
+    from overlaysync.errors import NotFoundError
+    from overlaysync.trust.book import find_publisher
+    from overlaysync.trust.keys import node_id
+
+    try:
+        publisher = find_publisher(fingerprint, book.distrusted)
+    except NotFoundError:
+        return NotFoundError(
+            error.what, why="no publisher with that one is trusted", hint="overlaysync trust, for a list"
+        )
+    short = node_id(publisher)[:9]
+    return NotFoundError(
+        f"The publisher {node_id(publisher)} is not trusted, but distrusted",
+        hint=f"to take that back: overlaysync trust {short}; to forget it altogether, then: "
+        f"overlaysync untrust {short}",
+    )
+
+
+def distrust(
+    context: typer.Context,
+    fingerprint: Annotated[
+        str, typer.Argument(metavar="FINGERPRINT", help="Of a publisher, or its first 8 characters or more.")
+    ],
+    peer: PeerOption = None,
+    iface: InterfaceOption = None,
+    wait: WaitOption = LOOK_S,
+) -> None:
+    """Refuse everything that a publisher signs, for good."""
+    from overlaysync.errors import UsageError
+    from overlaysync.model.pin import DistrustedPublisher
+    from overlaysync.node.node import timestamp
+    from overlaysync.ops.trust_words import who
+
+    output = output_of(context)
+    with open_node() as node:
+        book = node.book()
+        publisher = _find(node, output, fingerprint, book, _Look(parse_peers(peer), iface or [], wait))
+        if publisher == book.own:
+            raise UsageError(
+                "That is the fingerprint of this machine",
+                why="you cannot refuse what you publish yourself",
+                hint="overlaysync trust, for a list of publishers",
+            )
+        names, label = _names(publisher, book), _label(node.catalog.sightings(), publisher, book)
+        node.catalog.pins.distrust(DistrustedPublisher(publisher, timestamp(), label))
+        fields = _refused_fields(publisher, node.book())
+    lines = [
+        output.good(f"distrusted: {who(publisher, label)}"),
+        "  Nothing that it signed will be fetched by a name or an id. Images that are here stay.",
+    ]
+    lines += [f"  Its names belong to no publisher now: {names}"] if names else []
+    lines.append(f"  To take this back: overlaysync trust {fields['publisher'][:9]}")
+    output.result({"distrusted": fields, "before": _fields(publisher, book)}, *lines)
 
 
 # -- listing -----------------------------------------------------------------------------------------
@@ -89,19 +152,34 @@ _WORDS = {"own": "yours", "explicit": "by your word", "first-use": "first use"}
 def _list(node: Node, output: Output) -> None:
     book = node.book()
     entries = [_fields(publisher, book) for publisher in _publishers(book)]
+    refused = [_refused_fields(publisher, book) for publisher in book.distrusted]
     lines = [line for entry in entries for line in _lines(entry)]
-    output.result({"trusted": entries}, *lines)
-    if not entries and not output.json:
-        output.note("nobody is trusted yet; the first publisher of a name is, when it is fetched")
+    lines += [f"{_head(entry)}  distrusted since {entry['distrusted_since']}" for entry in refused]
+    output.result({"trusted": entries, "distrusted": refused}, *lines)
+    if not lines and not output.json:
+        output.note("No publisher is trusted yet; the first publisher of a name is, when it is fetched")
 
 
 def _publishers(book: Book) -> list[bytes]:
-    """Everybody who is trusted or has a name, those trusted first."""
+    """The publishers that are trusted or have a name, those trusted first."""
     return list(dict.fromkeys([*book.trusted, *(pin.publisher for pin in book.pins.values())]))
 
 
 def _pins(publisher: bytes, book: Book) -> list[Pin]:
     return [pin for pin in book.pins.values() if pin.publisher == publisher]
+
+
+def _names(publisher: bytes, book: Book) -> str:
+    """The names of a publisher, for people."""
+    return ", ".join(f"'{pin.full_name}'" for pin in _pins(publisher, book))
+
+
+def _refused_fields(publisher: bytes, book: Book) -> dict[str, Any]:
+    """The JSON form of a distrusted publisher."""
+    from overlaysync.trust.keys import node_id
+
+    entry = book.distrusted[publisher]
+    return {"publisher": node_id(publisher), "by": entry.label, "distrusted_since": entry.since}
 
 
 def _fields(publisher: bytes, book: Book) -> dict[str, Any]:
@@ -121,6 +199,8 @@ def _fields(publisher: bytes, book: Book) -> dict[str, Any]:
     general = book.trusted.get(publisher)
     if publisher == book.own:
         trusted = Trust.OWN
+    elif book.refuses(publisher):
+        trusted = Trust.DISTRUSTED
     elif general or any(item["trusted"] == Trust.EXPLICIT for item in names):
         trusted = Trust.EXPLICIT
     else:
@@ -136,10 +216,14 @@ def _fields(publisher: bytes, book: Book) -> dict[str, Any]:
     }
 
 
-def _lines(entry: dict[str, Any]) -> list[str]:
-    from overlaysync.model.names import printable
+def _head(entry: dict[str, Any]) -> str:
+    from overlaysync.model.names import one_field
 
-    head = f"{entry['publisher']}  {printable(entry['by'])}".rstrip()
+    return f"{entry['publisher']}  {one_field(entry['by'])}".rstrip()
+
+
+def _lines(entry: dict[str, Any]) -> list[str]:
+    head = _head(entry)
     if entry["all_names"]:
         head += f"  whatever it publishes, since {entry['trusted_since']}"
     names = [f"{item['team']}/{item['name']}" if item["team"] else item["name"] for item in entry["names"]]
@@ -173,9 +257,9 @@ def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where
 
     book = node.book()
     publisher = _find(node, output, fingerprint, book, where)
-    sightings = [seen for seen in node.catalog.sightings() if seen.publisher == publisher]
-    published = [(seen.team, seen.name) for seen in sightings]
-    label = max(sightings, key=lambda seen: seen.at).label if sightings else book.label(publisher)
+    sightings = node.catalog.sightings()
+    published = [(seen.team, seen.name) for seen in sightings if seen.publisher == publisher]
+    label = _label(sightings, publisher, book)
     if name is None:
         keys = [(pin.team, pin.name) for pin in conflicts(publisher, published, book)]
     else:
@@ -186,12 +270,23 @@ def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where
     node.catalog.pins.trust(general, pins)
     only = f", for {', '.join(repr(pin.full_name) for pin in pins)} only" if name is not None else ""
     lines = [output.good(f"trusted: {who(publisher, label)}{only}")]
+    lines += ["  It is no longer distrusted."] if book.refuses(publisher) else []
     lines += [
         f"  '{pin.full_name}' is this publisher's now; before, {who(pin.publisher, pin.label)}'s"
         for pin in before
     ]
-    document = {"trusted": _fields(publisher, node.book()), "before": [_before(pin) for pin in before]}
+    document = {
+        "trusted": _fields(publisher, node.book()),
+        "before": [_before(pin) for pin in before],
+        "was_distrusted": book.refuses(publisher),
+    }
     output.result(document, *lines)
+
+
+def _label(sightings: Iterable[Sighting], publisher: bytes, book: Book) -> str:
+    """What a publisher called itself when it was last seen."""
+    seen = [one for one in sightings if one.publisher == publisher]
+    return max(seen, key=lambda one: one.at).label if seen else book.label(publisher)
 
 
 def _before(pin: Pin) -> dict[str, str]:
@@ -225,7 +320,7 @@ def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look
     from overlaysync.errors import NotFoundError
     from overlaysync.trust.book import find_publisher
 
-    known = [*(seen.publisher for seen in node.catalog.sightings()), *_publishers(book)]
+    known = [*(seen.publisher for seen in node.catalog.sightings()), *_publishers(book), *book.distrusted]
     try:
         return find_publisher(fingerprint, known)
     except NotFoundError:
@@ -235,6 +330,6 @@ def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look
     except NotFoundError as error:
         raise NotFoundError(
             error.what,
-            why="it was never seen, and nobody within reach shares anything that it signed",
+            why="this machine has never seen it, and no reachable machine shares anything that it signed",
             hint="compare it with: overlaysync ls; or name a peer with --peer HOST:PORT",
         ) from None

@@ -50,28 +50,37 @@ class Chain:
         self._owned = owned
 
     @classmethod
-    def open(cls, path: str, format: Format | None = None, vouched: Vouched = never) -> Self:
+    def open(
+        cls, path: str, format: Format | None = None, vouched: Vouched = never, *, base: str | None = None
+    ) -> Self:
         """Open the image at ``path`` and all its backing files.
 
         Args:
             path: of the top image.
             format: what it is said to be; None to look.
             vouched: asked about files that should not be taken for images.
+            base: path of an image to read an overlay over, instead of the one that its header names.
 
         Raises:
             ImageError: one of them is damaged, unsupported or not a plain local file, or they form a loop.
+                Or ``base`` was given for an image that is no overlay.
             BaseImageError: a backing file is missing.
             NotFoundError: there is nothing at ``path``.
             NotAllowedError: permissions forbid it, or a backing file does not look like an image.
         """
         images: list[Image] = []
         try:
-            _open_all(path, format, images, vouched)
+            _open_all(path, format, images, vouched, base)
         except BaseException:
             for image in images:
                 image.close()
             raise
         return cls(tuple(images))
+
+    @classmethod
+    def alone(cls, image: Image) -> Self:
+        """Return the chain of one open image, which stays the caller's: below it a guest would read zeros."""
+        return cls((image,), owned=False)
 
     @property
     def top(self) -> Image:
@@ -175,8 +184,10 @@ def reachable(path: str) -> tuple[Fingerprint, ...]:
             image.close()
 
 
-def _open_all(path: str, format: Format | None, images: list[Image], vouched: Vouched) -> None:
-    """Append the image at ``path`` and its backing files to ``images``."""
+def _open_all(
+    path: str, format: Format | None, images: list[Image], vouched: Vouched, base: str | None = None
+) -> None:
+    """Append the image at ``path`` and its backing files, or ``base`` and those of it, to ``images``."""
     visited = set()
     image = open_image(path, format, vouched)
     while True:
@@ -186,10 +197,17 @@ def _open_all(path: str, format: Format | None, images: list[Image], vouched: Vo
             raise ImageError("its backing files form a loop", path=path)
         visited.add((status.st_dev, status.st_ino))
         if image.backing is None:
+            if base is not None and len(images) == 1:
+                raise ImageError("it has no backing file, so it is no overlay", path=path)
             return
         if len(images) == MAX_DEPTH:
             raise ImageError(f"it has more than {MAX_DEPTH - 1} backing files", path=path)
-        image = _open_backing(image, image.backing, vouched)
+        given = base if len(images) == 1 else None
+        image = (
+            _open_backing(image, image.backing, vouched)
+            if given is None
+            else open_image(given, None, vouched)
+        )
 
 
 def _open_backing(overlay: Image, backing: Backing, vouched: Vouched) -> Image:
@@ -200,7 +218,7 @@ def _open_backing(overlay: Image, backing: Backing, vouched: Vouched) -> Image:
         raise BaseImageError(
             f"The backing file of {overlay.path} is missing",
             why=f"there is no file {display(path)}",
-            hint="put the master there, or fetch the overlay again to stand on a master of your choice",
+            hint=f"overlaysync adopt '{overlay.path}', which finds its master",
         ) from error
     except WrongFormatError as error:
         raise _wrong_header(overlay, backing, error) from error
@@ -234,7 +252,7 @@ def _check_backing(overlay: Image, image: Image, declared: Format | None, vouche
 def _wrong_header(overlay: Image, backing: Backing, error: WrongFormatError) -> ImageError:
     """Return what is said of an overlay whose header names the wrong format of its backing file."""
     if error.found is None:
-        hint = f"put the right master in the place of {error.path}, or fetch the overlay again"
+        hint = f"overlaysync adopt '{overlay.path}', which finds its master"
     else:
         name = shlex.quote(os.fsdecode(backing.name))
         hint = f"qemu-img rebase -u -F {error.found} -b {name} {shlex.quote(overlay.path)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 
 import numpy as np
@@ -40,7 +41,7 @@ def open_regular(path: str) -> int:
         _require_regular(os.stat(real).st_mode, path)
         fd = os.open(real, _FLAGS)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"There is no file {path}") from error
+        raise NotFoundError(f"There is no file {path}", hint=_to_look(path)) from error
     except PermissionError as error:
         raise NotAllowedError(f"Cannot read {path}", why="permission denied", hint=may_read(path)) from error
     except (OSError, ValueError) as error:
@@ -52,6 +53,14 @@ def open_regular(path: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _to_look(path: str) -> str:
+    """What to type to see what there is instead of a file."""
+    directory = os.path.dirname(path) or "."
+    while not os.path.isdir(directory) and directory not in ("/", ""):
+        directory = os.path.dirname(directory)
+    return f"see what is there: ls {shlex.quote(directory or '.')}; known images: overlaysync tree"
 
 
 def may_read(path: str) -> str:

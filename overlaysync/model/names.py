@@ -1,4 +1,4 @@
-"""The one rule for names, and the one function that prints foreign text.
+"""The one rule for names, and the functions through which all foreign text is printed.
 
 A name is NFC, 1 to 64 letters, digits, ``.``, ``_`` or ``-`` (at most 192 bytes of UTF-8), and begins with a
 letter or digit. So it can never be a path, an option or a terminal sequence.
@@ -59,6 +59,11 @@ def printable(text: str, limit: int = 200) -> str:
     cut = text[:limit]
     safe = "".join(char if char.isprintable() else "?" for char in cut)
     return safe + ("…" if len(text) > limit else "")
+
+
+def one_field(text: str, limit: int = 200) -> str:
+    """Return foreign text as one field of a line: printable, and without blanks that could part columns."""
+    return " ".join(printable(text, limit).split())
 
 
 def _plain(char: str) -> bool:

@@ -1,4 +1,5 @@
-"""Pins: which publisher a name belongs to here, what of it was seen, and whom the user trusts.
+"""Pins: which publisher a name belongs to here, what of it was seen, and which publishers the user trusts
+or refuses.
 
 Times are ISO 8601 UTC, or "" where nobody knows any more. Labels are what a node calls itself: for people.
 """
@@ -37,6 +38,21 @@ class Pin:
 @dataclass(frozen=True, slots=True)
 class TrustedPublisher:
     """A publisher that the user trusts, whatever it publishes.
+
+    Attributes:
+        publisher: public key.
+        since: when the user said so.
+        label: of the publisher at that time.
+    """
+
+    publisher: bytes
+    since: str
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DistrustedPublisher:
+    """A publisher that the user refuses for good, whatever it publishes.
 
     Attributes:
         publisher: public key.

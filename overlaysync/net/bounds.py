@@ -24,6 +24,7 @@ MAX_ETAG = 128
 MAX_HOST = 253  # DNS
 
 MAX_SWARM_SIZE = 64 * KIB  # a have map of 65,536 pieces is 11 KiB in base64, 256 members are 20 KiB
+LEAST_TOLD_PORT = 1024  # of an address that another tells of or announces
 MAX_TOLD = 256  # members told of in one answer
 MAX_NEWS = 2048  # pieces named one by one; more come as a have map
 MEMBER_ID_SIZE = 8  # random bytes a fetching node calls itself by
@@ -133,6 +134,8 @@ class DiscoveryBounds:
         updates: records heard, after which a browser forgets when to ask again for which.
         items: entries kept of one peer's TXT.
         name_length: instance name (DNS-SD: one label of 63 bytes).
+        doubts: peers said to have gone that are asked at once.
+        doubt_s: a peer that was asked so is not asked again within this time.
     """
 
     peers: int = 256
@@ -147,6 +150,8 @@ class DiscoveryBounds:
     updates: int = 16384
     items: int = 64
     name_length: int = 63
+    doubts: int = 4
+    doubt_s: float = 10
 
 
 SERVER = ServerBounds()

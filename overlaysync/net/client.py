@@ -383,8 +383,7 @@ class Client:
             raise GoneError(f"this node is not in the team of {address}")
         await self._connect(address, connection)
         try:
-            assert connection.transport is not None
-            key = node_key(connection.transport)
+            key = _key_behind(address, connection)
             if address.key not in (b"", key):
                 raise PeerError(f"{address} is another node than was expected")
             await self._prove(address, connection, team, key)
@@ -418,6 +417,19 @@ class Client:
         if connection.usable:
             host.idle.append(connection)
         return head
+
+
+def _key_behind(address: PrivateAddress, connection: DataConnection) -> bytes:
+    """The node key that the peer has shown.
+
+    Raises:
+        PeerError: it has shown none, or a certificate that cannot even be judged.
+    """
+    assert connection.transport is not None
+    try:
+        return node_key(connection.transport)
+    except Exception as error:
+        raise PeerError(f"{address} shows no usable certificate", why=printable(str(error))) from None
 
 
 def _no_data(address: Endpoint, error: OverlaysyncError) -> PeerError:

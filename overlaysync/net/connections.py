@@ -1,7 +1,8 @@
 """aiohttp's low-level server with a bound on connections, in all and for each client address.
 
 When there is no place left, the connection that has been idle longest makes room (an honest client just
-opens a new one); when none is idle, the newcomer is told to come back.
+opens a new one); when none is idle, the newcomer is told to come back. How many places there are depends on
+the file descriptors that the process may have: a server that has none left answers nobody.
 """
 
 from __future__ import annotations
@@ -9,13 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from aiohttp import web
 
 from overlaysync.net.bounds import ServerBounds
+
+MAX_DESCRIPTORS = 65536
+"""Open files to ask the system for; more would not be used."""
+
+_OTHER_DESCRIPTORS = 256
+"""What a node needs besides connections that it has accepted: images, the catalog, its own questions."""
+
+_LEAST_CONNECTIONS = 8
 
 _quiet = logging.getLogger("overlaysync.http")
 _BUSY = (
@@ -27,6 +38,24 @@ _quiet.setLevel(logging.CRITICAL)  # whatever strangers send is no event; our ow
 def retry_after(bounds: ServerBounds) -> int:
     """Seconds after which to come back: clients sent away together should not come back together."""
     return bounds.retry_s + random.randint(0, bounds.retry_s)
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process have as many open files as it may, within reason; return how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # a sandbox may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+
+
+def fitting(bounds: ServerBounds, descriptors: int) -> ServerBounds:
+    """Return ``bounds`` with no more connections and handshakes than so many file descriptors allow."""
+    room = max(_LEAST_CONNECTIONS, descriptors - bounds.bodies - min(_OTHER_DESCRIPTORS, descriptors // 4))
+    handshakes = min(bounds.handshakes, room // 4)
+    return replace(bounds, connections=min(bounds.connections, room - handshakes), handshakes=handshakes)
 
 
 class BoundedServer(web.Server):

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 from collections import OrderedDict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from zeroconf import (
@@ -24,10 +24,11 @@ from zeroconf import Error as ZeroconfError
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from overlaysync.errors import NetworkError
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field, printable
 from overlaysync.net.bounds import DISCOVERY, DiscoveryBounds
+from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import Interface, choose_interfaces, is_on_link, list_interfaces
-from overlaysync.net.tidy import BoundedBrowser, Tidy
+from overlaysync.net.tidy import BoundedBrowser, Sturdy, Tidy
 from overlaysync.net.txt import Item, NodeText, decode_txt, encode_txt
 
 __all__ = ["SERVICE", "Announcement", "Announcer", "Browser", "Item", "Multicast", "Peer"]
@@ -43,13 +44,15 @@ class Multicast:
 
     Args:
         named: names of the interfaces to use; none for all that are usual.
+        faults: unexpected exceptions go there.
 
     Attributes:
         interfaces: those that work.
     """
 
-    def __init__(self, named: Sequence[str]) -> None:
+    def __init__(self, named: Sequence[str], faults: Faults) -> None:
         self._named = named
+        self._faults = faults
         self.interfaces: tuple[Interface, ...] = ()
         self._own: frozenset[str] = frozenset()
         self._zeroconf: AsyncZeroconf | None = None
@@ -76,9 +79,10 @@ class Multicast:
             why = "; ".join(problems) or "there is no network interface to use"
             raise NetworkError("Discovery does not work here", why=why, hint=_HINT)
         try:
-            self._zeroconf = AsyncZeroconf(interfaces=addresses, ip_version=IPVersion.V4Only)
-            await self._zeroconf.zeroconf.async_wait_for_start()
-            self._zeroconf.zeroconf.async_add_listener(Tidy(), None)
+            zeroconf = Sturdy(self._faults, interfaces=addresses, ip_version=IPVersion.V4Only)
+            self._zeroconf = AsyncZeroconf(zc=zeroconf)
+            await zeroconf.async_wait_for_start()
+            zeroconf.async_add_listener(Tidy(self._faults), None)
         except (OSError, RuntimeError, ZeroconfError) as error:
             await self.close()
             raise NetworkError("Discovery does not work here", why=str(error), hint=_HINT) from None
@@ -137,13 +141,20 @@ class Announcer:
     Args:
         label: ``user@host-abc234``; a suffix is added when another node has it.
         interfaces: names of the interfaces to use; none for all that are usual.
+        faults: unexpected exceptions go there.
     """
 
     def __init__(
-        self, label: str, *, interfaces: Sequence[str] = (), bounds: DiscoveryBounds = DISCOVERY
+        self,
+        label: str,
+        *,
+        interfaces: Sequence[str] = (),
+        bounds: DiscoveryBounds = DISCOVERY,
+        faults: Faults | None = None,
     ) -> None:
         self._bounds = bounds
-        self._multicast = Multicast(interfaces)
+        self._faults = faults or Faults()
+        self._multicast = Multicast(interfaces, self._faults)
         self._name = instance_label(label, bounds.name_length - len("-99"))
         self._announced: Announcement | None = None
         self._info: AsyncServiceInfo | None = None
@@ -195,14 +206,15 @@ class Announcer:
         while True:
             try:
                 await sent
-            except (ZeroconfError, OSError) as error:
-                _log.warning("cannot announce this node: %s", error)
-            await asyncio.sleep(self._bounds.updates_s)
-            await self._changed.wait()
-            self._changed.clear()
-            assert self._announced is not None
-            self._info = self._make_info(self._announced)
-            sent = await self._multicast.zeroconf.async_update_service(self._info)
+                await asyncio.sleep(self._bounds.updates_s)
+                await self._changed.wait()
+                self._changed.clear()
+                assert self._announced is not None
+                self._info = self._make_info(self._announced)
+                sent = await self._multicast.zeroconf.async_update_service(self._info)
+            except Exception as error:
+                self._faults.count(error, "announcing this node")
+                sent = asyncio.sleep(0)
 
     def _make_info(self, said: Announcement) -> AsyncServiceInfo:
         text = NodeText(said.node_id, said.revision, said.items, said.tls)
@@ -257,17 +269,27 @@ class Browser:
     When there is no place for another, the one that was heard of longest ago goes, unless it has been
     confirmed: a flood of made-up peers pushes out neither those that answered nor those that come later.
     One host may answer by any number of names, so only some of each host are kept for having answered.
+    Anybody can say that a peer has gone, so one is dropped only when it does not answer any more.
 
     Args:
         interfaces: names of the interfaces to use; none for all that are usual.
+        faults: unexpected exceptions go there.
 
     Attributes:
         peers: by instance name.
+        still_there: asks a peer whether it has gone; without it, what is said of it is believed.
     """
 
-    def __init__(self, *, interfaces: Sequence[str] = (), bounds: DiscoveryBounds = DISCOVERY) -> None:
+    def __init__(
+        self,
+        *,
+        interfaces: Sequence[str] = (),
+        bounds: DiscoveryBounds = DISCOVERY,
+        faults: Faults | None = None,
+    ) -> None:
         self._bounds = bounds
-        self._multicast = Multicast(interfaces)
+        self._faults = faults or Faults()
+        self._multicast = Multicast(interfaces, self._faults)
         self.peers: OrderedDict[str, Peer] = OrderedDict()
         self._own: set[tuple[str, int]] = set()
         self._confirmed: dict[str, str] = {}  # label → host that answered
@@ -276,6 +298,10 @@ class Browser:
         self._workers: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._browser: BoundedBrowser | None = None
+        self.still_there: Callable[[Peer], Awaitable[bool]] | None = None
+        self._doubts: dict[str, asyncio.Task[None]] = {}
+        self._asked_at: dict[str, float] = {}
+        self._doubting = asyncio.Semaphore(bounds.doubts)
 
     async def start(self) -> None:
         """Ask who is there, and listen.
@@ -292,15 +318,17 @@ class Browser:
             SERVICE,
             handlers=[self._heard],
             question_type=DNSQuestionType.QM,
+            faults=self._faults,
         )
 
     async def stop(self) -> None:
         """Listen no longer; the peers stay."""
         if self._browser is not None:
             await self._browser.async_cancel()
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        tasks = (*self._workers, *self._doubts.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._multicast.close()
 
     def ignore(self, label: str, port: int) -> None:
@@ -328,9 +356,17 @@ class Browser:
     def _heard(
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
     ) -> None:
+        try:
+            self._take_note(name, state_change)
+        except Exception as error:
+            self._faults.count(error, "hearing of a peer")
+
+    def _take_note(self, name: str, state_change: ServiceStateChange) -> None:
         if state_change is ServiceStateChange.Removed:
-            self._drop(_label(name))
+            self._doubt(_label(name))
             return
+        if (doubt := self._doubts.pop(_label(name), None)) is not None:
+            doubt.cancel()
         known = name in self._pending
         self._pending[name] = None
         self._pending.move_to_end(name)
@@ -349,6 +385,8 @@ class Browser:
                     await self._resolve(name)
                 except (ZeroconfError, OSError, ValueError) as error:
                     _log.debug("cannot resolve a peer: %s", error)
+                except Exception as error:
+                    self._faults.count(error, "resolving a peer")
                 await asyncio.sleep(self._bounds.pace_s)
 
     async def _resolve(self, name: str) -> None:
@@ -365,7 +403,7 @@ class Browser:
         if addresses:
             self._keep(Peer(label, text.node_id, addresses, info.port, text.revision, text.items))
         else:
-            self._drop(label)
+            self._doubt(label)
 
     def _reachable(self, info: AsyncServiceInfo) -> tuple[str, ...]:
         """The announced addresses in our networks, the loopback last."""
@@ -386,8 +424,40 @@ class Browser:
             self._drop(next(unconfirmed, next(iter(self.peers))))
         self._notify()
 
+    def _doubt(self, label: str) -> None:
+        """A peer is said to have gone, or to be where it cannot be reached: drop it unless it answers."""
+        if label not in self.peers or label in self._doubts:
+            return
+        if self.still_there is None:
+            self._drop(label)
+            return
+        self._doubts[label] = asyncio.create_task(self._resolve_doubt(label, self.still_there))
+        self._doubts[label].add_done_callback(lambda task: self._no_more_doubt(label, task))
+
+    def _no_more_doubt(self, label: str, task: asyncio.Task[None]) -> None:
+        if self._doubts.get(label) is task:
+            del self._doubts[label]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._faults.count(error, "asking whether a peer has gone")
+
+    async def _resolve_doubt(self, label: str, still_there: Callable[[Peer], Awaitable[bool]]) -> None:
+        """Ask a doubted peer until it does not answer; who is announced anew is doubted no longer."""
+        loop = asyncio.get_running_loop()
+        while label in self.peers:
+            if label in self._asked_at:
+                await asyncio.sleep(self._asked_at[label] + self._bounds.doubt_s - loop.time())
+            async with self._doubting:
+                peer = self.peers.get(label)
+                there = peer is not None and await still_there(peer)
+            self._asked_at[label] = loop.time()
+            if not there:
+                self._drop(label)
+            elif self._browser is not None:
+                self._browser.ask_again_soon()  # it will announce anew what was withdrawn in its name
+
     def _drop(self, label: str) -> None:
         self._confirmed.pop(label, None)
+        self._asked_at.pop(label, None)
         if self.peers.pop(label, None) is not None:
             self._notify()
 
@@ -397,4 +467,4 @@ class Browser:
 
 
 def _label(name: str) -> str:
-    return printable(name.removesuffix("." + SERVICE))
+    return one_field(name.removesuffix("." + SERVICE))

@@ -21,6 +21,7 @@ import ifaddr
 
 from overlaysync.errors import UsageError
 from overlaysync.model.names import printable
+from overlaysync.net.bounds import LEAST_TOLD_PORT
 
 Subnet: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 """An address together with its network."""
@@ -106,6 +107,22 @@ def is_one_host(address: str, *, far: bool) -> bool:
         ip = ip.ipv4_mapped
     special = ip.is_loopback or ip.is_unspecified or ip.is_multicast or ip.is_reserved
     return not (special or (far and ip.is_link_local))
+
+
+def is_told_port(port: int) -> bool:
+    """Whether a port that another told or announced may be dialled: no system service's."""
+    return LEAST_TOLD_PORT <= port < 1 << 16
+
+
+def host_key(address: str) -> str:
+    """What counts as one host: an IPv4 address, the /64 network of an IPv6 address, or a name."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if ip.version == 6 and ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ip) if ip.version == 4 else str(ipaddress.ip_network((ip, 64), strict=False))
 
 
 def _broadcast(subnet: Subnet) -> object:

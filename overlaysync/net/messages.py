@@ -10,6 +10,7 @@ import base64
 import ipaddress
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -17,7 +18,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from overlaysync.errors import DecodeError, UsageError
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field, printable
 from overlaysync.net.bounds import (
     MAX_CATALOG_ITEMS,
     MAX_CATALOG_SIZE,
@@ -109,7 +110,7 @@ def decode_catalog(data: bytes) -> CatalogMessage:
     if not 0 <= message.tls < 1 << 16:
         raise DecodeError("a catalog with a port that there is not")
     envelopes = tuple(map(_envelope, message.items))
-    return CatalogMessage(node, printable(message.label, MAX_LABEL), envelopes, message.tls)
+    return CatalogMessage(node, one_field(message.label, MAX_LABEL), envelopes, message.tls)
 
 
 def encode_history(envelopes: Iterable[bytes]) -> bytes:
@@ -214,6 +215,14 @@ def parse_address(text: str) -> Address:
         f"'{printable(text)}' is not an address",
         hint="write HOST:PORT, such as bob.lab:43210, 192.0.2.7:43210 or [2001:db8::7]:43210",
     )
+
+
+def is_host_field(text: str) -> bool:
+    """Whether ``text`` is a host name or an IP address, with a port or without (RFC 9110, section 7.2)."""
+    for address in (text, f"{text}:80"):
+        with suppress(UsageError):
+            return bool(parse_address(address))
+    return False
 
 
 def _ipv6(text: str, scope: str) -> str:

@@ -1,7 +1,8 @@
 """The HTTP server: what a node serves to anybody who asks, and over TLS to the members of its teams.
 
-GET and HEAD only, no request has a body. Leaves out who may see what: a :class:`~.shelf.View` shows only what
-may be served. "No" and "absent" are one answer, byte for byte. Paths (docs/protocol.md):
+GET only, for a HEAD costs what its body would; no request has a body, and none from a web page is answered.
+Leaves out who may see what: a :class:`~.shelf.View` shows only what may be served. "No" and "absent" are one
+answer, byte for byte. Paths (docs/protocol.md):
 
     /v1/catalog                             what is served, with an ETag
     /v1/peers                               other nodes this one knows
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import random
 import socket
 import struct
@@ -35,12 +35,14 @@ from aiohttp import web
 
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError
 from overlaysync.model.digest import DIGEST_SIZE
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
-from overlaysync.net.connections import BoundedServer, retry_after
+from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, retry_after
+from overlaysync.net.faults import Faults
+from overlaysync.net.interfaces import is_told_port
 from overlaysync.net.membership import Membership
-from overlaysync.net.messages import decode_slots, encode_catalog, encode_history, encode_peers
+from overlaysync.net.messages import decode_slots, encode_catalog, encode_history, encode_peers, is_host_field
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.sending import BodySender, Piece, PieceReader, Sender, StalledError, TlsSender
@@ -53,9 +55,11 @@ from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team
 from overlaysync.units import KIB
 
-_log = logging.getLogger("overlaysync.net.server")
 _JSON = "application/json"
+_BROWSER = ("Origin", "Sec-Fetch-Site")
+"""Fields that a browser adds to what a web page asks for, and that a page cannot take away."""
 _BINARY = "application/octet-stream"
+_ACCEPTED_AT_ONCE = 8
 _READERS = 4  # threads that read images
 _LEAST_SHARE = 64 * KIB  # bytes per second a body should get under a rate limit, else there are fewer
 _UNSENT = 64 * KIB  # of a body over TLS, so that a client that takes nothing is soon noticed
@@ -81,6 +85,7 @@ class Server:
         bounds: limits.
         key: the node's; without it there is no private lane.
         teams: those that the node is in, by name.
+        faults: unexpected exceptions go there.
 
     Attributes:
         port: where it listens.
@@ -96,8 +101,10 @@ class Server:
         bounds: ServerBounds = SERVER,
         key: NodeKey | None = None,
         teams: Mapping[str, Team] | None = None,
+        faults: Faults | None = None,
     ) -> None:
         self._shelf = shelf
+        self._faults = faults or Faults()
         self._key = key
         self._teams = teams or {}
         self._members: WeakKeyDictionary[asyncio.BaseTransport, Membership] = WeakKeyDictionary()
@@ -123,13 +130,16 @@ class Server:
         Raises:
             NetworkError: an address or the port cannot be had.
         """
+        self._bounds = fitting(self._bounds, raise_descriptor_limit())
         self._http = BoundedServer(self._handle, self._bounds)
         sockets = self._listen(addresses, port)
         loop = asyncio.get_running_loop()
+        self._faults.watch(loop)
         for sock in sockets:
-            self._listeners.append(
-                await loop.create_server(self._http, sock=sock, backlog=self._bounds.queue)
-            )
+            # asyncio tries to accept as often as the queue is long, and complains each time of having no
+            # descriptors left: it is told of a short queue, and the kernel of the long one.
+            self._listeners.append(await loop.create_server(self._http, sock=sock, backlog=_ACCEPTED_AT_ONCE))
+            sock.listen(self._bounds.queue)
         self.port = sockets[0].getsockname()[1]
         if self._key is not None:
             self._start_tls(self._http, self._key, addresses, port + 1 if port else 0)
@@ -141,7 +151,7 @@ class Server:
             sockets = self._listen(addresses, port)
         except (NetworkError, OverflowError):
             sockets = self._listen(addresses, 0)
-        self._tls = TlsListener(http, key, self._bounds)
+        self._tls = TlsListener(http, key, self._bounds, self._faults)
         self._tls.start(sockets)
         self.tls = sockets[0].getsockname()[1]
 
@@ -186,8 +196,8 @@ class Server:
             raise _Answer(400) from None
         except NotFoundError:
             raise _Answer(410) from None
-        except Exception:
-            _log.exception("cannot answer %s", request.rel_url)
+        except Exception as error:
+            self._faults.count(error, "answering a request")
             raise _Answer(500) from None
 
     async def _finish(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
@@ -205,10 +215,7 @@ class Server:
             abort(request)
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.method not in ("GET", "HEAD"):
-            raise _Answer(405, Allow="GET, HEAD")
-        if request.body_exists:
-            raise _Answer(413)
+        _check_asked_by_a_node(request)
         path = request.rel_url.raw_path.split("/")[1:]
         view = self._view(request, path)
         if isinstance(view, web.Response):
@@ -289,8 +296,8 @@ class Server:
         members = self._shelf.swarms.of(offer.manifest.id)
         now = asyncio.get_running_loop().time()
         host = request.remote or ""
-        if question.member and _is_of_use_to_others(host):
-            asking = Member(question.member, host, question.port, question.held, printable(question.label))
+        if question.member and is_told_port(question.port) and _is_of_use_to_others(host):
+            asking = Member(question.member, host, question.port, question.held, one_field(question.label))
             members.seen(asking, offer.pieces.count, now)
         # A node that fetches tells of the others once, one that has everything each time: it knows the most.
         others: list[Member] = []
@@ -332,9 +339,8 @@ class Server:
                     response.headers["Content-Encoding"], length = ENCODING, len(body)
                 response.content_length = length
                 await response.prepare(request)
-                if request.method == "GET":
-                    sender = self._sender(request, response, tls=tls)
-                    await self._send_data(request, offer, reader, batch, sender, length)
+                sender = self._sender(request, response, tls=tls)
+                await self._send_data(request, offer, reader, batch, sender, length)
         except NoPlaceError:
             raise _Answer(503, Retry_After=str(retry_after(self._bounds))) from None
         return response
@@ -385,9 +391,26 @@ def abort(request: web.BaseRequest) -> None:
         request.transport.abort()
 
 
+def _check_asked_by_a_node(request: web.BaseRequest) -> None:
+    """Refuse what no node sends, before anything is done for it.
+
+    Raises:
+        _Answer: 405 for another method than GET, 403 for a web page's request, 400 for a damaged Host field,
+            413 for a request with a body.
+    """
+    if request.method != "GET":
+        raise _Answer(405, Allow="GET")
+    if any(name in request.headers for name in _BROWSER):
+        raise _Answer(403)
+    if [is_host_field(text) for text in request.headers.getall("Host", ())] != [True]:
+        raise _Answer(400)
+    if request.body_exists:
+        raise _Answer(413)
+
+
 def _takes_zstd(request: web.BaseRequest) -> bool:
-    """Whether this body may be compressed. The length of one that is not sent is not worth the work."""
-    return request.method == "GET" and request.headers.get("Accept-Encoding") == ENCODING
+    """Whether this body may be compressed."""
+    return request.headers.get("Accept-Encoding") == ENCODING
 
 
 def _is_of_use_to_others(host: str) -> bool:

@@ -18,7 +18,7 @@ import msgspec
 
 from overlaysync.errors import DecodeError, UsageError
 from overlaysync.model.have import HaveMap
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.pieces import MAX_PIECES, PieceLog
 from overlaysync.net.bounds import (
     MAX_CURSOR,
@@ -153,7 +153,7 @@ def decode_swarm(data: bytes, pieces: int) -> SwarmAnswer:
         raise DecodeError("a swarm answer out of bounds")
     members = tuple(member for fields in message.members if (member := _member(fields)) is not None)
     held = None if message.whole else _held(message, pieces)
-    return SwarmAnswer(printable(message.label, MAX_LABEL), pieces, held, message.cursor, members)
+    return SwarmAnswer(one_field(message.label, MAX_LABEL), pieces, held, message.cursor, members)
 
 
 def _held(message: _SwarmJson, pieces: int) -> tuple[int, ...]:

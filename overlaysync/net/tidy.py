@@ -1,17 +1,29 @@
-"""What the mDNS library keeps of what it hears, bounded: anybody on the wire can send what he likes.
+"""What the mDNS library keeps of what it hears, bounded and fit to be sent again.
 
-Its cache has ten thousand records at most, but of any size: one NSEC record can take megabytes. And its
-browser notes for each name when to ask again, in a list without any bound.
+Its cache has ten thousand records at most, but of any size: one NSEC record can take megabytes. Its browser
+notes for each name when to ask again, in a list without any bound. And it repeats what it has heard in its
+own questions (known answers): a name that it cannot write again would end those questions for good.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from zeroconf import DNSNsec, DNSText, RecordUpdate, RecordUpdateListener, Zeroconf  # type: ignore[attr-defined]
+from zeroconf import (  # type: ignore[attr-defined]
+    DNSNsec,
+    DNSPointer,
+    DNSRecord,
+    DNSService,
+    DNSText,
+    RecordUpdate,
+    RecordUpdateListener,
+    Zeroconf,
+)
 from zeroconf.asyncio import AsyncServiceBrowser
 
 from overlaysync.net.bounds import DISCOVERY
+from overlaysync.net.faults import Faults
 
 _TYPES = 64
 """Types of records that a host says it has (NSEC); there are some five in use."""
@@ -19,43 +31,118 @@ _TYPES = 64
 _PAUSE_S = 10.0
 """After that a browser asks again; nobody can make it ask more often."""
 
+_LABEL_SIZE = 63
+_NAME_SIZE = 255
+"""Bytes of a label and of a name on the wire (RFC 1035, 2.3.4)."""
+
+
+def can_be_sent(name: str) -> bool:
+    """Whether a name that was heard fits into a packet again.
+
+    What was no UTF-8 has been replaced by characters of three bytes, so it may have grown.
+    """
+    try:
+        labels = [len(label.encode()) for label in name.removesuffix(".").split(".")]
+    except UnicodeEncodeError:
+        return False
+    return all(0 < size <= _LABEL_SIZE for size in labels) and sum(labels) + len(labels) + 1 <= _NAME_SIZE
+
+
+def tidy(record: DNSRecord) -> bool:
+    """Make a record fit to be kept, in place; return whether it is worth anything still.
+
+    To remove it would not do: the library holds on to what was removed, in the list of what expires when.
+    """
+    if isinstance(record, DNSText) and len(record.text) > DISCOVERY.txt_size:
+        record.text = b""
+    elif isinstance(record, DNSNsec) and len(record.rdtypes) > _TYPES:
+        record.rdtypes.clear()
+    if not can_be_sent(record.name):
+        return False  # it answers no question of ours, so it is never repeated
+    if isinstance(record, DNSPointer) and not can_be_sent(record.alias):
+        record.alias = record.name
+        return False
+    if isinstance(record, DNSService) and not can_be_sent(record.server):
+        record.server = record.name
+        return False
+    return True
+
+
+class Sturdy(Zeroconf):
+    """Multicast DNS whose timers survive a message that cannot be written.
+
+    Args:
+        faults: unexpected exceptions go there.
+        options: of the library.
+    """
+
+    def __init__(self, faults: Faults, **options: Any) -> None:
+        self._faults = faults
+        super().__init__(**options)
+
+    def async_send(self, *args: Any, **options: Any) -> None:
+        """Send a message, if it can be written at all."""
+        try:
+            super().async_send(*args, **options)
+        except Exception as error:
+            self._faults.count(error, "sending a multicast message")
+
 
 class Tidy(RecordUpdateListener):
-    """Makes long records short, before the library keeps them: what tells of a node is not so long.
+    """Makes records fit to be kept before the library keeps them: what tells of a node is.
 
-    To remove them would not do: the library holds on to what was removed, in the list of what expires when.
+    Args:
+        faults: unexpected exceptions go there.
     """
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
 
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
         """Called with what has come, before it goes into the cache."""
         for update in records:
-            record = update.new
-            if isinstance(record, DNSText) and len(record.text) > DISCOVERY.txt_size:
-                record.text = b""
-            elif isinstance(record, DNSNsec) and len(record.rdtypes) > _TYPES:
-                record.rdtypes.clear()
+            try:
+                tidy(update.new)
+            except Exception as error:
+                self._faults.count(error, "looking at a multicast record")
 
 
 class BoundedBrowser(AsyncServiceBrowser):
-    """A browser that forgets when to ask again for what, once there is too much of that."""
+    """A browser that forgets when to ask again for what, once there is too much of that.
 
-    def __init__(self, *args: object, **options: object) -> None:
+    Args:
+        args, options: of the library.
+        faults: unexpected exceptions go there.
+    """
+
+    def __init__(self, *args: object, faults: Faults, **options: object) -> None:
         # Before the library's: what is in its cache already is told at once.
+        self._faults = faults
         self._updates = 0
         self._again: asyncio.TimerHandle | None = None
         super().__init__(*args, **options)  # type: ignore[arg-type]
 
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
-        """Take them in."""
-        super().async_update_records(zc, now, records)
+        """Take them in, one by one: a strange one must not keep its neighbours out."""
+        for update in records:
+            try:
+                if tidy(update.new):
+                    super().async_update_records(zc, now, [update])
+            except Exception as error:
+                self._faults.count(error, "looking at a multicast record")
         self._updates += len(records)
         if self._updates > DISCOVERY.updates:
             self._updates = 0
             self.query_scheduler.stop()
-            if self._again is None:
-                self._again = asyncio.get_running_loop().call_later(_PAUSE_S, self._ask_again)
+            self.ask_again_soon()
+
+    def ask_again_soon(self) -> None:
+        """Ask who is there again, after a pause."""
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(_PAUSE_S, self._ask_again)
 
     def _ask_again(self) -> None:
         self._again = None
         if not self.done:
+            self.query_scheduler.stop()
             self.query_scheduler.start(asyncio.get_running_loop())

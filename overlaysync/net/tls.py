@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from overlaysync.errors import DecodeError
 from overlaysync.net.bounds import ServerBounds
+from overlaysync.net.faults import Faults
 
 if TYPE_CHECKING:
     from overlaysync.trust.keys import NodeKey
@@ -84,11 +85,13 @@ class TlsListener:
         factory: makes the protocol of a connection.
         key: the node's.
         bounds: limits.
+        faults: unexpected exceptions go there.
     """
 
     def __init__(
-        self, factory: Callable[[], asyncio.BaseProtocol], key: NodeKey, bounds: ServerBounds
+        self, factory: Callable[[], asyncio.BaseProtocol], key: NodeKey, bounds: ServerBounds, faults: Faults
     ) -> None:
+        self._faults = faults
         self._factory = factory
         self._key = key
         self._bounds = bounds
@@ -125,6 +128,10 @@ class TlsListener:
             except OSError:  # no descriptor is left, or the client has gone already
                 await asyncio.sleep(_PAUSE_S)
                 continue
+            except Exception as error:
+                self._faults.count(error, "accepting a connection")
+                await asyncio.sleep(_PAUSE_S)
+                continue
             host = str(address[0])
             if (
                 self._shaking.total() >= self._bounds.handshakes
@@ -148,6 +155,9 @@ class TlsListener:
             )
         except OSError:  # not TLS 1.3, too slow, gone; no descriptor is left
             sock.close()
+        except Exception as error:
+            sock.close()
+            self._faults.count(error, "shaking hands")
         except BaseException:
             sock.close()
             raise

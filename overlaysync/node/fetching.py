@@ -24,9 +24,10 @@ from overlaysync.errors import (
 )
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
-from overlaysync.model.manifest import MAX_FOLLOWS, Header
+from overlaysync.model.manifest import Header
+from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
-from overlaysync.model.reference import Reference
+from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.net.client import Client
 from overlaysync.node.asking import Anyone
 from overlaysync.node.describing import Describing
@@ -36,7 +37,8 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
-from overlaysync.ops.believe import Choice, Reason, choose, choose_all, new_pin, remark
+from overlaysync.ops.backing import mark_meant
+from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.library import Known, PageKeeper, find_base, image_files
 from overlaysync.ops.local import LocalCopier
@@ -46,7 +48,8 @@ from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest, stem
 from overlaysync.ops.replacement import Rules, Verdict, judge
 from overlaysync.ops.resolve import Listing
-from overlaysync.ops.versions import history_of, is_news, past_envelopes
+from overlaysync.ops.trust_words import only_distrusted
+from overlaysync.ops.versions import history_of, is_news, past_envelopes, settled
 from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
 from overlaysync.trust.envelope import Manifest
@@ -172,26 +175,29 @@ class Fetch:
         return Found(tuple(choices), tuple(refusals))
 
     def accept(self, choice: Choice, *, dry_run: bool) -> bool:
-        """Say whose word is taken; pin a name that is used for the first time, unless it is a dry run.
+        """Say whose word is taken. Nothing is pinned by it: that is for :meth:`run`, when the image is here.
 
         Returns:
-            Whether it is used for the first time.
+            Whether the name is used for the first time.
         """
         book = self.node.book()
         text = remark(choice, book, dry_run=dry_run)
         if text:
             self.observer.note(text)
-        pin = new_pin(choice, book, since=timestamp())
-        if pin and not dry_run:
+        return new_pin(choice, book, since=timestamp()) is not None
+
+    def _commit(self, choice: Choice) -> None:
+        """Pin the name to its publisher if this was its first use."""
+        pin = new_pin(choice, self.node.book(), since=timestamp())
+        if pin:
             self.node.catalog.pins.pin_first(pin)
-        return pin is not None
 
     def newer_than(self, choice: Choice) -> Header | None:
         """The header of a version within reach that follows the chosen one; None when there is none."""
         header, id = choice.manifest.header, choice.manifest.id
         same = [
             listing.manifest
-            for listing in self.reach.listings()
+            for listing in self._believable()
             if (listing.manifest.header.team, listing.manifest.header.name) == (header.team, header.name)
         ]
         history = history_of(self.node.catalog, same)
@@ -214,7 +220,7 @@ class Fetch:
         def plan() -> list[Step]:
             return plan_fetch(
                 wanted,
-                self.reach.listings(),
+                self._believable(),
                 self.base_of,
                 to=to,
                 masters=masters,
@@ -223,13 +229,17 @@ class Fetch:
             )
 
         def somebody_has_it() -> bool:
-            return any(listing.manifest.header.result == parent for listing in self.reach.listings())
+            return any(listing.manifest.header.result == parent for listing in self._believable())
 
         try:
             return await asyncio.to_thread(plan)
         except BaseImageError:
             await self.reach.until(somebody_has_it, wait_s=self.options.wait_s)
+        try:
             return await asyncio.to_thread(plan)
+        except BaseImageError:
+            self._check_distrusted(parent)
+            raise
 
     def claims(self, choice: Choice) -> list[Listing]:
         """What was chosen, then what others say of that content: who lies about it must not be in the way.
@@ -241,12 +251,22 @@ class Fetch:
             return [wanted]
         others = {
             (other.parent, other.result, other.virtual_size): listing
-            for listing in self.reach.listings()
+            for listing in self._believable()
             if (other := listing.manifest.header).content_id == header.content_id
             and other.team == header.team
         }
         others.pop((header.parent, header.result, header.virtual_size), None)
         return [wanted, *others.values()]
+
+    def _check_distrusted(self, disk: str) -> None:
+        """Say so when a missing master is within reach, and only distrusted publishers have signed it."""
+        fitting = [item for item in self.reach.listings() if item.manifest.header.result == disk]
+        if fitting and not believable(fitting, self.node.book()):
+            raise only_distrusted(parse_reference(disk), fitting, self.node.book())
+
+    def _believable(self) -> list[Listing]:
+        """What is within reach, without what distrusted publishers signed."""
+        return believable(self.reach.listings(), self.node.book())
 
     async def judge(self, steps: Sequence[Step], choice: Choice) -> Verdict | None:
         """Return what is to happen at the place of what was asked for; None when only its master can tell.
@@ -264,7 +284,10 @@ class Fetch:
         return verdict
 
     async def run(self, steps: Sequence[Step], choice: Choice) -> list[Fetched]:
-        """Do the steps, in order."""
+        """Do the steps, in order; then the name of what was asked for belongs to its publisher.
+
+        A fetch that fails commits to nothing: a peer that cannot serve an image must not get its name.
+        """
         # The last is what was asked for: if it has no place, nothing is brought along for it.
         await self.judge(steps, choice)
         results = []
@@ -274,6 +297,7 @@ class Fetch:
             await asyncio.to_thread(keep_manifest, self.node.catalog, step.listing.manifest, at=timestamp())
             await asyncio.to_thread(self._hold, step, fetched)
             results.append(fetched)
+        await asyncio.to_thread(self._commit, choice)
         return results
 
     def _place_of_master(self, header: Header) -> str:
@@ -325,10 +349,11 @@ class Fetch:
         catalog, manifest, path = self.node.catalog, fetched.manifest, fetched.known.path
         if fetched.known.content.id != manifest.header.content_id or not fetched.known.files:
             return
-        noted = catalog.held_at(path) if fetched.already else None
-        if noted and not is_news(catalog, noted.manifests, manifest):
+        noted = catalog.held_at(path)
+        before = noted.manifests if noted else ()
+        if noted and fetched.already and not is_news(catalog, before, manifest):
             return
-        ids = (manifest.id, *fetched.verdict.superseded)[:MAX_FOLLOWS]
+        ids = settled(catalog, manifest, (*before, *fetched.verdict.superseded))
         catalog.hold(Held(path, manifest.header.team, stem(path), ids, fetched.known.files[0]))
 
     # -- making one image ----------------------------------------------------------------------------
@@ -339,6 +364,8 @@ class Fetch:
         transfer = Transfer()
         pages = await self._page_list(step, transfer)
         base = await asyncio.to_thread(self._base, step)
+        if base:
+            await asyncio.to_thread(mark_meant, self.node.catalog, base, self.options.directories)
         assembly = await self._in_thread(self._assembly, step, pages, base, replace)
         past = await asyncio.to_thread(past_envelopes, self.node.catalog, step.listing.manifest)
         offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page, past)
@@ -409,6 +436,7 @@ class Fetch:
             raise BaseImageError(
                 f"Cannot rebuild '{step.header.name}' on {base.path}",
                 why="its content is not that of the master it stands on",
+                hint=f"overlaysync verify --repair '{base.path}'",
             )
         return base
 
@@ -427,6 +455,7 @@ class Fetch:
                 f"Cannot fetch '{step.header.name}'",
                 why=f"on its master it makes {short_id(disk.id)}, "
                 f"and its publisher promised {short_id(step.header.result_id)}",
+                hint=f"overlaysync verify '{base.path}'; if it is good, ask its publisher to share it again",
             )
         self.node.catalog.pages.keep_list(disk)
 
@@ -490,7 +519,9 @@ class Fetch:
             transfer.manifest += received
         if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
             raise VerificationError(
-                f"Cannot fetch '{header.name}'", why="its manifest says other than the content has"
+                f"Cannot fetch '{header.name}'",
+                why="its manifest says other than the content has",
+                hint=f"ask {one_field(header.by) or 'its publisher'} to share it again",
             )
         return pages
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from enum import Enum, auto
 from time import monotonic
 
-from overlaysync.net.interfaces import Interface, is_on_link, is_one_host, is_own, list_interfaces
+from overlaysync.net.interfaces import (
+    Interface,
+    is_on_link,
+    is_one_host,
+    is_own,
+    is_told_port,
+    list_interfaces,
+)
 
 _HOSTS_KEPT = 1024
 _NETWORKS_S = 1.0
@@ -29,12 +36,17 @@ class Neighbourhood:
         self._found: tuple[Interface, ...] = ()
         self._look_at = 0.0
 
-    def may_dial(self, host: str, *, told_by: str) -> bool:
-        """Whether to believe the peer at ``told_by`` that somebody answers at ``host`` (IP addresses).
+    def may_dial(self, host: str, port: int, *, told_by: str) -> bool:
+        """Whether to believe the peer at ``told_by`` that a node answers at ``host`` and ``port``.
 
-        Only what is in our networks, unless a peer outside them, which the user named, tells of its like.
-        Our loopback only when the peer is on this machine itself.
+        Args:
+            host: an IP address. Only one in our networks, unless a peer outside them, which the user named,
+                tells of its like. Our loopback only when the peer is on this machine itself.
+            port: never one that system services have.
+            told_by: an IP address.
         """
+        if not is_told_port(port):
+            return False
         teller = self._nearness(told_by)
         if teller is _Near.HERE:
             return True

@@ -60,7 +60,8 @@ class Node:
 
     def book(self) -> Book:
         """Who is trusted for what at this moment."""
-        return Book.of(self.key.public, self.catalog.pins.pins(), self.catalog.pins.trusted())
+        pins = self.catalog.pins
+        return Book.of(self.key.public, pins.pins(), pins.trusted(), pins.distrusted())
 
     def close(self) -> None:
         """Close the catalog."""

@@ -59,7 +59,7 @@ class Passing:
             limit: the rate of what is given to all others together.
         """
         passing = cls(node, reach)
-        server = Server(passing, limit=limit, key=node.key, teams=node.teams)
+        server = Server(passing, limit=limit, key=node.key, teams=node.teams, faults=reach.faults)
         try:
             passing.port = await server.start()
             passing.tls = server.tls

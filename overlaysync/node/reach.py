@@ -8,16 +8,20 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
+from time import monotonic
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.history import History
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
+from overlaysync.net.faults import Faults
+from overlaysync.net.interfaces import is_told_port
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.resolving import resolve
+from overlaysync.node.host_budget import AskBudget, DialBudget
 from overlaysync.node.listed import Listed
 from overlaysync.node.nearness import Neighbourhood
 from overlaysync.node.node import Node, timestamp
@@ -64,6 +68,7 @@ class PeerView:
         announced: whether mDNS brought it (else it was named, or a peer told of it).
         revision: of its catalog, as it was announced when it was last asked.
         tls: port of its private lane.
+        answered: whether it has answered.
         public: those of the manifests that are for everybody.
         alias: whether it is a node on this machine that another of its addresses already stands for.
         size: bytes of the envelopes it lists.
@@ -81,6 +86,7 @@ class PeerView:
     announced: bool = False
     revision: str = ""
     tls: int = 0
+    answered: bool = False
     public: dict[bytes, Manifest] = field(default_factory=dict)
     size: int = 0
 
@@ -96,7 +102,12 @@ class PeerView:
 
 @dataclass(slots=True)
 class Reach:
-    """Peers found so far; grows while it is open."""
+    """Peers found so far; grows while it is open.
+
+    Attributes:
+        faults: unexpected exceptions; none of them ends the search.
+        dials: of the addresses that others tell of, the ones that are dialled.
+    """
 
     node: Node
     client: Client
@@ -105,6 +116,9 @@ class Reach:
     named: tuple[Address, ...] = ()
     catalogs: bool = True
     views: dict[str, PeerView] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
+    dials: DialBudget = field(default_factory=DialBudget)
+    _asks: AskBudget = field(default_factory=AskBudget)
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
@@ -136,7 +150,9 @@ class Reach:
             NetworkError: mDNS does not work here, it is needed, and no peer is named.
         """
         named = tuple(dict.fromkeys(peers))
-        browser: Browser | None = Browser(interfaces=tuple(interfaces))
+        faults = Faults(observer.note)
+        faults.watch(asyncio.get_running_loop())
+        browser: Browser | None = Browser(interfaces=tuple(interfaces), faults=faults)
         assert browser is not None
         try:
             await browser.start()
@@ -145,7 +161,9 @@ class Reach:
             if mdns_needed and not named:
                 raise
             observer.note(str(error))
-        reach = cls(node, client, observer, browser, named=named, catalogs=catalogs)
+        reach = cls(node, client, observer, browser, named=named, catalogs=catalogs, faults=faults)
+        if browser is not None:
+            browser.still_there = reach._still_there
         watcher = asyncio.create_task(reach._watch())
         watcher.add_done_callback(reach._ended)
         try:
@@ -193,11 +211,11 @@ class Reach:
 
     def answering(self) -> list[Address]:
         """Addresses of the nodes that have answered."""
-        return [view.address for view in self.nodes() if view.public_key]
+        return list(dict.fromkeys(view.address for view in self.nodes() if view.answered))
 
-    def may_dial(self, host: str, *, told_by: Endpoint) -> bool:
-        """Whether to believe a peer that somebody answers at ``host`` (an IP address)."""
-        return self._neighbourhood.may_dial(host, told_by=told_by.host)
+    def may_dial(self, host: str, port: int, *, told_by: Endpoint) -> bool:
+        """Whether to believe a peer that a node answers at ``host`` (an IP address) and ``port``."""
+        return self._neighbourhood.may_dial(host, port, told_by=told_by.host)
 
     def require_answer(self) -> None:
         """Complain when peers were named and none of them answered.
@@ -256,6 +274,8 @@ class Reach:
         a team is in no announcement. A command that stays calls this from time to time.
         """
         for key, view in list(self.views.items()):
+            if not (view.announced or view.answered or self._is_named(view)):
+                continue  # others told of it, and it may not even exist
             if not view.announced:
                 named = next((address for address in self.named if str(address) == key), None)
                 self._ask(key, (named or view.address,), gossip=named is not None)
@@ -312,16 +332,34 @@ class Reach:
                 self._list(self.views.pop(key), {})
                 self._has_changed()
             for peer in found.values():
-                self._consider(peer)
+                try:
+                    self._consider(peer)
+                except Exception as error:
+                    self.faults.contain(error, "looking at an announcement")
             with suppress(TimeoutError):
                 async with asyncio.timeout(_AGAIN_S):
                     await self.browser.changed()
 
     def _consider(self, peer: Peer) -> None:
-        view = self.views.get(peer.label)
-        if view is None or view.problem or view.revision != peer.revision:
-            addresses = tuple(Address(host, peer.port) for host in peer.addresses)
-            self._ask(peer.label, addresses, announced=peer)
+        """Ask an announced peer, if it has news and its host has not been asked too often lately.
+
+        Where it answered before comes first: anybody can announce another address in its name.
+        """
+        view, now = self.views.get(peer.label), monotonic()
+        if peer.label in self._asking or not is_told_port(peer.port) or not self._has_news(view, peer):
+            return
+        hosts = [host for host in peer.addresses if self._asks.take(host, now)]
+        addresses = [Address(host, peer.port) for host in hosts]
+        if view is not None and view.answered:
+            addresses.insert(0, view.address)
+        if hosts:
+            self._ask(peer.label, tuple(dict.fromkeys(addresses)), announced=peer)
+
+    def _has_news(self, view: PeerView | None, peer: Peer) -> bool:
+        """Whether there is anything to ask a peer for."""
+        if view is None or view.problem:
+            return True
+        return self.catalogs and view.revision != peer.revision
 
     def _ask(
         self, key: str, addresses: tuple[Address, ...], *, gossip: bool = False, announced: Peer | None = None
@@ -346,6 +384,10 @@ class Reach:
     def _looked(self, key: str, announced: Peer | None) -> None:
         self._ended(self._asking.pop(key))
         view = self.views.get(key)  # gone when the peer said goodbye while it was asked
+        if view and view.problem:
+            self.dials.failed(*view.address, monotonic())
+        elif view:
+            self.dials.answered(*view.address)
         if announced and self.browser and view and not view.problem:
             self.browser.confirm(announced, view.address.host)
         self._has_changed()
@@ -360,21 +402,30 @@ class Reach:
         self._changed.set()
 
     async def _look_in_turn(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
-        """Fill ``view`` when it is its turn; a peer that the user named need not wait for others."""
-        if self._is_named(view):
-            await self._look(view, addresses, gossip)
-            return
+        """Fill ``view`` when it is its turn; a peer that the user named need not wait for others.
+
+        Whatever goes wrong with one peer is its own problem, unless this machine fails.
+        """
         limit = asyncio.timeout(None)
         loop = asyncio.get_running_loop()
         try:
+            if self._is_named(view):
+                await self._look(view, addresses, gossip)
+                return
             async with self._places.place(view.address.host, lambda: limit.reschedule(loop.time())), limit:
                 limit.reschedule(loop.time() + _LOOK_S)
                 await self._look(view, addresses, gossip)
         except (TimeoutError, NoPlaceError):
             view.problem = f"{view.address} takes too long to say what it has"
+        except Exception as error:
+            failure = self.faults.contain(error, "asking a peer for its catalog")
+            view.problem = f"{view.address}: {failure}"
 
     async def _look(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Fill ``view`` from the first address that answers."""
+        if not self.catalogs:
+            await self._greet(view, addresses, gossip)
+            return
         for address in await self._resolve(addresses):
             try:
                 answer = await self.client.catalog(address, view.etag)
@@ -390,22 +441,61 @@ class Reach:
             if self._is_named(view) and len(self.named) > 1 and problem != known:
                 self.observer.note(problem)
             return
-        view.address, view.etag, view.problem = address, answer.etag, ""
+        view.address, view.etag, view.problem, view.answered = address, answer.etag, "", True
         if answer.catalog is not None:
             view.public_key = answer.catalog.node
-            view.label = printable(answer.catalog.label)
+            view.label = one_field(answer.catalog.label)
             view.alias = self._is_alias(view)
-            view.tls = answer.catalog.tls
+            view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
             view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")
         self._list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
             await self._learn_history(view)
         self._cut_lists()
         if gossip:
-            with suppress(PeerError, DecodeError):
-                for other in await self.client.peers(address):
-                    if self.may_dial(other.host, told_by=address):
-                        self._ask(str(other), (other,))
+            await self._ask_its_peers(address)
+
+    async def _greet(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
+        """Find out where a peer answers, which is told to others; what it has is not needed here."""
+        for address in await self._resolve(addresses):
+            try:
+                told = await self.client.peers(address)
+            except (PeerError, DecodeError) as error:
+                view.problem = str(error)
+                continue
+            view.address, view.problem, view.answered = address, "", True
+            if gossip:
+                self._ask_those(told, address)
+            return
+
+    async def _ask_its_peers(self, address: Address) -> None:
+        """Ask those that a peer tells of as well."""
+        try:
+            self._ask_those(await self.client.peers(address), address)
+        except Exception as error:
+            self.faults.contain(error, "asking a peer for its peers")
+
+    def _ask_those(self, told: Iterable[Address], teller: Address) -> None:
+        """Ask those that ``teller`` may tell of."""
+        for other in told:
+            if self.may_dial(*other, told_by=teller) and self.dials.take(*other, monotonic()):
+                self._ask(str(other), (other,))
+
+    def _may_have(self, tls: int, address: Address) -> bool:
+        """Whether to dial a private lane that a peer tells of; who was named with a low port may have two."""
+        return is_told_port(tls) or not is_told_port(address.port)
+
+    async def _still_there(self, peer: Peer) -> bool:
+        """Whether a peer that is said to have gone, and has answered before, still answers."""
+        view = self.views.get(peer.label)
+        if view is None or not view.answered:
+            return False
+        try:
+            await self.client.peers(view.address)
+        except Exception as error:
+            self.faults.contain(error, "asking whether a peer has gone")
+            return False
+        return True
 
     async def _resolve(self, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
         """IP addresses only, once for each name: where a node is, and who it is, goes by these."""
@@ -431,11 +521,12 @@ class Reach:
             catalog = await self.client.private_catalog(endpoint)
         except GoneError:
             return {}
-        except (PeerError, DecodeError) as error:
-            if str(error) != view.noted:
-                self.observer.note(str(error))
+        except Exception as error:
+            failure = str(self.faults.contain(error, "asking a peer for its team's catalog"))
+            if failure != view.noted:
+                self.observer.note(failure)
             # Ask again, if it is announced; and for all it says: its private lane may have moved.
-            view.noted, view.revision, view.etag = str(error), "", ""
+            view.noted, view.revision, view.etag = failure, "", ""
             return {}
         return await asyncio.to_thread(self._open_all, catalog.envelopes, team)
 

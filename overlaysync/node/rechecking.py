@@ -133,7 +133,9 @@ class Pacer:
         if self._stop.wait(max(0.0, wait_s)):
             raise StoppedError("stopped")
         if not self._offer.unchanged():
-            raise InUseError(f"{self._offer.path} changed while it was read")
+            raise InUseError(
+                f"{self._offer.path} changed while it was read", hint="it is read again when it is quiet"
+            )
         self._next = time.monotonic() + size / self._rate
 
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from overlaysync.errors import NetworkError, OverlaysyncError
 from overlaysync.net.discovery import Announcement, Announcer, Item
+from overlaysync.net.faults import Faults
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.net.shelf import View
@@ -42,12 +43,14 @@ async def serve(
     than ``recheck_s`` ago is read again meanwhile; None: never. ``limit`` is the rate of what is given.
     """
     node = share.node
-    server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams)
+    faults = reach.faults if reach is not None else Faults()
+    faults.tell(share.observer.note)
+    server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults)
     port = await server.start(port=port)
     if reach is not None:
         share.neighbours = lambda: [str(address) for address in reach.answering()]
     with _own_label(node, port) as label:
-        announcer = Announcer(label, interfaces=tuple(interfaces))
+        announcer = Announcer(label, interfaces=tuple(interfaces), faults=faults)
         where = ""
         try:
             async with asyncio.timeout(ANNOUNCE_S):
@@ -58,15 +61,15 @@ async def serve(
             share.observer.note(f"not announced: {error}")
         except TimeoutError:
             share.observer.note("not announced: somebody answers to every name; others need --peer")
-        task = asyncio.create_task(_keep_announced(announcer, share, server))
+        task = asyncio.create_task(_keep_announced(announcer, share, server, faults))
         try:
             async with rechecked(share, recheck_s):
                 yield port, where
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await server.stop()  # first: who hears the goodbye asks whether it is true
             await announcer.stop()
-            await server.stop()
 
 
 @contextmanager
@@ -87,17 +90,17 @@ def _own_label(node: Node, port: int) -> Iterator[str]:
         os.close(lock)
 
 
-async def _keep_announced(announcer: Announcer, share: Share, server: Server) -> None:
+async def _keep_announced(announcer: Announcer, share: Share, server: Server, faults: Faults) -> None:
     while True:
         await asyncio.sleep(WATCH_S)
-        _tell_progress(share)
         try:
-            changed = await asyncio.to_thread(share.refresh)
+            _tell_progress(share)
+            if await asyncio.to_thread(share.refresh):
+                await announcer.update(_announcement(share, server))
         except (OverlaysyncError, OSError) as error:
             share.observer.note(f"cannot look at what is shared: {error}")
-            continue
-        if changed:
-            await announcer.update(_announcement(share, server))
+        except Exception as error:  # the next look must come all the same
+            faults.count(error, "watching what is shared")
 
 
 def _tell_progress(share: Share) -> None:

@@ -223,7 +223,7 @@ class Share:
             self._leave_out(path, error)
             return None
         except OSError as error:
-            self._leave_out(path, translate(error, f"Cannot read {path}"))
+            self._leave_out(path, translate(error, f"Cannot read {path}", hint=may_read(path)))
             return None
         self._busy.discard(path)
         if named:

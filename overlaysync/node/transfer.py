@@ -25,6 +25,7 @@ from overlaysync.errors import (
 )
 from overlaysync.model.names import printable
 from overlaysync.net.client import BusyError, GoneError
+from overlaysync.net.interfaces import host_key
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.receiving import SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion
@@ -35,6 +36,7 @@ from overlaysync.ops.assemble import BATCH, Assembly
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step
 from overlaysync.store.direct import aligned_buffer
+from overlaysync.swarm.introductions import Introductions
 from overlaysync.swarm.members import MAX_SOURCES, Member, Members
 from overlaysync.swarm.schedule import PER_SOURCE, Request, Schedule
 from overlaysync.swarm.source import Failure
@@ -49,6 +51,9 @@ _MET = 256
 """Members dialled in one transfer at most: somebody may invent them."""
 _UNHEARD = 3
 """A member that has left so many questions unanswered is no company; another one may be asked instead."""
+
+_INVENTED = 5
+"""A member that has left so many questions unanswered is not asked again: it may be another's address."""
 
 
 @dataclass(slots=True)
@@ -120,6 +125,7 @@ class Transferring:
         self._buffers: list[memoryview] = []
         self._team = step.header.team
         self._sources: dict[str, tuple[Endpoint, Manifest]] = {}
+        self._introductions = Introductions()
         self._labels: dict[str, str] = {}
         self._asking: dict[Request, asyncio.Task[None]] = {}
         self._writing: set[asyncio.Future[list[tuple[int, int]]]] = set()
@@ -145,8 +151,11 @@ class Transferring:
             while not schedule.finished:
                 self._look_around()
                 self._start_all()
-                if schedule.exhausted(self._loop.time()) and not self._reach.looking:
-                    raise self._give_up()
+                if schedule.exhausted(self._loop.time()):
+                    if self._introductions.waiting:
+                        continue
+                    if not self._reach.looking:
+                        raise self._give_up()
                 await self._something()
         finally:
             for task in self._tasks:
@@ -161,10 +170,8 @@ class Transferring:
 
     def _look_around(self) -> None:
         """Take in new sources: those who list the content, and those who fetch it."""
-        for source, where in self._reach.sources(self._step.header.content_id, self._team).items():
-            self._sources[source] = where
-            self._schedule.add_source(source)
         now = self._loop.time()
+        self._introduce(now)
         others = {
             member.id: member
             for known in (self._told, self._members)
@@ -181,6 +188,14 @@ class Transferring:
             for member in self._told.strangers(self._met, now, self._random):
                 self._add_member(member, MAX_SOURCES // 2)
                 self._choose_at = now + _TICK_S
+
+    def _introduce(self, now: float) -> None:
+        """Add those who list the content, one of each host at first."""
+        for source, where in self._reach.sources(self._step.header.content_id, self._team).items():
+            self._sources[source] = where
+            self._introductions.know(source, host_key(where[0].host))
+        for source in self._introductions.next(now, at_a_loss=self._schedule.exhausted(now)):
+            self._schedule.add_source(source)
 
     def _company(self) -> int:
         """How many of the members met are still there."""
@@ -203,6 +218,11 @@ class Transferring:
         if len(self._met) >= _MET or self._company() >= most:
             return
         address: Endpoint = Address(member.host, member.port)
+        # Those that asked us told of themselves; of the others a source has told, and was believed.
+        if not self._reach.may_dial(member.host, member.port, told_by=address):
+            return
+        if not self._reach.dials.take(member.host, member.port, self._loop.time()):
+            return
         if self._team:
             address = PrivateAddress(member.host, member.port, self._team)
         source = self._met[member.id] = str(address)
@@ -257,15 +277,24 @@ class Transferring:
         )
         try:
             answer = await self._reach.client.swarm(address, manifest.id, schedule.pieces.count, question)
-        except (PeerError, DecodeError) as error:
-            # Of an older version, or made of the same content by another manifest: it has everything.
+            self._labels[source] = answer.label
+            self._hear_of(answer, address)
+            schedule.heard(source, held=answer.held, cursor=answer.cursor, now=self._loop.time())
+        except Exception as error:
+            failure = self._reach.faults.contain(error, "asking a source what it has")
             self._unheard[source] += 1
-            schedule.silent(source, self._loop.time(), for_good=isinstance(error, GoneError | DecodeError))
+            self._reach.dials.failed(address.host, address.port, self._loop.time())
+            # One that knows no such manifest has the same content by another: it has everything.
+            for_good = isinstance(failure, GoneError | DecodeError) or self._is_invented(source)
+            schedule.silent(source, self._loop.time(), for_good=for_good)
         else:
             self._unheard[source] = 0
-            self._labels[source] = answer.label
-            schedule.heard(source, held=answer.held, cursor=answer.cursor, now=self._loop.time())
-            self._hear_of(answer, address)
+            self._reach.dials.answered(address.host, address.port)
+
+    def _is_invented(self, source: str) -> bool:
+        """Whether a member has left all questions unanswered, and enough of them to give it up."""
+        never = source in self._met.values() and source not in self._labels
+        return never and self._unheard[source] >= _INVENTED
 
     async def say_goodbye(self) -> None:
         """Tell the others that everything is here, so that nobody waits for this node."""
@@ -275,7 +304,7 @@ class Transferring:
 
     def _hear_of(self, answer: SwarmAnswer, teller: Endpoint) -> None:
         for member in answer.members:
-            if self._reach.may_dial(member.host, told_by=teller):
+            if self._reach.may_dial(member.host, member.port, told_by=teller):
                 self._told.seen(member, answer.pieces, self._loop.time())
 
     def _log(self, pieces: list[int]) -> None:
@@ -293,9 +322,10 @@ class Transferring:
             received = await self._reach.client.read_slots(address, manifest.id, request.runs, part)
         except BusyError as error:
             schedule.failed(request, Failure.BUSY, self._loop.time(), retry_after=error.retry_after)
-        except PeerError as error:
-            self._last_error = str(error)
-            schedule.failed(request, _kind_of(error), self._loop.time())
+        except Exception as error:
+            failure = self._reach.faults.contain(error, "asking a source for data")
+            self._last_error = str(failure)
+            schedule.failed(request, _kind_of(failure), self._loop.time())
         except asyncio.CancelledError:
             schedule.cancelled(request)
             raise
@@ -334,6 +364,7 @@ class Transferring:
             self._log(schedule.failed(request, Failure.WRONG, self._loop.time(), missing=wrong))
         else:
             self._log(schedule.succeeded(request, self._loop.time()))
+            self._introductions.came(request.source, self._loop.time())
         self._reach.observer.advance(before - schedule.missing_size, self._label(request.source))
         for needless in schedule.obsolete():
             if task := self._asking.pop(needless, None):
@@ -358,7 +389,7 @@ class Transferring:
         return NetworkError(f"Cannot fetch '{name}'", why=self._last_error or "no peer answers", hint=hint)
 
 
-def _kind_of(error: PeerError) -> Failure:
+def _kind_of(error: PeerError | DecodeError) -> Failure:
     if isinstance(error, GoneError):
         return Failure.GONE
     return Failure.SILENT if isinstance(error, SilentError) else Failure.LOST

@@ -76,8 +76,8 @@ class Assembly:
             NoSpaceError: it does not fit.
             ImageError: the target format cannot hold it.
         """
-        if not replace and os.path.lexists(path):
-            raise WouldDestroyError(f"{path} exists", hint="choose another name, or remove that file")
+        if not replace:
+            check_free(path)
         data = DataMap(pages, load)
         layout = plan_layout(target, data)
         part = PartFile.open(
@@ -284,6 +284,16 @@ class Assembly:
                         for start, end in _stretches(hosts[low:high], good, unit):
                             self.have.add(run.first + low + start, end - start)
         self.resumed = self.written = sum(self.data.span(*run) for run in self.have.runs(1 << 30))
+
+
+def check_free(path: str | Path) -> None:
+    """Refuse a name that is taken.
+
+    Raises:
+        WouldDestroyError: it is.
+    """
+    if os.path.lexists(path):
+        raise WouldDestroyError(f"{path} exists", hint="choose another name, or remove that file")
 
 
 def _stretches(hosts: NDArray[np.int64], good: NDArray[np.bool_], unit: int) -> Iterator[tuple[int, int]]:

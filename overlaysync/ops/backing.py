@@ -43,6 +43,15 @@ def check_meant(known: Known, named: Collection[str], catalog: Catalog, *, shari
             )
 
 
+def mark_meant(catalog: Catalog, base: Known, directories: Collection[str]) -> None:
+    """Note that the user means a master that was found by its content, if it lies in one of ``directories``.
+
+    One that is only known from elsewhere is not marked: a publisher needs no more than its id to name it.
+    """
+    if os.path.dirname(base.path) in set(map(os.path.realpath, directories)):
+        catalog.mark_named(base.path)
+
+
 def _is_meant(image: Known, overlay: str, named: Collection[str], catalog: Catalog) -> bool:
     if any(image.path == path or image.path.startswith(f"{path.rstrip('/')}/") for path in named):
         return True

@@ -11,6 +11,8 @@ Rules:
     5. An id means its content, whoever signed it: content is checked against it (a few digits of one can be
        imitated, so the whole is shown then). So does NAME@PEER where the peer has nothing of the name's
        publisher; that is the user's word, and moves no pin.
+    6. What a distrusted publisher signed is never chosen, by name or id, and its versions make no other one
+       old. The same content counts when another publisher has signed it.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from overlaysync.ops.trust_words import (
     first_use,
     forked,
     not_trusted,
+    only_distrusted,
     other_publisher,
     several_publishers,
     too_old,
@@ -93,12 +96,13 @@ def choose(
         NotFoundError: nothing fits.
         AmbiguousError: different contents fit, the newest versions are a fork, or several publishers use a
             name that belongs to none of them yet.
-        NotAllowedError: the name belongs to another publisher, or (with ``trusted_only``) no publisher that
-            the user trusts has it.
+        NotAllowedError: the name belongs to another publisher, or only to distrusted ones, or (with
+            ``trusted_only``) no publisher that the user trusts has it.
     """
     everything = list(listings)
-    choosing = _Choosing(book, versions, now, trusted_only, everything)
     candidates = fitting(reference, everything)
+    choosing = _Choosing(book, versions, now, trusted_only, believable(everything, book))
+    candidates = choosing.believable(reference, candidates)
     if reference.id_prefix is not None:
         return choosing.by_id(reference, candidates)
     return choosing.by_name(reference, candidates)
@@ -115,28 +119,38 @@ def choose_all(
 ) -> tuple[list[Choice], list[Refusal]]:
     """Return everything that a whole team or a pattern means, and what of it cannot be had.
 
+    Of what distrusted publishers signed, only what belongs to a team is listed as missing: of public names
+    any stranger could make up as many as it likes.
+
     Raises:
         NotFoundError: nothing fits.
+        NotAllowedError: only distrusted publishers have what fits.
     """
     everything = list(listings)
-    choosing = _Choosing(book, versions, now, trusted_only, everything)
     candidates = fitting(reference, everything)
+    choosing = _Choosing(book, versions, now, trusted_only, believable(everything, book))
+    of_teams = {_key(item) for item in candidates if item.manifest.header.team}
+    kept = believable(candidates, book)
+    if not kept and not of_teams:
+        raise only_distrusted(reference, candidates, book)
     choices: list[Choice] = []
     refusals: list[Refusal] = []
-    names = {(listing.manifest.header.team, listing.manifest.header.name) for listing in candidates}
-    for team, name in sorted(names):
+    for team, name in sorted({*map(_key, kept), *of_teams}):
         one = replace(reference, team=team or None, name=name)
         named = [item for item in candidates if _key(item) == (team, name)]
         try:
-            choices.append(choosing.by_name(one, named))
+            choices.append(choosing.by_name(one, choosing.believable(one, named)))
         except OverlaysyncError as error:
             refusals.append(Refusal(f"{team}/{name}" if team else name, error))
     return choices, refusals
 
 
 def meant_here(reference: Reference, listings: Iterable[Listing], book: Book) -> list[Listing]:
-    """Of what this node has, what the reference may mean: of a pinned name its publisher's, and its own."""
-    kept = list(listings)
+    """Of what this node has, what the reference may mean: of a pinned name its publisher's, and its own.
+
+    What a distrusted publisher signed has a path, and no name.
+    """
+    kept = believable(listings, book)
     if reference.name is None or not book.pins_of(reference.team, reference.name):
         return kept
     return [
@@ -149,6 +163,11 @@ def meant_here(reference: Reference, listings: Iterable[Listing], book: Book) ->
     ]
 
 
+def believable(listings: Iterable[Listing], book: Book) -> list[Listing]:
+    """Return the listings without those that a distrusted publisher signed."""
+    return [listing for listing in listings if not book.refuses(listing.manifest.publisher)]
+
+
 def to_look_at(
     reference: Reference, listings: Iterable[Listing], book: Book, versions: Versions, *, now: float
 ) -> tuple[Listing, str]:
@@ -158,7 +177,8 @@ def to_look_at(
         choice = choose(reference, everything, book, versions, now=now)
         return choice.listing, str(choice.step_back or "")
     except NotAllowedError as error:
-        return resolve(reference, everything)[0], str(error)
+        kept = [item for item in believable(everything, book) if fits(reference, item)]
+        return resolve(reference, kept or everything)[0], str(error)
 
 
 def new_pin(choice: Choice, book: Book, *, since: str) -> Pin | None:
@@ -168,7 +188,8 @@ def new_pin(choice: Choice, book: Book, *, since: str) -> Pin | None:
     """
     header = choice.manifest.header
     pinnable = choice.reason in (Reason.PINNED, Reason.FIRST_USE) and not header.team
-    if not pinnable or (header.team, header.name) in book.pins:
+    refused = book.refuses(choice.manifest.publisher)  # it may have been said while the image came
+    if not pinnable or refused or (header.team, header.name) in book.pins:
         return None
     return Pin(header.team, header.name, choice.manifest.publisher, since, label=header.by)
 
@@ -222,6 +243,17 @@ class _Choosing:
     trusted_only: bool
     everything: list[Listing]
 
+    def believable(self, reference: Reference, candidates: list[Listing]) -> list[Listing]:
+        """The candidates that no distrusted publisher signed.
+
+        Raises:
+            NotAllowedError: there is none.
+        """
+        kept = believable(candidates, self.book)
+        if not kept:
+            raise only_distrusted(reference, candidates, self.book)
+        return kept
+
     def by_id(self, reference: Reference, candidates: list[Listing]) -> Choice:
         """The content of that id, as a trusted publisher describes it, if there is one."""
         allowed = self.allowed(reference, candidates)
@@ -234,17 +266,16 @@ class _Choosing:
         meant = self.allowed(reference, meant)
         if reference.version is None:
             meant = self._newest(meant, reason)
-        publishers = {listing.manifest.publisher for listing in meant}
+        publishers = {item.manifest.publisher for item in meant if not item.manifest.header.team}
         contents = {listing.manifest.header.content_id for listing in meant}
-        if reason is Reason.FIRST_USE and len(publishers) > 1:
-            reason = Reason.SAME_CONTENT
-            if len(contents) > 1:
-                raise several_publishers(reference, meant)
+        several = reason is Reason.FIRST_USE and len(publishers) > 1
         if len(contents) > 1 and len({_key(listing) for listing in meant}) == 1:
-            raise forked(reference, meant, self.now)
+            raise several_publishers(reference, meant) if several else forked(reference, meant, self.now)
         one_of(reference, meant)
-        chosen = Choice(max(meant, key=_version), reason)
-        return chosen if reference.version is not None else self._dated(reference, meant, chosen)
+        reason = Reason.SAME_CONTENT if several else reason
+        if reference.version is not None:
+            return _choice(max(meant, key=_preference), reason)
+        return self._dated(reference, meant, reason)
 
     def allowed(self, reference: Reference, candidates: list[Listing]) -> list[Listing]:
         """The candidates; with ``trusted_only`` those by publishers that the user trusts, or by a team."""
@@ -303,15 +334,17 @@ class _Choosing:
             item for one in groups for group in newest_versions(one, self.versions).values() for item in group
         ]
 
-    def _dated(self, reference: Reference, newest: list[Listing], chosen: Choice) -> Choice:
-        """``chosen``, or another of the same content that nothing seen here follows; else a step back."""
-        steps = [(listing, self._later(listing)) for listing in newest]
-        for listing, later in steps:
-            if not later:
-                return replace(chosen, listing=listing)
-        listing, later = max(steps, key=lambda step: _version(step[0]))
+    def _dated(self, reference: Reference, newest: list[Listing], reason: Reason) -> Choice:
+        """Choose among listings of one content: one that nothing seen here follows, else a step back."""
+        steps = {listing.manifest.id: self._later(listing) for listing in newest}
+        preferred = sorted(newest, key=_preference, reverse=True)
+        for listing in preferred:
+            if not steps[listing.manifest.id]:
+                return _choice(listing, reason)
+        listing = preferred[0]
+        later = steps[listing.manifest.id]
         problem = too_old(reference, listing, max(later, key=lambda row: row.version), self.now)
-        return replace(chosen, listing=listing, later=later, step_back=problem)
+        return replace(_choice(listing, reason), later=later, step_back=problem)
 
     def _later(self, listing: Listing) -> tuple[ManifestRow, ...]:
         """Versions seen here that follow it, in a team by any member, else by its publisher."""
@@ -322,6 +355,7 @@ class _Choosing:
             row
             for row in known
             if (team or row.publisher == listing.manifest.publisher)
+            and not self.book.refuses(row.publisher)
             and history.is_before(listing.manifest.id, row.id)
         )
 
@@ -348,8 +382,13 @@ def _is_pinned(book: Book, manifest: Manifest) -> bool:
     return book.has_pin(manifest.publisher, manifest.header.team, manifest.header.name)
 
 
-def _version(listing: Listing) -> int:
-    return listing.manifest.header.version
+def _choice(listing: Listing, reason: Reason) -> Choice:
+    """Choose a listing; when a team and others publish the same, the team's word is the one that counts."""
+    return Choice(listing, Reason.TEAM if listing.manifest.header.team else reason)
+
+
+def _preference(listing: Listing) -> tuple[bool, int]:
+    return (bool(listing.manifest.header.team), listing.manifest.header.version)
 
 
 def newest_versions(listings: Iterable[Listing], versions: Versions) -> dict[tuple[str, str], list[Listing]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 from overlaysync.errors import InUseError, WouldDestroyError
 from overlaysync.formats.chain import reachable
@@ -83,5 +84,7 @@ def discard(path: str, catalog: Catalog) -> None:
             os.unlink(path)
         sync_directory(os.path.dirname(real))
     except OSError as error:
-        raise translate(error, f"Cannot remove {path}") from error
+        directory = os.path.dirname(real)
+        hint = f"it takes the right to write to its directory: ls -ld {shlex.quote(directory)}"
+        raise translate(error, f"Cannot remove {path}", directory=directory, hint=hint) from error
     catalog.forget_image(real)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from overlaysync.errors import BaseImageError, InUseError, OverlaysyncError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format, Geometry
 from overlaysync.formats.locks import hold_read_lock
 from overlaysync.formats.recognition import Vouched, is_listed
-from overlaysync.model.digest import format_id, short_id
+from overlaysync.model.digest import format_id
 from overlaysync.model.fingerprint import Fingerprint
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
@@ -38,7 +38,8 @@ class Known:
         layer: digests of what an overlay adds; None for a master.
         parent: the image below, None for a master.
         files: fingerprints of the image and all below it, as they were when it was examined.
-        notes: what a rebuilt image would not carry over.
+        notes: what a rebuilt image would not carry over, and what was noted of the file here.
+        base: path of the image that an overlay was read over, where that is not the one its header names.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Known:
     parent: Known | None
     files: tuple[Fingerprint, ...] = ()
     notes: tuple[str, ...] = ()
+    base: str | None = None
 
     @property
     def content(self) -> PageList:
@@ -71,23 +73,33 @@ class Library:
         self.load_page: LoadPage = catalog.pages.load_page
         self._vouched = vouched_by(catalog)
 
-    def open(self, path: str | os.PathLike[str], format: Format | None = None) -> Chain:
+    def open(
+        self, path: str | os.PathLike[str], format: Format | None = None, *, base: str | None = None
+    ) -> Chain:
         """Open the image at ``path`` and all below it; see :meth:`Chain.open`.
 
         A file that the catalog has as an image of a format is taken for one again.
         """
-        return Chain.open(os.fspath(path), format, self._vouched)
+        return Chain.open(os.fspath(path), format, self._vouched, base=base)
 
     @contextmanager
-    def open_quiet(self, path: str | os.PathLike[str], format: Format | None = None) -> Iterator[Chain]:
+    def open_quiet(
+        self, path: str | os.PathLike[str], format: Format | None = None, *, base: str | None = None
+    ) -> Iterator[Chain]:
         """Open the chain at ``path``, with locks held that keep QEMU from writing to any image of it.
 
         Raises:
             InUseError: a VM already writes to one.
         """
-        with self.open(path, format) as chain:
+        with self.open(path, format, base=base) as chain:
             for image in chain.images:
                 hold_read_lock(image.fd, path=image.path)
+            yield chain
+
+    @contextmanager
+    def open_known(self, known: Known) -> Iterator[Chain]:
+        """Open an image as it was examined, over the same base, with the locks of :meth:`open_quiet`."""
+        with self.open_quiet(known.path, known.geometry.format, base=known.base) as chain:
             yield chain
 
     def guest_size(self, path: str | os.PathLike[str], format: Format | None = None) -> int:
@@ -122,6 +134,37 @@ class Library:
         """
         with self.open_quiet(path, format) as chain:
             return self._examine(chain, now, progress, fresh, accept_master)
+
+    def examine_over(
+        self,
+        path: str | os.PathLike[str],
+        base: Known,
+        *,
+        layer: PageList | None = None,
+        progress: Progress | None = None,
+    ) -> Known:
+        """Hash the overlay at ``path`` over ``base`` instead of the image that its header names.
+
+        Nothing is kept of the file itself: nobody can open it like that by its name.
+
+        Args:
+            path: may be a symlink.
+            base: what to read it over.
+            layer: the overlay's layer on ``base``, when its pages are known already.
+            progress: told of the bytes hashed.
+
+        Raises:
+            ImageError: it cannot be read, or is no overlay.
+            BaseImageError: the base has changed since it was examined.
+            InUseError: a VM writes to it, or it changed while it was read.
+        """
+        with self.open_quiet(path, base=base.path) as chain:
+            if chain.fingerprints()[1:] != base.files:
+                raise BaseImageError(
+                    f"{base.path} has changed since it was verified",
+                    hint="start again when nothing writes to it",
+                )
+            return replace(self._hash(chain, base, progress, layer), base=base.path)
 
     def published_contents(self, path: str) -> set[bytes]:
         """Return the contents that the file at a real path held when it was last fetched or published."""
@@ -213,13 +256,12 @@ class Library:
         """Return the error for an overlay whose master has other content; says where the right one is."""
         here = next((row.path for row in self.holders(wanted) if row.path != parent.path), None)
         manifests = self.catalog.manifests(content=wanted)
-        called = f" ({full_name(manifests[0])}, by {printable(manifests[0].label)})" if manifests else ""
-        if here:
-            hint = f"overlaysync adopt '{path}' --master '{here}'"
-        elif wanted in self.published_contents(parent.path):
+        called = f" ({full_name(manifests[0])}, by {one_field(manifests[0].label)})" if manifests else ""
+        if not here and wanted in self.published_contents(parent.path):
             hint = f"overlaysync verify --repair '{parent.path}'"
         else:
-            hint = f"overlaysync fetch {short_id(wanted)}, then: overlaysync adopt '{path}' --master PATH"
+            where = f"its master is here as {here}" if here else "its master will be fetched"
+            hint = f"overlaysync adopt '{path}' ({where})"
         return BaseImageError(
             f"{path} does not stand on its master any more",
             why=f"it was made on {format_id(wanted)}{called}, and {parent.path} now holds "
@@ -242,16 +284,18 @@ class Library:
             return None
         if row.chain != files:
             self._keep(chain, disk, layer, row.verified_at)
-        return Known(row.path, chain.top.geometry, disk, layer, parent, files, chain.top.notes)
+        return Known(row.path, chain.top.geometry, disk, layer, parent, files, self._notes(chain))
 
-    def _hash(self, chain: Chain, parent: Known | None, progress: Progress | None) -> Known:
+    def _hash(
+        self, chain: Chain, parent: Known | None, progress: Progress | None, layer: PageList | None = None
+    ) -> Known:
         before = chain.fingerprints()
         keeper = PageKeeper(self.catalog)
         if parent is None:
             layer = None
             disk = hash_disk(chain, keeper.keep, progress)
         else:
-            layer = hash_layer(chain, parent.disk.id, keeper.keep, progress)
+            layer = layer or hash_layer(chain, parent.disk.id, keeper.keep, progress)
             keeper.flush()
             disk = combine(parent.disk, layer, self.load_page, chain, keeper.keep)
         keeper.flush()
@@ -259,9 +303,13 @@ class Library:
             raise InUseError(
                 f"{chain.top.path} changed while it was read", hint="try again when nothing writes to it"
             )
-        return Known(
-            os.path.realpath(chain.top.path), chain.top.geometry, disk, layer, parent, before, chain.top.notes
-        )
+        path, geometry = os.path.realpath(chain.top.path), chain.top.geometry
+        return Known(path, geometry, disk, layer, parent, before, self._notes(chain))
+
+    def _notes(self, chain: Chain) -> tuple[str, ...]:
+        """What is to be said of the top image: by its header, and by a note that was made of this file."""
+        noted = self.catalog.doubt_about(os.path.realpath(chain.top.path), chain.fingerprints()[0])
+        return (*chain.top.notes, noted) if noted else chain.top.notes
 
     def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:
         self.catalog.pages.keep_list(disk)

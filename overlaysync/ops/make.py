@@ -99,7 +99,7 @@ class Maker:
                 f"{known.path} is a master already: it has no backing file", hint="copy or fetch it instead"
             )
         self._check_result(known)
-        with self._library.open_quiet(known.path, known.geometry.format) as chain:
+        with self._library.open_known(known) as chain:
             work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known))
             return self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
 
@@ -121,7 +121,10 @@ class Maker:
             BaseImageError: ``base`` has changed since it was hashed.
         """
         if known.layer is None:
-            raise UsageError(f"{known.path} is a master: there is nothing to rebase")
+            raise UsageError(
+                f"{known.path} is a master: there is nothing to rebase",
+                hint="name the overlay first and the master after --onto",
+            )
         if known.path in {image.path for image in base.lineage}:
             raise UsageError(
                 f"{known.path} cannot stand on itself", hint="choose a master that does not stand on it"
@@ -129,10 +132,7 @@ class Maker:
         check_base(base)
         keeper = PageKeeper(self._library.catalog)
         library = self._library
-        with (
-            library.open_quiet(known.path, known.geometry.format) as chain,
-            library.open_quiet(base.path, base.geometry.format) as below,
-        ):
+        with library.open_known(known) as chain, library.open_known(base) as below:
             layer = _Difference(known, base, chain, below, self._library).page_list(keeper)
             keeper.flush()
             result = combine(base.disk, layer, self._library.load_page, chain, keeper.keep)
@@ -140,12 +140,29 @@ class Maker:
                 raise VerificationError(
                     f"Rebasing {known.path} would change what its guest sees",
                     why=f"{short_id(result.id)} instead of {short_id(known.disk.id)}",
+                    hint=f"overlaysync verify '{base.path}', and '{known.path}'",
                 )
             keeper.flush()
             # Not larger than a granule: of a larger cluster only some granules may differ from the base.
             format, cluster_size = known.geometry.format, min(rebuilt_cluster_size(known), layer.unit)
             work = _Work(path, layer, known.disk, format, cluster_size, base, replace)
             return self._write(work, LocalSource(chain, layer), now=now, progress=progress)
+
+    def adopt(self, known: Known, path: str, *, now: float, progress: Progress | None = None) -> Known:
+        """Write a copy of an overlay that names the master it was read over, with the same layer.
+
+        Raises:
+            WouldDestroyError: ``path`` is taken, or the master may be written.
+            BaseImageError: the master has changed since it was hashed.
+        """
+        if known.layer is None or known.parent is None:
+            raise ValueError("only an overlay that was read over a master can be put on it")
+        check_base(known.parent)
+        with self._library.open_known(known) as chain:
+            format, cluster_size = known.geometry.format, rebuilt_cluster_size(known)
+            work = _Work(path, known.layer, known.disk, format, cluster_size, known.parent)
+            self._library.catalog.pages.keep_list(known.layer)
+            return self._write(work, LocalSource(chain, known.layer), now=now, progress=progress)
 
     def _check_result(self, known: Known) -> None:
         """What a manifest said the promotion would give must be what it gives."""

@@ -10,7 +10,7 @@ from overlaysync.errors import BaseImageError, UsageError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.manifest import Header
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.ops.library import Known
 from overlaysync.ops.publish import image_path
 from overlaysync.ops.resolve import Listing
@@ -86,6 +86,34 @@ def plan_fetch(
     chosen = format or Format(header.format)
     path = image_path(to, name, chosen) if name else os.path.join(to, f"{header.name}.{chosen.value}")
     steps = [Step(wanted, path, chosen)]
+    return _on_bases(steps, everything, find_base, masters)
+
+
+def plan_master(disk: bytes, listings: Iterable[Listing], find_base: FindBase, *, masters: str) -> list[Step]:
+    """Return the steps that bring an image here whose guest sees ``disk``, for something to stand on it.
+
+    None are returned when no peer within reach lists one.
+
+    Args:
+        disk: id of the disk.
+        listings, find_base, masters: as for :func:`plan_fetch`.
+
+    Raises:
+        BaseImageError: a base of it is neither here nor within reach.
+    """
+    everything = list(listings)
+    listing = _maker(disk, everything, b"")
+    if listing is None:
+        return []
+    header = listing.manifest.header
+    step = Step(listing, _free_path(masters, header, []), Format(header.format), brought=True)
+    return _on_bases([step], everything, find_base, masters)
+
+
+def _on_bases(steps: list[Step], everything: list[Listing], find_base: FindBase, masters: str) -> list[Step]:
+    """The steps with those for missing bases in front of them."""
+    wanted = steps[0].listing
+    header = wanted.manifest.header
     while header.is_layer:
         assert header.parent_id is not None
         base = find_base(header)
@@ -107,7 +135,10 @@ def _check_lineage(steps: list[Step], base: Known) -> None:
     """Refuse to write over an image that is below, and chains deeper than can be read."""
     below = {image.path for image in base.lineage}
     if len(steps) + len(below) > MAX_LINEAGE:
-        raise UsageError(f"'{steps[0].header.name}' stands on more than {MAX_LINEAGE - 1} images")
+        raise UsageError(
+            f"'{steps[0].header.name}' stands on more than {MAX_LINEAGE - 1} images",
+            hint="ask its publisher to promote it to a master",
+        )
     for step in steps:
         if os.path.realpath(step.path) in below:
             raise WouldDestroyError(
@@ -140,7 +171,7 @@ def _maker(disk: bytes, listings: list[Listing], publisher: bytes) -> Listing | 
 def _no_base(header: Header, listings: list[Listing]) -> BaseImageError:
     assert header.parent_id is not None
     wanted = short_id(header.parent_id)
-    called = printable(header.parent_name) or "?"
+    called = one_field(header.parent_name) or "?"
     others = [
         f"{listing.manifest.header.full_name} {short_id(listing.manifest.header.content_id)}"
         for listing in listings
@@ -152,6 +183,6 @@ def _no_base(header: Header, listings: list[Listing]) -> BaseImageError:
     return BaseImageError(
         f"Cannot rebuild '{header.name}': its master is missing",
         why=why,
-        hint=f"ask {printable(header.by) or 'its publisher'} to share it, or try: "
+        hint=f"ask {one_field(header.by) or 'its publisher'} to share it, or try: "
         f"overlaysync fetch {wanted} --peer HOST:PORT; if it is on this machine: --masters DIR",
     )

@@ -13,7 +13,7 @@ from overlaysync.formats.image import Format
 from overlaysync.formats.recognition import ending_of, fits_ending
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
-from overlaysync.model.manifest import MAX_FOLLOWS, Header
+from overlaysync.model.manifest import MAX_FOLLOWS, MAX_VERSION, Header
 from overlaysync.model.names import check_name, name_from
 from overlaysync.model.pin import Pin
 from overlaysync.ops.library import Known, Library
@@ -196,7 +196,7 @@ class Publisher:
                 if all(row.content == known.content.id for row in held):
                     return held[0]
                 follows = tuple(sorted(row.id.hex() for row in held))[:MAX_FOLLOWS]
-                version = 1 + max(row.version for row in held)
+                version = _next(name, max(row.version for row in held))
                 return self._sign(msgspec.structs.replace(header, version=version, follows=follows))
             # Another copy of what is known: the newest, and of several this node's own.
             of_mine = sorted(
@@ -227,7 +227,10 @@ class Publisher:
             return held.team
         same = self._mine(self._library.catalog.manifests(content=known.content.id))
         same.sort(key=lambda manifest: (manifest.header.name != name, manifest.header.team != ""))
-        return same[0].header.team if same else self._teams_below(known)[0]
+        if same:
+            return same[0].header.team
+        moved = self._audience_of_moved(name)
+        return self._teams_below(known)[0] if moved is None else moved
 
     def known_audience(self, known: Known) -> str | None:
         """Return whom an image was for so far: a team, "" for everybody, None when it was never published."""
@@ -235,7 +238,14 @@ class Publisher:
         if held:
             return held.team
         teams = {row.team for row in self._library.catalog.manifests(content=known.content.id)}
-        return None if not teams else min(teams)
+        return min(teams) if teams else self._audience_of_moved(self.name_of(known.path))
+
+    def _audience_of_moved(self, name: str) -> str | None:
+        """Return whom the files of that name were for that are gone; None when there are none.
+
+        Of several audiences a team's: what was moved and written to must not become public by that.
+        """
+        return max((held.team for held in self._library.catalog.gone(name)), default=None)
 
     def _teams_below(self, known: Known) -> list[str]:
         """The teams that the image below is known to, those that this node is in first; "" for everybody."""
@@ -266,6 +276,21 @@ class Publisher:
             by=self._label,
             note=note,
         )
+
+
+def _next(name: str, version: int) -> int:
+    """Return the number of a version that follows one with that number.
+
+    Raises:
+        UsageError: there is no higher number.
+    """
+    if version >= MAX_VERSION:
+        raise UsageError(
+            f"There is no next version of '{name}'",
+            why=f"{MAX_VERSION} is the highest number that a version can have",
+            hint="publish the file under another name: share --as NAME",
+        )
+    return version + 1
 
 
 def rebuilt_cluster_size(known: Known) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, Library, full_name
 from overlaysync.ops.loss import would_be_lost
@@ -196,7 +196,7 @@ def _fork(known: Known, standing: Standing, offered: Manifest, rules: Rules, now
 
 def _side(manifest: Manifest, now: float) -> str:
     header = manifest.header
-    note = f"  “{printable(header.note)}”" if header.note else ""
+    note = f"  “{one_field(header.note)}”" if header.note else ""
     return (
         f"{header.full_name}:{header.version}  {format_size(header.data_size)}  by "
         f"{who(manifest.publisher, header.by)} on {header.created}{age(header.created, now)}{note}"

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from overlaysync.errors import AmbiguousError, NotFoundError
 from overlaysync.model.digest import ID_PREFIX, short_id
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference
 from overlaysync.trust.envelope import Manifest
 
@@ -32,7 +32,7 @@ class Listing:
 def describe(listing: Listing) -> str:
     """One line to choose by: name, version, id, kind, publisher."""
     header = listing.manifest.header
-    by = printable(header.by) or "?"
+    by = one_field(header.by) or "?"
     return (
         f"{header.full_name}:{header.version}  {short_id(header.content_id)}  "
         f"{'overlay' if header.is_layer else 'master'}  by {by}"
@@ -138,7 +138,11 @@ def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
     others = [] if loose == reference else [listing for listing in listings if fits(loose, listing)]
     if others:
         having = sorted({describe(listing) for listing in others})
-        return NotFoundError(f"Nobody has '{reference}'", why="there is " + "; ".join(having))
+        return NotFoundError(
+            f"Nobody has '{reference}'",
+            why="there is " + "; ".join(having),
+            hint=f"name one of these: {loose}",
+        )
     if not listings:
         return NotFoundError(
             f"Nobody has '{reference}'",

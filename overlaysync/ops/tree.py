@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.ops.publish import stem
 from overlaysync.ops.resolve import Listing
 from overlaysync.store.catalog import ImageRow
@@ -203,8 +203,8 @@ class _Draft:
         header = listing.manifest.header
         self.virtual_size = header.virtual_size
         self.data_size = header.data_size
-        nodes = tuple(sorted(map(printable, listing.labels)))
-        version = Version(header.full_name, header.version, printable(header.by), header.created, nodes)
+        nodes = tuple(sorted(map(one_field, listing.labels)))
+        version = Version(header.full_name, header.version, one_field(header.by), header.created, nodes)
         if version not in self.versions:
             self.versions.append(version)
 
@@ -238,7 +238,7 @@ def _draft(drafts: dict[bytes, _Draft], found: ImageRow | Listing) -> _Draft:
         id, disk, parent, called = header.content_id, header.result_id, header.parent_id, header.parent_name
     draft = drafts.setdefault(id, _Draft(id, disk, parent))
     if called:
-        draft.called[printable(called)] += 1
+        draft.called[one_field(called)] += 1
     return draft
 
 

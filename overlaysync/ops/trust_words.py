@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from overlaysync.errors import AmbiguousError, NotAllowedError
 from overlaysync.model.digest import short_id
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
 from overlaysync.ops.dates import ago
@@ -30,17 +30,17 @@ class StrangerError(NotAllowedError):
 
 def who(publisher: bytes, label: str) -> str:
     """A publisher in a sentence: label, if it is known, and fingerprint."""
-    return f"{printable(label)} ({node_id(publisher)})" if label else node_id(publisher)
+    return f"{one_field(label)} ({node_id(publisher)})" if label else node_id(publisher)
 
 
 def first_use(manifest: Manifest, *, dry_run: bool) -> str:
-    """A name that becomes the publisher's, unless it is a dry run, and what to compare."""
-    fingerprint = node_id(manifest.publisher)
-    undo = "" if dry_run else f"; if that is the wrong one: overlaysync untrust {fingerprint[:9]}"
+    """A name that becomes the publisher's when it is here, unless it is a dry run, and what to compare."""
+    fingerprint, name = node_id(manifest.publisher), manifest.header.full_name
+    undo = "" if dry_run else f" If it is not the right one: overlaysync distrust {fingerprint[:9]}"
     return (
-        f"  first use of '{manifest.header.full_name}', published by {printable(manifest.header.by)}:\n"
-        f"    {fingerprint}  compare this fingerprint with the board\n"
-        f"    once fetched, the name means this publisher's only{undo}"
+        f"  First use of '{name}', published by {one_field(manifest.header.by)}:\n"
+        f"    {fingerprint}  Compare it with the fingerprint your teacher published.\n"
+        f"    Once it is here, '{name}' is accepted only from this publisher.{undo}"
     )
 
 
@@ -84,6 +84,21 @@ def not_trusted(reference: Reference, candidates: Sequence[Listing]) -> Stranger
     )
 
 
+def only_distrusted(reference: Reference, candidates: Sequence[Listing], book: Book) -> StrangerError:
+    """Only distrusted publishers list it."""
+    publisher = candidates[0].manifest.publisher
+    since = ", ".join(
+        f"{who(key, book.label(key))} since {book.distrusted[key].since}"
+        for key in list(dict.fromkeys(item.manifest.publisher for item in candidates))[:_NAMED_PUBLISHERS]
+    )
+    return StrangerError(
+        f"Only a publisher that you distrust offers '{reference}'",
+        why=f"there is {', '.join(_signed(candidates))}; distrusted: {since}",
+        hint="wait until another publisher shares it; or, to take the distrust back: "
+        f"overlaysync trust {node_id(publisher)[:9]}",
+    )
+
+
 def too_old(reference: Reference, listing: Listing, later: ManifestRow, now: float) -> NotAllowedError:
     """Only a version that a version seen here before follows."""
     header = listing.manifest.header
@@ -110,11 +125,11 @@ def forked(reference: Reference, sides: Sequence[Listing], now: float) -> Ambigu
 def describe_side(listing: Listing, now: float) -> str:
     """One version of a fork: what, how much, by whom, when, and who has it."""
     header = listing.manifest.header
-    where = f"  at {', '.join(map(printable, listing.labels))}" if listing.labels else ""
-    note = f"  “{printable(header.note)}”" if header.note else ""
+    where = f"  at {', '.join(map(one_field, listing.labels))}" if listing.labels else ""
+    note = f"  “{one_field(header.note)}”" if header.note else ""
     return (
         f"{header.full_name}:{header.version}  {short_id(header.content_id)}  {format_size(header.data_size)}"
-        f"  by {printable(header.by) or node_id(listing.manifest.publisher)} on {header.created}"
+        f"  by {one_field(header.by) or node_id(listing.manifest.publisher)} on {header.created}"
         f"{age(header.created, now)}{note}{where}"
     )
 

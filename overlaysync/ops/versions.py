@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from overlaysync.model.history import History
+from overlaysync.model.manifest import MAX_FOLLOWS
 from overlaysync.ops.library import Known
 from overlaysync.ops.publish import manifest_row
 from overlaysync.store.catalog import Catalog, ManifestRow
@@ -38,6 +39,18 @@ def is_news(catalog: Catalog, held: tuple[bytes, ...], offered: Manifest) -> boo
     header = offered.header
     history = History([*catalog.versions(header.team, header.name), manifest_row(offered)])
     return any(history.is_before(id, offered.id) for id in held)
+
+
+def settled(catalog: Catalog, taken: Manifest, superseded: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return what a file holds that ``taken`` was written to: that, and what it was chosen over.
+
+    So the next version of the file follows both sides of a fork. What ``taken`` follows itself is left out.
+    """
+    header = taken.header
+    history = History([*catalog.versions(header.team, header.name), manifest_row(taken)])
+    before = history.before(taken.id)
+    others = [id for id in dict.fromkeys(superseded) if id != taken.id and id not in before]
+    return (taken.id, *others)[:MAX_FOLLOWS]
 
 
 def hold_again(catalog: Catalog, known: Known) -> None:

@@ -202,10 +202,32 @@ class Catalog:
             connection.execute(query, (at, os.fsencode(image.path), json.dumps(image.chain), image.disk))
 
     def forget_image(self, path: str | Path) -> None:
-        """Forget what is known of ``path``, and what it held; the file is not touched."""
+        """Forget what is known and noted of ``path``, and what it held; the file is not touched."""
         with self._database.write() as connection:
             for table in ("images", "held"):
                 connection.execute(f"DELETE FROM {table} WHERE path = ?", (os.fsencode(path),))
+            connection.execute("UPDATE doubts SET file = NULL WHERE path = ?", (os.fsencode(path),))
+
+    def doubt(self, path: str, file: Fingerprint, content: bytes, text: str) -> None:
+        """Note that nothing proves what a file is, to be said wherever it is used.
+
+        Its content is no evidence any more, also when the file is gone.
+        """
+        row = (os.fsencode(path), json.dumps(file), content, text)
+        with self._database.write() as connection:
+            connection.execute("INSERT OR REPLACE INTO doubts VALUES (?, ?, ?, ?)", row)
+
+    def doubt_about(self, path: str, file: Fingerprint) -> str:
+        """What was noted of the file at ``path``, written to since or not; "" when it is another file."""
+        with self._database.read() as connection:
+            query = "SELECT file, text FROM doubts WHERE path = ? AND file IS NOT NULL"
+            row = connection.execute(query, (os.fsencode(path),)).fetchone()
+        return row[1] if row and Fingerprint(*json.loads(row[0]))[:2] == file[:2] else ""
+
+    def doubted(self) -> set[bytes]:
+        """The contents of all files that :meth:`doubt` was told of."""
+        with self._database.read() as connection:
+            return {content for (content,) in connection.execute("SELECT content FROM doubts")}
 
     def _images(self, condition: str, *values: object) -> list[ImageRow]:
         query = f"SELECT {_IMAGE_COLUMNS} FROM images WHERE {condition} ORDER BY verified_at DESC, path"
@@ -254,13 +276,17 @@ class Catalog:
         with self._database.write() as connection:
             held = _held_at(connection, path) or _moved(connection, team, name, continues)
             ids = held.manifests if held and (held.team, held.name) == (team, name) else ()
-            followed = [row for row in (_find(connection, id) for id in ids) if row]
+            found = (_find(connection, id) for id in ids)
+            # A file that was fetched under another name begins a history of its own.
+            followed = [row for row in found if row and (row.team, row.name) == (team, name)]
             condition = "team = ? AND name = ? AND content = ? AND kept"
             manifest = decide(followed, _select(connection, condition, team, name, content))
             if (manifest.team, manifest.name, manifest.content) != (team, name, content):
                 raise ValueError("not a manifest of that content under that name")
             _keep(connection, manifest, manifest.created)
             _hold(connection, replace(as_held, manifests=(manifest.id,)))
+            if held and held.path != path and not os.path.lexists(held.path):  # so it can move once more
+                connection.execute("DELETE FROM held WHERE path = ?", (os.fsencode(held.path),))
         return manifest
 
     def manifests(
@@ -275,6 +301,10 @@ class Catalog:
     def versions(self, team: str, name: str) -> list[ManifestRow]:
         """All versions of a name ever seen, those that were never here as well, newest version first."""
         return self._manifests("team = ? AND name = ?", team, name)
+
+    def layers(self) -> list[ManifestRow]:
+        """All versions of overlays ever seen, those that were never here as well."""
+        return self._manifests("kind = 'layer'")
 
     def find_manifest(self, id: bytes) -> ManifestRow | None:
         """The manifest with that id, kept or only seen."""
@@ -311,6 +341,10 @@ class Catalog:
         with self._database.read() as connection:
             query = f"SELECT {_HELD_COLUMNS} FROM held ORDER BY path"
             return [_held(row) for row in connection.execute(query)]
+
+    def gone(self, name: str) -> list[Held]:
+        """What files that are gone held under a name, in whatever team."""
+        return [held for held in self.all_held() if held.name == name and not os.path.lexists(held.path)]
 
     # -- who has what --------------------------------------------------------------------------------
 
@@ -375,20 +409,28 @@ _UNKEPT = """
     NOT kept AND team = '' AND publisher NOT IN (SELECT publisher FROM trusted)
     AND NOT EXISTS (SELECT 1 FROM pins WHERE (pins.team, pins.name, pins.publisher)
         = (manifests.team, manifests.name, manifests.publisher))
-    AND NOT EXISTS (SELECT 1 FROM manifests AS known WHERE known.kept AND (known.name, known.team)
-        = (manifests.name, manifests.team))
 """
-"""What of the versions seen is of no name, publisher or team that this node has to do with."""
+"""What of the versions seen is of no team, and of no publisher whose name it is here."""
 
 
 def _forget_unkept(connection: sqlite3.Connection) -> None:
-    """Keep the newest of what nothing here refers to."""
+    """Keep the newest of what strangers made up; but whatever a kept version follows stays."""
     (count,) = connection.execute("SELECT count(*) FROM manifests WHERE NOT kept").fetchone()
-    if count > MAX_UNKEPT:
-        connection.execute(
-            f"DELETE FROM manifests WHERE rowid IN (SELECT rowid FROM manifests WHERE {_UNKEPT}"
-            f" ORDER BY rowid DESC LIMIT -1 OFFSET {MAX_UNKEPT})"
-        )
+    if count <= MAX_UNKEPT:
+        return
+    needed = _past_of_kept(connection)
+    rows = connection.execute(f"SELECT rowid, id FROM manifests WHERE {_UNKEPT} ORDER BY rowid DESC")
+    strange = [rowid for rowid, id in rows if id not in needed]
+    connection.executemany(
+        "DELETE FROM manifests WHERE rowid = ?", ((rowid,) for rowid in strange[MAX_UNKEPT:])
+    )
+
+
+def _past_of_kept(connection: sqlite3.Connection) -> set[bytes]:
+    """The ids of all versions that a kept one follows, directly or through others."""
+    kept = _select(connection, "kept")
+    rest = _select(connection, "NOT kept AND follows != x''")
+    return History([*kept, *rest]).before(*(row.id for row in kept))
 
 
 def _hold(connection: sqlite3.Connection, held: Held) -> None:

@@ -71,6 +71,12 @@ CREATE TABLE held (
     file TEXT NOT NULL
 ) STRICT;
 CREATE INDEX held_by_name ON held (name, team);
+CREATE TABLE doubts (
+    path BLOB NOT NULL PRIMARY KEY,
+    file TEXT,
+    content BLOB NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
 CREATE TABLE holders (
     content BLOB NOT NULL,
     node BLOB NOT NULL,
@@ -92,8 +98,13 @@ CREATE TABLE trusted (
     since TEXT NOT NULL,
     label TEXT NOT NULL
 ) STRICT;
+CREATE TABLE distrusted (
+    publisher BLOB NOT NULL PRIMARY KEY,
+    since TEXT NOT NULL,
+    label TEXT NOT NULL
+) STRICT;
 """
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Stored as SQLite's user_version; 0 is a file without tables."""
 
 
@@ -138,7 +149,9 @@ class Database:
             with _opening(path):
                 database._prepare()
         except OSError as error:
-            raise translate(error, f"Cannot open the catalog {path}") from error
+            raise translate(
+                error, f"Cannot open the catalog {path}", hint=f"look at: ls -l '{path.parent}'"
+            ) from error
         except BaseException:
             database.close()
             raise

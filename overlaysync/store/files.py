@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import re
+import shlex
 
 from overlaysync.errors import (
     NoSpaceError,
@@ -28,33 +29,63 @@ _NO_SPACE = {
     errno.EDQUOT: "your quota is used up: free some space and start again; what is there is reused",
     errno.EFBIG: "a file this large is not possible there (FAT: 4 GiB, 'ulimit -f'): choose another place",
 }
+_REASONS = {
+    errno.EACCES: "you may not write to the directory {}",
+    errno.EPERM: "you may not write to the directory {}",
+    errno.EROFS: "the file system of the directory {} is read-only",
+}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP}
 _NO_RENAME_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def translate(error: OSError, what: str) -> OverlaysyncError:
-    """``error`` as the error a user sees; ``what`` says what could not be done."""
-    why = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in _NO_SPACE:
-        return NoSpaceError(what, why=why, hint=_NO_SPACE[error.errno])
-    if error.errno in _NOT_ALLOWED:
-        return NotAllowedError(what, why=why)
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return NotFoundError(what, why=why)
-    if error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY):
-        return WouldDestroyError(what, why=why)
-    hint = "the disk may be failing: look at 'dmesg'" if error.errno == errno.EIO else ""
-    return OverlaysyncError(what, why=why, hint=hint)
+def translate(error: OSError, what: str, *, directory: str = "", hint: str = "") -> OverlaysyncError:
+    """``error`` as the error a user sees.
+
+    Args:
+        error: what the system said.
+        what: what could not be done.
+        directory: where a file was to be made, if one was.
+        hint: what to do where the file or directory itself is the trouble, instead of what is said generally.
+    """
+    code = error.errno
+    why = os.strerror(code) if code else str(error)
+    if directory and code in _REASONS:
+        why = _REASONS[code].format(directory)
+    where = shlex.quote(directory or _name_of(error) or ".")
+    elsewhere = (
+        "choose another directory, with --to DIR where there is one" if directory else "name another place"
+    )
+    if code in _NO_SPACE:
+        return NoSpaceError(what, why=why, hint=_NO_SPACE[code])
+    if code == errno.ENAMETOOLONG:
+        return UsageError(
+            what, why=why, hint=hint or "choose a shorter name, with --as NAME where there is one"
+        )
+    if code in _NOT_ALLOWED:
+        return NotAllowedError(what, why=why, hint=hint or f"{elsewhere}, or change this one: ls -ld {where}")
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        return NotFoundError(what, why=why, hint=hint or f"see what is there: ls -ld {where}")
+    if code in (errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY):
+        return WouldDestroyError(what, why=why, hint=hint or f"choose another name; see: ls -ld {where}")
+    failing = "the disk may be failing: look at 'dmesg'"
+    return OverlaysyncError(
+        what, why=why, hint=hint or (failing if code == errno.EIO else "overlaysync doctor")
+    )
+
+
+def _name_of(error: OSError) -> str:
+    """The name that the system call was about, "" when that is not known."""
+    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
 
 
 def make_directory(path: str) -> None:
     """Make the directory that a new image goes to, if it is missing.
 
     Raises:
-        UsageError: a file is in the way.
-        OverlaysyncError: it cannot be made.
+        UsageError: a file is in the way, or the name is too long.
+        NotAllowedError: it may not be made.
     """
     try:
         os.makedirs(path or ".", exist_ok=True)
@@ -65,7 +96,10 @@ def make_directory(path: str) -> None:
             hint="name a directory, not the file in it",
         ) from None
     except OSError as error:
-        raise translate(error, f"Cannot make the directory {path}") from error
+        above = os.path.abspath(path)
+        while not os.path.isdir(above):
+            above = os.path.dirname(above)
+        raise translate(error, f"Cannot make the directory {path}", directory=above) from error
 
 
 def may_write(directory: str) -> bool:

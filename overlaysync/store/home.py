@@ -98,7 +98,8 @@ class Home:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _check_private(directory)
             except OSError as error:
-                raise translate(error, f"Cannot use the directory {directory}") from error
+                hint = "set OVERLAYSYNC_HOME to a directory of your own"
+                raise translate(error, f"Cannot use the directory {directory}", hint=hint) from error
         return self
 
 

@@ -1,10 +1,13 @@
 """Page bodies and page lists, by digest and by id.
 
 A list is kept only when all its pages are (referenced before referrer). Who keeps a page has checked it.
+A body is stored as one zstd frame: pages that are mostly markers come over the wire in a few bytes, and must
+not take a thousand times as much here.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
@@ -12,6 +15,14 @@ from overlaysync.errors import DecodeError, NotFoundError
 from overlaysync.model.digest import format_id
 from overlaysync.model.pages import PAGE_SIZE, PageList
 from overlaysync.store.database import Database
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_LEVEL = 1
+"""Of zstd: a page of random digests does not shrink at any level, one of markers does at each."""
 
 _BATCH = 500
 """Digests in one query; SQLite's limit for parameters is 999 in old versions."""
@@ -28,13 +39,16 @@ class PageStore:
 
         Raises:
             NotFoundError: it is not here.
+            CatalogError: what is stored is no page.
         """
         with self._database.read() as connection:
             row = connection.execute("SELECT body FROM pages WHERE digest = ?", (digest,)).fetchone()
         if row is None:
             raise NotFoundError(f"The page {format_id(digest)} is not here")
-        body: bytes = row[0]
-        return body
+        try:
+            return _unpack(row[0])
+        except (zstd.ZstdError, ValueError, TypeError) as error:
+            raise self._database.damaged(f"the page {format_id(digest)} has changed") from error
 
     def keep_pages(self, pages: Mapping[bytes, bytes]) -> None:
         """Keep page bodies (at most 32 KiB each) by digest, in one transaction.
@@ -45,8 +59,23 @@ class PageStore:
         for digest, body in pages.items():
             if len(body) > PAGE_SIZE:
                 raise DecodeError(f"the page {format_id(digest)} has {len(body)} bytes")
+        rows = [(digest, zstd.compress(body, _LEVEL)) for digest, body in pages.items()]
         with self._database.write() as connection:
-            connection.executemany("INSERT OR IGNORE INTO pages VALUES (?, ?)", pages.items())
+            connection.executemany("INSERT OR IGNORE INTO pages VALUES (?, ?)", rows)
+
+    def forget_unlisted(self, digests: Iterable[bytes]) -> None:
+        """Remove those of these pages that are in no list here."""
+        unlisted = set(digests)
+        if not unlisted:
+            return
+        with self._database.write() as connection:
+            for (body,) in connection.execute("SELECT body FROM lists"):
+                try:
+                    unlisted.difference_update(PageList.decode(body).digests)
+                except DecodeError as error:
+                    raise self._database.damaged(str(error)) from error
+            rows = [(digest,) for digest in unlisted]
+            connection.executemany("DELETE FROM pages WHERE digest = ?", rows)
 
     def has_pages(self, digests: Iterable[bytes]) -> set[bytes]:
         """Those of ``digests`` whose pages are here."""
@@ -94,6 +123,15 @@ class PageStore:
         with self._database.read() as connection:
             rows = connection.execute("SELECT id FROM lists WHERE shape = ? ORDER BY id", (shape,)).fetchall()
         return [pages for (id,) in rows if (pages := self.load_list(id)) is not None]
+
+
+def _unpack(frame: bytes) -> bytes:
+    """The page in a frame that was stored."""
+    size = zstd.get_frame_info(frame).decompressed_size
+    if not 0 <= size <= PAGE_SIZE:
+        raise ValueError("too long for a page")
+    body: bytes = zstd.decompress(frame)
+    return body
 
 
 def _batches(items: Iterable[bytes]) -> Iterator[list[bytes]]:

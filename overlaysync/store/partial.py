@@ -102,7 +102,10 @@ class PartFile:
         """
         if len(key) != KEY_SIZE:
             raise ValueError(f"a key has {KEY_SIZE} bytes, not {len(key)}")
-        with _translated(f"Cannot write {target}"), contextlib.ExitStack() as undo:
+        with (
+            _translated(f"Cannot write {target}", os.path.dirname(os.path.realpath(target))),
+            contextlib.ExitStack() as undo,
+        ):
             place = Place.of(target)
             undo.callback(place.close)
             fd = open_locked(place)
@@ -264,9 +267,13 @@ class PartFile:
                 with contextlib.suppress(PermissionError):  # FAT knows no modes
                     os.fchmod(self._fd, mode & ~umask())
                 os.fsync(self._fd)
-            with _translated(f"Cannot finish {self.target}"):
+            with _translated(f"Cannot finish {self.target}", str(self.target.parent)):
                 if not self._place.holds(self._fd):
-                    raise InUseError(f"Cannot finish {self.target}", why=f"{self.path} was moved or replaced")
+                    raise InUseError(
+                        f"Cannot finish {self.target}",
+                        why=f"{self.path} was moved or replaced",
+                        hint="leave that file alone while it is written, and repeat the command",
+                    )
                 self._rename(replace=replace)
                 os.fsync(self._place.directory)
             with contextlib.suppress(OSError):  # a journal without its file is harmless
@@ -380,8 +387,9 @@ def _write_all_at(fd: int, views: list[memoryview], offset: int) -> int:
 
 
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
+def _translated(what: str, directory: str = "") -> Iterator[None]:
+    """Translate errors; of a file that is made in ``directory``, when one is named."""
     try:
         yield
     except OSError as error:
-        raise translate(error, what) from error
+        raise translate(error, what, directory=directory) from error

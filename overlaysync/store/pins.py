@@ -1,11 +1,12 @@
-"""Pins and trusted publishers, in the catalog. What they mean is for others."""
+"""Pins, trusted and distrusted publishers, in the catalog. What they mean is for others."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
 from dataclasses import astuple
 
-from overlaysync.model.pin import Pin, TrustedPublisher
+from overlaysync.model.pin import DistrustedPublisher, Pin, TrustedPublisher
 from overlaysync.store.database import Database
 
 _PIN_COLUMNS = "team, name, publisher, since, explicit, label"
@@ -32,23 +33,47 @@ class PinStore:
             query = "SELECT publisher, since, label FROM trusted ORDER BY since, publisher"
             return [TrustedPublisher(*row) for row in connection.execute(query)]
 
+    def distrusted(self) -> list[DistrustedPublisher]:
+        """All publishers that the user refuses for good, the first refused first."""
+        with self._database.read() as connection:
+            query = "SELECT publisher, since, label FROM distrusted ORDER BY since, publisher"
+            return [DistrustedPublisher(*row) for row in connection.execute(query)]
+
     def pin_first(self, pin: Pin) -> None:
         """Pin a name, unless it is pinned."""
         with self._database.write() as connection:
             connection.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?, ?, ?, ?)", _row(pin))
 
     def trust(self, publisher: TrustedPublisher | None, pins: Iterable[Pin]) -> None:
-        """Trust a publisher (if one is given) and pin names, whoever had them, in one step."""
+        """Trust a publisher (if one is given) and pin names, whoever had them, in one step.
+
+        A publisher that was distrusted is so no longer.
+        """
+        pins = list(pins)
+        publishers = {pin.publisher for pin in pins} | ({publisher.publisher} if publisher else set())
         with self._database.write() as connection:
+            connection.executemany(
+                "DELETE FROM distrusted WHERE publisher = ?", [(key,) for key in publishers]
+            )
             if publisher:
                 connection.execute("INSERT OR IGNORE INTO trusted VALUES (?, ?, ?)", astuple(publisher))
             connection.executemany("INSERT OR REPLACE INTO pins VALUES (?, ?, ?, ?, ?, ?)", map(_row, pins))
 
     def forget(self, publisher: bytes) -> None:
-        """Forget that a publisher is trusted, and all its pins."""
+        """Forget that a publisher is trusted, and all its pins; one that is distrusted stays so."""
         with self._database.write() as connection:
-            for table in ("trusted", "pins"):
-                connection.execute(f"DELETE FROM {table} WHERE publisher = ?", (publisher,))
+            _forget(connection, publisher)
+
+    def distrust(self, publisher: DistrustedPublisher) -> None:
+        """Refuse a publisher for good, and forget that it was trusted and had names, in one step."""
+        with self._database.write() as connection:
+            _forget(connection, publisher.publisher)
+            connection.execute("INSERT OR IGNORE INTO distrusted VALUES (?, ?, ?)", astuple(publisher))
+
+
+def _forget(connection: sqlite3.Connection, publisher: bytes) -> None:
+    for table in ("trusted", "pins"):
+        connection.execute(f"DELETE FROM {table} WHERE publisher = ?", (publisher,))
 
 
 def _row(pin: Pin) -> tuple[str, str, bytes, str, int, str]:

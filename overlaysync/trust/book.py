@@ -1,4 +1,4 @@
-"""The book of trust: which publisher a name belongs to here, and whom the user trusts.
+"""The book of trust: which publisher a name belongs to here, and which ones the user trusts or refuses.
 
 A snapshot, asked without disk, network or clock. What a reference then means is for :mod:`overlaysync.ops`.
 """
@@ -6,12 +6,12 @@ A snapshot, asked without disk, network or clock. What a reference then means is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from overlaysync.errors import AmbiguousError, NotFoundError, UsageError
 from overlaysync.model.names import printable
-from overlaysync.model.pin import Pin, TrustedPublisher
+from overlaysync.model.pin import DistrustedPublisher, Pin, TrustedPublisher
 from overlaysync.trust.keys import node_id
 
 MIN_FINGERPRINT = 8
@@ -28,6 +28,7 @@ class Trust(StrEnum):
     EXPLICIT = "explicit"
     FIRST_USE = "first-use"
     NO = "no"
+    DISTRUSTED = "distrusted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +39,39 @@ class Book:
         own: this node's public key.
         pins: by team and name.
         trusted: publishers the user trusts, by key.
+        distrusted: publishers the user refuses for good, by key.
     """
 
     own: bytes
     pins: Mapping[tuple[str, str], Pin]
     trusted: Mapping[bytes, TrustedPublisher]
+    distrusted: Mapping[bytes, DistrustedPublisher] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, own: bytes, pins: Iterable[Pin] = (), trusted: Iterable[TrustedPublisher] = ()) -> Book:
+    def of(
+        cls,
+        own: bytes,
+        pins: Iterable[Pin] = (),
+        trusted: Iterable[TrustedPublisher] = (),
+        distrusted: Iterable[DistrustedPublisher] = (),
+    ) -> Book:
         """The book with these entries."""
-        return cls(own, {(pin.team, pin.name): pin for pin in pins}, {one.publisher: one for one in trusted})
+        return cls(
+            own,
+            {(pin.team, pin.name): pin for pin in pins},
+            {one.publisher: one for one in trusted},
+            {one.publisher: one for one in distrusted if one.publisher != own},
+        )
+
+    def refuses(self, publisher: bytes) -> bool:
+        """Whether the user refuses the publisher for good."""
+        return publisher in self.distrusted
+
+    def doubt(self, publisher: bytes, team: str, name: str) -> str:
+        """Why a list marks what the publisher calls so: "distrusted", "other publisher"; "" for no reason."""
+        if self.refuses(publisher):
+            return "distrusted"
+        return "other publisher" if self.is_other(publisher, team, name) else ""
 
     def pins_of(self, team: str | None, name: str) -> list[Pin]:
         """The pins of a name, in that team or (None) in all."""
@@ -70,24 +94,30 @@ class Book:
         """How the publisher is trusted for that name."""
         if publisher == self.own:
             return Trust.OWN
+        if self.refuses(publisher):
+            return Trust.DISTRUSTED
         pinned = self.has_pin(publisher, team, name)
         if publisher in self.trusted or (pinned and self.pins[team, name].explicit):
             return Trust.EXPLICIT
         return Trust.FIRST_USE if pinned else Trust.NO
 
     def since(self, publisher: bytes, team: str, name: str) -> str | None:
-        """Since when it is trusted in that way; None when it is not, or was never said."""
+        """Since when it is trusted or distrusted in that way; None when it is neither, or was never said."""
         trust = self.trust(publisher, team, name)
+        if trust is Trust.DISTRUSTED:
+            return self.distrusted[publisher].since
         if trust is Trust.EXPLICIT and publisher in self.trusted:
             return self.trusted[publisher].since
         return self.pins[team, name].since if self.has_pin(publisher, team, name) else None
 
     def label(self, publisher: bytes) -> str:
-        """What the publisher called itself when it was last pinned or trusted; "" when nobody knows."""
-        entries: list[Pin | TrustedPublisher] = [
-            *(pin for pin in self.pins.values() if pin.publisher == publisher),
-            *(one for one in self.trusted.values() if one.publisher == publisher),
+        """What the publisher called itself when it was last pinned, trusted or distrusted; "" if unknown."""
+        everything: list[Pin | TrustedPublisher | DistrustedPublisher] = [
+            *self.pins.values(),
+            *self.trusted.values(),
+            *self.distrusted.values(),
         ]
+        entries = [entry for entry in everything if entry.publisher == publisher]
         return max(entries, key=lambda entry: entry.since).label if entries else ""
 
 
@@ -113,5 +143,8 @@ def find_publisher(text: str, publishers: Iterable[bytes]) -> bytes:
             hint="give more of it; who has a fingerprint so like another's has made it on purpose",
         )
     if not found:
-        raise NotFoundError(f"Nobody here has the fingerprint '{text}'")
+        raise NotFoundError(
+            f"No publisher known here has the fingerprint '{text}'",
+            hint="overlaysync trust lists those that are; one that is within reach now: --peer HOST:PORT",
+        )
     return found[0]

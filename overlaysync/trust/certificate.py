@@ -9,7 +9,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -50,7 +49,9 @@ def key_of(certificate: bytes) -> bytes:
     if len(certificate) <= MAX_CERTIFICATE_SIZE:
         try:
             key = x509.load_der_x509_certificate(certificate).public_key()
-        except (ValueError, UnsupportedAlgorithm):
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # the library has exceptions of many kinds, and panics that are no Exception
             key = None
         if isinstance(key, Ed25519PublicKey):
             return key.public_bytes_raw()

@@ -40,7 +40,11 @@ def read_secret(path: Path, what: str, limit: int) -> bytes:
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise NotAllowedError(f"{path} is not a {what}", why="it is not a regular file")
+            raise NotAllowedError(
+                f"{path} is not a {what}",
+                why="it is not a regular file",
+                hint=f"move it away: mv '{path}' '{path}.old'",
+            )
         if mode & 0o077:
             raise NotAllowedError(f"The {what} {path} can be read by others", hint=f"chmod 600 '{path}'")
         return os.read(descriptor, limit)

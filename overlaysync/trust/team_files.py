@@ -110,4 +110,8 @@ def _known(name: str) -> WouldDestroyError:
 
 
 def _unusable(directory: Path, error: OSError) -> NotAllowedError:
-    return NotAllowedError(f"Cannot use the team keys in {directory}", why=error.strerror or str(error))
+    return NotAllowedError(
+        f"Cannot use the team keys in {directory}",
+        why=error.strerror or str(error),
+        hint=f"ls -ld '{directory}'; or set OVERLAYSYNC_HOME to a directory of your own",
+    )

@@ -290,3 +290,39 @@ def test_the_depth_is_bounded(tmp_path: Path) -> None:
         assert clusters_of(chain) == "m"
     with pytest.raises(ImageError, match="more than 31 backing files"):
         Chain.open(str(tmp_path / f"{MAX_DEPTH}.img"))
+
+
+# -- another base than the header's ------------------------------------------------------------------
+
+
+def test_an_overlay_is_read_over_another_base(tmp_path: Path) -> None:
+    raw(tmp_path / "lowest.raw", b"a", b"b")
+    (tmp_path / "elsewhere").mkdir()
+    qed("-D", backing=b"../lowest.raw").write(tmp_path / "elsewhere" / "base.qed")
+    top = qcow2("D-", cluster_bits=12, backing=b"/nowhere/missing.qed").write(tmp_path / "top.qcow2")
+    with pytest.raises(BaseImageError, match="is missing") as caught:
+        Chain.open(str(top))
+    assert f"overlaysync adopt '{top}'" in caught.value.hint
+    with Chain.open(str(top), base=str(tmp_path / "elsewhere" / "base.qed")) as chain:
+        assert len(chain.images) == 3
+        assert read(chain) == fill(0) * CLUSTER + fill(1) * CLUSTER
+
+
+def test_a_name_that_is_no_path_does_not_matter_to_another_base(tmp_path: Path) -> None:
+    base = raw(tmp_path / "base.raw", b"a")
+    top = qcow2("-", cluster_bits=12, backing=b"nbd://127.0.0.1/x").write(tmp_path / "top.qcow2")
+    with Chain.open(str(top), base=str(base)) as chain:
+        assert read(chain) == b"a" * CLUSTER
+
+
+def test_another_base_is_for_overlays_only(tmp_path: Path) -> None:
+    base = raw(tmp_path / "base.raw", b"a")
+    with pytest.raises(ImageError, match="no backing file"):
+        Chain.open(str(base), base=str(base))
+
+
+def test_an_overlay_that_is_its_own_base_is_a_loop(tmp_path: Path) -> None:
+    raw(tmp_path / "base.raw", b"a")
+    top = qcow2("-", cluster_bits=12, backing=b"base.raw").write(tmp_path / "top.qcow2")
+    with pytest.raises(ImageError, match="loop"):
+        Chain.open(str(top), base=str(top))

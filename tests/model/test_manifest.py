@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 
 from overlaysync.errors import DecodeError
 from overlaysync.model.digest import parse_id
-from overlaysync.model.manifest import MAX_HEADER_SIZE, decode_header, encode_header
+from overlaysync.model.manifest import MAX_FOLLOWS, MAX_HEADER_SIZE, MAX_NOTE, decode_header, encode_header
 from overlaysync.units import MAX_VIRTUAL_SIZE
 from tests import reference
 
 DISK, LAYER = (case["members"] for case in reference.load_vectors("manifests")[:2])
+MERGE = reference.load_vectors("manifests")[-1]["members"]
 OTHER_ID = "b3:" + "5" * 64
+ONE, TWO = "1" * 64, "2" * 64
+MANY = [f"{number:064x}" for number in range(MAX_FOLLOWS + 1)]
 
 
 def encoded(members: dict[str, Any], **changes: Any) -> bytes:
@@ -29,6 +32,8 @@ def test_good() -> None:
     assert (layer.is_layer, layer.full_name) == (True, "équipe_2/vm.1")
     assert layer.parent_id == disk.content_id == parse_id(LAYER["parent"])
     assert layer.result_id == parse_id(LAYER["result"])
+    assert disk.followed == () and layer.followed == (b"\x5e" * 32,)
+    assert decode_header(encoded(MERGE)).followed == tuple(map(bytes.fromhex, MERGE["follows"]))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,10 @@ def test_good() -> None:
         (LAYER, "kind", ["disk"]),
         (DISK, "team", ["a/b", "..", "-x", "a" * 65, None]),
         (DISK, "name", ["", "../x", "-rf", "a b", "\x1b", "a" * 65, None]),
-        (DISK, "version", [0, -1, 1 << 31, 1.5, "1", 10**30]),
+        (DISK, "version", [0, -1, 2, 1 << 31, 1.5, "1", 10**30]),
+        (MERGE, "version", [0, 1, 1 << 31]),
+        (DISK, "follows", [[ONE], None, "", {}]),
+        (LAYER, "follows", [[], [TWO, ONE], [ONE, ONE], MANY, [ONE[1:]], [OTHER_ID], ["A" * 64], [7], ONE]),
         (DISK, "id", ["", OTHER_ID, "b3:" + "A" * 64, "b3:" + "0" * 63, "0" * 64]),
         (DISK, "virtual_size", [-512, 511, MAX_VIRTUAL_SIZE + 512, 1 << 63, 10**40, 0]),
         (DISK, "unit", [4096, 0, 131072]),
@@ -56,6 +64,7 @@ def test_good() -> None:
         (DISK, "cluster_size", [0, 256, 65537, 1 << 23]),
         (DISK, "created", ["", "2025-01-31", "2025-01-31T12:00:00+00:00", "２０２５-01-31T12:00:00Z"]),
         (DISK, "by", ["x" * 161, 7]),
+        (DISK, "note", ["x" * (MAX_NOTE + 1), 7, None]),
     ],
 )
 def test_out_of_bounds(members: dict[str, Any], field: str, values: list[Any]) -> None:
@@ -72,6 +81,7 @@ def test_out_of_bounds(members: dict[str, Any], field: str, values: list[Any]) -
         ("cluster_size", [512, 1 << 22]),
         ("name", ["x" * 64, "文" * 64]),
         ("list_size", [1, 16 << 20]),
+        ("note", ["x" * MAX_NOTE, "💿" * MAX_NOTE, "\x1b[31m\0"]),
     ],
 )
 def test_within_bounds(field: str, values: list[Any]) -> None:
@@ -79,6 +89,29 @@ def test_within_bounds(field: str, values: list[Any]) -> None:
         header = decode_header(encoded(DISK, **{field: value}))
         assert getattr(header, field) == value
         assert encode_header(header) == encoded(DISK, **{field: value})
+
+
+def test_a_version_follows_something_and_a_first_one_nothing() -> None:
+    for version, follows in ((1, []), (2, [ONE]), (9, [ONE, TWO]), (2, MANY[1:])):
+        header = decode_header(encoded(DISK, version=version, follows=follows))
+        assert header.followed == tuple(map(bytes.fromhex, follows))
+    for version, follows in ((1, [ONE]), (2, []), (9, [])):
+        with pytest.raises(DecodeError, match="version"):
+            decode_header(encoded(DISK, version=version, follows=follows))
+
+
+def test_the_longest_header_that_a_publisher_makes_fits() -> None:
+    """Eight versions followed, the longest names and label, and a note that takes six bytes a character."""
+    name = "文" * 64
+    more = {
+        "team": name,
+        "name": name,
+        "parent_name": name,
+        "by": f"{name}@{name}-abc234",
+        "note": "\1" * MAX_NOTE,
+    }
+    header = decode_header(encoded(LAYER, version=(1 << 31) - 1, follows=MANY[1:], **more))
+    assert len(encode_header(header)) < MAX_HEADER_SIZE
 
 
 def test_only_the_canonical_form() -> None:
@@ -96,6 +129,8 @@ def test_only_the_canonical_form() -> None:
         text.replace('"version":1', '"version":2,"version":1'),
         text.replace('"by":"ann', '"by":"\\u0061nn'),
         text.replace('"team":"",', ""),
+        text.replace('"follows":[],', ""),
+        text.replace(',"note":""', ""),
         text.replace("}", ',"extra":1}'),
         swapped,
         "\ufeff" + text,

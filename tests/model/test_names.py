@@ -11,7 +11,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from overlaysync.errors import UsageError
-from overlaysync.model.names import MAX_NAME, MAX_NAME_BYTES, check_name, is_name, name_from, printable
+from overlaysync.model.names import (
+    MAX_NAME,
+    MAX_NAME_BYTES,
+    check_name,
+    is_name,
+    name_from,
+    one_field,
+    printable,
+)
 
 GOOD = [
     "a",
@@ -158,6 +166,16 @@ def test_printable(text: str, limit: int) -> None:
     assert len(shown) <= limit + 1
     assert all(shown[at] in (char, "?") for at, char in enumerate(text[:limit]))
     assert shown.endswith("…") or len(text) <= limit
+
+
+@settings(max_examples=300)
+@given(NASTY, st.integers(0, 100))
+@example("a  b", 10)
+@example(" a\n b ", 10)
+def test_one_field(text: str, limit: int) -> None:
+    shown = one_field(text, limit)
+    assert shown.isprintable() and "  " not in shown and shown == shown.strip()
+    assert len(shown) <= limit + 1
 
 
 def test_printable_keeps_ordinary_text() -> None:

@@ -28,6 +28,10 @@ from overlaysync.model.reference import Reference, parse_reference
         ("b3:" + "f" * 64, Reference(id_prefix="f" * 64)),
         ("vm:2147483647", Reference(name="vm", version=2147483647)),
         ("b3", Reference(name="b3")),
+        ("vm*", Reference(name="vm*")),
+        ("*", Reference(name="*")),
+        ("red/r?[a-c][!x]", Reference(team="red", name="r?[a-c][!x]")),
+        ("vm*:2@ann", Reference(name="vm*", version=2, peer="ann")),
     ],
 )
 def test_good(text: str, expected: Reference) -> None:
@@ -69,6 +73,12 @@ def test_good(text: str, expected: Reference) -> None:
         "-vm",
         "v m",
         "vm\n",
+        "*/vm",
+        "r*d/",
+        "vm!",
+        "vm{1,2}",
+        "-*",
+        "*" * 65,
     ],
     ids=lambda text: ascii(text[:30]),
 )
@@ -76,6 +86,16 @@ def test_bad(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_reference(text)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "many", "pattern"),
+    [("vm", False, False), ("red/vm:2", False, False), ("b3:0123abcd", False, False), ("red/", True, False)]
+    + [(text, True, True) for text in ("vm*", "vm?", "red/vm[12]", "*:3")],
+)
+def test_what_may_mean_several_things(text: str, many: bool, pattern: bool) -> None:
+    reference = parse_reference(text)
+    assert (reference.is_many, reference.is_pattern) == (many, pattern)
 
 
 NAMES = st.from_regex(r"[a-z0-9é][a-z0-9._-]{0,20}", fullmatch=True).filter(is_name)
@@ -89,14 +109,20 @@ def test_what_is_written_is_read(team: str | None, name: str, version: int | Non
         assert parse_reference(text) == reference
 
 
-@given(st.text(st.one_of(st.sampled_from("ab/:@3.-09"), st.characters()), max_size=100))
+WILD = str.maketrans("*?[]!", "xxxxx")
+
+
+@given(st.text(st.one_of(st.sampled_from("ab/:@3.-09*?[]!"), st.characters()), max_size=100))
 @example("a:" + "9" * 12 + "\ud800")
 def test_any_text_is_a_reference_or_an_error(text: str) -> None:
     try:
         reference = parse_reference(text)
     except UsageError:
         return
-    assert reference.name is None or is_name(reference.name)
+    if reference.is_pattern:
+        assert reference.is_many and reference.name and is_name(reference.name.translate(WILD))
+    else:
+        assert reference.name is None or is_name(reference.name)
     assert reference.team is None or is_name(reference.team)
     assert reference.version is None or 0 < reference.version < 1 << 31
     assert parse_reference(str(reference)) == reference

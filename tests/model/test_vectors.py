@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,6 +18,7 @@ from overlaysync.model.pages import PageList, PageListBuilder
 from overlaysync.ops.hashing import combine
 from overlaysync.trust.envelope import open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey, node_id
+from overlaysync.trust.teams import Team
 from tests import reference
 
 CHUNK = 65536
@@ -138,18 +140,23 @@ class _Guest:
 
 @pytest.mark.parametrize("case", cases("manifests"))
 def test_manifest_by_the_reference(case: dict[str, Any]) -> None:
-    made = reference.manifest_case(case["name"], bytes.fromhex(case["private_key"]), case["members"])
+    team = None
+    if case["members"]["team"]:
+        team = reference.TeamKey(case["members"]["team"], bytes.fromhex(case["team_key"]))
+    made = reference.manifest_case(case["name"], bytes.fromhex(case["private_key"]), case["members"], team)
     assert case == made
 
 
 @pytest.mark.parametrize("case", cases("manifests"))
 def test_manifest_by_the_program(case: dict[str, Any]) -> None:
-    header = Header(**case["members"])
+    header = msgspec.convert(case["members"], Header)
     assert encode_header(header).decode() == case["header"]
     assert decode_header(case["header"].encode()) == header
     key = NodeKey(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(case["private_key"])))
-    manifest = sign_header(header, key)
+    team = Team(header.team, bytes.fromhex(case["team_key"])) if header.team else None
+    manifest = sign_header(header, key, team)
     assert manifest.envelope.hex() == case["envelope"]
+    assert manifest.belongs({team.name: team} if team else {})
     assert (manifest.publisher.hex(), node_id(manifest.publisher)) == (case["public_key"], case["node_id"])
     assert format_id(manifest.id) == case["id"] == format_id(manifest_id(manifest.envelope))
     assert open_envelope(bytes.fromhex(case["envelope"])) == manifest

@@ -77,6 +77,8 @@ TESTS = {
     "DiscoveryBounds.addresses": "test_limits.py::test_addresses_of_a_peer",
     "DiscoveryBounds.resolve_s": "test_limits.py::test_time_to_resolve_a_peer",
     "DiscoveryBounds.resolves": "test_limits.py::test_peers_resolved_at_once",
+    "DiscoveryBounds.doubts": "test_goodbyes.py::test_few_are_asked_at_once",
+    "DiscoveryBounds.doubt_s": "test_goodbyes.py::test_a_flood_of_goodbyes_asks_seldom",
     "DiscoveryBounds.pending": "test_limits.py::test_peers_that_wait_to_be_resolved",
     "DiscoveryBounds.pace_s": "test_limits.py::test_pause_between_two_peers",
     "DiscoveryBounds.updates_s": "test_limits.py::test_pause_between_two_updates",

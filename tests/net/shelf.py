@@ -11,6 +11,7 @@ from pathlib import Path
 
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
+from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import as_digests, canonicalise, format_id, hash_units
 from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PageListBuilder
@@ -48,7 +49,7 @@ def make_offer(
         id=format_id(pages.id),
         virtual_size=len(content),
         unit=CHUNK,
-        data_size=len(content),
+        data_size=DataMap(pages, bodies.__getitem__).size,
         list_size=len(pages.encode()),
         result=format_id(pages.id),
         format="raw",
@@ -118,8 +119,8 @@ class Raw:
         self.reader = reader
         self.writer = writer
 
-    async def ask(self, target: str, *fields: str, method: str = "GET") -> Answer:
-        lines = [f"{method} {target} HTTP/1.1", "Host: x", *fields]
+    async def ask(self, target: str, *fields: str, method: str = "GET", host: str = "x") -> Answer:
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *fields]
         self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
         return await self.answer(body=method != "HEAD")
 

@@ -285,14 +285,6 @@ async def test_nothing_is_compressed_unasked(shelf: FakeShelf, tmp_path: Path, c
     assert not calls
 
 
-async def test_a_head_alone_costs_no_compressing(shelf: FakeShelf, tmp_path: Path, calls: list[int]) -> None:
-    async with offering(shelf, tmp_path) as (address, offer):
-        head = await fields(address, offer, "Accept-Encoding: zstd", method="HEAD")
-        assert b"content-encoding" not in head
-        assert not calls
-        assert b"content-encoding: zstd\r\n" in await fields(address, offer, "Accept-Encoding: zstd")
-
-
 async def test_what_does_not_shrink_goes_plain_and_is_soon_left_alone(
     shelf: FakeShelf, tmp_path: Path, client: Client, calls: list[int]
 ) -> None:
@@ -529,8 +521,6 @@ async def test_a_page_is_not_compressed_unasked(shelf: FakeShelf, tmp_path: Path
             assert "Content-Encoding" not in fields and body == offer.page(digest)
         async with Client(compression=Compression.NEVER) as client:
             assert (await client.page(address, offer.manifest.id, digest))[1] == len(body)
-        _, fields, _ = await raw.ask(target, "Accept-Encoding: zstd", method="HEAD")
-        assert "Content-Encoding" not in fields and fields["Content-Length"] == str(len(body))
 
 
 PAGE = TEXT[: 31 * DIGEST_SIZE]

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from zeroconf import DNSIncoming, current_time_millis  # type: ignore[attr-defined]
+from zeroconf._services.browser import generate_service_query
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from overlaysync.errors import NetworkError, UsageError
@@ -248,6 +250,26 @@ async def test_nasty_names_are_made_safe_to_print(label: str) -> None:
         await hear(browser, zeroconf, [service(nasty)], f"{label}-z")
         await until(browser, lambda: any(peer.label.startswith(f"{label}?") for peer in browser.found()))
         assert all(peer.label.isprintable() for peer in browser.found())
+
+
+@pytest.mark.parametrize("instance", [b"\xff" * 30, b"\xff" + b"x" * 61, b"."])
+async def test_a_name_that_cannot_be_written_again_does_not_end_our_questions(
+    label: str, instance: bytes
+) -> None:
+    async with browsing() as browser, stranger() as zeroconf:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+            named = dns_name(instance, *KIND)
+            sock.sendto(dns_response(dns_record(dns_name(*KIND), 12, named)), ("224.0.0.251", 5353))
+        await hear(browser, zeroconf, [], f"{label}-a")  # so the record has come as well
+        question = generate_service_query(
+            browser._multicast.zeroconf.zeroconf, current_time_millis(), {SERVICE}, True, None
+        )
+        packets = [packet for out in question for packet in out.packets()]
+        assert packets
+        for packet in packets:
+            message = DNSIncoming(packet)
+            assert message.valid and len(message.answers()) == message.num_answers > 0
 
 
 async def test_no_more_peers_than_allowed_and_those_that_answered_stay(label: str) -> None:
@@ -494,7 +516,7 @@ async def test_the_mdns_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def taken(*what: object, **more: object) -> None:
         raise OSError(98, "Address already in use")
 
-    monkeypatch.setattr("overlaysync.net.discovery.AsyncZeroconf", taken)
+    monkeypatch.setattr("overlaysync.net.discovery.Sturdy", taken)
     with pytest.raises(NetworkError, match="already in use") as caught:
         await Browser(interfaces=LO).start()
     assert "--peer" in caught.value.hint

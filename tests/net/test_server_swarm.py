@@ -123,14 +123,13 @@ async def test_only_what_is_verified_is_given(address: Address, part: PartOffer)
     async with connect(address) as raw:
         for runs in RANGES:
             held = all(slot // 4 in HELD for first, count in runs for slot in range(first, first + count))
-            for method in ("GET", "HEAD"):
-                target = f"{base(part)}/data?slots={encode_slots(runs)}"
-                status, fields, body = await raw.ask(target, method=method)
-                expected = b"".join(slots(*run) for run in runs)
-                assert status == (200 if held else 416), runs
-                assert int(fields.get("Content-Length", "0")) == (len(expected) if held else 0)
-                assert body == (expected if held and method == "GET" else b"")
-                given += held
+            target = f"{base(part)}/data?slots={encode_slots(runs)}"
+            status, fields, body = await raw.ask(target)
+            expected = b"".join(slots(*run) for run in runs)
+            assert status == (200 if held else 416), runs
+            assert int(fields.get("Content-Length", "0")) == (len(expected) if held else 0)
+            assert body == (expected if held else b"")
+            given += held
     assert given
 
 
@@ -247,14 +246,16 @@ async def test_a_question_that_is_none(address: Address, whole: Offer, shelf: Fa
     assert len(shelf.swarms.of(whole.manifest.id)) == 0
 
 
-async def test_head_says_what_get_would_send(address: Address, part: PartOffer) -> None:
-    target = f"{base(part)}/swarm?member={ME}&port=80&by=x&held=1&since=1"
+async def test_who_says_it_answers_at_a_system_service_is_told_of_to_nobody(
+    address: Address, whole: Offer, shelf: FakeShelf
+) -> None:
     async with connect(address) as raw:
-        _, expected, body = await raw.ask(target)
-        status, fields, _ = await raw.ask(target, method="HEAD")
-    assert (status, int(fields["Content-Length"])) == (200, len(body))
-    assert fields | {"Date": ""} == expected | {"Date": ""}
-    assert fields["Content-Type"].startswith("application/json")
+        for port in (22, 80, 1023):
+            query = f"?member={ME}&port={port}&by=x&held=1&since=1"
+            assert (await raw.ask(f"{base(whole)}/swarm{query}"))[0] == 200
+        assert len(shelf.swarms.of(whole.manifest.id)) == 0
+        assert (await raw.ask(f"{base(whole)}/swarm?member={ME}&port=1024&by=x&held=1&since=1"))[0] == 200
+        assert len(shelf.swarms.of(whole.manifest.id)) == 1
 
 
 # -- who is listed -----------------------------------------------------------------------------------
@@ -491,15 +492,6 @@ async def test_stopping_ends_the_line(shelf: FakeShelf, big: Offer) -> None:
             await server.stop()
             with suppress(ConnectionError):
                 assert await other.reader.read(1) == b""
-
-
-async def test_a_head_waits_for_no_reader(shelf: FakeShelf, big: Offer) -> None:
-    """It takes a place as a body does, and gives it back."""
-    async with serving(bounded(shelf, place_s=1000, wait_s=1000)) as address:
-        async with connect(address) as raw, asyncio.timeout(5):
-            for _ in range(3):
-                assert (await raw.ask(f"{base(big)}/data?slots=0-511", method="HEAD"))[0] == 200
-            assert (await raw.ask(f"{base(big)}/data?slots=0-0"))[0] == 200
 
 
 async def test_a_client_with_a_small_buffer_gets_everything(shelf: FakeShelf, big: Offer) -> None:

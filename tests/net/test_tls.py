@@ -31,6 +31,7 @@ from overlaysync.swarm.link import Compression
 from overlaysync.trust.keys import NodeKey, load_or_make
 from overlaysync.trust.teams import Nonces, Role, Team, new_team
 from overlaysync.units import CHUNK, KIB, MIB
+from tests.net.certificates import strange_context
 from tests.net.lane import connect_tls, lane, listening, make_private
 from tests.net.shelf import FakeShelf, deaf, make_shelf, ok, undialled, unused_port
 
@@ -78,7 +79,9 @@ Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def answering(key: NodeKey, handle: Handle) -> AsyncIterator[PrivateAddress]:
+async def answering(
+    key: NodeKey, handle: Handle, *, context: ssl.SSLContext | None = None
+) -> AsyncIterator[PrivateAddress]:
     """A TLS server with this node key that does what ``handle`` does."""
     under_way: set[asyncio.Task] = set()
 
@@ -94,7 +97,7 @@ async def answering(key: NodeKey, handle: Handle) -> AsyncIterator[PrivateAddres
             under_way.discard(task)
             writer.transport.abort()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=server_context(key))
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context or server_context(key))
     try:
         yield PrivateAddress("127.0.0.1", server.sockets[0].getsockname()[1], "red")
     finally:
@@ -488,6 +491,30 @@ CALLS: dict[str, Callable[[Client, PrivateAddress], Awaitable[object]]] = {
         address, b"m" * 32, ((0, 1),), memoryview(bytearray(CHUNK))
     ),
 }
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize("version", [4, 5])
+async def test_a_certificate_of_another_version_is_refused(
+    client: Client, stranger: NodeKey, call: Callable[..., Awaitable[object]], version: int
+) -> None:
+    async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b"", "the client has sent something"
+
+    async with answering(stranger, nothing, context=strange_context(stranger, version)) as address:
+        with pytest.raises(PeerError):
+            await call(client, address)
+
+
+async def test_whatever_is_raised_while_a_certificate_is_judged_is_the_peer_s_failure(
+    client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(transport: asyncio.BaseTransport) -> bytes:
+        raise RuntimeError("the library has a new exception")
+
+    monkeypatch.setattr("overlaysync.net.client.node_key", panic)
+    with pytest.raises(PeerError, match="certificate"):
+        await client.private_catalog(lane(server))
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())

@@ -13,8 +13,11 @@ from typing import Any, cast
 
 from overlaysync.net.bounds import CLIENT, ClientBounds
 from overlaysync.net.client import Client
+from overlaysync.net.faults import Faults
+from overlaysync.net.interfaces import is_told_port
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
+from overlaysync.node.host_budget import DialBudget
 from overlaysync.node.passing import Passing
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly
@@ -35,13 +38,15 @@ class Around:
     observer: Heard = field(default_factory=Heard)
     believed: Callable[[str], bool] = lambda host: True
     looking: bool = False
+    faults: Faults = field(default_factory=Faults)
+    dials: DialBudget = field(default_factory=DialBudget)
 
     def sources(self, content: bytes, team: str = "") -> dict[str, tuple[Address, Any]]:
         assert content == self.whole.manifest.header.content_id
         return {str(address): (address, self.whole.manifest) for address in self.seeds}
 
-    def may_dial(self, host: str, *, told_by: Address) -> bool:
-        return self.believed(host)
+    def may_dial(self, host: str, port: int, *, told_by: Address) -> bool:
+        return is_told_port(port) and self.believed(host)
 
     def check(self) -> None:
         pass

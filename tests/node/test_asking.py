@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError, PeerError, VerificationError
 from overlaysync.net.client import BusyError, GoneError
+from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, Endpoint
 from overlaysync.net.receiving import SilentError
 from overlaysync.node.asking import Anyone
@@ -28,6 +29,7 @@ class Peers:
     def __init__(self, **answers: Callable[[], Any]) -> None:
         self.answers = answers
         self.asked: Counter[str] = Counter()
+        self.faults = Faults()
 
     def sources(self, content: bytes, team: str = "") -> Mapping[str, tuple[Endpoint, Manifest]]:
         assert content == CONTENT
@@ -143,3 +145,60 @@ async def test_when_nobody_gives_it_the_reason_is_said(errors: list[Exception], 
     with pytest.raises(expected):
         await anyone(peers).ask(CONTENT, peers.ask)
     assert all(count == 1 for count in peers.asked.values())
+
+
+async def test_who_breaks_what_asks_it_fails_like_any_other() -> None:
+    peers = Peers(bad=fails(RuntimeError("nobody has thought of this")), good=lambda: "good")
+    asking = anyone(peers)
+    assert [await asking.ask(CONTENT, peers.ask) for _ in range(3)] == ["good"] * 3
+    assert peers.asked == {"bad": 1, "good": 3}
+    assert peers.faults.counts.total() == 1
+    alone = Peers(bad=fails(RuntimeError("nobody has thought of this")))
+    with pytest.raises(NetworkError, match="RuntimeError"):
+        await anyone(alone).ask(CONTENT, alone.ask)
+
+
+class Hosts(Peers):
+    """Peers whose name begins with their host: ``host-number``."""
+
+    def sources(self, content: bytes, team: str = "") -> Mapping[str, tuple[Endpoint, Manifest]]:
+        where = {name: HostAddress(name.partition("-")[0], 1, name) for name in self.answers}
+        return {name: (cast(Any, address), NO_MANIFEST) for name, address in where.items()}
+
+    async def ask(self, address: Any, manifest: Manifest) -> str:
+        return await super().ask(Address(address.name, 1), manifest)
+
+
+class HostAddress(NamedTuple):
+    host: str
+    port: int
+    name: str
+
+
+def many(host: str, count: int, answer: Callable[[], Any]) -> Answers:
+    return {f"{host}-{number}": answer for number in range(count)}
+
+
+async def test_many_silent_sources_of_one_host_cost_a_moment_once() -> None:
+    peers = Hosts(**many("silent", 60, hangs), **many("good", 1, lambda: "good"))
+    asking = anyone(peers)
+    async with asyncio.timeout(10 * SLOW_S):
+        assert [await asking.ask(CONTENT, peers.ask) for _ in range(50)] == ["good"] * 50
+    assert sum(count for name, count in peers.asked.items() if name.startswith("silent")) <= 2
+
+
+async def test_several_silent_hosts_cost_a_moment_each_at_most() -> None:
+    silent: Answers = {}
+    for host in "abcdef":
+        silent |= many(host, 20, hangs)
+    peers = Hosts(**silent, **many("good", 1, lambda: "good"))
+    asking = anyone(peers)
+    async with asyncio.timeout(10 * SLOW_S):
+        assert [await asking.ask(CONTENT, peers.ask) for _ in range(50)] == ["good"] * 50
+    assert sum(peers.asked.values()) <= 50 + 2 * 6
+
+
+async def test_the_only_good_source_among_many_silent_ones_of_its_host_is_found_soon() -> None:
+    peers = Hosts(**many("one", 60, hangs), **{"one-good": lambda: "good"})
+    async with asyncio.timeout(12 * SLOW_S):
+        assert await anyone(peers).ask(CONTENT, peers.ask) == "good"

@@ -20,6 +20,7 @@ from overlaysync.net.discovery import Peer
 from overlaysync.net.messages import Address, decode_catalog, encode_catalog
 from overlaysync.node import nearness
 from overlaysync.node import reach as module
+from overlaysync.node.host_budget import FIRST_ASKS, TOLD_PORTS
 from overlaysync.node.listed import Listed
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import LISTED_SIZE, Reach
@@ -27,7 +28,7 @@ from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
 from tests.net.fuzzing_decoders import MASTER
 
-HONEST = Address("192.0.2.200", 80)
+HONEST = Address("192.0.2.200", 8080)
 KEY = NodeKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 
 
@@ -84,7 +85,7 @@ def announce(reach: Reach, address: Address, label: str = "") -> None:
 
 def flood(reach: Reach, *, hosts: int) -> None:
     for number in range(2 * DISCOVERY.peers):
-        announce(reach, Address(f"192.0.2.{number % hosts}", 1000 + number))
+        announce(reach, Address(f"192.0.2.{number % hosts}", 2000 + number))
 
 
 async def all_heard(reach: Reach) -> None:
@@ -109,7 +110,7 @@ async def test_long_lists_are_cut_and_short_ones_stay_whole(monkeypatch: pytest.
         reach._ask("named", (Address("192.0.2.5", 9),))
         announce(reach, HONEST)
         for number in range(10):
-            announce(reach, Address(f"192.0.2.{number}", 80))
+            announce(reach, Address(f"192.0.2.{number}", 8080))
         await all_heard(reach)
         views = {str(view.address): view for view in reach.nodes()}
         assert len(views.pop("192.0.2.5:9").manifests) == len(MANY)
@@ -133,7 +134,7 @@ async def test_what_many_list_counts_once_and_is_verified_once(monkeypatch: pyte
     monkeypatch.setattr(module, "open_envelope", verify)
     async with reaching(monkeypatch, the_same) as (reach, _):
         for number in range(10):
-            announce(reach, Address(f"192.0.2.{number}", 80))
+            announce(reach, Address(f"192.0.2.{number}", 8080))
             await all_heard(reach)
         assert [len(view.manifests) for view in reach.nodes()] == 10 * [len(MANY)]
         assert len(verified) == len(MANY)
@@ -159,7 +160,7 @@ async def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async with reaching(monkeypatch, slowly) as (reach, clients):
         flood(reach, hosts=100)
-        announce(reach, Address("192.0.3.1", 1), "one too many")
+        announce(reach, Address("192.0.3.1", 2001), "one too many")
         await all_heard(reach)
         assert clients.most <= module._LOOKING.places
         assert len(reach.views) == 2 * DISCOVERY.peers
@@ -176,7 +177,7 @@ async def test_who_is_known_is_asked_again_however_many_there_are(monkeypatch: p
         await all_heard(reach)
         now.extend(FEW)
         first = next(iter(reach.views))
-        reach._consider(Peer(first, "", (reach.views[first].address.host,), 1000, "r2"))
+        reach._consider(Peer(first, "", (reach.views[first].address.host,), 2000, "r2"))
         await all_heard(reach)
         assert len(reach.views[first].manifests) == len(FEW)
 
@@ -209,9 +210,9 @@ async def test_who_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(module, "_LOOK_S", 0.05)
     async with reaching(monkeypatch, stall) as (reach, _):
-        announce(reach, Address("192.0.2.1", 1))
+        announce(reach, Address("192.0.2.1", 2001))
         await all_heard(reach)
-        assert "too long" in reach.views["192.0.2.1:1"].problem
+        assert "too long" in reach.views["192.0.2.1:2001"].problem
 
 
 async def test_a_host_that_refuses_is_heard_of_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,3 +224,146 @@ async def test_a_host_that_refuses_is_heard_of_no_more(monkeypatch: pytest.Monke
         await all_heard(reach)
         assert {view.problem for view in reach.views.values()} == {"refused"}
         assert reach.listings() == []
+
+
+# -- one host with many names, or many peers that it tells of --------------------------------------------
+
+
+class Greeted:
+    """Stands for the client of a node that only shares."""
+
+    def __init__(self) -> None:
+        self.asked: list[Address] = []
+        self.told: tuple[Address, ...] = ()
+
+    async def peers(self, address: Address) -> tuple[Address, ...]:
+        self.asked.append(address)
+        return self.told
+
+
+async def test_a_node_that_only_shares_asks_for_no_catalog_and_opens_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One host with a hundred names whose catalogs change all the time."""
+    monkeypatch.setattr(nearness, "is_own", lambda host, found: False)
+    greeted = Greeted()
+    reach = Reach(cast(Any, None), cast(Any, greeted), Silent(), None, catalogs=False)
+    for revision in range(50):
+        for number in range(100):
+            reach._consider(Peer(f"n{number}", "", ("192.0.2.1",), 2000 + number, f"r{revision}"))
+        reach._consider(Peer("honest", "", (HONEST.host,), HONEST.port, "r1"))
+        await all_heard(reach)
+    assert len(greeted.asked) == FIRST_ASKS + 1
+    assert HONEST in reach.answering() and len(reach.answering()) == FIRST_ASKS + 1
+    assert reach.listings() == []
+
+
+async def test_a_host_with_changing_catalogs_is_asked_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Address] = []
+
+    async def note(address: Address) -> list[Manifest]:
+        asked.append(address)
+        return []
+
+    async with reaching(monkeypatch, note) as (reach, _):
+        for revision in range(50):
+            for number in range(100):
+                reach._consider(Peer(f"n{number}", "", ("192.0.2.1",), 2000 + number, f"r{revision}"))
+            await all_heard(reach)
+        assert len(asked) <= FIRST_ASKS + 2
+        for revision in range(5):  # another host is asked at once
+            reach._consider(Peer("honest", "", (HONEST.host,), HONEST.port, f"r{revision}"))
+            await all_heard(reach)
+            assert reach.views["honest"].revision == f"r{revision}"
+
+
+async def test_addresses_of_a_host_that_was_asked_too_often_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who announces others' addresses beside his own makes nobody dial those for ever."""
+    asked: list[Address] = []
+
+    async def refuse(address: Address) -> list[Manifest]:
+        asked.append(address)
+        raise PeerError("refused")
+
+    async with reaching(monkeypatch, refuse) as (reach, _):
+        for number in range(3 * FIRST_ASKS):
+            hosts = (f"192.0.2.{number % 100}", "192.0.2.222")
+            reach._consider(Peer(f"n{number}", "", hosts, 2000 + number))
+        await all_heard(reach)
+        assert sum(address.host == "192.0.2.222" for address in asked) <= FIRST_ASKS + 1
+
+
+@pytest.mark.parametrize("port", [1, 22, 80, 443, 1023])
+async def test_no_announcement_makes_us_dial_a_system_service(
+    monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    async def nothing(address: Address) -> list[Manifest]:
+        return []
+
+    async with reaching(monkeypatch, nothing) as (reach, clients):
+        announce(reach, Address("192.0.2.1", port))
+        await all_heard(reach)
+        assert clients.most == 0 and not reach.views
+
+
+async def test_a_peer_that_tells_of_many_on_one_host_makes_us_dial_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Address] = []
+    named = Address("192.0.2.1", 40001)
+
+    async def refuse(address: Address) -> list[Manifest]:
+        asked.append(address)
+        if address == named:
+            return []
+        raise PeerError("refused")
+
+    async def told(address: Address) -> tuple[Address, ...]:
+        return tuple(Address("192.0.2.222", port) for port in (22, 80, *range(2000, 2254)))
+
+    monkeypatch.setattr(nearness, "is_on_link", lambda host, found: True)
+    async with reaching(monkeypatch, refuse, named) as (reach, clients):
+        cast(Any, clients).peers = told
+        await reach._watch()
+        await all_heard(reach)
+        ports = [address.port for address in asked if address.host == "192.0.2.222"]
+        assert sorted(ports) == list(range(2000, 2000 + TOLD_PORTS))
+
+
+async def test_where_a_peer_answered_before_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another announces the same name with an address of his own."""
+    asked: list[Address] = []
+
+    async def note(address: Address) -> list[Manifest]:
+        asked.append(address)
+        if len(asked) > 2 and address.host == "192.0.2.1":
+            raise PeerError("refused")
+        return []
+
+    async with reaching(monkeypatch, note) as (reach, _):
+        for host, revision in (("192.0.2.1", "r1"), ("192.0.2.66", "r2"), ("192.0.2.66", "r3")):
+            reach._consider(Peer("honest", "", (host,), 40001, revision))
+            await all_heard(reach)
+        hosts = [address.host for address in asked]
+        assert hosts == ["192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.66"]
+        assert reach.views["honest"].address.host == "192.0.2.66"
+
+
+async def test_who_is_said_to_have_gone_is_asked() -> None:
+    class Some(Greeted):
+        async def peers(self, address: Address) -> tuple[Address, ...]:
+            if address.host == "192.0.2.2":
+                raise PeerError("refused")
+            if address.host == "192.0.2.3":
+                raise RuntimeError("nobody has thought of this")
+            return await super().peers(address)
+
+    greeted = Some()
+    reach = Reach(cast(Any, None), cast(Any, greeted), Silent(), None)
+    peers = [Peer(f"n{number}", "", (f"192.0.2.{number}",), 40001) for number in (1, 2, 3, 4)]
+    for peer in peers[:3]:
+        view = module.PeerView(Address(peer.addresses[0], peer.port), answered=True)
+        reach.views[peer.label] = view
+    assert [await reach._still_there(peer) for peer in peers] == [True, False, False, False]

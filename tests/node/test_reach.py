@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from overlaysync.errors import NetworkError
+from overlaysync.errors import NetworkError, NoSpaceError
 from overlaysync.net import interfaces
 from overlaysync.net.bounds import MAX_TOLD
 from overlaysync.net.client import Client
@@ -30,6 +30,7 @@ from tests.net.shelf import make_shelf, serving, unused_port
 LINK, LINK_6 = "192.0.2.9", "2001:db8::9"
 HERE = "192.0.2.7"
 FAR, FAR_6 = "198.51.100.9", "2001:db8:ffff::9"
+PORT = 40001
 NAME = "bob.lab"
 """Of a peer that the user named; nobody knows where it is."""
 
@@ -67,23 +68,30 @@ NO_HOST = [
 @pytest.mark.parametrize("teller", [LINK, LINK_6])
 def test_a_neighbour_is_believed_about_neighbours_only(reach: Reach, teller: str) -> None:
     told_by = Address(teller, 80)
-    assert all(reach.may_dial(host, told_by=told_by) for host in NEAR_HOSTS)
+    assert all(reach.may_dial(host, PORT, told_by=told_by) for host in NEAR_HOSTS)
     others = [*FAR_HOSTS, *LOOPBACK, *NO_HOST, "192.0.2.255", "::ffff:192.0.2.20"]
-    assert [host for host in others if reach.may_dial(host, told_by=told_by)] == []
+    assert [host for host in others if reach.may_dial(host, PORT, told_by=told_by)] == []
 
 
 @pytest.mark.parametrize("teller", [FAR, FAR_6, NAME])
 def test_who_was_named_and_is_far_is_believed_about_hosts(reach: Reach, teller: str) -> None:
     told_by = Address(teller, 80)
-    assert all(reach.may_dial(host, told_by=told_by) for host in ["192.0.2.20", *FAR_HOSTS])
+    assert all(reach.may_dial(host, PORT, told_by=told_by) for host in ["192.0.2.20", *FAR_HOSTS])
     others = [*LOOPBACK, *NO_HOST, "169.254.169.254"]
-    assert [host for host in others if reach.may_dial(host, told_by=told_by)] == []
+    assert [host for host in others if reach.may_dial(host, PORT, told_by=told_by)] == []
 
 
 @pytest.mark.parametrize("teller", [HERE, "127.0.0.1", "::1"])
 def test_who_is_on_this_machine_may_tell_of_its_loopback(reach: Reach, teller: str) -> None:
     for host in ["127.0.0.1", "::1", *NEAR_HOSTS]:
-        assert reach.may_dial(host, told_by=Address(teller, 80))
+        assert reach.may_dial(host, PORT, told_by=Address(teller, 80))
+
+
+@pytest.mark.parametrize("teller", [LINK, FAR, HERE, "127.0.0.1"])
+def test_nobody_is_believed_about_ports_of_system_services(reach: Reach, teller: str) -> None:
+    told_by = Address(teller, 40001)
+    asked = [0, 1, 22, 80, 443, 1023, 1024, 5900, 65535, 65536]
+    assert [port for port in asked if reach.may_dial(LINK, port, told_by=told_by)] == [1024, 5900, 65535]
 
 
 def test_who_tells_of_new_hosts_each_time_does_not_keep_us_busy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +107,7 @@ def test_who_tells_of_new_hosts_each_time_does_not_keep_us_busy(monkeypatch: pyt
     reach = Reach(nothing, nothing, Silent(), None)
     began = time.monotonic()
     for number in range(10 * MAX_TOLD):
-        reach.may_dial(f"198.51.{number // 250}.{number % 250}", told_by=Address(LINK, 80))
+        reach.may_dial(f"198.51.{number // 250}.{number % 250}", PORT, told_by=Address(LINK, 80))
     assert len(looked) <= 2 + time.monotonic() - began
 
 
@@ -171,11 +179,11 @@ async def test_a_name_that_is_nobodys_is_asked_as_it_is(
             reach.require_answer()
 
 
-async def test_a_search_that_breaks_off_ends_who_waits_for_it(
+async def test_a_machine_that_fails_ends_the_search_and_who_waits_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(reach: Reach, peer: Peer) -> None:
-        raise RuntimeError("a mistake")
+        raise NoSpaceError("the disk is full")
 
     async def start(browser: Browser) -> None:
         pass
@@ -186,8 +194,8 @@ async def test_a_search_that_breaks_off_ends_who_waits_for_it(
     node = Node.open({"OVERLAYSYNC_HOME": str(tmp_path / "home")})
     async with Client() as client, Reach.open(node, client, Silent()) as reach:
         reach.check()  # it has not begun
-        with pytest.raises(RuntimeError, match="a mistake"):
+        with pytest.raises(NoSpaceError):
             await reach.until(lambda: False, wait_s=5)
-        with pytest.raises(RuntimeError, match="a mistake"):
+        with pytest.raises(NoSpaceError):
             reach.check()
     node.close()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,19 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from overlaysync.errors import NetworkError, NotFoundError, VerificationError
+from overlaysync.errors import NetworkError, NotFoundError, PeerError, VerificationError
 from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server, _Answer
-from overlaysync.net.swarm_messages import SwarmQuestion
+from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion
+from overlaysync.node.host_budget import TOLD_PORTS
 from overlaysync.ops.offer import Offer, Segment
-from overlaysync.swarm.members import MAX_SOURCES
+from overlaysync.swarm.members import MAX_SOURCES, Member
 from overlaysync.swarm.source import Failure
 from overlaysync.units import CHUNK, KIB, MIB
-from tests.net.shelf import FakeShelf, make_offer, make_shelf, serving
+from tests.net.shelf import FakeShelf, make_offer, make_shelf, serving, unused_port
 from tests.node.fetchers import Fetcher, fetcher, soon
 
 SIZE = 16 * MIB
@@ -411,13 +413,54 @@ async def test_who_may_not_be_dialled_is_not_dialled(
     assert set(asked) == {"127.0.0.1"}
 
 
+async def test_invented_members_make_nobody_dial_a_host_much(
+    tmp_path: Path, whole: Offer, shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source tells of members on a third host, others each time, and of ports of system services."""
+    dialled: list[Address] = []
+    numbers = itertools.count()
+    real = Client.swarm
+
+    async def swarm(client: Client, address: Address, *rest: Any) -> SwarmAnswer:
+        dialled.append(address)
+        if address.host == "127.0.0.2":
+            raise PeerError("refused")
+        answer = await real(client, address, *rest)
+        told = [
+            Member(f"{number:016x}", "127.0.0.2", 1 + number * 7 % 60_000, 1)
+            for number in itertools.islice(numbers, 200)
+        ]
+        return replace(answer, members=tuple(told))
+
+    monkeypatch.setattr(Client, "swarm", swarm)
+    async with serving(Server(shelf, limit=RateLimit(4 * MIB))) as address:
+        async with fetcher(tmp_path / "a", whole, [address]) as a:
+            await run(a)
+    third = [address for address in dialled if address.host == "127.0.0.2"]
+    assert 0 < len({address.port for address in third}) <= TOLD_PORTS
+    assert len(third) <= 5 * TOLD_PORTS
+    assert all(address.port >= 1024 for address in third)
+
+
+async def test_a_member_that_says_it_is_at_a_system_service_is_not_dialled(
+    tmp_path: Path, whole: Offer, shelf: FakeShelf, seed: Seed
+) -> None:
+    """It asks us itself; nobody told of it."""
+    async with fetcher(tmp_path / "a", whole, [seed.address]) as a:
+        now = asyncio.get_running_loop().time()
+        for number, port in enumerate((22, 80, 1023)):
+            a.transferring._members.seen(Member(f"{number:016x}", "127.0.0.1", port, 0), 64, now)
+        a.transferring._look_around()
+        assert a.transferring._met == {}
+
+
 async def test_a_crowd_of_members_that_are_not_there_costs_little(
     tmp_path: Path, whole: Offer, seed: Seed
 ) -> None:
     """All of them refuse, and only some are asked."""
     async with Client() as client:
         for number in range(60):
-            question = SwarmQuestion(f"{number:016x}", 1 + number)
+            question = SwarmQuestion(f"{number:016x}", 2000 + number)
             await client.swarm(seed.address, whole.manifest.id, whole.pieces.count, question)
     async with fetcher(tmp_path / "a", whole, [seed.address], bounds=replace(CLIENT, connect_s=1)) as a:
         await run(a, within_s=10)
@@ -438,6 +481,30 @@ async def test_somebody_who_registers_and_never_answers_does_not_keep_a_fetch_al
         fetcher(tmp_path / "a", whole, [address]) as a,
     ):
         own = Address("127.0.0.1", a.passing.port)
-        await client.swarm(own, whole.manifest.id, whole.pieces.count, SwarmQuestion(LIAR, 1))
+        await client.swarm(own, whole.manifest.id, whole.pieces.count, SwarmQuestion(LIAR, 2001))
         with pytest.raises(NotFoundError):
             await asyncio.wait_for(a.transferring.run(), 8)
+
+
+async def test_many_silent_sources_of_one_host_do_not_stretch_a_fetch(
+    tmp_path: Path, whole: Offer, seed: Seed
+) -> None:
+    with ExitStack() as stack:
+        silent = []
+        for _ in range(60):  # the kernel takes the connections, and nobody reads
+            sock = stack.enter_context(socket.create_server(("127.0.0.2", 0)))
+            silent.append(Address("127.0.0.2", sock.getsockname()[1]))
+        async with fetcher(tmp_path / "a", whole, [*silent, seed.address]) as a:
+            await run(a, within_s=5)
+        tried = set(a.transferring._schedule._sources) & set(map(str, silent))
+    assert len(tried) <= 2
+    assert a.transfer.sources == {"pl@bob": SIZE}
+
+
+async def test_the_only_good_source_among_many_that_refuse_on_its_host_is_found(
+    tmp_path: Path, whole: Offer, seed: Seed
+) -> None:
+    refusing = [Address("127.0.0.1", unused_port()) for _ in range(20)]
+    async with fetcher(tmp_path / "a", whole, [*refusing, seed.address]) as a:
+        await run(a, within_s=25)
+    assert a.transfer.sources == {"pl@bob": SIZE}

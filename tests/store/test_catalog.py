@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError, UsageError
+from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError
 from overlaysync.model.digest import ZERO
 from overlaysync.model.fingerprint import Fingerprint
-from overlaysync.model.manifest import MAX_VERSION
 from overlaysync.model.pages import PAGE_SIZE, PageList, PageListBuilder, page_digest
-from overlaysync.model.pin import Sighting
-from overlaysync.store.catalog import Catalog, ImageRow, ManifestRow
+from overlaysync.model.pin import Pin, Sighting, TrustedPublisher
+from overlaysync.store import catalog as module
+from overlaysync.store.catalog import Catalog, Held, ImageRow, ManifestRow
 from overlaysync.store.database import CatalogError
 from overlaysync.store.home import Home
 from overlaysync.units import CHUNK, PAGE_UNITS
@@ -69,8 +69,16 @@ def manifest(number=1, **changes):
     return replace(row, **changes)
 
 
-def saw(catalog, team, name, version, publisher):
-    catalog.pins.note([Sighting(team, name, publisher, version)])
+def number_of(row):
+    return int.from_bytes(row.id, "big")
+
+
+def numbers(rows):
+    return [number_of(row) for row in rows]
+
+
+def file_at(path="/images/vm.qcow2", *manifests, team="", name="vm"):
+    return Held(str(path), team, name, tuple(row.id for row in manifests), TOP)
 
 
 # -- images ------------------------------------------------------------------------------------------
@@ -151,63 +159,260 @@ def test_manifests_are_found_by_name_team_and_content(catalog):
     for row in rows:
         catalog.keep_manifest(row)
 
-    def numbers(found):
-        return [int.from_bytes(row.id, "big") for row in found]
-
     assert numbers(catalog.manifests(name="vm")) == [4, 3, 2, 1]
     assert numbers(catalog.manifests(team="red")) == [5, 2, 1]
     assert numbers(catalog.manifests(team="")) == [4]
     assert numbers(catalog.manifests(team="red", name="vm", content=D)) == [2]
 
 
-def test_versions_count_whoever_published_them(catalog):
-    assert catalog.highest_version("red", "vm") == 0
-    catalog.keep_manifest(manifest(team="red", version=3))
-    saw(catalog, "red", "vm", 7, b"Q" * 32)
-    saw(catalog, "red", "vm", 5, b"Q" * 32)
-    saw(catalog, "blue", "vm", 9, b"Q" * 32)
-    assert catalog.highest_version("red", "vm") == 7
-    assert catalog.highest_version("red", "other") == 0
+def test_versions_that_were_only_seen_are_known_and_not_here(catalog):
+    mine, seen = manifest(1, version=1), manifest(2, version=2, follows=(manifest(1).id,))
+    catalog.keep_manifest(mine)
+    catalog.note_manifests([mine, seen], at="2026-01-02T00:00:00Z")
+    assert catalog.manifests() == [mine]
+    assert catalog.versions("", "vm") == [seen, mine]
+    assert catalog.versions("red", "vm") == catalog.versions("", "other") == []
+    assert [catalog.find_manifest(row.id) for row in (mine, seen)] == [mine, seen]
+    assert catalog.find_manifest(D) is None
+    catalog.keep_manifest(seen)
+    assert catalog.manifests() == [seen, mine]
 
 
-def test_the_next_version_follows_the_highest_seen(catalog):
-    saw(catalog, "red", "vm", 7, b"Q" * 32)
-    made = catalog.keep_next("red", "vm", lambda version: manifest(1, team="red", version=version))
-    assert made.version == 8
-    assert catalog.manifests(team="red") == [made]
-    assert catalog.highest_version("red", "vm") == 8
+def test_what_a_version_follows_comes_back_as_it_was(catalog):
+    for number, follows in enumerate([(), (A,), (A, B, C)], 1):
+        catalog.keep_manifest(manifest(number, version=number, follows=follows))
+    assert [row.follows for row in catalog.versions("", "vm")] == [(A, B, C), (A,), ()]
 
 
-def test_a_version_that_could_not_be_made_is_not_used_up(catalog):
-    def fail(version):
+def test_what_is_known_already_is_not_written_again(catalog, home):
+    catalog.note_manifests([manifest()], at="2026-01-02T00:00:00Z")
+    with sqlite3.connect(home.catalog) as busy:
+        busy.execute("BEGIN IMMEDIATE")
+        catalog.note_manifests([manifest()], at="2026-01-03T00:00:00Z")
+    busy.close()
+
+
+def test_the_highest_version_seen_of_each_publisher_and_when_it_came(catalog):
+    P, Q = b"P" * 32, b"Q" * 32
+    rows = [
+        manifest(1, version=1, publisher=P, label="pl@old"),
+        manifest(3, version=3, publisher=P, label="pl@bob"),
+        manifest(2, version=2, publisher=P),
+        manifest(4, version=9, publisher=Q),
+        manifest(5, version=2, publisher=P, team="red"),
+    ]
+    for day, row in enumerate(rows, 1):
+        catalog.note_manifests([row], at=f"2026-01-0{day}T00:00:00Z")
+    catalog.keep_manifest(rows[1], at="2026-02-02T00:00:00Z")
+    assert catalog.sightings() == [
+        Sighting("", "vm", P, 3, "2026-01-02T00:00:00Z", "pl@bob"),
+        Sighting("", "vm", Q, 9, "2026-01-04T00:00:00Z"),
+        Sighting("red", "vm", P, 2, "2026-01-05T00:00:00Z"),
+    ]
+
+
+def seen_of(catalog):
+    with catalog._database.read() as connection:
+        return {row[0] for row in connection.execute("SELECT name FROM manifests WHERE NOT kept")}
+
+
+def test_what_strangers_make_up_is_forgotten_the_oldest_first(catalog, monkeypatch):
+    monkeypatch.setattr(module, "MAX_UNKEPT", 100)
+    P, Q = b"P" * 32, b"Q" * 32
+    catalog.pins.trust(TrustedPublisher(Q, "2026"), [Pin("", "router", P, "2026")])
+    known = [
+        manifest(1000, name="router", publisher=P),
+        manifest(1001, name="web", publisher=Q),
+        manifest(1002, name="of-a-team", team="red", publisher=b"S" * 32),
+    ]
+    made_up = [manifest(n, name=f"n{n}", publisher=bytes([1, n]) * 16) for n in range(250)]
+    catalog.note_manifests([*known, *made_up[:150]], at="")
+    for at in range(150, 250, 10):
+        catalog.note_manifests(made_up[at : at + 10], at="")
+    assert seen_of(catalog) == {row.name for row in (*known, *made_up[150:])}
+
+
+def test_strangers_that_use_a_name_of_ours_are_forgotten_as_well(catalog, monkeypatch):
+    """Or a peer could fill the disk of everybody who has an image called "debian"."""
+    monkeypatch.setattr(module, "MAX_UNKEPT", 10)
+    catalog.keep_manifest(manifest(1000))
+    catalog.note_manifests([manifest(n, publisher=b"S" * 32, version=n + 1) for n in range(50)], at="")
+    assert numbers(catalog.versions("", "vm")) == [*range(49, 39, -1), 1000]
+
+
+def test_what_a_version_here_follows_is_never_forgotten(catalog, monkeypatch):
+    monkeypatch.setattr(module, "MAX_UNKEPT", 10)
+    S = b"S" * 32
+    old = manifest(2000, publisher=S)
+    older = manifest(2001, publisher=S, follows=(D,))
+    between = manifest(2002, publisher=S, follows=(old.id, older.id), version=2)
+    catalog.note_manifests([old, older, between, manifest(2003, publisher=S)], at="")
+    catalog.keep_manifest(manifest(2004, follows=(between.id,), version=3))
+    catalog.note_manifests([manifest(n, name="x", publisher=S) for n in range(50)], at="")
+    assert numbers(catalog.versions("", "vm")) == [2004, 2002, 2000, 2001]
+
+
+# -- what files hold ---------------------------------------------------------------------------------
+
+
+def test_what_a_file_holds_comes_back_as_it_was(catalog):
+    path = os.fsdecode(b"/images/caf\xe9 \n'\".qed")
+    rows = [file_at(path, manifest(1), manifest(2), team="red"), file_at("/b")]
+    for held in rows:
+        catalog.hold(held)
+    assert [catalog.held_at(held.path) for held in rows] == rows
+    assert catalog.all_held() == sorted(rows, key=lambda held: os.fsencode(held.path))
+    assert catalog.held_at("/elsewhere") is None
+    catalog.hold(replace(rows[1], manifests=(A,)))
+    assert catalog.held_at("/b") == replace(rows[1], manifests=(A,))
+    catalog.forget_image("/b")
+    assert catalog.held_at("/b") is None and catalog.held_at(path) == rows[0]
+
+
+def test_holders_are_told_the_latest_first(catalog):
+    for day, (node, label) in enumerate([(b"1", "ann"), (b"2", "bob"), (b"1", "ann@new")], 1):
+        catalog.note_holder(A, node * 32, label, at=f"2026-01-0{day}T00:00:00Z")
+    assert [(one.node, one.label) for one in catalog.holders(A)] == [
+        (b"1" * 32, "ann@new"),
+        (b"2" * 32, "bob"),
+    ]
+    assert catalog.holders(B) == []
+
+
+# -- publishing --------------------------------------------------------------------------------------
+
+
+def following(number, content, *, asked=None, **more):
+    """Decides for a manifest that follows all that the file held; ``asked`` gets what it was asked with."""
+
+    def decide(held, same):
+        if asked is not None:
+            asked.append((numbers(held), numbers(same)))
+        version = 1 + max((row.version for row in held), default=0)
+        follows = tuple(row.id for row in held)
+        return manifest(number, content=content, version=version, follows=follows, **more)
+
+    return decide
+
+
+def test_a_file_holds_what_was_published_of_it(catalog, tmp_path):
+    path = tmp_path / "vm.qcow2"
+    path.touch()
+    asked = []
+    catalog.keep_manifest(manifest(9, content=A))
+    for number, content in ((1, A), (2, B), (3, A)):
+        row = catalog.publish(file_at(path), content, following(number, content, asked=asked))
+        assert catalog.held_at(str(path)) == file_at(path, row)
+        assert row in catalog.manifests()
+    assert asked == [([], [9]), ([1], []), ([2], [1, 9])]
+    assert [(number_of(row), row.version) for row in catalog.versions("", "vm")] == [
+        (3, 3), (2, 2), (1, 1), (9, 1)
+    ]  # fmt: skip
+
+
+def test_what_was_only_seen_of_the_same_content_is_not_here(catalog):
+    asked = []
+    catalog.note_manifests([manifest(9, content=A)], at="")
+    catalog.publish(file_at(), A, following(1, A, asked=asked))
+    assert asked == [([], [])]
+
+
+def test_what_a_file_held_under_another_name_is_not_followed(catalog, tmp_path):
+    path = tmp_path / "vm.qcow2"
+    path.touch()
+    other, team = manifest(1, name="other"), manifest(2, team="red")
+    for row in (other, team):
+        catalog.keep_manifest(row)
+    asked = []
+    for held in (file_at(path, other, name="other"), file_at(path, team, team="red"), file_at(path, other)):
+        catalog.hold(held)
+        catalog.publish(file_at(path), B, following(3, B, asked=asked))
+    assert [held for held, _ in asked] == [[]] * 3
+
+
+def test_what_could_not_be_published_leaves_nothing(catalog):
+    def fail(held, same):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        catalog.keep_next("", "vm", fail)
-    for wrong in ({"version": 2}, {"name": "other"}, {"team": "red"}):
-        with pytest.raises(ValueError, match="not version 1"):
-            catalog.keep_next("", "vm", lambda version, wrong=wrong: manifest(**{"version": version} | wrong))
-    assert catalog.manifests() == [] and catalog.highest_version("", "vm") == 0
+        catalog.publish(file_at(), A, fail)
+    for wrong in ({"name": "other"}, {"team": "red"}, {"content": D}):
+        with pytest.raises(ValueError, match="not a manifest of that content"):
+            catalog.publish(file_at(), A, following(1, **{"content": A} | wrong))
+    assert catalog.versions("", "vm") == catalog.all_held() == catalog.manifests() == []
 
 
-def test_versions_end(catalog):
-    saw(catalog, "red", "vm", MAX_VERSION - 1, b"Q" * 32)
-    make = lambda version: manifest(1, team="red", version=version)  # noqa: E731
-    assert catalog.keep_next("red", "vm", make).version == MAX_VERSION
-    with pytest.raises(UsageError, match="no next version of red/vm") as caught:
-        catalog.keep_next("red", "vm", make)
-    assert caught.value.why and caught.value.hint
-    assert catalog.highest_version("red", "vm") == MAX_VERSION
+def test_a_name_follows_its_file_however_often_it_is_moved(catalog, tmp_path):
+    for number, place in enumerate(["a", "b", "c"], 1):
+        path = tmp_path / f"{place}.qcow2"
+        path.touch()
+        content = bytes([number]) * 32
+        row = catalog.publish(file_at(path), content, following(number, content))
+        assert (row.version, len(row.follows)) == (number, number > 1)
+        path.unlink()
 
 
-def test_threads_never_make_the_same_version(catalog):
+def test_a_copy_is_no_move(catalog, tmp_path):
+    """The other file is there, and may become another version of its own."""
+    original, copy = tmp_path / "vm.qcow2", tmp_path / "copy.qcow2"
+    original.touch()
+    catalog.publish(file_at(original), A, following(1, A))
+    asked = []
+    catalog.publish(file_at(copy), B, following(2, B, asked=asked))
+    assert asked == [([], [])]
+    assert catalog.held_at(str(original)) is not None
+
+
+def test_of_two_files_that_are_gone_none_was_moved(catalog, tmp_path):
+    for number, place in enumerate(["a", "b"], 1):
+        row = manifest(number)
+        catalog.keep_manifest(row)
+        catalog.hold(file_at(tmp_path / place, row))
+    asked = []
+    catalog.publish(file_at(tmp_path / "c"), B, following(3, B, asked=asked))
+    assert asked == [([], [1, 2])]
+
+
+def test_a_file_that_continues_a_name_follows_the_newest_that_is_here(catalog, tmp_path):
+    first, second = manifest(1), manifest(2, version=2, follows=(manifest(1).id,))
+    for row, place in ((first, "a"), (second, "b")):
+        catalog.keep_manifest(row)
+        (tmp_path / place).touch()
+        catalog.hold(file_at(tmp_path / place, row))
+    asked = []
+    made = catalog.publish(file_at(tmp_path / "c"), D, following(3, D, asked=asked), continues=True)
+    assert (asked, made.version) == ([([2], [])], 3)
+    assert [held.path for held in catalog.all_held()] == [str(tmp_path / place) for place in "abc"]
+
+
+def test_files_that_are_gone_are_known_by_name(catalog, tmp_path):
+    (tmp_path / "here").touch()
+    for place, team, name in (("a", "red", "vm"), ("b", "", "vm"), ("here", "", "vm"), ("c", "", "other")):
+        catalog.hold(file_at(tmp_path / place, team=team, name=name))
+    assert [(held.path, held.team) for held in catalog.gone("vm")] == [
+        (str(tmp_path / "a"), "red"),
+        (str(tmp_path / "b"), ""),
+    ]
+
+
+def is_one_line(rows):
+    """Whether each version follows the one before it, and the first nothing."""
+    oldest_first = sorted(rows, key=lambda row: row.version)
+    return [row.follows for row in oldest_first] == [(), *((row.id,) for row in oldest_first[:-1])]
+
+
+def test_threads_that_publish_one_file_make_one_line_of_versions(catalog, tmp_path):
+    path = tmp_path / "vm.qcow2"
+    path.touch()
+
     def publish(number):
-        return catalog.keep_next("", "vm", lambda version: manifest(number, version=version)).version
+        content = number.to_bytes(32, "big")
+        return catalog.publish(file_at(path), content, following(number, content)).version
 
     with ThreadPoolExecutor(4) as threads:
         versions = [*threads.map(publish, range(40))]
     assert sorted(versions) == [*range(1, 41)]
-    assert sorted(row.version for row in catalog.manifests()) == [*range(1, 41)]
+    assert is_one_line(catalog.manifests())
 
 
 # -- pages and lists ---------------------------------------------------------------------------------
@@ -278,6 +483,20 @@ def test_a_blank_list_needs_no_pages(catalog):
     assert catalog.pages.load_list(pages.id) == pages
 
 
+def test_lists_that_differ_in_their_parent_alone_are_found_together(catalog):
+    def layer(parent, size=1 << 20):
+        return PageList(virtual_size=size, unit=4096, parent=parent)
+
+    on_one, on_other, bigger = layer(A), layer(B), layer(A, 1 << 21)
+    disk = PageList(virtual_size=1 << 20)
+    for pages in (on_one, on_other, bigger, disk):
+        catalog.pages.keep_list(pages)
+    assert set(catalog.pages.lists_of_shape(on_one.shape)) == {on_one, on_other}
+    assert catalog.pages.lists_of_shape(layer(C).shape) == catalog.pages.lists_of_shape(on_other.shape)
+    assert catalog.pages.lists_of_shape(disk.shape) == [disk]
+    assert catalog.pages.lists_of_shape(A) == []
+
+
 @pytest.mark.parametrize("body", [b"", b"OSD1", PageList(virtual_size=512).encode()])
 def test_a_changed_list_is_damage(catalog, home, body):
     pages = PageList(virtual_size=1 << 40)
@@ -333,21 +552,27 @@ def test_flipped_bytes_give_an_answer_or_our_error(home):
 
 NEIGHBOUR = """
 import sys
-from pathlib import Path
-from overlaysync.model.pin import Sighting
-from overlaysync.store.catalog import Catalog, ManifestRow
+from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.store.catalog import Catalog, Held, ManifestRow
 from overlaysync.store.home import Home
 home = Home.from_environment({"OVERLAYSYNC_HOME": sys.argv[1]}).prepare()
 catalog = Catalog.open(home)
 me = sys.argv[2]
+
+def row(name, number, version=1, follows=()):
+    id = f"{me}-{number}-{name}".encode().ljust(32)
+    return ManifestRow(id, b"", "disk", "", name, version, b"P", id, None, None, "", "", follows)
+
 for number in range(40):
     catalog.pages.keep_pages({f"{me}-{number}".encode().ljust(32): bytes(32768)})
-    catalog.pins.note([Sighting("team", "vm", me.encode(), number + 1)])
-    assert catalog.highest_version("team", "vm") > number
-    made = lambda version: ManifestRow(
-        f"{me}-{number}".encode().ljust(32), b"", "disk", "", "next", version, b"P", b"C", None, None, ""
-    )
-    catalog.keep_next("", "next", made)
+    catalog.note_manifests([row("seen", number)], at="")
+
+    def decide(held, same):
+        version = 1 + max((row.version for row in held), default=0)
+        return row("next", number, version, tuple(row.id for row in held))
+
+    as_held = Held("/next", "", "next", (), Fingerprint(1, 2, 3, 4, 5))
+    catalog.publish(as_held, row("next", number).content, decide)
 catalog.close()
 """
 
@@ -359,6 +584,8 @@ def test_processes_share_a_home(tmp_path):
     catalog = Catalog.open(Home.from_environment({"OVERLAYSYNC_HOME": root}))
     keys = [f"{me}-{number}".encode().ljust(32) for me in range(4) for number in range(40)]
     assert catalog.pages.has_pages(keys) == set(keys)
-    assert catalog.highest_version("team", "vm") == 40
-    assert [row.version for row in catalog.manifests(name="next")] == [*range(160, 0, -1)]
+    assert len(catalog.versions("", "seen")) == 160
+    published = catalog.manifests(name="next")
+    assert [row.version for row in published] == [*range(160, 0, -1)]
+    assert is_one_line(published)
     catalog.close()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -150,14 +149,17 @@ def test_readers_do_not_wait_for_a_writer(path):
     two.close()
 
 
-def test_a_newer_schema_is_refused_and_left_alone(path):
+@pytest.mark.parametrize("version", [1, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1, 99])
+def test_another_schema_is_refused_and_left_alone(path, version):
     Database.open(path).close()
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 99")
+        connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    with pytest.raises(CatalogError, match="version 99") as caught:
+    before = path.read_bytes()
+    with pytest.raises(CatalogError, match=f"version {version}") as caught:
         Database.open(path)
-    assert "newer" in caught.value.hint
+    assert "OVERLAYSYNC_HOME" in caught.value.hint
+    assert path.read_bytes() == before
 
 
 def test_a_file_that_is_no_database_is_refused(path):
@@ -197,59 +199,6 @@ def test_missing_tables_are_damage(path):
     database = Database.open(path)
     with pytest.raises(CatalogError, match="is damaged"):
         count(database)
-    database.close()
-
-
-# -- older versions ----------------------------------------------------------------------------------
-
-VERSION_1 = Path(__file__).with_name("version-1.sql")
-"""What the catalog of a home of version 1 held: an image, its manifest, its page list, versions seen."""
-
-
-def make_version_1(path):
-    with sqlite3.connect(path) as connection:
-        connection.executescript(VERSION_1.read_text())
-        connection.execute("PRAGMA journal_mode = wal")
-    connection.close()
-    path.chmod(0o600)
-
-
-def tables(path):
-    with sqlite3.connect(path) as connection:
-        rows = connection.execute("SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite%' ORDER BY 1")
-        found = {name: connection.execute(f"PRAGMA table_xinfo({name})").fetchall() for (name,) in rows}
-    connection.close()
-    return found
-
-
-def test_an_older_catalog_gets_the_same_tables_as_a_new_one(path, tmp_path):
-    make_version_1(path)
-    Database.open(path).close()
-    Database.open(tmp_path / "new.sqlite").close()
-    assert tables(path) == tables(tmp_path / "new.sqlite")
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-    connection.close()
-
-
-def test_an_older_catalog_that_is_damaged_is_left_as_it_is(path):
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE pages (digest, body)")
-        connection.execute("PRAGMA user_version = 1")
-    connection.close()
-    before = tables(path)
-    with pytest.raises(CatalogError, match="is damaged"):
-        Database.open(path)
-    assert tables(path) == before
-
-
-def test_processes_that_start_together_bring_an_older_home_up_to_date(path):
-    make_version_1(path)
-    command = [sys.executable, "-c", WRITER, str(path)]
-    writers = [subprocess.Popen([*command, str(number), "local"]) for number in range(4)]
-    assert [writer.wait() for writer in writers] == [0] * 4
-    database = Database.open(path)
-    assert count(database) == 400
     database.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
@@ -13,12 +14,15 @@ from overlaysync.errors import DecodeError
 from overlaysync.model.manifest import MANIFEST_CONTEXT, MAX_HEADER_SIZE, Header
 from overlaysync.trust.envelope import MAX_ENVELOPE_SIZE, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey, node_id, short_node_id, verify
+from overlaysync.trust.teams import Team, new_team
 from tests import reference
 
-CASE = reference.load_vectors("manifests")[1]
+PUBLIC, CASE = reference.load_vectors("manifests")[:2]
 ENVELOPE = bytes.fromhex(CASE["envelope"])
 SEED = bytes.fromhex(CASE["private_key"])
-HEADER = Header(**CASE["members"])
+HEADER = msgspec.convert(CASE["members"], Header)
+TEAM = Team(HEADER.team, bytes.fromhex(CASE["team_key"]))
+VOUCHER, PAYLOAD = slice(100, 132), slice(132, None)
 
 
 def key(seed: int = 1) -> NodeKey:
@@ -26,24 +30,30 @@ def key(seed: int = 1) -> NodeKey:
 
 
 def test_what_is_signed_opens() -> None:
-    signed = sign_header(HEADER, key())
+    signed = sign_header(HEADER, key(), TEAM)
     opened = open_envelope(signed.envelope)
     assert opened == signed
     assert (opened.header, opened.publisher) == (HEADER, key().public)
 
 
 def test_the_publisher_is_part_of_the_manifest() -> None:
-    one, other = sign_header(HEADER, key(1)), sign_header(HEADER, key(2))
+    one, other = sign_header(HEADER, key(1), TEAM), sign_header(HEADER, key(2), TEAM)
     assert one.header == other.header and one.id != other.id
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
-def test_every_byte_counts(mask: int) -> None:
-    for at in range(len(ENVELOPE)):
-        changed = bytearray(ENVELOPE)
+@pytest.mark.parametrize("case", [PUBLIC, CASE], ids=["public", "team"])
+def test_every_byte_counts(case: dict[str, Any], mask: int) -> None:
+    """The voucher of a team only to those who have its key."""
+    whole = bytes.fromhex(case["envelope"])
+    for at in range(len(whole)):
+        changed = bytearray(whole)
         changed[at] ^= mask
-        with pytest.raises(DecodeError):
-            open_envelope(bytes(changed))
+        if case is CASE and at in range(100, 132):
+            assert not open_envelope(bytes(changed)).belongs({TEAM.name: TEAM})
+        else:
+            with pytest.raises(DecodeError):
+                open_envelope(bytes(changed))
 
 
 def test_every_length_counts() -> None:
@@ -63,15 +73,15 @@ def test_anothers_key_does_not_fit() -> None:
 
 @pytest.mark.parametrize("context", [b"", b"overlaysync v1 catalog\0", MANIFEST_CONTEXT.encode()])
 def test_a_signature_made_for_something_else_does_not_count(context: bytes) -> None:
-    payload = ENVELOPE[100:]
+    payload = ENVELOPE[PAYLOAD]
     signer = key()
     with pytest.raises(DecodeError, match="signature"):
-        open_envelope(b"OSM1" + signer.public + signer.sign(context + payload) + payload)
+        open_envelope(b"OSM1" + signer.public + signer.sign(context + payload) + ENVELOPE[VOUCHER] + payload)
 
 
 def test_the_signature_is_checked_before_anything_is_parsed() -> None:
     with pytest.raises(DecodeError, match="signature"):
-        open_envelope(ENVELOPE[:100] + b"[[[[")
+        open_envelope(ENVELOPE[:132] + b"[[[[")
 
 
 @pytest.mark.parametrize("payload", [b"{}", b"null", b"\xff", CASE["header"].encode() + b" "])
@@ -83,7 +93,7 @@ def test_a_signed_header_must_still_be_one(payload: bytes) -> None:
 def test_a_publisher_cannot_sign_what_nobody_would_read() -> None:
     members: dict[str, Any] = CASE["members"] | {"name": "../x"}
     with pytest.raises(DecodeError):
-        sign_header(Header(**members), key())
+        sign_header(msgspec.convert(members, Header), key(), TEAM)
 
 
 def test_length_is_checked_first() -> None:
@@ -91,6 +101,55 @@ def test_length_is_checked_first() -> None:
     assert len(long) == MAX_ENVELOPE_SIZE + 1
     with pytest.raises(DecodeError, match="not a signed manifest"):
         open_envelope(long)
+
+
+# -- teams -------------------------------------------------------------------------------------------
+
+
+def test_a_member_published_it() -> None:
+    manifest = open_envelope(ENVELOPE)
+    assert manifest.belongs({TEAM.name: TEAM})
+    assert manifest.belongs({"blue": new_team("blue"), TEAM.name: TEAM})
+    assert open_envelope(bytes.fromhex(PUBLIC["envelope"])).belongs({})
+
+
+def test_other_teams_keys_do_not_count() -> None:
+    """Not one of the same name (made anew, say), nor the same key under another name."""
+    manifest = open_envelope(ENVELOPE)
+    for teams in ({}, {"blue": TEAM}, {TEAM.name: new_team(TEAM.name)}, {TEAM.name: Team("blue", TEAM.key)}):
+        assert not manifest.belongs(teams)
+
+
+def test_a_non_member_cannot_use_the_voucher_of_what_it_has_seen() -> None:
+    """It belongs to this publisher, this signature and this header."""
+    other = msgspec.structs.replace(HEADER, name="other")
+    stranger = key(9)
+    mine = {TEAM.name: TEAM}
+    for signer, header in ((stranger, HEADER), (stranger, other)):
+        forged = sign_header(header, signer, Team(TEAM.name, b"guessed".ljust(20))).envelope
+        for voucher in (ENVELOPE[VOUCHER], bytes(32)):
+            envelope = forged[:100] + voucher + forged[PAYLOAD]
+            assert open_envelope(envelope).header == header, "its signature is right"
+            assert not open_envelope(envelope).belongs(mine)
+
+
+def test_a_member_s_key_alone_publishes_nothing_for_a_team() -> None:
+    """A team is left by losing its key: what the node's key signs after that is no member's."""
+    for team in (None, new_team("blue")):
+        with pytest.raises(ValueError, match="key of that team"):
+            sign_header(HEADER, key(), team)
+    with pytest.raises(ValueError, match="key of that team"):
+        sign_header(msgspec.structs.replace(HEADER, team=""), key(), TEAM)
+
+
+def test_a_public_manifest_has_one_form() -> None:
+    envelope = bytes.fromhex(PUBLIC["envelope"])
+    assert envelope[VOUCHER] == bytes(32)
+    with pytest.raises(DecodeError, match="voucher"):
+        open_envelope(envelope[:100] + ENVELOPE[VOUCHER] + envelope[PAYLOAD])
+
+
+# -- anything else -----------------------------------------------------------------------------------
 
 
 @given(st.binary(max_size=300).map(lambda data: b"OSM1" + data) | st.binary(max_size=200))

@@ -1,0 +1,244 @@
+"""The adopt command: put an overlay whose backing path is stale on the master that it belongs to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from overlaysync.cli.common import (
+    InterfaceOption,
+    PeerOption,
+    WaitOption,
+    compression,
+    image_fields,
+    interruptible,
+    open_node,
+    output_of,
+    parse_peers,
+)
+from overlaysync.cli.finding import check_membership, here, is_path, look_at
+from overlaysync.cli.look import note_silent
+from overlaysync.cli.output import Output
+
+if TYPE_CHECKING:
+    from overlaysync.errors import BaseImageError
+    from overlaysync.model.reference import Reference
+    from overlaysync.net.messages import Address
+    from overlaysync.node.adoption import Adoption
+    from overlaysync.node.fetching import Options
+    from overlaysync.node.node import Node
+    from overlaysync.ops.adopt import Proof, Stray
+    from overlaysync.ops.library import Known
+
+FIND_S = 5.0
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module to ``app``."""
+    app.command("adopt")(adopt)
+
+
+def adopt(
+    context: typer.Context,
+    overlay: Annotated[str, typer.Argument(metavar="OVERLAY", help="The overlay to put on its master.")],
+    master: Annotated[
+        str | None,
+        typer.Option(
+            "--master",
+            metavar="REF|PATH",
+            help="Consider this master only (default: look for the right one).",
+        ),
+    ] = None,
+    unverified: Annotated[
+        bool,
+        typer.Option("--unverified", help="Accept the master given as a path, even if nothing proves it."),
+    ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Name of the new overlay (default: OVERLAY-on-MASTER)."),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="DIR", help="Default: beside the overlay.")
+    ] = None,
+    masters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--masters",
+            metavar="DIR",
+            help="Look for masters here, and put a missing one into the first that can be written "
+            "(default: where the new overlay goes). May be repeated.",
+        ),
+    ] = None,
+    peer: PeerOption = None,
+    iface: InterfaceOption = None,
+    wait: WaitOption = FIND_S,
+) -> None:
+    """Put an overlay on the master that it belongs to, in a new file."""
+    from overlaysync.errors import UsageError
+    from overlaysync.model.names import check_name
+    from overlaysync.node.fetching import Options
+
+    if unverified and not (master and is_path(master)):
+        raise UsageError(
+            "--unverified needs the path of the master",
+            hint=f"overlaysync adopt '{overlay}' --master PATH --unverified",
+        )
+    if name is not None:
+        check_name(name)
+    options = Options(
+        to=os.path.abspath(to or os.path.dirname(os.path.realpath(overlay))),
+        masters=tuple(os.path.abspath(path) for path in masters or ()),
+        wait_s=wait,
+    )
+    addresses = parse_peers(peer)
+    with open_node() as node, interruptible():
+        work = _Adopting(output_of(context), node, options, addresses, iface or [])
+        work.run(overlay, master, name, unverified=unverified)
+
+
+@dataclass(frozen=True, slots=True)
+class _Adopting:
+    """The adopt command's own part: in which order things happen, and what is said."""
+
+    output: Output
+    node: Node
+    options: Options
+    peers: list[Address]
+    interfaces: list[str]
+
+    def run(self, overlay: str, master: str | None, name: str | None, *, unverified: bool) -> None:
+        """Find the master, write the overlay anew, and say what shows that it belongs there."""
+        from overlaysync.errors import BaseImageError
+        from overlaysync.node.adoption import Adoption
+        from overlaysync.node.node import now
+        from overlaysync.ops.adopt import already_stands
+
+        stray = look_at(self.node, self.output, overlay)
+        directories = [*self.options.directories, os.path.dirname(stray.path)]
+        adoption = Adoption(self.node, stray, list(dict.fromkeys(directories)), self.output)
+        only = self._named(master)
+        try:
+            proof = self._prove(adoption, only, name)
+        except BaseImageError as error:
+            if not unverified:
+                raise
+            self._force(stray, only, name, error)
+            return
+        assert proof.known.parent is not None
+        if already_stands(self.node.library, overlay, proof.known.parent.disk.id, now=now()):
+            self.output.result(
+                image_fields(proof.known) | {"adopted": None, "verified": True, "proof": proof.words},
+                self.output.good(f"{overlay} already stands on its master: {proof.words}"),
+            )
+            return
+        made = self._write(stray, proof.known, name, proof)
+        self._print(stray, made, proof.words, verified=True)
+
+    def _named(self, master: str | None) -> Known | Reference | None:
+        """The master that the user named: an image here, or a reference to look for."""
+        from overlaysync.errors import NotFoundError
+        from overlaysync.model.reference import parse_reference
+
+        if master is None:
+            return None
+        try:
+            return here(self.node, self.output, master)
+        except NotFoundError:
+            if is_path(master):
+                raise
+            reference = parse_reference(master)
+            check_membership(self.node, reference)
+            return reference
+
+    def _prove(self, adoption: Adoption, only: Known | Reference | None, name: str | None) -> Proof:
+        """The overlay on its master: by what is here if that is enough, else with what peers have."""
+        import asyncio
+
+        from overlaysync.model.reference import Reference
+        from overlaysync.ops.assemble import check_free
+        from overlaysync.ops.publish import image_path
+
+        if only is None:
+            proof = adoption.here()
+        else:
+            proof = None if isinstance(only, Reference) else adoption.on(only)
+        if proof is None:
+            if name is not None:  # before a master is fetched for it
+                check_free(image_path(self.options.to, name, adoption.stray.geometry.format))
+            proof = asyncio.run(self._within_reach(adoption, only))
+        return proof
+
+    async def _within_reach(self, adoption: Adoption, only: Known | Reference | None) -> Proof:
+        from overlaysync.net.client import Client
+        from overlaysync.net.rate import RateLimit
+        from overlaysync.node.fetching import Fetch
+        from overlaysync.node.passing import Passing
+        from overlaysync.node.reach import Reach
+
+        node = self.node
+        async with (
+            Client(compression=compression(), teams=node.teams) as client,
+            Reach.open(
+                node,
+                client,
+                self.output,
+                peers=self.peers,
+                interfaces=self.interfaces,
+                mdns_needed=False,
+            ) as reach,
+            Passing.open(node, reach, limit=RateLimit(None)) as passing,
+        ):
+            fetch = Fetch(node, client, reach, self.output, self.options, passing)
+            try:
+                return await adoption.within_reach(fetch, only)
+            finally:
+                note_silent(reach, self.output)
+
+    def _write(self, stray: Stray, known: Known, name: str | None, proof: Proof | None) -> Known:
+        """Write the overlay to a new file on the master that ``known`` was read over."""
+        from overlaysync.node.node import now, timestamp
+        from overlaysync.ops.adopt import note_history
+        from overlaysync.ops.backing import mark_meant
+        from overlaysync.ops.publish import image_path, stem
+
+        assert known.parent is not None
+        for note in known.notes:
+            self.output.note(f"{stray.path}: {note}")
+        chosen = name or f"{stem(stray.path)}-on-{stem(known.parent.path)}"[:64]
+        path = image_path(self.options.to, chosen, known.geometry.format)
+        self.output.begin(f"writing {os.path.basename(path)}", known.disk.virtual_size)
+        try:
+            made = self.node.maker.adopt(known, path, now=now(), progress=self.output.advance)
+        finally:
+            self.output.end()
+        self.node.catalog.mark_named(made.path)
+        mark_meant(self.node.catalog, known.parent, self.options.directories)
+        if proof is not None:
+            note_history(self.node.library, stray, made, proof, at=timestamp())
+        return made
+
+    def _force(
+        self, stray: Stray, only: Known | Reference | None, name: str | None, refusal: BaseImageError
+    ) -> None:
+        """Put the overlay on the image that the user named, and say loudly that nothing proves it."""
+        from overlaysync.ops.adopt import ElsewhereError, note_unverified, read_over
+        from overlaysync.ops.library import Known
+
+        assert isinstance(only, Known)
+        made = self._write(stray, read_over(self.node.library, stray, only), name, None)
+        against = refusal.why if isinstance(refusal, ElsewhereError) else ""
+        text = note_unverified(self.node.library, made, against)
+        self._print(stray, made, text, verified=False)
+
+    def _print(self, stray: Stray, made: Known, words: str, *, verified: bool) -> None:
+        assert made.parent is not None
+        fields = {"adopted": stray.path, "verified": verified, "proof": words if verified else None}
+        text = f"{made.path}  on {made.parent.path}: {words}"
+        self.output.result(
+            image_fields(made) | fields | {"notes": list(made.notes) if verified else [words]},
+            self.output.good(text) if verified else f"✗ NOT VERIFIED  {text}",
+            f"  {stray.path} is unchanged; remove it when the VM runs from the new file",
+        )
