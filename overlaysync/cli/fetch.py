@@ -290,7 +290,7 @@ def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
     for step in steps:
         header = step.header
         kind = "overlay" if header.is_layer else "master"
-        text = f"  {header.full_name}:{header.version}  {kind}, {format_size(header.data_size)}"
+        text = f"  {header.full_name}:{header.version}  {kind}, takes {format_size(header.data_size)}"
         if header.parent_id:
             here = "here, verified" if step.base_here else "will be fetched first"
             text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"

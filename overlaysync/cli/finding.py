@@ -28,16 +28,21 @@ def is_path(text: str) -> bool:
 
 def guest_size(node: Node, path: str, format: Format | None = None) -> int:
     """Return the guest bytes of an image and all below it; 0 when it cannot be read."""
-    from overlaysync.errors import ImageError
+    from overlaysync.errors import OverlaysyncError
 
     try:
         return node.library.guest_size(path, format)
-    except ImageError:
+    except OverlaysyncError:
         return 0
 
 
-def examine(node: Node, output: Output, path: str, format: Format | None = None) -> Known:
-    """What is in the image, with a progress bar while it is hashed."""
+def examine(
+    node: Node, output: Output, path: str, format: Format | None = None, *, accept_master: bool = False
+) -> Known:
+    """What is in the image, with a progress bar while it is hashed.
+
+    ``accept_master`` takes what an overlay stands on for its master, whatever is known of it.
+    """
     from overlaysync.errors import NotFoundError
     from overlaysync.node.node import now
 
@@ -47,11 +52,35 @@ def examine(node: Node, output: Output, path: str, format: Format | None = None)
         )
     output.begin(f"hashing {os.path.basename(path)}", node.library.guest_size(path, format))
     try:
-        known = node.library.examine(path, now=now(), format=format, progress=output.advance)
+        known = node.library.examine(
+            path, now=now(), format=format, progress=output.advance, accept_master=accept_master
+        )
     finally:
         output.end()
     node.catalog.mark_named(known.path)
     return known
+
+
+def master_here(node: Node, output: Output, text: str, *, accept: bool) -> Known:
+    """The image on this machine that something is to stand on; it must be what it was published as.
+
+    Raises:
+        NotFoundError, AmbiguousError: as :func:`here`.
+        BaseImageError: it was replaced or written to, and ``accept`` is not set.
+    """
+    known = here(node, output, text, accept_master=accept)
+    if not accept:
+        node.library.check_as_published(known)
+    return known
+
+
+def note_writable(output: Output, known: Known) -> None:
+    """Say which images below an overlay you may still write to: the guest above would see a mixture."""
+    from overlaysync.ops.library import is_read_only
+
+    for below in known.lineage:
+        if below is not known and not is_read_only(below.path) and os.access(below.path, os.W_OK):
+            output.note(f"  {below.path} is writable: make it read-only with: chmod a-w '{below.path}'")
 
 
 def look_at(node: Node, output: Output, path: str) -> Stray:
@@ -69,7 +98,9 @@ def look_at(node: Node, output: Output, path: str) -> Stray:
         output.end()
 
 
-def examine_stray(node: Node, output: Output, path: str, directories: list[str]) -> Known:
+def examine_stray(
+    node: Node, output: Output, path: str, directories: list[str], *, accept_master: bool = False
+) -> Known:
     """What is in the image; an overlay whose master is not where its header says is read over it elsewhere.
 
     Raises:
@@ -79,7 +110,7 @@ def examine_stray(node: Node, output: Output, path: str, directories: list[str])
     from overlaysync.node.adoption import Adoption
 
     try:
-        return examine(node, output, path)
+        return examine(node, output, path, accept_master=accept_master)
     except BaseImageError:
         adoption = Adoption(node, look_at(node, output, path), directories, output)
         proof = adoption.here()
@@ -90,7 +121,7 @@ def examine_stray(node: Node, output: Output, path: str, directories: list[str])
     return proof.known
 
 
-def here(node: Node, output: Output, text: str) -> Known:
+def here(node: Node, output: Output, text: str, *, accept_master: bool = False) -> Known:
     """The image on this machine that a path or reference means, as published; of copies a master first.
 
     Raises:
@@ -98,8 +129,9 @@ def here(node: Node, output: Output, text: str) -> Known:
         AmbiguousError: several fit.
     """
     if is_path(text):
-        return examine(node, output, text)
-    return examine(node, output, _one(node, text, unchanged=True, copies=True))
+        return examine(node, output, text, accept_master=accept_master)
+    path = _one(node, text, unchanged=True, copies=True)
+    return examine(node, output, path, accept_master=accept_master)
 
 
 def path_of(node: Node, text: str, *, copies: bool = True) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
+    AcceptMasterOption,
     InsistOption,
     InterfaceOption,
     PeerOption,
@@ -247,11 +248,12 @@ def identify(
     context: typer.Context,
     path: Annotated[str, typer.Argument(metavar="PATH|REF", help="An image on this machine.")],
     format: InsistOption = None,
+    accept_master: AcceptMasterOption = False,
 ) -> None:
     """Print the ids of an image."""
     output = output_of(context)
     with open_node() as node:
-        known = examine(node, output, path_of(node, path), parse_format(format))
+        known = examine(node, output, path_of(node, path), parse_format(format), accept_master=accept_master)
         fields = image_fields(known)
     lines = [f"{name:7} {fields[name]}" for name in ("disk", "layer", "parent") if fields[name]]
     output.result(fields, *lines)
@@ -263,6 +265,7 @@ def show(
         str, typer.Argument(metavar="REF|PATH", autocompletion=complete_reference, help="What to show.")
     ],
     format: InsistOption = None,
+    accept_master: AcceptMasterOption = False,
     peer: PeerOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
@@ -273,7 +276,7 @@ def show(
     insisted = parse_format(format)
     with open_node() as node:
         if is_path(what):
-            shown = [_show_image(node, output, what, insisted)]
+            shown = [_show_image(node, output, what, insisted, accept_master=accept_master)]
         else:
             refuse_format(insisted, what, "it is not the path of an image")
             shown = _show_reference(node, output, what, peer, wait)
@@ -316,14 +319,16 @@ def _in_words(name: str, value: Any, find: Callable[[bytes], ManifestRow | None]
     return value
 
 
-def _show_image(node: Node, output: Output, path: str, format: Format | None) -> dict[str, Any]:
+def _show_image(
+    node: Node, output: Output, path: str, format: Format | None, *, accept_master: bool = False
+) -> dict[str, Any]:
     from overlaysync.formats.files import open_regular
     from overlaysync.formats.locks import in_use_for_writing, writer_of
     from overlaysync.model.digest import format_id
     from overlaysync.ops.discard import standing_on
     from overlaysync.trust.envelope import open_envelope
 
-    known = examine(node, output, path, format)
+    known = examine(node, output, path, format, accept_master=accept_master)
     manifest = manifest_of(node, known)
     book = node.book()
     fields = image_fields(known, manifest, book, node.catalog.versions)

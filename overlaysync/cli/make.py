@@ -8,16 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overlaysync.cli.common import (
+    AcceptMasterOption,
     FormatOption,
     image_fields,
     open_node,
     output_of,
     parse_format,
 )
-from overlaysync.cli.finding import examine, examine_stray, here, overlays_of, path_of
+from overlaysync.cli.finding import (
+    examine,
+    examine_stray,
+    master_here,
+    note_writable,
+    overlays_of,
+    path_of,
+)
+from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from overlaysync.formats.image import Format
+    from overlaysync.node.node import Node
+    from overlaysync.ops.library import Known
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -36,8 +49,9 @@ def new(
         typer.Option("--master", metavar="REF|PATH", help="The master it stands on, here on this machine."),
     ],
     format: FormatOption = None,
+    accept_master: AcceptMasterOption = False,
 ) -> None:
-    """Make a fresh overlay on a verified master."""
+    """Make a fresh overlay on a master that is as it was published."""
     from overlaysync.formats.image import Format
     from overlaysync.node.node import now
     from overlaysync.ops.publish import check_ending
@@ -47,12 +61,21 @@ def new(
     _refuse_raw(chosen)
     check_ending(path, chosen)
     with open_node() as node:
-        base = here(node, output, master)
+        base = master_here(node, output, master, accept=accept_master)
         known = node.maker.new(path, base, format=chosen, now=now())
+        note_writable(output, known)
         output.result(
             image_fields(known),
-            output.good(f"{known.path}  overlay on {base.path}, whose content is verified"),
+            output.good(f"{known.path}  overlay on {base.path}, which is {_as_expected(node, base)}"),
         )
+
+
+def _as_expected(node: Node, base: Known) -> str:
+    """How it is known that a master is what it must be."""
+    expected = node.library.expected(base.path)
+    if expected is None or not expected.ids & {base.content.id, base.disk.id}:
+        return "accepted as it is now"
+    return expected.words
 
 
 def _suffix_format(path: str) -> Format | None:
@@ -78,6 +101,10 @@ def promote(
     ] = None,
     format: FormatOption = None,
     discard_it: Annotated[bool, typer.Option("--discard", help="Then discard the overlay.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --discard: lose the overlay's internal snapshots.")
+    ] = False,
+    accept_master: AcceptMasterOption = False,
 ) -> None:
     """Make a new standalone read-only master out of an overlay."""
     from overlaysync.model.digest import short_id
@@ -91,10 +118,12 @@ def promote(
     chosen = parse_format(format)
     with open_node() as node:
         overlay = path_of(node, overlay)
-        known = examine(node, output, overlay)
+        known = examine(node, output, overlay, accept_master=accept_master)
         check_meant(known, (), node.catalog)
         if discard_it:
             check_discardable(overlay, node.catalog)
+            _check_snapshots(node, known, f"Not discarding {overlay}", "--discard", yes)
+        note_writable(output, known)
         path = image_path(to or os.path.dirname(known.path), name, chosen or known.geometry.format)
         output.begin(f"promoting {os.path.basename(overlay)}", known.disk.virtual_size)
         try:
@@ -114,15 +143,25 @@ def promote(
     output.result(image_fields(master) | {"discarded": known.path if discard_it else None}, *lines)
 
 
+def _check_snapshots(node: Node, known: Known, what: str, option: str, yes: bool) -> None:
+    """Refuse to lose what the command itself does not keep, unless the user said yes.
+
+    Raises:
+        WouldDestroyError: the overlay has internal snapshots.
+    """
+    from overlaysync.ops.loss import check_nothing_lost
+
+    if not yes:
+        hint = f"leave {option} out, to keep the overlay; to lose its snapshots: the same command with --yes"
+        check_nothing_lost(node.library, known, own=node.key.public, keeping=True, what=what, hint=hint)
+
+
 def discard(
     context: typer.Context,
     overlays: Annotated[list[str], typer.Argument(metavar="PATH|REF...", help="Overlays to remove.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove overlays that are no longer needed."""
-    import sys
-
-    from overlaysync.errors import UsageError
     from overlaysync.ops.discard import check_discardable
     from overlaysync.ops.discard import discard as discard_image
 
@@ -131,17 +170,53 @@ def discard(
         overlays = list(dict.fromkeys(path for text in overlays for path in overlays_of(node, output, text)))
         for path in overlays:
             check_discardable(path, node.catalog)
-        if not yes:
-            if not sys.stdin.isatty():
-                raise UsageError("Nobody can be asked here whether to discard", hint="add --yes")
+        going = [os.path.realpath(path) for path in overlays]
+        lost = {path: _lost(node, output, path, going) for path in going}
+        fields = [{"path": path, "lost": what or None} for path, what in lost.items()]
+        if not yes and not _confirmed(overlays, lost):
             names = ", ".join(overlays)
-            if not typer.confirm(f"Remove {names} for good?", err=True):
-                output.result({"discarded": []}, f"{names} {'is' if len(overlays) == 1 else 'are'} kept")
-                return
-        paths = [os.path.realpath(path) for path in overlays]
+            document = {"discarded": [], "would_lose": fields}
+            output.result(document, f"{names} {'is' if len(overlays) == 1 else 'are'} kept")
+            return
         for path in overlays:
             discard_image(path, node.catalog)
-    output.result({"discarded": paths}, *(output.good(f"{path} discarded") for path in overlays))
+    lines = [output.good(f"{path} discarded") for path in overlays]
+    output.result({"discarded": list(lost), "lost": fields}, *lines)
+
+
+def _lost(node: Node, output: Output, path: str, going: list[str]) -> str:
+    """What would be lost with an overlay and the others that go; "" for nothing."""
+    from overlaysync.cli.finding import guest_size
+    from overlaysync.node.node import now
+    from overlaysync.ops.loss import lost_with
+
+    output.begin(f"looking at {os.path.basename(path)}", guest_size(node, path))
+    try:
+        return lost_with(
+            node.library, path, own=node.key.public, now=now(), going=going, progress=output.advance
+        )
+    finally:
+        output.end()
+
+
+def _confirmed(overlays: list[str], lost: Mapping[str, str]) -> bool:
+    """Whether the user agrees, told what would be lost.
+
+    Raises:
+        UsageError: stdin is no terminal.
+    """
+    import sys
+
+    from overlaysync.errors import UsageError
+
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "Cannot ask for confirmation: stdin is not a terminal",
+            hint="the same command with --yes, to remove without being asked",
+        )
+    for path, what in lost.items():
+        typer.echo(f"  {path}: {what or 'nothing would be lost'}", err=True)
+    return typer.confirm(f"Remove {', '.join(overlays)} for good?", err=True)
 
 
 def rebase(
@@ -160,6 +235,10 @@ def rebase(
     replace: Annotated[
         bool, typer.Option("--replace", help="Let the new overlay take the place of the old one.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --replace: lose the overlay's internal snapshots.")
+    ] = False,
+    accept_master: AcceptMasterOption = False,
 ) -> None:
     """Move an overlay to another master, losing nothing, in a new file."""
     from overlaysync.errors import UsageError
@@ -173,12 +252,13 @@ def rebase(
         raise UsageError("--replace keeps the overlay's name and place", hint="leave --as and --to out")
     with open_node() as node:
         overlay = path_of(node, overlay)
-        base = here(node, output, onto)
+        base = master_here(node, output, onto, accept=accept_master)
         beside = [os.path.dirname(os.path.realpath(overlay)), os.path.dirname(base.path)]
-        known = examine_stray(node, output, overlay, beside)
+        known = examine_stray(node, output, overlay, beside, accept_master=accept_master)
         check_meant(known, (), node.catalog)
         if replace:
             check_discardable(overlay, node.catalog)
+            _check_snapshots(node, known, f"Not replacing {overlay}", "--replace", yes)
             path = known.path
         else:
             chosen = name or f"{stem(known.path)}-on-{stem(base.path)}"[:64]

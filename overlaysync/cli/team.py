@@ -1,18 +1,25 @@
-"""The team commands: create, join, show, leave. A team's code is a secret: it never is an argument."""
+"""The team commands: create, join, show, code, leave. A team's code is a secret: it never is an argument."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from overlaysync.cli.common import open_node, output_of
 
 if TYPE_CHECKING:
+    from overlaysync.cli.output import Output
+    from overlaysync.node.node import Node
+    from overlaysync.ops.team_things import Farewell
+    from overlaysync.store.members import Member
     from overlaysync.trust.teams import Team
 
 _CODE_LIMIT = 4096
 _STDIN = "-"
+_NAMED_THINGS = 12
+"""Things that a line names; ``--json`` has them all."""
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The team.")]
 
@@ -20,13 +27,13 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The team.")]
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
     team = typer.Typer(no_args_is_help=True, help="Teams: what is shared with one only its members see.")
-    for name, command in (("create", create), ("join", join), ("show", show), ("leave", leave)):
-        team.command(name)(command)
+    for command in (create, join, show, code, leave):
+        team.command(command.__name__)(command)
     app.add_typer(team, name="team")
 
 
 def create(context: typer.Context, name: NameArgument) -> None:
-    """Make a team, and print its code, this once."""
+    """Make a team, and print its code."""
     from overlaysync.trust.team_files import keep_team
     from overlaysync.trust.teams import new_team
 
@@ -34,13 +41,14 @@ def create(context: typer.Context, name: NameArgument) -> None:
     made = _dated(new_team(name))
     with open_node() as node:
         if not keep_team(node.home.teams, made):
-            raise AssertionError("a new key is nobody's")
+            raise AssertionError("a new key belongs to no team")
     output.result(
         {"team": name, "code": made.code, "tag": made.tag},
-        output.good(f"team {name}, tag {made.tag}. Its code, which is not shown again:"),
+        output.good(f"team {name}, tag {made.tag}. Its code, for its members only:"),
         f"    {made.code}",
-        "  who is to be in it types:",
+        "  On each member's machine, type this, and then the code:",
         f"    overlaysync team join {name}",
+        f"  To see the code again: overlaysync team code {name}",
     )
 
 
@@ -75,28 +83,191 @@ def join(
     )
 
 
-def show(context: typer.Context) -> None:
-    """List the teams this node is in."""
+def show(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The team (default: all of yours).")
+    ] = None,
+) -> None:
+    """List the teams this machine is in, and the members it has seen."""
+    from overlaysync.ops.team_things import held_here, things_of
+    from overlaysync.store.members import Member
+
     output = output_of(context)
     with open_node() as node:
-        teams = list(node.teams.values())
-    width = max((len(team.name) for team in teams), default=0)
-    output.result(
-        {"teams": [{"team": team.name, "tag": team.tag, "since": team.since} for team in teams]},
-        *(f"{team.name:{width}}  {team.tag}  since {team.since}" for team in teams),
-    )
+        teams = [_team(node, name)] if name is not None else list(node.teams.values())
+        members = {
+            team.name: [
+                Member(node.key.public, node.label, "", things_of(held_here(node.library, team))),
+                *node.catalog.members.seen(team.id),
+            ]
+            for team in teams
+        }
+    document = [
+        {"team": team.name, "tag": team.tag, "since": team.since}
+        | {"members": [_member_fields(one) for one in members[team.name]]}
+        for team in teams
+    ]
+    lines = [line for team in teams for line in _team_lines(team, members[team.name])]
+    output.result({"teams": document}, *lines)
     if not teams and not output.json:
         output.note("in no team; overlaysync team create NAME, or: overlaysync team join NAME")
 
 
-def leave(context: typer.Context, name: NameArgument) -> None:
-    """Leave a team: its key is removed here."""
+def code(context: typer.Context, name: NameArgument) -> None:
+    """Show the code of a team again, on a terminal, after a question."""
+    import sys
+
+    from overlaysync.errors import UsageError
+
+    output = output_of(context)
+    with open_node() as node:
+        team = _team(node, name)
+    if output.json or not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        raise UsageError(
+            f"The code of team '{team.name}' is shown on a terminal only",
+            why="with --json it would not stay there" if output.json else "this is not a terminal",
+            hint=f"in a terminal, without a pipe: overlaysync team code {team.name}",
+        )
+    if typer.confirm("Anyone who sees this code can join the team. Show it?", err=True):
+        output.result({}, f"    {team.code}")
+    else:
+        output.note("The code was not shown")
+
+
+def leave(
+    context: typer.Context,
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Leave a team: its key is removed from this machine."""
+    import sys
+
+    from overlaysync.errors import UsageError
+    from overlaysync.ops.team_things import farewell
     from overlaysync.trust.team_files import forget_team
 
     output = output_of(context)
     with open_node() as node:
+        team = _team(node, name)
+        lost = farewell(node.library, team, node.key.public)
+        fields = {"team": name, "own": lost.own, "others": lost.others, "elsewhere": lost.elsewhere}
+        if not yes:
+            if not sys.stdin.isatty():
+                raise UsageError(
+                    f"Leaving team '{name}' needs your confirmation",
+                    why="cannot ask for it: stdin is not a terminal",
+                    hint=f"overlaysync team leave {name} --yes",
+                )
+            _tell_lost(output, lost, name)
+            if not typer.confirm(f"Leave team '{name}'? To come back you need its code.", err=True):
+                output.result(fields | {"left": False}, f"still in team {name}")
+                return
         forget_team(node.home.teams, name)
-    output.result({"team": name}, output.good(f"no longer in team {name}"))
+        node.catalog.members.forget(team.id)
+    if yes:
+        _tell_lost(output, lost, name)
+    output.result(fields | {"left": True}, output.good(f"no longer in team {name}"))
+
+
+def _team(node: Node, name: str) -> Team:
+    """The team of that name that this node is in.
+
+    Raises:
+        NotFoundError: it is in none.
+    """
+    from overlaysync.trust.team_files import not_in_team
+
+    team = node.teams.get(name)
+    if team is None:
+        raise not_in_team(name)
+    return team
+
+
+def _tell_lost(output: Output, lost: Farewell, name: str) -> None:
+    """Say what becomes unreachable for a machine that leaves a team."""
+    texts = (
+        (
+            lost.others,
+            "published by other members, and on this machine. The files stay, but they cannot be fetched "
+            "again, repaired or shared",
+        ),
+        (lost.elsewhere, "on other members' machines only. They cannot be fetched any more"),
+        (
+            lost.own,
+            "published by you for the team. To share them again, say for whom: "
+            "overlaysync share --public PATH, or overlaysync share --team OTHER PATH",
+        ),
+    )
+    if any(names for names, _ in texts):
+        output.note(f"Without team '{name}', this machine loses access:")
+    for names, text in texts:
+        if names:
+            output.note(f"  {_listed(names)}: {text}.")
+
+
+# -- members -----------------------------------------------------------------------------------------
+
+
+def _member_fields(member: Member) -> dict[str, Any]:
+    """The JSON form of a member; this machine was never seen by itself."""
+    from overlaysync.trust.keys import node_id
+
+    return {
+        "node": member.label,
+        "id": node_id(member.node),
+        "you": not member.seen_at,
+        "seen_at": member.seen_at or None,
+        "masters": sum(not thing.is_overlay for thing in member.things),
+        "overlays": sum(thing.is_overlay for thing in member.things),
+        "holds": [
+            {
+                "name": thing.name,
+                "version": thing.version,
+                "kind": "overlay" if thing.is_overlay else "master",
+            }
+            for thing in member.things
+        ],
+    }
+
+
+def _team_lines(team: Team, members: list[Member]) -> list[str]:
+    from overlaysync.model.names import printable
+    from overlaysync.node.node import now
+    from overlaysync.ops.trust_words import age
+    from overlaysync.trust.keys import node_id
+
+    rows = []
+    for member in members:
+        seen = f"seen {age(member.seen_at, now()).lstrip(', ') or 'just now'}" if member.seen_at else "you"
+        rows.append((printable(member.label), node_id(member.node), seen, _holdings(member)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ["  " + "  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
+    head = f"{team.name}  {team.tag}  since {team.since}"
+    if len(members) == 1:
+        lines.append(f"  No other member was seen so far. To look for some: overlaysync ls {team.name}/")
+    return [head, *lines]
+
+
+def _holdings(member: Member) -> str:
+    """How many masters and overlays of the team a member has, and which."""
+    overlays = sum(thing.is_overlay for thing in member.things)
+    counts = [
+        f"{count} {kind}{'' if count == 1 else 's'}"
+        for count, kind in ((len(member.things) - overlays, "master"), (overlays, "overlay"))
+        if count
+    ]
+    names = [f"{thing.name}:{thing.version}" for thing in member.things]
+    return f"{', '.join(counts)}: {_listed(names)}" if counts else "nothing of the team"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of these names, and how many more there are."""
+    shown, more = ", ".join(names[:_NAMED_THINGS]), len(names) - _NAMED_THINGS
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+# -- codes -------------------------------------------------------------------------------------------
 
 
 def _dated(team: Team) -> Team:

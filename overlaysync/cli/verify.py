@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
+    AcceptMasterOption,
     InsistOption,
     PeerOption,
     compression,
@@ -53,21 +54,23 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Heal what is damaged, from peers.")] = False,
     yes: Annotated[
         bool,
-        typer.Option("--yes", "-y", help="Heal also an overlay in use: what a VM has written is lost."),
+        typer.Option("--yes", "-y", help="Heal also what was written to since: what was written is lost."),
     ] = False,
+    accept_master: AcceptMasterOption = False,
     format: InsistOption = None,
     peer: PeerOption = None,
 ) -> None:
-    """Re-read images and compare them with what is known of them."""
+    """Re-read images and compare them with what was published, or is known of them."""
     output = output_of(context)
     addresses, insisted = parse_peers(peer), parse_format(format)
+    how = _How(addresses, insisted, repair=repair, yes=yes, accept_master=accept_master)
     findings: list[Finding] = []
     failed: list[Refusal] = []
     with open_node() as node:
         paths = list(dict.fromkeys(path for text in what for path in paths_of(node, text)))
         for path in paths:
             try:
-                findings.append(_verify(node, output, path, insisted, addresses, repair=repair, yes=yes))
+                findings.append(_verify(node, output, path, how))
             except OverlaysyncError as error:
                 if len(paths) == 1:
                     raise
@@ -75,29 +78,41 @@ def verify(
     _report(output, findings, failed)
 
 
-def _verify(
-    node: Node,
-    output: Output,
-    path: str,
-    format: Format | None,
-    addresses: list[Any],
-    *,
-    repair: bool,
-    yes: bool,
-) -> Finding:
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How to verify, as the options say."""
+
+    addresses: list[Any]
+    format: Format | None
+    repair: bool
+    yes: bool
+    accept_master: bool
+
+
+def _verify(node: Node, output: Output, path: str, how: _How) -> Finding:
     from overlaysync.node.node import now
+    from overlaysync.ops.loss import lost_by_repair
     from overlaysync.ops.verify import verify as verify_image
 
-    output.begin(f"verifying {os.path.basename(path)}", guest_size(node, path, format))
+    output.begin(f"verifying {os.path.basename(path)}", guest_size(node, path, how.format))
     try:
-        verdict = verify_image(node.library, path, now=now(), format=format, progress=output.advance)
+        verdict = verify_image(
+            node.library,
+            path,
+            now=now(),
+            format=how.format,
+            accept_master=how.accept_master,
+            progress=output.advance,
+        )
     finally:
         output.end()
+    lost = lost_by_repair(node.library, verdict, own=node.key.public) if verdict.damage else ""
     healed: tuple[Damage, ...] = ()
-    if verdict.damage and repair:
-        _refuse_to_lose(verdict, yes)
-        healed, verdict = verdict.damage, _repair(node, output, verdict, addresses)
-    return Finding(verdict, healed, _unlike_its_name(node, verdict))
+    if verdict.damage and how.repair:
+        _refuse_to_lose(verdict, lost, how.yes)
+        healed, verdict = verdict.damage, _repair(node, output, verdict, how.addresses)
+        lost = ""
+    return Finding(verdict, healed, lost, _unlike_its_name(node, verdict))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,31 +122,33 @@ class Finding:
     Attributes:
         verdict: what verifying found, in the end.
         healed: the damage that was healed before.
+        lost: what healing it would lose; "" for nothing.
         unlike: the name whose versions it is none of; "" when it is one, or nothing is known of that.
     """
 
     verdict: Verdict
     healed: tuple[Damage, ...]
+    lost: str
     unlike: str
 
     def lines(self, output: Output) -> list[str]:
         """The lines for people."""
         from overlaysync.model.digest import short_id
 
-        verdict, path = self.verdict, self.verdict.path
+        verdict, path, expected = self.verdict, self.verdict.path, self.verdict.expected
         if not verdict.damage:
             healed = sum(item.length for item in self.healed)
             how = f"healed ({healed} bytes that the guest sees) and verified" if healed else "verified"
-            lines = [output.good(f"{path}  {how}")]
+            lines = [output.good(f"{path}  {how}: {expected.words}")]
             if self.unlike:
                 lines.append(
-                    f"    as {short_id(verdict.disk)}, which is no version of '{self.unlike}' known here;"
+                    f"    as {short_id(expected.disk)}, which is no version of '{self.unlike}' known here;"
                     f" to get one: overlaysync fetch {self.unlike} --replace"
                 )
             return lines
         rotted = "what it stands on was written to since" if verdict.below else "its bytes have rotted"
         why = _WRITTEN if verdict.touched else rotted
-        lines = [f"✗ {path}  differs from what is known of it; {verdict.unreadable or why}"]
+        lines = [f"✗ {path}  is not {expected.words}: {verdict.unreadable or why}"]
         lines += [
             f"    guest offset {item.offset:#x}, {item.length} bytes"
             for item in verdict.damage[:_NAMED_DAMAGE]
@@ -145,9 +162,12 @@ class Finding:
         return {
             "path": self.verdict.path,
             "ok": not self.verdict.damage,
+            "basis": self.verdict.expected.basis.name.lower(),
+            "since": self.verdict.expected.since,
             "changed_since": self.verdict.touched or self.verdict.below,
             "damage": _ranges(self.verdict.damage),
             "healed": _ranges(self.healed),
+            "would_lose": self.lost or None,
         }
 
 
@@ -164,41 +184,37 @@ def _report(output: Output, findings: list[Finding], failed: list[Refusal]) -> N
     for one in failed:
         output.note("\n".join(refusal_lines(one)))
     total = len(findings) + len(failed)
-    bad = [finding.verdict for finding in findings if finding.verdict.damage]
+    bad = [finding for finding in findings if finding.verdict.damage]
     if bad:
-        yes, lost = ("--yes ", ", and lose what a VM has written") if _may_be_in_use(bad[0]) else ("", "")
+        yes, lost = ("--yes ", ", and lose what was written to it since") if bad[0].lost else ("", "")
         raise VerificationError(
             f"{len(bad)} of {total} images differ from what is known of them",
-            hint=f"overlaysync verify --repair {yes}'{bad[0].path}', to heal it from peers{lost}",
+            hint=f"overlaysync verify --repair {yes}'{bad[0].verdict.path}', to heal it from peers{lost}",
         )
     if failed:
         raise of_several(failed, total, "could not be verified")
 
 
-def _may_be_in_use(verdict: Verdict) -> bool:
-    """Whether it is an overlay that a VM may have written to: what differs may be somebody's work."""
-    from overlaysync.ops.library import is_read_only
-
-    return verdict.touched and verdict.layer is not None and not is_read_only(verdict.path)
-
-
-def _refuse_to_lose(verdict: Verdict, yes: bool) -> None:
-    if _may_be_in_use(verdict) and not yes:
+def _refuse_to_lose(verdict: Verdict, lost: str, yes: bool) -> None:
+    if lost and not yes:
         raise WouldDestroyError(
-            f"Not healing {verdict.path}",
-            why=f"{_WRITTEN}, and that would be lost",
-            hint="keep it as it is; or, to go back to what it was: the same command with --yes",
+            f"Not healing {verdict.path}: data would be lost",
+            why=f"{_WRITTEN}, and {lost}" if verdict.touched else lost,
+            hint=f"to keep what it holds: cp '{verdict.path}' COPY; to go back to what it was: "
+            "the same command with --yes",
         )
 
 
 def _unlike_its_name(node: Node, verdict: Verdict) -> str:
     """The name of a master's file when others of that name are known, and none has its content."""
+    from overlaysync.ops.expected import Basis
     from overlaysync.ops.publish import stem
 
-    if verdict.damage or verdict.layer is not None:
+    expected = verdict.expected
+    if verdict.damage or expected.layer is not None or expected.basis is Basis.PUBLISHED:
         return ""
     catalog, name = node.catalog, stem(verdict.path)
-    if catalog.manifests(content=verdict.disk) or not catalog.manifests(name=name):
+    if catalog.manifests(content=expected.disk) or not catalog.manifests(name=name):
         return ""
     return name
 

@@ -252,7 +252,7 @@ def _check_backing(overlay: Image, image: Image, declared: Format | None, vouche
 def _wrong_header(overlay: Image, backing: Backing, error: WrongFormatError) -> ImageError:
     """Return what is said of an overlay whose header names the wrong format of its backing file."""
     if error.found is None:
-        hint = f"overlaysync adopt '{overlay.path}', which finds its master"
+        hint = f"overlaysync adopt '{overlay.path}', or put the right master in the place of {error.path}"
     else:
         name = shlex.quote(os.fsdecode(backing.name))
         hint = f"qemu-img rebase -u -F {error.found} -b {name} {shlex.quote(overlay.path)}"

@@ -129,6 +129,10 @@ class Image(ABC):
     notes: tuple[str, ...] = ()
     snapshots: int = 0
 
+    def snapshot_names(self) -> tuple[str, ...]:
+        """Return the names of its internal snapshots, at least of the first ones."""
+        return ()
+
     @abstractmethod
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """The extents that cover ``offset`` .. ``offset + length`` exactly, in order.

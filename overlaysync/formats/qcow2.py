@@ -20,6 +20,7 @@ from overlaysync.formats.compressed import inflate
 from overlaysync.formats.files import pread_exact, read_padded
 from overlaysync.formats.image import Extent, Format, Geometry
 from overlaysync.formats.qcow2_header import Header, read_header
+from overlaysync.formats.qcow2_snapshots import snapshot_names
 from overlaysync.formats.tables import Entries, Offsets, Tables, TwoLevelImage, Units
 from overlaysync.model.digest import Kind
 from overlaysync.units import MIB, SECTOR, ceil_div
@@ -71,6 +72,9 @@ class Qcow2Image(TwoLevelImage):
         image._streams = []
         image.load()
         return image
+
+    def snapshot_names(self) -> tuple[str, ...]:
+        return snapshot_names(self.fd, self.header.snapshots_offset, self.snapshots)
 
     _inflated: ByteCache[bytes]
     _compressed: ClusterSet

@@ -57,6 +57,7 @@ class Header:
         l1_needed: how many of them the disk needs.
         notes: what a rebuilt image would not carry over.
         snapshots: internal snapshots.
+        snapshots_offset: of their table, which is not checked.
     """
 
     version: int
@@ -72,6 +73,7 @@ class Header:
     backing: Backing | None
     notes: tuple[str, ...]
     snapshots: int
+    snapshots_offset: int
 
     @property
     def entry_size(self) -> int:
@@ -146,6 +148,7 @@ def read_header(path: str, fd: int, file_size: int) -> Header:
         backing=_backing(fields, extensions, first_cluster, path),
         notes=tuple(_notes(fields, extensions)),
         snapshots=fields.snapshots,
+        snapshots_offset=fields.snapshots_offset,
     )
 
 

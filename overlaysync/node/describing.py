@@ -14,6 +14,7 @@ from contextlib import suppress
 from overlaysync.errors import DecodeError, OverlaysyncError, VerificationError
 from overlaysync.model.digest import Kind, kinds_of
 from overlaysync.model.manifest import Header
+from overlaysync.model.names import printable
 from overlaysync.model.pages import PageList, page_length
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Endpoint
@@ -171,7 +172,7 @@ class DataSum:
         try:
             is_data = kinds_of(self._pages.check_page(index, body)) == Kind.DATA
         except DecodeError as error:
-            raise VerificationError(f"Cannot fetch '{self._header.name}'", why=str(error)) from None
+            raise _wrong(self._header, str(error)) from None
         size = int(is_data.sum()) * self._pages.unit
         if index == self._final and is_data[-1]:
             size -= self._pages.unit - self._pages.unit_length(self._pages.unit_count - 1)
@@ -179,6 +180,9 @@ class DataSum:
 
 
 def _lie(header: Header) -> VerificationError:
-    return VerificationError(
-        f"Cannot fetch '{header.name}'", why="its manifest says other than the content has"
-    )
+    return _wrong(header, "its manifest says other than the content has")
+
+
+def _wrong(header: Header, why: str) -> VerificationError:
+    by = printable(header.by) or "its publisher"
+    return VerificationError(f"Cannot fetch '{header.name}'", why=why, hint=f"ask {by} to share it again")

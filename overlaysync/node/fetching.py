@@ -46,7 +46,7 @@ from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest, stem
-from overlaysync.ops.replacement import Rules, Verdict, judge
+from overlaysync.ops.replacement import Rules, Verdict, check_still, judge
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.trust_words import only_distrusted
 from overlaysync.ops.versions import history_of, is_news, past_envelopes, settled
@@ -372,7 +372,11 @@ class Fetch:
         mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
         try:
             check = partial(self._check_result, step, pages, base) if base else None
-            finish = partial(assembly.finish, mode=mode, replace=replace, check=check)
+
+            def finish() -> None:
+                check_still(step.path, verdict.file)
+                assembly.finish(mode=mode, replace=replace, check=check)
+
             await self._fill(step, assembly, offer, transfer, finish)
             known = await asyncio.to_thread(self._remember, step, pages)
         except BaseException:

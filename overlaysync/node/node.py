@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from overlaysync.model.names import name_from
 from overlaysync.ops.library import Library
@@ -83,6 +83,6 @@ def now() -> float:
     return time.time()
 
 
-def timestamp() -> str:
-    """The present time as manifests and results write it: ISO 8601 UTC, seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def timestamp(*, ago_s: float = 0.0) -> str:
+    """The present time, or a time ago, as manifests and results write it: ISO 8601 UTC, seconds."""
+    return (datetime.now(UTC) - timedelta(seconds=ago_s)).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from time import monotonic
 
@@ -14,7 +14,7 @@ from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, Peer
 from overlaysync.model.history import History
 from overlaysync.model.names import one_field
 from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import CatalogAnswer, Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import is_told_port
@@ -28,6 +28,8 @@ from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing
+from overlaysync.ops.team_things import things_of
+from overlaysync.store.members import Member, Thing
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import MIB
 
@@ -36,6 +38,9 @@ SETTLE_S = 0.25
 
 _AGAIN_S = 5.0
 """Announced peers that did not answer are asked again after this time."""
+
+NOTED_S = 60.0
+"""What a peer was noted to have is not noted again within this time."""
 
 _HISTORIES = 64
 """Histories asked for of one peer, each time it is looked at."""
@@ -71,6 +76,7 @@ class PeerView:
         answered: whether it has answered.
         public: those of the manifests that are for everybody.
         alias: whether it is a node on this machine that another of its addresses already stands for.
+        things: what it lists to each team of this node that it has proven to be in.
         size: bytes of the envelopes it lists.
         counted: whether what it lists counts, with all others' that nobody named.
         noted: what was last said of its private lane: a command that stays asks again and again.
@@ -88,6 +94,7 @@ class PeerView:
     tls: int = 0
     answered: bool = False
     public: dict[bytes, Manifest] = field(default_factory=dict)
+    things: dict[str, tuple[Thing, ...]] = field(default_factory=dict)
     size: int = 0
 
     def endpoint(self, team: str) -> Endpoint:
@@ -426,12 +433,16 @@ class Reach:
         if not self.catalogs:
             await self._greet(view, addresses, gossip)
             return
-        for address in await self._resolve(addresses):
+        resolved = await self._resolve(addresses)
+        for address in resolved:
             try:
                 answer = await self.client.catalog(address, view.etag)
-                break
             except (PeerError, DecodeError) as error:
                 problem = str(error) if address in addresses else f"{view.address}: {error}"
+            else:
+                # Another node may have its old port by now, and it a new one.
+                if address == resolved[-1] or not _is_another(answer, view):
+                    break
         else:
             known, view.problem = view.problem, problem
             if not view.announced and view.manifests:
@@ -447,7 +458,7 @@ class Reach:
             view.label = one_field(answer.catalog.label)
             view.alias = self._is_alias(view)
             view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
-            view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "")
+            view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "", view)
         self._list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
             await self._learn_history(view)
@@ -510,6 +521,7 @@ class Reach:
 
     async def _look_in_private(self, view: PeerView) -> dict[bytes, Manifest]:
         """What the peer serves to the teams that this node is in as well."""
+        view.things = {}
         teams = self.node.teams if view.tls and not view.alias else ()
         found = await asyncio.gather(*(self._look_in_team(view, team) for team in teams))
         return {id: manifest for manifests in found for id, manifest in manifests.items()}
@@ -522,13 +534,26 @@ class Reach:
         except GoneError:
             return {}
         except Exception as error:
-            failure = str(self.faults.contain(error, "asking a peer for its team's catalog"))
-            if failure != view.noted:
-                self.observer.note(failure)
+            failure = self.faults.contain(error, "asking a peer for its team's catalog")
+            if str(failure) != view.noted:
+                self.observer.note(str(failure))
             # Ask again, if it is announced; and for all it says: its private lane may have moved.
-            view.noted, view.revision, view.etag = failure, "", ""
+            view.noted, view.revision, view.etag = str(failure), "", ""
             return {}
-        return await asyncio.to_thread(self._open_all, catalog.envelopes, team)
+        manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
+        view.things[team] = things_of(manifests.values())
+        if view.public_key != self.node.key.public:
+            await self._note_member(view.public_key, catalog.label, team)
+        return manifests
+
+    async def _note_member(self, node: bytes, label: str, team: str) -> None:
+        """Note a member, which has proven to be one, and what all its processes have of the team."""
+        things = {
+            thing for view in self.nodes() if view.public_key == node for thing in view.things.get(team, ())
+        }
+        member = Member(node, label, timestamp(), tuple(sorted(things)))
+        note = partial(self.node.catalog.members.note, fresh=timestamp(ago_s=NOTED_S))
+        await asyncio.to_thread(note, self.node.teams[team].id, member)
 
     def _list(self, view: PeerView, manifests: dict[bytes, Manifest]) -> None:
         """Replace what a peer lists; nothing counts of one that has gone while it was asked."""
@@ -565,10 +590,11 @@ class Reach:
             )
         )
 
-    def _open_all(self, envelopes: Iterable[bytes], team: str) -> dict[bytes, Manifest]:
+    def _open_all(self, envelopes: Iterable[bytes], team: str, view: PeerView) -> dict[bytes, Manifest]:
         """Verify envelopes and keep their headers; a wrong one is left out, its neighbours are not.
 
-        So is one that no member of the team it was listed to has published.
+        So is one that no member of the team it was listed to has published. That the peer has what it lists
+        is noted, of what is or was here.
         """
         manifests = {}
         for envelope in envelopes:
@@ -578,7 +604,13 @@ class Reach:
                     manifests[manifest.id] = manifest
         rows = [manifest_row(manifest) for manifest in manifests.values()]
         self.node.catalog.note_manifests(rows, at=timestamp())
-        return manifests if self.catalogs else {}
+        if view.public_key != self.node.key.public:
+            contents = {row.content for row in rows}
+            lately = timestamp(ago_s=NOTED_S)
+            self.node.catalog.note_holdings(
+                view.public_key, view.label, contents, at=timestamp(), fresh=lately
+            )
+        return manifests
 
     async def _learn_history(self, view: PeerView) -> None:
         """Ask the peer for headers of earlier versions, where what it lists follows unknown ones."""
@@ -608,3 +640,8 @@ class Reach:
         before = History([manifest_row(manifest), *past.values()]).before(manifest.id)
         rows = [row for id, row in past.items() if id in before]
         self.node.catalog.note_manifests(rows, at=timestamp())
+
+
+def _is_another(answer: CatalogAnswer, view: PeerView) -> bool:
+    """Whether another node answers than did before."""
+    return answer.catalog is not None and view.public_key not in (b"", answer.catalog.node)

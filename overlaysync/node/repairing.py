@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 from overlaysync.errors import BaseImageError, NotFoundError, OverlaysyncError
 from overlaysync.formats.image import Format
+from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
+from overlaysync.model.names import one_field
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.node.fetching import Fetch, Options
@@ -22,7 +24,6 @@ from overlaysync.ops.resolve import Listing
 from overlaysync.ops.verify import Verdict as Finding
 from overlaysync.ops.verify import verify as verify_image
 from overlaysync.ops.versions import Standing, State, hold_again
-from overlaysync.store.catalog import ImageRow
 from overlaysync.swarm.link import Compression
 from overlaysync.trust.envelope import open_envelope
 
@@ -44,15 +45,14 @@ async def repair(
         BaseImageError: the image it stands on is not what it was.
         NetworkError, VerificationError: nobody has the bytes that are missing.
     """
-    content = verdict.layer or verdict.disk
+    content = verdict.expected.content
     rows = node.catalog.manifests(content=content)
     if not rows:
         raise NotFoundError(
-            f"Nobody has published {verdict.path}, so nobody can heal it", hint="restore it from a copy"
+            f"Cannot heal {verdict.path}",
+            why="what it must hold was never published, so no peer has it",
+            hint="restore it from a copy",
         )
-    row = node.catalog.image_at(verdict.path)
-    assert row is not None, "what was verified is known"
-    format = Format(row.format)
     manifests = [open_envelope(row.envelope) for row in rows]
     manifest = next((one for one in manifests if one.belongs(node.teams)), manifests[0])
     listing = Listing(manifest)
@@ -64,33 +64,54 @@ async def repair(
         await reach.until(lambda: bool(reach.sources(content, manifest.header.team)), wait_s=options.wait_s)
         fetch = Fetch(node, client, reach, observer, options, Passing(node, reach))
         header = listing.manifest.header
-        base = (_own_base(node, row, header) or fetch.base_of(header)) if verdict.layer else None
-        if verdict.layer and base is None:
+        base = (_own_base(node, verdict.path, header) or fetch.base_of(header)) if header.is_layer else None
+        if header.is_layer and base is None:
+            below = _path_below(node, verdict.path)
             raise BaseImageError(
                 f"Cannot heal {verdict.path}",
-                why="the image it stands on is damaged, changed, or may be written",
-                hint="heal that one first",
+                why=f"its master {below or one_field(header.parent_name)} is missing, damaged, changed, "
+                "or may be written",
+                hint=f"heal that one first: overlaysync verify --repair '{below}'"
+                if below
+                else f"overlaysync fetch {short_id(header.parent_id or b'')}",
             )
         step = Step(
             listing,
             verdict.path,
-            format,
+            _format(node, verdict.path, header),
             base.path if base else None,
             base_here=base is not None,
             brought=is_read_only(verdict.path),
         )
-        healed = await fetch.make(step, Verdict(standing=Standing(State.UNKNOWN)))
+        file = verdict.known.files[0] if verdict.known else None
+        healed = await fetch.make(step, Verdict(standing=Standing(State.UNKNOWN), file=file))
         hold_again(node.catalog, healed.known)
     return verify_image(node.library, verdict.path, now=now())
 
 
-def _own_base(node: Node, row: ImageRow, header: Header) -> Known | None:
+def _format(node: Node, path: str, header: Header) -> Format:
+    """The format that the file is named for; else the one that it had, or that it was published in."""
+    ending = os.path.splitext(path)[1].lower().removeprefix(".")
+    row = node.catalog.image_at(path)
+    return Format(ending if ending in list(Format) else row.format if row else header.format)
+
+
+def _own_base(node: Node, path: str, header: Header) -> Known | None:
     """What the overlay stands on, read again; None if that is not what it was, or cannot be found."""
+    below = _path_below(node, path)
     try:
-        with node.library.open(row.path, Format(row.format)) as chain:
-            path = chain.images[1].path
-        base = node.library.examine(path, now=now(), fresh=True)
-    except (OverlaysyncError, OSError, IndexError):
+        base = node.library.examine(below, now=now(), fresh=True) if below else None
+    except (OverlaysyncError, OSError):
         return None
-    fits = base.disk.id == header.parent_id and (base.layer is None or is_read_only(base.path))
-    return base if fits else None
+    if base is None or base.disk.id != header.parent_id:
+        return None
+    return base if base.layer is None or is_read_only(base.path) else None
+
+
+def _path_below(node: Node, path: str) -> str:
+    """The path of the image that an overlay stands on; "" when it cannot be opened."""
+    try:
+        with node.library.open(path) as chain:
+            return os.path.realpath(chain.images[1].path)
+    except (OverlaysyncError, OSError, IndexError):
+        return ""

@@ -14,10 +14,11 @@ from overlaysync.net.faults import Faults
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.net.shelf import View
-from overlaysync.node.node import Node
-from overlaysync.node.reach import Reach
+from overlaysync.node.node import Node, timestamp
+from overlaysync.node.reach import NOTED_S, Reach
 from overlaysync.node.rechecking import rechecked
 from overlaysync.node.sharing import Share
+from overlaysync.store.catalog import label_key
 from overlaysync.trust.keys import node_id
 
 ANNOUNCE_S = 10.0
@@ -95,6 +96,7 @@ async def _keep_announced(announcer: Announcer, share: Share, server: Server, fa
         await asyncio.sleep(WATCH_S)
         try:
             _tell_progress(share)
+            await asyncio.to_thread(_note_holders, share.node, _finished(share))
             if await asyncio.to_thread(share.refresh):
                 await announcer.update(_announcement(share, server))
         except (OverlaysyncError, OSError) as error:
@@ -118,6 +120,25 @@ def _tell_progress(share: Share) -> None:
         if members.joined:
             name = f"{header.full_name}:{header.version}"
             share.observer.serving(name, len(members.done), len(members.joined), [*fetching.values()])
+
+
+def _finished(share: Share) -> list[tuple[str, bytes]]:
+    """(label, content) of every node that says that it has now all of what it fetched here."""
+    now = asyncio.get_running_loop().time()
+    return [
+        (member.label, offer.manifest.header.content_id)
+        for offer in share.offers()
+        for members in (share.swarms.of(offer.manifest.id),)
+        for member in members.current(now)
+        if member.label not in ("", share.label) and member.key in members.done
+    ]
+
+
+def _note_holders(node: Node, finished: list[tuple[str, bytes]]) -> None:
+    """Note who has what, by label: of a node that only fetches the key is not known."""
+    at, lately = timestamp(), timestamp(ago_s=NOTED_S)
+    for label, content in finished:
+        node.catalog.note_holdings(label_key(label), label, [content], at=at, fresh=lately)
 
 
 def _announcement(share: Share, server: Server) -> Announcement:

@@ -38,6 +38,10 @@ from overlaysync.store.files import translate
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id
+from overlaysync.units import format_size
+
+_GROWTH = 1.5
+"""From how many times its size on an image's growth at the receivers is worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,8 +280,8 @@ class Share:
             return
         try:
             names = self._names({path: image}, found)
-            team = self.node.publisher.known_audience(image)
-            self._publish(image, self.team if team is None else team, names)
+            new = self.node.publisher.known_audience(image) is None
+            self._publish(image, self.team if new else None, names)
         except OverlaysyncError as error:
             self._leave_out(path, error)
 
@@ -346,10 +350,6 @@ class Share:
             self.wishes.confirm(team_things)
 
     def _publish(self, image: Known, team: str | None, names: Mapping[str, str]) -> None:
-        for below in image.lineage:
-            audience = self.node.publisher.known_audience(below)
-            if audience and team is None:
-                self._check_member(audience, f"{below.path} belongs to team '{audience}'")
         lineage = self.node.publisher.publish_lineage(
             image,
             team=team,
@@ -459,6 +459,16 @@ class Share:
         self._offers[manifest.id] = offer
         self._shared[manifest.id] = Shared(image, manifest, asked)
         self._changes += 1
+        self._tell_growth(image, manifest)
+
+    def _tell_growth(self, image: Known, manifest: Manifest) -> None:
+        """Say when an image will take more room at others, who write it anew and not compressed."""
+        header, size = manifest.header, image.files[0].size
+        if header.data_size >= _GROWTH * size:
+            self.observer.note(
+                f"  compressed: {header.full_name} is {format_size(size)} here and will take "
+                f"{format_size(header.data_size)} at each receiver"
+            )
 
     def _keep_unwritten(self, chain: Chain, image: Known) -> None:
         """Keep QEMU from writing to what is shared.

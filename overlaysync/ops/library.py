@@ -20,6 +20,7 @@ from overlaysync.model.digest import format_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
+from overlaysync.ops.expected import Basis, Expected, expected_at, pledged_at
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
 from overlaysync.store.catalog import Catalog, ImageRow, ManifestRow
@@ -135,6 +136,31 @@ class Library:
         with self.open_quiet(path, format) as chain:
             return self._examine(chain, now, progress, fresh, accept_master)
 
+    def expected(self, path: str | os.PathLike[str]) -> Expected | None:
+        """Return what the file at ``path`` must hold; None when nothing is known of it."""
+        return expected_at(self.catalog, os.path.realpath(path))
+
+    def check_as_published(self, known: Known) -> None:
+        """Refuse to put anything on a master that is not what it was published as, or made with.
+
+        Raises:
+            BaseImageError: it holds something else.
+        """
+        expected = self.expected(known.path)
+        if expected is None or expected.basis is Basis.READ:
+            return
+        if expected.ids & {known.content.id, known.disk.id}:
+            return
+        same = next((row.path for row in self.holders(expected.disk) if row.path != known.path), None)
+        here = f"what it was is here as {same}; " if same else ""
+        raise BaseImageError(
+            f"{known.path} is not {expected.words}",
+            why=f"it was {format_id(expected.content)}, and now holds {format_id(known.content.id)}",
+            hint=f"{here}to heal it: overlaysync verify --repair '{known.path}'; "
+            f"if it was changed on purpose: overlaysync share '{known.path}', as a new version, "
+            "or the same command with --accept-master",
+        )
+
     def examine_over(
         self,
         path: str | os.PathLike[str],
@@ -238,19 +264,30 @@ class Library:
         """Refuse a master with other content than the overlay was made on: a guest would see a mixture.
 
         What the overlay was made on is known once it was fetched, published, made or hashed here. Of one that
-        is new here, the master must be as it was fetched or published.
+        is new here, the master must be as it was fetched, published or made.
 
         Raises:
             BaseImageError: it is another.
         """
-        path = os.path.realpath(chain.top.path)
-        row = self.catalog.image_at(path)
-        if row is not None and row.parent and row.fingerprint[:2] == chain.fingerprints()[0][:2]:
-            wanted = {row.parent}
+        row = self._row_of(chain)
+        if row is not None and row.parent:
+            wanted, ids = row.parent, {row.parent}
         else:
-            wanted = self.published_contents(parent.path)
-        if wanted and not {parent.disk.id, parent.content.id} & wanted:
-            raise self.other_master(path, parent, next(iter(wanted)))
+            expected = pledged_at(self.catalog, parent.path)
+            if expected is None:
+                return
+            wanted, ids = expected.content, expected.ids
+        if not {parent.disk.id, parent.content.id} & ids:
+            raise self.other_master(os.path.realpath(chain.top.path), parent, wanted)
+
+    def _row_of(self, chain: Chain) -> ImageRow | None:
+        """What is known of the top file, written to or not; or of the file that was moved here as it was."""
+        file = chain.fingerprints()[0]
+        row = self.catalog.image_at(os.path.realpath(chain.top.path))
+        if row is not None and row.fingerprint[:2] == file[:2]:
+            return row
+        # A moved file keeps the time of its last write; only its inode's number may be another file's by now.
+        return next((row for row in self.catalog.all_images() if row.fingerprint[:4] == file[:4]), None)
 
     def other_master(self, path: str, parent: Known, wanted: bytes) -> BaseImageError:
         """Return the error for an overlay whose master has other content; says where the right one is."""
@@ -383,7 +420,7 @@ def find_base(
 
 def full_name(row: ManifestRow) -> str:
     """``team/name:version`` of a manifest."""
-    return f"{row.team}/{row.name}:{row.version}" if row.team else f"{row.name}:{row.version}"
+    return row.title
 
 
 def is_read_only(path: str) -> bool:

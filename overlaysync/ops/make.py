@@ -10,6 +10,7 @@ import numpy as np
 
 from overlaysync.errors import (
     BaseImageError,
+    InUseError,
     OverlaysyncError,
     UsageError,
     VerificationError,
@@ -34,6 +35,7 @@ from overlaysync.ops.hashing import Progress, combine
 from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.publish import rebuilt_cluster_size
+from overlaysync.store.catalog import Made
 from overlaysync.store.files import make_directory
 from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div
 
@@ -100,6 +102,7 @@ class Maker:
             )
         self._check_result(known)
         with self._library.open_known(known) as chain:
+            _check_same(known, chain)
             work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known))
             return self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
 
@@ -133,6 +136,7 @@ class Maker:
         keeper = PageKeeper(self._library.catalog)
         library = self._library
         with library.open_known(known) as chain, library.open_known(base) as below:
+            _check_same(known, chain)
             layer = _Difference(known, base, chain, below, self._library).page_list(keeper)
             keeper.flush()
             result = combine(base.disk, layer, self._library.load_page, chain, keeper.keep)
@@ -203,7 +207,13 @@ class Maker:
         if work.base is None and not is_read_only(work.path):
             return None
         self._library.confirm(made, now=now)
+        self._note_made(made, now)
         return made
+
+    def _note_made(self, made: Known, now: float) -> None:
+        """What this path held before says nothing of the new file; a master must stay as it was made."""
+        disk = made.disk.id if made.layer is None else None
+        self._library.catalog.note_made(Made(made.path, disk, made.files[0], now))
 
     def _write(
         self, work: _Work, source: LocalSource | None = None, *, now: float, progress: Progress | None = None
@@ -240,7 +250,21 @@ class Maker:
         finally:
             assembly.close()
         self._library.remember(work.path, work.format, work.content, work.disk, now=now)
-        return self._library.examine(work.path, now=now, format=work.format)
+        made = self._library.examine(work.path, now=now, format=work.format)
+        self._note_made(made, now)
+        return made
+
+
+def _check_same(known: Known, chain: Chain) -> None:
+    """What was written since the image was hashed would be in no new file, and be lost with the old one.
+
+    Raises:
+        InUseError: the image or one below it has changed.
+    """
+    if chain.fingerprints() != known.files:
+        raise InUseError(
+            f"{known.path} changed since it was hashed", hint="try again when nothing writes to it"
+        )
 
 
 @dataclass(frozen=True, slots=True)

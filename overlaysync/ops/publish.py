@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -144,7 +145,7 @@ class Publisher:
         name = names.get(known.path) or self.name_of(known.path)
         team = self.audience(known, name) if team is None else team
         below = [
-            (image, self._below(image, team, created, names.get(image.path)))
+            (image, self._below(known, image, team, created, names.get(image.path)))
             for image in reversed(list(known.lineage)[1:])
         ]
         for image, manifest in below:
@@ -163,12 +164,20 @@ class Publisher:
             return None
         return min(manifests, key=lambda manifest: manifest.header.team not in ("", team))
 
-    def _below(self, image: Known, team: str, created: str, name: str | None) -> Manifest:
-        """The manifest of an image that something published stands on."""
+    def _below(self, known: Known, image: Known, team: str, created: str, name: str | None) -> Manifest:
+        """The manifest of an image that ``known`` stands on.
+
+        Raises:
+            NotAllowedError: it was for another team so far, and the user has not named it now.
+        """
         manifest = self.passed_on(image, team)
         if manifest is not None:
             return manifest
-        return self._manifest(image, team, check_name(name or self.name_of(image.path)), created, "", False)
+        name = check_name(name or self.name_of(image.path))
+        owner = self.known_audience(image)
+        if owner and (owner != team or self._left_team(image, name)):
+            raise self._out_of_reach(known, image, team, owner)
+        return self._manifest(image, team, name, created, "", False)
 
     def _out_of_reach(self, known: Known, image: Known, team: str, owner: str) -> NotAllowedError:
         whom = f"team '{team}'" if team else "everybody"
@@ -221,7 +230,14 @@ class Publisher:
         return [manifest for manifest in opened if manifest.belongs(self._teams)]
 
     def audience(self, known: Known, name: str) -> str:
-        """Return whom an image is for when the user does not say: whom its file or content was for so far."""
+        """Return whom an image is for when the user does not say: whom its file or content was for so far.
+
+        Raises:
+            NotAllowedError: it, or its master, was for a team that this machine has left.
+        """
+        left = self._left_team(known, name)
+        if left:
+            raise _left(known, left)
         held = self._library.catalog.held_at(known.path)
         if held:
             return held.team
@@ -230,7 +246,7 @@ class Publisher:
         if same:
             return same[0].header.team
         moved = self._audience_of_moved(name)
-        return self._teams_below(known)[0] if moved is None else moved
+        return self._audience_below(known) if moved is None else moved
 
     def known_audience(self, known: Known) -> str | None:
         """Return whom an image was for so far: a team, "" for everybody, None when it was never published."""
@@ -247,11 +263,34 @@ class Publisher:
         """
         return max((held.team for held in self._library.catalog.gone(name)), default=None)
 
-    def _teams_below(self, known: Known) -> list[str]:
-        """The teams that the image below is known to, those that this node is in first; "" for everybody."""
+    def _audience_below(self, known: Known) -> str:
+        """Whom the image below is for; "" for everybody, also when it was never published."""
         rows = self._library.catalog.manifests(content=known.parent.content.id) if known.parent else []
-        teams = {row.team for row in rows}
-        return sorted(teams, key=lambda team: (team != "" and team not in self._teams, team)) or [""]
+        teams = {manifest.header.team for manifest in self._mine(rows)}
+        if rows and not teams:
+            raise _left(known, rows[0].team, known.parent)
+        return min(teams, default="")
+
+    def _left_team(self, known: Known, name: str) -> str:
+        """The team that an image was for so far and that this machine has left; "" when there is none.
+
+        A team goes by its key: one that was made anew under an old name is another team.
+        """
+        catalog = self._library.catalog
+        held = catalog.held_at(known.path)
+        if held:
+            return held.team if self._has_left(held) else ""
+        rows = catalog.manifests(content=known.content.id)
+        if rows:
+            return "" if self._mine(rows) else rows[0].team
+        return max((gone.team for gone in catalog.gone(name) if self._has_left(gone)), default="")
+
+    def _has_left(self, held: Held) -> bool:
+        """Whether what a file held was for a team that this machine has left."""
+        if held.team and held.team in self._teams:
+            rows = [row for row in map(self._library.catalog.find_manifest, held.manifests) if row]
+            return bool(rows) and not any(map(self._belongs, rows))
+        return bool(held.team)
 
     def _header(self, known: Known, name: str, team: str, created: str, note: str) -> Header:
         """The header of a first version."""
@@ -276,6 +315,18 @@ class Publisher:
             by=self._label,
             note=note,
         )
+
+
+def _left(known: Known, team: str, master: Known | None = None) -> NotAllowedError:
+    """The error for an image, or one on a ``master``, that was for a team that this machine has left."""
+    it = f"its master {master.path}" if master else "it"
+    paths = " ".join(shlex.quote(image.path) for image in (master, known) if image)
+    return NotAllowedError(
+        f"Cannot share {known.path} with team '{team}'",
+        why=f"{it} was shared with that team, and this machine is not in it any more",
+        hint=f"say for whom it is now: overlaysync share --public {paths}, "
+        f"or for another team: overlaysync share --team TEAM {paths}",
+    )
 
 
 def _next(name: str, version: int) -> int:

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
+from overlaysync.formats.files import open_regular
+from overlaysync.formats.locks import in_use_for_writing, writer_of
+from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, Library, full_name
@@ -46,10 +49,12 @@ class Verdict:
     Attributes:
         known: the image that is there, when it stays as it is: already here.
         standing: how what is there stands to what is offered; None when nothing is there.
+        file: fingerprint of the file that is to be replaced, as it was when it was judged.
     """
 
     known: Known | None = None
     standing: Standing | None = None
+    file: Fingerprint | None = None
 
     @property
     def replaces(self) -> bool:
@@ -117,7 +122,34 @@ def judge(
     check_unneeded(path, library.catalog)
     if not rules.discard_changes:
         _refuse(library, known, standing, offered, rules, own, now)
-    return Verdict(standing=standing)
+    return Verdict(standing=standing, file=known.files[0])
+
+
+def check_still(path: str, judged: Fingerprint | None) -> None:
+    """Refuse to replace a file that was written to while what replaces it was transferred.
+
+    Args:
+        path: the file.
+        judged: its fingerprint when it was judged; None when nothing in it counts.
+
+    Raises:
+        WouldDestroyError: it was written to since.
+        InUseError: a VM has it open.
+    """
+    if judged is None or not os.path.lexists(path):
+        return
+    fd = open_regular(path)
+    try:
+        if in_use_for_writing(fd):
+            who = writer_of(fd) or "another program"
+            raise InUseError(f"{path} is open for writing", why=f"by {who}", hint="shut the VM down first")
+        if Fingerprint.of(os.fstat(fd)) != judged:
+            raise WouldDestroyError(
+                f"{path} was written to while its replacement was transferred",
+                hint="the same command again: what was transferred is kept",
+            )
+    finally:
+        os.close(fd)
 
 
 def _judge_link(library: Library, path: str, offered: Manifest, rules: Rules, now: float) -> Verdict:

@@ -11,9 +11,12 @@ import numpy as np
 from overlaysync.errors import ImageError, NotFoundError, OverlaysyncError
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import equal_rows
+from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.pages import LoadPage, PageList
+from overlaysync.ops.expected import Basis, Expected
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.library import Known, Library
+from overlaysync.ops.versions import hold_again
 from overlaysync.store.catalog import ImageRow
 from overlaysync.units import PAGE_UNITS
 
@@ -36,22 +39,25 @@ class Verdict:
     """What verifying found.
 
     Attributes:
-        path: the image.
-        layer: layer id that it should have, None for a master.
-        disk: disk id that it should have.
-        touched: the file has been written since it was last hashed: perhaps not damage but use.
-        below: one that it stands on has been.
+        expected: what the image must hold, and how that is known.
+        touched: the file has been written since it held that: perhaps not damage but use.
+        below: one that it stands on has been written since the image was last read.
         damage: where they differ; empty means verified.
-        unreadable: why it cannot be read as an image at all; "" when it can.
+        known: the image as it is now; None when it cannot be read as one.
+        unreadable: why it cannot; "" when it can.
     """
 
-    path: str
-    layer: bytes | None
-    disk: bytes
+    expected: Expected
     touched: bool
     below: bool
     damage: tuple[Damage, ...]
+    known: Known | None = None
     unreadable: str = ""
+
+    @property
+    def path(self) -> str:
+        """Real path of the image."""
+        return self.expected.path
 
 
 def verify(
@@ -60,57 +66,92 @@ def verify(
     *,
     now: float,
     format: Format | None = None,
+    accept_master: bool = False,
     progress: Progress | None = None,
 ) -> Verdict:
-    """Read every byte of the image at ``path`` and compare.
+    """Read every byte of the image at ``path`` and compare with what it must hold.
 
     The image below an overlay is re-read as well: a layer on a wrong disk is damage to what the guest sees.
+
+    Args:
+        library: knows what the image must hold.
+        path: may be a symlink.
+        now: seconds since 1970.
+        format: what the user says that it is; None to look.
+        accept_master: compare also where an overlay's master was replaced.
+        progress: told of the bytes read.
 
     Raises:
         NotFoundError: nothing is known of it, so there is nothing to compare with.
         ImageError: nothing is known of it and it is no image, or it is known as an image of another format
             than ``format``.
+        BaseImageError: the master of an overlay was replaced or written to.
     """
-    row = library.catalog.image_at(os.path.realpath(path))
-    if row is None:
+    expected = library.expected(path)
+    if expected is None:
         library.open(path, format).close()  # What is no image at all is refused as such.
         raise NotFoundError(
             f"Nothing is known of {path}, so it cannot be compared",
             hint=f"overlaysync id '{path}', and verify it later",
         )
-    if format not in (None, row.format):
+    row = library.catalog.image_at(expected.path)
+    if row and format not in (None, row.format):
         raise ImageError(f"it is known as a {row.format} image, not as {format}", path=path)
-    touched, below = _written(library, row)
-    before = library.catalog.pages.load_list(row.disk)
-    assert before is not None, "an image's row refers to a list that is kept"
+    format = Format(row.format) if row else format
+    touched, below = _written(library, expected, row, format)
+    # Rot below an overlay is named where its guest sees it; a master that was written to is another one.
+    accept = accept_master or not below
     try:
-        known = library.examine(path, now=now, format=Format(row.format), progress=progress, fresh=True)
-    except ImageError as error:
-        return Verdict(
-            row.path, row.layer, row.disk, touched, below, (Damage(0, row.virtual_size),), error.reason
+        known = library.examine(
+            path, now=now, format=format, progress=progress, fresh=True, accept_master=accept
         )
-    damage = tuple(differences(before, known.disk, library.load_page)) or tuple(_unseen(library, row, known))
+    except ImageError as error:
+        size = row.virtual_size if row else 0
+        return Verdict(expected, touched, below, (Damage(0, size),), unreadable=error.reason)
+    damage = () if known.disk.id in expected.also else tuple(_damage(library, expected, known))
     if not damage:
         library.confirm(known, now=now)
-    return Verdict(row.path, row.layer, row.disk, touched, below, damage)
+        if expected.basis in (Basis.PUBLISHED, Basis.MADE):
+            hold_again(library.catalog, known)
+    return Verdict(expected, touched, below, damage, known)
 
 
-def _written(library: Library, row: ImageRow) -> tuple[bool, bool]:
-    """Whether the file, or one below it, is another than when it was hashed."""
+def _written(
+    library: Library, expected: Expected, row: ImageRow | None, format: Format | None
+) -> tuple[bool, bool]:
+    """Whether the file was written since it was as expected, and one below it since it was last read."""
     try:
-        with library.open(row.path, Format(row.format)) as chain:
+        with library.open(expected.path, format) as chain:
             top, *below = chain.fingerprints()
     except (OverlaysyncError, OSError):
-        return True, False
-    return top != row.chain[0], tuple(below) != row.chain[1:]
+        return _fingerprint(expected.path) != expected.file, False
+    return top != expected.file, tuple(below) != (row.chain[1:] if row else ())
 
 
-def _unseen(library: Library, row: ImageRow, known: Known) -> Iterator[Damage]:
-    """Differences that do not reach the guest: in what a layer says, or below what it hides."""
-    if known.content.id == (row.layer or row.disk):
+def _fingerprint(path: str) -> Fingerprint | None:
+    try:
+        return Fingerprint.of(os.stat(path))
+    except OSError:
+        return None
+
+
+def _damage(library: Library, expected: Expected, known: Known) -> Iterator[Damage]:
+    """Where an image differs from what it must hold; all of it where the digests of that are not here."""
+    load = library.catalog.pages.load_list
+    disk = load(expected.disk)
+    if disk is None and known.content.id != expected.content:
+        yield Damage(0, known.disk.virtual_size)
         return
-    content = library.catalog.pages.load_list(row.layer or row.disk)
-    parent = library.catalog.pages.load_list(row.parent) if row.parent else None
+    found = list(differences(disk, known.disk, library.load_page)) if disk else []
+    yield from found or _unseen(library, expected, known)
+
+
+def _unseen(library: Library, expected: Expected, known: Known) -> Iterator[Damage]:
+    """Differences that do not reach the guest: in what a layer says, or below what it hides."""
+    if known.content.id == expected.content:
+        return
+    content = library.catalog.pages.load_list(expected.content)
+    parent = library.catalog.pages.load_list(content.parent) if content and content.parent else None
     if known.parent is None or content is None or parent is None or content.unit != known.content.unit:
         yield Damage(0, known.disk.virtual_size)
         return

@@ -54,9 +54,11 @@ def settled(catalog: Catalog, taken: Manifest, superseded: Sequence[bytes]) -> t
 
 
 def hold_again(catalog: Catalog, known: Known) -> None:
-    """Note that a file that was written anew holds what it held."""
-    held = catalog.held_at(known.path)
-    if held:
+    """Note that a file that was written anew, or only touched, holds what it held or was made with."""
+    made, held = catalog.made_at(known.path), catalog.held_at(known.path)
+    if made:
+        catalog.note_made(replace(made, file=known.files[0]))
+    elif held:
         catalog.hold(replace(held, file=known.files[0]))
 
 

@@ -14,11 +14,13 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from overlaysync.model.digest import derive
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.history import History
 from overlaysync.model.pin import Sighting
 from overlaysync.store.database import Database
 from overlaysync.store.home import Home
+from overlaysync.store.members import MemberStore
 from overlaysync.store.pagestore import PageStore
 from overlaysync.store.pins import PinStore
 
@@ -93,6 +95,11 @@ class ManifestRow:
     label: str = ""
     follows: tuple[bytes, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """``team/name:version``."""
+        return f"{self.team}/{self.name}:{self.version}" if self.team else f"{self.name}:{self.version}"
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -112,6 +119,26 @@ class Held:
     manifests: tuple[bytes, ...]
     file: Fingerprint
 
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A file that was made here out of other images, and was neither fetched nor published since.
+
+    Attributes:
+        path: real path.
+        disk: of a master: the disk it was made with, and must keep. None for an overlay, which is written to.
+        file: the file's fingerprint then.
+        at: when, seconds since 1970.
+    """
+
+    path: str
+    disk: bytes | None
+    file: Fingerprint
+    at: float
+
+
+MAX_HOLDERS = 64
+"""Other machines noted for one content; then the one seen longest ago is forgotten."""
 
 MAX_UNKEPT = 1 << 14
 """Headers kept of what was never taken here; then the ones seen first are forgotten. Any peer can make up as
@@ -135,12 +162,13 @@ _MANIFEST_COLUMNS = (
 
 
 class Catalog:
-    """The catalog in ``database``; ``pages`` and ``pins`` hold what is beside it."""
+    """The catalog in ``database``; ``pages``, ``pins`` and ``members`` hold what is beside it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.pages = PageStore(database)
         self.pins = PinStore(database)
+        self.members = MemberStore(database)
 
     @classmethod
     def open(cls, home: Home) -> Catalog:
@@ -204,7 +232,7 @@ class Catalog:
     def forget_image(self, path: str | Path) -> None:
         """Forget what is known and noted of ``path``, and what it held; the file is not touched."""
         with self._database.write() as connection:
-            for table in ("images", "held"):
+            for table in ("images", "held", "made"):
                 connection.execute(f"DELETE FROM {table} WHERE path = ?", (os.fsencode(path),))
             connection.execute("UPDATE doubts SET file = NULL WHERE path = ?", (os.fsencode(path),))
 
@@ -342,6 +370,19 @@ class Catalog:
             query = f"SELECT {_HELD_COLUMNS} FROM held ORDER BY path"
             return [_held(row) for row in connection.execute(query)]
 
+    def note_made(self, made: Made) -> None:
+        """Note that a file was made here: what its path held before says nothing of it."""
+        row = (os.fsencode(made.path), made.disk, json.dumps(made.file), made.at)
+        with self._database.write() as connection:
+            connection.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?)", row)
+
+    def made_at(self, path: str) -> Made | None:
+        """The file that was made at the real path ``path``, if it was neither fetched nor published since."""
+        with self._database.read() as connection:
+            query = "SELECT path, disk, file, at FROM made WHERE path = ?"
+            row = connection.execute(query, (os.fsencode(path),)).fetchone()
+        return Made(os.fsdecode(row[0]), row[1], Fingerprint(*json.loads(row[2])), row[3]) if row else None
+
     def gone(self, name: str) -> list[Held]:
         """What files that are gone held under a name, in whatever team."""
         return [held for held in self.all_held() if held.name == name and not os.path.lexists(held.path)]
@@ -350,9 +391,32 @@ class Catalog:
 
     def note_holder(self, content: bytes, node: bytes, label: str, *, at: str) -> None:
         """Note that another node was seen to have a content."""
-        query = "INSERT OR REPLACE INTO holders VALUES (?, ?, ?, ?)"
         with self._database.write() as connection:
-            connection.execute(query, (content, node, label, at))
+            _note_holder(connection, content, node, label, at)
+
+    def note_holdings(
+        self, node: bytes, label: str, contents: Iterable[bytes], *, at: str, fresh: str = ""
+    ) -> None:
+        """Note that another node was seen to have contents, as far as manifests of them are kept here.
+
+        Writes only what is news.
+
+        Args:
+            node: its public key; of a node that only its label is known of, :func:`label_key`.
+            label: its label.
+            contents: what it has.
+            at: the time now, ISO 8601 UTC.
+            fresh: what was noted at this time or later is not noted again.
+        """
+        with self._database.read() as connection:
+            news = [
+                content for content in contents if _is_news(connection, content, node, label, fresh or at)
+            ]
+        if not news:
+            return
+        with self._database.write() as connection:
+            for content in news:
+                _note_holder(connection, content, node, label, at)
 
     def holders(self, content: bytes) -> list[Holder]:
         """The other nodes that were seen to have a content, the latest first."""
@@ -379,6 +443,37 @@ class Holder:
 def _image(row: tuple[Any, ...]) -> ImageRow:
     path, chain, *rest = row
     return ImageRow(os.fsdecode(path), tuple(Fingerprint(*file) for file in json.loads(chain)), *rest)
+
+
+def label_key(label: str) -> bytes:
+    """Return what stands for the key of a node of which only the label is known."""
+    return derive("overlaysync v1 holder's label", label.encode())
+
+
+def _note_holder(connection: sqlite3.Connection, content: bytes, node: bytes, label: str, at: str) -> None:
+    """A label counts once: a node known by its label may turn out to be one that is known by its key."""
+    if node == label_key(label):
+        query = "UPDATE holders SET seen_at = ? WHERE (content, label) = (?, ?)"
+        if connection.execute(query, (at, content, label)).rowcount:
+            return
+    connection.execute("DELETE FROM holders WHERE (content, label) = (?, ?)", (content, label))
+    connection.execute("INSERT OR REPLACE INTO holders VALUES (?, ?, ?, ?)", (content, node, label, at))
+    connection.execute(_FORGET_HOLDERS, (content, MAX_HOLDERS))
+
+
+_FORGET_HOLDERS = """
+    DELETE FROM holders WHERE rowid IN (
+        SELECT rowid FROM holders WHERE content = ? ORDER BY seen_at DESC, rowid DESC LIMIT -1 OFFSET ?
+    )
+"""
+
+
+def _is_news(connection: sqlite3.Connection, content: bytes, node: bytes, label: str, fresh: str) -> bool:
+    """Whether a manifest of ``content`` is kept, and the holder was not noted of late."""
+    kept = connection.execute("SELECT 1 FROM manifests WHERE content = ? AND kept", (content,)).fetchone()
+    column, value = ("label", label) if node == label_key(label) else ("node", node)
+    query = f"SELECT 1 FROM holders WHERE content = ? AND {column} = ? AND seen_at >= ?"
+    return kept is not None and connection.execute(query, (content, value, fresh)).fetchone() is None
 
 
 _INSERT = f"INSERT OR IGNORE INTO manifests VALUES ({', '.join('?' * 15)})"
@@ -437,6 +532,7 @@ def _hold(connection: sqlite3.Connection, held: Held) -> None:
     ids = b"".join(held.manifests)
     row = (os.fsencode(held.path), held.team, held.name, ids, json.dumps(held.file))
     connection.execute("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?)", row)
+    connection.execute("DELETE FROM made WHERE path = ?", row[:1])
 
 
 def _held_at(connection: sqlite3.Connection, path: str) -> Held | None:

@@ -71,6 +71,7 @@ CREATE TABLE held (
     file TEXT NOT NULL
 ) STRICT;
 CREATE INDEX held_by_name ON held (name, team);
+CREATE TABLE made (path BLOB NOT NULL PRIMARY KEY, disk BLOB, file TEXT NOT NULL, at REAL NOT NULL) STRICT;
 CREATE TABLE doubts (
     path BLOB NOT NULL PRIMARY KEY,
     file TEXT,
@@ -83,6 +84,14 @@ CREATE TABLE holders (
     label TEXT NOT NULL,
     seen_at TEXT NOT NULL,
     PRIMARY KEY (content, node)
+) STRICT;
+CREATE TABLE members (
+    team BLOB NOT NULL,
+    node BLOB NOT NULL,
+    label TEXT NOT NULL,
+    seen_at TEXT NOT NULL,
+    things TEXT NOT NULL,
+    PRIMARY KEY (team, node)
 ) STRICT;
 CREATE TABLE pins (
     team TEXT NOT NULL,

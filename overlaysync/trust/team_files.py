@@ -81,11 +81,14 @@ def forget_team(directory: Path, name: str) -> None:
             raise FileNotFoundError
         remove_secret(directory / f"{name}{_SUFFIX}")
     except FileNotFoundError:
-        raise NotFoundError(
-            f"This node is in no team '{printable(name)}'", hint="overlaysync team show"
-        ) from None
+        raise not_in_team(name) from None
     except OSError as error:
         raise _unusable(directory, error) from error
+
+
+def not_in_team(name: str) -> NotFoundError:
+    """The error for a team that this node is not in."""
+    return NotFoundError(f"This machine is not in a team '{printable(name)}'", hint="overlaysync team show")
 
 
 def _load(path: Path, name: str) -> Team:

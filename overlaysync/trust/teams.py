@@ -69,6 +69,11 @@ class Team:
         return f"{text[:4]}-{text[4:]}"
 
     @property
+    def id(self) -> bytes:
+        """What stands for the team in the catalog, 32 bytes: another key makes another team of that name."""
+        return self._derive("overlaysync v1 team id")
+
+    @property
     def _check(self) -> bytes:
         return self._derive("overlaysync v1 team code")[:_CHECK_SIZE]
 
@@ -119,7 +124,8 @@ def read_code(name: str, text: str) -> Team:
     wrong = UsageError(
         f"That is not the code of team '{name}'",
         why=f"a code has {_CODE_LENGTH} letters and digits, and belongs to one name",
-        hint="compare it with what 'team create' printed, and the team's name as well",
+        hint="compare the code and the team's name with what a member's machine shows: "
+        f"overlaysync team code {name}",
     )
     if len(plain) != _CODE_LENGTH:
         raise wrong

@@ -30,6 +30,7 @@ from tests.e2e.nodes import (
     Node,
     until,
 )
+from tests.torture.rot import rot_unseen
 
 pytestmark = pytest.mark.qemu
 
@@ -193,13 +194,7 @@ def test_rot_is_named_by_guest_offset_and_healed_from_a_peer(lab: Lab) -> None:
     share = alice.share(master)
     (item,) = bob.fetch(master.stem, "--peer", share.peer)
     path = Path(item["path"])
-    status = path.stat()
-    path.chmod(0o644)
-    with open(path, "r+b") as file:
-        file.seek(path.stat().st_size - MIB + 100)
-        file.write(b"rot")
-    path.chmod(0o444)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    rot_unseen(bob.home, path, path.stat().st_size - MIB + 100, 3)
 
     result = bob.run("verify", path, "--json")
     assert result.code == NOT_VERIFIED
@@ -219,11 +214,7 @@ def test_a_repair_that_fails_does_not_take_the_damage_for_the_image(lab: Lab) ->
     (item,) = bob.fetch(master.stem, "--peer", share.peer)
     path, peer = Path(item["path"]), share.peer
     share.stop()
-    path.chmod(0o644)
-    with open(path, "r+b") as file:
-        file.seek(path.stat().st_size - MIB + 100)
-        file.write(b"rot")
-    path.chmod(0o444)
+    rot_unseen(bob.home, path, path.stat().st_size - MIB + 100, 3)
 
     assert bob.run("verify", path).code == NOT_VERIFIED
     assert bob.run("verify", path, "--repair", "--peer", peer).code in (NOT_FOUND, NETWORK)
@@ -245,7 +236,7 @@ def test_what_a_vm_has_written_is_not_healed_away_unasked(lab: Lab) -> None:
     written = path.read_bytes()
 
     said = bob.run("verify", path).stderr
-    assert "--repair --yes" in said and "lose what a VM has written" in said
+    assert "--repair --yes" in said and "lose what was written to it since" in said
     refused = bob.run("verify", path, "--repair", "--peer", share.peer)
     assert refused.code == WOULD_DESTROY and "would be lost" in refused.stderr and "--yes" in refused.stderr
     assert path.read_bytes() == written
@@ -256,16 +247,16 @@ def test_what_a_vm_has_written_is_not_healed_away_unasked(lab: Lab) -> None:
 
 
 def test_a_master_that_is_none_of_its_name_is_not_called_that(lab: Lab) -> None:
-    """Somebody wrote to it and had it hashed again: now it is another disk, as far as one can know."""
+    """A file elsewhere that has the name, and was never published: it is what it was when it was hashed."""
     node = lab.node("alice")
-    master = disks.make_master(node.place / f"{lab.name('master')}.qcow2", size=4 * MIB)
+    master = disks.make_master(node.place / f"{lab.name('master')}.qcow2", size=MIB)
     node.share(master).stop()
-    assert "no version" not in node.run("verify", master).stdout
-    with open(master, "r+b") as file:
-        file.seek(master.stat().st_size - MIB)
-        file.write(b"other")
-    node.run("id", master)
-    assert f"which is no version of '{master.stem}' known here" in node.run("verify", master).stdout
+    assert f"as published as {master.stem}:1" in node.run("verify", master).stdout
+    (node.place / "copies").mkdir()
+    other = disks.make_master(node.place / "copies" / master.name, size=MIB, seed="other")
+    node.run("id", other)
+    said = node.run("verify", other).stdout
+    assert "never published" in said and f"which is no version of '{master.stem}' known here" in said
 
 
 # -- words -------------------------------------------------------------------------------------------
@@ -377,7 +368,9 @@ def test_who_is_asked_may_say_no(lab: Lab) -> None:
     node = lab.node("alice")
     master = disks.make_master(node.place / "master.raw", size=MIB)
     disks.make_overlay(node.place / "vm.qcow2", master)
+    disks.write(node.place / "vm.qcow2", 0, disks.noise("work", 512))
     code, said = answer(node, "for good?", b"n\n", "discard", "vm.qcow2")
+    assert "never published" in said
     assert (code, "vm.qcow2 is kept" in said, "interrupted" in said) == (DONE, True, False)
     assert node.files() == {"master.raw", "vm.qcow2"}
     code, said = answer(node, "for good?", b"y\n", "discard", "vm.qcow2")

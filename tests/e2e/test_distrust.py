@@ -1,4 +1,4 @@
-"""A publisher that the user refuses for good: fetched by no name and no id, listed as such, and taken back."""
+"""A publisher that the user refuses for good: fetched by no name and no id, and listed as such."""
 
 from __future__ import annotations
 

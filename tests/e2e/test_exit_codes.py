@@ -331,7 +331,7 @@ def test_what_others_stand_on_is_neither_discarded_nor_promoted_over(lab: Lab) -
     taken = node.fails(WOULD_DESTROY, "new", "upper.qcow2", "--master", master)
     assert "upper.qcow2 exists" in taken["what"]
     assert taken["hint"] == "choose another name, or remove that file"  # new has no --as
-    assert node.fails(USAGE, "discard", node.place / "upper.qcow2")["hint"] == "add --yes"
+    assert "--yes" in node.fails(USAGE, "discard", node.place / "upper.qcow2")["hint"]
     assert node.files() == {"master.qcow2", "lower.qcow2", "upper.qcow2"}
 
 

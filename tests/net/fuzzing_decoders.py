@@ -22,13 +22,23 @@ from overlaysync.model.manifest import MANIFEST_CONTEXT, Header, decode_header, 
 from overlaysync.model.names import is_name
 from overlaysync.model.pages import PageList
 from overlaysync.model.pieces import PieceLog
-from overlaysync.net.bounds import DISCOVERY, MAX_CATALOG_ITEMS, MAX_LABEL, MAX_PEERS, MAX_SLOTS, MAX_TOLD
+from overlaysync.net.bounds import (
+    DISCOVERY,
+    MAX_CATALOG_ITEMS,
+    MAX_HISTORY_ITEMS,
+    MAX_LABEL,
+    MAX_PEERS,
+    MAX_SLOTS,
+    MAX_TOLD,
+)
 from overlaysync.net.discovery import SERVICE
 from overlaysync.net.messages import (
     decode_catalog,
+    decode_history,
     decode_peers,
     decode_slots,
     encode_catalog,
+    encode_history,
     encode_peers,
     encode_slots,
     parse_address,
@@ -45,19 +55,22 @@ from overlaysync.net.txt import Item, NodeText, decode_txt, encode_txt
 from overlaysync.swarm.members import Member
 from overlaysync.trust.envelope import open_envelope, sign_header
 from overlaysync.trust.keys import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, NodeKey
+from overlaysync.trust.teams import VOUCHER_SIZE, Team
 from overlaysync.units import CHUNK, MIB
 from tests.fuzzing import limit_memory, run_cases
 from tests.net.fuzzing import MEMORY
 
 PIECES = 1000
 KEY = NodeKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
-_PREFIX = 4 + PUBLIC_KEY_SIZE + SIGNATURE_SIZE
+TEAM = Team("red", bytes(20))
+_PREFIX = 4 + PUBLIC_KEY_SIZE + SIGNATURE_SIZE + VOUCHER_SIZE
 ID = "b3:" + "5" * 64
 HEADER = Header(
     kind="layer",
     team="red",
     name="routeur-é",
     version=3,
+    follows=("1" * 64, "2" * 64),
     id=ID,
     virtual_size=64 * MIB,
     unit=4096,
@@ -70,6 +83,7 @@ HEADER = Header(
     cluster_size=CHUNK,
     created="2026-01-01T00:00:00Z",
     by="pl@bob-abc234",
+    note="“final”",
 )
 MASTER = Header(
     kind="disk",
@@ -162,12 +176,15 @@ def use_envelope(data: bytes) -> None:
     """As it comes, and signed anew, as a liar can sign what he likes."""
     signed = sign_header_bytes(data[_PREFIX:])
     assert open_envelope(signed).envelope == signed
-    assert open_envelope(data).envelope == data
+    manifest = open_envelope(data)
+    assert manifest.envelope == data
+    assert manifest.belongs({"red": TEAM}) == (manifest.header.team == "" or data in ENVELOPES)
 
 
 def sign_header_bytes(payload: bytes) -> bytes:
-    """An envelope around any payload."""
-    return b"OSM1" + KEY.public + KEY.sign(MANIFEST_CONTEXT.encode() + b"\0" + payload) + payload
+    """An envelope around any payload, with no team's voucher."""
+    signature = KEY.sign(MANIFEST_CONTEXT.encode() + b"\0" + payload)
+    return b"OSM1" + KEY.public + signature + bytes(VOUCHER_SIZE) + payload
 
 
 def use_txt(data: bytes) -> None:
@@ -190,6 +207,10 @@ def use_catalog(data: bytes) -> None:
     catalog = decode_catalog(data)
     assert len(catalog.envelopes) <= MAX_CATALOG_ITEMS
     assert catalog.label.isprintable() and len(catalog.label) <= MAX_LABEL + 1
+
+
+def use_history(data: bytes) -> None:
+    assert len(decode_history(data)) <= MAX_HISTORY_ITEMS
 
 
 def use_peers(data: bytes) -> None:
@@ -241,7 +262,7 @@ def _log() -> PieceLog:
     return log
 
 
-ENVELOPES = tuple(sign_header(header, KEY).envelope for header in (HEADER, MASTER))
+ENVELOPES = (sign_header(HEADER, KEY, TEAM).envelope, sign_header(MASTER, KEY).envelope)
 ITEMS = (Item("master", "debian", bytes(32)), Item("overlay", "équipe/routeur", bytes(32)))
 MEMBERS = [Member(f"{number:016x}", f"192.0.2.{number}", 80, number) for number in range(1, 4)]
 LISTS = (
@@ -257,6 +278,7 @@ DECODERS = {
     "txt": Decoder(use_txt, DecodeError, (txt_bytes(NodeText("abcd-efgh", "r1", ITEMS)), b"\x03v=1")),
     "slots": Decoder(use_slots, DecodeError, (b"0-63,80-95", b"999999999990-999999999999", b"0-0")),
     "catalog": Decoder(use_catalog, DecodeError, (encode_catalog(bytes(32), "pl@bob", ENVELOPES),)),
+    "history": Decoder(use_history, DecodeError, (encode_history(ENVELOPES), encode_history([]))),
     "peers": Decoder(use_peers, DecodeError, (encode_peers(["192.0.2.1:80", "[2001:db8::1]:81"]),)),
     "swarm": Decoder(
         use_swarm,

@@ -23,10 +23,10 @@ from tests.net.shelf import Raw, make_offer
 CLIENT_NONCE = b"c" * 32
 
 
-def make_private(path: Path, content: bytes, key: NodeKey, team: str) -> Offer:
+def make_private(path: Path, content: bytes, key: NodeKey, team: Team) -> Offer:
     """As :func:`make_offer`, for a team."""
     offer = make_offer(path, content, key)
-    offer.manifest = sign_header(msgspec.structs.replace(offer.manifest.header, team=team), key)
+    offer.manifest = sign_header(msgspec.structs.replace(offer.manifest.header, team=team.name), key, team)
     return offer
 
 

@@ -29,6 +29,8 @@ TESTS = {
     "MAX_CATALOG_ITEMS": "test_limits.py::test_manifests_in_a_catalog",
     "MAX_PEERS_SIZE": "test_limits.py::test_size_of_a_message[MAX_PEERS_SIZE]",
     "MAX_PEERS": "test_limits.py::test_peers_in_a_list",
+    "MAX_HISTORY_SIZE": "test_limits.py::test_size_of_a_message[MAX_HISTORY_SIZE]",
+    "MAX_HISTORY_ITEMS": "test_limits.py::test_versions_in_a_history",
     "MAX_LABEL": "test_limits.py::test_length_of_a_label",
     "MAX_ETAG": "test_limits.py::test_length_of_an_etag",
     "MAX_HOST": "test_limits.py::test_length_of_a_host_name",

@@ -35,6 +35,7 @@ OBJECTS = {
     "manifest": "/v1/manifests/{id}",
     "pages": "/v1/manifests/{id}/pages",
     "page": "/v1/manifests/{id}/pages/{digest}",
+    "history": "/v1/manifests/{id}/history",
     "data": "/v1/manifests/{id}/data?slots=0-2",
     "part of the data": "/v1/manifests/{id}/data?slots=1-1",
     "no slots": "/v1/manifests/{id}/data?slots=x",
@@ -100,10 +101,10 @@ class World:
 async def world(tmp_path: Path):
     shelf = make_shelf(tmp_path)
     shelf.known = ["192.0.2.7:80"]
-    secret = make_private(tmp_path / "secret.raw", CONTENT, shelf.key, "red")
+    secret = make_private(tmp_path / "secret.raw", CONTENT, shelf.key, RED)
     others = [
         make_offer(tmp_path / "open.raw", os.urandom(CHUNK), shelf.key),
-        make_private(tmp_path / "sea.raw", os.urandom(CHUNK), shelf.key, "blue"),
+        make_private(tmp_path / "sea.raw", os.urandom(CHUNK), shelf.key, BLUE),
     ]
     server = Server(shelf, key=shelf.key, teams={"red": RED, "blue": BLUE})
     async with listening(server):

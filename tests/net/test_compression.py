@@ -495,7 +495,7 @@ async def test_a_page_of_markers_is_compressed(shelf: FakeShelf, tmp_path: Path)
 
 async def test_a_page_of_markers_is_compressed_for_members(shelf: FakeShelf, tmp_path: Path) -> None:
     red = {"red": new_team("red")}
-    offer = make_private(tmp_path / "image.raw", SPARSE, shelf.key, "red")
+    offer = make_private(tmp_path / "image.raw", SPARSE, shelf.key, red["red"])
     shelf.items.append(offer)
     async with listening(Server(shelf, key=shelf.key, teams=red)) as server, Client(teams=red) as client:
         (digest,) = offer.pages.digests

@@ -27,9 +27,11 @@ from overlaysync.net.discovery import SERVICE, Announcement, Announcer, Browser,
 from overlaysync.net.messages import (
     Address,
     decode_catalog,
+    decode_history,
     decode_peers,
     decode_slots,
     encode_catalog,
+    encode_history,
     parse_address,
 )
 from overlaysync.net.receiving import SilentError
@@ -65,6 +67,7 @@ def test_every_limit_has_a_test() -> None:
 
 DECODERS: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
     "MAX_CATALOG_SIZE": (CATALOG, decode_catalog),
+    "MAX_HISTORY_SIZE": (b'{"items":[]}', decode_history),
     "MAX_PEERS_SIZE": (b'{"peers":[]}', decode_peers),
     "MAX_SWARM_SIZE": (b'{"label":"x","pieces":9,"whole":true}', lambda data: decode_swarm(data, 9)),
 }
@@ -96,8 +99,29 @@ def test_manifests_in_a_catalog() -> None:
     assert_bound(lambda count: decode_catalog(catalog(*[b"x"] * count)), bounds.MAX_CATALOG_ITEMS)
 
 
+def history(*items: bytes) -> bytes:
+    return json.dumps({"items": [base64.b64encode(item).decode() for item in items]}).encode()
+
+
+def test_versions_in_a_history() -> None:
+    assert_bound(lambda count: decode_history(history(*[b"x"] * count)), bounds.MAX_HISTORY_ITEMS)
+
+
+def test_a_history_that_is_sent_is_within_its_bounds() -> None:
+    """The newest come first, and of those as many as fit."""
+    few, many = [bytes([n]) for n in range(3)], [b"x"] * (bounds.MAX_HISTORY_ITEMS + 1)
+    long = [bytes([n % 256]) * bounds.MAX_MANIFEST_SIZE for n in range(bounds.MAX_HISTORY_ITEMS)]
+    assert decode_history(encode_history(few)) == tuple(few)
+    assert len(decode_history(encode_history(many))) == bounds.MAX_HISTORY_ITEMS
+    body = encode_history(long)
+    found = decode_history(body)
+    assert found == tuple(long[: len(found)])
+    assert 0 <= bounds.MAX_HISTORY_SIZE - len(body) < 2 * bounds.MAX_MANIFEST_SIZE
+
+
 def test_size_of_a_manifest() -> None:
     assert_bound(lambda size: decode_catalog(catalog(bytes(size))), bounds.MAX_MANIFEST_SIZE)
+    assert_bound(lambda size: decode_history(history(bytes(size))), bounds.MAX_MANIFEST_SIZE)
 
 
 def test_peers_in_a_list() -> None:

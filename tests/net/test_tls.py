@@ -45,7 +45,7 @@ HASTY_CLIENT = replace(CLIENT, connect_s=0.5, handshake_s=0.5, read_s=0.5)
 @pytest.fixture
 def shelf(tmp_path: Path) -> FakeShelf:
     shelf = make_shelf(tmp_path)
-    shelf.items.append(make_private(tmp_path / "image.raw", CONTENT, shelf.key, "red"))
+    shelf.items.append(make_private(tmp_path / "image.raw", CONTENT, shelf.key, RED))
     return shelf
 
 
@@ -142,7 +142,7 @@ async def test_connections_are_used_again(server: Server, client: Client, offer:
 @pytest.mark.parametrize("size", [MIB, 24 * MIB])
 async def test_big_bodies_side_by_side(tmp_path: Path, client: Client, shelf: FakeShelf, size: int) -> None:
     content = os.urandom(MIB) * (size // MIB)
-    offer = make_private(tmp_path / "big.raw", content, shelf.key, "red")
+    offer = make_private(tmp_path / "big.raw", content, shelf.key, RED)
     shelf.items.append(offer)
     async with listening(make_server(shelf)) as server:
         buffers = [bytearray(size) for _ in range(4)]
@@ -171,7 +171,7 @@ async def test_a_rate_limit_holds(shelf: FakeShelf, offer: Offer, side: str) -> 
 
 async def test_compressed_bodies(tmp_path: Path, shelf: FakeShelf) -> None:
     content = b"overlay " * (MIB // 8)
-    offer = make_private(tmp_path / "words.raw", content, shelf.key, "red")
+    offer = make_private(tmp_path / "words.raw", content, shelf.key, RED)
     shelf.items.append(offer)
     async with (
         listening(make_server(shelf)) as server,
@@ -405,7 +405,7 @@ async def test_nobody_listens(client: Client) -> None:
 
 
 async def test_a_client_that_reads_nothing_is_dropped(tmp_path: Path, shelf: FakeShelf) -> None:
-    offer = make_private(tmp_path / "big.raw", os.urandom(MIB) * 32, shelf.key, "red")
+    offer = make_private(tmp_path / "big.raw", os.urandom(MIB) * 32, shelf.key, RED)
     shelf.items.append(offer)
     sent: list[int] = []
     bounds = replace(SERVER, write_s=0.3, min_rate=MIB, stop_s=0.1)

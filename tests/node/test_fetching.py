@@ -18,7 +18,9 @@ from overlaysync.errors import StoppedError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.node.fetching import Fetch, Fetched, Options
 from overlaysync.node.node import Node, now, timestamp
+from overlaysync.ops.believe import Choice, Reason
 from overlaysync.ops.plan import Step
+from overlaysync.ops.replacement import Verdict
 from overlaysync.ops.resolve import Listing
 from overlaysync.units import CHUNK, MIB
 from tests.node.observers import Heard
@@ -41,7 +43,7 @@ async def test_what_another_made_meanwhile_is_here(
         node.library.examine(str(image), now=now()), team=None, created=timestamp()
     )
 
-    async def too_late(fetch: Fetch, step: Step) -> Fetched:
+    async def too_late(fetch: Fetch, step: Step, verdict: Verdict) -> Fetched:
         """The name is taken before the part file is opened."""
         if same:
             shutil.copy(image, target)
@@ -53,13 +55,14 @@ async def test_what_another_made_meanwhile_is_here(
     nothing = cast(Any, None)
     fetch = Fetch(node, nothing, nothing, Heard(), Options(), nothing)
     step = Step(Listing(manifest, (), ()), str(target), Format.RAW)
+    choice = Choice(step.listing, Reason.FIRST_USE)
     if same:
-        (fetched,) = await fetch.run([step])
+        (fetched,) = await fetch.run([step], choice)
         assert fetched.already
         assert fetched.known.path == str(target)
     else:
         with pytest.raises(WouldDestroyError):
-            await fetch.run([step])
+            await fetch.run([step], choice)
 
 
 @dataclass
@@ -91,7 +94,7 @@ async def test_who_is_stopped_stops_while_it_copies_and_while_it_looks_at_what_i
     loop, observer = asyncio.get_running_loop(), Cancelling()
     fetch = Fetch(node, nothing, nothing, observer, Options(), cast(Any, passing))
     step = Step(Listing(manifest, (), ()), str(target), Format.RAW)
-    making = asyncio.create_task(fetch.make(step))
+    making = asyncio.create_task(fetch.make(step, Verdict()))
     observer.cancel = lambda: loop.call_soon_threadsafe(making.cancel)
     observer.told = lambda: fetch._stopping
     with pytest.raises(asyncio.CancelledError):
@@ -101,5 +104,5 @@ async def test_who_is_stopped_stops_while_it_copies_and_while_it_looks_at_what_i
     again = Heard()
     fetch = Fetch(node, nothing, nothing, again, Options(), cast(Any, passing), _stopping=True)
     with pytest.raises(StoppedError):
-        await fetch.make(step)
+        await fetch.make(step, Verdict())
     assert not again.advanced, "it ended before it could say how much is here"

@@ -64,10 +64,8 @@ class Clients:
 async def reaching(
     monkeypatch: pytest.MonkeyPatch, answers: Callable[[Address], Any], *named: Address
 ) -> AsyncIterator[tuple[Reach, Clients]]:
-    noted: list[Any] = []
-    book = SimpleNamespace(has_pin=lambda *words: False)
-    pins = SimpleNamespace(note=noted.append)
-    node = SimpleNamespace(book=lambda: book, catalog=SimpleNamespace(pins=pins))
+    catalog = SimpleNamespace(note_manifests=lambda rows, at: None, find_manifest=lambda id: None)
+    node = SimpleNamespace(teams={}, catalog=catalog)
     clients = Clients(answers)
     monkeypatch.setattr(nearness, "is_own", lambda host, found: False)
     reach = Reach(cast(Any, node), cast(Any, clients), Silent(), None, named=named)
@@ -367,3 +365,26 @@ async def test_who_is_said_to_have_gone_is_asked() -> None:
         view = module.PeerView(Address(peer.addresses[0], peer.port), answered=True)
         reach.views[peer.label] = view
     assert [await reach._still_there(peer) for peer in peers] == [True, False, False, False]
+
+
+async def test_a_node_that_has_moved_is_found_though_another_has_its_old_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old, new = Address("192.0.2.1", 40001), Address("192.0.2.1", 40002)
+    keys = {old: b"a" * 32, new: b"b" * 32}
+
+    async def nothing(address: Address) -> list[Manifest]:
+        return []
+
+    async with reaching(monkeypatch, nothing) as (reach, clients):
+
+        async def catalog(address: Address, etag: str) -> CatalogAnswer:
+            return CatalogAnswer(decode_catalog(encode_catalog(keys[address], "x", ())), "")
+
+        monkeypatch.setattr(clients, "catalog", catalog)
+        announce(reach, old, "moving")
+        await all_heard(reach)
+        keys = {old: b"z" * 32, new: b"a" * 32}
+        reach._consider(Peer("moving", "", (new.host,), new.port, "r2"))
+        await all_heard(reach)
+        assert reach.views["moving"].address == new

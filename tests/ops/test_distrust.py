@@ -15,7 +15,7 @@ from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.pin import DistrustedPublisher, Pin
 from overlaysync.model.reference import parse_reference
-from overlaysync.ops.believe import choose, choose_all, meant_here, new_pin, to_look_at
+from overlaysync.ops.believe import Choice, choose, choose_all, meant_here, new_pin, to_look_at
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing
 from overlaysync.store.catalog import ManifestRow
@@ -165,7 +165,7 @@ def test_whatever_is_asked_for_it_is_never_chosen(
     text: str, listings: list[Listing], trusted_only: bool
 ) -> None:
     reference = parse_reference(text)
-    choices = []
+    choices: list[Choice] = []
     with suppress(OverlaysyncError):
         if reference.is_many:
             choices, _ = choose_all(reference, listings, BOOK, nothing, now=NOW, trusted_only=trusted_only)

@@ -7,19 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.errors import ImageError, InUseError, NotAllowedError
+from overlaysync.errors import BaseImageError, ImageError, InUseError, NotAllowedError
 from overlaysync.formats.image import Format
+from overlaysync.model.digest import format_id
 from overlaysync.ops import library as library_module
 from overlaysync.ops.hashing import hash_disk
-from overlaysync.ops.library import image_files
+from overlaysync.ops.library import Known, image_files
+from overlaysync.ops.publish import Publisher
 from overlaysync.ops.recheck import recheck
 from overlaysync.ops.verify import verify
+from overlaysync.trust.keys import load_or_make
 from overlaysync.units import CHUNK, MIB
 from tests import reference
 from tests.images import Op, apply, content, convert, create, draw, patch, run
 from tests.ops.world import NOW, World
 
 pytestmark = pytest.mark.qemu
+
+CREATED = "2025-01-31T12:00:00Z"
 
 
 @pytest.fixture
@@ -104,12 +109,13 @@ def test_a_master_that_changes_under_an_overlay(
     before = world.known(overlay)
     patch(master, 2 * CHUNK if where == "seen" else 520, b"new")
     assert world.library.known(overlay) is None
-    after = world.known(overlay)
+    refused(world, overlay, before.parent, world.known(master))
+    after = world.library.examine(overlay, now=NOW, accept_master=True)
     assert correct(world, overlay) and correct(world, master)
     assert after.parent is not None and before.parent is not None and after.layer is not None
     assert after.layer.parent == after.parent.disk.id != before.parent.disk.id
     assert (after.disk.id == before.disk.id) == (where == "hidden")
-    assert hashed == ["master.raw", "vm.qcow2"] * 2
+    assert hashed.count("vm.qcow2") == 2
 
 
 def test_a_master_healed_under_an_overlay_leaves_what_is_known_of_the_overlay(
@@ -129,20 +135,140 @@ def test_a_master_healed_under_an_overlay_leaves_what_is_known_of_the_overlay(
     assert world.library.known(overlay) is not None
 
 
-def test_a_master_two_layers_below(world: World, master: Path, overlay: Path) -> None:
-    top = create(world.images / "top.qed", backing=overlay)
-    world.known(top)
-    patch(master, 2 * CHUNK, b"new")
-    assert all(correct(world, path) for path in (top, overlay, master))
+# -- an overlay knows its master ---------------------------------------------------------------------
 
 
-def test_an_overlay_moved_to_another_master(world: World, master: Path, overlay: Path) -> None:
-    world.known(overlay)
-    other = convert(master, world.images / "other.raw")
+def refused(world: World, overlay: Path, was: Known | None, now: Known) -> None:
+    """Refused with both ids, again and again: nothing is kept by which the next attempt would succeed."""
+    assert was is not None and was.disk.id != now.disk.id
+    for fresh in (False, True, False):
+        with pytest.raises(BaseImageError) as caught:
+            world.known(overlay, fresh=fresh)
+        assert format_id(was.disk.id) in str(caught.value) and format_id(now.disk.id) in str(caught.value)
+        assert "--accept-master" in caught.value.hint
+
+
+def change(master: Path, how: str) -> None:
+    """Other content under the master's name."""
+    if how == "written to":
+        patch(master, CHUNK, b"new")
+        return
+    other = convert(master, master.with_name("other.raw"))
     patch(other, CHUNK, b"new")
-    master.unlink()
-    other.rename(master)
+    if how == "copied over":
+        master.write_bytes(other.read_bytes())
+    else:
+        other.rename(master)
+
+
+CHANGES = ["written to", "copied over", "moved over"]
+
+
+@pytest.mark.parametrize("how", CHANGES)
+@pytest.mark.parametrize("looked", [False, True], ids=["", "master looked at"])
+@pytest.mark.parametrize("used", [False, True], ids=["", "overlay written to"])
+def test_a_master_replaced_under_an_overlay(
+    world: World, master: Path, overlay: Path, how: str, looked: bool, used: bool
+) -> None:
+    was = world.known(overlay).parent
+    if used:
+        apply(overlay, [Op("write", 5 * CHUNK, 512, 3)])
+    change(master, how)
+    if looked:
+        world.known(master)
+    refused(world, overlay, was, world.known(master))
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_master_replaced_under_an_overlay_that_was_made_here(world: World, master: Path, how: str) -> None:
+    master.chmod(0o444)
+    vm = world.images / "new.qcow2"
+    was = world.new(vm, master).parent
+    master.chmod(0o644)
+    change(master, how)
+    refused(world, vm, was, world.known(master))
+
+
+@pytest.mark.parametrize("how", CHANGES)
+@pytest.mark.parametrize("known", ["the top", "all"])
+def test_a_master_replaced_two_layers_below(
+    world: World, master: Path, overlay: Path, how: str, known: str
+) -> None:
+    top = create(world.images / "top.qed", backing=overlay)
+    was = world.known(top).parent
+    assert was is not None
+    if known == "all":
+        world.known(overlay)
+    change(master, how)
+    refused(world, top, was.parent, world.known(master))
+    refused(world, overlay, was.parent, world.known(master))
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_published_master_replaced_under_an_overlay_that_is_new_here(
+    world: World, master: Path, how: str
+) -> None:
+    was = world.known(master)
+    Publisher(world.library, load_or_make(world.home.node_key), "ann").publish(
+        was, team=None, created=CREATED
+    )
+    change(master, how)
+    vm = create(world.images / "unknown.qcow2", backing=master)
+    refused(world, vm, was, world.known(master))
+
+
+def test_a_moved_overlay_still_knows_its_master(world: World, master: Path, overlay: Path) -> None:
+    was = world.known(overlay).parent
+    moved = overlay.rename(overlay.with_name("moved.qcow2"))
+    change(master, "written to")
+    refused(world, moved, was, world.known(master))
+
+
+def test_another_file_in_an_overlays_place_is_not_that_overlay(
+    world: World, master: Path, overlay: Path
+) -> None:
+    world.known(overlay)
+    base = convert(master, world.images / "base.raw")
+    patch(base, CHUNK, b"new")
+    other = create(world.images / "other.qcow2", backing=base)
+    other.rename(overlay)
     assert correct(world, overlay)
+
+
+# -- what something is put on ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", CHANGES)
+@pytest.mark.parametrize("known_by", ["publishing", "an overlay", "making"])
+def test_nothing_is_put_on_a_master_that_is_not_as_published(
+    world: World, master: Path, how: str, known_by: str
+) -> None:
+    was = world.known(master)
+    if known_by == "publishing":
+        publisher = Publisher(world.library, load_or_make(world.home.node_key), "ann")
+        publisher.publish(was, team=None, created=CREATED)
+    elif known_by == "an overlay":
+        world.known(create(world.images / "above.qcow2", backing=master))
+    else:
+        vm = create(world.images / "above.qcow2", backing=master)
+        apply(vm, [Op("write", 0, 512, 3)])
+        master = world.images / "made.raw"
+        was = world.promote(vm, master)
+        master.chmod(0o644)
+    world.library.check_as_published(was)
+    change(master, how)
+    for _ in range(2):
+        with pytest.raises(BaseImageError) as caught:
+            world.library.check_as_published(world.known(master))
+        assert format_id(was.disk.id) in str(caught.value)
+        assert format_id(world.known(master).disk.id) in str(caught.value)
+        assert "--repair" in caught.value.hint and "--accept-master" in caught.value.hint
+
+
+def test_a_master_of_which_nothing_is_known_may_be_stood_on(world: World, master: Path) -> None:
+    world.known(master)
+    patch(master, 0, b"new")
+    world.library.check_as_published(world.known(master))
 
 
 def test_a_format_named_for_the_file_counts(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace as changed
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from overlaysync.errors import (
     BaseImageError,
+    InUseError,
     UsageError,
     VerificationError,
     WouldDestroyError,
 )
+from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.ops.library import Known
@@ -245,9 +248,27 @@ def test_promote_notices_bytes_that_changed_meanwhile(
     at = 4 * CHUNK + 5 if which == "master" else overlay.read_bytes().index(b"\2" * 4096)
     assert place.read_bytes()[at] != 0xEE
     patch(place, at, b"\xee")
-    with pytest.raises(VerificationError):
+    with pytest.raises(InUseError):
         world.maker.promote(known, str(world.images / "next.raw"), format=Format.RAW, now=NOW)
+    with Chain.open(str(overlay)) as chain:
+        unseen = changed(known, files=chain.fingerprints())
+    with pytest.raises(VerificationError):
+        world.maker.promote(unseen, str(world.images / "next.raw"), format=Format.RAW, now=NOW)
     assert not (world.images / "next.raw").exists()
+
+
+@pytest.mark.parametrize("how", ["promote", "rebase"])
+def test_what_a_guest_wrote_where_nothing_was_is_not_left_behind(
+    world: World, master: Path, overlay: Path, how: str
+) -> None:
+    """Only what has data is read: a chunk that was zeros when the image was hashed would not be looked at."""
+    known, base = world.known(overlay), world.known(other_masters(world, master)["alike"])
+    apply(overlay, [Op("write", MIB + 2 * CHUNK, 512, 9)])
+    with pytest.raises(InUseError):
+        if how == "promote":
+            world.maker.promote(known, str(world.images / "next.raw"), format=Format.RAW, now=NOW)
+        else:
+            world.maker.rebase(known, base, str(overlay), now=NOW, replace=True)
 
 
 def test_promote_keeps_a_manifests_promise_or_refuses(world: World, overlay: Path) -> None:

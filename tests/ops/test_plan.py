@@ -17,6 +17,7 @@ from overlaysync.ops.plan import MAX_LINEAGE, plan_fetch
 from overlaysync.ops.resolve import Listing, resolve
 from overlaysync.trust.envelope import sign_header
 from overlaysync.trust.keys import NodeKey
+from overlaysync.trust.teams import Team
 
 KEY = NodeKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 
@@ -42,6 +43,7 @@ def listing(
         team=team,
         name=name,
         version=version,
+        follows=(some_id("before")[3:],) if version > 1 else (),
         id=some_id(content),
         virtual_size=1 << 20,
         unit=65536,
@@ -55,7 +57,7 @@ def listing(
         created="2025-01-31T12:00:00Z",
         by=label,
     )
-    return Listing(sign_header(header, KEY), peers, (label,))
+    return Listing(sign_header(header, KEY, Team(team, bytes(20)) if team else None), peers, (label,))
 
 
 MASTER = listing("debian", "M")

@@ -11,15 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlaysync.errors import NotFoundError
+from overlaysync.errors import BaseImageError, NotFoundError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
-from overlaysync.model.digest import ZERO, Kind
+from overlaysync.model.digest import ZERO, Kind, format_id
 from overlaysync.model.pages import PageList, PageListBuilder
+from overlaysync.ops.expected import Basis
+from overlaysync.ops.publish import Publisher
 from overlaysync.ops.verify import Damage, differences, verify
+from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.keys import load_or_make
 from overlaysync.units import CHUNK, MIB, PAGE_UNITS
 from tests.images import Op, apply, convert, create, draw, format_of, patch
 from tests.ops.world import NOW, World
+from tests.torture.rot import as_if_unseen
 
 qemu = pytest.mark.qemu
 
@@ -48,11 +53,10 @@ def stored(path: Path) -> list[tuple[int, int]]:
         ]
 
 
-def flip(path: Path, offset: int, bit: int) -> None:
+def flip(world: World, path: Path, offset: int, bit: int) -> None:
     """As a disk would: without the file system noticing."""
-    status = path.stat()
     patch(path, offset, bytes([path.read_bytes()[offset] ^ 1 << bit]))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    as_if_unseen(world.catalog, path)
 
 
 @pytest.fixture
@@ -77,9 +81,9 @@ def test_every_flipped_bit_of_a_master(world: World, master: Path, suffix: str) 
     assert len(places) >= 12
     for guest, host in places:
         bit = chance.randrange(8)
-        flip(path, host, bit)
+        flip(world, path, host, bit)
         assert damage_of(world, path) == [chunk_of(guest)]
-        flip(path, host, bit)
+        flip(world, path, host, bit)
     assert damage_of(world, path) == []
 
 
@@ -94,14 +98,14 @@ def test_every_flipped_bit_of_an_overlay(world: World, master: Path, suffix: str
     )
     world.known(path)
     for guest, host in stored(path):
-        flip(path, host, 3)
+        flip(world, path, host, 3)
         assert damage_of(world, path) == [chunk_of(guest)]
-        flip(path, host, 3)
+        flip(world, path, host, 3)
     # And below it: what shows through is named, and so is what the overlay hides.
     for guest in (4 * CHUNK + 5, CHUNK + 9, 100, 5 * CHUNK):
-        flip(master, guest, 0)
+        flip(world, master, guest, 0)
         assert damage_of(world, path) == [chunk_of(guest)]
-        flip(master, guest, 0)
+        flip(world, master, guest, 0)
     assert damage_of(world, path) == []
 
 
@@ -109,7 +113,7 @@ def test_every_flipped_bit_of_an_overlay(world: World, master: Path, suffix: str
 def test_neighbours_are_named_together(world: World, master: Path) -> None:
     world.known(master)
     for at in (3, 4, 8, 16):
-        flip(master, at * CHUNK if at < 16 else SIZE - 1, 1)
+        flip(world, master, at * CHUNK if at < 16 else SIZE - 1, 1)
     expected = [(3 * CHUNK, 2 * CHUNK), (8 * CHUNK, CHUNK), (16 * CHUNK, 1536)]
     assert damage_of(world, master) == expected
     assert damage_of(world, master) == expected, "verifying must not forget what the image should be"
@@ -128,13 +132,19 @@ def test_rot_and_use_are_told_apart(world: World, master: Path) -> None:
 
 
 @qemu
-def test_use_of_the_master_is_not_use_of_the_overlay(world: World, master: Path) -> None:
+def test_a_master_that_was_written_to_is_another_master(world: World, master: Path) -> None:
     path = create(world.images / "vm.qcow2", backing=master)
     apply(path, [Op("write", CHUNK, 512, 7)])
-    world.known(path)
+    before = world.known(path)
     patch(master, 4 * CHUNK, b"new")
-    verdict = verify(world.library, str(path), now=NOW)
-    assert (verdict.touched, verdict.below) == (False, True) and verdict.damage
+    with pytest.raises(BaseImageError) as caught:
+        verify(world.library, str(path), now=NOW)
+    assert before.parent is not None and format_id(before.parent.disk.id) in str(caught.value)
+    accepted = verify(world.library, str(path), now=NOW, accept_master=True)
+    assert (accepted.touched, accepted.below) == (False, True)
+    assert accepted.damage == (Damage(4 * CHUNK, CHUNK),)
+    with pytest.raises(BaseImageError):
+        verify(world.library, str(path), now=NOW)
 
 
 @qemu
@@ -183,7 +193,122 @@ def test_an_overlay_put_on_another_master_is_told(world: World, master: Path) ->
     patch(other, 10, b"hidden by the overlay")
     master.unlink()
     other.rename(master)
-    assert damage_of(world, path) == [(0, CHUNK)]
+    with pytest.raises(BaseImageError):
+        damage_of(world, path)
+    verdict = verify(world.library, str(path), now=NOW, accept_master=True)
+    assert verdict.damage == (Damage(0, CHUNK),)
+
+
+# -- as what -----------------------------------------------------------------------------------------
+
+
+def published(world: World, path: Path, name: str | None = None) -> Manifest:
+    publisher = Publisher(world.library, load_or_make(world.home.node_key), "ann@lab-abc234")
+    return publisher.publish(world.known(path), team=None, name=name, created="2025-01-31T12:00:00Z")
+
+
+@qemu
+def test_looking_at_a_damaged_master_does_not_make_the_damage_its_content(world: World, master: Path) -> None:
+    published(world, master, "web")
+    verdict = verify(world.library, str(master), now=NOW)
+    assert (verdict.expected.words, verdict.damage) == ("as published as web:1", ())
+    patch(master, 0, b"new")
+    world.known(master)
+    for _ in range(2):
+        verdict = verify(world.library, str(master), now=NOW)
+        assert verdict.touched and verdict.damage == (Damage(0, CHUNK),)
+        assert verdict.expected.words == "as published as web:1"
+
+
+@qemu
+def test_a_new_version_is_what_counts_from_then_on(world: World, master: Path) -> None:
+    published(world, master, "web")
+    patch(master, 0, b"new")
+    assert published(world, master).header.version == 2
+    verdict = verify(world.library, str(master), now=NOW)
+    assert (verdict.expected.words, verdict.damage, verdict.touched) == ("as published as web:2", (), False)
+
+
+@qemu
+def test_a_published_overlay_is_compared_with_its_layer(world: World, master: Path) -> None:
+    path = create(world.images / "vm.qcow2", backing=master)
+    apply(path, [Op("write", CHUNK, 512, 7)])
+    published(world, path)
+    assert damage_of(world, path) == []
+    apply(path, [Op("write", 5 * CHUNK, 512, 8)])
+    world.known(path)
+    verdict = verify(world.library, str(path), now=NOW)
+    assert verdict.touched and verdict.damage == (Damage(5 * CHUNK, CHUNK),)
+
+
+@qemu
+@pytest.mark.parametrize("how", ["in place", "another file"])
+def test_a_master_is_compared_with_what_overlays_were_made_on(world: World, master: Path, how: str) -> None:
+    """Never published: the overlays on it know what it was."""
+    vm = create(world.images / "vm.qcow2", backing=master)
+    world.known(vm)
+    if how == "another file":
+        other = convert(master, world.images / "other.raw")
+        other.rename(master)
+    patch(master, 0, b"new")
+    world.known(master)
+    verdict = verify(world.library, str(master), now=NOW)
+    assert verdict.expected.basis is Basis.STOOD_ON and str(vm) in verdict.expected.words
+    assert verdict.touched and verdict.damage == (Damage(0, CHUNK),)
+    vm.unlink()
+    assert verify(world.library, str(master), now=NOW).damage == (), "nothing stands on it any more"
+
+
+@qemu
+def test_a_master_with_overlays_of_two_times_is_right_as_either(world: World, master: Path) -> None:
+    world.known(create(world.images / "old.qcow2", backing=master))
+    patch(master, 0, b"new")
+    world.library.examine(create(world.images / "new.qcow2", backing=master), now=NOW + 1)
+    assert damage_of(world, master) == []
+    patch(master, 0, b"odd")
+    assert damage_of(world, master) == [(0, CHUNK)]
+
+
+@qemu
+def test_a_master_made_here_must_stay_as_it_was_made(world: World, master: Path) -> None:
+    vm = create(world.images / "vm.qcow2", backing=master)
+    apply(vm, [Op("write", CHUNK, 512, 7)])
+    made = world.images / "made.raw"
+    world.promote(vm, made)
+    made.chmod(0o644)
+    patch(made, 0, b"new")
+    world.known(made)
+    verdict = verify(world.library, str(made), now=NOW)
+    assert verdict.expected.basis is Basis.MADE and verdict.damage == (Damage(0, CHUNK),)
+
+
+@qemu
+def test_what_a_path_held_before_says_nothing_of_what_is_made_there(world: World, master: Path) -> None:
+    vm = create(world.images / "vm.qcow2", backing=master)
+    apply(vm, [Op("write", CHUNK, 512, 7)])
+    published(world, vm)
+    other = convert(master, world.images / "other.qcow2")
+    other.chmod(0o444)
+    world.rebase(vm, other, vm, replace=True)
+    assert damage_of(world, vm) == []
+    made = world.images / "made.raw"
+    made.write_bytes(master.read_bytes())
+    published(world, made)
+    made.unlink()
+    world.promote(vm, made)
+    assert damage_of(world, made) == []
+    assert published(world, made).header.version == 2, "it follows what was there"
+
+
+@qemu
+def test_reading_it_whole_tells_use_from_rot_again(world: World, master: Path) -> None:
+    """A file whose times alone changed is unchanged; what differs later is rot."""
+    published(world, master)
+    os.utime(master, (1, 1))
+    assert verify(world.library, str(master), now=NOW).touched
+    flip(world, master, 0, 1)
+    verdict = verify(world.library, str(master), now=NOW)
+    assert not verdict.touched and verdict.damage
 
 
 @qemu

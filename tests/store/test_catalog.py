@@ -16,7 +16,15 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.pages import PAGE_SIZE, PageList, PageListBuilder, page_digest
 from overlaysync.model.pin import Pin, Sighting, TrustedPublisher
 from overlaysync.store import catalog as module
-from overlaysync.store.catalog import Catalog, Held, ImageRow, ManifestRow
+from overlaysync.store.catalog import (
+    MAX_HOLDERS,
+    Catalog,
+    Held,
+    ImageRow,
+    Made,
+    ManifestRow,
+    label_key,
+)
 from overlaysync.store.database import CatalogError
 from overlaysync.store.home import Home
 from overlaysync.units import CHUNK, PAGE_UNITS
@@ -519,6 +527,62 @@ def test_a_broken_image_row_is_damage(catalog, home, chain):
     connection.close()
     with pytest.raises(CatalogError, match="damaged"):
         catalog.all_images()
+
+
+# -- what was made here, and who has what ------------------------------------------------------------
+
+
+def test_what_was_made_here_counts_until_the_file_is_fetched_or_published(catalog):
+    made = Made("/images/m.raw", A, MASTER, 5.5)
+    catalog.note_made(made)
+    assert catalog.made_at(made.path) == made and catalog.made_at("/other") is None
+    catalog.hold(Held(made.path, "", "m", (bytes(32),), MASTER))
+    assert catalog.made_at(made.path) is None
+    catalog.note_made(replace(made, disk=None))
+    catalog.forget_image(made.path)
+    assert catalog.made_at(made.path) is None
+
+
+EARLY, LATE, LATER = "2025-01-02T03:04:05Z", "2025-01-02T03:05:00Z", "2025-01-02T03:06:00Z"
+
+
+def seen(catalog, content=B):
+    return [(holder.node, holder.label, holder.seen_at) for holder in catalog.holders(content)]
+
+
+def test_others_are_noted_to_have_what_is_kept_here(catalog):
+    catalog.note_manifests([manifest(2, content=D)], at=EARLY)
+    catalog.keep_manifest(manifest())
+    catalog.note_holdings(b"b" * 32, "bob", [B, C, D], at=EARLY)
+    assert seen(catalog) == [(b"b" * 32, "bob", EARLY)]
+    assert seen(catalog, C) == seen(catalog, D) == [], "what was never here is not noted"
+
+
+def test_what_was_noted_of_late_is_not_noted_again(catalog):
+    catalog.keep_manifest(manifest())
+    catalog.note_holdings(b"b" * 32, "bob", [B], at=EARLY)
+    catalog.note_holdings(b"b" * 32, "bob", [B], at=LATE, fresh=EARLY)
+    assert seen(catalog) == [(b"b" * 32, "bob", EARLY)]
+    catalog.note_holdings(b"b" * 32, "bob", [B], at=LATER, fresh=LATE)
+    assert seen(catalog) == [(b"b" * 32, "bob", LATER)]
+
+
+def test_a_node_known_by_its_label_is_the_one_whose_key_becomes_known(catalog):
+    catalog.keep_manifest(manifest())
+    catalog.note_holdings(label_key("bob"), "bob", [B], at=EARLY)
+    assert seen(catalog) == [(label_key("bob"), "bob", EARLY)]
+    catalog.note_holdings(b"b" * 32, "bob", [B], at=LATE)
+    catalog.note_holdings(label_key("bob"), "bob", [B], at=LATER)
+    assert seen(catalog) == [(b"b" * 32, "bob", LATER)]
+
+
+def test_holders_of_a_content_are_bounded(catalog):
+    catalog.keep_manifest(manifest())
+    for number in range(MAX_HOLDERS + 3):
+        at = f"2025-01-02T03:{number // 60:02}:{number % 60:02}Z"
+        catalog.note_holder(B, number.to_bytes(32, "big"), f"node{number}", at=at)
+    labels = [label for _, label, _ in seen(catalog)]
+    assert len(labels) == MAX_HOLDERS and labels[0] == f"node{MAX_HOLDERS + 2}" and labels[-1] == "node3"
 
 
 def test_flipped_bytes_give_an_answer_or_our_error(home):

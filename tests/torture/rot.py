@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.home import Home
 from tests.images import format_of, run
 
 MEMORY = Path("/dev/shm")
@@ -49,3 +53,31 @@ def host_offset(path: Path, guest: int) -> int:
         if start <= guest < start + length:
             return host + guest - start
     raise AssertionError(f"{path} does not store guest byte {guest}")
+
+
+def as_if_unseen(catalog: Catalog, path: Path) -> None:
+    """Let the catalog take a file's present times for those it knew, as if the disk had changed its bytes.
+
+    For file systems on which any write shows in the times of a file.
+    """
+    now = Fingerprint.of(path.stat())
+    real = os.path.realpath(path)
+    for row in catalog.all_images():
+        chain = tuple(now if file[:2] == now[:2] else file for file in row.chain)
+        if chain != row.chain:
+            catalog.remember_image(replace(row, chain=chain))
+    made = catalog.made_at(real)
+    if held := catalog.held_at(real):
+        catalog.hold(replace(held, file=now))
+    if made:
+        catalog.note_made(replace(made, file=now))
+
+
+def rot_unseen(home: Path, path: Path, offset: int, bit: int) -> None:
+    """Turn one bit of a file over, and see to it that the node of ``home`` cannot tell by its times."""
+    flip(path, offset, bit)
+    catalog = Catalog.open(Home(home, home))
+    try:
+        as_if_unseen(catalog, path)
+    finally:
+        catalog.close()

@@ -1,0 +1,72 @@
+"""Commands on a terminal of their own: what they show, and answers to what they ask."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import subprocess
+import termios
+from typing import Self
+
+from tests.e2e.nodes import Node, check_words, until
+
+
+class Terminal:
+    """A command whose stdin, stdout and stderr are a terminal; ended with its block.
+
+    Attributes:
+        shown: what it has printed so far, and what was typed as far as the terminal shows that.
+    """
+
+    def __init__(self, node: Node, *arguments: object, stdout: int | None = None) -> None:
+        """Start it; ``stdout``: a descriptor to print to instead of the terminal."""
+        self.shown = ""
+        self._terminal, inside = os.openpty()
+
+        def take_terminal() -> None:
+            fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
+
+        self._process = subprocess.Popen(
+            node.words(*arguments),
+            env=node.environment(TERM="dumb"),
+            cwd=node.place,
+            stdin=inside,
+            stdout=inside if stdout is None else stdout,
+            stderr=inside,
+            start_new_session=True,
+            preexec_fn=take_terminal,  # noqa: PLW1509
+        )
+        os.close(inside)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        os.close(self._terminal)
+        check_words(self.shown)
+
+    def answer(self, question: str, text: str) -> None:
+        """Type ``text`` and Enter when the question is shown."""
+        until(lambda: question in self._read(), what=f"the question {question!r}")
+        os.write(self._terminal, f"{text}\n".encode())
+
+    def end(self) -> int:
+        """Wait until it has ended; its exit code."""
+        until(lambda: (self._read(), self._process.poll() is not None)[1], what="the command's end")
+        self._read()
+        return self._process.returncode
+
+    def _read(self) -> str:
+        while select.select([self._terminal], [], [], 0)[0]:
+            try:
+                data = os.read(self._terminal, 4096)
+            except OSError:  # no process is left at the other end
+                break
+            if not data:
+                break
+            self.shown += data.decode(errors="replace")
+        return self.shown

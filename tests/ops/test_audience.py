@@ -1,0 +1,175 @@
+"""Whom an image is for when the user does not say; a team that was left is asked about, by its key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from overlaysync.errors import NotAllowedError
+from overlaysync.ops.publish import Publisher
+from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.keys import NodeKey, load_or_make
+from overlaysync.trust.teams import Team, new_team
+from overlaysync.units import CHUNK
+from tests.images import Op, apply, create
+from tests.ops.world import NOW, World
+
+AT = "2026-01-10T10:00:00Z"
+
+
+@dataclass
+class Site:
+    """A node that is in some teams, and leaves them."""
+
+    world: World
+    key: NodeKey
+    teams: dict[str, Team] = field(default_factory=dict)
+
+    @property
+    def publisher(self) -> Publisher:
+        return Publisher(self.world.library, self.key, "pl@bob", self.teams)
+
+    def share(self, path: Path, team: str | None = None) -> Manifest:
+        known = self.world.library.examine(str(path), now=NOW, accept_master=True)
+        return self.publisher.publish_lineage(known, team=team, created=AT)[0][1]
+
+    def audience(self, path: Path) -> str:
+        return self.share(path).header.team
+
+    def refused(self, path: Path, team: str | None = None) -> NotAllowedError:
+        with pytest.raises(NotAllowedError) as caught:
+            self.share(path, team)
+        return caught.value
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    world = World.make(tmp_path)
+    yield Site(world, load_or_make(tmp_path / "key"), {"red": new_team("red"), "blue": new_team("blue")})
+    world.catalog.close()
+
+
+def raw(site: Site, name: str, byte: int = 1) -> Path:
+    path = site.world.images / f"{name}.raw"
+    path.write_bytes(bytes([byte]) * CHUNK)
+    return path
+
+
+def leave(site: Site) -> None:
+    del site.teams["red"]
+
+
+def make_anew(site: Site) -> None:
+    site.teams["red"] = new_team("red")
+
+
+LEAVING = pytest.mark.parametrize("change", [leave, make_anew])
+
+
+def check_ways(error: NotAllowedError, *paths: Path) -> None:
+    """It names the team, and has exactly two ways on."""
+    named = " ".join(map(str, paths))
+    assert "'red'" in error.what and "not in it any more" in error.why
+    assert re.findall(r"overlaysync [^,]*", error.hint) == [
+        f"overlaysync share --public {named}",
+        f"overlaysync share --team TEAM {named}",
+    ]
+
+
+@LEAVING
+def test_what_was_a_team_s_is_asked_about_when_the_team_was_left(
+    site: Site, change: Callable[[Site], None]
+) -> None:
+    path = raw(site, "vm")
+    site.share(path, "red")
+    assert site.audience(path) == "red"
+    change(site)
+    check_ways(site.refused(path), path)
+    # A copy, a changed one, and one that was moved are the team's as well.
+    copy = raw(site, "copy")
+    check_ways(site.refused(copy), copy)
+    raw(site, "vm", 2)
+    check_ways(site.refused(path), path)
+    (site.world.images / "moved").mkdir()
+    moved = path.rename(site.world.images / "moved" / "vm.raw")
+    check_ways(site.refused(moved), moved)
+
+
+@LEAVING
+@pytest.mark.parametrize("team", ["", "blue"])
+def test_it_can_be_shared_with_others_then_and_stays_so(
+    site: Site, change: Callable[[Site], None], team: str
+) -> None:
+    path = raw(site, "vm")
+    site.share(path, "red")
+    change(site)
+    manifest = site.share(path, team)
+    header = manifest.header
+    assert (header.team, header.version, header.follows) == (team, 1, ())
+    assert manifest.belongs(site.teams)
+    assert site.share(path).id == manifest.id
+
+
+def test_a_team_made_anew_gets_it_when_the_user_says_so_and_nothing_of_the_old_one(site: Site) -> None:
+    path = raw(site, "vm")
+    old = site.share(path, "red")
+    raw(site, "vm", 2)
+    assert site.share(path).header.version == 2
+    make_anew(site)
+    new = site.share(path, "red")
+    assert (new.header.version, new.header.follows) == (1, ())
+    assert new.belongs(site.teams) and not old.belongs(site.teams)
+    assert site.share(path).id == new.id
+
+
+def test_who_comes_back_with_the_old_code_goes_on(site: Site) -> None:
+    path, red = raw(site, "vm"), site.teams["red"]
+    first = site.share(path, "red")
+    leave(site)
+    site.refused(path)
+    site.teams["red"] = red
+    raw(site, "vm", 2)
+    assert site.share(path).header.followed == (first.id,)
+
+
+@pytest.mark.qemu
+@LEAVING
+def test_a_master_of_a_team_that_was_left_becomes_nobody_else_s_by_an_overlay(
+    site: Site, change: Callable[[Site], None]
+) -> None:
+    master = raw(site, "master")
+    site.share(master, "red")
+    overlay = create(site.world.images / "vm.qcow2", backing=master)
+    apply(overlay, [Op("write", 0, 512, 3)])
+    change(site)
+    check_ways(site.refused(overlay), master, overlay)
+    for team, option in (("", "--public"), ("blue", "--team blue")):
+        error = site.refused(overlay, team)
+        assert str(master) in error.why and f"{option} '{master}' '{overlay}'" in error.hint
+    assert {row.team for row in site.world.catalog.manifests()} == {"red"}, "nothing was published"
+    site.share(master, "blue")
+    assert site.share(overlay, "blue").header.team == "blue"
+
+
+@pytest.mark.qemu
+def test_a_master_that_has_changed_is_still_the_team_s(site: Site) -> None:
+    """Its new content is known to nobody; whom it is for is."""
+    master = raw(site, "master")
+    site.share(master, "red")
+    raw(site, "master", 2)
+    overlay = create(site.world.images / "vm.qcow2", backing=master)
+    for team in ("", "blue"):
+        assert "team 'red' only" in site.refused(overlay, team).why
+    assert site.share(overlay, "red").header.team == "red"
+
+
+def test_what_was_never_published_is_for_everybody(site: Site) -> None:
+    path = raw(site, "vm")
+    assert site.publisher.known_audience(site.world.known(path)) is None
+    assert site.audience(path) == ""
+    leave(site)
+    assert site.audience(path) == ""
