@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -60,7 +61,7 @@ def from_another(world: World, like: Manifest, tmp_path: Path, **changes: object
     return manifest
 
 
-def lost(world: World, path: Path, **more: bool) -> str:
+def lost(world: World, path: Path, **more: Any) -> str:
     return would_be_lost(world.library, world.known(path), own=own(world), **more)
 
 
