@@ -281,6 +281,8 @@ class Reach:
         a team is in no announcement. A command that stays calls this from time to time.
         """
         for key, view in list(self.views.items()):
+            if not (view.announced or view.answered or self._is_named(view)):
+                continue  # others told of it, and it may not even exist
             if not view.announced:
                 named = next((address for address in self.named if str(address) == key), None)
                 self._ask(key, (named or view.address,), gossip=named is not None)

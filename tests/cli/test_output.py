@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,7 +11,6 @@ from overlaysync.cli.common import listing_fields
 from overlaysync.cli.look import _rows, _table
 from overlaysync.cli.output import Output, Settings
 from overlaysync.net.messages import decode_catalog, encode_catalog
-from overlaysync.node.node import Node
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.timeline import Place
 from overlaysync.trust.book import Book
@@ -22,31 +18,12 @@ from overlaysync.trust.envelope import Manifest
 from tests.net.fuzzing_decoders import MASTER
 
 FORGED = "pl@bob\nvirtual size  1 (forged)\r\x1b[2K\u2028✗ forged  other publisher\x85forged"
-NAMES = {
-    "note",
-    "name",
-    "version",
-    "format",
-    "disk",
-    "publisher",
-    "by",
-    "created",
-    "trusted",
-    "virtual",
-    "data",
-}
+NAMES = {"name", "version", "format", "disk", "publisher", "by", "created", "trusted", "virtual", "data"}
 
 
 @pytest.fixture
 def manifest() -> Manifest:
-    return Manifest(bytes(32), msgspec.structs.replace(MASTER, by=FORGED, note=FORGED), bytes(32), b"")
-
-
-@pytest.fixture
-def node(home: Path) -> Iterator[Node]:
-    made = Node.open(os.environ)
-    yield made
-    made.close()
+    return Manifest(bytes(32), msgspec.structs.replace(MASTER, by=FORGED), bytes(32), b"")
 
 
 def lines(text: str) -> list[str]:
@@ -61,13 +38,12 @@ def test_a_result_has_as_many_lines_as_it_was_given(capsys: pytest.CaptureFixtur
 
 
 def test_show_has_no_line_that_a_publisher_wrote(
-    capsys: pytest.CaptureFixture[str], manifest: Manifest, node: Node
+    capsys: pytest.CaptureFixture[str], manifest: Manifest
 ) -> None:
-    listing = Listing(manifest, ("192.0.2.7:40001",), ("pl@bob",))
-    fields = listing_fields(listing, Book.of(b""), fork=False)
-    Output(Settings(color=False)).result({}, *_rows(fields, node))
+    fields = listing_fields(Listing(manifest, ("192.0.2.7:40001",), ("pl@bob",)), Book.of(b""), fork=False)
+    Output(Settings(color=False)).result({}, *_rows(fields, lambda id: None, 0.0))
     shown = lines(capsys.readouterr().out)
-    assert sum("forged" in line for line in shown) == 2, "the label and the note"
+    assert sum("forged" in line for line in shown) == 1
     assert all(line[:1] == " " or line.split()[0] in {*fields, *NAMES} for line in shown), shown
 
 
@@ -75,12 +51,11 @@ def test_ls_has_no_column_that_a_publisher_wrote(
     capsys: pytest.CaptureFixture[str], manifest: Manifest
 ) -> None:
     listing = Listing(manifest, ("192.0.2.7:40001",), ("pl@bob",))
-    where = {manifest.id: Place.NEWEST}
-    Output(Settings(color=False)).result({}, *_table([listing], Book.of(b""), where, 0.0))
+    Output(Settings(color=False)).result(
+        {}, *_table([listing], Book.of(b""), {manifest.id: Place.NEWEST}, 0.0)
+    )
     (line,) = lines(capsys.readouterr().out)
-    columns = [column for column in line.split("  ") if "forged" in column]
-    assert len(columns) == 2, "the label and the note"
-    assert all("pl@bob?virtual size 1 (forged)" in column for column in columns)
+    assert line.split("  ")[-1].startswith("pl@bob?virtual size 1 (forged)")
 
 
 def test_a_peer_s_label_is_one_field() -> None:
