@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -61,8 +60,8 @@ def from_another(world: World, like: Manifest, tmp_path: Path, **changes: object
     return manifest
 
 
-def lost(world: World, path: Path, **more: Any) -> str:
-    return would_be_lost(world.library, world.known(path), own=own(world), **more)
+def lost(world: World, path: Path, *, keeping: bool = False) -> str:
+    return would_be_lost(world.library, world.known(path), own=own(world), keeping=keeping)
 
 
 # -- what is safe ------------------------------------------------------------------------------------
