@@ -19,6 +19,7 @@ from tests.e2e.nodes import (
     Lab,
     Node,
     Share,
+    until,
 )
 from tests.e2e.terminals import Terminal
 
@@ -255,3 +256,21 @@ def test_an_earlier_team_of_that_name_counts_for_nothing(lab: Lab) -> None:
     assert Path(fetched["path"]).read_bytes() == vm.read_bytes()
     assert set(shown(carl, team)) == {"alice", "carl"}
     assert set(shown(alice, team)) == {"alice"}
+
+
+def test_what_appears_later_is_not_for_a_team_made_anew_by_its_name_alone(lab: Lab) -> None:
+    alice = lab.node("alice")
+    team = lab.team("red", alice)
+    vm = raw(alice, lab.name("vm"))
+    alice.share(vm, "--team", team).stop()
+    alice.json("team", "leave", team, "--yes")
+    alice.json("team", "create", team)
+    folder = alice.place / "folder"
+    folder.mkdir()
+    (folder / "other.raw").write_bytes(disks.noise("other", 128 * KIB))
+    share = alice.share(folder, "--public")
+    vm.rename(folder / vm.name)
+    until(lambda: vm.name in share.stderr, what="a word about the file that has appeared")
+    assert f"Cannot share {folder / vm.name} with team '{team}'" in share.stderr
+    look(alice, share)
+    assert [image["name"] for image in alice.json("ls", "--peer", share.peer)["images"]] == ["other"]
