@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from overlaysync.cli.output import Output
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field, printable
 
 if TYPE_CHECKING:
     from overlaysync.errors import OverlaysyncError, Refusal
@@ -249,7 +249,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def quoted(note: str) -> str:
     """A publisher's note for people: in quotation marks, so that it is not taken for words of ours."""
-    return f"“{printable(note)}”" if note else ""
+    return f"“{one_field(note)}”" if note else ""
 
 
 def refusal_fields(refusal: Refusal) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def _of_others(node: Node, listing: Listing) -> Listing:
 
 
 def _row(entry: Entry, book: Book, now: float, *, local: bool) -> tuple[str, ...]:
-    from overlaysync.model.names import printable
+    from overlaysync.model.names import one_field
     from overlaysync.ops.dates import ago, local_minute
     from overlaysync.ops.timeline import Place
     from overlaysync.trust.keys import node_id
@@ -120,7 +120,7 @@ def _row(entry: Entry, book: Book, now: float, *, local: bool) -> tuple[str, ...
         f"{header.full_name}:{header.version}",
         local_minute(header.created),
         ago(header.created, now),
-        printable(header.by) or node_id(manifest.publisher),
+        one_field(header.by) or node_id(manifest.publisher),
         format_size(header.data_size),
         quoted(header.note),
         f"follows {' and '.join(entry.follows)}" if entry.follows else "",
@@ -130,9 +130,9 @@ def _row(entry: Entry, book: Book, now: float, *, local: bool) -> tuple[str, ...
 
 
 def _where(entry: Entry, *, local: bool) -> str:
-    from overlaysync.model.names import printable
+    from overlaysync.model.names import one_field
 
-    holders = [f"at {', '.join(map(printable, entry.held_by))}"] if entry.held_by else []
+    holders = [f"at {', '.join(map(one_field, entry.held_by))}"] if entry.held_by else []
     holders += ["here"] if entry.here else []
     return ", ".join(holders) or ("not here" if local else "no machine within reach")
 

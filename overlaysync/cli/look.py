@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from overlaysync.node.reach import PeerView, Reach
     from overlaysync.ops.resolve import Listing
     from overlaysync.ops.timeline import Place
+    from overlaysync.store.catalog import ManifestRow
     from overlaysync.trust.book import Book
     from overlaysync.trust.envelope import Manifest
 
@@ -269,6 +270,8 @@ def show(
     wait: WaitOption = LOOK_S,
 ) -> None:
     """Show a thing in full, both sides of a fork, or all of a team: ids, sizes, lineage, copies."""
+    from overlaysync.node.node import now
+
     output = output_of(context)
     insisted = parse_format(format)
     with open_node() as node:
@@ -277,11 +280,13 @@ def show(
         else:
             refuse_format(insisted, what, "it is not the path of an image")
             shown = _show_reference(node, output, what, peer, wait)
-        lines = [line for fields in shown for line in ("", *_rows(fields, node))][1:]
+        lines = [
+            line for fields in shown for line in ("", *_rows(fields, node.catalog.find_manifest, now()))
+        ][1:]
     output.result(shown[0] if len(shown) == 1 else {"images": shown}, *lines)
 
 
-def _rows(fields: dict[str, Any], node: Node) -> list[str]:
+def _rows(fields: dict[str, Any], find: Callable[[bytes], ManifestRow | None], now: float) -> list[str]:
     """``fields`` for people: one line each, lists one line an item."""
     from overlaysync.units import format_size
 
@@ -295,21 +300,20 @@ def _rows(fields: dict[str, Any], node: Node) -> list[str]:
         values = value if isinstance(value, list) else [value]
         for at, item in enumerate(values):
             text = "  ".join(str(part) for part in item.values()) if isinstance(item, dict) else item
-            lines.append(f"{label if at == 0 else '':13} {_in_words(name, text, node)}")
+            lines.append(f"{label if at == 0 else '':13} {_in_words(name, text, find, now)}")
     return lines
 
 
-def _in_words(name: str, value: Any, node: Node) -> Any:
+def _in_words(name: str, value: Any, find: Callable[[bytes], ManifestRow | None], now: float) -> Any:
     """A value for people: versions by their numbers, dates with their age."""
-    from overlaysync.node.node import now
     from overlaysync.ops.library import full_name
     from overlaysync.ops.trust_words import age
 
     if name == "follows":
-        row = node.catalog.find_manifest(bytes.fromhex(value))
+        row = find(bytes.fromhex(value))
         return f"{full_name(row)} ({value[:8]})" if row else f"{value[:8]}, which is not known here"
     if name == "created":
-        return f"{value}{age(value, now())}"
+        return f"{value}{age(value, now)}"
     if name == "fork":
         return "yes, neither side follows the other"
     return value

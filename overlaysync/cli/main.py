@@ -13,7 +13,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from overlaysync import __version__
-from overlaysync.cli import adopt, doctor, fetch, history, look, make, share, team, tools, trusting, verify
+from overlaysync.cli import (
+    adopt,
+    doctor,
+    fetch,
+    history,
+    look,
+    make,
+    share,
+    sync,
+    team,
+    tools,
+    trusting,
+    verify,
+)
 from overlaysync.cli.common import output_of
 from overlaysync.cli.config import load_defaults
 from overlaysync.cli.output import Output, Settings
@@ -33,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (share, fetch, look, history, trusting, make, adopt, verify, tools, team, doctor):
+for module in (share, fetch, sync, look, history, trusting, make, adopt, verify, tools, team, doctor):
     module.add_commands(app)
 
 

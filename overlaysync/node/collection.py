@@ -7,7 +7,6 @@ one thing is fetched (:mod:`overlaysync.node.fetching`), and what a command prin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from overlaysync.errors import BaseImageError, OverlaysyncError, Refusal, VerificationError
@@ -55,7 +54,6 @@ class Collection:
         dry_run: only plan.
         looked: called after each search.
         planned: told of the steps, before they are done.
-        holding: wraps the work on the file at a path.
         refusals: what could not be had so far, and why.
         first_uses: manifest ids whose names became their publisher's.
     """
@@ -64,7 +62,6 @@ class Collection:
     dry_run: bool = False
     looked: Callable[[], None] = lambda: None
     planned: Callable[[Sequence[Step]], None] = lambda _: None
-    holding: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
     refusals: list[Refusal] = field(default_factory=list)
     first_uses: set[bytes] = field(default_factory=set)
 
@@ -104,12 +101,11 @@ class Collection:
         for claim in claims:
             try:
                 steps = await self.fetch.plan(claim, as_master=wanted.as_master)
-                with self.holding(steps[-1].path):
-                    verdict = await self.fetch.judge(steps, choice)
-                    self.planned(steps)
-                    if claim is choice.listing and self.fetch.accept(choice, dry_run=self.dry_run):
-                        self.first_uses.add(choice.manifest.id)
-                    fetched = [] if self.dry_run else await self.fetch.run(steps, choice)
+                verdict = await self.fetch.judge(steps, choice)
+                self.planned(steps)
+                if claim is choice.listing and self.fetch.accept(choice, dry_run=self.dry_run):
+                    self.first_uses.add(choice.manifest.id)
+                fetched = [] if self.dry_run else await self.fetch.run(steps, choice)
                 return Brought(choice, tuple(_with_verdict(steps, verdict)), tuple(fetched))
             except (VerificationError, BaseImageError) as error:
                 if claim is claims[-1]:

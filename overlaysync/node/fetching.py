@@ -212,7 +212,9 @@ class Fetch:
             as_master: whether a master belongs to the masters, as one of a whole team does.
         """
         masters = self.options.masters_place
-        to = masters if as_master and not wanted.manifest.header.is_layer else self.options.to
+        to = self.options.to
+        if as_master and not wanted.manifest.header.is_layer:
+            to = await asyncio.to_thread(self._place_of_master, wanted.manifest.header)
         parent = wanted.manifest.header.parent
 
         def plan() -> list[Step]:
@@ -271,11 +273,14 @@ class Fetch:
 
         Raises:
             WouldDestroyError, InUseError: it may not be replaced.
+            BaseImageError: the overlay that is there has lost its master, and this fetch does not bring it.
             NotAllowedError: it is a step back, and nothing newer is here.
         """
         try:
             verdict = await asyncio.to_thread(self._judge, steps[-1])
         except BaseImageError:
+            if len(steps) == 1:
+                raise
             verdict = None
         if choice.step_back is not None and (verdict is None or verdict.known is None):
             raise choice.step_back
@@ -297,6 +302,14 @@ class Fetch:
             results.append(fetched)
         await asyncio.to_thread(self._commit, choice)
         return results
+
+    def _place_of_master(self, header: Header) -> str:
+        """The directory of masters that has it, even one that cannot be written; else where masters go."""
+        here = {row.path for row in self.node.library.holders(header.result_id)}
+        for directory in self.options.masters:
+            if os.path.realpath(os.path.join(directory, f"{header.name}.{header.format}")) in here:
+                return directory
+        return self.options.masters_place
 
     # -- what is here --------------------------------------------------------------------------------
 

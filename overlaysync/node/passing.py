@@ -109,6 +109,11 @@ class Passing:
         self._offers.pop(offer.manifest.id, None)
         self._whole.pop(offer.manifest.id, None)
 
+    def let_go(self) -> None:
+        """Give nothing any more of what is whole: it is replaced, or given by other means."""
+        for offer in list(self._whole.values()):
+            self.withdraw(offer)
+
     # -- the end -------------------------------------------------------------------------------------
 
     def waiting(self) -> list[Member]:

@@ -79,6 +79,7 @@ class PeerView:
         things: what it lists to each team of this node that it has proven to be in.
         size: bytes of the envelopes it lists.
         counted: whether what it lists counts, with all others' that nobody named.
+        noted: what was last said of its private lane: a command that stays asks again and again.
     """
 
     address: Address
@@ -103,6 +104,7 @@ class PeerView:
         return PrivateAddress(self.address.host, self.tls, team, self.public_key)
 
     counted: bool = False
+    noted: str = ""
 
 
 @dataclass(slots=True)
@@ -273,6 +275,38 @@ class Reach:
         """Whether some peer is being asked for its catalog at present."""
         return bool(self._asking)
 
+    def ask_again(self) -> None:
+        """Ask those for their catalogs again whose changes are not announced.
+
+        These are the named peers, those that they told of, and members of this node's teams: what belongs to
+        a team is in no announcement. A command that stays calls this from time to time.
+        """
+        for key, view in list(self.views.items()):
+            if not (view.announced or view.answered or self._is_named(view)):
+                continue  # others told of it, and it may not even exist
+            if not view.announced:
+                named = next((address for address in self.named if str(address) == key), None)
+                self._ask(key, (named or view.address,), gossip=named is not None)
+            elif view.tls and self.node.teams:
+                self._ask(key, (view.address,))
+
+    async def changes(self, *, wait_s: float) -> bool:
+        """Wait until something has been heard of a peer, and no peer is being asked; False when nothing was.
+
+        Args:
+            wait_s: for each of the two.
+        """
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._next_change()
+        except TimeoutError:
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while self.looking:
+                    await self._next_change()
+        return True
+
     async def another(self, *, wait_s: float) -> bool:
         """Wait for the answer of a peer that is being asked at present; False when there is none."""
         if not self.looking:
@@ -411,8 +445,12 @@ class Reach:
                 if address == resolved[-1] or not _is_another(answer, view):
                     break
         else:
-            view.problem = problem
-            if self._is_named(view) and len(self.named) > 1:
+            known, view.problem = view.problem, problem
+            if not view.announced and view.manifests:
+                # It was asked again, says no goodbye, and has gone: nothing can be had of it.
+                view.etag, view.public = "", {}
+                self._list(view, {})
+            if self._is_named(view) and len(self.named) > 1 and problem != known:
                 self.observer.note(problem)
             return
         view.address, view.etag, view.problem, view.answered = address, answer.etag, "", True
@@ -498,8 +536,10 @@ class Reach:
             return {}
         except Exception as error:
             failure = self.faults.contain(error, "asking a peer for its team's catalog")
-            self.observer.note(str(failure))
-            view.revision = ""  # ask again, if it is announced
+            if str(failure) != view.noted:
+                self.observer.note(str(failure))
+            # Ask again, if it is announced; and for all it says: its private lane may have moved.
+            view.noted, view.revision, view.etag = str(failure), "", ""
             return {}
         manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
         view.things[team] = things_of(manifests.values())

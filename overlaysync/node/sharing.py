@@ -18,6 +18,7 @@ from overlaysync.errors import (
     OverlaysyncError,
     StoppedError,
 )
+from overlaysync.formats.chain import Chain
 from overlaysync.formats.files import may_read
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
@@ -439,9 +440,7 @@ class Share:
         chain = self.node.library.open(image.path, image.geometry.format)
         try:
             expected = chain.fingerprints()
-            # Only the top of an overlay may be written while it is shared: its owner may start the VM.
-            for below in chain.images[1:] if image.layer else chain.images:
-                hold_read_lock(below.fd, path=below.path)
+            self._keep_unwritten(chain, image)
             row = self.node.catalog.image_at(image.path)
             if row is None or row.chain != expected:
                 raise InUseError(f"{image.path} changed while it was published", hint="try again")
@@ -470,6 +469,14 @@ class Share:
                 f"  compressed: {header.full_name} is {format_size(size)} here and will take "
                 f"{format_size(header.data_size)} at each receiver"
             )
+
+    def _keep_unwritten(self, chain: Chain, image: Known) -> None:
+        """Keep QEMU from writing to what is shared.
+
+        Only the top of an overlay may be written meanwhile: its owner may start the VM.
+        """
+        for below in chain.images[1:] if image.layer else chain.images:
+            hold_read_lock(below.fd, path=below.path)
 
     def _rot(self, path: str) -> str:
         """What is wrong with the file at ``path`` as it is now; "" as far as is known nothing."""

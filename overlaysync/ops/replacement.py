@@ -19,7 +19,7 @@ from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, Library, full_name
 from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.trust_words import age, who
-from overlaysync.ops.versions import Standing, State, compare
+from overlaysync.ops.versions import Standing, State, compare, was_elsewhere
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import format_size
@@ -34,10 +34,12 @@ class Rules:
     Attributes:
         replace: whether a file may be replaced by a version that follows it.
         discard_changes: whether it may be replaced by any other, and what only it holds be lost.
+        forward_only: whether nothing else is replaced, no link and no file of unknown origin.
     """
 
     replace: bool = False
     discard_changes: bool = False
+    forward_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,32 +92,34 @@ def judge(
     Raises:
         WouldDestroyError: it may not be replaced.
         InUseError: a VM has it open, and it is not what is offered.
-        BaseImageError: it cannot be compared, because its own master is missing.
+        BaseImageError: it cannot be compared, because its own master is missing or another.
     """
     if not os.path.lexists(path):
         return Verdict()
     header = offered.header
     if os.path.islink(path):
-        return _judge_link(library, path, offered, rules, now)
+        return _judge_link(library, path, offered, Rules() if brought else rules, now)
     try:
         known = library.examine(path, now=now)
     except InUseError:
         raise
     except OverlaysyncError as error:
-        if error.exit_code == 5:
-            raise
         if rules.discard_changes and not brought:
             check_unneeded(path, library.catalog)
             return Verdict(standing=Standing(State.UNKNOWN))
+        if error.exit_code == 5:
+            raise
         raise WouldDestroyError(
-            f"{path} exists and cannot be read as an image", why=str(error), hint=_elsewhere(offered)
+            f"{path} exists and cannot be read as an image",
+            why=str(error),
+            hint=_elsewhere() if brought else f"{_elsewhere()}; to lose it: --discard-changes",
         ) from error
     standing = compare(library.catalog, known.path, known.content.id, offered)
     if standing.state in (State.SAME, State.NEWER):
         return Verdict(known, standing)
     if brought:
         raise WouldDestroyError(
-            f"{path} exists and is not {header.full_name}:{header.version}", hint=_elsewhere(offered)
+            f"{path} exists and is not {header.full_name}:{header.version}", hint=_elsewhere()
         )
     check_unneeded(path, library.catalog)
     if not rules.discard_changes:
@@ -158,12 +162,12 @@ def _judge_link(library: Library, path: str, offered: Manifest, rules: Rules, no
             return Verdict(known, Standing(State.SAME))
     except OverlaysyncError:
         pass  # a relative backing name, say, that leads nowhere from here
-    if rules.replace or rules.discard_changes:
+    if (rules.replace and not rules.forward_only) or rules.discard_changes:
         return Verdict(standing=Standing(State.UNKNOWN))
     raise WouldDestroyError(
         f"{path} is a link to {os.path.realpath(path)}",
         why=f"it cannot be used there as {offered.header.full_name}:{offered.header.version}",
-        hint="the same command with --replace, which replaces the link and leaves the other file alone",
+        hint=f"{_way(rules, offered, '--replace')}, which replaces the link and leaves the other file alone",
     )
 
 
@@ -190,23 +194,25 @@ def _refuse(
             raise WouldDestroyError(
                 f"{known.path} holds work that was never published",
                 why=f"it was written to since it was {_names(standing.held)}",
-                hint=f"to keep it: overlaysync share '{known.path}'; to have both: --as NAME; "
-                "to lose it: --discard-changes",
+                hint=f"to keep it: overlaysync share '{known.path}'; "
+                f"to have both: {_way(rules, offered, '--as NAME')}; "
+                f"to lose it: {_way(rules, offered, '--discard-changes')}",
             )
         case State.FORKED:
-            raise _fork(known, standing, offered, now)
-    why = would_be_lost(library, known, own=own)
-    if why or not rules.replace:
+            raise _fork(known, standing, offered, rules, now)
+    keeping = was_elsewhere(library.catalog, standing, offered, own)
+    why = would_be_lost(library, known, own=own, keeping=keeping)
+    if why or not rules.replace or (rules.forward_only and standing.state is not State.BEHIND):
+        away = "to lose it" if why else "to replace it"
+        option = "--discard-changes" if why else "--replace"
         raise WouldDestroyError(
             f"{known.path} exists and is not {new}",
             why=why,
-            hint=f"{_elsewhere(offered)}; to lose it: --discard-changes"
-            if why
-            else f"{_elsewhere(offered)}; to replace it: --replace",
+            hint=f"to have both: {_way(rules, offered, '--as NAME')}; {away}: {_way(rules, offered, option)}",
         )
 
 
-def _fork(known: Known, standing: Standing, offered: Manifest, now: float) -> WouldDestroyError:
+def _fork(known: Known, standing: Standing, offered: Manifest, rules: Rules, now: float) -> WouldDestroyError:
     """Both sides of a fork, and what they have in common."""
     mine = next(iter(standing.held))
     common = (
@@ -218,7 +224,8 @@ def _fork(known: Known, standing: Standing, offered: Manifest, now: float) -> Wo
         f"'{offered.header.full_name}' is forked: neither version follows the other",
         why=f"here    {_side(open_envelope(mine.envelope), now)}\n"
         f"  there   {_side(offered, now)}\n  {common}",
-        hint=f"to have both: --as NAME; to take theirs instead of {known.path}: --discard-changes",
+        hint=f"to have both: {_way(rules, offered, '--as NAME')}; "
+        f"to take theirs instead of {known.path}: {_way(rules, offered, '--discard-changes')}",
     )
 
 
@@ -235,5 +242,10 @@ def _names(rows: Sequence[ManifestRow]) -> str:
     return " and ".join(map(full_name, rows))
 
 
-def _elsewhere(offered: Manifest) -> str:
+def _way(rules: Rules, offered: Manifest, option: str) -> str:
+    """How to do what the rules do not allow: with an option of fetch, which sync does not have."""
+    return f"overlaysync fetch {offered.header.full_name} {option}" if rules.forward_only else option
+
+
+def _elsewhere() -> str:
     return "choose another name with --as, or another directory with --to"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from overlaysync.model.history import History
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference
 from overlaysync.ops.believe import Versions, newest_versions
 from overlaysync.ops.publish import manifest_row
@@ -168,7 +168,7 @@ class _Words:
         header = manifest.header
         if len(self._numbers[_number(manifest)]) == 1:
             return str(header.version)
-        return f"{header.version} ({printable(header.by) or node_id(manifest.publisher)})"
+        return f"{header.version} ({one_field(header.by) or node_id(manifest.publisher)})"
 
 
 def _number(manifest: Manifest) -> tuple[str, int]:

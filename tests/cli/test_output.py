@@ -12,6 +12,7 @@ from overlaysync.cli.look import _rows, _table
 from overlaysync.cli.output import Output, Settings
 from overlaysync.net.messages import decode_catalog, encode_catalog
 from overlaysync.ops.resolve import Listing
+from overlaysync.ops.timeline import Place
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
 from tests.net.fuzzing_decoders import MASTER
@@ -39,8 +40,8 @@ def test_a_result_has_as_many_lines_as_it_was_given(capsys: pytest.CaptureFixtur
 def test_show_has_no_line_that_a_publisher_wrote(
     capsys: pytest.CaptureFixture[str], manifest: Manifest
 ) -> None:
-    fields = listing_fields(Listing(manifest, ("192.0.2.7:40001",), ("pl@bob",)), Book.of(b""))
-    Output(Settings(color=False)).result({}, *_rows(fields))
+    fields = listing_fields(Listing(manifest, ("192.0.2.7:40001",), ("pl@bob",)), Book.of(b""), fork=False)
+    Output(Settings(color=False)).result({}, *_rows(fields, lambda id: None, 0.0))
     shown = lines(capsys.readouterr().out)
     assert sum("forged" in line for line in shown) == 1
     assert all(line[:1] == " " or line.split()[0] in {*fields, *NAMES} for line in shown), shown
@@ -50,7 +51,9 @@ def test_ls_has_no_column_that_a_publisher_wrote(
     capsys: pytest.CaptureFixture[str], manifest: Manifest
 ) -> None:
     listing = Listing(manifest, ("192.0.2.7:40001",), ("pl@bob",))
-    Output(Settings(color=False)).result({}, *_table([listing], Book.of(b"")))
+    Output(Settings(color=False)).result(
+        {}, *_table([listing], Book.of(b""), {manifest.id: Place.NEWEST}, 0.0)
+    )
     (line,) = lines(capsys.readouterr().out)
     assert line.split("  ")[-1].startswith("pl@bob?virtual size 1 (forged)")
 

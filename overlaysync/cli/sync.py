@@ -1,0 +1,243 @@
+"""The sync command: bring what is named to its newest version, and perhaps stay and follow."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from overlaysync.cli.common import (
+    InterfaceOption,
+    PeerOption,
+    RateOption,
+    WaitOption,
+    compression,
+    interruptible,
+    of_several,
+    open_node,
+    output_of,
+    parse_peers,
+    parse_rate,
+    refusal_fields,
+    refusal_lines,
+)
+from overlaysync.cli.complete import complete_reference
+from overlaysync.cli.fetch import FIND_S, fetched_fields, fetched_text, show_plan
+from overlaysync.cli.finding import check_membership
+from overlaysync.cli.look import note_silent
+from overlaysync.cli.output import Output
+
+if TYPE_CHECKING:
+    from overlaysync.model.reference import Reference
+    from overlaysync.net.messages import Address
+    from overlaysync.node.fetching import Fetched, Options
+    from overlaysync.node.node import Node
+    from overlaysync.node.passing import Passing
+    from overlaysync.node.reach import Reach
+    from overlaysync.node.replica import Replica
+    from overlaysync.node.syncing import Change, Round, Sync
+
+_INTERRUPTED = 130
+_RECHECK_S = 7 * 86400.0
+"""As long as a share."""
+_HAND_OVER_S = 5.0
+"""How long what was just fetched is given while it is fetched by others, before the replica does."""
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module to ``app``."""
+    app.command("sync")(sync)
+
+
+def sync(
+    context: typer.Context,
+    refs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REF...",
+            help="[TEAM/]NAME[@PEER], a pattern ('vm*'), or TEAM/ for all of a team.",
+            autocompletion=complete_reference,
+        ),
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Keep the images in this directory.")] = ".",
+    masters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--masters",
+            metavar="DIR",
+            help="Look for masters here, and put missing ones into the first that can be written "
+            "(default: --to). May be repeated.",
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay until Ctrl-C: follow what is published, and share it.")
+    ] = False,
+    peer: PeerOption = None,
+    iface: InterfaceOption = None,
+    limit_rate: RateOption = None,
+    wait: WaitOption = FIND_S,
+) -> None:
+    """Bring images to their newest version, and leave alone what has changed here."""
+    import asyncio
+    import os
+
+    from overlaysync.model.reference import parse_reference
+    from overlaysync.node.syncing import check_followable, sync_options
+
+    references = [parse_reference(ref) for ref in refs]
+    for reference in references:
+        check_followable(reference)
+    directories = [os.path.abspath(path) for path in masters or ()]
+    options = sync_options(os.path.abspath(to), directories, wait_s=wait)
+    work = _Syncing(
+        output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), watch
+    )
+    with open_node() as node, interruptible():
+        for reference in references:
+            check_membership(node, reference)
+        try:
+            asyncio.run(work.run(node, references))
+        except KeyboardInterrupt:
+            if work.watching:  # the usual end: nothing was broken off
+                raise SystemExit(_INTERRUPTED) from None
+            raise
+
+
+class _Syncing:
+    """The sync command's own part: what it shows, and how long it stays."""
+
+    def __init__(
+        self,
+        output: Output,
+        options: Options,
+        peers: list[Address],
+        interfaces: list[str],
+        rate: int | None,
+        watch: bool,
+    ) -> None:
+        self.watching = False
+        self._output = output
+        self._options = options
+        self._peers = peers
+        self._interfaces = interfaces
+        self._rate = rate
+        self._compression = compression()
+        self._watch = watch
+
+    async def run(self, node: Node, references: list[Reference]) -> None:
+        """Bring everything once; then tell what is not at its newest version, or stay and follow."""
+        import asyncio
+
+        from overlaysync.net.client import Client
+        from overlaysync.net.rate import RateLimit
+        from overlaysync.node.fetching import Fetch
+        from overlaysync.node.passing import Passing
+        from overlaysync.node.reach import Reach
+        from overlaysync.node.syncing import Sync
+
+        given = RateLimit(self._rate)  # by both servers together
+        async with (
+            Client(limit=RateLimit(self._rate), compression=self._compression, teams=node.teams) as client,
+            Reach.open(node, client, self._output, peers=self._peers, interfaces=self._interfaces) as reach,
+            Passing.open(node, reach, limit=given) as passing,
+        ):
+            work = Sync(
+                Fetch(node, client, reach, self._output, self._options, passing),
+                references,
+                looked=lambda: note_silent(reach, self._output),
+                planned=lambda steps: show_plan(self._output, steps, self._options),
+            )
+            done = await work.first()
+            if self._watch:
+                await self._follow(node, work, done, reach, passing, given)
+            self._print(node, done)
+            with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
+                await passing.linger()
+            self._complain(done)
+
+    def _complain(self, done: Round) -> None:
+        """Raise for what is not at its newest version; the exit code is that of the first."""
+        if not done.refusals:
+            return
+        for refusal in done.refusals:
+            self._output.note("\n".join(refusal_lines(refusal)))
+        total = len(done.refusals) + len(done.brought)
+        raise of_several(done.refusals, total, "not at the newest version")
+
+    # -- staying -------------------------------------------------------------------------------------
+
+    async def _follow(
+        self, node: Node, work: Sync, done: Round, reach: Reach, passing: Passing, limit: Any
+    ) -> None:
+        """Share what is here, and follow what is published, until Ctrl-C."""
+        from overlaysync.node.replica import Replica
+        from overlaysync.node.serving import serve
+
+        replica = Replica(node, (), None, self._output)
+        for one in done.brought:
+            _pass_on(replica, one.fetched)
+        try:
+            async with serve(
+                replica, reach=reach, interfaces=self._interfaces, limit=limit, recheck_s=_RECHECK_S
+            ) as (port, where):
+                more = {"node": replica.label, "port": port, "interfaces": where}
+                self._print(node, done, more)
+                for refusal in done.refusals:
+                    self._output.note("\n".join(refusal_lines(refusal)))
+                self._output.note(f"following, and sharing as {replica.label}, port {port}; Ctrl-C ends it")
+                self.watching = True
+                while True:
+                    await passing.linger(longest_s=_HAND_OVER_S)
+                    passing.let_go()
+                    await work.news()
+                    for change in await work.again():
+                        self._tell(change)
+                        if change.fetched is not None:
+                            _pass_on(replica, (change.fetched,))
+        finally:
+            replica.close()
+
+    def _tell(self, change: Change) -> None:
+        """One line with the time for what has changed."""
+        from datetime import datetime
+
+        clock = datetime.now().astimezone().strftime("%H:%M:%S")
+        if change.refusal is not None:
+            self._output.note(f"{clock} " + "\n".join(refusal_lines(change.refusal)))
+        elif change.fetched is not None:
+            line = f"{clock} ✔ {_line(change.fetched)}"
+            if self._output.json:  # one document only
+                self._output.note(line)
+            else:
+                self._output.result(None, line)
+
+    # -- what is printed -----------------------------------------------------------------------------
+
+    def _print(self, node: Node, done: Round, more: dict[str, Any] | None = None) -> None:
+        book, versions = node.book(), node.catalog.versions
+        results = [fetched for one in done.brought for fetched in one.fetched]
+        unique = list({result.known.path: result for result in reversed(results)}.values())[::-1]
+        document: dict[str, Any] = {
+            "synced": [fetched_fields(one, book, versions) | {"state": _state(one)} for one in unique]
+        }
+        if done.refusals:
+            document["failed"] = [refusal_fields(one) for one in done.refusals]
+        self._output.result(document | (more or {}), *(self._output.good(_line(one)) for one in unique))
+
+
+def _pass_on(replica: Replica, fetched: tuple[Fetched, ...]) -> None:
+    for one in fetched:
+        replica.add(one.known)
+
+
+def _state(result: Fetched) -> str:
+    """``current``, ``updated`` (moved forward) or ``fetched`` (was absent)."""
+    if result.already:
+        return "current"
+    return "updated" if result.verdict.standing is not None else "fetched"
+
+
+def _line(result: Fetched) -> str:
+    header = result.manifest.header
+    return f"{header.full_name}:{header.version}  {fetched_text(result)}"
