@@ -133,6 +133,7 @@ class Reach:
     _neighbourhood: Neighbourhood = field(default_factory=Neighbourhood)
     _resolved: dict[Address, tuple[Address, ...]] = field(default_factory=dict)
     _listed: Listed = field(default_factory=Listed)
+    _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _open: Callable[[bytes], Manifest] = field(default_factory=lambda: lru_cache(_OPENED)(open_envelope))
     _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
 
@@ -548,12 +549,12 @@ class Reach:
 
     async def _note_member(self, node: bytes, label: str, team: str) -> None:
         """Note a member, which has proven to be one, and what all its processes have of the team."""
-        things = {
-            thing for view in self.nodes() if view.public_key == node for thing in view.things.get(team, ())
-        }
-        member = Member(node, label, timestamp(), tuple(sorted(things)))
-        note = partial(self.node.catalog.members.note, fresh=timestamp(ago_s=NOTED_S))
-        await asyncio.to_thread(note, self.node.teams[team].id, member)
+        async with self._noting:  # one after the other: the last of them has seen what all processes have
+            same = [view for view in self.nodes() if view.public_key == node]
+            things = {thing for view in same for thing in view.things.get(team, ())}
+            member = Member(node, label, timestamp(), tuple(sorted(things)))
+            note = partial(self.node.catalog.members.note, fresh=timestamp(ago_s=NOTED_S))
+            await asyncio.to_thread(note, self.node.teams[team].id, member)
 
     def _list(self, view: PeerView, manifests: dict[bytes, Manifest]) -> None:
         """Replace what a peer lists; nothing counts of one that has gone while it was asked."""
