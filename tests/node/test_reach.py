@@ -24,7 +24,7 @@ from overlaysync.net.server import Server
 from overlaysync.node import nearness as module
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
-from overlaysync.node.reach import Reach
+from overlaysync.node.reach import PeerView, Reach
 from tests.net.shelf import make_shelf, serving, unused_port
 
 LINK, LINK_6 = "192.0.2.9", "2001:db8::9"
@@ -199,3 +199,63 @@ async def test_a_machine_that_fails_ends_the_search_and_who_waits_for_it(
         with pytest.raises(NoSpaceError):
             reach.check()
     node.close()
+
+
+# -- commands that stay ------------------------------------------------------------------------------
+
+
+async def ask_again(reach: Reach) -> list[str]:
+    """Ask again, and wait for the answers; names listed then."""
+    reach.ask_again()
+    while await reach.another(wait_s=5):
+        pass
+    return [listing.manifest.header.name for listing in reach.listings()]
+
+
+async def test_a_named_peer_that_is_asked_again_has_what_it_has_then(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    offers, shelf.items = shelf.items, []
+    async with serving(Server(shelf)) as address:
+        async with reaching(tmp_path, address) as reach:
+            assert reach.listings() == []
+            shelf.items = offers
+            assert await ask_again(reach) == [offer.manifest.header.name for offer in offers]
+            shelf.items = []
+            assert await ask_again(reach) == []
+
+
+async def test_a_peer_that_has_gone_lists_nothing_until_it_is_back(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    names = [offer.manifest.header.name for offer in shelf.items]
+    server = Server(shelf)
+    async with serving(server) as address, reaching(tmp_path, address) as reach:
+        assert await ask_again(reach) == names
+        await server.stop()
+        assert await ask_again(reach) == []
+        again = Server(shelf)
+        await again.start([address.host], port=address.port)
+        assert await ask_again(reach) == names
+        await again.stop()
+
+
+async def test_what_others_told_of_and_never_answered_is_not_asked_again(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        port = silent.getsockname()[1]
+        async with serving(Server(shelf)) as address, reaching(tmp_path, address) as reach:
+            told = str(Address("127.0.0.1", port))
+            reach.views[told] = PeerView(Address("127.0.0.1", port))
+            await ask_again(reach)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+async def test_changes_waits_for_answers_and_says_when_there_are_none(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    async with serving(Server(shelf)) as address, reaching(tmp_path, address) as reach:
+        while await reach.changes(wait_s=0.01):
+            pass
+        assert not await reach.changes(wait_s=0.01)
+        reach.ask_again()
+        assert await reach.changes(wait_s=5) and not reach.looking
