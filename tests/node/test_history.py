@@ -255,17 +255,17 @@ BODIES = {
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
 async def test_a_peer_that_tells_no_past_is_a_peer_all_the_same(node: Node, peer: Peer, body: bytes) -> None:
     first, second = peer.line(2)
+    sent: list[bytes] = []
     catalog = encode_catalog(peer.key.public, "x", [second.envelope])
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answer = ok(catalog) if not served else body if len(served) == 1 else ok(b'{"peers":[]}')
-        served.append(answer)
+        answer = ok(catalog) if not sent else body if len(sent) == 1 else ok(b'{"peers":[]}')
+        sent.append(answer)
         await says(answer, then_close=answer is body)(reader, writer)
 
-    served: list[bytes] = []
     async with scripted(script) as address:
         reach, asked = await look(node, address)
-    assert asked == [second.id] and body in served
+    assert asked == [second.id] and body in sent
     assert [listing.manifest for listing in reach.listings()] == [second]
     assert versions(node) == [2] and first.header.version == 1
 
