@@ -117,6 +117,7 @@ async def look(node: Node, *peers: Address, catalogs: bool = True) -> tuple[Reac
         await reach._watch()
         while await reach.another(wait_s=5):
             pass
+        assert isinstance(client, Asking)
         return reach, client.asked
 
 
@@ -235,7 +236,7 @@ async def test_a_past_in_a_circle_ends(node: Node, peer: Peer, monkeypatch: pyte
     first, second = peer.line(2)
     rows = {first.id: manifest_row(first), second.id: manifest_row(second)}
     rows[first.id] = replace(rows[first.id], follows=(second.id,))
-    monkeypatch.setattr(module, "manifest_row", lambda manifest: cast(ManifestRow, rows[manifest.id]))
+    monkeypatch.setattr(module, "manifest_row", lambda manifest: rows[manifest.id])
     peer.serve(second, first.envelope, second.envelope)
     async with served(peer) as address, asyncio.timeout(10):
         await look(node, address)
