@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import msgspec
 import pytest
@@ -26,7 +25,6 @@ from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
 from overlaysync.ops.offer import Offer
 from overlaysync.ops.publish import manifest_row
-from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team, new_team
