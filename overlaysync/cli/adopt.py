@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from overlaysync.cli.common import (
+    AcceptMasterOption,
     InterfaceOption,
     PeerOption,
     WaitOption,
@@ -56,6 +57,7 @@ def adopt(
         bool,
         typer.Option("--unverified", help="Accept the master given as a path, even if nothing proves it."),
     ] = False,
+    accept_master: AcceptMasterOption = False,
     name: Annotated[
         str | None,
         typer.Option("--as", metavar="NAME", help="Name of the new overlay (default: OVERLAY-on-MASTER)."),
@@ -95,7 +97,7 @@ def adopt(
     )
     addresses = parse_peers(peer)
     with open_node() as node, interruptible():
-        work = _Adopting(output_of(context), node, options, addresses, iface or [])
+        work = _Adopting(output_of(context), node, options, addresses, iface or [], accept_master)
         work.run(overlay, master, name, unverified=unverified)
 
 
@@ -108,6 +110,7 @@ class _Adopting:
     options: Options
     peers: list[Address]
     interfaces: list[str]
+    accept_master: bool
 
     def run(self, overlay: str, master: str | None, name: str | None, *, unverified: bool) -> None:
         """Find the master, write the overlay anew, and say what shows that it belongs there."""
@@ -228,6 +231,8 @@ class _Adopting:
         from overlaysync.ops.library import Known
 
         assert isinstance(only, Known)
+        if not self.accept_master:
+            self.node.library.check_as_published(only)
         made = self._write(stray, read_over(self.node.library, stray, only), name, None)
         against = refusal.why if isinstance(refusal, ElsewhereError) else ""
         text = note_unverified(self.node.library, made, against)

@@ -208,9 +208,8 @@ def local_listings(node: Node) -> list[Listing]:
     from overlaysync.trust.envelope import open_envelope
 
     present = {row.layer or row.disk for row in node.catalog.all_images() if node.library.known(row.path)}
-    return [
-        Listing(open_envelope(row.envelope)) for row in node.catalog.manifests() if row.content in present
-    ]
+    rows = [row for row in node.catalog.manifests() if row.content in present]
+    return [Listing(manifest) for row in rows if node.counts(manifest := open_envelope(row.envelope))]
 
 
 def manifest_of(node: Node, known: Known) -> Manifest | None:

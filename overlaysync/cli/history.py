@@ -21,10 +21,12 @@ from overlaysync.cli.finding import check_membership
 from overlaysync.cli.look import LOOK_S, look
 
 if TYPE_CHECKING:
+    from overlaysync.model.reference import Reference
     from overlaysync.node.node import Node
     from overlaysync.ops.resolve import Listing
     from overlaysync.ops.timeline import Entry
     from overlaysync.trust.book import Book
+    from overlaysync.trust.envelope import Manifest
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -54,7 +56,7 @@ def history(
 
     from overlaysync.model.reference import parse_reference
     from overlaysync.node.node import now
-    from overlaysync.ops.timeline import known_versions, timeline
+    from overlaysync.ops.timeline import timeline
 
     output = output_of(context)
     references = [parse_reference(ref) for ref in refs]
@@ -71,12 +73,19 @@ def history(
         found = {
             entry.manifest.id: entry
             for reference in references
-            for entry in timeline(reference, known_versions(node.catalog, reference), listed, here)
+            for entry in timeline(reference, _known(node, reference), listed, here)
         }
         book = node.book()
     entries = list(found.values())
     lines = aligned([_row(entry, book, now(), local=local) for entry in entries])
     output.result({"history": [_fields(entry) for entry in entries]}, *lines)
+
+
+def _known(node: Node, reference: Reference) -> list[Manifest]:
+    """The versions ever seen here, without those of an earlier team of that name."""
+    from overlaysync.ops.timeline import known_versions
+
+    return [manifest for manifest in known_versions(node.catalog, reference) if node.counts(manifest)]
 
 
 def _files(node: Node) -> dict[bytes, list[str]]:
@@ -106,7 +115,7 @@ def _row(entry: Entry, book: Book, now: float, *, local: bool) -> tuple[str, ...
     from overlaysync.units import format_size
 
     manifest, header = entry.manifest, entry.manifest.header
-    other = book.is_other(manifest.publisher, header.team, header.name)
+    doubt = book.doubt(manifest.publisher, header.team, header.name)
     return (
         f"{header.full_name}:{header.version}",
         local_minute(header.created),
@@ -115,7 +124,7 @@ def _row(entry: Entry, book: Book, now: float, *, local: bool) -> tuple[str, ...
         format_size(header.data_size),
         quoted(header.note),
         f"follows {' and '.join(entry.follows)}" if entry.follows else "",
-        "forked" if entry.place is Place.FORKED else "other publisher" if other else "",
+        "forked" if entry.place is Place.FORKED and not doubt else doubt,
         _where(entry, local=local),
     )
 

@@ -189,21 +189,26 @@ def _tell_lost(output: Output, lost: Farewell, name: str) -> None:
     texts = (
         (
             lost.others,
-            "published by other members, and on this machine. The files stay, but they cannot be fetched "
-            "again, repaired or shared",
+            "Published by other members, and on this machine",
+            "The files stay, but they cannot be fetched again, repaired or shared",
         ),
-        (lost.elsewhere, "on other members' machines only. They cannot be fetched any more"),
+        (
+            lost.elsewhere,
+            "On other members' machines only",
+            "They cannot be fetched any more",
+        ),
         (
             lost.own,
-            "published by you for the team. To share them again, say for whom: "
-            "overlaysync share --public PATH, or overlaysync share --team OTHER PATH",
+            "Published by you for the team",
+            "To share them again, say for whom: overlaysync share --public PATH, or: "
+            "overlaysync share --team OTHER PATH",
         ),
     )
-    if any(names for names, _ in texts):
-        output.note(f"Without team '{name}', this machine loses access:")
-    for names, text in texts:
+    if any(names for names, *_ in texts):
+        output.note(f"Without team '{name}':")
+    for names, which, then in texts:
         if names:
-            output.note(f"  {_listed(names)}: {text}.")
+            output.note(f"  {which}: {_listed(names)}. {then}")
 
 
 # -- members -----------------------------------------------------------------------------------------

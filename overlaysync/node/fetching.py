@@ -273,11 +273,14 @@ class Fetch:
 
         Raises:
             WouldDestroyError, InUseError: it may not be replaced.
+            BaseImageError: the overlay that is there has lost its master, and this fetch does not bring it.
             NotAllowedError: it is a step back, and nothing newer is here.
         """
         try:
             verdict = await asyncio.to_thread(self._judge, steps[-1])
         except BaseImageError:
+            if len(steps) == 1:
+                raise
             verdict = None
         if choice.step_back is not None and (verdict is None or verdict.known is None):
             raise choice.step_back

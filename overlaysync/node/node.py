@@ -16,6 +16,7 @@ from overlaysync.ops.publish import Publisher
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
 from overlaysync.trust.book import Book
+from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import NodeKey, load_or_make, short_node_id
 from overlaysync.trust.team_files import load_teams
 from overlaysync.trust.teams import Team
@@ -57,6 +58,13 @@ class Node:
     def may_see(self, team: str) -> bool:
         """Whether what belongs to ``team`` ("" for everybody) is for this node."""
         return team == "" or team in self.teams
+
+    def counts(self, manifest: Manifest) -> bool:
+        """Whether what is known here by a team's name is that team's, not an earlier one's of that name.
+
+        What is here of a team that this machine is not in keeps its name.
+        """
+        return manifest.header.team not in self.teams or manifest.belongs(self.teams)
 
     def book(self) -> Book:
         """Who is trusted for what at this moment."""

@@ -133,6 +133,7 @@ class Reach:
     _neighbourhood: Neighbourhood = field(default_factory=Neighbourhood)
     _resolved: dict[Address, tuple[Address, ...]] = field(default_factory=dict)
     _listed: Listed = field(default_factory=Listed)
+    _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _open: Callable[[bytes], Manifest] = field(default_factory=lambda: lru_cache(_OPENED)(open_envelope))
     _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
 
@@ -531,6 +532,11 @@ class Reach:
         assert isinstance(endpoint, PrivateAddress)
         try:
             catalog = await self.client.private_catalog(endpoint)
+            manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
+            view.things[team] = things_of(manifests.values())
+            if view.public_key != self.node.key.public:
+                await self._note_member(view.public_key, catalog.label, team)
+            return manifests
         except GoneError:
             return {}
         except Exception as error:
@@ -540,20 +546,15 @@ class Reach:
             # Ask again, if it is announced; and for all it says: its private lane may have moved.
             view.noted, view.revision, view.etag = str(failure), "", ""
             return {}
-        manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
-        view.things[team] = things_of(manifests.values())
-        if view.public_key != self.node.key.public:
-            await self._note_member(view.public_key, catalog.label, team)
-        return manifests
 
     async def _note_member(self, node: bytes, label: str, team: str) -> None:
         """Note a member, which has proven to be one, and what all its processes have of the team."""
-        things = {
-            thing for view in self.nodes() if view.public_key == node for thing in view.things.get(team, ())
-        }
-        member = Member(node, label, timestamp(), tuple(sorted(things)))
-        note = partial(self.node.catalog.members.note, fresh=timestamp(ago_s=NOTED_S))
-        await asyncio.to_thread(note, self.node.teams[team].id, member)
+        async with self._noting:  # one after the other: the last of them has seen what all processes have
+            same = [view for view in self.nodes() if view.public_key == node]
+            things = {thing for view in same for thing in view.things.get(team, ())}
+            member = Member(node, label, timestamp(), tuple(sorted(things)))
+            note = partial(self.node.catalog.members.note, fresh=timestamp(ago_s=NOTED_S))
+            await asyncio.to_thread(note, self.node.teams[team].id, member)
 
     def _list(self, view: PeerView, manifests: dict[bytes, Manifest]) -> None:
         """Replace what a peer lists; nothing counts of one that has gone while it was asked."""
@@ -617,9 +618,11 @@ class Reach:
         unknown = await asyncio.to_thread(self._without_past, list(view.manifests.values()))
         for manifest in unknown[:_HISTORIES]:
             endpoint = view.endpoint(manifest.header.team)
-            with suppress(PeerError, DecodeError):
+            try:
                 envelopes = await self.client.history(endpoint, manifest.id)
                 await asyncio.to_thread(self._keep_past, manifest, envelopes)
+            except Exception as error:
+                self.faults.contain(error, "asking a peer for earlier versions")
 
     def _without_past(self, manifests: list[Manifest]) -> list[Manifest]:
         """Those with versions before them that are not known here, the highest of each name first."""

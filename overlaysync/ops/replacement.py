@@ -19,7 +19,7 @@ from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, Library, full_name
 from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.trust_words import age, who
-from overlaysync.ops.versions import Standing, State, compare
+from overlaysync.ops.versions import Standing, State, compare, was_elsewhere
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import format_size
@@ -92,32 +92,34 @@ def judge(
     Raises:
         WouldDestroyError: it may not be replaced.
         InUseError: a VM has it open, and it is not what is offered.
-        BaseImageError: it cannot be compared, because its own master is missing.
+        BaseImageError: it cannot be compared, because its own master is missing or another.
     """
     if not os.path.lexists(path):
         return Verdict()
     header = offered.header
     if os.path.islink(path):
-        return _judge_link(library, path, offered, rules, now)
+        return _judge_link(library, path, offered, Rules() if brought else rules, now)
     try:
         known = library.examine(path, now=now)
     except InUseError:
         raise
     except OverlaysyncError as error:
-        if error.exit_code == 5:
-            raise
         if rules.discard_changes and not brought:
             check_unneeded(path, library.catalog)
             return Verdict(standing=Standing(State.UNKNOWN))
+        if error.exit_code == 5:
+            raise
         raise WouldDestroyError(
-            f"{path} exists and cannot be read as an image", why=str(error), hint=_elsewhere(offered)
+            f"{path} exists and cannot be read as an image",
+            why=str(error),
+            hint=_elsewhere() if brought else f"{_elsewhere()}; to lose it: --discard-changes",
         ) from error
     standing = compare(library.catalog, known.path, known.content.id, offered)
     if standing.state in (State.SAME, State.NEWER):
         return Verdict(known, standing)
     if brought:
         raise WouldDestroyError(
-            f"{path} exists and is not {header.full_name}:{header.version}", hint=_elsewhere(offered)
+            f"{path} exists and is not {header.full_name}:{header.version}", hint=_elsewhere()
         )
     check_unneeded(path, library.catalog)
     if not rules.discard_changes:
@@ -198,7 +200,8 @@ def _refuse(
             )
         case State.FORKED:
             raise _fork(known, standing, offered, rules, now)
-    why = would_be_lost(library, known, own=own)
+    keeping = was_elsewhere(library.catalog, standing, offered, own)
+    why = would_be_lost(library, known, own=own, keeping=keeping)
     if why or not rules.replace or (rules.forward_only and standing.state is not State.BEHIND):
         away = "to lose it" if why else "to replace it"
         option = "--discard-changes" if why else "--replace"
@@ -244,5 +247,5 @@ def _way(rules: Rules, offered: Manifest, option: str) -> str:
     return f"overlaysync fetch {offered.header.full_name} {option}" if rules.forward_only else option
 
 
-def _elsewhere(offered: Manifest) -> str:
+def _elsewhere() -> str:
     return "choose another name with --as, or another directory with --to"

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from overlaysync.model.history import History
-from overlaysync.model.manifest import MAX_FOLLOWS
 from overlaysync.ops.library import Known
 from overlaysync.ops.publish import manifest_row
-from overlaysync.store.catalog import Catalog, ManifestRow
+from overlaysync.store.catalog import MAX_HELD, Catalog, ManifestRow
 from overlaysync.trust.envelope import Manifest
 
 MAX_PAST = 1024
@@ -50,7 +49,7 @@ def settled(catalog: Catalog, taken: Manifest, superseded: Sequence[bytes]) -> t
     history = History([*catalog.versions(header.team, header.name), manifest_row(taken)])
     before = history.before(taken.id)
     others = [id for id in dict.fromkeys(superseded) if id != taken.id and id not in before]
-    return (taken.id, *others)[:MAX_FOLLOWS]
+    return (taken.id, *others)[:MAX_HELD]
 
 
 def hold_again(catalog: Catalog, known: Known) -> None:
@@ -76,7 +75,7 @@ class State(Enum):
     CHANGED = auto()
     """It was written to since it was fetched or published: unpublished work."""
     UNKNOWN = auto()
-    """Nothing is known of it."""
+    """Nothing is known of it, or it is something of another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +112,20 @@ def compare(catalog: Catalog, path: str, content: bytes, offered: Manifest) -> S
         return Standing(State.BEHIND, current)
     if any(history.is_before(offered.id, row.id) for row in current):
         return Standing(State.NEWER, current)
+    if all((row.team, row.name) != (header.team, header.name) for row in current):
+        return Standing(State.UNKNOWN, current)
     common = history.last_common(current[0].id, offered.id, versions)
     return Standing(State.FORKED, current, common)
+
+
+def was_elsewhere(catalog: Catalog, standing: Standing, offered: Manifest, own: bytes) -> bool:
+    """Whether another publisher made a version, offered now, out of what is here: it must have had that."""
+    header = offered.header
+    rows = [manifest_row(offered), *catalog.versions(header.team, header.name)]
+    history = History(rows)
+    before = {offered.id} | history.before(offered.id)
+    return any(
+        row.id in before and row.publisher != own and history.is_before(held.id, row.id)
+        for row in rows
+        for held in standing.held
+    )

@@ -113,7 +113,7 @@ CREATE TABLE distrusted (
     label TEXT NOT NULL
 ) STRICT;
 """
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Stored as SQLite's user_version; 0 is a file without tables."""
 
 

@@ -13,11 +13,13 @@ from overlaysync.units import KIB, MIB
 from tests.e2e import disks
 from tests.e2e.nodes import (
     DONE,
+    NOT_ALLOWED,
     NOT_FOUND,
     USAGE,
     Lab,
     Node,
     Share,
+    until,
 )
 from tests.e2e.terminals import Terminal
 
@@ -40,7 +42,7 @@ def things(member: dict[str, Any]) -> list[tuple[str, int, str]]:
 
 
 def look(node: Node, *shares: Share) -> None:
-    node.json("ls", *(word for share in shares for word in ("--peer", share.peer)), "--wait", "1")
+    node.json("ls", *(word for share in shares for word in ("--peer", share.peer)), "--wait", "10")
 
 
 # -- who was seen ------------------------------------------------------------------------------------
@@ -180,3 +182,95 @@ def test_on_a_terminal_yes_leaves(lab: Lab) -> None:
         terminal.answer("To come back you need its code", "y")
         assert terminal.end() == DONE
     assert alice.json("team", "show") == {"teams": []}
+
+
+# -- afterwards --------------------------------------------------------------------------------------
+
+
+def ways(path: Path) -> list[str]:
+    return [
+        f"overlaysync share --public {path}, or for another team",
+        f"overlaysync share --team TEAM {path}",
+    ]
+
+
+def test_what_was_a_team_s_can_be_shared_again_when_the_user_says_for_whom(lab: Lab) -> None:
+    alice, bob, carl = (lab.node(name) for name in ("alice", "bob", "carl"))
+    red, blue = lab.team("red", alice, bob), lab.team("blue", bob, carl)
+    mine = raw(bob, lab.name("mine"))
+    bob.share(mine, "--team", red).stop()
+    bob.json("team", "leave", red, "--yes")
+
+    for where in (mine, bob.place):
+        error = bob.fails(NOT_ALLOWED, "share", where)
+        assert red in error["what"]
+        assert error["hint"].count("overlaysync ") == 2
+        assert all(way in error["hint"] for way in ways(mine))
+    assert "blue" not in str(bob.json("ls", "--local"))
+
+    share = bob.share(mine, "--team", blue)
+    assert [(item["team"], item["version"]) for item in share.document()["shared"]] == [(blue, 1)]
+    look(carl, share)
+    (fetched,) = carl.fetch(f"{blue}/{mine.stem}", "--peer", share.peer)
+    assert Path(fetched["path"]).read_bytes() == mine.read_bytes()
+    share.stop()
+    again = bob.share(mine)
+    assert again.document()["shared"][0]["team"] == blue, "for whom it is now is known again"
+    again.stop()
+    error = bob.fails(USAGE, "share", mine, "--public")
+    assert f"{blue}/{mine.stem}" in error["what"] and "--yes" in error["hint"]
+
+
+def test_an_earlier_team_of_that_name_counts_for_nothing(lab: Lab) -> None:
+    """Alice makes the team anew with Carl; Bob has the old key, and what was published with it."""
+    alice, bob, carl = (lab.node(name) for name in ("alice", "bob", "carl"))
+    team = lab.team("red", alice, bob)
+    vm, theirs = raw(alice, lab.name("vm")), raw(bob, lab.name("theirs"))
+    share = alice.share(vm, "--team", team)
+    bob.fetch(f"{team}/{vm.stem}", "--peer", share.peer)
+    share.stop()
+    old = bob.share(theirs, f"{vm.stem}.raw", "--team", team)
+    alice.fetch(f"{team}/{theirs.stem}", "--peer", old.peer)
+
+    alice.json("team", "leave", team, "--yes")
+    alice.json("team", "create", team)
+    keep_team(carl.home / "teams", load_teams(alice.home / "teams")[team])
+    assert alice.json("ls", "--local")["images"] == [], "what is here of the old team is not the new one's"
+    alice.fails(NOT_FOUND, "history", f"{team}/", "--local")
+
+    # What was for the old team is for the new one when Alice says so, and begins anew.
+    error = alice.fails(NOT_ALLOWED, "share", vm)
+    assert all(way in error["hint"] for way in ways(vm))
+    vm.chmod(0o644)
+    raw(alice, vm.stem, "changed")
+    new = alice.share(vm, "--team", team)
+    (item,) = new.document()["shared"]
+    assert (item["version"], item["follows"]) == (1, [])
+
+    # Neither side sees the other; not even where one of them asks both.
+    peers = ("--peer", old.peer, "--peer", new.peer, "--wait", "1")
+    assert [one["publisher"] for one in carl.json("ls", *peers)["images"]] == [item["publisher"]]
+    assert {one["name"] for one in bob.json("ls", *peers)["images"]} == {vm.stem, theirs.stem}
+    carl.fails(NOT_FOUND, "fetch", f"{team}/{theirs.stem}", *peers)
+    (fetched,) = carl.fetch(f"{team}/{vm.stem}", *peers)
+    assert Path(fetched["path"]).read_bytes() == vm.read_bytes()
+    assert set(shown(carl, team)) == {"alice", "carl"}
+    assert set(shown(alice, team)) == {"alice"}
+
+
+def test_what_appears_later_is_not_for_a_team_made_anew_by_its_name_alone(lab: Lab) -> None:
+    alice = lab.node("alice")
+    team = lab.team("red", alice)
+    vm = raw(alice, lab.name("vm"))
+    alice.share(vm, "--team", team).stop()
+    alice.json("team", "leave", team, "--yes")
+    alice.json("team", "create", team)
+    folder = alice.place / "folder"
+    folder.mkdir()
+    (folder / "other.raw").write_bytes(disks.noise("other", 128 * KIB))
+    share = alice.share(folder, "--public")
+    vm.rename(folder / vm.name)
+    until(lambda: vm.name in share.stderr, what="a word about the file that has appeared")
+    assert f"Cannot share {folder / vm.name} with team '{team}'" in share.stderr
+    look(alice, share)
+    assert [image["name"] for image in alice.json("ls", "--peer", share.peer)["images"]] == ["other"]

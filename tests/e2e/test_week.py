@@ -110,13 +110,15 @@ class Week:
     def run(self, machine: Machine, *words: object) -> Result:
         return machine.node.run(*words, *self.peers(machine), "--wait", "20", "--json")
 
-    def sync(self, machine: Machine, *sources: Machine) -> None:
-        """A nightly sync that finds nothing to complain of; each source is the newest of its names."""
+    def sync(self, machine: Machine, *sources: Machine, **newer: Machine) -> None:
+        """A nightly sync with nothing to complain of: takes all of each source, and single VMs of others."""
         result = self.run(machine, "sync", f"{self.team}/", "--to", machine.node.place)
         assert result.code == DONE, result.stderr + result.stdout
         for source in sources:
             for name in source.blocks:
                 machine.take(name, source)
+        for name, source in newer.items():
+            machine.take(name, source)
         self.look()
 
     def look(self) -> None:
@@ -131,7 +133,7 @@ def heads(machine: Machine, week: Week) -> dict[str, Any]:
     return {
         item["name"]: item["manifest"]
         for item in listed
-        if item["manifest"] not in followed and item["layer"] and item["name"] in ("web", "db")
+        if item["manifest"] not in followed and item["name"] in ("web", "db")
     }
 
 
@@ -203,9 +205,7 @@ def test_a_week_of_a_team_of_three(lab: Lab) -> None:
     # Thursday. Ben's machine fails in the middle of his work on db; Cid's takes over, and Ben's comes back.
     week.write(ben, "db")
     ben.publish("before the failure")
-    week.sync(cid, *[])
-    cid.take("db", ben)
-    week.look()
+    week.sync(cid, db=ben)
     ben.rest()
     week.write(cid, "db")
     cid.publish("after the failover")
@@ -216,7 +216,8 @@ def test_a_week_of_a_team_of_three(lab: Lab) -> None:
 
     # Ana's machine is lost with all that is on it. A new one gets everything from the team's code alone.
     ana.rest()
-    shutil.rmtree(ana.node.base)
+    for directory in (ana.node.home, ana.node.place):
+        shutil.rmtree(directory)
     new = lab.node("ana2")
     code = cid.node.base / "code"
     shutil.copytree(cid.node.home / "teams", new.home / "teams")
@@ -246,9 +247,8 @@ def test_a_week_of_a_team_of_three(lab: Lab) -> None:
     week.write(ben, "web")
     ben.publish("after the repair")
     cid.rest()
-    week.sync(cid, *[])
-    cid.take("web", ben)
-    week.sync(ana, ben)
+    week.sync(cid, web=ben)
+    week.sync(ana, web=ben)
 
     # Cid leaves: what the team publishes from now on is none of his business, and nothing of his is lost.
     cid.publish()

@@ -1,105 +1,420 @@
-"""Replacement: what fetch --replace may do that sync may not, and what both may."""
+"""May an offered version take the place of what is there? Every row of the table, by what the user allows."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from overlaysync.errors import WouldDestroyError
-from overlaysync.model.digest import format_id
-from overlaysync.ops.publish import Publisher, keep_manifest
+from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
 from overlaysync.ops.replacement import Rules, Verdict, judge
 from overlaysync.ops.versions import State
-from overlaysync.trust.envelope import Manifest, sign_header
-from overlaysync.trust.keys import load_or_make
+from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.keys import node_id
 from overlaysync.units import MIB
-from tests.images import create, draw
-from tests.ops.world import NOW, World
+from tests.images import Op, apply, create, run
+from tests.ops.machines import Machine, inode_of, machine
+from tests.ops.test_discard import opened_by_qemu
+from tests.ops.world import NOW, sha
 
-pytestmark = pytest.mark.qemu
+qemu = pytest.mark.qemu
 
-FETCH = Rules(replace=True)
+NONE, REPLACE, DISCARD = Rules(), Rules(replace=True), Rules(discard_changes=True)
+ALL = (NONE, REPLACE, DISCARD)
+BOTH = Rules(replace=True, discard_changes=True)
 SYNC = Rules(replace=True, forward_only=True)
-CREATED = "2026-01-31T12:00:00Z"
+HERE, DONE = "already here", "replaced"
+
+
+@dataclass(frozen=True)
+class Room:
+    """Two machines; what Ann offers is for a place at Bob's."""
+
+    ann: Machine
+    bob: Machine
+
+    def offer(self, text: str, file: str = "web.raw", **more: str) -> Manifest:
+        """Ann's next version."""
+        self.ann.write(file, text)
+        return self.ann.publish(file, **more)  # type: ignore[arg-type]
+
+    def taken(self, text: str = "first") -> Manifest:
+        """Bob has fetched Ann's first version."""
+        manifest = self.offer(text)
+        self.bob.take(manifest, self.ann.path("web.raw"), "web.raw")
+        return manifest
+
+    def judge(
+        self, offered: Manifest, rules: Rules, file: str = "web.raw", *, brought: bool = False
+    ) -> Verdict:
+        place = str(self.bob.path(file))
+        library, own = self.bob.world.library, self.bob.key.public
+        return judge(library, place, offered, rules, own=own, now=NOW, brought=brought)
+
+    def outcome(self, offered: Manifest, rules: Rules, file: str = "web.raw", **more: bool) -> str | int:
+        """What happens: or the exit code, and then nothing there has been touched."""
+        before = tree(self.bob.world.images)
+        try:
+            verdict = self.judge(offered, rules, file, **more)
+        except OverlaysyncError as error:
+            assert error.what and error.hint, error
+            return error.exit_code
+        finally:
+            assert tree(self.bob.world.images) == before
+        assert (verdict.known is None) == verdict.replaces or verdict == Verdict()
+        return HERE if verdict.known else DONE
+
+    def outcomes(self, offered: Manifest, file: str = "web.raw", **more: bool) -> tuple[str | int, ...]:
+        """By what the user allows: nothing, ``--replace``, ``--discard-changes``.
+
+        ``sync`` replaces what ``--replace`` does, but nothing that is no fast-forward.
+        """
+        none, replace, discard = (self.outcome(offered, rules, file, **more) for rules in ALL)
+        assert self.outcome(offered, BOTH, file, **more) == discard
+        forward = False
+        if discard == DONE:
+            standing = self.judge(offered, DISCARD, file, **more).standing
+            forward = standing is not None and standing.state is State.BEHIND
+        assert self.outcome(offered, SYNC, file, **more) == (replace if forward else none)
+        return none, replace, discard
+
+
+def tree(directory: Path) -> dict[str, tuple[str, bool]]:
+    """Every file, what is in it, and whether it is a link."""
+    return {
+        str(path): (sha(path) if path.is_file() else "", path.is_symlink())
+        for path in sorted(directory.rglob("*"))
+    }
 
 
 @pytest.fixture
-def web(world: World) -> Path:
-    path = create(world.images / "web.qcow2", MIB)
-    draw(path, "AB")
-    return path
+def room(tmp_path: Path) -> Iterator[Room]:
+    with machine(tmp_path, "ann") as ann, machine(tmp_path, "bob") as bob:
+        yield Room(ann, bob)
 
 
-def published(world: World, path: Path) -> Manifest:
-    publisher = Publisher(world.library, load_or_make(world.home.node_key), "ann@lab-abc234")
-    return publisher.publish(world.known(path), team=None, created=CREATED)
+# -- the table ---------------------------------------------------------------------------------------
 
 
-def from_bob(world: World, like: Manifest, tmp_path: Path, *follows: Manifest) -> Manifest:
-    """Another content that another publisher has signed, seen here."""
-    header = msgspec.structs.replace(
-        like.header,
-        id=format_id(bytes([7]) * 32),
-        result=format_id(bytes([7]) * 32),
-        version=1 + max((one.header.version for one in follows), default=0),
-        follows=tuple(sorted(one.id.hex() for one in follows)),
+def test_nothing_is_there(room: Room) -> None:
+    offered = room.offer("first")
+    for rules in ALL:
+        assert room.judge(offered, rules) == Verdict()
+
+
+def test_the_same_content(room: Room) -> None:
+    first = room.taken()
+    assert room.outcomes(first) == (HERE, HERE, HERE)
+    room.offer("second")
+    again = room.offer("first")
+    assert again.header.version == 3
+    assert room.outcomes(again) == (HERE, HERE, HERE)
+    # Also where nothing was noted of the file.
+    shutil.copy(room.bob.path("web.raw"), room.bob.path("copy.raw"))
+    assert room.outcomes(first, "copy.raw") == (HERE, HERE, HERE)
+
+
+def test_unchanged_and_nothing_newer_is_offered(room: Room) -> None:
+    first = room.taken()
+    room.bob.write("web.raw", "second")
+    room.bob.publish("web.raw")
+    assert room.outcomes(first) == (HERE, HERE, HERE)
+    verdict = room.judge(first, NONE)
+    assert verdict.standing is not None and verdict.standing.state is State.NEWER
+    assert [row.version for row in verdict.standing.held] == [2]
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["directly", "through others"])
+def test_unchanged_and_the_offered_follows_it(room: Room, through: bool) -> None:
+    room.taken()
+    offered = room.offer("second")
+    if through:
+        room.bob.sees(offered)
+        offered = room.offer("third")
+    assert room.outcomes(offered) == (9, DONE, DONE)
+    with pytest.raises(WouldDestroyError) as caught:
+        room.judge(offered, NONE)
+    assert "web:1" in caught.value.what and f"web:{offered.header.version}" in caught.value.what
+    assert "--replace" in caught.value.hint
+    assert room.judge(offered, REPLACE).superseded == ()
+
+
+def test_unchanged_what_was_published_here_and_another_went_on_with(room: Room) -> None:
+    """Somebody made the next version of it, so it was there as well, whatever is known of who has it now."""
+    ann, bob = room.bob, room.ann
+    ann.write("web.raw", "first")
+    first = ann.publish("web.raw")
+    bob.take(first, ann.path("web.raw"), "web.raw")
+    assert room.outcomes(room.offer("second")) == (9, DONE, DONE)
+
+
+def test_unchanged_what_was_published_here_alone(room: Room) -> None:
+    """Nobody else is known to have it: a fast-forward to a version of one's own throws it away."""
+    bob = room.bob
+    bob.write("web.raw", "first")
+    first = bob.publish("web.raw")
+    saved = bob.write("saved.raw", "second")
+    shutil.copy(saved, bob.path("web.raw"))
+    second = bob.publish("web.raw")
+    bob.write("web.raw", "first")
+    assert first.header.version == 1 and room.outcomes(second) == (9, 9, DONE)
+    with pytest.raises(WouldDestroyError) as caught:
+        room.judge(second, REPLACE)
+    assert "--discard-changes" in caught.value.hint
+    bob.world.catalog.note_holder(
+        first.header.content_id, b"A" * 32, "ann@lab-abc234", at="2026-01-31T12:00:00Z"
     )
-    manifest = sign_header(header, load_or_make(tmp_path / "bob.key"), None)
-    keep_manifest(world.catalog, manifest, at=CREATED)
-    return manifest
+    assert room.outcomes(second) == (9, DONE, DONE)
 
 
-def judged(world: World, path: Path, offered: Manifest, rules: Rules) -> Verdict:
-    own = load_or_make(world.home.node_key).public
-    return judge(world.library, str(path), offered, rules, own=own, now=NOW)
-
-
-def test_both_move_an_unchanged_file_forward(world: World, web: Path, tmp_path: Path) -> None:
-    first = published(world, web)
-    second = from_bob(world, first, tmp_path, first)
-    for rules in (FETCH, SYNC):
-        verdict = judged(world, web, second, rules)
-        assert verdict.replaces and verdict.standing and verdict.standing.state is State.BEHIND
-
-
-def test_sync_leaves_a_file_of_unknown_origin_also_where_nothing_would_be_lost(
-    world: World, web: Path, tmp_path: Path
-) -> None:
-    """There is a copy of it, so that fetch --replace may; sync never asked whose it is."""
-    theirs = from_bob(world, published(world, web), tmp_path)
-    stray = create(world.images / "stray.qcow2", MIB)
-    draw(stray, "C")
-    world.known(Path(shutil.copy(stray, world.images / "copy.qcow2")))
-    assert judged(world, stray, theirs, FETCH).replaces
-    with pytest.raises(WouldDestroyError) as caught:
-        judged(world, stray, theirs, SYNC)
-    assert "overlaysync fetch web --replace" in caught.value.hint
-
-
-def test_sync_leaves_a_link(world: World, web: Path, tmp_path: Path) -> None:
-    theirs = from_bob(world, published(world, web), tmp_path)
-    link = world.images / "link.qcow2"
-    link.symlink_to(web)
-    assert judged(world, link, theirs, FETCH).replaces
-    with pytest.raises(WouldDestroyError) as caught:
-        judged(world, link, theirs, SYNC)
-    assert "overlaysync fetch web --replace" in caught.value.hint
-
-
-def test_neither_takes_work_or_a_fork_and_what_is_said_can_be_typed(
-    world: World, web: Path, tmp_path: Path
-) -> None:
-    first = published(world, web)
-    second = from_bob(world, first, tmp_path, first)
-    draw(web, "--C")
-    for rules, way in ((FETCH, "--as NAME"), (SYNC, "overlaysync fetch web --as NAME")):
+@pytest.mark.parametrize("offered", ["what it was", "what follows it", "a fork"])
+def test_written_to_since(room: Room, offered: str) -> None:
+    first = room.taken()
+    manifest = first if offered == "what it was" else room.offer("second")
+    if offered == "a fork":
+        room.ann.write("other.raw", "other")
+        manifest = room.ann.publish("other.raw", name="web", team="")
+    room.bob.write("web.raw", "work")
+    assert room.outcomes(manifest) == (9, 9, DONE)
+    for rules in (NONE, REPLACE):
         with pytest.raises(WouldDestroyError) as caught:
-            judged(world, web, second, rules)
-        assert f"overlaysync share '{web}'" in caught.value.hint and f": {way};" in caught.value.hint
-    assert published(world, web).header.version == 2
-    for rules in (FETCH, SYNC):
-        with pytest.raises(WouldDestroyError, match="forked"):
-            judged(world, web, second, rules)
+            room.judge(manifest, rules)
+        assert "never published" in caught.value.what and "web:1" in caught.value.why
+        for way in (f"share '{room.bob.path('web.raw')}'", "--as", "--discard-changes"):
+            assert way in caught.value.hint
+    assert room.judge(manifest, DISCARD).superseded == (first.id,)
+
+
+def test_a_fork_names_both_sides(room: Room) -> None:
+    first = room.taken()
+    room.bob.write("web.raw", "bob's")
+    mine = room.bob.publish("web.raw", note="after the crash", created="2026-01-31T10:00:00Z")
+    offered = room.offer("ann's", created="2026-01-31T11:00:00Z")
+    assert room.outcomes(offered) == (9, 9, DONE)
+    for rules in (NONE, REPLACE):
+        with pytest.raises(WouldDestroyError) as caught:
+            room.judge(offered, rules)
+        text = caught.value.why
+        for made, word in ((mine, "10:00:00Z"), (offered, "11:00:00Z")):
+            assert node_id(made.publisher) in text and made.header.by in text and word in text
+        assert text.count("web:2") == 2 and text.count("64 KiB") == 2 and "after the crash" in text
+        assert "come from is web:1" in text and first.header.version == 1
+        assert "--as" in caught.value.hint and "--discard-changes" in caught.value.hint
+    assert room.judge(offered, DISCARD).superseded == (mine.id,)
+
+
+def test_a_fork_that_has_nothing_in_common(room: Room) -> None:
+    room.bob.write("web.raw", "bob's")
+    room.bob.publish("web.raw")
+    offered = room.offer("ann's")
+    assert room.outcomes(offered) == (9, 9, DONE)
+    with pytest.raises(WouldDestroyError, match="no version that both come from"):
+        room.judge(offered, NONE)
+
+
+def test_a_file_of_which_nothing_is_known(room: Room) -> None:
+    room.bob.write("web.raw", "nobody has seen it")
+    offered = room.offer("first")
+    assert room.outcomes(offered) == (9, 9, DONE)
+    # With another file here that has it, nothing would be lost.
+    shutil.copy(room.bob.path("web.raw"), room.bob.path("copy.raw"))
+    room.bob.world.known(room.bob.path("copy.raw"))
+    assert room.outcomes(offered) == (9, DONE, DONE)
+    # Unless that is the same file by another name.
+    room.bob.path("copy.raw").unlink()
+    os.link(room.bob.path("web.raw"), room.bob.path("copy.raw"))
+    room.bob.world.known(room.bob.path("copy.raw"))
+    assert room.outcomes(offered) == (9, 9, DONE)
+
+
+def test_something_of_another_name(room: Room) -> None:
+    other = room.offer("other", "other.raw")
+    room.bob.take(other, room.ann.path("other.raw"), "web.raw")
+    offered = room.offer("first")
+    assert room.outcomes(offered) == (9, DONE, DONE), "its publisher has it"
+    with pytest.raises(WouldDestroyError, match="is not web:1"):
+        room.judge(offered, NONE)
+
+
+# -- what else can be there --------------------------------------------------------------------------
+
+
+def linked(room: Room, target: str) -> Path:
+    link = room.bob.path("web.raw")
+    link.symlink_to(target)
+    return link
+
+
+def test_a_link_to_the_same_content(room: Room) -> None:
+    offered = room.offer("first")
+    shutil.copy(room.ann.path("web.raw"), room.bob.path("elsewhere.raw"))
+    linked(room, "elsewhere.raw")
+    assert room.outcomes(offered) == (HERE, HERE, HERE)
+
+
+@pytest.mark.parametrize("target", ["work", "nothing", "a directory", "no image"])
+def test_a_link_is_replaced_and_what_it_leads_to_stays(room: Room, target: str) -> None:
+    elsewhere = room.bob.path("elsewhere.raw")
+    if target == "work":
+        room.bob.write("elsewhere.raw", "nobody has seen it")
+    elif target == "a directory":
+        elsewhere.mkdir()
+    elif target == "no image":
+        elsewhere.write_text("precious")
+    link = linked(room, "elsewhere.raw")
+    offered = room.offer("first")
+    assert room.outcomes(offered) == (9, DONE, DONE)
+    with pytest.raises(WouldDestroyError) as caught:
+        room.judge(offered, NONE)
+    assert str(elsewhere) in caught.value.what and "--replace" in caught.value.hint
+    assert room.outcomes(offered, brought=True) == (9, 9, 9)
+    assert link.is_symlink()
+
+
+def test_what_cannot_be_read_as_an_image(room: Room) -> None:
+    room.bob.path("web.qcow2").write_bytes(b"QFI\\xfb" + bytes(100))
+    offered = room.offer("first")
+    assert room.outcomes(offered, "web.qcow2") == (9, 9, DONE)
+    assert room.outcomes(offered, "web.qcow2", brought=True) == (9, 9, 9)
+    with pytest.raises(WouldDestroyError, match="cannot be read as an image"):
+        room.judge(offered, REPLACE, "web.qcow2")
+
+
+def test_a_directory_is_never_replaced(room: Room) -> None:
+    room.bob.path("web.raw").mkdir()
+    offered = room.offer("first")
+    for code in room.outcomes(offered):
+        assert isinstance(code, int) and code > 2
+
+
+def test_a_master_that_is_brought_along_replaces_nothing(room: Room) -> None:
+    first = room.taken()
+    assert room.outcomes(first, brought=True) == (HERE, HERE, HERE)
+    assert room.outcomes(room.offer("second"), brought=True) == (9, 9, 9)
+    room.bob.write("web.raw", "work")
+    assert room.outcomes(first, brought=True) == (9, 9, 9)
+
+
+# -- overlays ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lab(Room):
+    """A room where Ann and Bob have one master, and Ann offers overlays on it."""
+
+    def overlay(self, at: Machine, byte: int) -> Path:
+        """An overlay called ``vm``, made or written to."""
+        path = at.path("vm.qcow2")
+        if not path.exists():
+            create(path, backing=at.path("base.raw"))
+        apply(path, [Op("write", 0, 512, byte)])
+        return path
+
+    def offer_overlay(self, byte: int) -> Manifest:
+        self.overlay(self.ann, byte)
+        return self.ann.publish("vm.qcow2")
+
+    def take_overlay(self, manifest: Manifest) -> Path:
+        path = self.bob.take(manifest, self.overlay_with(manifest), "vm.qcow2")
+        return path
+
+    def overlay_with(self, manifest: Manifest) -> Path:
+        """Bob's file with the content of Ann's: on his own master."""
+        path = self.bob.path("new.qcow2")
+        with suppress(FileNotFoundError):
+            path.unlink()
+        shutil.copy(self.ann.path("vm.qcow2"), path)
+        base = self.bob.path("base.raw")
+        run("qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-b", base, "-F", "raw", path)
+        return path
+
+
+@pytest.fixture
+def lab(room: Room) -> Lab:
+    lab = Lab(room.ann, room.bob)
+    lab.ann.write("base.raw", "the master")
+    master = lab.ann.publish("base.raw")
+    lab.bob.take(master, lab.ann.path("base.raw"), "base.raw")
+    return lab
+
+
+@qemu
+def test_an_overlay_has_a_history_as_a_master_has(lab: Lab) -> None:
+    first = lab.offer_overlay(1)
+    lab.take_overlay(first)
+    assert lab.outcomes(first, "vm.qcow2") == (HERE, HERE, HERE)
+    second = lab.offer_overlay(2)
+    assert lab.outcomes(second, "vm.qcow2") == (9, DONE, DONE)
+    lab.overlay(lab.bob, 7)
+    assert lab.outcomes(second, "vm.qcow2") == (9, 9, DONE)
+
+
+@qemu
+def test_internal_snapshots_are_work_that_is_nowhere_else(lab: Lab) -> None:
+    lab.take_overlay(lab.offer_overlay(1))
+    run("qemu-img", "snapshot", "-c", "before the exam", lab.bob.path("vm.qcow2"))
+    second = lab.offer_overlay(2)
+    assert lab.outcomes(second, "vm.qcow2") == (9, 9, DONE)
+    with pytest.raises(WouldDestroyError) as caught:
+        lab.judge(second, REPLACE, "vm.qcow2")
+    assert "snapshot" in caught.value.why and "--discard-changes" in caught.value.hint
+
+
+@qemu
+@pytest.mark.parametrize("master", ["gone", "another"])
+def test_an_overlay_that_has_lost_its_master(lab: Lab, master: str) -> None:
+    lab.take_overlay(lab.offer_overlay(1))
+    if master == "gone":
+        lab.bob.path("base.raw").unlink()
+    else:
+        lab.bob.write("base.raw", "another master")
+    assert lab.outcomes(lab.offer_overlay(2), "vm.qcow2") == (5, 5, DONE)
+
+
+@qemu
+def test_what_overlays_stand_on_stays_whatever_is_allowed(lab: Lab) -> None:
+    lab.take_overlay(lab.offer_overlay(1))
+    lab.ann.path("vm.qcow2").unlink()
+    newer = lab.offer("a newer master", "base.raw")
+    assert lab.outcomes(newer, "base.raw") == (9, 9, 9)
+    lab.bob.path("vm.qcow2").unlink()
+    lab.bob.path("new.qcow2").unlink()
+    assert lab.outcomes(newer, "base.raw") == (9, DONE, DONE)
+
+
+@qemu
+@pytest.mark.parametrize("state", ["behind", "written to", "unknown"])
+def test_what_a_vm_has_open_stays_whatever_is_allowed(lab: Lab, state: str) -> None:
+    path = lab.take_overlay(lab.offer_overlay(1))
+    offered = lab.offer_overlay(2)
+    if state == "written to":
+        lab.overlay(lab.bob, 7)
+    elif state == "unknown":
+        lab.bob.world.catalog.forget_image(path)
+    before = inode_of(path), sha(path)
+    with opened_by_qemu(path, read_only=False):
+        for rules in (*ALL, BOTH):
+            with pytest.raises(InUseError):
+                lab.judge(offered, rules, "vm.qcow2")
+    assert (inode_of(path), sha(path)) == before
+
+
+@qemu
+def test_of_an_overlay_without_data_nothing_is_lost(lab: Lab) -> None:
+    """It was made and never started; but zeros that hide the master are a guest's."""
+    create(lab.bob.path("vm.qcow2"), backing=lab.bob.path("base.raw"))
+    offered = lab.offer_overlay(1)
+    assert lab.outcomes(offered, "vm.qcow2") == (9, DONE, DONE)
+    apply(lab.bob.path("vm.qcow2"), [Op("zero", 0, 65536)])
+    assert lab.outcomes(offered, "vm.qcow2") == (9, 9, DONE)
+    assert lab.bob.path("base.raw").stat().st_size < MIB
+
+
+def test_every_rule_is_listed() -> None:
+    """A rule that is added must be tried in every row."""
+    assert set(Rules.__dataclass_fields__) == {"replace", "discard_changes", "forward_only"}

@@ -132,6 +132,9 @@ class Student(Pupil):
         outcome = self._do(["verify", name])
         if self._rotten(name):
             assert outcome.code == NOT_VERIFIED, outcome
+        elif self.truth[name].used:
+            # A guest may have written what was there already.
+            assert outcome.code in (DONE, NOT_VERIFIED), outcome
         elif not any(self.truth[below].unread for below in self._lineage(name)):
             assert outcome.code == DONE, outcome
 
@@ -152,6 +155,7 @@ class Student(Pupil):
         truth, length = self.truth[name], min(length, SIZE - offset)
         images.apply(self.place / name, [images.Op("write", offset, length, byte)])
         truth.guest = truth.guest[:offset] + bytes([byte]) * length + truth.guest[offset + length :]
+        truth.used = truth.used or bool(truth.lesson)
         truth.file, truth.unread, truth.lesson = (self.place / name).read_bytes(), True, ""
         self.school.counts["writes"] += 1
 

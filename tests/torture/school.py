@@ -36,6 +36,7 @@ class Truth:
         mode: of the file; what may not be written may be stood on.
         file: the bytes of the file, which only a command told to may change.
         rot: (offset, bit) of the bits that have turned over.
+        used: it was fetched, and written to since, so it need not be what was published.
         unread: nobody has hashed it since it was last written to, so rot in it would be taken for a change.
     """
 
@@ -45,6 +46,7 @@ class Truth:
     mode: int = MASTER
     file: bytes = b""
     rot: set[tuple[int, int]] = field(default_factory=set)
+    used: bool = False
     unread: bool = False
 
     @property
