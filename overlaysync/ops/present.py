@@ -157,7 +157,7 @@ def _fits(reference: Reference, row: ManifestRow) -> bool:
 
 
 def _is_meant(row: ManifestRow, book: Book) -> bool:
-    """Whether a version is a team's, its name's publisher's, or this node's own; none that is distrusted."""
+    """Whether a version is a team's, its name's publisher's or this node's own, and of no distrusted one."""
     if book.refuses(row.publisher):
         return False
     return bool(row.team) or row.publisher == book.own or not book.is_other(row.publisher, "", row.name)

@@ -204,7 +204,7 @@ class Publisher:
             if held:
                 if all(row.content == known.content.id for row in held):
                     return held[0]
-                follows = tuple(sorted(row.id.hex() for row in held))[:MAX_FOLLOWS]
+                follows = tuple(sorted(row.id.hex() for row in held[:MAX_FOLLOWS]))
                 version = _next(name, max(row.version for row in held))
                 return self._sign(msgspec.structs.replace(header, version=version, follows=follows))
             # Another copy of what is known: the newest, and of several this node's own.
@@ -288,7 +288,8 @@ class Publisher:
     def _has_left(self, held: Held) -> bool:
         """Whether what a file held was for a team that this machine has left."""
         if held.team and held.team in self._teams:
-            rows = [row for row in map(self._library.catalog.find_manifest, held.manifests) if row]
+            found = map(self._library.catalog.find_manifest, held.manifests)
+            rows = [row for row in found if row and row.team == held.team]
             return bool(rows) and not any(map(self._belongs, rows))
         return bool(held.team)
 

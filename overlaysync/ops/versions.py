@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from overlaysync.model.history import History
-from overlaysync.model.manifest import MAX_FOLLOWS
 from overlaysync.ops.library import Known
 from overlaysync.ops.publish import manifest_row
-from overlaysync.store.catalog import Catalog, ManifestRow
+from overlaysync.store.catalog import MAX_HELD, Catalog, ManifestRow
 from overlaysync.trust.envelope import Manifest
 
 MAX_PAST = 1024
@@ -50,7 +49,7 @@ def settled(catalog: Catalog, taken: Manifest, superseded: Sequence[bytes]) -> t
     history = History([*catalog.versions(header.team, header.name), manifest_row(taken)])
     before = history.before(taken.id)
     others = [id for id in dict.fromkeys(superseded) if id != taken.id and id not in before]
-    return (taken.id, *others)[:MAX_FOLLOWS]
+    return (taken.id, *others)[:MAX_HELD]
 
 
 def hold_again(catalog: Catalog, known: Known) -> None:

@@ -109,7 +109,8 @@ class Held:
         path: real path.
         team: "" for none.
         name: the name that the file is published under.
-        manifests: ids of the versions; several when it was published by several, or settled a fork.
+        manifests: ids of the versions: first the one that it holds. Then those that this was chosen over in a
+            fork, and the last ones that the file held for others or under other names.
         file: the file's fingerprint then: while it is the same, what differs is rot and nobody's work.
     """
 
@@ -145,6 +146,8 @@ MAX_UNKEPT = 1 << 14
 many as it likes, and a home may have a quota."""
 
 _ID_SIZE = 32
+MAX_HELD = 16
+"""Versions noted for one file."""
 _HELD_COLUMNS = "path, team, name, manifests, file"
 
 Decide: TypeAlias = Callable[[Sequence["ManifestRow"], Sequence["ManifestRow"]], "ManifestRow"]
@@ -303,16 +306,16 @@ class Catalog:
         path, team, name = as_held.path, as_held.team, as_held.name
         with self._database.write() as connection:
             held = _held_at(connection, path) or _moved(connection, team, name, continues)
-            ids = held.manifests if held and (held.team, held.name) == (team, name) else ()
-            found = (_find(connection, id) for id in ids)
-            # A file that was fetched under another name begins a history of its own.
+            found = [_find(connection, id) for id in (held.manifests if held else ())]
+            # Each name and each audience has a history of its own, and one file may be in several.
             followed = [row for row in found if row and (row.team, row.name) == (team, name)]
+            others = [row.id for row in found if row and row not in followed]
             condition = "team = ? AND name = ? AND content = ? AND kept"
             manifest = decide(followed, _select(connection, condition, team, name, content))
             if (manifest.team, manifest.name, manifest.content) != (team, name, content):
                 raise ValueError("not a manifest of that content under that name")
             _keep(connection, manifest, manifest.created)
-            _hold(connection, replace(as_held, manifests=(manifest.id,)))
+            _hold(connection, replace(as_held, manifests=(manifest.id, *others)[:MAX_HELD]))
             if held and held.path != path and not os.path.lexists(held.path):  # so it can move once more
                 connection.execute("DELETE FROM held WHERE path = ?", (os.fsencode(held.path),))
         return manifest

@@ -27,21 +27,27 @@ def test_the_versions_of_a_name_with_what_each_follows_and_who_has_it(lab: Lab) 
     with shared(alice, master, "--team", team) as share:
         (item,) = bob.fetch(f"{team}/{name}", "--peer", share.peer)
         edit(Path(item["path"]), "bob")
-        second = publish(bob, Path(item["path"]))
+        second = publish(bob, Path(item["path"]), "-m", "fixed the routing")
         assert (second["version"], second["follows"]) == (2, [one_id(bob, name, 1)])
         with shared(bob, item["path"]) as theirs:
             asked = ("--peer", share.peer, "--peer", theirs.peer, "--wait", "2")
             newest, oldest = carol.json("history", f"{team}/{name}", *asked)["history"]
             text = carol.run("history", f"{team}/", *asked).stdout
+            (listed, _) = carol.json("ls", name, *asked)["images"]
+            shown = carol.json("show", name, *asked)
 
     assert (newest["version"], newest["follows"], newest["fork"]) == (2, [oldest["manifest"]], False)
     assert (oldest["version"], oldest["follows"], oldest["fork"]) == (1, [], False)
     assert newest["id"] == second["disk"] and newest["created"] == second["created"]
     assert [label.split("@")[0] for label in newest["held_by"]] == ["bob"]
     assert [label.split("@")[0] for label in oldest["held_by"]] == ["alice"]
-    assert (newest["here"], newest["note"], newest["team"]) == ([], "", team)
+    assert (newest["here"], newest["note"], newest["team"]) == ([], "fixed the routing", team)
+    for fields in (listed, shown, bob.json("show", item["path"])):
+        assert fields["note"] == newest["note"] and fields["follows"] == newest["follows"]
+        assert fields["created"] == newest["created"] and fields["fork"] is False
     first, second_line = text.splitlines()
     assert first.startswith(f"{team}/{name}:2") and "follows 1" in first and "at bob@" in first
+    assert "“fixed the routing”" in first
     assert second_line.startswith(f"{team}/{name}:1") and "follows" not in second_line
 
     offline = bob.json("history", name, "--local")["history"]

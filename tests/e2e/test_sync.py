@@ -66,6 +66,30 @@ def test_what_is_absent_comes_and_what_is_unchanged_moves_forward(lab: Lab) -> N
     assert (bob.files(masters), bob.files(vms)) == ({base.name}, {vm.name})
 
 
+def test_a_publisher_s_own_file_moves_forward_to_what_another_made_of_it(lab: Lab) -> None:
+    team, (alice, bob), base, vm = team_with_vm(lab, "alice", "bob")
+    with shared(alice, alice.place, "--team", team) as share:
+        bob.fetch(f"{team}/{vm.stem}", "--peer", share.peer)
+    edit(bob.place / vm.name, "bob", offset=MIB)
+    with shared(bob, bob.place) as share:
+        assert states(alice.json("sync", f"{team}/", "--peer", share.peer, "--wait", "2")) == {
+            f"{base.stem}:1": "current",
+            f"{vm.stem}:2": "updated",
+        }
+    assert disks.identical(bob.place / vm.name, vm)
+
+
+def test_a_master_is_left_in_whichever_of_the_directories_has_it(lab: Lab) -> None:
+    team, (alice, bob), base, vm = team_with_vm(lab, "alice", "bob")
+    empty, system = bob.place / "empty", bob.place / "system"
+    masters = ("--masters", empty, "--masters", system, "--to", bob.place, "--wait", "2")
+    with shared(alice, alice.place, "--team", team) as share:
+        bob.fetch(base.stem, "--to", system, "--peer", share.peer)
+        done = bob.json("sync", f"{team}/", *masters, "--peer", share.peer)
+    assert states(done) == {f"{base.stem}:1": "current", f"{vm.stem}:1": "fetched"}
+    assert not empty.exists() and bob.files() == {"system", vm.name}
+
+
 def test_work_and_forks_are_listed_and_never_touched(lab: Lab) -> None:
     """One file with work in it, one whose name is forked, one of unknown origin; the rest comes."""
     nodes = [lab.node(word) for word in ("alice", "bob", "carol")]

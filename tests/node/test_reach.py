@@ -7,7 +7,7 @@ import ipaddress
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +24,11 @@ from overlaysync.net.server import Server
 from overlaysync.node import nearness as module
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
-from overlaysync.node.reach import Reach
-from tests.net.shelf import make_shelf, serving, unused_port
+from overlaysync.node.reach import PeerView, Reach
+from overlaysync.trust.team_files import keep_team
+from overlaysync.trust.teams import new_team
+from overlaysync.units import CHUNK
+from tests.net.shelf import make_offer, make_shelf, serving, unused_port
 
 LINK, LINK_6 = "192.0.2.9", "2001:db8::9"
 HERE = "192.0.2.7"
@@ -139,7 +142,7 @@ async def test_a_named_peer_s_peers_are_dialled_by_the_same_rule(
 async def reaching(tmp_path: Path, *named: Address) -> AsyncIterator[Reach]:
     """A reach that has asked these, and whom they told of."""
     node = Node.open({"OVERLAYSYNC_HOME": str(tmp_path / "home")})
-    async with Client() as client:
+    async with Client(teams=node.teams) as client:
         reach = Reach(node, client, Silent(), None, named=named)
         await reach._watch()
         while await reach.another(wait_s=5):
@@ -199,3 +202,84 @@ async def test_a_machine_that_fails_ends_the_search_and_who_waits_for_it(
         with pytest.raises(NoSpaceError):
             reach.check()
     node.close()
+
+
+# -- commands that stay ------------------------------------------------------------------------------
+
+
+async def ask_again(reach: Reach) -> list[str]:
+    """Ask again, and wait for the answers; names listed then."""
+    reach.ask_again()
+    while await reach.another(wait_s=5):
+        pass
+    return [listing.manifest.header.name for listing in reach.listings()]
+
+
+async def test_a_named_peer_that_is_asked_again_has_what_it_has_then(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    async with serving(Server(shelf)) as address, reaching(tmp_path, address) as reach:
+        assert reach.listings() == []
+        shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
+        assert await ask_again(reach) == ["web"]
+        shelf.items = []
+        assert await ask_again(reach) == []
+
+
+async def test_a_peer_that_has_gone_lists_nothing_until_it_is_back(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
+    async with serving(Server(shelf)) as address:
+        stack = AsyncExitStack()
+        reach = await stack.enter_async_context(reaching(tmp_path, address))
+        assert await ask_again(reach) == ["web"]
+    async with stack:
+        assert await ask_again(reach) == []
+        again = Server(shelf)
+        await again.start([address.host], port=address.port)
+        assert await ask_again(reach) == ["web"]
+        await again.stop()
+
+
+async def test_a_private_lane_that_has_moved_is_found_though_the_catalog_is_the_same(tmp_path: Path) -> None:
+    """A machine that begins again may answer its team elsewhere, and all that is public is as it was."""
+    team = new_team("red")
+    (tmp_path / "home").mkdir(mode=0o700)
+    keep_team(tmp_path / "home" / "teams", team)
+    shelf = make_shelf(tmp_path)
+    async with AsyncExitStack() as stack:
+        first = Server(shelf, key=shelf.key, teams={"red": team})
+        port = await first.start(["127.0.0.1"])
+        reach = await stack.enter_async_context(reaching(tmp_path, Address("127.0.0.1", port)))
+        (view,) = reach.nodes()
+        assert view.tls == first.tls
+        await first.stop()
+        again = Server(shelf, key=shelf.key, teams={"red": team})
+        await again.start(["127.0.0.1"], port=port)
+        stack.push_async_callback(again.stop)
+        assert again.tls != first.tls
+        for _ in range(2):
+            await ask_again(reach)
+        assert view.tls == again.tls
+
+
+async def test_what_others_told_of_and_never_answered_is_not_asked_again(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        port = silent.getsockname()[1]
+        async with serving(Server(shelf)) as address, reaching(tmp_path, address) as reach:
+            told = str(Address("127.0.0.1", port))
+            reach.views[told] = PeerView(Address("127.0.0.1", port))
+            await ask_again(reach)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+async def test_changes_waits_for_answers_and_says_when_there_are_none(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    async with serving(Server(shelf)) as address, reaching(tmp_path, address) as reach:
+        while await reach.changes(wait_s=0.01):
+            pass
+        assert not await reach.changes(wait_s=0.01)
+        reach.ask_again()
+        assert await reach.changes(wait_s=5) and not reach.looking

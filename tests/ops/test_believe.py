@@ -149,9 +149,9 @@ def test_a_new_name_becomes_its_publisher_s() -> None:
     choice = chosen("router", [first, signed(TEACHER, after=[first])], book())
     assert (choice.manifest.header.version, choice.reason) == (2, Reason.FIRST_USE)
     assert new_pin(choice, book(), since=SINCE) == Pin("", "router", TEACHER, SINCE, label="label1@host")
-    assert f"untrust {node_id(TEACHER)[:9]}" in remark(choice, book())
+    assert f"distrust {node_id(TEACHER)[:9]}" in remark(choice, book())
     assert node_id(TEACHER) in remark(choice, book(), dry_run=True)
-    assert "untrust" not in remark(choice, book(), dry_run=True)  # nobody is trusted by it
+    assert "trust" not in remark(choice, book(), dry_run=True)  # nothing is decided by it
     assert new_pin(choice, KNOWN, since=SINCE) is None
     assert remark(choice, KNOWN) == ""
 
@@ -239,8 +239,8 @@ def test_the_newest_is_the_one_that_no_other_follows() -> None:
     assert one("router", first, back, known=KNOWN, versions=seen(second))[1] == 3
 
 
-def fork_of_two(**more: str) -> tuple[Listing, Listing, Listing]:
-    first = signed(TEACHER, **more)
+def fork_of_two() -> tuple[Listing, Listing, Listing]:
+    first = signed(TEACHER)
     return first, signed(TEACHER, after=[first], content="a"), signed(TEACHER, after=[first], content="b")
 
 
@@ -410,7 +410,7 @@ def test_trusted_only_takes_nothing_else() -> None:
     choice = chosen("router", listings, known, trusted_only=True)
     assert remark(choice, known) == ""
     explicit = Book.of(OWN, [Pin("", "router", TEACHER, SINCE, explicit=True)])
-    assert chosen("router", listings, explicit, trusted_only=True)
+    assert chosen("router", listings, explicit, trusted_only=True).reason is Reason.PINNED
     with pytest.raises(NotAllowedError):
         chosen("web", [signed(TEACHER, "web")], explicit, trusted_only=True)
 

@@ -60,8 +60,8 @@ def from_another(world: World, like: Manifest, tmp_path: Path, **changes: object
     return manifest
 
 
-def lost(world: World, path: Path, **more: bool) -> str:
-    return would_be_lost(world.library, world.known(path), own=own(world), **more)
+def lost(world: World, path: Path, *, keeping: bool = False) -> str:
+    return would_be_lost(world.library, world.known(path), own=own(world), keeping=keeping)
 
 
 # -- what is safe ------------------------------------------------------------------------------------

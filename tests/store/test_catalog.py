@@ -306,7 +306,7 @@ def following(number, content, *, asked=None, **more):
 def test_a_file_holds_what_was_published_of_it(catalog, tmp_path):
     path = tmp_path / "vm.qcow2"
     path.touch()
-    asked = []
+    asked: list[tuple[list[int], list[int]]] = []
     catalog.keep_manifest(manifest(9, content=A))
     for number, content in ((1, A), (2, B), (3, A)):
         row = catalog.publish(file_at(path), content, following(number, content, asked=asked))
@@ -319,7 +319,7 @@ def test_a_file_holds_what_was_published_of_it(catalog, tmp_path):
 
 
 def test_what_was_only_seen_of_the_same_content_is_not_here(catalog):
-    asked = []
+    asked: list[tuple[list[int], list[int]]] = []
     catalog.note_manifests([manifest(9, content=A)], at="")
     catalog.publish(file_at(), A, following(1, A, asked=asked))
     assert asked == [([], [])]
@@ -331,7 +331,7 @@ def test_what_a_file_held_under_another_name_is_not_followed(catalog, tmp_path):
     other, team = manifest(1, name="other"), manifest(2, team="red")
     for row in (other, team):
         catalog.keep_manifest(row)
-    asked = []
+    asked: list[tuple[list[int], list[int]]] = []
     for held in (file_at(path, other, name="other"), file_at(path, team, team="red"), file_at(path, other)):
         catalog.hold(held)
         catalog.publish(file_at(path), B, following(3, B, asked=asked))
@@ -365,7 +365,7 @@ def test_a_copy_is_no_move(catalog, tmp_path):
     original, copy = tmp_path / "vm.qcow2", tmp_path / "copy.qcow2"
     original.touch()
     catalog.publish(file_at(original), A, following(1, A))
-    asked = []
+    asked: list[tuple[list[int], list[int]]] = []
     catalog.publish(file_at(copy), B, following(2, B, asked=asked))
     assert asked == [([], [])]
     assert catalog.held_at(str(original)) is not None
@@ -376,7 +376,7 @@ def test_of_two_files_that_are_gone_none_was_moved(catalog, tmp_path):
         row = manifest(number)
         catalog.keep_manifest(row)
         catalog.hold(file_at(tmp_path / place, row))
-    asked = []
+    asked: list[tuple[list[int], list[int]]] = []
     catalog.publish(file_at(tmp_path / "c"), B, following(3, B, asked=asked))
     assert asked == [([], [1, 2])]
 
@@ -387,7 +387,7 @@ def test_a_file_that_continues_a_name_follows_the_newest_that_is_here(catalog, t
         catalog.keep_manifest(row)
         (tmp_path / place).touch()
         catalog.hold(file_at(tmp_path / place, row))
-    asked = []
+    asked: list[tuple[list[int], list[int]]] = []
     made = catalog.publish(file_at(tmp_path / "c"), D, following(3, D, asked=asked), continues=True)
     assert (asked, made.version) == ([([2], [])], 3)
     assert [held.path for held in catalog.all_held()] == [str(tmp_path / place) for place in "abc"]

@@ -1,0 +1,123 @@
+"""Replicas: versions are passed on as they came, and what is written here is nobody's version."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from overlaysync.node.node import Node, now, timestamp
+from overlaysync.node.replica import Replica
+from overlaysync.ops.library import Known
+from overlaysync.units import CHUNK, MIB
+from tests.images import create, draw
+from tests.node.observers import Heard
+
+pytestmark = pytest.mark.qemu
+
+
+@pytest.fixture
+def node(home: Path) -> Iterator[Node]:
+    made = Node.open(dict(os.environ))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def vm(tmp_path: Path) -> Path:
+    base = create(tmp_path / "base.qcow2", MIB)
+    draw(base, "AB")
+    overlay = create(tmp_path / "vm.qcow2", backing=base)
+    draw(overlay, "-X")
+    return overlay
+
+
+def examine(node: Node, path: Path) -> Known:
+    return node.library.examine(str(path), now=now())
+
+
+def published(node: Node, path: Path) -> Known:
+    known = examine(node, path)
+    node.publisher.publish_lineage(known, team=None, created=timestamp())
+    return known
+
+
+def served(replica: Replica) -> set[str]:
+    return {f"{offer.manifest.header.name}:{offer.manifest.header.version}" for offer in replica.offers()}
+
+
+def test_an_image_is_served_with_what_it_stands_on(node: Node, vm: Path) -> None:
+    replica = Replica(node, (), None, Heard())
+    assert not replica.refresh()
+    replica.add(published(node, vm))
+    assert replica.refresh() and served(replica) == {"base:1", "vm:1"}
+    assert {shared.known.path: shared.asked for shared in replica.shared} == {
+        str(vm): True,
+        str(vm.with_name("base.qcow2")): False,
+    }
+    assert not replica.refresh()
+    replica.close()
+
+
+def test_what_was_never_published_is_not_served(node: Node, vm: Path) -> None:
+    replica = Replica(node, (), None, Heard())
+    replica.add(examine(node, vm))
+    assert not replica.refresh() and served(replica) == set()
+
+
+def test_a_file_that_is_written_to_is_withdrawn_and_published_by_nobody(node: Node, vm: Path) -> None:
+    heard = Heard()
+    replica = Replica(node, (), None, heard)
+    replica.add(published(node, vm))
+    replica.refresh()
+    before = node.catalog.versions("", "vm")
+    draw(vm, "--Y")
+    assert replica.refresh() and served(replica) == {"base:1"}
+    assert any("vm:1" in note and "has changed" in note for note in heard.notes)
+    replica.add(examine(node, vm))  # as it is now it is no version
+    for _ in range(3):
+        assert not replica.refresh()
+    assert served(replica) == {"base:1"} and node.catalog.versions("", "vm") == before
+    replica.close()
+
+
+def test_qemu_may_write_to_what_is_served(node: Node, vm: Path) -> None:
+    """A VM is started from the replica when its machine is lost: a flat image as well as an overlay."""
+    flat = create(vm.with_name("flat.qcow2"), MIB)
+    draw(flat, "A")
+    replica = Replica(node, (), None, Heard())
+    for path in (vm, flat):
+        replica.add(published(node, path))
+    replica.refresh()
+    assert served(replica) == {"base:1", "vm:1", "flat:1"}
+    for path in (vm, flat):
+        draw(path, "Z", offset=8 * CHUNK)  # qemu-io takes the lock of a writer
+    replica.refresh()
+    assert served(replica) == {"base:1"}
+    replica.close()
+
+
+def test_a_version_that_took_a_file_s_place_is_served_instead(node: Node, vm: Path, tmp_path: Path) -> None:
+    replica = Replica(node, (), None, Heard())
+    replica.add(published(node, vm))
+    replica.refresh()
+    draw(vm, "--Y")
+    replica.add(published(node, vm))
+    assert replica.refresh() and served(replica) == {"base:1", "vm:2"}
+    replica.close()
+
+
+def test_an_image_of_another_s_team_is_not_served(node: Node, vm: Path) -> None:
+    """The machine has left the team: its voucher cannot be checked any more."""
+    from overlaysync.ops.publish import Publisher
+    from overlaysync.trust.teams import new_team
+
+    known = examine(node, vm)
+    Publisher(node.library, node.key, node.label, {"red": new_team("red")}).publish(
+        known, team="red", created=timestamp()
+    )
+    replica = Replica(node, (), None, Heard())
+    replica.add(known)
+    assert not replica.refresh() and served(replica) == set()
