@@ -532,6 +532,11 @@ class Reach:
         assert isinstance(endpoint, PrivateAddress)
         try:
             catalog = await self.client.private_catalog(endpoint)
+            manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
+            view.things[team] = things_of(manifests.values())
+            if view.public_key != self.node.key.public:
+                await self._note_member(view.public_key, catalog.label, team)
+            return manifests
         except GoneError:
             return {}
         except Exception as error:
@@ -541,11 +546,6 @@ class Reach:
             # Ask again, if it is announced; and for all it says: its private lane may have moved.
             view.noted, view.revision, view.etag = str(failure), "", ""
             return {}
-        manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
-        view.things[team] = things_of(manifests.values())
-        if view.public_key != self.node.key.public:
-            await self._note_member(view.public_key, catalog.label, team)
-        return manifests
 
     async def _note_member(self, node: bytes, label: str, team: str) -> None:
         """Note a member, which has proven to be one, and what all its processes have of the team."""
@@ -618,9 +618,11 @@ class Reach:
         unknown = await asyncio.to_thread(self._without_past, list(view.manifests.values()))
         for manifest in unknown[:_HISTORIES]:
             endpoint = view.endpoint(manifest.header.team)
-            with suppress(PeerError, DecodeError):
+            try:
                 envelopes = await self.client.history(endpoint, manifest.id)
                 await asyncio.to_thread(self._keep_past, manifest, envelopes)
+            except Exception as error:
+                self.faults.contain(error, "asking a peer for earlier versions")
 
     def _without_past(self, manifests: list[Manifest]) -> list[Manifest]:
         """Those with versions before them that are not known here, the highest of each name first."""

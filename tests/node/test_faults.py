@@ -21,10 +21,13 @@ from overlaysync.net.server import Server
 from overlaysync.node import serving as serving_module
 from overlaysync.node.reach import Reach
 from overlaysync.ops.offer import Offer
+from overlaysync.trust.envelope import Manifest
 from overlaysync.units import CHUNK
+from tests.net.fuzzing_decoders import MASTER
 from tests.net.shelf import make_offer, make_shelf, serving
 from tests.node.fetchers import fetcher, soon
 from tests.node.observers import Heard
+from tests.node.stand_ins import forgetful_node
 
 NOTHING = cast(Any, None)
 BAD, WORSE, GOOD = (Address(f"192.0.2.{number}", 40001) for number in (1, 2, 3))
@@ -61,13 +64,9 @@ class Asked:
 async def reaching(
     error: Exception | None = None, *named: Address, teams: tuple[str, ...] = ()
 ) -> AsyncIterator[tuple[Reach, Asked, Heard]]:
-    book = SimpleNamespace(has_pin=lambda *words: False)
-    catalog = SimpleNamespace(pins=SimpleNamespace(note=list))
-    node = SimpleNamespace(book=lambda: book, catalog=catalog, teams=dict.fromkeys(teams))
+    node = forgetful_node(teams=teams)
     client, observer = Asked(error or RuntimeError("nobody has thought of this")), Heard()
-    reach = Reach(
-        cast(Any, node), cast(Any, client), observer, None, named=named, faults=Faults(observer.note)
-    )
+    reach = Reach(node, cast(Any, client), observer, None, named=named, faults=Faults(observer.note))
     yield reach, client, observer
     for task in reach._asking.values():
         task.cancel()
@@ -117,6 +116,44 @@ async def test_who_breaks_on_its_private_lane_counts_in_public() -> None:
         reach.check()
         assert reach.answering() == [GOOD]
         assert reach.faults.counts.total() == 2
+
+
+@pytest.mark.parametrize("what", ["history", "_keep_past"])
+async def test_who_breaks_when_asked_for_earlier_versions_counts_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async def history(*_: object) -> tuple[bytes, ...]:
+        return ()
+
+    async with reaching(None, GOOD) as (reach, client, _):
+        manifest = Manifest(bytes(32), MASTER, bytes(32), b"")
+        monkeypatch.setattr(Reach, "_without_past", lambda self, manifests: [manifest])
+        cast(Any, client).history = breaks if what == "history" else history
+        if what == "_keep_past":
+            monkeypatch.setattr(Reach, "_keep_past", breaks)
+        await all_asked(reach)
+        assert reach.answering() == [GOOD] and not next(iter(reach.nodes())).problem
+        assert reach.faults.counts == {"asking a peer for earlier versions: RuntimeError": 1}
+
+
+@pytest.mark.parametrize("what", ["_open_all", "_note_member"])
+async def test_a_team_s_catalog_that_breaks_what_takes_it_counts_in_public(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async def private_catalog(address: object) -> CatalogMessage:
+        return CatalogMessage(bytes(32), "pl@bob", ())
+
+    real: Callable[..., Any] = getattr(Reach, what)
+
+    def for_teams(reach: Reach, envelopes: Any, team: str, *rest: Any) -> Any:
+        return breaks() if what == "_note_member" or team else real(reach, envelopes, team, *rest)
+
+    async with reaching(None, GOOD, teams=("red",)) as (reach, client, _):
+        cast(Any, client).private_catalog = private_catalog
+        monkeypatch.setattr(Reach, what, for_teams)
+        await all_asked(reach)
+        assert reach.answering() == [GOOD] and not next(iter(reach.nodes())).problem
+        assert reach.faults.counts.total() == 1
 
 
 async def test_a_catalog_that_breaks_what_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:

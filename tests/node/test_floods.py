@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -27,6 +26,7 @@ from overlaysync.node.reach import LISTED_SIZE, Reach
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
 from tests.net.fuzzing_decoders import MASTER
+from tests.node.stand_ins import forgetful_node
 
 HONEST = Address("192.0.2.200", 8080)
 KEY = NodeKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
@@ -64,11 +64,9 @@ class Clients:
 async def reaching(
     monkeypatch: pytest.MonkeyPatch, answers: Callable[[Address], Any], *named: Address
 ) -> AsyncIterator[tuple[Reach, Clients]]:
-    catalog = SimpleNamespace(note_manifests=lambda rows, at: None, find_manifest=lambda id: None)
-    node = SimpleNamespace(teams={}, catalog=catalog)
     clients = Clients(answers)
     monkeypatch.setattr(nearness, "is_own", lambda host, found: False)
-    reach = Reach(cast(Any, node), cast(Any, clients), Silent(), None, named=named)
+    reach = Reach(forgetful_node(), cast(Any, clients), Silent(), None, named=named)
     try:
         yield reach, clients
     finally:

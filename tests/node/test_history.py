@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import msgspec
 import pytest
@@ -26,7 +25,6 @@ from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
 from overlaysync.ops.offer import Offer
 from overlaysync.ops.publish import manifest_row
-from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team, new_team
@@ -117,6 +115,7 @@ async def look(node: Node, *peers: Address, catalogs: bool = True) -> tuple[Reac
         await reach._watch()
         while await reach.another(wait_s=5):
             pass
+        assert isinstance(client, Asking)
         return reach, client.asked
 
 
@@ -235,7 +234,7 @@ async def test_a_past_in_a_circle_ends(node: Node, peer: Peer, monkeypatch: pyte
     first, second = peer.line(2)
     rows = {first.id: manifest_row(first), second.id: manifest_row(second)}
     rows[first.id] = replace(rows[first.id], follows=(second.id,))
-    monkeypatch.setattr(module, "manifest_row", lambda manifest: cast(ManifestRow, rows[manifest.id]))
+    monkeypatch.setattr(module, "manifest_row", lambda manifest: rows[manifest.id])
     peer.serve(second, first.envelope, second.envelope)
     async with served(peer) as address, asyncio.timeout(10):
         await look(node, address)

@@ -1,0 +1,24 @@
+"""A node that keeps nothing, for a reach whose peers are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any, cast
+
+from overlaysync.node.node import Node
+
+
+def forgetful_node(*, teams: Iterable[str] = ()) -> Node:
+    """What a reach needs of a node; nothing that is noted is found again."""
+    catalog = SimpleNamespace(
+        note_manifests=lambda rows, at: None,
+        note_holdings=lambda *what, **when: None,
+        find_manifest=lambda id: None,
+        members=SimpleNamespace(note=lambda *what, **when: None),
+    )
+    key = SimpleNamespace(public=b"k" * 32)
+    node = SimpleNamespace(
+        teams={name: SimpleNamespace(id=name.encode()) for name in teams}, catalog=catalog, key=key
+    )
+    return cast(Node, cast(Any, node))
