@@ -318,9 +318,9 @@ def fetched_text(result: Fetched) -> str:
 def fetched_fields(result: Fetched, book: Book, versions: Versions) -> dict[str, Any]:
     """The JSON form of an image that is here now."""
     transfer = result.transfer
-    return image_fields(result.known, result.manifest, book, versions) | {
+    return image_fields(result.known, result.here, book, versions) | {
         "already_here": result.already,
-        "data_size": result.manifest.header.data_size,
+        "data_size": result.here.header.data_size,
         "wire": {"data": transfer.data, "manifest": transfer.manifest},
         "local": transfer.local,
         "resumed": transfer.resumed,
@@ -333,12 +333,11 @@ def _is_here(verdict: Verdict | None) -> bool:
 
 
 def _what_is_here(result: Fetched) -> str:
-    """Which version is here, where that is newer than what is within reach."""
-    standing, header = result.verdict.standing, result.manifest.header
-    if standing is None or standing.state.name != "NEWER":
+    """Which version is here, where that follows the one that was found."""
+    here, found = result.here.header, result.manifest.header
+    if result.here is result.manifest:
         return ""
-    here = ", ".join(f"{header.full_name}:{row.version}" for row in standing.held)
-    return f" as {here}; the newest within reach is {header.full_name}:{header.version}"
+    return f" as {here.full_name}:{here.version}, which is newer than {found.full_name}:{found.version}"
 
 
 def _received(transfer: Transfer) -> str:

@@ -49,10 +49,10 @@ from overlaysync.ops.publish import keep_manifest, stem
 from overlaysync.ops.replacement import Rules, Verdict, check_still, judge
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.trust_words import only_distrusted
-from overlaysync.ops.versions import history_of, is_news, past_envelopes, settled
+from overlaysync.ops.versions import State, history_of, is_news, past_envelopes, settled
 from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
-from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.envelope import Manifest, open_envelope
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,6 +123,14 @@ class Fetched:
     already: bool
     transfer: Transfer
     verdict: Verdict = _NOTHING_THERE
+
+    @property
+    def here(self) -> Manifest:
+        """What the file holds: what was asked for, or a version here that follows it."""
+        standing = self.verdict.standing
+        if self.already and standing is not None and standing.state is State.NEWER:
+            return open_envelope(standing.held[0].envelope)
+        return self.manifest
 
 
 @dataclass(slots=True)

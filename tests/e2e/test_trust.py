@@ -1,9 +1,8 @@
-"""Publishers: whose a name is, who may not have it, whom the user trusts; and versions, which only rise."""
+"""Publishers: whose a name is, who may not have it, whom the user trusts; and nothing is taken back."""
 
 from __future__ import annotations
 
 import re
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from overlaysync.trust.envelope import sign_header
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import KIB, MIB
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NOT_ALLOWED, NOT_FOUND, USAGE, Lab, Node, Share, free_port
+from tests.e2e.nodes import DONE, NOT_ALLOWED, NOT_FOUND, USAGE, WOULD_DESTROY, Lab, Node, Share, free_port
 from tests.e2e.recorded import RecordedPeer, Recording, record, recording_of
 
 FINGERPRINT = re.compile(r"([a-z2-7]{4}-){7}[a-z2-7]{4}")
@@ -149,7 +148,12 @@ def test_another_publisher_of_a_known_name_is_refused_until_it_is_trusted(rivals
     trusted = student.json("trust", new[:9])
     assert trusted["trusted"]["trusted"] == "explicit" and trusted["trusted"]["all_names"]
     assert trusted["before"] == [{"name": name, "team": "", "publisher": known}]
-    (item,) = student.json(*rivals.fetch(*both))["fetched"]
+    # What is here is the other's: neither follows the other, so that is for the user to decide.
+    error = student.fails(WOULD_DESTROY, *rivals.fetch(*both))
+    assert known in error["why"] and new in error["why"]
+    assert "--discard-changes" in error["hint"] and "--as" in error["hint"]
+    assert (student.place / f"{name}.raw").read_bytes() == before
+    (item,) = student.json(*rivals.fetch(*both), "--discard-changes")["fetched"]
     assert (item["publisher"], item["trusted"]) == (new, "explicit")
     error = student.fails(NOT_ALLOWED, *rivals.fetch("--peer", rivals.teacher.peer))
     assert f"overlaysync trust {known}" in error["hint"]
@@ -157,7 +161,8 @@ def test_another_publisher_of_a_known_name_is_refused_until_it_is_trusted(rivals
     # Who is forgotten is refused to nobody, and refuses nobody.
     untrusted = student.json("untrust", new.replace("-", ""))["untrusted"]
     assert (untrusted["publisher"], [one["name"] for one in untrusted["names"]]) == (new, [name])
-    (item,) = student.json(*rivals.fetch("--peer", rivals.teacher.peer))["fetched"]
+    back = (*rivals.fetch("--peer", rivals.teacher.peer), "--discard-changes")
+    (item,) = student.json(*back)["fetched"]
     assert (item["publisher"], item["trusted"]) == (known, "first-use")
 
 
@@ -189,7 +194,7 @@ def test_trust_can_be_for_one_name(rivals: Rivals, lab: Lab) -> None:
     assert done.code == DONE and known in done.stdout
     (entry,) = student.json("trust")["trusted"]
     assert (entry["trusted"], entry["all_names"]) == ("explicit", False)
-    (item,) = student.json(*rivals.fetch(*peers, "--trusted-only"))["fetched"]
+    (item,) = student.json(*rivals.fetch(*peers, "--trusted-only"), "--discard-changes")["fetched"]
     assert (item["publisher"], item["trusted"]) == (new, "explicit")
     error = student.fails(NOT_ALLOWED, "fetch", other, *peers, "--trusted-only", "--wait", "1")
     assert new in error["why"]
@@ -214,7 +219,9 @@ def test_of_one_content_by_several_publishers_a_liar_is_not_in_the_way(open_lab:
     share = teacher.share(raw(teacher, name))
     honest = record(share.port).named(name)
     header = honest.manifest.header
-    lie = msgspec.structs.replace(header, version=9, virtual_size=header.virtual_size * 2)
+    lie = msgspec.structs.replace(
+        header, version=9, follows=("5e" * 32,), virtual_size=header.virtual_size * 2
+    )
     key = load_or_make(open_lab.root / "liar.key")
     with RecordedPeer(recording_of([replace(honest, manifest=sign_header(lie, key))], key.public)) as liar:
         (item,) = student.fetch(name, "--peer", share.peer, "--peer", liar.address)
@@ -253,7 +260,7 @@ def test_trusted_only_needs_more_than_a_first_use(rivals: Rivals) -> None:
     assert entry["names"][0]["name"] == name
 
 
-# -- versions only rise ------------------------------------------------------------------------------
+# -- nothing is taken back ---------------------------------------------------------------------------
 
 
 def two_versions(lab: Lab) -> tuple[str, Recording, Share]:
@@ -274,31 +281,43 @@ def test_an_old_version_is_refused_when_a_newer_one_was_seen_unless_it_is_named(
     assert item["version"] == 2
     share.stop()
     with RecordedPeer(old) as peer:
+        command = ("fetch", name, "--peer", peer.address, "--wait", "1", "--replace")
+        # What is here is newer, and stays.
+        (here,) = student.json(*command)["fetched"]
+        assert (here["already_here"], here["version"], here["disk"]) == (True, 2, item["disk"])
+        assert f"{name}:2, which is newer than {name}:1" in student.run(*command).stdout
+        (student.place / f"{name}.raw").unlink()
         # Whoever has only looked has seen it, too.
         for node in (student, fresh):
-            error = node.fails(NOT_ALLOWED, "fetch", name, "--peer", peer.address, "--wait", "1", "--replace")
+            error = node.fails(NOT_ALLOWED, *command)
             assert f"{name}:1" in error["why"] and f"{name}:2" in error["why"]
             assert len(TIME.findall(error["why"])) == 2
             assert f"overlaysync fetch {name}:1" in error["hint"]
         (first,) = student.fetch(f"{name}:1", "--peer", peer.address, "--as", "old")
         assert (first["version"], first["trusted"]) == (1, "first-use")
-        assert student.files() == {f"{name}.raw", "old.raw"}
+        assert student.files() == {"old.raw"}
 
 
-def test_high_versions_of_strangers_lock_no_name(rivals: Rivals) -> None:
-    student, name = rivals.student, rivals.name
-    home = student.home / "catalog.sqlite"
-    student.json("ls", name, "--peer", rivals.stranger.peer, "--wait", "1")
-    with sqlite3.connect(home) as connection:
-        (count,) = connection.execute("SELECT count(*) FROM seen WHERE name = ?", (name,)).fetchone()
-        assert count == 2
-        connection.execute(
-            "UPDATE seen SET version = 1 << 30"
-            " WHERE name = ? AND publisher NOT IN (SELECT publisher FROM pins)",
-            (name,),
-        )
-    connection.close()
-    assert student.run(*rivals.fetch("--peer", rivals.teacher.peer)).code == DONE
+def test_high_versions_of_strangers_lock_no_name(open_lab: Lab) -> None:
+    """Not even one that follows the version here, and is listed beside it."""
+    teacher, student, name = open_lab.node("teacher"), open_lab.node("student"), open_lab.name("router")
+    share = teacher.share(raw(teacher, name))
+    student.fetch(name, "--peer", share.peer)
+    honest = record(share.port).named(name)
+    header, id = honest.manifest.header, "b3:" + "5e" * 32
+    high = msgspec.structs.replace(
+        header, version=1 << 30, follows=(honest.manifest.id.hex(),), id=id, result=id, by="stranger@host"
+    )
+    key = load_or_make(open_lab.root / "stranger.key")
+    with RecordedPeer(recording_of([replace(honest, manifest=sign_header(high, key))], key.public)) as peer:
+        both = ("--peer", share.peer, "--peer", peer.address, "--wait", "1.5")
+        listed = student.json("ls", name, *both)["images"]
+        assert {item["version"] for item in listed} == {1, 1 << 30}
+        for words in (both, ("--peer", share.peer)):
+            (item,) = student.json("fetch", name, *words, "--replace")["fetched"]
+            assert (item["version"], item["already_here"]) == (1, True)
+        # Where the name is nobody's yet, none of them is chosen.
+        assert len(open_lab.node("fresh").fails(USAGE, "fetch", name, *both)["candidates"]) == 2
 
 
 # -- mistakes ----------------------------------------------------------------------------------------
