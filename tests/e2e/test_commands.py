@@ -37,13 +37,17 @@ pytestmark = pytest.mark.qemu
 COMMANDS = (
     "share",
     "fetch",
+    "sync",
     "ls",
     "peers",
     "show",
+    "history",
     "trust",
     "untrust",
+    "distrust",
     "id",
     "new",
+    "adopt",
     "verify",
     "promote",
     "discard",
@@ -53,8 +57,8 @@ COMMANDS = (
 )
 COMMON = {"name", "path", "format", "virtual_size", "disk", "layer", "parent", "publisher", "version"}
 """The keys of an image here, the same in every document."""
-COMMON |= {"trusted", "trusted_since"}
-LISTED = COMMON - {"path"} | {"team", "data_size", "by", "created", "peers", "nodes"}
+COMMON |= {"team", "trusted", "trusted_since", "follows", "created", "note", "fork"}
+LISTED = COMMON - {"path"} | {"manifest", "data_size", "by", "peers", "nodes"}
 ID = re.compile(r"b3:[0-9a-f]{64}")
 ANSI = "\x1b["
 
@@ -128,7 +132,7 @@ def test_the_documents_of_the_commands_that_need_it(lab: Lab) -> None:
     team = lab.team("red", alice, bob)
     share = alice.share(overlay, master, "--team", team)
     document = share.document()
-    top, below = document["shared"]
+    below, top = sorted(document["shared"], key=lambda item: str(item["name"]))
     check_image(top, overlay, overlay=True, published=True)
     check_image(below, master, overlay=False, published=True)
     assert top["team"] == team
@@ -268,7 +272,7 @@ def test_every_command_has_help(lab: Lab) -> None:
     overview = node.run("--help")
     assert overview.code == DONE
     assert "new image" not in node.run("id", "--help").stdout
-    assert "nobody's" in node.run("untrust", "--help").stdout
+    assert "first use" in node.run("untrust", "--help").stdout
     for command, process in helps.items():
         result = process.wait()
         assert result.code == DONE
