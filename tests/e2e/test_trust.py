@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -41,8 +40,8 @@ class Rivals(NamedTuple):
         return str(share.document()["shared"][0]["publisher"])
 
     def fetch(self, *words: object) -> tuple[object, ...]:
-        """A command that may replace what is there."""
-        return ("fetch", self.name, *words, "--replace", "--wait", "1.5")
+        """A command that may replace what is there, whatever that is."""
+        return ("fetch", self.name, *words, "--discard-changes", "--wait", "1.5")
 
 
 @pytest.fixture
@@ -214,7 +213,7 @@ def test_of_one_content_by_several_publishers_a_liar_is_not_in_the_way(open_lab:
     share = teacher.share(raw(teacher, name))
     honest = record(share.port).named(name)
     header = honest.manifest.header
-    lie = msgspec.structs.replace(header, version=9, virtual_size=header.virtual_size * 2)
+    lie = msgspec.structs.replace(header, virtual_size=header.virtual_size * 2)
     key = load_or_make(open_lab.root / "liar.key")
     with RecordedPeer(recording_of([replace(honest, manifest=sign_header(lie, key))], key.public)) as liar:
         (item,) = student.fetch(name, "--peer", share.peer, "--peer", liar.address)
@@ -274,31 +273,32 @@ def test_an_old_version_is_refused_when_a_newer_one_was_seen_unless_it_is_named(
     assert item["version"] == 2
     share.stop()
     with RecordedPeer(old) as peer:
-        # Whoever has only looked has seen it, too.
-        for node in (student, fresh):
-            error = node.fails(NOT_ALLOWED, "fetch", name, "--peer", peer.address, "--wait", "1", "--replace")
-            assert f"{name}:1" in error["why"] and f"{name}:2" in error["why"]
-            assert len(TIME.findall(error["why"])) == 2
-            assert f"overlaysync fetch {name}:1" in error["hint"]
+        command = ("fetch", name, "--peer", peer.address, "--wait", "1", "--replace")
+        # What is here is newer, and stays. A machine that has only looked has seen the newer version too.
+        (kept,) = student.json(*command)["fetched"]
+        assert kept["already_here"]
+        assert (student.place / f"{name}.raw").read_bytes() == disks.noise(
+            ["teacher", name, "newer"], 256 * KIB
+        )
+        error = fresh.fails(NOT_ALLOWED, *command)
+        assert f"{name}:1" in error["why"] and f"{name}:2" in error["why"]
+        assert len(TIME.findall(error["why"])) == 2
+        assert f"overlaysync fetch {name}:1" in error["hint"]
         (first,) = student.fetch(f"{name}:1", "--peer", peer.address, "--as", "old")
         assert (first["version"], first["trusted"]) == (1, "first-use")
         assert student.files() == {f"{name}.raw", "old.raw"}
 
 
-def test_high_versions_of_strangers_lock_no_name(rivals: Rivals) -> None:
-    student, name = rivals.student, rivals.name
-    home = student.home / "catalog.sqlite"
-    student.json("ls", name, "--peer", rivals.stranger.peer, "--wait", "1")
-    with sqlite3.connect(home) as connection:
-        (count,) = connection.execute("SELECT count(*) FROM seen WHERE name = ?", (name,)).fetchone()
-        assert count == 2
-        connection.execute(
-            "UPDATE seen SET version = 1 << 30"
-            " WHERE name = ? AND publisher NOT IN (SELECT publisher FROM pins)",
-            (name,),
-        )
-    connection.close()
-    assert student.run(*rivals.fetch("--peer", rivals.teacher.peer)).code == DONE
+def test_high_versions_of_strangers_lock_no_name(rivals: Rivals, lab: Lab) -> None:
+    student, stranger, name = rivals.student, lab.node("stranger"), rivals.name
+    rivals.stranger.stop()
+    raw(stranger, name, "newer")
+    share = stranger.share(stranger.place / f"{name}.raw")
+    (listed,) = student.json("ls", name, "--peer", share.peer, "--wait", "1")["images"]
+    assert listed["version"] == 2
+    (student.place / f"{name}.raw").unlink()
+    (item,) = student.json(*rivals.fetch("--peer", rivals.teacher.peer))["fetched"]
+    assert (item["publisher"], item["version"]) == (rivals.publisher(rivals.teacher), 1)
 
 
 # -- mistakes ----------------------------------------------------------------------------------------
