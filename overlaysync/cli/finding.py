@@ -74,13 +74,13 @@ def master_here(node: Node, output: Output, text: str, *, accept: bool) -> Known
     return known
 
 
-def note_writable(output: Output, known: Known) -> None:
-    """Say which images below an overlay you may still write to: the guest above would see a mixture."""
+def note_writable(output: Output, *overlays: Known) -> None:
+    """Say which images below overlays you may still write to: a guest above would see a mixture."""
     from overlaysync.ops.library import is_read_only
 
-    for below in known.lineage:
-        if below is not known and not is_read_only(below.path) and os.access(below.path, os.W_OK):
-            output.note(f"  {below.path} is writable: make it read-only with: chmod a-w '{below.path}'")
+    for path in dict.fromkeys(below.path for known in overlays for below in list(known.lineage)[1:]):
+        if not is_read_only(path) and os.access(path, os.W_OK):
+            output.note(f"  {path} is writable: make it read-only with: chmod a-w '{path}'")
 
 
 def look_at(node: Node, output: Output, path: str) -> Stray:

@@ -20,6 +20,7 @@ from overlaysync.cli.common import (
     parse_peers,
     parse_rate,
 )
+from overlaysync.cli.finding import note_writable
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ async def _share(
             ) as (bound, where),
         ):
             _print_share(output, share, bound, where)
+            note_writable(output, *(shared.known for shared in share.shared))
             await asyncio.Event().wait()
     finally:
         share.close()

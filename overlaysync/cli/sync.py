@@ -160,9 +160,11 @@ class _Syncing:
         """Raise for what is not at its newest version; the exit code is that of the first."""
         if not done.refusals:
             return
+        total = len(done.refusals) + len(done.brought)
+        if total == 1:
+            raise done.refusals[0].error
         for refusal in done.refusals:
             self._output.note("\n".join(refusal_lines(refusal)))
-        total = len(done.refusals) + len(done.brought)
         raise of_several(done.refusals, total, "not at the newest version")
 
     # -- staying -------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class Collection:
         fetch: does one thing.
         dry_run: only plan.
         looked: called after each search.
-        planned: told of the steps, before they are done.
+        planned: told of the steps before they are done, unless what was asked for is here already.
         refusals: what could not be had so far, and why.
         first_uses: manifest ids whose names became their publisher's.
     """
@@ -102,7 +102,8 @@ class Collection:
             try:
                 steps = await self.fetch.plan(claim, as_master=wanted.as_master)
                 verdict = await self.fetch.judge(steps, choice)
-                self.planned(steps)
+                if verdict is None or verdict.known is None:
+                    self.planned(steps)
                 if claim is choice.listing and self.fetch.accept(choice, dry_run=self.dry_run):
                     self.first_uses.add(choice.manifest.id)
                 fetched = [] if self.dry_run else await self.fetch.run(steps, choice)

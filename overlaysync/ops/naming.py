@@ -26,7 +26,7 @@ from overlaysync.model.names import name_from
 from overlaysync.ops.publish import stem
 
 _GENERIC = re.compile(
-    r"(?:disk|image|img|drive|root|rootfs|system|os|boot|data|storage|base|overlay|"
+    r"(?:disk|image|img|drive|root|rootfs|"
     r"(?:h|s|v|xv)d[a-z]|(?:h|s|v)d[a-z][-_]?disk|virtio[a-z]|(?:diff|base|boot)disk)(?:[-_.]?\d{1,3})?",
     re.IGNORECASE,
 )

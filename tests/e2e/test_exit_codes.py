@@ -264,11 +264,12 @@ def test_an_existing_file_is_only_replaced_when_told_so(lab: Lab) -> None:
 
     error = bob.fails(WOULD_DESTROY, *command)
     assert str(target) in error["what"]
-    assert "--replace" in error["hint"]
+    assert "--discard-changes" in error["hint"]
+    bob.fails(WOULD_DESTROY, *command, "--replace")  # it is nowhere else
     assert target.read_bytes().startswith(b"precious")
 
     with open(target, "rb") as old:
-        bob.fetch(*command[1:], "--replace")
+        bob.fetch(*command[1:], "--discard-changes")
         # The old file was not written to: its name was given to another one.
         assert old.read() == b"precious".ljust(512)
     assert target.read_bytes() == (alice.place / f"{name}.raw").read_bytes()

@@ -166,7 +166,9 @@ def test_who_lies_about_what_an_overlay_makes_replaces_nothing(
     own = disks.make_master(student.place / scene.overlay.name, size=MIB, seed="mine")
     before = own.read_bytes()
 
-    student.fails(NOT_VERIFIED, "fetch", scene.name, "--peer", liar.address, "--wait", "2", "--replace")
+    student.fails(
+        NOT_VERIFIED, "fetch", scene.name, "--peer", liar.address, "--wait", "2", "--discard-changes"
+    )
 
     assert own.read_bytes() == before
     assert student.files() == scene.everything

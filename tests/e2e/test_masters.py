@@ -11,7 +11,7 @@ import pytest
 from overlaysync.units import KIB, MIB
 from tests import images
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NO_BASE, NOT_VERIFIED, WOULD_DESTROY, Lab, Node
+from tests.e2e.nodes import DONE, NO_BASE, NOT_VERIFIED, WOULD_DESTROY, Lab, Node, until
 
 pytestmark = pytest.mark.qemu
 
@@ -140,6 +140,10 @@ def test_a_master_that_may_be_written_to_is_mentioned(lab: Lab) -> None:
     vm = node.place / "vm.qcow2"
     for command in (("new", vm, "--master", master), ("promote", vm, "--as", "next")):
         assert node.run(*command).stderr.count(f"chmod a-w '{master}'") == 1
+    share = node.share(vm)
+    until(lambda: f"chmod a-w '{master}'" in share.stderr, what="the note")
+    share.stop()
+    assert share.stderr.count("chmod a-w") == 1
     master.chmod(0o444)
     assert "chmod" not in node.run("new", "other.qcow2", "--master", master).stderr
 

@@ -86,7 +86,16 @@ def test_a_peer_with_nasty_words_in_all_it_may_choose(open_lab: Lab) -> None:
     share.stop()
     key = load_or_make(open_lab.root / "nasty.key")
     signed = [
-        sign_header(msgspec.structs.replace(recorded.manifest.header, by=word, version=number), key)
+        sign_header(
+            msgspec.structs.replace(
+                recorded.manifest.header,
+                by=word,
+                note=word,
+                version=number,
+                follows=(f"{number:064x}",) if number > 1 else (),
+            ),
+            key,
+        )
         for number, word in enumerate(
             (word for word in names(400) if encodable(word) and len(word) <= 160), 1
         )

@@ -124,8 +124,8 @@ def test_a_bit_that_flips_on_the_device_is_found_and_the_image_withdrawn(home: P
         assert names(share) == {"good"}
         (note,) = heard.notes
         assert note == (
-            f"bad:1 is served no longer: {bad} has rotted: guest offset {5 * CHUNK:#x}, {CHUNK} bytes; "
-            f"to heal it from peers: overlaysync verify '{bad}' --repair"
+            f"No longer shared: bad:1 ({bad} has rotted: guest offset {5 * CHUNK:#x}, {CHUNK} bytes; "
+            f"to heal it from peers: overlaysync verify '{bad}' --repair)"
         )
         assert now() - row_of(node, good).verified_at < 60
         assert now() - row_of(node, bad).verified_at > WEEK_S

@@ -261,9 +261,12 @@ def test_a_master_is_compared_with_what_overlays_were_made_on(world: World, mast
 
 @qemu
 def test_a_master_with_overlays_of_two_times_is_right_as_either(world: World, master: Path) -> None:
+    before = master.read_bytes()[:3]
     world.known(create(world.images / "old.qcow2", backing=master))
     patch(master, 0, b"new")
     world.library.examine(create(world.images / "new.qcow2", backing=master), now=NOW + 1)
+    assert damage_of(world, master) == []
+    patch(master, 0, before)
     assert damage_of(world, master) == []
     patch(master, 0, b"odd")
     assert damage_of(world, master) == [(0, CHUNK)]
@@ -287,7 +290,8 @@ def test_what_a_path_held_before_says_nothing_of_what_is_made_there(world: World
     vm = create(world.images / "vm.qcow2", backing=master)
     apply(vm, [Op("write", CHUNK, 512, 7)])
     published(world, vm)
-    other = convert(master, world.images / "other.qcow2")
+    other = convert(master, world.images / "other.raw")
+    patch(other, 4 * CHUNK, b"other")
     other.chmod(0o444)
     world.rebase(vm, other, vm, replace=True)
     assert damage_of(world, vm) == []
@@ -306,9 +310,7 @@ def test_reading_it_whole_tells_use_from_rot_again(world: World, master: Path) -
     published(world, master)
     os.utime(master, (1, 1))
     assert verify(world.library, str(master), now=NOW).touched
-    flip(world, master, 0, 1)
-    verdict = verify(world.library, str(master), now=NOW)
-    assert not verdict.touched and verdict.damage
+    assert not verify(world.library, str(master), now=NOW).touched
 
 
 @qemu
