@@ -201,12 +201,14 @@ class Fetch:
             self.node.catalog.pins.pin_first(pin)
 
     def newer_than(self, choice: Choice) -> Header | None:
-        """The header of a version within reach that follows the chosen one; None when there is none."""
+        """Return the header of a newer version within reach, by the team or publisher; None for none."""
         header, id = choice.manifest.header, choice.manifest.id
+        publisher = choice.manifest.publisher
         same = [
             listing.manifest
             for listing in self._believable()
             if (listing.manifest.header.team, listing.manifest.header.name) == (header.team, header.name)
+            and (header.team or listing.manifest.publisher == publisher)
         ]
         history = history_of(self.node.catalog, same)
         later = [one.header for one in same if history.is_before(id, one.id)]

@@ -60,24 +60,33 @@ class Student(Pupil):
 
     @initialize()
     def begin(self) -> None:
-        self.fetch("exam", None, False, None)
+        self.fetch("exam", None, "", None)
 
     # -- rules ---------------------------------------------------------------------------------------
 
-    @rule(lesson=st.sampled_from(list(BELOW)), name=st.none() | NAMES, replace=st.booleans(), fault=FAULTS)
-    def fetch(self, lesson: str, name: str | None, replace: bool, fault: Fault | None) -> None:
+    @rule(
+        lesson=st.sampled_from(list(BELOW)),
+        name=st.none() | NAMES,
+        option=st.sampled_from(["", "--replace", "--discard-changes"]),
+        fault=FAULTS,
+    )
+    def fetch(self, lesson: str, name: str | None, option: str, fault: Fault | None) -> None:
         words = ["fetch", lesson, "--peer", self.school.peer, "--wait", "60"]
         words += ["--as", name] if name else []
-        words += ["--replace"] if replace else []
+        words += [option] if option else []
+        discard, before = option == "--discard-changes", self.truth.get(f"{name or lesson}.qcow2")
         target, guests = f"{name or lesson}.qcow2", self.school.lessons
         makes = {f"{below}.qcow2": Truth(guests[below], lesson=below) for below in lineage(BELOW[lesson])}
         makes[target] = Truth(guests[lesson], lesson=lesson, mode=OVERLAY if BELOW[lesson] else MASTER)
         taken = target in self.truth
         stood_on = {guests[below] for below in lineage(BELOW[lesson])}
-        free = not taken or (replace and not self._on(target) and self.truth[target].guest not in stood_on)
-        outcome = self._do(words, fault, makes, replaces=target if replace else "")
+        free = not taken or (discard and not self._on(target) and self.truth[target].guest not in stood_on)
+        outcome = self._do(words, fault, makes, replaces=target if option else "")
         if outcome.code == DONE:
             assert self.truth[target].guest == guests[lesson], outcome
+            # The teacher has one version of each thing, so nothing is behind: only what is elsewhere goes.
+            kept = [*guests.values(), *(one.guest for one in self.truth.values())]
+            assert discard or before is None or before.guest in kept, outcome
         else:
             allowed = (() if free else (WOULD_DESTROY,)) + (ROTTEN if self._with_rot() else ())
             assert outcome.code in allowed, outcome
