@@ -7,7 +7,7 @@ published.
 Rules:
     1. A file keeps the name it was published under before.
     2. Else it is called like the file, without the ending; a file with a generic name in a folder that was
-       named (``lab/vm01/disk.qcow2``) is called like the folder.
+       named (``lab/vm01/disk.qcow2``), alone there, is called like the folder.
     3. Of two that would be called alike, the one that stands on the other keeps the name, and the other is
        called by its whole file name (``ubuntu.qcow2`` on ``ubuntu.img``).
     4. An image that is only brought along gives way to one that was asked for.
@@ -64,9 +64,8 @@ class Candidate:
         own = stem(self.path)
         if self.given or self.fixed or self.noted:
             return self.given or self.fixed or self.noted
-        if self.folder and _GENERIC.fullmatch(own):
-            folder = name_from(os.path.basename(self.folder))
-            return folder if self.alone else name_from(f"{folder}-{own}")
+        if self.folder and self.alone and _GENERIC.fullmatch(own):
+            return name_from(os.path.basename(self.folder))
         return own
 
     @property
@@ -122,11 +121,12 @@ def _giving_way(alike: Sequence[Candidate]) -> list[str]:
 
 
 def _name_by_folders(everything: Mapping[str, Candidate], names: dict[str, str]) -> None:
-    """Call files with one generic name by their folders, where the user named the files themselves."""
+    """Call files that have one generic name by their folders."""
     for alike in _alike(everything, names):
         if all(item.is_free and _GENERIC.fullmatch(stem(item.path)) for item in alike):
             for item in alike:
-                names[item.path] = name_from(os.path.basename(os.path.dirname(item.path)))
+                folder = os.path.basename(os.path.dirname(item.path))
+                names[item.path] = name_from(folder if item.alone else f"{folder}-{stem(item.path)}")
 
 
 def _collision(name: str, paths: Sequence[str], *, taken: bool = False) -> AmbiguousError:

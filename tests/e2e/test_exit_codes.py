@@ -68,7 +68,7 @@ def test_a_name_that_nobody_has_suggests_near_ones(lab: Lab) -> None:
     assert bob.fails(NOT_FOUND, "show", lab.name("nothing"), "--peer", share.peer, "--wait", "1")
     assert bob.fails(NOT_FOUND, "verify", bob.place / "nothing.qcow2")
     for command in (("id", name), ("promote", name, "--as", "made")):
-        assert "path" in bob.fails(NOT_FOUND, *command)["why"]
+        assert f"overlaysync fetch {name}" in bob.fails(NOT_FOUND, *command)["hint"]
 
 
 def test_a_peer_that_does_not_answer_is_a_network_error(lab: Lab) -> None:

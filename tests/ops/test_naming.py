@@ -30,12 +30,16 @@ def test_a_folder_with_one_vm_gives_it_its_name(file: str) -> None:
     assert list(assign_names(found, {}).values()) == ["vm1", "vm2", "vm3"]
 
 
-def test_two_disks_of_one_folder_are_told_apart() -> None:
+def test_disks_of_folders_with_several_are_told_apart_where_they_must_be() -> None:
     found = [
-        image(f"/lab/r1/{disk}.qcow2", content, folder="/lab/r1", alone=False)
-        for disk, content in (("hda_disk", A), ("hdb_disk", B))
+        image(f"/lab/{folder}/{disk}.qcow2", bytes([number]) * 32, folder=f"/lab/{folder}", alone=False)
+        for number, (folder, disk) in enumerate(
+            (f, d) for f in ("r1", "r2") for d in ("hda_disk", "hdb_disk")
+        )
     ]
-    assert list(assign_names(found, {}).values()) == ["r1-hda_disk", "r1-hdb_disk"]
+    assert list(assign_names(found[:2], {}).values()) == ["hda_disk", "hdb_disk"]
+    names = ["r1-hda_disk", "r1-hdb_disk", "r2-hda_disk", "r2-hdb_disk"]
+    assert list(assign_names(found, {}).values()) == names
 
 
 def test_a_name_of_its_own_stays_in_a_folder() -> None:

@@ -259,7 +259,7 @@ def _fetch_overlay(stage: Stage) -> Words:
 def _fetch_replace(stage: Stage) -> Words:
     images = stage.local()
     disks.make_master(images / "disk.qcow2", size=stage.size, data=stage.size // 2, seed="older")
-    return ("fetch", "disk", "--replace", "--peer", stage.share().peer), 0
+    return ("fetch", "disk", "--discard-changes", "--peer", stage.share().peer), 0
 
 
 SCENES: dict[str, Callable[[Stage], Words]] = {
