@@ -98,7 +98,7 @@ def ls(
     output.result({"images": images}, *_table(chosen, book, where, now()))
     if not chosen and not output.json:
         output.note(
-            "nothing here that was published or fetched; all images known here: overlaysync tree"
+            "no image here was published or fetched; to see all known images: overlaysync tree"
             if local
             else "nothing within reach; try --peer HOST:PORT, or: overlaysync doctor"
         )

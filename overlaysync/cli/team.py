@@ -26,7 +26,9 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The team.")]
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
-    team = typer.Typer(no_args_is_help=True, help="Teams: what is shared with one only its members see.")
+    team = typer.Typer(
+        no_args_is_help=True, help="Manage teams: only members see what is shared with a team."
+    )
     for command in (create, join, show, code, leave):
         team.command(command.__name__)(command)
     app.add_typer(team, name="team")
@@ -57,7 +59,7 @@ def join(
     name: NameArgument,
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[-]", help="-: read the code from stdin, as when it is no terminal."),
+        typer.Argument(metavar="[-]", help="Use - to read the code from stdin, even if it is a terminal."),
     ] = None,
     code_file: Annotated[
         str | None, typer.Option("--code-file", metavar="FILE", help="Read the code from this file.")
@@ -71,7 +73,7 @@ def join(
     output = output_of(context)
     if source not in (None, _STDIN):
         raise UsageError(
-            "A team's code is no argument: others can see those",
+            "A team's code cannot be an argument: other users can see arguments",
             hint=f"overlaysync team join {name}, and type it when you are asked",
         )
     joined = _dated(read_code(name, _code(name, _STDIN if source else code_file)))
@@ -111,7 +113,9 @@ def show(
     lines = [line for team in teams for line in _team_lines(team, members[team.name])]
     output.result({"teams": document}, *lines)
     if not teams and not output.json:
-        output.note("in no team; overlaysync team create NAME, or: overlaysync team join NAME")
+        output.note(
+            "This machine is in no team. Try: overlaysync team create NAME, or: overlaysync team join NAME"
+        )
 
 
 def code(context: typer.Context, name: NameArgument) -> None:
@@ -126,7 +130,7 @@ def code(context: typer.Context, name: NameArgument) -> None:
     if output.json or not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError(
             f"The code of team '{team.name}' is shown on a terminal only",
-            why="with --json it would not stay there" if output.json else "this is not a terminal",
+            why="--json output is for programs" if output.json else "this is not a terminal",
             hint=f"in a terminal, without a pipe: overlaysync team code {team.name}",
         )
     if typer.confirm("Anyone who sees this code can join the team. Show it?", err=True):
@@ -200,7 +204,7 @@ def _tell_lost(output: Output, lost: Farewell, name: str) -> None:
         (
             lost.own,
             "Published by you for the team",
-            "To share them again, say for whom: overlaysync share --public PATH, or: "
+            "To share them again, choose an audience: overlaysync share --public PATH, or: "
             "overlaysync share --team OTHER PATH",
         ),
     )

@@ -31,7 +31,9 @@ def trust(
     context: typer.Context,
     fingerprint: Annotated[
         str | None,
-        typer.Argument(metavar="[FINGERPRINT]", help="Of a publisher, or its first 8 characters or more."),
+        typer.Argument(
+            metavar="[FINGERPRINT]", help="A publisher's fingerprint, or at least its first 8 characters."
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Only for this name: [TEAM/]NAME.")
@@ -58,10 +60,13 @@ def trust(
 def untrust(
     context: typer.Context,
     fingerprint: Annotated[
-        str, typer.Argument(metavar="FINGERPRINT", help="Of a publisher, or its first 8 characters or more.")
+        str,
+        typer.Argument(
+            metavar="FINGERPRINT", help="A publisher's fingerprint, or at least its first 8 characters."
+        ),
     ],
 ) -> None:
-    """Forget that you trust a publisher: the next first use counts again."""
+    """Forget a publisher that you trust: the next first use of its names decides again."""
     from overlaysync.errors import NotFoundError
     from overlaysync.ops.trust_words import who
     from overlaysync.trust.book import find_publisher
@@ -80,7 +85,7 @@ def untrust(
     if names:
         belong = "belongs" if len(_pins(publisher, book)) == 1 else "belong"
         lines.append(
-            f"  {names} {belong} to no publisher now: the next first use counts again, also of this one"
+            f"  {names} {belong} to no publisher now: the next first use decides again, even for this one"
         )
     if publisher != book.own:
         lines.append(f"  To refuse it for good: overlaysync distrust {fields['publisher'][:9]}")
@@ -110,7 +115,10 @@ def _not_trusted(error: NotFoundError, fingerprint: str, book: Book) -> NotFound
 def distrust(
     context: typer.Context,
     fingerprint: Annotated[
-        str, typer.Argument(metavar="FINGERPRINT", help="Of a publisher, or its first 8 characters or more.")
+        str,
+        typer.Argument(
+            metavar="FINGERPRINT", help="A publisher's fingerprint, or at least its first 8 characters."
+        ),
     ],
     peer: PeerOption = None,
     iface: InterfaceOption = None,
@@ -137,7 +145,7 @@ def distrust(
         fields = _refused_fields(publisher, node.book())
     lines = [
         output.good(f"distrusted: {who(publisher, label)}"),
-        "  Nothing that it signed will be fetched by a name or an id. Images that are here stay.",
+        "  Everything that it signed is refused, by name and by id. Images already here stay.",
     ]
     lines += [f"  Its names belong to no publisher now: {names}"] if names else []
     lines.append(f"  To take this back: overlaysync trust {fields['publisher'][:9]}")
@@ -146,7 +154,7 @@ def distrust(
 
 # -- listing -----------------------------------------------------------------------------------------
 
-_WORDS = {"own": "yours", "explicit": "by your word", "first-use": "first use"}
+_WORDS = {"own": "yours", "explicit": "trusted by you", "first-use": "first use"}
 
 
 def _list(node: Node, output: Output) -> None:
@@ -157,7 +165,9 @@ def _list(node: Node, output: Output) -> None:
     lines += [f"{_head(entry)}  distrusted since {entry['distrusted_since']}" for entry in refused]
     output.result({"trusted": entries, "distrusted": refused}, *lines)
     if not lines and not output.json:
-        output.note("No publisher is trusted yet; the first publisher of a name is, when it is fetched")
+        output.note(
+            "No publisher is trusted yet. The first fetch of a name trusts its publisher for that name"
+        )
 
 
 def _publishers(book: Book) -> list[bytes]:
@@ -272,7 +282,7 @@ def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where
     lines = [output.good(f"trusted: {who(publisher, label)}{only}")]
     lines += ["  It is no longer distrusted."] if book.refuses(publisher) else []
     lines += [
-        f"  '{pin.full_name}' is this publisher's now; before, {who(pin.publisher, pin.label)}'s"
+        f"  '{pin.full_name}' now belongs to this publisher; before, to {who(pin.publisher, pin.label)}"
         for pin in before
     ]
     document = {

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from overlaysync.node.node import Node
     from overlaysync.ops.verify import Damage, Verdict
 
-_WRITTEN = "it was written to since (a VM that ran?)"
+_WRITTEN = "it has been written to since, perhaps by a VM"
 _NAMED_DAMAGE = 20
 """Damaged ranges listed for people; JSON has them all."""
 

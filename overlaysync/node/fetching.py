@@ -470,8 +470,8 @@ class Fetch:
         if disk.id != step.header.result_id:
             raise VerificationError(
                 f"Cannot fetch '{step.header.name}'",
-                why=f"on its master it makes {short_id(disk.id)}, "
-                f"and its publisher promised {short_id(step.header.result_id)}",
+                why=f"on its master it gives {short_id(disk.id)}, "
+                f"but its publisher promised {short_id(step.header.result_id)}",
                 hint=f"overlaysync verify '{base.path}'; if it is good, ask its publisher to share it again",
             )
         self.node.catalog.pages.keep_list(disk)

@@ -38,7 +38,7 @@ def check_followable(reference: Reference) -> None:
     """
     if reference.id_prefix is not None or reference.version is not None:
         raise UsageError(
-            f"'{reference}' is one version, and sync brings the newest one",
+            f"'{reference}' names one version, but sync always brings the newest",
             hint=f"overlaysync fetch {reference}, or a name: overlaysync sync NAME",
         )
 

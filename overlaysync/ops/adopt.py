@@ -143,7 +143,7 @@ def look(path: str, library: Library, progress: Progress | None = None) -> Stray
     with open_image(path, None, vouched_by(library.catalog)) as image:
         hold_read_lock(image.fd, path=path)
         if image.backing is None:
-            raise UsageError(f"{path} is a master: it stands on nothing", hint=f"overlaysync show '{path}'")
+            raise UsageError(f"{path} is a master: it has no backing file", hint=f"overlaysync show '{path}'")
         before = Fingerprint.of(os.fstat(image.fd))
         layer = hash_layer(Chain.alone(image), _NOWHERE, keeper.keep, progress)
         if before != Fingerprint.of(os.fstat(image.fd)):

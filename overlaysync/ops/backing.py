@@ -38,7 +38,7 @@ def check_meant(known: Known, named: Collection[str], catalog: Catalog, *, shari
             )
             raise NotAllowedError(
                 f"{known.path} stands on {image.path}, {kind} that was not named",
-                why="the header of an image may name any file, also one that is not meant for others",
+                why="the header of an image can name any file on this machine, even a private one",
                 hint=f"if it is the master, name it: {way}",
             )
 

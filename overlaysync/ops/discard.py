@@ -29,7 +29,7 @@ def check_discardable(path: str, catalog: Catalog) -> None:
     if image.backing is None:
         raise WouldDestroyError(
             f"{path} is a master, not an overlay",
-            hint="masters are removed by hand, when nothing stands on them",
+            hint="remove a master by hand, once no overlay stands on it",
         )
     check_unneeded(path, catalog)
 

@@ -73,7 +73,7 @@ class Expected:
         """How it is known, to be said of a file that is as it must be."""
         match self.basis:
             case Basis.PUBLISHED:
-                return f"as published as {self.since}"
+                return f"as it was when published as {self.since}"
             case Basis.MADE:
                 return f"as it was made here on {self.since}; it was never published"
             case Basis.STOOD_ON:

@@ -152,7 +152,7 @@ class Library:
         if expected.ids & {known.content.id, known.disk.id}:
             return
         same = next((row.path for row in self.holders(expected.disk) if row.path != known.path), None)
-        here = f"what it was is here as {same}; " if same else ""
+        here = f"{same} still has the original disk; " if same else ""
         raise BaseImageError(
             f"{known.path} is not {expected.words}",
             why=f"it was {format_id(expected.content)}, and now holds {format_id(known.content.id)}",

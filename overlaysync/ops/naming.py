@@ -132,7 +132,7 @@ def _name_by_folders(everything: Mapping[str, Candidate], names: dict[str, str])
 def _collision(name: str, paths: Sequence[str], *, taken: bool = False) -> AmbiguousError:
     if taken:
         return AmbiguousError(
-            f"'{name}' is the name of another image of this machine",
+            f"Another image on this machine is already named '{name}'",
             candidates=tuple(paths),
             hint=f"overlaysync share --as NAME '{paths[-1]}'; or, if it is the next version of the other: "
             f"overlaysync share --as {name} '{paths[-1]}'",
@@ -140,5 +140,5 @@ def _collision(name: str, paths: Sequence[str], *, taken: bool = False) -> Ambig
     return AmbiguousError(
         f"{len(paths)} different images would be called '{name}'",
         candidates=tuple(paths),
-        hint=f"name one, and share the other with another command: overlaysync share --as NAME '{paths[0]}'",
+        hint=f"share each under its own name: overlaysync share --as NAME '{paths[0]}'",
     )

@@ -325,7 +325,7 @@ def _left(known: Known, team: str, master: Known | None = None) -> NotAllowedErr
     return NotAllowedError(
         f"Cannot share {known.path} with team '{team}'",
         why=f"{it} was shared with that team, and this machine is not in it any more",
-        hint=f"say for whom it is now: overlaysync share --public {paths}, "
+        hint=f"choose a new audience for it: overlaysync share --public {paths}, "
         f"or for another team: overlaysync share --team TEAM {paths}",
     )
 

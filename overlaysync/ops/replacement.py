@@ -193,7 +193,7 @@ def _refuse(
         case State.CHANGED:
             raise WouldDestroyError(
                 f"{known.path} holds work that was never published",
-                why=f"it was written to since it was {_names(standing.held)}",
+                why=f"it has been written to since it held {_names(standing.held)}",
                 hint=f"to keep it: overlaysync share '{known.path}'; "
                 f"to have both: {_way(rules, offered, '--as NAME')}; "
                 f"to lose it: {_way(rules, offered, '--discard-changes')}",
@@ -216,9 +216,9 @@ def _fork(known: Known, standing: Standing, offered: Manifest, rules: Rules, now
     """Both sides of a fork, and what they have in common."""
     mine = next(iter(standing.held))
     common = (
-        f"the last version that both come from is {full_name(standing.common)}"
+        f"their last common version is {full_name(standing.common)}"
         if standing.common
-        else "no version that both come from is known here"
+        else "no common version of theirs is known on this machine"
     )
     return WouldDestroyError(
         f"'{offered.header.full_name}' is forked: neither version follows the other",

@@ -52,8 +52,9 @@ def several_publishers(reference: Reference, candidates: Sequence[Listing]) -> A
         candidates=tuple(
             sorted(f"{describe(item)}  {node_id(item.manifest.publisher)}" for item in candidates)
         ),
-        hint="compare the fingerprints with the board, then: overlaysync trust FINGERPRINT "
-        f"--name {candidates[0].manifest.header.full_name}; or name one by its id (b3:…) or as NAME@PEER",
+        hint="compare the fingerprints with the one your teacher published, then: "
+        f"overlaysync trust FINGERPRINT --name {candidates[0].manifest.header.full_name}; "
+        "or name one by its id (b3:…) or as NAME@PEER",
     )
 
 
@@ -68,8 +69,8 @@ def other_publisher(
     return StrangerError(
         f"'{reference}' comes from another publisher than before",
         why=f"{_belongs(pins[0], book)};\n  now there is {', '.join(_signed(candidates))}.\n"
-        "  That may be the same person with a new key or on another machine, somebody else's image that "
-        "happens to have this name, or one that somebody wants to foist on you",
+        "  That may be the same person with a new key or on another machine, an unrelated image with the "
+        "same name, or an impostor",
         hint=_ways(pins, candidates[0].manifest, everything),
     )
 
@@ -78,9 +79,11 @@ def not_trusted(reference: Reference, candidates: Sequence[Listing]) -> Stranger
     """With ``--trusted-only``: none of the publishers was trusted explicitly."""
     first = candidates[0].manifest
     return StrangerError(
-        f"Nobody whom you trust publishes '{reference}'",
-        why=f"there is {', '.join(_signed(candidates))}, and with --trusted-only a first use is not enough",
-        hint=f"compare the fingerprint with the board, then: overlaysync trust {node_id(first.publisher)}",
+        f"No publisher that you trust offers '{reference}'",
+        why=f"offered: {', '.join(_signed(candidates))}; --trusted-only accepts only publishers you have "
+        "trusted explicitly",
+        hint="compare the fingerprint with the one your teacher published, then: "
+        f"overlaysync trust {node_id(first.publisher)}",
     )
 
 
@@ -166,10 +169,10 @@ def _ways(pins: Iterable[Pin], stranger: Manifest, everything: Iterable[Listing]
     first = (
         f"overlaysync fetch {newest.full_name}:{newest.version}, by the publisher you know"
         if newest
-        else "wait until somebody shares what the publisher you know has signed"
+        else "wait until a version by the publisher you know is shared"
     )
     return (
-        f"{first}; or, when the new fingerprint is the one on the board: "
+        f"{first}; or, if the new fingerprint is the one your teacher published: "
         f"overlaysync trust {node_id(stranger.publisher)} --name {stranger.header.full_name}"
     )
 

@@ -91,7 +91,7 @@ def verify(
     if expected is None:
         library.open(path, format).close()  # What is no image at all is refused as such.
         raise NotFoundError(
-            f"Nothing is known of {path}, so it cannot be compared",
+            f"This machine has no record of {path} to compare it with",
             hint=f"overlaysync id '{path}', and verify it later",
         )
     row = library.catalog.image_at(expected.path)
