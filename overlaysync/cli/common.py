@@ -193,6 +193,7 @@ def image_fields(
         "parent": format_id(layer.parent) if layer and layer.parent else None,
         "publisher": node_id(manifest.publisher) if manifest else None,
         "version": header.version if header else None,
+        "manifest": manifest.id.hex() if manifest else None,
         "follows": list(header.follows) if header else [],
         "created": header.created if header else None,
         "note": header.note if header else "",

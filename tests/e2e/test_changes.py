@@ -11,7 +11,18 @@ import pytest
 
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NETWORK, NOT_FOUND, NOT_VERIFIED, USAGE, Lab, Node, Share, until
+from tests.e2e.nodes import (
+    DONE,
+    NETWORK,
+    NOT_FOUND,
+    NOT_VERIFIED,
+    USAGE,
+    WOULD_DESTROY,
+    Lab,
+    Node,
+    Share,
+    until,
+)
 
 pytestmark = pytest.mark.qemu
 
@@ -39,7 +50,10 @@ def test_an_overlay_that_is_written_to_becomes_a_new_version_when_quiet(lab: Lab
         until(lambda: not listed(bob, share, name), what="its withdrawal")
     (now,) = until(lambda: listed(bob, share, name), what="version 2")
 
-    assert now["version"] == 2
+    assert now["version"] == 2 and now["follows"] == [first["manifest"]]
+    for words in ([], ["--dry-run"]):
+        error = bob.fails(WOULD_DESTROY, "fetch", name, "--peer", share.peer, *words)
+        assert f"{name}:1" in error["what"] and "--replace" in error["hint"]
     (item,) = bob.fetch(name, "--peer", share.peer, "--replace")
     assert item["version"] == 2
     assert item["layer"] == now["layer"] != first["layer"]
@@ -104,7 +118,7 @@ def test_images_come_go_and_are_replaced_in_a_shared_directory(lab: Lab) -> None
     assert bob.fails(NOT_FOUND, "fetch", old, "--peer", share.peer, "--wait", "1")["hint"]
 
 
-def test_versions_count_across_publishers(lab: Lab) -> None:
+def test_another_publisher_s_version_follows_the_one_it_was_made_of(lab: Lab) -> None:
     alice, bob, carol = (lab.node(word) for word in ("alice", "bob", "carol"))
     name = lab.name("disk")
     share = alice.share(disks.make_master(alice.place / f"{name}.raw", size=MIB))
@@ -119,7 +133,7 @@ def test_versions_count_across_publishers(lab: Lab) -> None:
     theirs = bob.share(Path(item["path"]))
 
     (published,) = theirs.document()["shared"]
-    assert published["version"] == 2
+    assert published["version"] == 2 and published["follows"] == [item["manifest"]]
     assert published["publisher"] != item["publisher"]
     assert f"overlaysync trust {published['publisher']} --name {name}" in theirs.stderr
     peers = ("--peer", share.peer, "--peer", theirs.peer)
