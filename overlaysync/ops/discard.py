@@ -9,7 +9,7 @@ from overlaysync.errors import InUseError, WouldDestroyError
 from overlaysync.formats.chain import reachable
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import open_regular
-from overlaysync.formats.locks import in_use, writer_of
+from overlaysync.formats.locks import in_use, in_use_for_writing, writer_of
 from overlaysync.ops.library import image_files, vouched_by
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.files import sync_directory, translate
@@ -44,7 +44,11 @@ def check_unneeded(path: str, catalog: Catalog) -> None:
     try:
         if in_use(fd):
             who = writer_of(fd) or "another program"
-            raise InUseError(f"{path} is in use", why=f"by {who}", hint="shut the VM down first")
+            written = in_use_for_writing(fd)
+            hint = (
+                "shut the VM down first" if written else "end what reads it first: a VM, or overlaysync share"
+            )
+            raise InUseError(f"{path} is in use", why=f"by {who}", hint=hint)
         status = os.fstat(fd)
     finally:
         os.close(fd)

@@ -42,6 +42,51 @@ def test_a_file_that_others_stand_on_is_not_replaced(lab: Lab) -> None:
     bob.fails(WOULD_DESTROY, "fetch", master.stem, "--peer", share.peer, "--replace")
 
 
+@pytest.mark.parametrize("newer", [False, True], ids=["the same version", "a newer version"])
+def test_what_a_guest_wrote_is_not_replaced_unasked(lab: Lab, newer: bool) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
+    overlay = disks.make_overlay(alice.place / f"{lab.name('vm')}.qcow2", master, (0, 64 * KIB))
+    share = alice.share(overlay, master)
+    bob.fetch(overlay.stem, "--peer", share.peer)
+    own = bob.place / overlay.name
+    disks.write(own, 512 * KIB, b"a day's work")
+    before = own.read_bytes()
+    if newer:
+        share.stop()
+        disks.write(overlay, 256 * KIB, b"the teacher's next version")
+        share = alice.share(overlay, master)
+    command = ("fetch", overlay.stem, "--peer", share.peer)
+
+    for words in ([], ["--replace"], ["--dry-run"], ["--replace", "--dry-run"]):
+        error = bob.fails(WOULD_DESTROY, *command, *words)
+        assert "never published" in error["what"]
+    assert own.read_bytes() == before
+    bob.fetch(*command[1:], "--as", "theirs")
+    assert own.read_bytes() == before and disks.identical(overlay, bob.place / "theirs.qcow2")
+
+    assert bob.run(*command, "--discard-changes", "--dry-run").code == DONE
+    assert own.read_bytes() == before
+    bob.fetch(*command[1:], "--discard-changes")
+    assert disks.identical(overlay, own)
+
+
+def test_a_link_is_replaced_and_the_file_it_leads_to_is_not(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    image = disks.make_master(alice.place / f"{lab.name('disk')}.qcow2", size=MIB)
+    share = alice.share(image)
+    precious = disks.make_master(bob.place / "precious.qcow2", size=MIB, seed="mine")
+    before = precious.read_bytes()
+    link = bob.place / image.name
+    link.symlink_to(precious.name)
+
+    bob.fails(WOULD_DESTROY, "fetch", image.stem, "--peer", share.peer)
+    bob.fetch(image.stem, "--peer", share.peer, "--replace")
+
+    assert precious.read_bytes() == before
+    assert not link.is_symlink() and disks.identical(image, link)
+
+
 def test_nothing_is_brought_along_for_what_is_then_refused(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)

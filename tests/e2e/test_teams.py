@@ -20,6 +20,7 @@ from overlaysync.units import MIB
 from tests.e2e.namespaces import NoNamespaceError, namespace
 from tests.e2e.nodes import (
     DONE,
+    IN_USE,
     INTERRUPTED,
     NOT_ALLOWED,
     NOT_FOUND,
@@ -27,6 +28,7 @@ from tests.e2e.nodes import (
     WOULD_DESTROY,
     Lab,
     Node,
+    Share,
     until,
 )
 
@@ -234,6 +236,65 @@ def test_an_older_key_is_worth_nothing(lab: Lab) -> None:
     alice.json("team", "create", team)
     share = alice.share(make_image(alice, lab.name("vm")), "--team", team)
     assert bob.json("ls", "--peer", share.peer)["images"] == []
+
+
+def test_members_go_on_from_each_other_s_versions_and_trust_nobody(lab: Lab) -> None:
+    """A turn of each, then two at once: a fork, which one settles, and everybody has what came of it."""
+    alice, bob, carl = (lab.node(name) for name in ("alice", "bob", "carl"))
+    team = lab.team("red", alice, bob, carl)
+    image = make_image(alice, lab.name("vm"))
+    name, file = f"{team}/{image.stem}", image.name
+
+    def publish(node: Node, offset: int | None = None) -> Share:
+        """Write somewhere, and share it."""
+        path = node.place / file
+        if offset is not None:
+            path.chmod(0o644)
+            with open(path, "r+b") as disk:
+                os.pwrite(disk.fileno(), os.urandom(4096), offset)
+        return node.share(path, "--team", team)
+
+    def shared(share: Share) -> tuple[int, list[str]]:
+        (item,) = share.document()["shared"]
+        return item["version"], item["follows"]
+
+    def id_of(share: Share) -> str:
+        return str(share.document()["shared"][0]["manifest"])
+
+    first = publish(alice)
+    for node in (bob, carl):
+        node.fetch(name, "--peer", first.peer)
+    second = publish(bob, 0)
+    assert shared(second) == (2, [id_of(first)])
+    error = alice.fails(IN_USE, "fetch", name, "--peer", second.peer, "--replace")
+    assert "overlaysync share" in error["hint"], "it is her own share that has it open"
+    first.stop()
+    error = alice.fails(WOULD_DESTROY, "fetch", name, "--peer", second.peer)
+    assert "--replace" in error["hint"]
+    for node in (alice, carl):
+        (item,) = node.fetch(name, "--peer", second.peer, "--replace")
+        assert item["version"] == 2
+
+    left, right = publish(alice, 4096), publish(carl, 8192)
+    assert shared(left) == shared(right) == (3, [id_of(second)])
+    sides = sorted([id_of(left), id_of(right)])
+    both = ("--peer", left.peer, "--peer", right.peer, "--wait", "2")
+    assert len(bob.fails(USAGE, "fetch", name, *both, "--replace")["candidates"]) == 2
+    left.stop()
+    error = alice.fails(WOULD_DESTROY, "fetch", f"{name}:3@carl", "--peer", right.peer, "--replace")
+    assert "alice@" in error["why"] and "carl@" in error["why"] and f"{name}:2" in error["why"]
+    second.stop()
+    (item,) = alice.fetch(f"{name}:3@carl", "--peer", right.peer, "--discard-changes")
+    settled = publish(alice)
+    assert shared(settled) == (4, sides)
+    right.stop()
+
+    for node in (bob, carl):
+        (item,) = node.fetch(name, "--peer", settled.peer, "--replace", "--wait", "2")
+        assert item["version"] == 4
+        assert (node.place / file).read_bytes() == (alice.place / file).read_bytes()
+    for node in (alice, bob, carl):
+        assert node.json("trust")["trusted"] == []
 
 
 def test_the_private_port_is_next_to_a_chosen_one(lab: Lab) -> None:

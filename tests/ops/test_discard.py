@@ -125,6 +125,9 @@ def opened_by_qemu(path: Path, *, read_only: bool) -> Iterator[None]:
 def test_what_a_vm_has_open_stays(world: World, overlay: Path, read_only: bool) -> None:
     with opened_by_qemu(overlay, read_only=read_only):
         refused(world, overlay, InUseError)
+        with pytest.raises(InUseError) as caught:
+            check_discardable(str(overlay), world.catalog)
+        assert ("overlaysync share" in caught.value.hint) == read_only, "a share only reads"
     discard(str(overlay), world.catalog)
 
 
