@@ -12,16 +12,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from overlaysync.errors import StoppedError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.node.fetching import Fetch, Fetched, Options
 from overlaysync.node.node import Node, now, timestamp
+from overlaysync.node.transfer import Transfer
 from overlaysync.ops.believe import Choice, Reason
 from overlaysync.ops.plan import Step
+from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Verdict
 from overlaysync.ops.resolve import Listing
+from overlaysync.ops.versions import Standing, State
+from overlaysync.store.catalog import Held
+from overlaysync.trust.envelope import Manifest, sign_header
 from overlaysync.units import CHUNK, MIB
 from tests.node.observers import Heard
 
@@ -106,3 +112,52 @@ async def test_who_is_stopped_stops_while_it_copies_and_while_it_looks_at_what_i
     with pytest.raises(StoppedError):
         await fetch.make(step, Verdict())
     assert not again.advanced, "it ended before it could say how much is here"
+
+
+# -- what a file holds afterwards --------------------------------------------------------------------
+
+
+def version(node: Node, path: Path, *after: Manifest) -> Manifest:
+    """A version of what is in the file, called ``web``, that comes after those; kept here."""
+    known = node.library.examine(str(path), now=now())
+    header = node.publisher.publish(known, team=None, created=timestamp()).header
+    follows = tuple(sorted(one.id.hex() for one in after))
+    number = 1 + max((one.header.version for one in after), default=0)
+    made = sign_header(msgspec.structs.replace(header, name="web", version=number, follows=follows), node.key)
+    keep_manifest(node.catalog, made)
+    return made
+
+
+@pytest.mark.parametrize("already", [False, True], ids=["replaced", "already here"])
+def test_the_other_side_of_a_fork_stays_noted_until_something_follows_both(
+    node: Node, tmp_path: Path, already: bool
+) -> None:
+    """A file that was settled once is fast-forwarded, before anybody has published what follows both."""
+    image, target = tmp_path / "any.raw", tmp_path / "web.raw"
+    image.write_bytes(os.urandom(CHUNK))
+    mine, theirs = version(node, image), version(node, image)
+    mine = version(node, image, mine)
+    image.write_bytes(os.urandom(CHUNK))
+    shutil.copy(image, target)
+    later = version(node, image, theirs)
+    merged = version(node, image, later, mine)
+    known = node.library.examine(str(target), now=now())
+    nothing = cast(Any, None)
+    fetch = Fetch(node, nothing, nothing, Heard(), Options(), nothing)
+
+    def hold(manifest: Manifest, *held: Manifest) -> tuple[bytes, ...]:
+        ids = tuple(one.id for one in held)
+        node.catalog.hold(Held(known.path, "", "web", ids, known.files[0]))
+        standing = Standing(State.SAME if already else State.BEHIND)
+        fetched = Fetched(manifest, known, already, Transfer(), Verdict(known if already else None, standing))
+        fetch._hold(Step(Listing(manifest, (), ()), str(target), Format.RAW), fetched)
+        noted = node.catalog.held_at(known.path)
+        assert noted is not None and noted.file == known.files[0]
+        return noted.manifests
+
+    assert hold(later, theirs, mine) == (later.id, mine.id)
+    assert hold(merged, later, mine) == (merged.id,)
+    # An older version of the same content adds nothing; but it is what the file holds, if it was written.
+    older = version(node, image)
+    newer = version(node, image, older)
+    assert hold(older, newer, mine) == ((newer.id, mine.id) if already else (older.id, newer.id, mine.id))
