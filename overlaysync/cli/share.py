@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,8 +18,10 @@ from overlaysync.cli.common import (
     image_fields,
     open_node,
     output_of,
+    parse_format,
     parse_peers,
     parse_rate,
+    refuse_format,
 )
 from overlaysync.cli.finding import note_writable
 from overlaysync.cli.output import Output
@@ -86,10 +89,14 @@ def share(
     from overlaysync.ops.collecting import Rules
 
     output = output_of(context)
+    insisted = parse_format(format)
+    for directory in filter(os.path.isdir, paths):
+        refuse_format(insisted, directory, "it is a directory, and --format says what one image is")
     wishes = Wishes(
         name=name or "",
         note=_note(note),
         collecting=Rules(recursive, tuple(exclude or ())),
+        format=insisted,
         accept_master=accept_master,
         confirm=_confirmation(yes),
     )

@@ -303,7 +303,7 @@ class Share:
                     folder=folder,
                     alone=in_folder[folder] == 1,
                     below=tuple(below.path for below in list(image.lineage)[1:]),
-                    given=self._given(path, known, found),
+                    given=self._given(path, found),
                     noted=noted.name if noted else "",
                     fixed=passed_on.header.name if passed_on else "",
                 )
@@ -315,7 +315,7 @@ class Share:
                 self.observer.note(f"  {candidate.path} is called '{name}'")
         return names
 
-    def _given(self, path: str, known: Mapping[str, Known], found: Mapping[str, str]) -> str:
+    def _given(self, path: str, found: Mapping[str, str]) -> str:
         """The name that the user gave, which fits one image only."""
         if not self.wishes.name or path not in found:
             return ""

@@ -1,8 +1,8 @@
 """Backing files that the user meant: an image's header may name any file, and must not make us publish it.
 
 A backing file counts as meant when the user named it, now or in an earlier command, when it was fetched or
-published before, or when it lies beside the overlay or in a directory above it. A raw one, which may be any
-file at all, counts only when it was named, fetched or published.
+published before, or when it lies beside the overlay or in a directory above it. A raw one, whose content
+proves little, is only shared when it was named, fetched or published.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_meant(known: Known, named: Collection[str], catalog: Catalog, *, shari
         NotAllowedError: it does.
     """
     for image in list(known.lineage)[1:]:
-        if not _is_meant(image, known.path, named, catalog):
+        if not _is_meant(image, known.path, named, catalog, sharing=sharing):
             kind = "a raw file" if image.geometry.format is Format.RAW else "a file elsewhere"
             way = (
                 f"overlaysync share '{image.path}' '{known.path}'"
@@ -52,7 +52,7 @@ def mark_meant(catalog: Catalog, base: Known, directories: Collection[str]) -> N
         catalog.mark_named(base.path)
 
 
-def _is_meant(image: Known, overlay: str, named: Collection[str], catalog: Catalog) -> bool:
+def _is_meant(image: Known, overlay: str, named: Collection[str], catalog: Catalog, *, sharing: bool) -> bool:
     if any(image.path == path or image.path.startswith(f"{path.rstrip('/')}/") for path in named):
         return True
     if catalog.is_named(image.path) or catalog.held_at(image.path):
@@ -60,4 +60,4 @@ def _is_meant(image: Known, overlay: str, named: Collection[str], catalog: Catal
     if catalog.manifests(content=image.content.id):
         return True
     beside_or_above = f"{os.path.dirname(overlay)}/".startswith(f"{os.path.dirname(image.path).rstrip('/')}/")
-    return image.geometry.format is not Format.RAW and beside_or_above
+    return beside_or_above and not (sharing and image.geometry.format is Format.RAW)
