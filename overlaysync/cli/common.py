@@ -29,7 +29,7 @@ LEAST_RATE = 16 * 1024
 
 PeerOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--peer", metavar="HOST:PORT", help="Ask this node too; works without mDNS."),
+    typer.Option("--peer", metavar="HOST[:PORT]", help="Ask this node too; works without mDNS."),
 ]
 InterfaceOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--iface", metavar="IFACE", help="Announce and look on this interface.")
@@ -121,9 +121,9 @@ def refuse_format(format: Format | None, what: str, why: str) -> None:
 
 def parse_peers(texts: list[str] | None) -> list[Address]:
     """The addresses of ``--peer``, and of OVERLAYSYNC_PEERS (separated by blanks)."""
-    from overlaysync.net.messages import parse_address
+    from overlaysync.net.messages import parse_peer
 
-    return [parse_address(text) for text in texts or os.environ.get("OVERLAYSYNC_PEERS", "").split()]
+    return [parse_peer(text) for text in texts or os.environ.get("OVERLAYSYNC_PEERS", "").split()]
 
 
 def parse_rate(text: str | None) -> int | None:

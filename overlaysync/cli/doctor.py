@@ -164,7 +164,7 @@ async def _check_multicast(interface: Interface) -> Check:
     else:
         return Check(name, "ok", f"its own announcement was heard; other nodes: {others}")
     state: Literal["warn", "fail"] = "warn" if _is_loopback(interface) else "fail"
-    return Check(name, state, why, f"{advice}, or use --peer HOST:PORT", _NETWORK)
+    return Check(name, state, why, f"{advice}, or use --peer HOST", _NETWORK)
 
 
 async def _check_port(chosen: tuple[Interface, ...]) -> Check:

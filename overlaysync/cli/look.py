@@ -100,7 +100,7 @@ def ls(
         output.note(
             "no image here was published or fetched; to see all known images: overlaysync tree"
             if local
-            else "nothing within reach; try --peer HOST:PORT, or: overlaysync doctor"
+            else "nothing within reach; try --peer HOST, or: overlaysync doctor"
         )
 
 
@@ -241,7 +241,7 @@ def peers(
     ]
     output.result({"peers": nodes}, *lines)
     if not nodes and not output.json:
-        output.note("no node within reach; try --peer HOST:PORT, or: overlaysync doctor")
+        output.note("no node within reach; try --peer HOST, or: overlaysync doctor")
 
 
 def identify(

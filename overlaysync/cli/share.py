@@ -69,8 +69,15 @@ def share(
     format: InsistOption = None,
     iface: InterfaceOption = None,
     port: Annotated[
-        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Listen on port N (0: a free one).")
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--port",
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Listen on port N; 0 means a free one. [default: 29450, or a free one when that is taken]",
+        ),
+    ] = None,
     limit_rate: RateOption = None,
     recheck: Annotated[
         float,
@@ -114,7 +121,7 @@ class _Served:
 
     peers: list[Address]
     interfaces: list[str]
-    port: int
+    port: int | None
     rate: int | None
     recheck_s: float | None
 

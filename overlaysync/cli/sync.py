@@ -181,7 +181,12 @@ class _Syncing:
             _pass_on(replica, one.fetched)
         try:
             async with serve(
-                replica, reach=reach, interfaces=self._interfaces, limit=limit, recheck_s=_RECHECK_S
+                replica,
+                reach=reach,
+                port=None,
+                interfaces=self._interfaces,
+                limit=limit,
+                recheck_s=_RECHECK_S,
             ) as (port, where):
                 more = {"node": replica.label, "port": port, "interfaces": where}
                 self._print(node, done, more)

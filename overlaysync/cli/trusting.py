@@ -341,5 +341,5 @@ def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look
         raise NotFoundError(
             error.what,
             why="this machine has never seen it, and no reachable machine shares anything that it signed",
-            hint="compare it with: overlaysync ls; or name a peer with --peer HOST:PORT",
+            hint="compare it with: overlaysync ls; or name a peer with --peer HOST",
         ) from None

@@ -35,7 +35,7 @@ __all__ = ["SERVICE", "Announcement", "Announcer", "Browser", "Item", "Multicast
 
 SERVICE = "_overlaysync._tcp.local."
 _GROUP = "224.0.0.251"
-_HINT = "--peer HOST:PORT works without discovery; 'overlaysync doctor' tests the network"
+_HINT = "--peer HOST works without discovery; 'overlaysync doctor' tests the network"
 _log = logging.getLogger("overlaysync.net.discovery")
 
 

@@ -32,7 +32,7 @@ async def serve(
     share: Share,
     *,
     reach: Reach | None = None,
-    port: int = 0,
+    port: int | None = 0,
     interfaces: Iterable[str] = (),
     limit: RateLimit | None = None,
     recheck_s: float | None = None,
@@ -42,6 +42,7 @@ async def serve(
 
     Without multicast the node serves all the same; others then need ``--peer``. What was last read longer
     than ``recheck_s`` ago is read again meanwhile; None: never. ``limit`` is the rate of what is given.
+    ``port`` is 0 for a free one, None for the default (a free one when that is taken).
     """
     node = share.node
     faults = reach.faults if reach is not None else Faults()
