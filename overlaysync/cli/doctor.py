@@ -139,7 +139,8 @@ async def _check_multicast(interface: Interface) -> Check:
     from contextlib import AsyncExitStack
 
     from overlaysync.errors import NetworkError
-    from overlaysync.net.discovery import Announcement, Announcer, Browser
+    from overlaysync.net.announcer import Announcement, Announcer
+    from overlaysync.net.discovery import Browser
     from overlaysync.trust.keys import node_id
 
     name, only = f"multicast {interface.name}", (interface.name,)

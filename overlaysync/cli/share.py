@@ -205,7 +205,14 @@ async def _share(
         async with (
             Client(teams=node.teams) as client,
             Reach.open(
-                node, client, Silent(), peers=peers, interfaces=interfaces, mdns_needed=False, catalogs=False
+                node,
+                client,
+                Silent(),
+                peers=peers,
+                interfaces=interfaces,
+                mdns_needed=False,
+                catalogs=False,
+                patient=True,
             ) as reach,
             serve(
                 share,

@@ -16,7 +16,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -38,6 +38,7 @@ from overlaysync.net.bounds import (
     ClientBounds,
 )
 from overlaysync.net.compression import ENCODING, decompress, decompress_at_most
+from overlaysync.net.interfaces import heard_from
 from overlaysync.net.membership import encode_proof
 from overlaysync.net.messages import (
     Address,
@@ -177,7 +178,8 @@ class Client:
 
     async def peers(self, address: Endpoint) -> tuple[Address, ...]:
         """The peers that the peer knows."""
-        return decode_peers(await self._body(address, "peers", MAX_PEERS_SIZE))
+        told = decode_peers(await self._body(address, "peers", MAX_PEERS_SIZE))
+        return tuple(Address(heard_from(host, address.host), port) for host, port in told)
 
     async def page_list(self, address: Endpoint, manifest_id: bytes, size: int) -> bytes:
         """An encoded page list, which must have ``size`` bytes."""
@@ -207,7 +209,9 @@ class Client:
     ) -> SwarmAnswer:
         """What the peer has of a content of so many pieces, and who else fetches it."""
         path = f"manifests/{manifest_id.hex()}/swarm?{encode_question(question)}"
-        return decode_swarm(await self._body(address, path, MAX_SWARM_SIZE), pieces)
+        answer = decode_swarm(await self._body(address, path, MAX_SWARM_SIZE), pieces)
+        members = (replace(one, host=heard_from(one.host, address.host)) for one in answer.members)
+        return replace(answer, members=tuple(members))
 
     async def _body(self, address: Endpoint, path: str, limit: int) -> bytes:
         """A small body, of at most ``limit`` bytes."""
@@ -231,7 +235,9 @@ class Client:
         self, address: Address, path: str, limit: int, *, etag: str = "", compress: bool = False
     ) -> _Answer:
         """What is answered with status 200, or 304 when ``etag`` is still good."""
-        fields = {"If-None-Match": etag} if etag else {}
+        fields = {"Host": _host_field(address)}
+        if etag:
+            fields["If-None-Match"] = etag
         if compress:
             fields["Accept-Encoding"] = ENCODING
         try:
@@ -468,8 +474,13 @@ def _url(address: Address, path: str) -> URL:
     return URL(f"http://{address}/v1/{path}", encoded=True)
 
 
+def _host_field(address: Endpoint) -> str:
+    """The Host field: a scope is this machine's own (RFC 6874, section 4)."""
+    return str(Address(address.host.partition("%")[0], address.port))
+
+
 def _request(address: Endpoint, path: str, *, compress: bool = False) -> bytes:
-    host = Address(address.host, address.port)
+    host = _host_field(address)
     fields = f"Accept-Encoding: {ENCODING}\r\n" if compress else ""
     return f"GET /v1/{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: overlaysync\r\n{fields}\r\n".encode(
         "ascii"

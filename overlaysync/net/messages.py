@@ -33,6 +33,7 @@ from overlaysync.net.bounds import (
     MAX_SLOTS,
     MAX_SLOTS_TEXT,
 )
+from overlaysync.net.interfaces import is_link_local
 from overlaysync.trust.keys import PUBLIC_KEY_SIZE
 
 _Message = TypeVar("_Message")
@@ -247,15 +248,6 @@ def parse_peer(text: str) -> Address:
             hint=f"--peer '{Address(f'{address.host}%eth0', address.port)}', with your interface for eth0",
         )
     return address
-
-
-def is_link_local(host: str) -> bool:
-    """Return whether ``host`` is an IPv6 address that means something on one link only."""
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return ip.version == 6 and ip.is_link_local
 
 
 def is_host_field(text: str) -> bool:

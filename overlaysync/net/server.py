@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import random
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -41,10 +41,11 @@ from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, retry_after
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import is_told_port
+from overlaysync.net.interfaces import is_told_port, told_to
 from overlaysync.net.membership import Membership
 from overlaysync.net.messages import (
     DEFAULT_PORT,
+    Address,
     decode_slots,
     encode_catalog,
     encode_history,
@@ -245,12 +246,17 @@ class Server:
             case ["v1", "catalog"]:
                 return self._get_catalog(request, view)
             case ["v1", "peers"]:
-                return web.Response(body=encode_peers(self._shelf.peers()), content_type=_JSON)
+                return self._get_peers(request.remote or "")
             case ["v1", "manifests", manifest_id, *rest]:
                 offer = view.offer(_digest(manifest_id))
                 if offer is not None:
                     return await self._get_manifest(request, offer, rest)
         raise _Answer(404)
+
+    def _get_peers(self, asker: str) -> web.Response:
+        places = ((told_to(address.host, asker), address.port) for address in self._shelf.peers())
+        told = (str(Address(host, port)) for host, port in places if host)
+        return web.Response(body=encode_peers(told), content_type=_JSON)
 
     def _view(self, request: web.BaseRequest, path: list[str]) -> View | web.Response:
         """What this client may see; or the answer, when it is about to prove that it may see more."""
@@ -317,13 +323,15 @@ class Server:
         members = self._shelf.swarms.of(offer.manifest.id)
         now = asyncio.get_running_loop().time()
         host = request.remote or ""
-        if question.member and is_told_port(question.port) and _is_of_use_to_others(host):
+        if question.member and is_told_port(question.port):
             asking = Member(question.member, host, question.port, question.held, one_field(question.label))
             members.seen(asking, offer.pieces.count, now)
         # A node that fetches tells of the others once, one that has everything each time: it knows the most.
         others: list[Member] = []
         if offer.log is None or not question.cursor:
-            others = [member for member in members.current(now) if member.id != question.member]
+            current = (member for member in members.current(now) if member.id != question.member)
+            places = ((member, told_to(member.host, host)) for member in current)
+            others = [replace(member, host=told) for member, told in places if told]
         if len(others) > MAX_TOLD:
             others = random.sample(others, MAX_TOLD)
         body = encode_swarm(
@@ -432,12 +440,6 @@ def _check_asked_by_a_node(request: web.BaseRequest) -> None:
 def _takes_zstd(request: web.BaseRequest) -> bool:
     """Whether this body may be compressed."""
     return request.headers.get("Accept-Encoding") == ENCODING
-
-
-def _is_of_use_to_others(host: str) -> bool:
-    """Whether a client's address means the same elsewhere; a link-local one of IPv6 needs a scope."""
-    address = ipaddress.ip_address(host)
-    return address.version == 4 or not address.is_link_local
 
 
 def _digest(text: str) -> bytes:

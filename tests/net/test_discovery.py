@@ -21,8 +21,10 @@ from zeroconf._services.browser import generate_service_query
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from overlaysync.errors import NetworkError, UsageError
+from overlaysync.net.announcer import Announcement, Announcer
 from overlaysync.net.bounds import DISCOVERY
-from overlaysync.net.discovery import SERVICE, Announcement, Announcer, Browser, Item, Peer
+from overlaysync.net.discovery import SERVICE, Browser, Peer
+from overlaysync.net.txt import Item
 from overlaysync.trust.keys import node_id
 
 pytestmark = pytest.mark.lan
@@ -505,7 +507,7 @@ async def test_a_machine_where_multicast_fails(monkeypatch: pytest.MonkeyPatch, 
     def refuse(*what: object) -> str:
         return "no multicast (Network is unreachable)"
 
-    monkeypatch.setattr("overlaysync.net.discovery.why_unusable", refuse)
+    monkeypatch.setattr("overlaysync.net.multicast.why_unusable", refuse)
     with pytest.raises(NetworkError, match="Network is unreachable"):
         await Browser(interfaces=LO).start()
     with pytest.raises(NetworkError, match="Network is unreachable"):
@@ -516,7 +518,7 @@ async def test_the_mdns_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def taken(*what: object, **more: object) -> None:
         raise OSError(98, "Address already in use")
 
-    monkeypatch.setattr("overlaysync.net.discovery.Sturdy", taken)
+    monkeypatch.setattr("overlaysync.net.multicast.Sturdy", taken)
     with pytest.raises(NetworkError, match="already in use") as caught:
         await Browser(interfaces=LO).start()
     assert "--peer" in caught.value.hint

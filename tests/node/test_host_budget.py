@@ -29,6 +29,9 @@ def test_the_addresses_of_one_ipv6_network_are_one_host() -> None:
     count = sum(budget.take(f"2001:db8::{number:x}", 40001 + number, 0) for number in range(100))
     assert count == TOLD_PORTS
     assert budget.take("2001:db8:0:1::1", 40001, 0)
+    budget.answered("2001:db8::1", 40002)
+    one_port = sum(budget.take(f"2001:db8::{number:x}", 40002, 0) for number in range(100))
+    assert one_port <= TOLD_PORTS + 1, "an answer of one address says nothing of the others"
     budget.take("::ffff:192.0.2.9", 40001, 0)
     assert len(taken(budget, range(2000, 3000), 0, "192.0.2.9")) == TOLD_PORTS - 1
 
