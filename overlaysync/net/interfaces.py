@@ -13,6 +13,7 @@ import re
 import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,8 @@ _UP, _RUNNING = 0x1, 0x40
 _FLEETING = 0x01 | 0x20  # temporary, deprecated
 _UNCHECKED = 0x08 | 0x40  # a duplicate, or tentative: nothing can be sent from it
 _DRIVERS = 1024
+_LINKS, _IPV4_ADDRESSES, _IPV6_ADDRESSES = 0x1, 0x10, 0x100  # RTMGRP_* of linux/rtnetlink.h
+_NEWS_AT_ONCE = 1024
 _SIOCGIFFLAGS = 0x8913
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GDRVINFO = 0x3
@@ -121,6 +124,40 @@ def check_names(names: Iterable[str]) -> None:
             raise UsageError(
                 f"There is no network interface '{printable(name)}'", hint=f"choose from: {', '.join(known)}"
             )
+
+
+class LinkNews:
+    """Says whether the kernel has told of a change of interfaces or addresses (rtnetlink(7)).
+
+    What has changed is not read: a list of all interfaces says it. That costs 30 ms where a hundred are,
+    so it is made only when there is news. Where no such socket is allowed there always is.
+    """
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        with suppress(OSError):
+            self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+            self._socket.bind((0, _LINKS | _IPV4_ADDRESSES | _IPV6_ADDRESSES))
+
+    def any(self) -> bool:
+        """Whether there is news since the last time."""
+        if self._socket is None:
+            return True
+        for told in range(_NEWS_AT_ONCE):
+            try:
+                self._socket.recv(1)  # the rest of the message is dropped
+            except BlockingIOError:
+                return told > 0
+            except OSError:  # there was so much that some of it is lost
+                continue
+        return True
+
+    def close(self) -> None:
+        """Listen no longer."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 def is_own(address: str, interfaces: Iterable[Interface]) -> bool:

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Sequence
 from zeroconf import Error as ZeroconfError
 from zeroconf.asyncio import AsyncZeroconf
 
-from overlaysync.errors import NetworkError
+from overlaysync.errors import NetworkError, OverlaysyncError
 from overlaysync.net.bounds import DISCOVERY
 from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import (
     Interface,
+    LinkNews,
     check_names,
     choose_interfaces,
     is_link_local,
@@ -29,7 +30,7 @@ from overlaysync.net.tidy import Sturdy, Tidy
 
 HINT = "--peer HOST works without discovery; 'overlaysync doctor' tests the network"
 FOLLOW_S = 2.0
-"""How often the interfaces are looked at: 1 ms of work."""
+"""How often the kernel is asked whether interfaces or addresses have changed."""
 
 _GROUP, _GROUP_6 = "224.0.0.251", "ff02::fb"
 _PORT = 5353
@@ -53,7 +54,9 @@ class Multicast:
         self._found: tuple[Interface, ...] = ()
         self._own: frozenset[str] = frozenset()
         self._problems: dict[str, str] = {}
+        self._wanted: dict[str | int, int] = {}
         self._indexes: dict[str | int, int] = {}
+        self._news: LinkNews | None = None
         self._zeroconf: AsyncZeroconf | None = None
 
     @property
@@ -73,15 +76,18 @@ class Multicast:
         """
         if patient:
             check_names(self._named)
-        self._choose(list_interfaces(), missing_ok=patient)
-        if not self.interfaces and not patient:
-            raise NetworkError("Discovery does not work here", why=self.problem, hint=HINT)
-        sockets = self._sockets()
+        self._news = LinkNews()  # before they are listed, so that no change is missed
         try:
-            zeroconf = Sturdy(self._faults, interfaces=list(sockets))
-            self._zeroconf, self._indexes = AsyncZeroconf(zc=zeroconf), sockets
+            self._choose(list_interfaces(), missing_ok=patient)
+            if not self.interfaces and not patient:
+                raise NetworkError("Discovery does not work here", why=self.problem, hint=HINT)
+            zeroconf = Sturdy(self._faults, interfaces=list(self._wanted))
+            self._zeroconf, self._indexes = AsyncZeroconf(zc=zeroconf), self._wanted
             await zeroconf.async_wait_for_start()
             zeroconf.async_add_listener(Tidy(self._faults), None)
+        except OverlaysyncError:
+            await self.close()
+            raise
         except (OSError, RuntimeError, ZeroconfError) as error:
             await self.close()
             raise NetworkError("Discovery does not work here", why=str(error), hint=HINT) from None
@@ -94,14 +100,15 @@ class Multicast:
 
     def look(self) -> bool:
         """Look at the interfaces anew; return whether others are used now, or other addresses of them."""
-        found, before = list_interfaces(), self.interfaces
+        before = self.interfaces
+        found = list_interfaces() if self._news is None or self._news.any() else self._found
         if found != self._found or self._problems:
             self._choose(found, missing_ok=True)
         return self.interfaces != before
 
     async def adapt(self) -> None:
         """Open and close sockets until they are those of the interfaces; what stays is not touched."""
-        zeroconf, sockets = self.zeroconf.zeroconf, self._sockets()
+        zeroconf, sockets = self.zeroconf.zeroconf, self._wanted
         if sockets == self._indexes and len(zeroconf.engine.senders) >= len(sockets):
             return
         # An interface that was unplugged between two looks is another one, even if it looks the same.
@@ -127,6 +134,9 @@ class Multicast:
 
     async def close(self) -> None:
         """Withdraw what is announced and close the sockets."""
+        if self._news is not None:
+            self._news.close()
+            self._news = None
         if self._zeroconf is not None:
             await self._zeroconf.async_close()
             self._zeroconf = None
@@ -139,6 +149,7 @@ class Multicast:
         self._found = found
         every = {str(subnet.ip) for interface in found for subnet in interface.addresses}
         self._own = frozenset(address for address in every if not is_link_local(address))
+        self._wanted = self._sockets()
 
     def _sockets(self) -> dict[str | int, int]:
         """What the library calls the sockets, and the index of the interface that each is for.

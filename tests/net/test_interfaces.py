@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from overlaysync.errors import UsageError
 from overlaysync.net.interfaces import (
     Interface,
+    LinkNews,
     choose_interfaces,
     heard_from,
     is_left_out,
@@ -137,3 +142,51 @@ def test_a_scope_goes_to_nobody_and_comes_from_nobody(host: str, other: str, tol
 
 def test_the_loopback_is_local_only_when_chosen() -> None:
     assert not is_on_link("127.0.0.1", (LAN,))
+
+
+@pytest.mark.lan
+def test_the_kernel_tells_of_changes() -> None:
+    script = """
+import subprocess
+from overlaysync.net.interfaces import LinkNews
+news = LinkNews()
+found = []
+for command in (
+    "true",
+    "ip link set lo up",
+    "true",
+    "ip address add 10.0.0.1/8 dev lo",
+    "ip address add fd00::1/64 dev lo nodad",
+    "ip link set lo down",
+):
+    subprocess.run(command.split(), check=True)
+    found.append(news.any())
+print(found)
+news.close()
+"""
+    done = subprocess.run(
+        [
+            "unshare",
+            "--net",
+            *(["--user", "--map-root-user"] if os.geteuid() else []),
+            sys.executable,
+            "-c",
+            script,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"},
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert done.stdout == "[False, True, False, True, True, True]\n"
+
+
+def test_where_the_kernel_tells_nothing_there_may_always_be_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*what: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("overlaysync.net.interfaces.socket.socket", refuse)
+    news = LinkNews()
+    assert news.any() and news.any()
+    news.close()
