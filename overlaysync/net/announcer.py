@@ -169,7 +169,7 @@ class Announcer:
     def _withdraw_addresses(self, before: AsyncServiceInfo, now: AsyncServiceInfo) -> None:
         """Say goodbye to addresses of a kind that is left with none: no new record takes their place."""
         lost = [kind for kind in (4, 6) if _has(before, kind) and not _has(now, kind)]
-        if lost and now.addresses:
+        if lost and now.addresses_by_version(IPVersion.All):
             message = DNSOutgoing(_RESPONSE)
             for record in before.dns_addresses(override_ttl=0):
                 if _kind(record.address) in lost:

@@ -106,11 +106,11 @@ def test_a_share_is_found_wherever_its_network_goes(
     follows(UP, version=3, where="10.77.0.9", lines=2)
     on(here, f"ip link add lan1 type veth peer name lan1 netns {there.namespace.pid}")
     on(there, "ip address add 10.88.0.2/24 dev lan1", "ip link set lan1 up")
-    on(here, NO_IPV4)
+    on(here, NO_IPV4, DOWN)
     follows(
         "ip address add 10.88.0.1/24 dev lan1", "ip link set lan1 up", version=4, where="10.88.0.1", lines=3
     )
-    follows("ip link delete lan1", version=5, where="fe80::")
+    follows("ip link delete lan1", UP, version=5, where="fe80::")
     on(there, address("fd77::2/64 nodad"))
     follows(address("fd77::1/64 nodad"), version=6, where="fd77::1")
     assert disks.identical(overlay, bob.place / overlay.name)

@@ -94,6 +94,17 @@ def test_a_link_local_neighbour_is_believed_about_links_that_there_are(
     assert reach.may_dial(host, PORT, told_by=Address("fe80::9%eth0", 80)) == believed
 
 
+def test_a_peer_that_says_it_has_moved_is_asked_once(reach: Reach) -> None:
+    there = Address("192.0.2.20", PORT)
+    view = PeerView(there, answered=True, revision="r", addresses=("192.0.2.20",))
+    assert not reach._has_news(view, Peer("x", "", ("192.0.2.20",), PORT, "r"))
+    assert not reach._has_news(view, Peer("x", "", ("192.0.2.20", "2001:db8::20"), PORT, "r"))
+    moved = Peer("x", "", ("192.0.2.30",), PORT, "r")
+    assert reach._has_news(view, moved)
+    view.addresses = moved.addresses
+    assert not reach._has_news(view, moved), "it answers where it was, whatever was said in its name"
+
+
 def test_networks_that_change_are_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Interface] = []
     monkeypatch.setattr(module, "list_interfaces", lambda: tuple(found))
