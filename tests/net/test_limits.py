@@ -447,6 +447,14 @@ async def test_peers_kept() -> None:
     assert {f"n{number}" for number in range(5)} <= set(browser.peers)
 
 
+async def test_peers_of_one_ipv6_network_are_of_one_host() -> None:
+    browser = Browser(bounds=replace(DISCOVERY, confirmed=2))
+    for number in range(5):
+        browser._keep(peer(number))
+        browser.confirm(peer(number), f"fe80::{number + 1}%eth0")
+    assert len(browser._confirmed) == 2
+
+
 async def test_addresses_of_a_peer() -> None:
     browser = Browser()
     browser._multicast.reaches = lambda address: True  # type: ignore[method-assign]

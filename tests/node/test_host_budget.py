@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from overlaysync.node.host_budget import _ANSWERED as ANSWERED
 from overlaysync.node.host_budget import FIRST_ASKS, TOLD_PORTS, AskBudget, DialBudget
 
 HOST = "192.0.2.7"
@@ -105,3 +106,13 @@ def test_a_host_that_keeps_still_for_long_may_have_news_again() -> None:
         pass
     assert not budget.take(HOST, 1)
     assert all(budget.take(HOST, 20_000) for _ in range(FIRST_ASKS))
+
+
+def test_what_has_answered_is_bounded() -> None:
+    budget = DialBudget()
+    for number in range(2 * ANSWERED):
+        host = f"2001:db8::{number:x}"
+        assert budget.take(host, 40001, 0)
+        budget.answered(host, 40001)
+    (told,) = budget._hosts.values()
+    assert len(told.answered) <= ANSWERED

@@ -94,6 +94,11 @@ def test_a_link_local_neighbour_is_believed_about_links_that_there_are(
     assert reach.may_dial(host, PORT, told_by=Address("fe80::9%eth0", 80)) == believed
 
 
+def test_nobody_is_believed_about_a_link_local_address_on_no_link(reach: Reach) -> None:
+    for teller in (LINK, HERE, "127.0.0.1", FAR):
+        assert not reach.may_dial("fe80::20", PORT, told_by=Address(teller, PORT)), teller
+
+
 def test_a_peer_that_says_it_has_moved_is_asked_once(reach: Reach) -> None:
     there = Address("192.0.2.20", PORT)
     view = PeerView(there, answered=True, revision="r", addresses=("192.0.2.20",))
