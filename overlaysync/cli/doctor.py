@@ -15,6 +15,7 @@ from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
     from overlaysync.net.interfaces import Interface
+    from overlaysync.store.faultlog import FaultCount
     from overlaysync.store.home import Home
 
 
@@ -31,6 +32,8 @@ _HOME_SPACE, _IMAGE_SPACE = (64 << 20, 1 << 30), (1 << 30, 10 << 30)
 """Free bytes below which a check fails, and below which it warns."""
 _CHECKED_CATALOG = 256 << 20
 """Bytes of the largest catalog that is read through."""
+_SHOWN = 5
+"""Kinds of unexpected errors that are listed."""
 _DISCARD_PORT = 9
 """What the doctor announces: a port where nobody answers."""
 _FICLONE = 0x40049409
@@ -255,20 +258,22 @@ def _check_home() -> list[Check]:
         checks = [Check("home", "warn", meaning, "set OVERLAYSYNC_HOME to a directory on a local disk")]
     return [
         *checks,
-        _check_catalog(home),
+        *_check_catalog(home),
         _tried("file times", _check_file_times, str(home.root)),
         _check_space("space at home", str(home.root), *_HOME_SPACE),
     ]
 
 
-def _check_catalog(home: Home) -> Check:
+def _check_catalog(home: Home) -> list[Check]:
     import sqlite3
 
     from overlaysync.errors import OverlaysyncError
     from overlaysync.store.catalog import Catalog
 
     try:
-        Catalog.open(home).close()
+        catalog = Catalog.open(home)
+        faults = catalog.faults.all()
+        catalog.close()
         size = home.catalog.stat().st_size
         problem = "ok"
         if size <= _CHECKED_CATALOG:
@@ -276,15 +281,27 @@ def _check_catalog(home: Home) -> Check:
             (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             connection.close()
     except OverlaysyncError as error:
-        return Check("catalog", "fail", str(error), error.hint, error.exit_code)
+        return [Check("catalog", "fail", str(error), error.hint, error.exit_code)]
     except (OSError, sqlite3.Error) as error:
-        problem = str(error)
+        problem, faults = str(error), []
     if problem != "ok":
         advice = (
             f"stop overlaysync and move {home.catalog} away; no image is lost, only what is known of them"
         )
-        return Check("catalog", "fail", problem, advice)
-    return Check("catalog", "ok", f"SQLite {sqlite3.sqlite_version}, {_size(size)}")
+        return [Check("catalog", "fail", problem, advice)]
+    whole = Check("catalog", "ok", f"SQLite {sqlite3.sqlite_version}, {_size(size)}")
+    return [whole, _check_faults(faults)]
+
+
+def _check_faults(faults: list[FaultCount]) -> Check:
+    """What peers have made go wrong in a way that no code foresaw."""
+    if not faults:
+        return Check("faults", "ok", "no peer has caused an unexpected error")
+    total = sum(fault.count for fault in faults)
+    listed = "; ".join(f"{fault.kind} ({fault.count} ×, last {fault.last_at})" for fault in faults[:_SHOWN])
+    more = f"; and {len(faults) - _SHOWN} more kinds" if len(faults) > _SHOWN else ""
+    meaning = f"peers have caused {total} unexpected errors: {listed}{more}"
+    return Check("faults", "warn", meaning, "report it: each is a fault of overlaysync or of a library")
 
 
 def _check_file_times(directory: str) -> Check:

@@ -62,7 +62,10 @@ def add_commands(app: typer.Typer) -> None:
 def ls(
     context: typer.Context,
     ref: Annotated[
-        str | None, typer.Argument(metavar="[REF]", autocompletion=complete_reference, help="Only what fits.")
+        str | None,
+        typer.Argument(
+            metavar="[REF]", autocompletion=complete_reference, help="List only what matches REF."
+        ),
     ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="What is known here, without asking others.")

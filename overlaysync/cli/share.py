@@ -85,7 +85,7 @@ def share(
             "--recheck",
             metavar="DAYS",
             min=0.0,
-            help="Read again, gently, what was last read longer ago; 0 means never.",
+            help="Check images for damage that were last read more than DAYS ago (0: never).",
         ),
     ] = RECHECK_DAYS,
 ) -> None:
@@ -139,7 +139,7 @@ def _audience(team: str | None, public: bool) -> str | None:
     if team == "":
         raise UsageError(
             "--team needs the name of a team, and got an empty one",
-            why="an unset variable, perhaps",
+            why="the variable that should hold it may be unset",
             hint="to share with everybody: --public",
         )
     return "" if public else team

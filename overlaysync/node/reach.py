@@ -187,6 +187,8 @@ class Reach:
             await asyncio.gather(*tasks, return_exceptions=True)
             if browser is not None:
                 await browser.stop()
+            with suppress(OverlaysyncError):  # what the command has found counts more
+                await asyncio.to_thread(node.keep_faults, faults)
 
     # -- what was found ------------------------------------------------------------------------------
 

@@ -108,6 +108,7 @@ async def _keep_announced(announcer: Announcer, share: Share, server: Server, fa
         try:
             _tell_progress(share)
             await asyncio.to_thread(_note_holders, share.node, _finished(share))
+            await asyncio.to_thread(share.node.keep_faults, faults)
             if await asyncio.to_thread(share.refresh):
                 await announcer.update(_announcement(share, server))
         except (OverlaysyncError, OSError) as error:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from overlaysync.cli.doctor import _is_free
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.home import Home
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -23,6 +25,7 @@ NAMES = [
     "clock",
     "home",
     "catalog",
+    "faults",
     "file times",
     "space at home",
     "space here",
@@ -81,6 +84,16 @@ def test_a_damaged_catalog_is_found(home: Path) -> None:
     code, checks = doctor("--iface", "lo")
     assert code == 1
     assert states(checks)["catalog"] == "fail"
+
+
+def test_what_peers_made_go_wrong_is_told(home: Path) -> None:
+    catalog = Catalog.open(Home.from_environment(os.environ).prepare())
+    catalog.faults.add({"asking a peer for its catalog: ValueError": 3}, at="2026-03-02T08:00:00Z")
+    catalog.close()
+    _, checks = doctor("--iface", "lo")
+    assert states(checks)["faults"] == "warn"
+    assert "asking a peer for its catalog: ValueError (3 ×" in checks["faults"]["meaning"]
+    assert checks["faults"]["advice"]
 
 
 def test_a_directory_where_nothing_can_be_written_is_said() -> None:
