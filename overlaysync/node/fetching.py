@@ -37,6 +37,7 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.audience import stem
 from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
 from overlaysync.ops.hashing import combine
@@ -45,7 +46,7 @@ from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step, plan_fetch
-from overlaysync.ops.publish import keep_manifest, stem
+from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Rules, Verdict, check_still, judge
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.trust_words import only_distrusted

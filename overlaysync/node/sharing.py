@@ -27,12 +27,12 @@ from overlaysync.model.names import check_name
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.ops.audience import stem
 from overlaysync.ops.backing import check_meant
 from overlaysync.ops.collecting import Rules, collect, images_below, links_in
 from overlaysync.ops.library import Known
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
-from overlaysync.ops.publish import stem
 from overlaysync.ops.trust_words import who
 from overlaysync.ops.versions import past_envelopes
 from overlaysync.store.files import translate

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from overlaysync.errors import AmbiguousError
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.names import name_from
-from overlaysync.ops.publish import stem
+from overlaysync.ops.audience import stem
 
 _GENERIC = re.compile(
     r"(?:disk|image|img|drive|root|rootfs|"

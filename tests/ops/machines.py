@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from overlaysync.ops.publish import Publisher, keep_manifest, manifest_row, stem
+from overlaysync.ops.audience import stem
+from overlaysync.ops.publish import Publisher, keep_manifest, manifest_row
 from overlaysync.ops.versions import settled
 from overlaysync.store.catalog import Held
 from overlaysync.trust.envelope import Manifest
