@@ -37,7 +37,6 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.assemble import Assembly, target_for
-from overlaysync.ops.audience import stem
 from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
 from overlaysync.ops.hashing import combine
@@ -369,7 +368,9 @@ class Fetch:
         if noted and fetched.already and not is_news(catalog, before, manifest):
             return
         ids = settled(catalog, manifest, (*before, *fetched.verdict.superseded))
-        catalog.hold(Held(path, manifest.header.team, stem(path), ids, fetched.known.files[0]))
+        header = manifest.header
+        # Its next version is one of the thing that it is, whatever the file is called here.
+        catalog.hold(Held(path, header.team, header.name, ids, fetched.known.files[0]))
 
     # -- making one image ----------------------------------------------------------------------------
 

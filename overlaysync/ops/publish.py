@@ -159,6 +159,20 @@ class Publisher:
             return None
         return min(manifests, key=lambda manifest: manifest.header.team not in ("", team))
 
+    def held_version(self, known: Known, team: str | None) -> Manifest | None:
+        """Return the version that a file holds and passes on; None when it would be published anew.
+
+        ``team`` is whom it is to be for; None for whom it was.
+        """
+        held = self._library.catalog.held_at(known.path)
+        if held is None or team not in (None, held.team):
+            return None
+        found = map(self._library.catalog.find_manifest, held.manifests)
+        rows = [row for row in found if row and (row.team, row.name) == (held.team, held.name)]
+        rows = [row for row in rows if self._belongs(row)]
+        unchanged = rows and all(row.content == known.content.id for row in rows)
+        return open_envelope(rows[0].envelope) if unchanged else None
+
     def _below(self, known: Known, image: Known, team: str, created: str, name: str | None) -> Manifest:
         """The manifest of an image that ``known`` stands on.
 

@@ -206,15 +206,25 @@ def test_a_file_goes_by_the_name_it_was_published_under(ann: Machine) -> None:
     assert second.header.name == "router" and follows(second, first)
 
 
-def test_a_file_that_was_fetched_under_another_name_begins_a_history_of_its_own(
+def test_a_file_that_is_called_otherwise_is_still_a_version_of_what_was_fetched(
     ann: Machine, bob: Machine
 ) -> None:
     first = next_of(ann, "first")
-    bob.take(first, ann.path("web.raw"), "mine.raw")
-    mine = bob.publish("mine.raw")
-    assert (mine.header.name, mine.header.version, mine.header.id) == ("mine", 1, first.header.id)
-    assert mine.publisher == bob.key.public
-    assert follows(next_of(bob, "next", "mine.raw"), mine)
+    bob.take(first, ann.path("web.raw"), "vm01/disk.raw")
+    assert bob.publisher.held_version(bob.world.known(bob.path("vm01/disk.raw")), None) == first
+    assert bob.publish("vm01/disk.raw") == first
+    second = next_of(bob, "next", "vm01/disk.raw")
+    assert (second.header.name, second.header.version) == ("web", 2) and follows(second, first)
+
+
+def test_what_was_written_to_or_is_for_others_is_not_passed_on(ann: Machine, bob: Machine) -> None:
+    first = next_of(ann, "first")
+    bob.take(first, ann.path("web.raw"), "web.raw")
+    known = bob.world.known(bob.path("web.raw"))
+    assert bob.publisher.held_version(known, "") == first
+    assert bob.publisher.held_version(known, "red") is None
+    bob.write("web.raw", "next")
+    assert bob.publisher.held_version(bob.world.known(bob.path("web.raw")), "") is None
 
 
 def test_another_file_that_continues_a_name_is_its_next_version(ann: Machine) -> None:
