@@ -22,6 +22,7 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.files import may_read
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
+from overlaysync.model.digest import short_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import check_name
 from overlaysync.net.messages import Address
@@ -34,7 +35,7 @@ from overlaysync.ops.library import Known
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
 from overlaysync.ops.trust_words import who
-from overlaysync.ops.versions import past_envelopes
+from overlaysync.ops.versions import other_sides, past_envelopes
 from overlaysync.store.files import translate
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest
@@ -383,6 +384,7 @@ class Share:
         )
         for below, manifest in lineage:
             self._warn_of_pin(manifest)
+            self._warn_of_fork(below, manifest)
             self._offer(below, manifest, asked=below is image)
         header = lineage[0][1].header
         if note not in ("", header.note):
@@ -429,6 +431,20 @@ class Share:
                 f"  On this machine '{header.full_name}' belongs to {who(pin.publisher, pin.label)}. "
                 "Machines that have that publisher's will not accept yours until they run: "
                 f"overlaysync trust {node_id(key)} --name {header.full_name}"
+            )
+
+    def _warn_of_fork(self, image: Known, manifest: Manifest) -> None:
+        """Say that what this node published is one side of a fork, and how to settle it."""
+        if manifest.publisher != self.public_key:
+            return
+        name, path = manifest.header.full_name, shlex.quote(image.path)
+        for row in other_sides(self.node.catalog, manifest):
+            directory, file = map(shlex.quote, os.path.split(image.path))
+            self.observer.note(
+                f"  This forks {name}: {name}:{manifest.header.version} does not follow {row.title} by "
+                f"{who(row.publisher, row.label)}. To take that one, so that your next version follows both: "
+                f"overlaysync fetch {short_id(row.content)} --to {directory} --as {file} --discard-changes; "
+                f"to go on beside it under another name: overlaysync share --as NAME {path}"
             )
 
     def _check_member(self, team: str, what: str) -> None:

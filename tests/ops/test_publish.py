@@ -16,6 +16,7 @@ from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.model.manifest import MAX_FOLLOWS, MAX_VERSION
 from overlaysync.model.pin import Pin
 from overlaysync.ops.publish import keep_manifest
+from overlaysync.ops.versions import other_sides
 from overlaysync.store.catalog import Held
 from overlaysync.trust.envelope import Manifest, sign_header
 from overlaysync.trust.teams import new_team
@@ -135,6 +136,25 @@ def test_a_version_after_a_fork_was_settled_follows_both_sides(
     assert settled.header.version == 3 and follows(settled, mine, theirs)
     assert bob.publish("web.raw") == settled
     assert follows(next_of(bob, "after that"), settled)
+
+
+def test_a_side_of_a_fork_knows_the_other_newest_ones(ann: Machine, bob: Machine) -> None:
+    first = next_of(ann, "first")
+    bob.take(first, ann.path("web.raw"), "web.raw")
+    second, mine = next_of(ann, "ann's"), next_of(bob, "bob's")
+    catalog = bob.world.catalog
+    assert other_sides(catalog, mine) == [], "what was not seen is not known"
+    bob.sees(second, third := next_of(ann, "ann's next"))
+    assert [row.id for row in other_sides(catalog, mine)] == [third.id]
+    assert other_sides(catalog, first) == [], "both sides follow it"
+    bob.take(third, ann.path("web.raw"), "web.raw", superseded=(mine.id,))
+    settled = next_of(bob, "both")
+    assert other_sides(catalog, settled) == other_sides(catalog, mine) == []
+
+
+def test_a_stranger_s_thing_of_the_same_name_is_no_side_of_a_fork(ann: Machine, bob: Machine) -> None:
+    bob.sees(next_of(ann, "ann's"))
+    assert other_sides(bob.world.catalog, next_of(bob, "bob's")) == []
 
 
 def test_what_was_thrown_away_for_what_follows_it_makes_no_new_version(ann: Machine, bob: Machine) -> None:
