@@ -206,7 +206,7 @@ class _Fetching:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
                     await passing.linger()
             if collection.refusals:
-                total = len(collection.refusals) + len({result.manifest.id for result in results})
+                total = len(collection.refusals) + len({one.choice.manifest.id for one in brought})
                 for refusal in collection.refusals:
                     self._output.note("\n".join(refusal_lines(refusal)))
                 raise of_several(collection.refusals, total, "could not be fetched")

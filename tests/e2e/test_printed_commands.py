@@ -35,6 +35,10 @@ def test_a_printed_command_goes_to_the_same_places_and_replaces_only_what_it_nam
     assert everything(ben) == {"masters/web.raw", "masters/db.raw"}, "masters go where masters go"
     edit(web, "second")
     with shared(ann, "--team", team, web) as share:
+        counted = ben.run(
+            "fetch", f"{team}/web", "absent", "--to", "x", "--dry-run", "--peer", share.peer, "--wait", "1"
+        )
+        assert "1 of 2 could not be fetched" in counted.stderr
         newer = ben.fails(WOULD_DESTROY, "fetch", f"{team}/web", *places, "--peer", share.peer)
         ben.json(*printed(newer["hint"], "--replace"))
     mine = ben.place / "masters" / "web.raw"
