@@ -458,6 +458,13 @@ def test_what_a_version_seen_here_follows_is_a_step_back_unless_it_is_named() ->
     )
 
 
+def test_an_own_later_version_is_said_to_be_one_s_own() -> None:
+    mine = signed(OWN, team="red", after=[first := signed(TEACHER, team="red")])
+    choice = chosen("red/router", [first], book(), seen(mine))
+    assert choice.step_back is not None and "You published red/router:2 yourself" in choice.step_back.why
+    assert "on purpose" not in choice.step_back.why
+
+
 def test_going_back_to_older_content_is_no_step_back() -> None:
     back = signed(TEACHER, after=[THIRD], content="as the first")
     assert one("router", back, known=KNOWN, versions=SEEN)[1] == 4
