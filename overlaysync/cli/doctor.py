@@ -105,7 +105,7 @@ def _report(output: Output, checks: list[Check]) -> None:
 
 
 def _check_interfaces(chosen: tuple[Interface, ...], found: tuple[Interface, ...]) -> Check:
-    used = ", ".join(f"{item.name} ({', '.join(item.ipv4) or 'no IPv4'})" for item in chosen)
+    used = ", ".join(f"{item.name} ({', '.join(item.lasting) or 'no address that lasts'})" for item in chosen)
     skipped = [f"{item.name} ({item.left_out or 'not named'})" for item in found if item not in chosen]
     meaning = f"used: {used or 'none'}" + (f"; left out: {', '.join(skipped)}" if skipped else "")
     if not chosen:
@@ -142,7 +142,8 @@ async def _check_multicast(interface: Interface) -> Check:
     from contextlib import AsyncExitStack
 
     from overlaysync.errors import NetworkError
-    from overlaysync.net.discovery import Announcement, Announcer, Browser
+    from overlaysync.net.announcer import Announcement, Announcer
+    from overlaysync.net.discovery import Browser
     from overlaysync.trust.keys import node_id
 
     name, only = f"multicast {interface.name}", (interface.name,)
@@ -167,7 +168,7 @@ async def _check_multicast(interface: Interface) -> Check:
     else:
         return Check(name, "ok", f"its own announcement was heard; other nodes: {others}")
     state: Literal["warn", "fail"] = "warn" if _is_loopback(interface) else "fail"
-    return Check(name, state, why, f"{advice}, or use --peer HOST:PORT", _NETWORK)
+    return Check(name, state, why, f"{advice}, or use --peer HOST", _NETWORK)
 
 
 async def _check_port(chosen: tuple[Interface, ...]) -> Check:
@@ -175,9 +176,16 @@ async def _check_port(chosen: tuple[Interface, ...]) -> Check:
     import asyncio
     import socket
 
+    from overlaysync.net.interfaces import is_link_local
+    from overlaysync.net.messages import DEFAULT_PORT
+
     dual = socket.has_dualstack_ipv6()
-    subnets = [subnet for item in chosen for subnet in item.addresses if not subnet.ip.is_link_local]
-    addresses = [str(subnet.ip) for subnet in subnets if dual or subnet.version == 4]
+    every = [(str(subnet.ip), item.name) for item in chosen for subnet in item.addresses]
+    addresses = [
+        f"{address}%{name}" if is_link_local(address) else address
+        for address, name in every
+        if dual or ":" not in address
+    ]
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
         listener = socket.create_server(("", 0), family=family, dualstack_ipv6=dual)
@@ -192,7 +200,21 @@ async def _check_port(chosen: tuple[Interface, ...]) -> Check:
             "port", "fail", f"not reached at {', '.join(refused) or 'any address'}", advice, _NETWORK
         )
     meaning = f"reached from here at {', '.join(addresses)}; other machines may still meet a firewall"
+    if not _is_free(DEFAULT_PORT):
+        meaning += f"; port {DEFAULT_PORT} is taken, so the next share takes a free one"
     return Check("port", "ok", meaning)
+
+
+def _is_free(port: int) -> bool:
+    import socket
+
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+    except OSError:
+        return False
+    return True
 
 
 async def _connects(address: str, port: int) -> bool:

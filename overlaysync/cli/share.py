@@ -69,8 +69,15 @@ def share(
     format: InsistOption = None,
     iface: InterfaceOption = None,
     port: Annotated[
-        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Listen on port N (0: a free one).")
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--port",
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Listen on port N; 0 means a free one. [default: 29450, or a free one when that is taken]",
+        ),
+    ] = None,
     limit_rate: RateOption = None,
     recheck: Annotated[
         float,
@@ -101,7 +108,7 @@ def share(
         confirm=_confirmation(yes),
     )
     served = _Served(parse_peers(peer), iface or [], port, parse_rate(limit_rate), recheck * _DAY_S or None)
-    with open_node() as node:
+    with open_node(output) as node:
         try:
             asyncio.run(_share(node, output, paths, _audience(team, public), wishes, served))
         except KeyboardInterrupt:  # the usual end: nothing went wrong
@@ -114,7 +121,7 @@ class _Served:
 
     peers: list[Address]
     interfaces: list[str]
-    port: int
+    port: int | None
     rate: int | None
     recheck_s: float | None
 
@@ -198,7 +205,14 @@ async def _share(
         async with (
             Client(teams=node.teams) as client,
             Reach.open(
-                node, client, Silent(), peers=peers, interfaces=interfaces, mdns_needed=False, catalogs=False
+                node,
+                client,
+                Silent(),
+                peers=peers,
+                interfaces=interfaces,
+                mdns_needed=False,
+                catalogs=False,
+                patient=True,
             ) as reach,
             serve(
                 share,

@@ -95,7 +95,7 @@ def sync(
     work = _Syncing(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), watch
     )
-    with open_node() as node, interruptible():
+    with open_node(output_of(context)) as node, interruptible():
         for reference in references:
             check_membership(node, reference)
         try:
@@ -183,7 +183,12 @@ class _Syncing:
             _pass_on(replica, one.fetched)
         try:
             async with serve(
-                replica, reach=reach, interfaces=self._interfaces, limit=limit, recheck_s=_RECHECK_S
+                replica,
+                reach=reach,
+                port=None,
+                interfaces=self._interfaces,
+                limit=limit,
+                recheck_s=_RECHECK_S,
             ) as (port, where):
                 more = {"node": replica.label, "port": port, "interfaces": where}
                 self._print(node, done, more)

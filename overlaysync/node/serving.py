@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from overlaysync.errors import NetworkError, OverlaysyncError
-from overlaysync.net.discovery import Announcement, Announcer, Item
+from overlaysync.net.announcer import Announcement, Announcer
 from overlaysync.net.faults import Faults
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.net.shelf import View
+from overlaysync.net.txt import Item
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.reach import NOTED_S, Reach
 from overlaysync.node.rechecking import rechecked
@@ -32,7 +33,7 @@ async def serve(
     share: Share,
     *,
     reach: Reach | None = None,
-    port: int = 0,
+    port: int | None = 0,
     interfaces: Iterable[str] = (),
     limit: RateLimit | None = None,
     recheck_s: float | None = None,
@@ -42,6 +43,7 @@ async def serve(
 
     Without multicast the node serves all the same; others then need ``--peer``. What was last read longer
     than ``recheck_s`` ago is read again meanwhile; None: never. ``limit`` is the rate of what is given.
+    ``port`` is 0 for a free one, None for the default (a free one when that is taken).
     """
     node = share.node
     faults = reach.faults if reach is not None else Faults()
@@ -49,15 +51,24 @@ async def serve(
     server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults)
     port = await server.start(port=port)
     if reach is not None:
-        share.neighbours = lambda: [str(address) for address in reach.answering()]
+        share.neighbours = reach.answering
     with _own_label(node, port) as label:
-        announcer = Announcer(label, interfaces=tuple(interfaces), faults=faults)
+
+        def moved(where: str) -> None:
+            if reach is not None:
+                reach.ignore(announcer.name, port)
+            nowhere = f"No longer announced: {announcer.problem}"
+            share.observer.note(f"Now announced on {where}" if where else nowhere)
+
+        announcer = Announcer(label, interfaces=tuple(interfaces), faults=faults, moved=moved)
         where = ""
         try:
             async with asyncio.timeout(ANNOUNCE_S):
-                where = await announcer.start(_announcement(share, server))
+                where = await announcer.start(_announcement(share, server), patient=True)
             if reach is not None:
                 reach.ignore(announcer.name, port)
+            if not where:
+                share.observer.note(f"Not announced until there is a network ({announcer.problem})")
         except NetworkError as error:
             share.observer.note(f"not announced: {error}")
         except TimeoutError:

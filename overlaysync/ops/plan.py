@@ -198,6 +198,6 @@ def _no_base(header: Header, listings: list[Listing], again: Again) -> BaseImage
         f"Cannot rebuild '{header.name}': its master is missing",
         why=why,
         hint=f"ask {one_field(header.by) or 'its publisher'} to share it, or try: "
-        f"{again.other(wanted).fetch('--peer', 'HOST:PORT')}; "
+        f"{again.other(wanted).fetch('--peer', 'HOST')}; "
         f"if it is on this machine: {again.fetch('--masters', 'DIR')}",
     )

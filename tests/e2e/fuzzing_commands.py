@@ -47,6 +47,7 @@ from tests.e2e import disks
 from tests.e2e.nodes import Node
 from tests.e2e.recorded import Answer, RecordedPeer, Recording, record
 from tests.net import flooder
+from tests.net.certificates import MACHINE, context_of
 from tests.net.fuzzing_decoders import KEY, damage, sign_header_bytes
 
 NETWORK = "ip link set lo up multicast on && ip route add 224.0.0.0/4 dev lo"
@@ -183,23 +184,15 @@ def _strange_context(rng: random.Random) -> ssl.SSLContext:
 
 
 def _contexts(rng: random.Random, *, odd: bool) -> Iterator[ssl.SSLContext]:
-    pem = make_certificate(KEY)
+    pem, _ = make_certificate(KEY, MACHINE)
     secret, _, _ = pem.partition(b"-----BEGIN CERTIFICATE")
     der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
     while True:
         damaged = damage(rng, der)
         if odd and _loads(damaged):
             continue
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        descriptor = os.memfd_create("certificate")
-        try:
-            os.write(descriptor, secret + ssl.DER_cert_to_PEM_cert(damaged).encode())
-            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-        except (ssl.SSLError, ValueError):  # the library refuses some, and cannot show those
-            continue
-        finally:
-            os.close(descriptor)
-        yield context
+        with suppress(ssl.SSLError, ValueError):  # the library refuses some, and cannot show those
+            yield context_of(secret, damaged)
 
 
 def _loads(der: bytes) -> bool:
