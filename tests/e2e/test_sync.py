@@ -139,8 +139,8 @@ def test_a_link_is_left_alone(lab: Lab) -> None:
     other = disks.make_master(bob.place / "other.qcow2", size=MIB)
     (bob.place / master.name).symlink_to(other)
     with shared(alice, master) as share:
+        command = f"overlaysync fetch {master.stem} --peer {shlex.quote(share.peer)} --replace"
         result = bob.run("sync", master.stem, "--peer", share.peer, "--wait", "1")
-    command = f"overlaysync fetch {master.stem} --peer {shlex.quote(share.peer)} --replace"
     assert result.code == WOULD_DESTROY and command in result.stderr
     assert (bob.place / master.name).is_symlink()
 
