@@ -45,8 +45,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         team: the team it is labelled with, or "".
         name: its name.
         version: 1 + the highest version that it follows; 1 when it follows none.
-        follows: ids of the manifests that the publisher's file held before this one, in hexadecimal: first
-            the one that this one was made from, then, rising, those that it was chosen over.
+        follows: ids of the manifests that the publisher's file held before this one, rising, in hexadecimal.
         id: disk id or layer id.
         virtual_size: guest bytes.
         unit: bytes a digest covers.
@@ -167,10 +166,9 @@ def _problem(header: Header) -> str:
 
 
 def _are_ids(follows: tuple[str, ...]) -> bool:
-    """Whether they are manifest ids, each once, all but the first in rising order, and not too many."""
-    rising = all(before < after for before, after in pairwise(follows[1:]))
-    once = len(set(follows)) == len(follows) <= MAX_FOLLOWS
-    return once and rising and all(map(_MANIFEST_ID.fullmatch, follows))
+    """Whether they are manifest ids in rising order, each once, and not too many."""
+    rising = all(before < after for before, after in pairwise(follows))
+    return len(follows) <= MAX_FOLLOWS and rising and all(map(_MANIFEST_ID.fullmatch, follows))
 
 
 _GRANULES = {MIN_GRANULE << shift for shift in range(5)}

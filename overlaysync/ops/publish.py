@@ -13,10 +13,9 @@ from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.formats.image import Format
 from overlaysync.formats.recognition import ending_of, fits_ending
 from overlaysync.model.datamap import DataMap
-from overlaysync.model.digest import Kind, format_id, kinds_of
+from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import MAX_FOLLOWS, MAX_VERSION, Header
 from overlaysync.model.names import check_name, name_from
-from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.model.pin import Pin
 from overlaysync.ops.library import Known, Library
 from overlaysync.store.catalog import Catalog, Held, ManifestRow
@@ -199,16 +198,13 @@ class Publisher:
                 hint=f"overlaysync team join {team}",
             )
         header = self._header(known, name, team, created, note)
-        likeness = self._likeness(known)
 
         def decide(held: Sequence[ManifestRow], same: Sequence[ManifestRow]) -> ManifestRow:
             held = [row for row in held if self._belongs(row)]
             if held:
                 if all(row.content == known.content.id for row in held):
                     return held[0]
-                first = max(held, key=lambda row: likeness.get(row.id, 0))
-                others = sorted(row.id.hex() for row in held[:MAX_FOLLOWS] if row.id != first.id)
-                follows = (first.id.hex(), *others[: MAX_FOLLOWS - 1])
+                follows = tuple(sorted(row.id.hex() for row in held[:MAX_FOLLOWS]))
                 version = _next(name, max(row.version for row in held))
                 return self._sign(msgspec.structs.replace(header, version=version, follows=follows))
             # Another copy of what is known: the newest, and of several this node's own.
@@ -221,20 +217,6 @@ class Publisher:
         as_held = Held(known.path, team, name, (), known.files[0])
         row = self._library.catalog.publish(as_held, known.content.id, decide, continues=continues)
         return open_envelope(row.envelope)
-
-    def _likeness(self, known: Known) -> dict[bytes, int]:
-        """Return how many units an image has in common with each version that its file holds.
-
-        After a fork was settled a file holds both sides, and the user may have written either of them to it.
-        """
-        catalog = self._library.catalog
-        noted = catalog.held_at(known.path)
-        if noted is None or len(noted.manifests) < 2:
-            return {}
-        rows = [row for row in map(catalog.find_manifest, noted.manifests) if row]
-        lists = [(row.id, catalog.pages.load_list(row.content)) for row in rows]
-        load = self._library.load_page
-        return {id: units_alike(known.content, other, load) for id, other in lists if other}
 
     def _sign(self, header: Header) -> ManifestRow:
         return manifest_row(sign_header(header, self._key, self._teams.get(header.team)))
@@ -376,19 +358,6 @@ def rebuilt_cluster_size(known: Known) -> int:
 def keep_manifest(catalog: Catalog, manifest: Manifest, *, at: str = "") -> None:
     """Keep a verified manifest in the catalog, seen at that time (ISO 8601 UTC)."""
     catalog.keep_manifest(manifest_row(manifest), at=at)
-
-
-def units_alike(left: PageList, right: PageList, load: LoadPage) -> int:
-    """Return how many units of data two contents have in common at the same place."""
-    if left.unit != right.unit:
-        return 0
-    count = 0
-    for index in set(left.indices) & set(right.indices):
-        ours, theirs = left.load(index, load), right.load(index, load)
-        length = min(len(ours), len(theirs))
-        same = (ours[:length] == theirs[:length]).all(axis=1) & (kinds_of(ours[:length]) == Kind.DATA)
-        count += int(same.sum())
-    return count
 
 
 def manifest_row(manifest: Manifest) -> ManifestRow:

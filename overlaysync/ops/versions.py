@@ -119,16 +119,13 @@ def compare(catalog: Catalog, path: str, content: bytes, offered: Manifest) -> S
 
 
 def was_elsewhere(catalog: Catalog, standing: Standing, offered: Manifest, own: bytes) -> bool:
-    """Whether another publisher made a version, offered now, out of what is here: it must have had that.
-
-    A version that was only chosen over what is here says nothing: it may hold none of it.
-    """
+    """Whether another publisher made a version, offered now, out of what is here: it must have had that."""
     header = offered.header
     rows = [manifest_row(offered), *catalog.versions(header.team, header.name)]
     history = History(rows)
     before = {offered.id} | history.before(offered.id)
     return any(
-        row.id in before and row.publisher != own and history.is_made_from(held.id, row.id)
+        row.id in before and row.publisher != own and history.is_before(held.id, row.id)
         for row in rows
         for held in standing.held
     )

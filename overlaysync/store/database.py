@@ -107,14 +107,13 @@ CREATE TABLE trusted (
     since TEXT NOT NULL,
     label TEXT NOT NULL
 ) STRICT;
-CREATE TABLE faults (kind TEXT NOT NULL PRIMARY KEY, count INTEGER NOT NULL, last_at TEXT NOT NULL) STRICT;
 CREATE TABLE distrusted (
     publisher BLOB NOT NULL PRIMARY KEY,
     since TEXT NOT NULL,
     label TEXT NOT NULL
 ) STRICT;
 """
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 5
 """Stored as SQLite's user_version; 0 is a file without tables."""
 
 

@@ -43,7 +43,7 @@ def next_of(at: Machine, text: str, file: str = "web.raw") -> Manifest:
 
 def follows(manifest: Manifest, *before: Manifest) -> bool:
     """Whether it follows exactly these."""
-    return sorted(manifest.header.followed) == sorted(one.id for one in before)
+    return manifest.header.followed == tuple(sorted(one.id for one in before))
 
 
 # -- numbers -----------------------------------------------------------------------------------------
