@@ -25,6 +25,7 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.finding import note_writable
 from overlaysync.cli.output import Output
+from overlaysync.cli.signals import ending
 
 if TYPE_CHECKING:
     from overlaysync.net.messages import Address
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 RECHECK_DAYS = 7.0
 _DAY_S = 86400
-_INTERRUPTED = 130
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -89,6 +89,7 @@ def share(
     from overlaysync.ops.collecting import Rules
 
     output = output_of(context)
+    output.stay()
     insisted = parse_format(format)
     for directory in filter(os.path.isdir, paths):
         refuse_format(insisted, directory, "it is a directory, and --format says what one image is")
@@ -105,7 +106,9 @@ def share(
         try:
             asyncio.run(_share(node, output, paths, _audience(team, public), wishes, served))
         except KeyboardInterrupt:  # the usual end: nothing went wrong
-            raise SystemExit(_INTERRUPTED) from None
+            how, code = ending()
+            output.log(f"ended by {how}")
+            raise SystemExit(code) from None
 
 
 @dataclass(frozen=True, slots=True)
