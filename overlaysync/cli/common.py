@@ -29,7 +29,7 @@ LEAST_RATE = 16 * 1024
 
 PeerOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--peer", metavar="HOST[:PORT]", help="Ask this node too; works without mDNS."),
+    typer.Option("--peer", metavar="HOST:PORT", help="Ask this node too; works without mDNS."),
 ]
 InterfaceOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--iface", metavar="IFACE", help="Announce and look on this interface.")
@@ -68,15 +68,11 @@ def output_of(context: typer.Context) -> Output:
 
 
 @contextmanager
-def open_node(output: Output | None) -> Iterator[Node]:
-    """The node of this home.
-
-    A command's ``output`` is told when the home is a copy of another machine's, which has then a new key.
-    Completion has none: it leaves the key as it is.
-    """
+def open_node() -> Iterator[Node]:
+    """The node of this home."""
     from overlaysync.node.node import Node
 
-    node = Node.open(os.environ, tell=output.note if output else None)
+    node = Node.open(os.environ)
     try:
         yield node
     finally:
@@ -125,9 +121,9 @@ def refuse_format(format: Format | None, what: str, why: str) -> None:
 
 def parse_peers(texts: list[str] | None) -> list[Address]:
     """The addresses of ``--peer``, and of OVERLAYSYNC_PEERS (separated by blanks)."""
-    from overlaysync.net.messages import parse_peer
+    from overlaysync.net.messages import parse_address
 
-    return [parse_peer(text) for text in texts or os.environ.get("OVERLAYSYNC_PEERS", "").split()]
+    return [parse_address(text) for text in texts or os.environ.get("OVERLAYSYNC_PEERS", "").split()]
 
 
 def parse_rate(text: str | None) -> int | None:

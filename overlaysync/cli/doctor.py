@@ -15,7 +15,6 @@ from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
     from overlaysync.net.interfaces import Interface
-    from overlaysync.store.faultlog import FaultCount
     from overlaysync.store.home import Home
 
 
@@ -32,8 +31,6 @@ _HOME_SPACE, _IMAGE_SPACE = (64 << 20, 1 << 30), (1 << 30, 10 << 30)
 """Free bytes below which a check fails, and below which it warns."""
 _CHECKED_CATALOG = 256 << 20
 """Bytes of the largest catalog that is read through."""
-_SHOWN = 5
-"""Kinds of unexpected errors that are listed."""
 _DISCARD_PORT = 9
 """What the doctor announces: a port where nobody answers."""
 _FICLONE = 0x40049409
@@ -105,7 +102,7 @@ def _report(output: Output, checks: list[Check]) -> None:
 
 
 def _check_interfaces(chosen: tuple[Interface, ...], found: tuple[Interface, ...]) -> Check:
-    used = ", ".join(f"{item.name} ({', '.join(item.lasting) or 'no address that lasts'})" for item in chosen)
+    used = ", ".join(f"{item.name} ({', '.join(item.ipv4) or 'no IPv4'})" for item in chosen)
     skipped = [f"{item.name} ({item.left_out or 'not named'})" for item in found if item not in chosen]
     meaning = f"used: {used or 'none'}" + (f"; left out: {', '.join(skipped)}" if skipped else "")
     if not chosen:
@@ -142,8 +139,7 @@ async def _check_multicast(interface: Interface) -> Check:
     from contextlib import AsyncExitStack
 
     from overlaysync.errors import NetworkError
-    from overlaysync.net.announcer import Announcement, Announcer
-    from overlaysync.net.discovery import Browser
+    from overlaysync.net.discovery import Announcement, Announcer, Browser
     from overlaysync.trust.keys import node_id
 
     name, only = f"multicast {interface.name}", (interface.name,)
@@ -168,7 +164,7 @@ async def _check_multicast(interface: Interface) -> Check:
     else:
         return Check(name, "ok", f"its own announcement was heard; other nodes: {others}")
     state: Literal["warn", "fail"] = "warn" if _is_loopback(interface) else "fail"
-    return Check(name, state, why, f"{advice}, or use --peer HOST", _NETWORK)
+    return Check(name, state, why, f"{advice}, or use --peer HOST:PORT", _NETWORK)
 
 
 async def _check_port(chosen: tuple[Interface, ...]) -> Check:
@@ -176,16 +172,9 @@ async def _check_port(chosen: tuple[Interface, ...]) -> Check:
     import asyncio
     import socket
 
-    from overlaysync.net.interfaces import is_link_local
-    from overlaysync.net.messages import DEFAULT_PORT
-
     dual = socket.has_dualstack_ipv6()
-    every = [(str(subnet.ip), item.name) for item in chosen for subnet in item.addresses]
-    addresses = [
-        f"{address}%{name}" if is_link_local(address) else address
-        for address, name in every
-        if dual or ":" not in address
-    ]
+    subnets = [subnet for item in chosen for subnet in item.addresses if not subnet.ip.is_link_local]
+    addresses = [str(subnet.ip) for subnet in subnets if dual or subnet.version == 4]
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
         listener = socket.create_server(("", 0), family=family, dualstack_ipv6=dual)
@@ -200,21 +189,7 @@ async def _check_port(chosen: tuple[Interface, ...]) -> Check:
             "port", "fail", f"not reached at {', '.join(refused) or 'any address'}", advice, _NETWORK
         )
     meaning = f"reached from here at {', '.join(addresses)}; other machines may still meet a firewall"
-    if not _is_free(DEFAULT_PORT):
-        meaning += f"; port {DEFAULT_PORT} is taken, so the next share takes a free one"
     return Check("port", "ok", meaning)
-
-
-def _is_free(port: int) -> bool:
-    import socket
-
-    dual = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dual else socket.AF_INET
-    try:
-        socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
-    except OSError:
-        return False
-    return True
 
 
 async def _connects(address: str, port: int) -> bool:
@@ -258,22 +233,20 @@ def _check_home() -> list[Check]:
         checks = [Check("home", "warn", meaning, "set OVERLAYSYNC_HOME to a directory on a local disk")]
     return [
         *checks,
-        *_check_catalog(home),
+        _check_catalog(home),
         _tried("file times", _check_file_times, str(home.root)),
         _check_space("space at home", str(home.root), *_HOME_SPACE),
     ]
 
 
-def _check_catalog(home: Home) -> list[Check]:
+def _check_catalog(home: Home) -> Check:
     import sqlite3
 
     from overlaysync.errors import OverlaysyncError
     from overlaysync.store.catalog import Catalog
 
     try:
-        catalog = Catalog.open(home)
-        faults = catalog.faults.all()
-        catalog.close()
+        Catalog.open(home).close()
         size = home.catalog.stat().st_size
         problem = "ok"
         if size <= _CHECKED_CATALOG:
@@ -281,27 +254,15 @@ def _check_catalog(home: Home) -> list[Check]:
             (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             connection.close()
     except OverlaysyncError as error:
-        return [Check("catalog", "fail", str(error), error.hint, error.exit_code)]
+        return Check("catalog", "fail", str(error), error.hint, error.exit_code)
     except (OSError, sqlite3.Error) as error:
-        problem, faults = str(error), []
+        problem = str(error)
     if problem != "ok":
         advice = (
             f"stop overlaysync and move {home.catalog} away; no image is lost, only what is known of them"
         )
-        return [Check("catalog", "fail", problem, advice)]
-    whole = Check("catalog", "ok", f"SQLite {sqlite3.sqlite_version}, {_size(size)}")
-    return [whole, _check_faults(faults)]
-
-
-def _check_faults(faults: list[FaultCount]) -> Check:
-    """What peers have made go wrong in a way that no code foresaw."""
-    if not faults:
-        return Check("faults", "ok", "no peer has caused an unexpected error")
-    total = sum(fault.count for fault in faults)
-    listed = "; ".join(f"{fault.kind} ({fault.count} ×, last {fault.last_at})" for fault in faults[:_SHOWN])
-    more = f"; and {len(faults) - _SHOWN} more kinds" if len(faults) > _SHOWN else ""
-    meaning = f"peers have caused {total} unexpected errors: {listed}{more}"
-    return Check("faults", "warn", meaning, "report it: each is a fault of overlaysync or of a library")
+        return Check("catalog", "fail", problem, advice)
+    return Check("catalog", "ok", f"SQLite {sqlite3.sqlite_version}, {_size(size)}")
 
 
 def _check_file_times(directory: str) -> Check:

@@ -62,10 +62,7 @@ def add_commands(app: typer.Typer) -> None:
 def ls(
     context: typer.Context,
     ref: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[REF]", autocompletion=complete_reference, help="List only what matches REF."
-        ),
+        str | None, typer.Argument(metavar="[REF]", autocompletion=complete_reference, help="Only what fits.")
     ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="What is known here, without asking others.")
@@ -84,7 +81,7 @@ def ls(
 
     output = output_of(context)
     reference = parse_reference(ref) if ref else None
-    with open_node(output) as node:
+    with open_node() as node:
         book = node.book()
         if local:
             listings = local_listings(node)
@@ -103,7 +100,7 @@ def ls(
         output.note(
             "no image here was published or fetched; to see all known images: overlaysync tree"
             if local
-            else "nothing within reach; try --peer HOST, or: overlaysync doctor"
+            else "nothing within reach; try --peer HOST:PORT, or: overlaysync doctor"
         )
 
 
@@ -235,7 +232,7 @@ def peers(
     import asyncio
 
     output = output_of(context)
-    with open_node(output) as node:
+    with open_node() as node:
         nodes = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait, tell=False))[1]
     lines = [
         f"{item['node'] or '?':30}  {item['address']:22}  "
@@ -244,7 +241,7 @@ def peers(
     ]
     output.result({"peers": nodes}, *lines)
     if not nodes and not output.json:
-        output.note("no node within reach; try --peer HOST, or: overlaysync doctor")
+        output.note("no node within reach; try --peer HOST:PORT, or: overlaysync doctor")
 
 
 def identify(
@@ -255,7 +252,7 @@ def identify(
 ) -> None:
     """Print the ids of an image."""
     output = output_of(context)
-    with open_node(output) as node:
+    with open_node() as node:
         known = examine(node, output, path_of(node, path), parse_format(format), accept_master=accept_master)
         fields = image_fields(known)
     lines = [f"{name:7} {fields[name]}" for name in ("disk", "layer", "parent") if fields[name]]
@@ -277,7 +274,7 @@ def show(
 
     output = output_of(context)
     insisted = parse_format(format)
-    with open_node(output) as node:
+    with open_node() as node:
         if is_path(what):
             shown = [_show_image(node, output, what, insisted, accept_master=accept_master)]
         else:

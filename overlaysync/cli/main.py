@@ -18,7 +18,6 @@ from overlaysync.cli import (
     doctor,
     fetch,
     history,
-    key,
     look,
     make,
     share,
@@ -47,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (share, fetch, sync, look, history, trusting, make, adopt, verify, tools, team, key, doctor):
+for module in (share, fetch, sync, look, history, trusting, make, adopt, verify, tools, team, doctor):
     module.add_commands(app)
 
 

@@ -69,15 +69,8 @@ def share(
     format: InsistOption = None,
     iface: InterfaceOption = None,
     port: Annotated[
-        int | None,
-        typer.Option(
-            "--port",
-            metavar="N",
-            min=0,
-            max=65535,
-            help="Listen on port N; 0 means a free one. [default: 29450, or a free one when that is taken]",
-        ),
-    ] = None,
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Listen on port N (0: a free one).")
+    ] = 0,
     limit_rate: RateOption = None,
     recheck: Annotated[
         float,
@@ -85,7 +78,7 @@ def share(
             "--recheck",
             metavar="DAYS",
             min=0.0,
-            help="Check images for damage that were last read more than DAYS ago (0: never).",
+            help="Read again, gently, what was last read longer ago; 0 means never.",
         ),
     ] = RECHECK_DAYS,
 ) -> None:
@@ -108,7 +101,7 @@ def share(
         confirm=_confirmation(yes),
     )
     served = _Served(parse_peers(peer), iface or [], port, parse_rate(limit_rate), recheck * _DAY_S or None)
-    with open_node(output) as node:
+    with open_node() as node:
         try:
             asyncio.run(_share(node, output, paths, _audience(team, public), wishes, served))
         except KeyboardInterrupt:  # the usual end: nothing went wrong
@@ -121,7 +114,7 @@ class _Served:
 
     peers: list[Address]
     interfaces: list[str]
-    port: int | None
+    port: int
     rate: int | None
     recheck_s: float | None
 
@@ -139,7 +132,7 @@ def _audience(team: str | None, public: bool) -> str | None:
     if team == "":
         raise UsageError(
             "--team needs the name of a team, and got an empty one",
-            why="the variable that should hold it may be unset",
+            why="an unset variable, perhaps",
             hint="to share with everybody: --public",
         )
     return "" if public else team
@@ -205,14 +198,7 @@ async def _share(
         async with (
             Client(teams=node.teams) as client,
             Reach.open(
-                node,
-                client,
-                Silent(),
-                peers=peers,
-                interfaces=interfaces,
-                mdns_needed=False,
-                catalogs=False,
-                patient=True,
+                node, client, Silent(), peers=peers, interfaces=interfaces, mdns_needed=False, catalogs=False
             ) as reach,
             serve(
                 share,

@@ -93,7 +93,7 @@ def sync(
     work = _Syncing(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), watch
     )
-    with open_node(output_of(context)) as node, interruptible():
+    with open_node() as node, interruptible():
         for reference in references:
             check_membership(node, reference)
         try:
@@ -181,12 +181,7 @@ class _Syncing:
             _pass_on(replica, one.fetched)
         try:
             async with serve(
-                replica,
-                reach=reach,
-                port=None,
-                interfaces=self._interfaces,
-                limit=limit,
-                recheck_s=_RECHECK_S,
+                replica, reach=reach, interfaces=self._interfaces, limit=limit, recheck_s=_RECHECK_S
             ) as (port, where):
                 more = {"node": replica.label, "port": port, "interfaces": where}
                 self._print(node, done, more)

@@ -16,8 +16,8 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -38,7 +38,6 @@ from overlaysync.net.bounds import (
     ClientBounds,
 )
 from overlaysync.net.compression import ENCODING, decompress, decompress_at_most
-from overlaysync.net.interfaces import heard_from
 from overlaysync.net.membership import encode_proof
 from overlaysync.net.messages import (
     Address,
@@ -53,12 +52,9 @@ from overlaysync.net.messages import (
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import ConnectionLostError, DataConnection, Head, SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion, decode_swarm, encode_question
-from overlaysync.net.tls import SERVER_NAME, client_context, shown_by
+from overlaysync.net.tls import SERVER_NAME, client_context, node_key
 from overlaysync.swarm.link import Compression, Link
-from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Binding, Role, Team, proven
-
-if TYPE_CHECKING:
-    from overlaysync.trust.certificate import Shown
+from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Nonces, Role, Team, proven
 
 
 class BusyError(PeerError):
@@ -181,8 +177,7 @@ class Client:
 
     async def peers(self, address: Endpoint) -> tuple[Address, ...]:
         """The peers that the peer knows."""
-        told = decode_peers(await self._body(address, "peers", MAX_PEERS_SIZE))
-        return tuple(Address(heard_from(host, address.host), port) for host, port in told)
+        return decode_peers(await self._body(address, "peers", MAX_PEERS_SIZE))
 
     async def page_list(self, address: Endpoint, manifest_id: bytes, size: int) -> bytes:
         """An encoded page list, which must have ``size`` bytes."""
@@ -212,9 +207,7 @@ class Client:
     ) -> SwarmAnswer:
         """What the peer has of a content of so many pieces, and who else fetches it."""
         path = f"manifests/{manifest_id.hex()}/swarm?{encode_question(question)}"
-        answer = decode_swarm(await self._body(address, path, MAX_SWARM_SIZE), pieces)
-        members = (replace(one, host=heard_from(one.host, address.host)) for one in answer.members)
-        return replace(answer, members=tuple(members))
+        return decode_swarm(await self._body(address, path, MAX_SWARM_SIZE), pieces)
 
     async def _body(self, address: Endpoint, path: str, limit: int) -> bytes:
         """A small body, of at most ``limit`` bytes."""
@@ -238,9 +231,7 @@ class Client:
         self, address: Address, path: str, limit: int, *, etag: str = "", compress: bool = False
     ) -> _Answer:
         """What is answered with status 200, or 304 when ``etag`` is still good."""
-        fields = {"Host": _host_field(address)}
-        if etag:
-            fields["If-None-Match"] = etag
+        fields = {"If-None-Match": etag} if etag else {}
         if compress:
             fields["Accept-Encoding"] = ENCODING
         try:
@@ -392,10 +383,10 @@ class Client:
             raise GoneError(f"this node is not in the team of {address}")
         await self._connect(address, connection)
         try:
-            shown = _shown_behind(address, connection)
-            if address.key not in (b"", shown.node):
+            key = _key_behind(address, connection)
+            if address.key not in (b"", key):
                 raise PeerError(f"{address} is another node than was expected")
-            await self._prove(address, connection, team, shown)
+            await self._prove(address, connection, team, key)
         except (PeerError, DecodeError) as error:
             connection.abort()
             raise _no_data(address, error) from None
@@ -404,17 +395,17 @@ class Client:
             raise
 
     async def _prove(
-        self, address: PrivateAddress, connection: DataConnection, team: Team, shown: Shown
+        self, address: PrivateAddress, connection: DataConnection, team: Team, key: bytes
     ) -> None:
         nonce = memoryview(bytearray(NONCE_SIZE))
         head = await connection.begin(_request(address, "nonce"), nonce)
         _check_status(address, head.status, str(head.retry_after))
-        binding = Binding(shown.node, shown.lane, bytes(nonce), secrets.token_bytes(NONCE_SIZE))
-        query = encode_proof(binding.client, team.prove(Role.CLIENT, binding))
+        nonces = Nonces(key, bytes(nonce), secrets.token_bytes(NONCE_SIZE))
+        query = encode_proof(nonces.client, team.prove(Role.CLIENT, nonces))
         proof = memoryview(bytearray(PROOF_SIZE))
         head = await connection.begin(_request(address, f"proof?{query}"), proof)
         _check_status(address, head.status, str(head.retry_after))
-        if not proven(Role.SERVER, (team,), binding, bytes(proof)):
+        if not proven(Role.SERVER, (team,), nonces, bytes(proof)):
             raise GoneError(f"{address} is not in the team")
 
     async def _ask(self, host: _Host, connection: DataConnection, answer: asyncio.Future[Head]) -> Head:
@@ -428,15 +419,15 @@ class Client:
         return head
 
 
-def _shown_behind(address: PrivateAddress, connection: DataConnection) -> Shown:
-    """What the peer has shown of itself.
+def _key_behind(address: PrivateAddress, connection: DataConnection) -> bytes:
+    """The node key that the peer has shown.
 
     Raises:
-        PeerError: nothing, or a certificate that cannot even be judged.
+        PeerError: it has shown none, or a certificate that cannot even be judged.
     """
     assert connection.transport is not None
     try:
-        return shown_by(connection.transport)
+        return node_key(connection.transport)
     except Exception as error:
         raise PeerError(f"{address} shows no usable certificate", why=printable(str(error))) from None
 
@@ -477,13 +468,8 @@ def _url(address: Address, path: str) -> URL:
     return URL(f"http://{address}/v1/{path}", encoded=True)
 
 
-def _host_field(address: Endpoint) -> str:
-    """The Host field: a scope is this machine's own (RFC 6874, section 4)."""
-    return str(Address(address.host.partition("%")[0], address.port))
-
-
 def _request(address: Endpoint, path: str, *, compress: bool = False) -> bytes:
-    host = _host_field(address)
+    host = Address(address.host, address.port)
     fields = f"Accept-Encoding: {ENCODING}\r\n" if compress else ""
     return f"GET /v1/{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: overlaysync\r\n{fields}\r\n".encode(
         "ascii"

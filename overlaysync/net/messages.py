@@ -10,6 +10,7 @@ import base64
 import ipaddress
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -33,7 +34,6 @@ from overlaysync.net.bounds import (
     MAX_SLOTS,
     MAX_SLOTS_TEXT,
 )
-from overlaysync.net.interfaces import is_link_local
 from overlaysync.trust.keys import PUBLIC_KEY_SIZE
 
 _Message = TypeVar("_Message")
@@ -164,12 +164,6 @@ def parse_json(decoder: msgspec.json.Decoder[_Message], data: bytes, limit: int,
 
 # -- addresses and peers -----------------------------------------------------------------------------
 
-DEFAULT_PORT = 29450
-"""Where a node shares unless told otherwise; the next one is its private lane.
-
-IANA has assigned none of 29170 to 29997, and Linux gives none of them to outgoing connections.
-"""
-
 
 class Address(NamedTuple):
     """Where a node listens: a name or an IP address (IPv6 without brackets), and a port."""
@@ -206,53 +200,29 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 def parse_address(text: str) -> Address:
-    """The address in ``text``: ``HOST:PORT``, ``192.0.2.1:80`` or ``[2001:db8::1]:80``.
+    """The address that a user or a peer wrote: ``HOST:PORT``, ``192.0.2.1:80`` or ``[2001:db8::1]:80``.
 
     Raises:
         UsageError: it is none.
     """
-    address = _address(text)
-    if address is None:
-        raise UsageError(
-            f"'{printable(text)}' is not an address",
-            hint=f"write HOST:PORT, such as 192.0.2.7:{DEFAULT_PORT} or [2001:db8::7]:{DEFAULT_PORT}",
-        )
-    return address
-
-
-def _address(text: str) -> Address | None:
     match = _ADDRESS.fullmatch(text) if len(text) <= MAX_HOST + 8 else None
-    if match is None:
-        return None
-    literal, scope, name, port = match[1], match[2] or "", match[3], int(match[4])
-    host = _ipv6(literal, scope) if literal else _host(name)
-    return Address(host, port) if host and 0 < port < 1 << 16 else None
-
-
-def parse_peer(text: str) -> Address:
-    """Return the address that a user wrote for a peer: as :func:`parse_address`, or without a port.
-
-    Raises:
-        UsageError: it is none, or it is a link-local one and the interface is missing.
-    """
-    address = _address(text) or _address(f"{text}:{DEFAULT_PORT}")
-    if address is None:
-        raise UsageError(
-            f"'{printable(text)}' is not an address",
-            hint=f"write HOST or HOST:PORT, such as bob.lab, 192.0.2.7:{DEFAULT_PORT} or [2001:db8::7]",
-        )
-    if is_link_local(address.host) and "%" not in address.host:
-        raise UsageError(
-            f"'{printable(text)}' does not say on which network that machine is",
-            why="a link-local address needs the name of an interface of this machine",
-            hint=f"--peer '{Address(f'{address.host}%eth0', address.port)}', with your interface for eth0",
-        )
-    return address
+    if match:
+        literal, scope, name, port = match[1], match[2] or "", match[3], int(match[4])
+        host = _ipv6(literal, scope) if literal else _host(name)
+        if host and 0 < port < 1 << 16:
+            return Address(host, port)
+    raise UsageError(
+        f"'{printable(text)}' is not an address",
+        hint="write HOST:PORT, such as bob.lab:43210, 192.0.2.7:43210 or [2001:db8::7]:43210",
+    )
 
 
 def is_host_field(text: str) -> bool:
     """Whether ``text`` is a host name or an IP address, with a port or without (RFC 9110, section 7.2)."""
-    return _address(text) is not None or _address(f"{text}:80") is not None
+    for address in (text, f"{text}:80"):
+        with suppress(UsageError):
+            return bool(parse_address(address))
+    return False
 
 
 def _ipv6(text: str, scope: str) -> str:

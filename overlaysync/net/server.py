@@ -21,14 +21,13 @@ On the private lane there is nothing but these, until membership of a team has b
 from __future__ import annotations
 
 import asyncio
-import errno
+import ipaddress
 import random
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -41,17 +40,9 @@ from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, retry_after
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import is_told_port, told_to
+from overlaysync.net.interfaces import is_told_port
 from overlaysync.net.membership import Membership
-from overlaysync.net.messages import (
-    DEFAULT_PORT,
-    Address,
-    decode_slots,
-    encode_catalog,
-    encode_history,
-    encode_peers,
-    is_host_field,
-)
+from overlaysync.net.messages import decode_slots, encode_catalog, encode_history, encode_peers, is_host_field
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.sending import BodySender, Piece, PieceReader, Sender, StalledError, TlsSender
@@ -70,7 +61,6 @@ _BROWSER = ("Origin", "Sec-Fetch-Site")
 _BINARY = "application/octet-stream"
 _ACCEPTED_AT_ONCE = 8
 _READERS = 4  # threads that read images
-_TRIES = 8  # free ports tried: one that is free for IPv4 may be taken for IPv6
 _LEAST_SHARE = 64 * KIB  # bytes per second a body should get under a rate limit, else there are fewer
 _UNSENT = 64 * KIB  # of a body over TLS, so that a client that takes nothing is soon noticed
 _T = TypeVar("_T")
@@ -134,20 +124,15 @@ class Server:
         self.port = 0
         self.tls = 0
 
-    async def start(self, addresses: Sequence[str] = (), port: int | None = 0) -> int:
-        """Listen, and return the port.
-
-        Args:
-            addresses: IP addresses; none for all that there are and will be.
-            port: the port, the same on all; 0 for a free one, None for the default, or a free one when that
-                is taken: several nodes on one host are normal.
+    async def start(self, addresses: Sequence[str] = (), port: int = 0) -> int:
+        """Listen on these IP addresses (none: on all), and return the port (0: a free one, the same on all).
 
         Raises:
             NetworkError: an address or the port cannot be had.
         """
         self._bounds = fitting(self._bounds, raise_descriptor_limit())
         self._http = BoundedServer(self._handle, self._bounds)
-        sockets = self._listen_at_default(addresses) if port is None else self._listen(addresses, port)
+        sockets = self._listen(addresses, port)
         loop = asyncio.get_running_loop()
         self._faults.watch(loop)
         for sock in sockets:
@@ -157,11 +142,11 @@ class Server:
             sock.listen(self._bounds.queue)
         self.port = sockets[0].getsockname()[1]
         if self._key is not None:
-            self._start_tls(self._http, self._key, addresses, 0 if port == 0 else self.port + 1)
+            self._start_tls(self._http, self._key, addresses, port + 1 if port else 0)
         return self.port
 
     def _start_tls(self, http: BoundedServer, key: NodeKey, addresses: Sequence[str], port: int) -> None:
-        """Listen for members: at the port after the public one unless any will do, for firewalls."""
+        """Listen for members: at the port after the public one when that was chosen, for firewalls."""
         try:
             sockets = self._listen(addresses, port)
         except (NetworkError, OverflowError):
@@ -169,13 +154,6 @@ class Server:
         self._tls = TlsListener(http, key, self._bounds, self._faults)
         self._tls.start(sockets)
         self.tls = sockets[0].getsockname()[1]
-
-    def _listen_at_default(self, addresses: Sequence[str]) -> list[socket.socket]:
-        """Listen at the default port, or at a free one: whether it is taken, only trying can tell."""
-        try:
-            return self._listen(addresses, DEFAULT_PORT)
-        except NetworkError:
-            return self._listen(addresses, 0)
 
     def _listen(self, addresses: Sequence[str], port: int) -> list[socket.socket]:
         every = addresses or ("0.0.0.0", "::")
@@ -246,17 +224,12 @@ class Server:
             case ["v1", "catalog"]:
                 return self._get_catalog(request, view)
             case ["v1", "peers"]:
-                return self._get_peers(request.remote or "")
+                return web.Response(body=encode_peers(self._shelf.peers()), content_type=_JSON)
             case ["v1", "manifests", manifest_id, *rest]:
                 offer = view.offer(_digest(manifest_id))
                 if offer is not None:
                     return await self._get_manifest(request, offer, rest)
         raise _Answer(404)
-
-    def _get_peers(self, asker: str) -> web.Response:
-        places = ((told_to(address.host, asker), address.port) for address in self._shelf.peers())
-        told = (str(Address(host, port)) for host, port in places if host)
-        return web.Response(body=encode_peers(told), content_type=_JSON)
 
     def _view(self, request: web.BaseRequest, path: list[str]) -> View | web.Response:
         """What this client may see; or the answer, when it is about to prove that it may see more."""
@@ -270,8 +243,7 @@ class Server:
                 body = member.challenge()
             case ["v1", "proof"]:
                 query = request.rel_url.raw_query_string
-                if self._tls is not None and self._tls.shown is not None:
-                    body = member.answer(query, self._tls.shown, self._teams.values())
+                body = member.answer(query, self._shelf.public_key, self._teams.values())
             case _ if member.teams:
                 return View(self._shelf, member.teams)
         if body is None:
@@ -324,15 +296,13 @@ class Server:
         members = self._shelf.swarms.of(offer.manifest.id)
         now = asyncio.get_running_loop().time()
         host = request.remote or ""
-        if question.member and is_told_port(question.port):
+        if question.member and is_told_port(question.port) and _is_of_use_to_others(host):
             asking = Member(question.member, host, question.port, question.held, one_field(question.label))
             members.seen(asking, offer.pieces.count, now)
         # A node that fetches tells of the others once, one that has everything each time: it knows the most.
         others: list[Member] = []
         if offer.log is None or not question.cursor:
-            current = (member for member in members.current(now) if member.id != question.member)
-            places = ((member, told_to(member.host, host)) for member in current)
-            others = [replace(member, host=told) for member, told in places if told]
+            others = [member for member in members.current(now) if member.id != question.member]
         if len(others) > MAX_TOLD:
             others = random.sample(others, MAX_TOLD)
         body = encode_swarm(
@@ -443,6 +413,12 @@ def _takes_zstd(request: web.BaseRequest) -> bool:
     return request.headers.get("Accept-Encoding") == ENCODING
 
 
+def _is_of_use_to_others(host: str) -> bool:
+    """Whether a client's address means the same elsewhere; a link-local one of IPv6 needs a scope."""
+    address = ipaddress.ip_address(host)
+    return address.version == 4 or not address.is_link_local
+
+
 def _digest(text: str) -> bytes:
     """Lower-case hexadecimal of 32 bytes, in exactly one spelling; anything else is absent."""
     with suppress(ValueError):
@@ -462,33 +438,23 @@ def listen(addresses: Sequence[str], port: int, queue: int, *, all_needed: bool)
         all_needed: whether each address must be had; otherwise one is enough (a machine without IPv6).
 
     Raises:
-        NetworkError: there is none, or the port is taken on one of them.
+        NetworkError: there is none.
     """
-    for _ in range(_TRIES if not port else 1):
-        try:
-            return _listen_once(addresses, port, queue, all_needed=all_needed)
-        except OSError as error:
-            failure = error
-    raise NetworkError(
-        f"Cannot listen on port {port}" if port else "Cannot listen on any port",
-        why=failure.strerror or str(failure),
-        hint="choose another --port, or none" if port else "",
-    )
-
-
-def _listen_once(addresses: Sequence[str], port: int, queue: int, *, all_needed: bool) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     for address in addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             sock = socket.create_server((address, port), family=family, backlog=queue)
         except OSError as error:
-            # A port that is free for IPv4 and taken for IPv6 would answer with two voices.
-            if sockets and not all_needed and error.errno != errno.EADDRINUSE:
+            if sockets and not all_needed:
                 continue
             for other in sockets:
                 other.close()
-            raise
+            raise NetworkError(
+                f"Cannot listen on {address} port {port}",
+                why=error.strerror or str(error),
+                hint="choose another --port, or none" if port else "",
+            ) from None
         sockets.append(sock)
         port = sock.getsockname()[1]
     return sockets

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from overlaysync.model.digest import derive
-from overlaysync.net.messages import Address
 from overlaysync.ops.offer import Offer
 from overlaysync.swarm.members import Swarms
 
@@ -40,8 +39,8 @@ class Shelf(Protocol):
         """One of them."""
         ...
 
-    def peers(self) -> Sequence[Address]:
-        """Addresses of other nodes."""
+    def peers(self) -> Sequence[str]:
+        """Addresses of other nodes, ``HOST:PORT``."""
         ...
 
     @property

@@ -52,7 +52,6 @@ from overlaysync.ops.trust_words import only_distrusted
 from overlaysync.ops.versions import State, history_of, is_news, past_envelopes, settled
 from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
-from overlaysync.store.partial import check_room
 from overlaysync.trust.envelope import Manifest, open_envelope
 
 P = ParamSpec("P")
@@ -535,13 +534,12 @@ class Fetch:
             await self._in_thread(self._learn, header.virtual_size)
             pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
         if pages is None:
-            await asyncio.to_thread(check_room, Path(step.path), header.data_size)
             pages, received = await self._describing.fetch(header)
             transfer.manifest += received
         if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
             raise VerificationError(
                 f"Cannot fetch '{header.name}'",
-                why="its manifest does not match its content",
+                why="its manifest says other than the content has",
                 hint=f"ask {one_field(header.by) or 'its publisher'} to share it again",
             )
         return pages

@@ -72,7 +72,6 @@ class PeerView:
         problem: why it could not be asked; "" when it was.
         announced: whether mDNS brought it (else it was named, or a peer told of it).
         revision: of its catalog, as it was announced when it was last asked.
-        addresses: of it, as they were announced then.
         tls: port of its private lane.
         answered: whether it has answered.
         public: those of the manifests that are for everybody.
@@ -92,7 +91,6 @@ class PeerView:
     alias: bool = False
     announced: bool = False
     revision: str = ""
-    addresses: tuple[str, ...] = ()
     tls: int = 0
     answered: bool = False
     public: dict[bytes, Manifest] = field(default_factory=dict)
@@ -151,12 +149,10 @@ class Reach:
         interfaces: Iterable[str] = (),
         mdns_needed: bool = True,
         catalogs: bool = True,
-        patient: bool = False,
     ) -> AsyncIterator[Reach]:
         """Begin to look for peers: the named ones, and all that announce themselves.
 
-        A node that only shares does without mDNS where it does not work, and without others' ``catalogs``; it
-        is ``patient`` where there is no network yet.
+        A node that only shares does without mDNS where it does not work, and without others' ``catalogs``.
 
         Raises:
             NetworkError: mDNS does not work here, it is needed, and no peer is named.
@@ -167,7 +163,7 @@ class Reach:
         browser: Browser | None = Browser(interfaces=tuple(interfaces), faults=faults)
         assert browser is not None
         try:
-            await browser.start(patient=patient)
+            await browser.start()
         except NetworkError as error:
             browser = None
             if mdns_needed and not named:
@@ -187,8 +183,6 @@ class Reach:
             await asyncio.gather(*tasks, return_exceptions=True)
             if browser is not None:
                 await browser.stop()
-            with suppress(OverlaysyncError):  # what the command has found counts more
-                await asyncio.to_thread(node.keep_faults, faults)
 
     # -- what was found ------------------------------------------------------------------------------
 
@@ -373,8 +367,6 @@ class Reach:
         """Whether there is anything to ask a peer for."""
         if view is None or view.problem:
             return True
-        if peer.addresses != view.addresses and view.address.host not in peer.addresses:
-            return True  # it has moved, as is said; where it answered may still be tried first
         return self.catalogs and view.revision != peer.revision
 
     def _ask(
@@ -392,7 +384,7 @@ class Reach:
             return
         view = self.views.setdefault(key, PeerView(addresses[0]))
         if announced:
-            view.announced, view.revision, view.addresses = True, announced.revision, announced.addresses
+            view.announced, view.revision = True, announced.revision
         task = asyncio.create_task(self._look_in_turn(view, addresses, gossip))
         self._asking[key] = task
         task.add_done_callback(lambda _: self._looked(key, announced))

@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from overlaysync.errors import NetworkError, OverlaysyncError
-from overlaysync.net.announcer import Announcement, Announcer
+from overlaysync.net.discovery import Announcement, Announcer, Item
 from overlaysync.net.faults import Faults
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.net.shelf import View
-from overlaysync.net.txt import Item
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.reach import NOTED_S, Reach
 from overlaysync.node.rechecking import rechecked
@@ -33,7 +32,7 @@ async def serve(
     share: Share,
     *,
     reach: Reach | None = None,
-    port: int | None = 0,
+    port: int = 0,
     interfaces: Iterable[str] = (),
     limit: RateLimit | None = None,
     recheck_s: float | None = None,
@@ -43,7 +42,6 @@ async def serve(
 
     Without multicast the node serves all the same; others then need ``--peer``. What was last read longer
     than ``recheck_s`` ago is read again meanwhile; None: never. ``limit`` is the rate of what is given.
-    ``port`` is 0 for a free one, None for the default (a free one when that is taken).
     """
     node = share.node
     faults = reach.faults if reach is not None else Faults()
@@ -51,24 +49,15 @@ async def serve(
     server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults)
     port = await server.start(port=port)
     if reach is not None:
-        share.neighbours = reach.answering
+        share.neighbours = lambda: [str(address) for address in reach.answering()]
     with _own_label(node, port) as label:
-
-        def moved(where: str) -> None:
-            if reach is not None:
-                reach.ignore(announcer.name, port)
-            nowhere = f"No longer announced: {announcer.problem}"
-            share.observer.note(f"Now announced on {where}" if where else nowhere)
-
-        announcer = Announcer(label, interfaces=tuple(interfaces), faults=faults, moved=moved)
+        announcer = Announcer(label, interfaces=tuple(interfaces), faults=faults)
         where = ""
         try:
             async with asyncio.timeout(ANNOUNCE_S):
-                where = await announcer.start(_announcement(share, server), patient=True)
+                where = await announcer.start(_announcement(share, server))
             if reach is not None:
                 reach.ignore(announcer.name, port)
-            if not where:
-                share.observer.note(f"Not announced until there is a network ({announcer.problem})")
         except NetworkError as error:
             share.observer.note(f"not announced: {error}")
         except TimeoutError:
@@ -108,7 +97,6 @@ async def _keep_announced(announcer: Announcer, share: Share, server: Server, fa
         try:
             _tell_progress(share)
             await asyncio.to_thread(_note_holders, share.node, _finished(share))
-            await asyncio.to_thread(share.node.keep_faults, faults)
             if await asyncio.to_thread(share.refresh):
                 await announcer.update(_announcement(share, server))
         except (OverlaysyncError, OSError) as error:

@@ -25,7 +25,6 @@ from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
 from overlaysync.model.digest import short_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import check_name
-from overlaysync.net.messages import Address
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.audience import stem
@@ -99,7 +98,7 @@ class Share:
     team: str | None
     observer: Observer
     wishes: Wishes = field(default_factory=Wishes)
-    neighbours: Callable[[], Sequence[Address]] = lambda: ()
+    neighbours: Callable[[], Sequence[str]] = lambda: ()
     stopping: bool = False
     swarms: Swarms = field(default_factory=Swarms)
     _shared: dict[bytes, Shared] = field(default_factory=dict)
@@ -127,7 +126,7 @@ class Share:
     def offer(self, manifest_id: bytes) -> Offer | None:
         return self._offers.get(manifest_id)
 
-    def peers(self) -> Sequence[Address]:
+    def peers(self) -> Sequence[str]:
         return self.neighbours()
 
     # -- publishing, called from a thread ------------------------------------------------------------

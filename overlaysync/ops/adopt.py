@@ -436,7 +436,7 @@ def unproven(
         return BaseImageError(
             f"The master of {stray.path} is neither on this machine nor within reach",
             why=f"it belongs on {' or '.join(wanted)}",
-            hint=f"overlaysync adopt '{stray.path}' --peer HOST, or with --masters DIR; {go_on}",
+            hint=f"overlaysync adopt '{stray.path}' --peer HOST:PORT, or with --masters DIR; {go_on}",
         )
     why = f"no overlay of its size ({size}) that is {where} has its content"
     if only:
@@ -444,7 +444,8 @@ def unproven(
     return BaseImageError(
         f"Cannot prove which master {stray.path} belongs to",
         why=f"{why}; its header names {display(stray.backing)}",
-        hint=f"ask its publisher to share it, then: overlaysync adopt '{stray.path}' --peer HOST; {go_on}",
+        hint=f"ask its publisher to share it, then: overlaysync adopt '{stray.path}' --peer HOST:PORT; "
+        f"{go_on}",
     )
 
 

@@ -184,5 +184,5 @@ def _no_base(header: Header, listings: list[Listing]) -> BaseImageError:
         f"Cannot rebuild '{header.name}': its master is missing",
         why=why,
         hint=f"ask {one_field(header.by) or 'its publisher'} to share it, or try: "
-        f"overlaysync fetch {wanted} --peer HOST; if it is on this machine: --masters DIR",
+        f"overlaysync fetch {wanted} --peer HOST:PORT; if it is on this machine: --masters DIR",
     )

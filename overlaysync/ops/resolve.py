@@ -147,7 +147,7 @@ def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
         return NotFoundError(
             f"Nobody has '{reference}'",
             why="nobody who answers shares anything",
-            hint="--peer HOST, or: overlaysync doctor",
+            hint="--peer HOST:PORT, or: overlaysync doctor",
         )
     names = {listing.manifest.header.name for listing in listings}
     teams = {listing.manifest.header.team for listing in listings if listing.manifest.header.team}

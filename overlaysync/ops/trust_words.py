@@ -142,7 +142,7 @@ def _belongs(pin: Pin, book: Book) -> str:
     if pin.publisher == book.own:
         return f"'{pin.full_name}' is yours, since you published it on {pin.since}"
     trust = book.trust(pin.publisher, pin.team, pin.name)
-    how = "since you said so on" if trust is Trust.EXPLICIT else "since its first use here on"
+    how = "by your word since" if trust is Trust.EXPLICIT else "since its first use here on"
     since = book.since(pin.publisher, pin.team, pin.name)
     return f"'{pin.full_name}' was published by {who(pin.publisher, pin.label)}, trusted {how} {since}"
 

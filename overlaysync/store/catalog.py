@@ -19,8 +19,6 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.history import History
 from overlaysync.model.pin import Sighting
 from overlaysync.store.database import Database
-from overlaysync.store.faultlog import FaultLog
-from overlaysync.store.garbage import collect, has_unneeded_lists
 from overlaysync.store.home import Home
 from overlaysync.store.members import MemberStore
 from overlaysync.store.pagestore import PageStore
@@ -171,14 +169,13 @@ _MANIFEST_COLUMNS = (
 
 
 class Catalog:
-    """The catalog in ``database``; ``pages``, ``pins``, ``members`` and ``faults`` hold what is beside it."""
+    """The catalog in ``database``; ``pages``, ``pins`` and ``members`` hold what is beside it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.pages = PageStore(database)
         self.pins = PinStore(database)
         self.members = MemberStore(database)
-        self.faults = FaultLog(database)
 
     @classmethod
     def open(cls, home: Home) -> Catalog:
@@ -192,14 +189,6 @@ class Catalog:
     def close(self) -> None:
         """End all connections; no thread may be using the catalog."""
         self._database.close()
-
-    def has_garbage(self) -> bool:
-        """Return whether there is a page list that nothing needs; see :mod:`overlaysync.store.garbage`."""
-        return has_unneeded_lists(self._database)
-
-    def collect_garbage(self, journals: Path) -> None:
-        """Remove page lists, pages and ``journals`` that nothing needs, while no other command runs."""
-        collect(self._database, journals)
 
     # -- images --------------------------------------------------------------------------------------
 

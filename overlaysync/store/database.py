@@ -114,7 +114,6 @@ CREATE TABLE trusted (
     since TEXT NOT NULL,
     label TEXT NOT NULL
 ) STRICT;
-CREATE TABLE faults (kind TEXT NOT NULL PRIMARY KEY, count INTEGER NOT NULL, last_at TEXT NOT NULL) STRICT;
 CREATE TABLE distrusted (
     publisher BLOB NOT NULL PRIMARY KEY,
     since TEXT NOT NULL,

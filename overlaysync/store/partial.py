@@ -31,7 +31,7 @@ from overlaysync.store.clone import Cloner, can_share
 from overlaysync.store.direct import DirectFile
 from overlaysync.store.files import preallocate, rename_new, sync_directory, translate, umask
 from overlaysync.store.journal import KEY_SIZE, Journal, JournalHeader, Run, merge_runs
-from overlaysync.store.place import Place, open_locked, part_path
+from overlaysync.store.place import Place, open_locked
 from overlaysync.units import MIB, format_size
 
 RESERVE = 64 * MIB
@@ -333,24 +333,6 @@ class PartFile:
 def journal_path(journal_dir: Path, target: Path) -> Path:
     """Where the journal of ``target`` (a real path) lies."""
     return journal_dir / f"{blake3(os.fsencode(target)).hexdigest()}.journal"
-
-
-def check_room(target: Path, size: int) -> None:
-    """Find out, before anything is asked for, whether a file of ``size`` bytes fits where it shall be.
-
-    What its part file has already counts.
-
-    Raises:
-        NoSpaceError: it does not fit.
-    """
-    part = part_path(target)
-    have = part.lstat().st_blocks * 512 if os.path.lexists(part) else 0
-    directory = next(parent for parent in target.absolute().parents if parent.is_dir())
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _check_room(fd, target, missing=size - have, reserve=RESERVE)
-    finally:
-        os.close(fd)
 
 
 def _check_room(fd: int, target: Path, *, missing: int, reserve: int) -> None:

@@ -101,7 +101,7 @@ def test_a_peer_that_does_not_answer_is_named_though_others_do(lab: Lab) -> None
         ("fetch",),
         ("fetch", "../etc/passwd"),
         ("fetch", "b3:12"),
-        ("fetch", "disk", "--peer", "nowhere:0"),
+        ("fetch", "disk", "--peer", "nowhere"),
         ("fetch", "disk", "--as", "../disk"),
         ("fetch", "disk", "--format", "vmdk"),
         ("fetch", "disk", "--limit-rate", "fast"),

@@ -16,7 +16,7 @@ from overlaysync.model.digest import as_digests, canonicalise, format_id, hash_u
 from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PageListBuilder
 from overlaysync.net.bounds import CLIENT, SERVER
-from overlaysync.net.messages import Address, parse_address
+from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.offer import ImageOffer, Offer, PartOffer
@@ -91,8 +91,8 @@ class FakeShelf:
     def offer(self, manifest_id: bytes) -> Offer | None:
         return next((offer for offer in self.items if offer.manifest.id == manifest_id), None)
 
-    def peers(self) -> Sequence[Address]:
-        return [parse_address(text) for text in self.known]
+    def peers(self) -> Sequence[str]:
+        return self.known
 
 
 def make_shelf(directory: Path) -> FakeShelf:

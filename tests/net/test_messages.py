@@ -20,7 +20,6 @@ from overlaysync.net.bounds import (
 )
 from overlaysync.net.membership import encode_proof
 from overlaysync.net.messages import (
-    DEFAULT_PORT,
     Address,
     decode_catalog,
     decode_peers,
@@ -29,7 +28,6 @@ from overlaysync.net.messages import (
     encode_peers,
     encode_slots,
     parse_address,
-    parse_peer,
 )
 from overlaysync.net.swarm_messages import SwarmQuestion, encode_question
 
@@ -252,38 +250,6 @@ def test_addresses(text: str, host: str, port: int) -> None:
 def test_anything_else_is_no_address(text: str) -> None:
     with pytest.raises(UsageError):
         parse_address(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [
-        ("bob", "bob", DEFAULT_PORT),
-        ("bob.lab.", "bob.lab.", DEFAULT_PORT),
-        ("bob.lab:80", "bob.lab", 80),
-        ("192.0.2.7", "192.0.2.7", DEFAULT_PORT),
-        ("192.0.2.7:80", "192.0.2.7", 80),
-        ("[2001:db8::7]", "2001:db8::7", DEFAULT_PORT),
-        ("[2001:db8::7]:80", "2001:db8::7", 80),
-        ("[fe80::1%vlan28]", "fe80::1%vlan28", DEFAULT_PORT),
-        ("[fe80::1%vlan28]:80", "fe80::1%vlan28", 80),
-    ],
-)
-def test_a_user_may_leave_the_port_out(text: str, host: str, port: int) -> None:
-    assert parse_peer(text) == Address(host, port)
-
-
-@pytest.mark.parametrize("text", ["", "bob:", "bob:0", "bob:x", "1.2", "::1", "fe80::1:8080", "[::1", "b/c"])
-def test_what_is_no_peer_even_without_a_port(text: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse_peer(text)
-    assert parse_peer(caught.value.hint.rpartition(" ")[2])
-
-
-@pytest.mark.parametrize("text", ["[fe80::1]", "[fe80::1]:80", "[febf::1]:80"])
-def test_a_link_local_peer_needs_an_interface(text: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse_peer(text)
-    assert "%eth0]" in caught.value.hint
 
 
 def test_peers_survive_the_wire() -> None:

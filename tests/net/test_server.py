@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -558,42 +557,6 @@ async def test_a_port_that_is_taken(shelf: FakeShelf) -> None:
     async with serving(Server(shelf)) as address:
         with pytest.raises(NetworkError, match="Cannot listen"):
             await Server(shelf).start(["127.0.0.1"], address.port)
-
-
-def free_ports() -> int:
-    """A port that is free for a moment, together with the next."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as sock, suppress(OSError, OverflowError):
-            port = int(sock.getsockname()[1])
-            socket.create_server(("127.0.0.1", port + 1)).close()
-            return port
-
-
-async def test_the_default_port_and_another_when_it_is_taken(
-    shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("overlaysync.net.server.DEFAULT_PORT", default := free_ports())
-    first, second = Server(shelf, key=shelf.key), Server(shelf, key=shelf.key)
-    try:
-        assert (await first.start(port=None), first.tls) == (default, default + 1)
-        assert await second.start(port=None) not in (default, default + 1)
-        with pytest.raises(NetworkError, match=f"port {default}"):
-            await Server(shelf).start(port=default)
-    finally:
-        await first.stop()
-        await second.stop()
-
-
-@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="there is no IPv6 here")
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-async def test_a_default_port_that_is_half_taken_is_taken(
-    shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch, family: socket.AddressFamily
-) -> None:
-    monkeypatch.setattr("overlaysync.net.server.DEFAULT_PORT", default := free_ports())
-    server = Server(shelf)
-    with socket.create_server(("", default), family=family):
-        assert await server.start(port=None) != default
-        await server.stop()
 
 
 async def test_stopping_ends_bodies_that_nobody_reads(shelf: FakeShelf, tmp_path: Path) -> None:

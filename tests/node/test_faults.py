@@ -13,9 +13,8 @@ from typing import Any, cast
 import pytest
 
 from overlaysync.errors import NoSpaceError
-from overlaysync.net.announcer import Announcer
 from overlaysync.net.client import CatalogAnswer, Client
-from overlaysync.net.discovery import Peer
+from overlaysync.net.discovery import Announcer, Peer
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, CatalogMessage
 from overlaysync.net.server import Server

@@ -76,54 +76,6 @@ def test_a_neighbour_is_believed_about_neighbours_only(reach: Reach, teller: str
     assert [host for host in others if reach.may_dial(host, PORT, told_by=told_by)] == []
 
 
-@pytest.mark.parametrize(
-    ("host", "believed"),
-    [
-        ("fe80::20%eth0", True),
-        ("fe80::20%eth1", False),
-        ("fe80::20%lo", False),
-        ("fe80::20%nosuch0", False),
-        ("fe80::20", False),
-        ("192.0.2.20", True),
-        ("198.51.100.20", False),
-    ],
-)
-def test_a_link_local_neighbour_is_believed_about_links_that_there_are(
-    reach: Reach, host: str, believed: bool
-) -> None:
-    assert reach.may_dial(host, PORT, told_by=Address("fe80::9%eth0", 80)) == believed
-
-
-def test_nobody_is_believed_about_a_link_local_address_on_no_link(reach: Reach) -> None:
-    for teller in (LINK, HERE, "127.0.0.1", FAR):
-        assert not reach.may_dial("fe80::20", PORT, told_by=Address(teller, PORT)), teller
-
-
-def test_a_peer_that_says_it_has_moved_is_asked_once(reach: Reach) -> None:
-    there = Address("192.0.2.20", PORT)
-    view = PeerView(there, answered=True, revision="r", addresses=("192.0.2.20",))
-    assert not reach._has_news(view, Peer("x", "", ("192.0.2.20",), PORT, "r"))
-    assert not reach._has_news(view, Peer("x", "", ("192.0.2.20", "2001:db8::20"), PORT, "r"))
-    moved = Peer("x", "", ("192.0.2.30",), PORT, "r")
-    assert reach._has_news(view, moved)
-    view.addresses = moved.addresses
-    assert not reach._has_news(view, moved), "it answers where it was, whatever was said in its name"
-
-
-def test_networks_that_change_are_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[Interface] = []
-    monkeypatch.setattr(module, "list_interfaces", lambda: tuple(found))
-    monkeypatch.setattr(module, "_NETWORKS_S", 0)
-    nothing = cast(Any, None)
-    reach = Reach(nothing, nothing, Silent(), None)
-    told_by = Address("192.0.2.9", 80)
-    assert reach.may_dial(FAR, PORT, told_by=told_by), "it is far itself"
-    found.append(interface("eth0", "192.0.2.7/24"))
-    assert not reach.may_dial(FAR, PORT, told_by=told_by)
-    found.clear()
-    assert reach.may_dial(FAR, PORT, told_by=told_by)
-
-
 @pytest.mark.parametrize("teller", [FAR, FAR_6, NAME])
 def test_who_was_named_and_is_far_is_believed_about_hosts(reach: Reach, teller: str) -> None:
     told_by = Address(teller, 80)
@@ -236,7 +188,7 @@ async def test_a_machine_that_fails_ends_the_search_and_who_waits_for_it(
     def fail(reach: Reach, peer: Peer) -> None:
         raise NoSpaceError("the disk is full")
 
-    async def start(browser: Browser, *, patient: bool) -> None:
+    async def start(browser: Browser) -> None:
         pass
 
     monkeypatch.setattr(Browser, "start", start)
