@@ -83,6 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError:  # what reads our output has gone: the interpreter would complain again at exit
         streams.silence(sys.stdout)
         code = code or 1
+    signals.leave()
     sys.exit(code)
 
 
@@ -109,6 +110,8 @@ def _run(words: list[str]) -> int:
         return 1
     except typer.Exit as stop:
         return int(stop.exit_code)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of typer's
             return _report_usage(output, error)

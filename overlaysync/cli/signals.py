@@ -33,6 +33,13 @@ def ending() -> tuple[str, int]:
     return "Ctrl-C", INTERRUPTED
 
 
+def leave() -> None:
+    """The command is over: if it was told to end, being told again changes nothing about its exit code."""
+    if _asked:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _end(number: int, _frame: FrameType | None) -> None:
     # A terminal that closes may send its signal twice: the second must not break off a clean end.
     if not _asked:

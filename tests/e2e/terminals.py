@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import subprocess
 import termios
 from collections.abc import Callable
@@ -64,6 +65,10 @@ class Terminal:
         """Close the terminal, as when its window is closed."""
         os.close(self._terminal)
         self._terminal = -1
+
+    def interrupt(self) -> None:
+        """Send what Ctrl-C sends."""
+        self._process.send_signal(signal.SIGINT)
 
     def end(self) -> int:
         """Wait until it has ended; its exit code."""
