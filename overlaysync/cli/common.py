@@ -253,19 +253,22 @@ def quoted(note: str) -> str:
     return f"“{one_field(note)}”" if note else ""
 
 
-def refusal_fields(refusal: Refusal) -> dict[str, Any]:
-    """The JSON form of one of several things that could not be had."""
+def error_fields(error: OverlaysyncError) -> dict[str, Any]:
+    """The JSON form of an error."""
     from overlaysync.errors import AmbiguousError
 
-    error = refusal.error
     return {
-        "name": refusal.name,
         "what": error.what,
         "why": error.why,
         "hint": error.hint,
         "candidates": list(error.candidates) if isinstance(error, AmbiguousError) else [],
         "exit_code": error.exit_code,
     }
+
+
+def refusal_fields(refusal: Refusal) -> dict[str, Any]:
+    """The JSON form of one of several things that could not be had."""
+    return {"name": refusal.name} | error_fields(refusal.error)
 
 
 def refusal_lines(refusal: Refusal) -> list[str]:

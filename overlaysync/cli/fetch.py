@@ -27,7 +27,7 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
-from overlaysync.cli.look import note_silent
+from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
-from overlaysync.cli.look import LOOK_S, look
+from overlaysync.cli.looking import LOOK_S, look
 
 if TYPE_CHECKING:
     from overlaysync.model.reference import Reference
@@ -54,6 +54,7 @@ def history(
     """Show the versions of a name, what each follows, and who holds them."""
     import asyncio
 
+    from overlaysync.errors import NotFoundError
     from overlaysync.model.reference import parse_reference
     from overlaysync.node.node import now
     from overlaysync.ops.timeline import timeline
@@ -61,20 +62,23 @@ def history(
     output = output_of(context)
     references = [parse_reference(ref) for ref in refs]
     with open_node() as node:
-        listed = []
+        listed, silence = [], None
         if not local:
             for reference in references:
                 check_membership(node, reference)
             # Without a network there is still what is known here.
             looking = look(node, output, parse_peers(peer), iface or [], wait, mdns_needed=False)
-            listed = asyncio.run(looking)[0]
-            listed = [_of_others(node, listing) for listing in listed]
+            seen = asyncio.run(looking)
+            listed, silence = [_of_others(node, listing) for listing in seen.listings], seen.silence
         here = _files(node)
-        found = {
-            entry.manifest.id: entry
-            for reference in references
-            for entry in timeline(reference, _known(node, reference), listed, here)
-        }
+        try:
+            found = {
+                entry.manifest.id: entry
+                for reference in references
+                for entry in timeline(reference, _known(node, reference), listed, here)
+            }
+        except NotFoundError as error:
+            raise silence or error from None
         book = node.book()
     entries = list(found.values())
     lines = aligned([_row(entry, book, now(), local=local) for entry in entries])

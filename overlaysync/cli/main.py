@@ -19,6 +19,7 @@ from overlaysync.cli import (
     look,
     make,
     share,
+    show,
     signals,
     streams,
     sync,
@@ -27,7 +28,7 @@ from overlaysync.cli import (
     trusting,
     verify,
 )
-from overlaysync.cli.common import output_of
+from overlaysync.cli.common import error_fields, output_of
 from overlaysync.cli.config import load_defaults
 from overlaysync.cli.output import Output, Settings
 from overlaysync.errors import AmbiguousError, BrokenOffError, OverlaysyncError
@@ -45,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (share, fetch, sync, look, history, trusting, make, adopt, verify, tools, team, doctor):
+for module in (share, fetch, sync, look, show, history, trusting, make, adopt, verify, tools, team, doctor):
     module.add_commands(app)
 
 
@@ -149,20 +150,13 @@ def settings(words: Sequence[str]) -> Settings:
 
 def _report(output: Output, error: OverlaysyncError) -> int:
     candidates = error.candidates if isinstance(error, AmbiguousError) else ()
-    fields = {
-        "what": error.what,
-        "why": error.why,
-        "hint": error.hint,
-        "candidates": list(candidates),
-        "exit_code": error.exit_code,
-    }
     lines = [error.what + ("." if not error.why and not error.what.endswith((".", "?")) else "")]
     if error.why:
         lines = [f"{error.what}:", f"  {error.why}"]
     lines += [f"  {candidate}" for candidate in candidates]
     if error.hint:
         lines.append(f"  try: {error.hint}")
-    output.error("\n".join(lines), fields)
+    output.error("\n".join(lines), error_fields(error))
     return error.exit_code
 
 

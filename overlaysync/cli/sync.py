@@ -25,7 +25,7 @@ from overlaysync.cli.common import (
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.fetch import FIND_S, fetched_fields, fetched_text, show_plan
 from overlaysync.cli.finding import check_membership
-from overlaysync.cli.look import note_silent
+from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output
 from overlaysync.cli.signals import ending
 

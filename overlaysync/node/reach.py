@@ -51,6 +51,9 @@ LISTED_SIZE = 8 * MIB
 _OPENED = LISTED_SIZE // MAX_MANIFEST_SIZE
 """Envelopes remembered to be right: in a room many list the same, and each signature takes its time."""
 
+_PROBLEMS = 4
+"""Peers said to fail, of all that do."""
+
 _LOOK_S = 10.0
 """A peer that nobody named must have sent its catalog by then."""
 
@@ -131,6 +134,7 @@ class Reach:
     _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
     _failure: BaseException | None = None
     _neighbourhood: Neighbourhood = field(default_factory=Neighbourhood)
+    _looked_s: float = 0.0
     _resolved: dict[Address, tuple[Address, ...]] = field(default_factory=dict)
     _listed: Listed = field(default_factory=Listed)
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -225,17 +229,33 @@ class Reach:
         """Whether to believe a peer that a node answers at ``host`` (an IP address) and ``port``."""
         return self._neighbourhood.may_dial(host, port, told_by=told_by.host)
 
+    def silence(self) -> NetworkError | None:
+        """Return what to say when no peer has answered at all; None when one has."""
+        if any(view.answered for view in self.nodes()):
+            return None
+        looked = f"looked for {self._looked_s:g} s on {self.browser.where}" if self.browser else ""
+        asked = f"asked {', '.join(map(str, self.named))}" if self.named else ""
+        problems = (view.problem for view in self.nodes() if view.problem)
+        return NetworkError(
+            f"No other machine answered ({'; '.join(filter(None, (looked, asked)))})",
+            why="; ".join(islice(problems, _PROBLEMS)),
+            hint="overlaysync doctor, to find out why; or name a machine that shares: --peer HOST:PORT",
+        )
+
     def require_answer(self) -> None:
-        """Complain when peers were named and none of them answered.
+        """Complain when no peer has answered, or none of those that were named.
 
         Raises:
             NetworkError: what they did instead.
         """
+        silence = self.silence()
+        if silence is not None:
+            raise silence
         named = [view for view in self.views.values() if self._is_named(view)]
         failed = [view.problem for view in named if view.problem]
         if failed and len(failed) == len(self.named):
             raise NetworkError(
-                "No peer answers",
+                "No machine that you named answers",
                 why="; ".join(failed),
                 hint="check address and port, or: overlaysync doctor",
             )
@@ -256,6 +276,7 @@ class Reach:
 
         Who names peers means those: no time is given to others then.
         """
+        self._looked_s = max(self._looked_s, wait_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while not satisfied():
