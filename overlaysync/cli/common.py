@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from overlaysync.cli.holders import usage_fields
 from overlaysync.cli.output import Output
 from overlaysync.model.names import one_field, printable
 
@@ -235,6 +236,9 @@ def listing_fields(listing: Listing, book: Book, *, fork: bool) -> dict[str, Any
         "note": header.note,
         "peers": list(listing.peers),
         "nodes": list(listing.labels),
+        "machines": listing.machines,
+        "in_use": bool(listing.in_use),
+        "in_use_at": usage_fields(listing.in_use),
     }
 
 

@@ -107,6 +107,7 @@ def _table(listings: list[Listing], book: Book, where: Mapping[bytes, Place], no
     from overlaysync.model.digest import short_id
     from overlaysync.model.names import one_field
     from overlaysync.ops.dates import ago
+    from overlaysync.ops.in_use import in_use_words
     from overlaysync.units import format_size
 
     return aligned(
@@ -117,16 +118,24 @@ def _table(listings: list[Listing], book: Book, where: Mapping[bytes, Place], no
                 short_id(header.content_id),
                 format_size(header.data_size),
                 f"on {one_field(header.parent_name)}" if header.is_layer else "",
-                f"×{len(listing.peers)}" if listing.peers else "here",
+                _how_many(listing),
                 one_field(header.by),
                 ago(header.created, now),
                 quoted(header.note),
                 _standing(listing, listings, book, where),
+                in_use_words(listing.manifest, listing.in_use, now) if listing.in_use else "",
             )
             for listing in listings
             for header in (listing.manifest.header,)
         ]
     )
+
+
+def _how_many(listing: Listing) -> str:
+    """How many machines serve it."""
+    if listing.peers:
+        return f"×{listing.machines}"
+    return "in use" if listing.in_use else "here"
 
 
 def _standing(listing: Listing, listings: list[Listing], book: Book, where: Mapping[bytes, Place]) -> str:
@@ -163,7 +172,7 @@ def peers(
         seen = look_around(node, output, parse_peers(peer), iface or [], wait, tell=False)
     lines = [
         f"{item['node'] or '?':30}  {item['address']:22}  "
-        + (item["problem"] or f"{item['images']} shared  {item['id']}")
+        + (item["problem"] or f"{item['images']} shared{_used(item['in_use'])}  {item['id']}")
         for item in sorted(seen.nodes, key=lambda item: (item["node"], item["address"]))
     ]
     document: dict[str, object] = {"peers": seen.nodes}
@@ -171,3 +180,8 @@ def peers(
         document["error"] = error_fields(seen.silence)
     output.result(document, *lines)
     seen.require_answer()
+
+
+def _used(count: int) -> str:
+    """How many more a VM uses."""
+    return f", {count} in use" if count else ""

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from overlaysync.errors import NetworkError
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
-    from overlaysync.node.reach import PeerView, Reach
+    from overlaysync.node.reach import Reach
+    from overlaysync.node.views import PeerView
     from overlaysync.ops.resolve import Listing
     from overlaysync.ops.timeline import Place
 
@@ -99,7 +100,8 @@ async def look(
                 "node": view.label,
                 "id": node_id(view.public_key) if view.public_key else "",
                 "address": str(view.address),
-                "images": len(view.manifests),
+                "images": len(view.served),
+                "in_use": len(view.manifests) - len(view.served),
                 "problem": problem_of(view),
             }
             for view in reach.nodes()

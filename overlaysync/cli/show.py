@@ -30,6 +30,7 @@ from overlaysync.cli.finding import (
     manifest_of,
     path_of,
 )
+from overlaysync.cli.holders import holder_words, holders
 from overlaysync.cli.looking import LOOK_S, look, newest_first
 from overlaysync.cli.output import Output
 
@@ -105,13 +106,13 @@ def _rows(fields: dict[str, Any], find: Callable[[bytes], ManifestRow | None], n
         label = name.replace("_", " ")
         values = value if isinstance(value, list) else [value]
         for at, item in enumerate(values):
-            text = "  ".join(str(part) for part in item.values()) if isinstance(item, dict) else item
-            lines.append(f"{label if at == 0 else '':13} {_in_words(name, text, find, now)}")
+            lines.append(f"{label if at == 0 else '':13} {_in_words(name, item, find, now)}")
     return lines
 
 
 def _in_words(name: str, value: Any, find: Callable[[bytes], ManifestRow | None], now: float) -> Any:
     """A value for people: versions by their numbers, dates with their age."""
+    from overlaysync.model.names import one_field
     from overlaysync.ops.library import full_name
     from overlaysync.ops.trust_words import age
 
@@ -122,7 +123,13 @@ def _in_words(name: str, value: Any, find: Callable[[bytes], ManifestRow | None]
         return f"{value}{age(value, now)}"
     if name == "fork":
         return "yes, neither side follows the other"
-    return value
+    if name == "in_use":
+        return "yes"
+    if name == "in_use_at":
+        return f"{one_field(value['node'])}{age(value['since'], now) if value['since'] else ''}"
+    if name == "holders":
+        return holder_words(value, now)
+    return "  ".join(map(str, value.values())) if isinstance(value, dict) else value
 
 
 def _show_image(
@@ -141,7 +148,8 @@ def _show_image(
     status = os.stat(known.path)
     fd = open_regular(known.path)
     try:
-        fields["in_use"] = (writer_of(fd) or "another program") if in_use_for_writing(fd) else ""
+        fields["in_use"] = in_use_for_writing(fd)
+        fields["used_by"] = (writer_of(fd) or "another program") if fields["in_use"] else ""
     finally:
         os.close(fd)
     fields["file_size"] = status.st_size
@@ -197,7 +205,9 @@ def _show_reference(
     for listing in _shown(node, output, reference, everything, where):
         fork = where[listing.manifest.id] is Place.FORKED
         fields = listing_fields(listing, node.book(), fork=fork)
-        fields["copies"] = [row.path for row in node.library.holders(listing.manifest.header.result_id)]
+        header = listing.manifest.header
+        fields["holders"] = holders(node, header.content_id, listing.labels, listing.in_use)
+        fields["copies"] = [row.path for row in node.library.holders(header.result_id)]
         shown.append(fields)
     return shown
 

@@ -10,7 +10,8 @@ from overlaysync.cli.looking import note_silent, problem_of
 from overlaysync.cli.output import Output, Settings
 from overlaysync.net.messages import Address
 from overlaysync.node.observer import Silent
-from overlaysync.node.reach import PeerView, Reach
+from overlaysync.node.reach import Reach
+from overlaysync.node.views import PeerView
 
 NAMED = Address("192.0.2.7", 1)
 
