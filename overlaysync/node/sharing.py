@@ -502,7 +502,7 @@ class Share:
         offer = self._offers[manifest_id]
         if is_written(offer.path, offer.chain.top.fd):
             self._use(offer.path, InUse(offer.manifest, timestamp(), offer.past))
-            why = f"a VM writes {offer.path}; it stays listed, and is shared again after that"
+            why = f"a VM writes {offer.path}; it stays listed as in use"
         del self._offers[manifest_id]
         shared = self._shared.pop(manifest_id)
         header = shared.manifest.header
