@@ -17,7 +17,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from yarl import URL
@@ -52,9 +52,12 @@ from overlaysync.net.messages import (
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import ConnectionLostError, DataConnection, Head, SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion, decode_swarm, encode_question
-from overlaysync.net.tls import SERVER_NAME, client_context, node_key
+from overlaysync.net.tls import SERVER_NAME, client_context, shown_by
 from overlaysync.swarm.link import Compression, Link
-from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Nonces, Role, Team, proven
+from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Binding, Role, Team, proven
+
+if TYPE_CHECKING:
+    from overlaysync.trust.certificate import Shown
 
 
 class BusyError(PeerError):
@@ -383,10 +386,10 @@ class Client:
             raise GoneError(f"this node is not in the team of {address}")
         await self._connect(address, connection)
         try:
-            key = _key_behind(address, connection)
-            if address.key not in (b"", key):
+            shown = _shown_behind(address, connection)
+            if address.key not in (b"", shown.node):
                 raise PeerError(f"{address} is another node than was expected")
-            await self._prove(address, connection, team, key)
+            await self._prove(address, connection, team, shown)
         except (PeerError, DecodeError) as error:
             connection.abort()
             raise _no_data(address, error) from None
@@ -395,17 +398,17 @@ class Client:
             raise
 
     async def _prove(
-        self, address: PrivateAddress, connection: DataConnection, team: Team, key: bytes
+        self, address: PrivateAddress, connection: DataConnection, team: Team, shown: Shown
     ) -> None:
         nonce = memoryview(bytearray(NONCE_SIZE))
         head = await connection.begin(_request(address, "nonce"), nonce)
         _check_status(address, head.status, str(head.retry_after))
-        nonces = Nonces(key, bytes(nonce), secrets.token_bytes(NONCE_SIZE))
-        query = encode_proof(nonces.client, team.prove(Role.CLIENT, nonces))
+        binding = Binding(shown.node, shown.lane, bytes(nonce), secrets.token_bytes(NONCE_SIZE))
+        query = encode_proof(binding.client, team.prove(Role.CLIENT, binding))
         proof = memoryview(bytearray(PROOF_SIZE))
         head = await connection.begin(_request(address, f"proof?{query}"), proof)
         _check_status(address, head.status, str(head.retry_after))
-        if not proven(Role.SERVER, (team,), nonces, bytes(proof)):
+        if not proven(Role.SERVER, (team,), binding, bytes(proof)):
             raise GoneError(f"{address} is not in the team")
 
     async def _ask(self, host: _Host, connection: DataConnection, answer: asyncio.Future[Head]) -> Head:
@@ -419,15 +422,15 @@ class Client:
         return head
 
 
-def _key_behind(address: PrivateAddress, connection: DataConnection) -> bytes:
-    """The node key that the peer has shown.
+def _shown_behind(address: PrivateAddress, connection: DataConnection) -> Shown:
+    """What the peer has shown of itself.
 
     Raises:
-        PeerError: it has shown none, or a certificate that cannot even be judged.
+        PeerError: nothing, or a certificate that cannot even be judged.
     """
     assert connection.transport is not None
     try:
-        return node_key(connection.transport)
+        return shown_by(connection.transport)
     except Exception as error:
         raise PeerError(f"{address} shows no usable certificate", why=printable(str(error))) from None
 

@@ -243,7 +243,8 @@ class Server:
                 body = member.challenge()
             case ["v1", "proof"]:
                 query = request.rel_url.raw_query_string
-                body = member.answer(query, self._shelf.public_key, self._teams.values())
+                if self._tls is not None and self._tls.shown is not None:
+                    body = member.answer(query, self._tls.shown, self._teams.values())
             case _ if member.teams:
                 return View(self._shelf, member.teams)
         if body is None:
