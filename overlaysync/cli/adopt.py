@@ -96,7 +96,7 @@ def adopt(
         wait_s=wait,
     )
     addresses = parse_peers(peer)
-    with open_node() as node, interruptible():
+    with open_node(output_of(context)) as node, interruptible():
         work = _Adopting(output_of(context), node, options, addresses, iface or [], accept_master)
         work.run(overlay, master, name, unverified=unverified)
 

@@ -68,11 +68,15 @@ def output_of(context: typer.Context) -> Output:
 
 
 @contextmanager
-def open_node() -> Iterator[Node]:
-    """The node of this home."""
+def open_node(output: Output | None) -> Iterator[Node]:
+    """The node of this home.
+
+    A command's ``output`` is told when the home is a copy of another machine's, which has then a new key.
+    Completion has none: it leaves the key as it is.
+    """
     from overlaysync.node.node import Node
 
-    node = Node.open(os.environ)
+    node = Node.open(os.environ, tell=output.note if output else None)
     try:
         yield node
     finally:

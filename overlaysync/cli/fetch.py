@@ -130,7 +130,7 @@ def fetch(
     work = _Fetching(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), seed, dry_run
     )
-    with open_node() as node, interruptible():
+    with open_node(output_of(context)) as node, interruptible():
         for reference in references:
             check_membership(node, reference)
         asyncio.run(work.run(node, references))

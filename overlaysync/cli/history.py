@@ -60,7 +60,7 @@ def history(
 
     output = output_of(context)
     references = [parse_reference(ref) for ref in refs]
-    with open_node() as node:
+    with open_node(output) as node:
         listed = []
         if not local:
             for reference in references:

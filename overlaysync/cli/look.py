@@ -81,7 +81,7 @@ def ls(
 
     output = output_of(context)
     reference = parse_reference(ref) if ref else None
-    with open_node() as node:
+    with open_node(output) as node:
         book = node.book()
         if local:
             listings = local_listings(node)
@@ -232,7 +232,7 @@ def peers(
     import asyncio
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         nodes = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait, tell=False))[1]
     lines = [
         f"{item['node'] or '?':30}  {item['address']:22}  "
@@ -252,7 +252,7 @@ def identify(
 ) -> None:
     """Print the ids of an image."""
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         known = examine(node, output, path_of(node, path), parse_format(format), accept_master=accept_master)
         fields = image_fields(known)
     lines = [f"{name:7} {fields[name]}" for name in ("disk", "layer", "parent") if fields[name]]
@@ -274,7 +274,7 @@ def show(
 
     output = output_of(context)
     insisted = parse_format(format)
-    with open_node() as node:
+    with open_node(output) as node:
         if is_path(what):
             shown = [_show_image(node, output, what, insisted, accept_master=accept_master)]
         else:

@@ -18,6 +18,7 @@ from overlaysync.cli import (
     doctor,
     fetch,
     history,
+    key,
     look,
     make,
     share,
@@ -46,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (share, fetch, sync, look, history, trusting, make, adopt, verify, tools, team, doctor):
+for module in (share, fetch, sync, look, history, trusting, make, adopt, verify, tools, team, key, doctor):
     module.add_commands(app)
 
 

@@ -60,7 +60,7 @@ def new(
     chosen = parse_format(format) or _suffix_format(path) or Format.QCOW2
     _refuse_raw(chosen)
     check_ending(path, chosen)
-    with open_node() as node:
+    with open_node(output) as node:
         base = master_here(node, output, master, accept=accept_master)
         known = node.maker.new(path, base, format=chosen, now=now())
         note_writable(output, known)
@@ -116,7 +116,7 @@ def promote(
 
     output = output_of(context)
     chosen = parse_format(format)
-    with open_node() as node:
+    with open_node(output) as node:
         overlay = path_of(node, overlay)
         known = examine(node, output, overlay, accept_master=accept_master)
         check_meant(known, (), node.catalog)
@@ -166,7 +166,7 @@ def discard(
     from overlaysync.ops.discard import discard as discard_image
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         overlays = list(dict.fromkeys(path for text in overlays for path in overlays_of(node, output, text)))
         for path in overlays:
             check_discardable(path, node.catalog)
@@ -250,7 +250,7 @@ def rebase(
     output = output_of(context)
     if replace and (name or to):
         raise UsageError("--replace keeps the overlay's name and place", hint="leave --as and --to out")
-    with open_node() as node:
+    with open_node(output) as node:
         overlay = path_of(node, overlay)
         base = master_here(node, output, onto, accept=accept_master)
         beside = [os.path.dirname(os.path.realpath(overlay)), os.path.dirname(base.path)]

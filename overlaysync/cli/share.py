@@ -101,7 +101,7 @@ def share(
         confirm=_confirmation(yes),
     )
     served = _Served(parse_peers(peer), iface or [], port, parse_rate(limit_rate), recheck * _DAY_S or None)
-    with open_node() as node:
+    with open_node(output) as node:
         try:
             asyncio.run(_share(node, output, paths, _audience(team, public), wishes, served))
         except KeyboardInterrupt:  # the usual end: nothing went wrong

@@ -93,7 +93,7 @@ def sync(
     work = _Syncing(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), watch
     )
-    with open_node() as node, interruptible():
+    with open_node(output_of(context)) as node, interruptible():
         for reference in references:
             check_membership(node, reference)
         try:

@@ -45,7 +45,7 @@ def tree(
     from overlaysync.ops.tree_drawing import draw_svg, draw_text
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         family = _family(node)
     document: dict[str, Any] = {"tree": [_entry_fields(row.entry) for row in family.rows]}
     lines = draw_text(family)

@@ -46,7 +46,7 @@ def trust(
     from overlaysync.errors import UsageError
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         if fingerprint is not None:
             _trust(node, output, fingerprint, name, _Look(parse_peers(peer), iface or [], wait))
         elif name is not None:
@@ -72,7 +72,7 @@ def untrust(
     from overlaysync.trust.book import find_publisher
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         book = node.book()
         try:
             publisher = find_publisher(fingerprint, _publishers(book))
@@ -131,7 +131,7 @@ def distrust(
     from overlaysync.ops.trust_words import who
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         book = node.book()
         publisher = _find(node, output, fingerprint, book, _Look(parse_peers(peer), iface or [], wait))
         if publisher == book.own:

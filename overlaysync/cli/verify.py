@@ -66,7 +66,7 @@ def verify(
     how = _How(addresses, insisted, repair=repair, yes=yes, accept_master=accept_master)
     findings: list[Finding] = []
     failed: list[Refusal] = []
-    with open_node() as node:
+    with open_node(output) as node:
         paths = list(dict.fromkeys(path for text in what for path in paths_of(node, text)))
         for path in paths:
             try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from overlaysync.model.names import name_from
+from overlaysync.node.identity import identify, words_of
 from overlaysync.ops.library import Library
 from overlaysync.ops.make import Maker
 from overlaysync.ops.publish import Publisher
@@ -44,10 +45,18 @@ class Node:
     maker: Maker
 
     @classmethod
-    def open(cls, environment: Mapping[str, str]) -> Node:
-        """The node of this home; key and catalog are made at first use."""
+    def open(cls, environment: Mapping[str, str], *, tell: Callable[[str], None] | None = None) -> Node:
+        """The node of this home; key and catalog are made at first use.
+
+        Args:
+            environment: variables.
+            tell: is told when the home is a copy of another machine's, and the key was made anew for that;
+                without it the key is taken as it is.
+        """
         home = Home.from_environment(environment).prepare()
-        key = load_or_make(home.node_key)
+        key, exchange = (load_or_make(home.node_key), None) if tell is None else identify(home)
+        if exchange is not None and tell is not None:
+            tell(words_of(exchange))
         label = node_label(key, environment)
         teams = load_teams(home.teams)
         catalog = Catalog.open(home)
