@@ -253,6 +253,7 @@ class Peer:
         port: the port to try.
         revision: of its catalog, or "".
         items: what it says it has.
+        tls: the port of its private lane, or 0.
     """
 
     label: str
@@ -261,6 +262,7 @@ class Peer:
     port: int
     revision: str = ""
     items: tuple[Item, ...] = ()
+    tls: int = 0
 
 
 class Browser:
@@ -401,7 +403,7 @@ class Browser:
             return
         addresses = self._reachable(info)
         if addresses:
-            self._keep(Peer(label, text.node_id, addresses, info.port, text.revision, text.items))
+            self._keep(Peer(label, text.node_id, addresses, info.port, text.revision, text.items, text.tls))
         else:
             self._doubt(label)
 

@@ -26,11 +26,13 @@ from overlaysync.node.listed import Listed
 from overlaysync.node.nearness import Neighbourhood
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.twins import Twins
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.team_things import things_of
 from overlaysync.store.members import Member, Thing
 from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.trust.keys import node_id
 from overlaysync.units import MIB
 
 SETTLE_S = 0.25
@@ -50,6 +52,9 @@ LISTED_SIZE = 8 * MIB
 
 _OPENED = LISTED_SIZE // MAX_MANIFEST_SIZE
 """Envelopes remembered to be right: in a room many list the same, and each signature takes its time."""
+
+_PROOFS = 4
+"""How often a peer that claims this node's key is asked to prove it when it does not answer."""
 
 _LOOK_S = 10.0
 """A peer that nobody named must have sent its catalog by then."""
@@ -80,6 +85,7 @@ class PeerView:
         size: bytes of the envelopes it lists.
         counted: whether what it lists counts, with all others' that nobody named.
         noted: what was last said of its private lane: a command that stays asks again and again.
+        unproven: how often it has claimed this node's key and could not be asked to prove it.
     """
 
     address: Address
@@ -105,6 +111,7 @@ class PeerView:
 
     counted: bool = False
     noted: str = ""
+    unproven: int = 0
 
 
 @dataclass(slots=True)
@@ -114,6 +121,7 @@ class Reach:
     Attributes:
         faults: unexpected exceptions; none of them ends the search.
         dials: of the addresses that others tell of, the ones that are dialled.
+        twins: other machines with this node's key.
     """
 
     node: Node
@@ -125,6 +133,7 @@ class Reach:
     views: dict[str, PeerView] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     dials: DialBudget = field(default_factory=DialBudget)
+    twins: Twins = field(init=False)
     _asks: AskBudget = field(default_factory=AskBudget)
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -136,6 +145,9 @@ class Reach:
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _open: Callable[[bytes], Manifest] = field(default_factory=lambda: lru_cache(_OPENED)(open_envelope))
     _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
+
+    def __post_init__(self) -> None:
+        self.twins = Twins(self.client, self.observer.note)
 
     @classmethod
     @asynccontextmanager
@@ -365,7 +377,7 @@ class Reach:
 
     def _has_news(self, view: PeerView | None, peer: Peer) -> bool:
         """Whether there is anything to ask a peer for."""
-        if view is None or view.problem:
+        if view is None or view.problem or 0 < view.unproven < _PROOFS:
             return True
         return self.catalogs and view.revision != peer.revision
 
@@ -385,7 +397,7 @@ class Reach:
         view = self.views.setdefault(key, PeerView(addresses[0]))
         if announced:
             view.announced, view.revision = True, announced.revision
-        task = asyncio.create_task(self._look_in_turn(view, addresses, gossip))
+        task = asyncio.create_task(self._look_in_turn(view, addresses, gossip, announced))
         self._asking[key] = task
         task.add_done_callback(lambda _: self._looked(key, announced))
 
@@ -409,7 +421,9 @@ class Reach:
         self._index = None
         self._changed.set()
 
-    async def _look_in_turn(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
+    async def _look_in_turn(
+        self, view: PeerView, addresses: tuple[Address, ...], gossip: bool, announced: Peer | None
+    ) -> None:
         """Fill ``view`` when it is its turn; a peer that the user named need not wait for others.
 
         Whatever goes wrong with one peer is its own problem, unless this machine fails.
@@ -419,10 +433,12 @@ class Reach:
         try:
             if self._is_named(view):
                 await self._look(view, addresses, gossip)
+                await self._look_for_twin(view, announced)
                 return
             async with self._places.place(view.address.host, lambda: limit.reschedule(loop.time())), limit:
                 limit.reschedule(loop.time() + _LOOK_S)
                 await self._look(view, addresses, gossip)
+                await self._look_for_twin(view, announced)
         except (TimeoutError, NoPlaceError):
             view.problem = f"{view.address} takes too long to say what it has"
         except Exception as error:
@@ -466,6 +482,25 @@ class Reach:
         self._cut_lists()
         if gossip:
             await self._ask_its_peers(address)
+
+    async def _look_for_twin(self, view: PeerView, announced: Peer | None) -> None:
+        """Find out whether a peer elsewhere that claims this node's key has it."""
+        said = node_id(view.public_key) if view.public_key else ""
+        claimed = said or (announced.node_id if announced else "")
+        if view.problem or not claimed or self._neighbourhood.is_here(view.address.host):
+            return
+        own = self.node.key.public
+        if claimed != node_id(own):
+            return
+        tls, label = view.tls, view.label
+        if announced is not None:
+            tls, label = tls or announced.tls, label or announced.label
+        try:
+            await self.twins.meet(own, view.address, tls, label)
+            view.unproven = 0
+        except Exception as error:
+            self.faults.contain(error, "asking a peer to prove this machine's key")
+            view.unproven += 1
 
     async def _greet(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Find out where a peer answers, which is told to others; what it has is not needed here."""
