@@ -198,7 +198,14 @@ async def _share(
         async with (
             Client(teams=node.teams) as client,
             Reach.open(
-                node, client, Silent(), peers=peers, interfaces=interfaces, mdns_needed=False, catalogs=False
+                node,
+                client,
+                Silent(),
+                peers=peers,
+                interfaces=interfaces,
+                mdns_needed=False,
+                catalogs=False,
+                alarm=output.note,
             ) as reach,
             serve(
                 share,

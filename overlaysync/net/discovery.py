@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -142,6 +143,10 @@ class Announcer:
         label: ``user@host-abc234``; a suffix is added when another node has it.
         interfaces: names of the interfaces to use; none for all that are usual.
         faults: unexpected exceptions go there.
+
+    Attributes:
+        host: the host name that it announces. Of this process alone, so that nodes with one label, one key
+            and one port are not taken for each other.
     """
 
     def __init__(
@@ -155,6 +160,7 @@ class Announcer:
         self._bounds = bounds
         self._faults = faults or Faults()
         self._multicast = Multicast(interfaces, self._faults)
+        self.host = f"overlaysync-{secrets.token_hex(8)}.local."
         self._name = instance_label(label, bounds.name_length - len("-99"))
         self._announced: Announcement | None = None
         self._info: AsyncServiceInfo | None = None
@@ -223,7 +229,7 @@ class Announcer:
             f"{self.name}.{SERVICE}",
             port=said.port,
             properties=encode_txt(text),
-            server=f"overlaysync-{said.node_id.replace('-', '')[:12]}-{said.port}.local.",
+            server=self.host,
             parsed_addresses=self._addresses(),
         )
 
@@ -293,7 +299,7 @@ class Browser:
         self._faults = faults or Faults()
         self._multicast = Multicast(interfaces, self._faults)
         self.peers: OrderedDict[str, Peer] = OrderedDict()
-        self._own: set[tuple[str, int]] = set()
+        self._own: set[str] = set()
         self._confirmed: dict[str, str] = {}  # label → host that answered
         self._pending: OrderedDict[str, None] = OrderedDict()
         self._wanted = asyncio.Semaphore(0)
@@ -333,11 +339,9 @@ class Browser:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._multicast.close()
 
-    def ignore(self, label: str, port: int) -> None:
-        """This is our own announcement, not a peer."""
-        self._own.add((label, port))
-        if label in self.peers and self.peers[label].port == port:
-            self._drop(label)
+    def ignore(self, host: str) -> None:
+        """What is announced at this host name is our own, not a peer; told before it is announced."""
+        self._own.add(host)
 
     def found(self) -> tuple[Peer, ...]:
         """The peers at this moment."""
@@ -399,7 +403,7 @@ class Browser:
             return
         text = decode_txt(info.properties)
         label = _label(name)
-        if text is None or not info.port or (label, info.port) in self._own:
+        if text is None or not info.port or info.server in self._own:
             return
         addresses = self._reachable(info)
         if addresses:

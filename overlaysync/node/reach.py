@@ -121,6 +121,7 @@ class Reach:
     Attributes:
         faults: unexpected exceptions; none of them ends the search.
         dials: of the addresses that others tell of, the ones that are dialled.
+        alarm: is told of other machines with this node's key; None for the observer.
         twins: other machines with this node's key.
     """
 
@@ -133,6 +134,7 @@ class Reach:
     views: dict[str, PeerView] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     dials: DialBudget = field(default_factory=DialBudget)
+    alarm: Callable[[str], None] | None = None
     twins: Twins = field(init=False)
     _asks: AskBudget = field(default_factory=AskBudget)
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -147,7 +149,7 @@ class Reach:
     _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
 
     def __post_init__(self) -> None:
-        self.twins = Twins(self.client, self.observer.note)
+        self.twins = Twins(self.client, self.alarm or self.observer.note)
 
     @classmethod
     @asynccontextmanager
@@ -161,6 +163,7 @@ class Reach:
         interfaces: Iterable[str] = (),
         mdns_needed: bool = True,
         catalogs: bool = True,
+        alarm: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Reach]:
         """Begin to look for peers: the named ones, and all that announce themselves.
 
@@ -181,7 +184,9 @@ class Reach:
             if mdns_needed and not named:
                 raise
             observer.note(str(error))
-        reach = cls(node, client, observer, browser, named=named, catalogs=catalogs, faults=faults)
+        reach = cls(
+            node, client, observer, browser, named=named, catalogs=catalogs, faults=faults, alarm=alarm
+        )
         if browser is not None:
             browser.still_there = reach._still_there
         watcher = asyncio.create_task(reach._watch())
@@ -224,10 +229,10 @@ class Reach:
                     found[str(endpoint)] = (endpoint, manifest)
         return self._index.get((content, team), {})
 
-    def ignore(self, name: str, port: int) -> None:
-        """This node's own announcement is nobody else."""
+    def ignore(self, host: str) -> None:
+        """What is announced at this host name is this node's own."""
         if self.browser is not None:
-            self.browser.ignore(name, port)
+            self.browser.ignore(host)
 
     def answering(self) -> list[Address]:
         """Addresses of the nodes that have answered."""

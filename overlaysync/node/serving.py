@@ -52,12 +52,12 @@ async def serve(
         share.neighbours = lambda: [str(address) for address in reach.answering()]
     with _own_label(node, port) as label:
         announcer = Announcer(label, interfaces=tuple(interfaces), faults=faults)
+        if reach is not None:
+            reach.ignore(announcer.host)
         where = ""
         try:
             async with asyncio.timeout(ANNOUNCE_S):
                 where = await announcer.start(_announcement(share, server))
-            if reach is not None:
-                reach.ignore(announcer.name, port)
         except NetworkError as error:
             share.observer.note(f"not announced: {error}")
         except TimeoutError:

@@ -41,7 +41,7 @@ class Twin:
         )
 
 
-ADVICE = f"on the one of the two that is a copy of the other, type: {NEW}"
+ADVICE = f"on the machine that is the copy, type: {NEW}"
 
 
 @dataclass(slots=True)
@@ -80,6 +80,6 @@ class Twins:
         if shown.machine not in self.found and len(self.found) < _MAX:
             self.found[shown.machine] = twin = Twin(label, address.host)
             self.note(
-                f"{twin.words}: others take the two for one, and cannot tell what either of them published.\n"
+                f"{twin.words}. Others take the two for one machine and one publisher.\n"
                 f"  {ADVICE[0].upper()}{ADVICE[1:]}"
             )
