@@ -119,8 +119,7 @@ class Chain:
         """Fill ``buffer`` with guest bytes from ``offset`` on; several threads may do so at once.
 
         Raises:
-            ImageError: a compressed cluster is damaged.
-            OSError: reading fails.
+            ImageError: a compressed cluster is damaged, or a disk cannot read it.
         """
         for image, extent in self.extents(offset, len(buffer)):
             part = buffer[extent.offset - offset :][: extent.length]

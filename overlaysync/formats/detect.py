@@ -69,8 +69,10 @@ def open_image(path: str, format: Format | None = None, vouched: Vouched = never
         if reason and not vouched(path, found):
             raise ImageError(reason, path=path, hint=how_to_insist(path, found))
         return image
-    except BaseException:
+    except BaseException as error:
         os.close(fd)
+        if isinstance(error, OSError):
+            raise ImageError(f"it cannot be read ({error.strerror})", path=path) from error
         raise
 
 

@@ -81,12 +81,12 @@ def pread_exact(fd: int, length: int, offset: int, *, path: str) -> bytes:
     The caller bounds ``length``; it is allocated.
 
     Raises:
-        ImageError: the file ends before.
+        ImageError: the file ends before, or its disk cannot read it.
     """
     parts = []
     missing = length
     while missing:
-        part = os.pread(fd, missing, offset + length - missing)
+        part = pread_some(fd, missing, offset + length - missing, path=path)
         if not part:
             raise ImageError("the file ends too early", path=path, offset=offset + length - missing)
         parts.append(part)
@@ -94,15 +94,53 @@ def pread_exact(fd: int, length: int, offset: int, *, path: str) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def read_padded(fd: int, offset: int, buffer: memoryview) -> None:
-    """Fill ``buffer`` from ``offset``; what lies past the end of the file is zero."""
+def pread_some(fd: int, length: int, offset: int, *, path: str) -> bytes:
+    """Read at most ``length`` bytes at ``offset``, none at the end of the file.
+
+    Raises:
+        ImageError: the disk cannot read them.
+    """
+    try:
+        return os.pread(fd, length, offset)
+    except OSError as error:
+        raise _failing(f"the disk cannot read the file at byte {offset} ({error.strerror})", path) from error
+
+
+def read_padded(fd: int, offset: int, buffer: memoryview, *, path: str, guest: int) -> None:
+    """Fill ``buffer`` from ``offset``; what lies past the end of the file is zero.
+
+    Args:
+        fd: the open file.
+        offset: where in the file.
+        buffer: what is filled.
+        path, guest: the file and the guest offset that ``offset`` holds, for an error.
+
+    Raises:
+        ImageError: the disk cannot read it; it names the guest offset.
+    """
     filled = 0
     while filled < len(buffer):
-        count = os.preadv(fd, [buffer[filled:]], offset + filled)
+        try:
+            count = os.preadv(fd, [buffer[filled:]], offset + filled)
+        except OSError as error:
+            raise unreadable(error, path, guest + filled) from error
+        if count == len(buffer):
+            return
         if not count:
             break
         filled += count
     fill_zeros(buffer[filled:])
+
+
+def unreadable(error: OSError, path: str, guest: int) -> ImageError:
+    """Return the error for bytes of a guest's disk that cannot be read."""
+    return _failing(f"the disk cannot read what the guest has at offset {guest:#x} ({error.strerror})", path)
+
+
+def _failing(reason: str, path: str) -> ImageError:
+    heal = f"overlaysync verify --repair {shlex.quote(path)}"
+    hint = f"the disk may be failing: see dmesg; to heal the image: {heal}"
+    return ImageError(reason, path=path, hint=hint)
 
 
 def fill_zeros(buffer: memoryview) -> None:

@@ -146,8 +146,7 @@ class Image(ABC):
         """Fill ``buffer`` (``extent.length`` bytes) with a DATA extent; bytes past the file's end are zero.
 
         Raises:
-            ImageError: a compressed cluster does not inflate to its size.
-            OSError: reading fails.
+            ImageError: a compressed cluster does not inflate to its size, or the disk cannot read it.
         """
 
     def close(self) -> None:

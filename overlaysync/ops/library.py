@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from overlaysync.errors import BaseImageError, InUseError, OverlaysyncError
+from overlaysync.errors import BaseImageError, ImageError, InUseError, OverlaysyncError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format, Geometry
 from overlaysync.formats.locks import hold_read_lock
@@ -328,18 +328,19 @@ class Library:
     ) -> Known:
         before = chain.fingerprints()
         keeper = PageKeeper(self.catalog)
-        if parent is None:
-            layer = None
-            disk = hash_disk(chain, keeper.keep, progress)
-        else:
-            layer = layer or hash_layer(chain, parent.disk.id, keeper.keep, progress)
-            keeper.flush()
-            disk = combine(parent.disk, layer, self.load_page, chain, keeper.keep)
+        try:
+            if parent is None:
+                layer = None
+                disk = hash_disk(chain, keeper.keep, progress)
+            else:
+                layer = layer or hash_layer(chain, parent.disk.id, keeper.keep, progress)
+                keeper.flush()
+                disk = combine(parent.disk, layer, self.load_page, chain, keeper.keep)
+        except ImageError:
+            _check_unchanged(chain, before)  # what was cut off or written over meanwhile is no damage
+            raise
         keeper.flush()
-        if before != chain.fingerprints():
-            raise InUseError(
-                f"{chain.top.path} changed while it was read", hint="try again when nothing writes to it"
-            )
+        _check_unchanged(chain, before)
         path, geometry = os.path.realpath(chain.top.path), chain.top.geometry
         return Known(path, geometry, disk, layer, parent, before, self._notes(chain))
 
@@ -364,6 +365,18 @@ class Library:
         )
         self.catalog.remember_image(row)
         return row
+
+
+def _check_unchanged(chain: Chain, before: tuple[Fingerprint, ...]) -> None:
+    """Refuse a mixture of what the files of a chain held at different times.
+
+    Raises:
+        InUseError: one has changed.
+    """
+    for image, old, new in zip(chain.images, before, chain.fingerprints(), strict=True):
+        if old != new:
+            hint = "try again when nothing writes to it"
+            raise InUseError(f"{image.path} changed while it was read", hint=hint)
 
 
 def vouched_by(catalog: Catalog) -> Vouched:
