@@ -113,6 +113,7 @@ class Image(ABC):
 
     Attributes:
         path: the path it was opened by.
+        real_path: the same without symlinks, as it was then: later it may lead elsewhere.
         fd: the open file, O_RDONLY.
         geometry: format and cluster sizes.
         virtual_size: guest bytes, a multiple of 512.
@@ -122,6 +123,7 @@ class Image(ABC):
     """
 
     path: str
+    real_path: str
     fd: int
     geometry: Geometry
     virtual_size: int

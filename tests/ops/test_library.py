@@ -11,8 +11,9 @@ from overlaysync.errors import BaseImageError, ImageError, InUseError, NotAllowe
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.ops import library as library_module
+from overlaysync.ops.folders import image_files
 from overlaysync.ops.hashing import hash_disk
-from overlaysync.ops.library import Known, image_files
+from overlaysync.ops.library import Known
 from overlaysync.ops.publish import Publisher
 from overlaysync.ops.recheck import recheck
 from overlaysync.ops.verify import verify
