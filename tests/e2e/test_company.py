@@ -80,6 +80,7 @@ def test_two_who_fetch_give_each_other_what_they_have(lab: Lab, master: Path) ->
 @pytest.mark.slow
 def test_who_is_done_stays_while_others_need_it_and_not_longer(lab: Lab, master: Path) -> None:
     share = slow_share(lab, master, "50M")
+    # Slow enough to be at it still when the three others have started and are done, on a busy machine too.
     slow = start(lab, "slow", master, share, "--limit-rate", "2M")
     until((lab.node("slow").place / f".{master.name}.part").exists, what="the slow fetch's part")
     stays, ends = start(lab, "stays", master, share), start(lab, "ends", master, share)
