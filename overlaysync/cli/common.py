@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from overlaysync.formats.image import Format
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
+    from overlaysync.ops.again import Again
     from overlaysync.ops.believe import Versions
     from overlaysync.ops.library import Known
     from overlaysync.ops.resolve import Listing
@@ -145,6 +146,27 @@ def parse_rate(text: str | None) -> int | None:
             hint="for 20 MiB a second: --limit-rate 20M",
         )
     return rate
+
+
+def again_of(
+    to: str,
+    masters: Sequence[str] | None,
+    peers: Sequence[str] | None,
+    interfaces: Sequence[str] | None,
+    name: str | None = None,
+    format: str | None = None,
+    *,
+    trusted_only: bool = False,
+) -> Again:
+    """The options of a fetch or sync that the commands in its errors repeat: all that were given."""
+    from overlaysync.ops.again import Again
+
+    options = ["--to", to] if to != "." else []
+    options += [word for path in masters or () for word in ("--masters", path)]
+    options += [word for peer in peers or () for word in ("--peer", peer)]
+    options += [word for interface in interfaces or () for word in ("--iface", interface)]
+    options += ["--trusted-only"] if trusted_only else []
+    return Again("", tuple(options), name, format)
 
 
 def compression() -> Compression:

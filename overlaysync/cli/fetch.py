@@ -12,6 +12,7 @@ from overlaysync.cli.common import (
     PeerOption,
     RateOption,
     WaitOption,
+    again_of,
     compression,
     image_fields,
     interruptible,
@@ -126,6 +127,7 @@ def fetch(
         rules=Rules(replace, discard_changes),
         trusted_only=trusted_only,
         wait_s=wait,
+        again=again_of(to, masters, peer, iface, name, format, trusted_only=trusted_only),
     )
     work = _Fetching(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), seed, dry_run
@@ -204,7 +206,7 @@ class _Fetching:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
                     await passing.linger()
             if collection.refusals:
-                total = len(collection.refusals) + len({result.manifest.id for result in results})
+                total = len(collection.refusals) + len({one.choice.manifest.id for one in brought})
                 for refusal in collection.refusals:
                     self._output.note("\n".join(refusal_lines(refusal)))
                 raise of_several(collection.refusals, total, "could not be fetched")
@@ -216,7 +218,7 @@ class _Fetching:
             header = brought.choice.manifest.header
             self._output.note(
                 f"  {header.full_name}:{newer.version} follows it and is within reach: "
-                f"overlaysync fetch {header.full_name} --replace"
+                + self._options.again.about(header.full_name).fetch("--replace")
             )
 
     def _print(
@@ -295,8 +297,10 @@ def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
         output.note(f"{text}  from {', '.join(step.listing.labels) or 'no peer'}")
     # Where missing masters go, when that is not where the user would expect them.
     masters, place = options.masters, options.masters_place
-    if masters and place != masters[0] and any(step.brought for step in steps):
-        beside = "" if place in masters else ", beside the overlay"
+    missing = [step for step in steps if step.brought or not step.header.is_layer]
+    if masters and place != masters[0] and any(os.path.dirname(step.path) == place for step in missing):
+        brought = any(step.brought for step in missing)
+        beside = ", beside the overlay" if brought and place not in masters else ""
         output.note(f"  {masters[0]} is not writable: the missing master goes to {place}{beside}")
 
 

@@ -168,9 +168,11 @@ def overlays_of(node: Node, output: Output, text: str) -> list[str]:
     from overlaysync.model.reference import parse_reference
     from overlaysync.ops.present import files_meant
 
-    if is_path(text) or not parse_reference(text).is_many:
+    if is_path(text):
         return [path_of(node, text, copies=False)]
     files = files_meant(node.library, node.book(), parse_reference(text))
+    if not parse_reference(text).is_many:
+        return [path_of(node, text, copies=False)]
     overlays = [file.path for file in files if file.is_overlay]
     for file in files:
         if overlays and not file.is_overlay:

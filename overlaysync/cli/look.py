@@ -436,5 +436,5 @@ def _shown(
             return sorted(sides, key=lambda item: _newest_first(item, where))
     listing, problem = to_look_at(reference, listings, book, node.catalog.versions, now=now())
     if problem:
-        output.note(f"fetch would refuse it: {problem}")
+        output.note(f"fetch would refuse {listing.manifest.header.full_name}: {problem}")
     return [listing]

@@ -12,6 +12,7 @@ from overlaysync.cli.common import (
     PeerOption,
     RateOption,
     WaitOption,
+    again_of,
     compression,
     interruptible,
     of_several,
@@ -86,10 +87,11 @@ def sync(
     from overlaysync.node.syncing import check_followable, sync_options
 
     references = [parse_reference(ref) for ref in refs]
+    again = again_of(to, masters, peer, iface)
     for reference in references:
-        check_followable(reference)
+        check_followable(reference, again)
     directories = [os.path.abspath(path) for path in masters or ()]
-    options = sync_options(os.path.abspath(to), directories, wait_s=wait)
+    options = sync_options(os.path.abspath(to), directories, wait_s=wait, again=again)
     work = _Syncing(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), watch
     )

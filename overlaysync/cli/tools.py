@@ -92,7 +92,7 @@ def _entry_fields(entry: Entry) -> dict[str, Any]:
         "virtual_size": entry.virtual_size,
         "data_size": entry.data_size,
         "disk": text(entry.disk),
-        "layer": text(entry.id) if entry.kind is EntryKind.OVERLAY else None,
+        "layer": text(entry.content) if entry.kind is EntryKind.OVERLAY else None,
         "parent": text(entry.parent),
         "stands_on": text(entry.base),
         "promoted_to": text(entry.promoted),

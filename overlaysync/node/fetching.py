@@ -36,6 +36,7 @@ from overlaysync.node.observer import Observer
 from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
+from overlaysync.ops.again import Again
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
@@ -44,7 +45,7 @@ from overlaysync.ops.library import Known, PageKeeper, find_base, image_files
 from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
-from overlaysync.ops.plan import Step, plan_fetch
+from overlaysync.ops.plan import Step, place_of, plan_fetch
 from overlaysync.ops.publish import keep_manifest, stem
 from overlaysync.ops.replacement import Rules, Verdict, check_still, judge
 from overlaysync.ops.resolve import Listing
@@ -78,6 +79,7 @@ class Options:
         rules: which files may be replaced.
         trusted_only: whether only publishers count that the user has said to trust.
         wait_s: how long to look for peers.
+        again: what a command needs that fetches one of the things into the same places.
     """
 
     to: str = "."
@@ -87,6 +89,7 @@ class Options:
     rules: Rules = field(default_factory=Rules)
     trusted_only: bool = False
     wait_s: float = 4.0
+    again: Again = field(default_factory=Again)
 
     @property
     def directories(self) -> list[str]:
@@ -176,9 +179,10 @@ class Fetch:
     def _choose(self, reference: Reference) -> Found:
         about = (reference, self.reach.listings(), self.node.book(), self.node.catalog.versions)
         trusted_only = self.options.trusted_only
+        again = self.options.again
         if not reference.is_many:
-            return Found((choose(*about, now=now(), trusted_only=trusted_only),))
-        choices, refusals = choose_all(*about, now=now(), trusted_only=trusted_only)
+            return Found((choose(*about, now=now(), trusted_only=trusted_only, again=again),))
+        choices, refusals = choose_all(*about, now=now(), trusted_only=trusted_only, again=again)
         # Overlays first: they say which masters are brought along, and where those go.
         choices.sort(key=lambda choice: not choice.manifest.header.is_layer)
         return Found(tuple(choices), tuple(refusals))
@@ -215,16 +219,16 @@ class Fetch:
         later = [one.header for one in same if history.is_before(id, one.id)]
         return max(later, key=lambda one: one.version, default=None)
 
-    async def plan(self, wanted: Listing, *, as_master: bool = False) -> list[Step]:
-        """The steps that bring ``wanted`` here; waits a little for somebody to have its master.
+    async def plan(self, wanted: Listing, choice: Choice) -> list[Step]:
+        """The steps that bring ``wanted`` here; waits a little for a peer to have its master.
 
         Args:
-            wanted: what.
-            as_master: whether a master belongs to the masters, as one of a whole team does.
+            wanted: what: a claim of what was chosen.
+            choice: what was chosen.
         """
         masters = self.options.masters_place
         to = self.options.to
-        if as_master and not wanted.manifest.header.is_layer:
+        if not wanted.manifest.header.is_layer:
             to = await asyncio.to_thread(self._place_of_master, wanted.manifest.header)
         parent = wanted.manifest.header.parent
 
@@ -237,6 +241,7 @@ class Fetch:
                 masters=masters,
                 name=self.options.name,
                 format=self.options.format,
+                again=self._again(choice),
             )
 
         def somebody_has_it() -> bool:
@@ -288,7 +293,7 @@ class Fetch:
             NotAllowedError: it is a step back, and nothing newer is here.
         """
         try:
-            verdict = await asyncio.to_thread(self._judge, steps[-1])
+            verdict = await asyncio.to_thread(self._judge, steps[-1], choice)
         except BaseImageError:
             if len(steps) == 1:
                 raise
@@ -306,7 +311,7 @@ class Fetch:
         await self.judge(steps, choice)
         results = []
         for step in steps:
-            fetched = await self._make_or_find(step)
+            fetched = await self._make_or_find(step, choice)
             # In a thread: another process may hold the catalog for a while, and others are served meanwhile.
             await asyncio.to_thread(keep_manifest, self.node.catalog, step.listing.manifest, at=timestamp())
             await asyncio.to_thread(self._hold, step, fetched)
@@ -317,8 +322,10 @@ class Fetch:
     def _place_of_master(self, header: Header) -> str:
         """The directory of masters that has it, even one that cannot be written; else where masters go."""
         here = {row.path for row in self.node.library.holders(header.result_id)}
-        for directory in self.options.masters:
-            if os.path.realpath(os.path.join(directory, f"{header.name}.{header.format}")) in here:
+        options = self.options
+        for directory in options.masters:
+            path = place_of(header, directory, name=options.name, format=options.format)
+            if os.path.realpath(path) in here:
                 return directory
         return self.options.masters_place
 
@@ -335,7 +342,10 @@ class Fetch:
             now=now(),
         )
 
-    def _judge(self, step: Step) -> Verdict:
+    def _again(self, choice: Choice) -> Again:
+        return self.options.again.about(choice.asked or choice.manifest.header.full_name)
+
+    def _judge(self, step: Step, choice: Choice) -> Verdict:
         return judge(
             self.node.library,
             step.path,
@@ -344,16 +354,17 @@ class Fetch:
             own=self.node.key.public,
             now=now(),
             brought=step.brought,
+            again=self._again(choice),
         )
 
-    async def _make_or_find(self, step: Step) -> Fetched:
+    async def _make_or_find(self, step: Step, choice: Choice) -> Fetched:
         """Make the image, unless it is at its place, or another process makes it there meanwhile."""
-        verdict = await asyncio.to_thread(self._judge, step)
+        verdict = await asyncio.to_thread(self._judge, step, choice)
         if verdict.known is None:
             try:
                 return await self.make(step, verdict)
             except WouldDestroyError:
-                verdict = await asyncio.to_thread(self._judge, step)
+                verdict = await asyncio.to_thread(self._judge, step, choice)
                 if verdict.known is None:
                     raise
         return Fetched(step.listing.manifest, verdict.known, True, Transfer(), verdict)

@@ -17,6 +17,7 @@ from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
+from overlaysync.ops.again import Again
 from overlaysync.ops.library import Known, is_read_only
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Verdict
@@ -73,7 +74,9 @@ async def repair(
                 "or may be written",
                 hint=f"heal that one first: overlaysync verify --repair '{below}'"
                 if below
-                else f"overlaysync fetch {short_id(header.parent_id or b'')}",
+                else Again(
+                    short_id(header.parent_id or b""), ("--to", os.path.dirname(verdict.path))
+                ).fetch(),
             )
         step = Step(
             listing,

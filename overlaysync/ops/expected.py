@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
 
@@ -19,6 +19,7 @@ from overlaysync.formats.chain import backing_path
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.recognition import always
 from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.ops.trust_words import who
 from overlaysync.store.catalog import Catalog, ImageRow
 
 
@@ -48,6 +49,7 @@ class Expected:
             guest's work.
         since: what it was published as, or when it was made or read, for people.
         also: other disks that are right as well: overlays were made on it at different times.
+        published: a version with that content that is known here, and by whom; "" for none.
     """
 
     path: str
@@ -57,6 +59,7 @@ class Expected:
     file: Fingerprint
     since: str
     also: tuple[bytes, ...] = ()
+    published: str = ""
 
     @property
     def content(self) -> bytes:
@@ -71,9 +74,11 @@ class Expected:
     @property
     def words(self) -> str:
         """How it is known, to be said of a file that is as it must be."""
+        if self.basis is Basis.PUBLISHED:
+            return f"as it was when published as {self.since}"
+        if self.published:
+            return f"as it was published: {self.published}"
         match self.basis:
-            case Basis.PUBLISHED:
-                return f"as it was when published as {self.since}"
             case Basis.MADE:
                 return f"as it was made here on {self.since}; it was never published"
             case Basis.STOOD_ON:
@@ -84,7 +89,13 @@ class Expected:
 
 def expected_at(catalog: Catalog, path: str) -> Expected | None:
     """Return what the file at the real path ``path`` must hold; None when nothing is known of it."""
-    return pledged_at(catalog, path) or _stood_on(catalog, path) or _read(catalog, path)
+    found = pledged_at(catalog, path) or _stood_on(catalog, path) or _read(catalog, path)
+    if found is None or found.basis is Basis.PUBLISHED:
+        return found
+    # A file that was moved or copied here, or made anew: nothing is noted of its path, but of its content.
+    rows, name = catalog.manifests(content=found.content), os.path.splitext(os.path.basename(path))[0]
+    row = min(rows, key=lambda row: row.name != name, default=None)
+    return replace(found, published=f"{row.title} by {who(row.publisher, row.label)}") if row else found
 
 
 def pledged_at(catalog: Catalog, path: str) -> Expected | None:

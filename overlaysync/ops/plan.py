@@ -11,6 +11,7 @@ from overlaysync.formats.image import Format
 from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
+from overlaysync.ops.again import Again
 from overlaysync.ops.library import Known
 from overlaysync.ops.publish import image_path
 from overlaysync.ops.resolve import Listing
@@ -57,6 +58,7 @@ def plan_fetch(
     masters: str,
     name: str | None = None,
     format: Format | None = None,
+    again: Again | None = None,
 ) -> list[Step]:
     """The steps that bring ``wanted`` to the directory ``to``, the lowest missing master first.
 
@@ -68,25 +70,35 @@ def plan_fetch(
         masters: directory for bases that are brought along.
         name: name of the file instead of the manifest's.
         format: format of the wanted image instead of the sender's.
+        again: the command for it; None for it by its name.
 
     Raises:
         BaseImageError: a base is neither here nor within reach.
         UsageError: an overlay was asked for as raw, or under a name with another format's ending.
     """
     header = wanted.manifest.header
+    again = again or Again(header.full_name)
     if header.is_layer and format is Format.RAW:
         raw = image_path(to, name, format) if name else os.path.join(to, f"{header.name}.raw")
         called = os.path.splitext(raw)[0]
+        plain = replace(again, format=None, name=os.path.basename(called) if name else None)
         raise UsageError(
             f"'{header.name}' is an overlay and raw files cannot be overlays",
-            hint=f"the same without --format, then: overlaysync promote '{called}.{header.format}' "
+            hint=f"{plain.fetch()}, then: overlaysync promote '{called}.{header.format}' "
             f"--as {os.path.basename(called)} --format raw",
         )
     everything = list(listings)
+    path = place_of(header, to, name=name, format=format)
+    steps = [Step(wanted, path, format or Format(header.format))]
+    return _on_bases(steps, everything, find_base, masters, again)
+
+
+def place_of(header: Header, directory: str, *, name: str | None, format: Format | None) -> str:
+    """Return the path in ``directory`` of what was asked for; arguments as for :func:`plan_fetch`."""
     chosen = format or Format(header.format)
-    path = image_path(to, name, chosen) if name else os.path.join(to, f"{header.name}.{chosen.value}")
-    steps = [Step(wanted, path, chosen)]
-    return _on_bases(steps, everything, find_base, masters)
+    if name:
+        return image_path(directory, name, chosen)
+    return os.path.join(directory, f"{header.name}.{chosen.value}")
 
 
 def plan_master(disk: bytes, listings: Iterable[Listing], find_base: FindBase, *, masters: str) -> list[Step]:
@@ -107,10 +119,12 @@ def plan_master(disk: bytes, listings: Iterable[Listing], find_base: FindBase, *
         return []
     header = listing.manifest.header
     step = Step(listing, _free_path(masters, header, []), Format(header.format), brought=True)
-    return _on_bases([step], everything, find_base, masters)
+    return _on_bases([step], everything, find_base, masters, Again(header.full_name))
 
 
-def _on_bases(steps: list[Step], everything: list[Listing], find_base: FindBase, masters: str) -> list[Step]:
+def _on_bases(
+    steps: list[Step], everything: list[Listing], find_base: FindBase, masters: str, again: Again
+) -> list[Step]:
     """The steps with those for missing bases in front of them."""
     wanted = steps[0].listing
     header = wanted.manifest.header
@@ -119,11 +133,11 @@ def _on_bases(steps: list[Step], everything: list[Listing], find_base: FindBase,
         base = find_base(header)
         if base is not None:
             steps[-1] = replace(steps[-1], base=base.path, base_here=True)
-            _check_lineage(steps, base)
+            _check_lineage(steps, base, again)
             break
         below = _maker(header.parent_id, everything, wanted.manifest.publisher)
         if below is None or len(steps) >= MAX_LINEAGE:
-            raise _no_base(header, everything)
+            raise _no_base(header, everything, again)
         header = below.manifest.header
         path = _free_path(masters, header, steps)
         steps[-1] = replace(steps[-1], base=path)
@@ -131,7 +145,7 @@ def _on_bases(steps: list[Step], everything: list[Listing], find_base: FindBase,
     return steps[::-1]
 
 
-def _check_lineage(steps: list[Step], base: Known) -> None:
+def _check_lineage(steps: list[Step], base: Known, again: Again) -> None:
     """Refuse to write over an image that is below, and chains deeper than can be read."""
     below = {image.path for image in base.lineage}
     if len(steps) + len(below) > MAX_LINEAGE:
@@ -142,7 +156,7 @@ def _check_lineage(steps: list[Step], base: Known) -> None:
     for step in steps:
         if os.path.realpath(step.path) in below:
             raise WouldDestroyError(
-                f"{step.path} is what '{step.header.name}' stands on", hint="choose another name with --as"
+                f"{step.path} is what '{step.header.name}' stands on", hint=again.fetch("--as", "NAME")
             )
 
 
@@ -168,7 +182,7 @@ def _maker(disk: bytes, listings: list[Listing], publisher: bytes) -> Listing | 
     return next(iter(fitting), None)
 
 
-def _no_base(header: Header, listings: list[Listing]) -> BaseImageError:
+def _no_base(header: Header, listings: list[Listing], again: Again) -> BaseImageError:
     assert header.parent_id is not None
     wanted = short_id(header.parent_id)
     called = one_field(header.parent_name) or "?"
@@ -184,5 +198,6 @@ def _no_base(header: Header, listings: list[Listing]) -> BaseImageError:
         f"Cannot rebuild '{header.name}': its master is missing",
         why=why,
         hint=f"ask {one_field(header.by) or 'its publisher'} to share it, or try: "
-        f"overlaysync fetch {wanted} --peer HOST; if it is on this machine: --masters DIR",
+        f"{again.other(wanted).fetch('--peer', 'HOST')}; "
+        f"if it is on this machine: {again.fetch('--masters', 'DIR')}",
     )

@@ -65,7 +65,10 @@ def files_meant(library: Library, book: Book, reference: Reference) -> list[Pres
     """
     found = _fitting(reference, present_files(library), book)
     if not found:
-        raise _not_here(reference)
+        raise NotFoundError(
+            f"'{reference}' is not on this machine",
+            hint="overlaysync ls --local, for the names that are; overlaysync tree, for all files",
+        )
     return found
 
 
