@@ -204,8 +204,9 @@ class _Adopting:
         """Write the overlay to a new file on the master that ``known`` was read over."""
         from overlaysync.node.node import now, timestamp
         from overlaysync.ops.adopt import note_history
+        from overlaysync.ops.audience import stem
         from overlaysync.ops.backing import mark_meant
-        from overlaysync.ops.publish import image_path, stem
+        from overlaysync.ops.publish import image_path
 
         assert known.parent is not None
         for note in known.notes:

@@ -202,7 +202,7 @@ def image_fields(
         versions: all versions ever seen here, which say whether it is one side of a fork.
     """
     from overlaysync.model.digest import format_id
-    from overlaysync.ops.publish import stem
+    from overlaysync.ops.audience import stem
     from overlaysync.ops.timeline import is_fork
     from overlaysync.trust.keys import node_id
 

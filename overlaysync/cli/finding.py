@@ -216,7 +216,7 @@ def local_listings(node: Node) -> list[Listing]:
 
 def manifest_of(node: Node, known: Known) -> Manifest | None:
     """The version this content is known as here: the one that the file holds first, then one of its name."""
-    from overlaysync.ops.publish import stem
+    from overlaysync.ops.audience import stem
     from overlaysync.trust.envelope import open_envelope
 
     held = node.catalog.held_at(known.path)

@@ -243,9 +243,10 @@ def rebase(
     """Move an overlay to another master, losing nothing, in a new file."""
     from overlaysync.errors import UsageError
     from overlaysync.node.node import now
+    from overlaysync.ops.audience import stem
     from overlaysync.ops.backing import check_meant
     from overlaysync.ops.discard import check_discardable
-    from overlaysync.ops.publish import image_path, stem
+    from overlaysync.ops.publish import image_path
 
     output = output_of(context)
     if replace and (name or to):

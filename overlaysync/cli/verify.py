@@ -241,8 +241,8 @@ def _refuse_to_lose(verdict: Verdict, lost: str, how: _How) -> None:
 
 def _unlike_its_name(node: Node, verdict: Verdict) -> str:
     """The name of a master's file when others of that name are known, and none has its content."""
+    from overlaysync.ops.audience import stem
     from overlaysync.ops.expected import Basis
-    from overlaysync.ops.publish import stem
 
     expected = verdict.expected
     if verdict.damage or expected.layer is not None or expected.basis is Basis.PUBLISHED:

@@ -46,7 +46,7 @@ from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step, place_of, plan_fetch
-from overlaysync.ops.publish import keep_manifest, stem
+from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Rules, Verdict, check_still, judge
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.trust_words import only_distrusted
@@ -379,7 +379,9 @@ class Fetch:
         if noted and fetched.already and not is_news(catalog, before, manifest):
             return
         ids = settled(catalog, manifest, (*before, *fetched.verdict.superseded))
-        catalog.hold(Held(path, manifest.header.team, stem(path), ids, fetched.known.files[0]))
+        header = manifest.header
+        # Its next version is one of the thing that it is, whatever the file is called here.
+        catalog.hold(Held(path, header.team, header.name, ids, fetched.known.files[0]))
 
     # -- making one image ----------------------------------------------------------------------------
 

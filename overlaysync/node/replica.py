@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from overlaysync.errors import OverlaysyncError
 from overlaysync.formats.chain import Chain
-from overlaysync.node.sharing import Share
+from overlaysync.node.sharing import Share, change_of
 from overlaysync.ops.library import Known
 from overlaysync.trust.envelope import Manifest, open_envelope
 
@@ -22,6 +22,7 @@ class Replica(Share):
     """The shelf of a node that follows others; ``paths`` and ``team`` mean nothing to it."""
 
     _waiting: deque[Known] = field(default_factory=deque)
+    _begun: bool = False
 
     def add(self, image: Known) -> None:
         """Serve an image, with what it stands on, from the next refresh on; may be called from any thread."""
@@ -29,15 +30,18 @@ class Replica(Share):
 
     def refresh(self) -> bool:
         """Withdraw what has changed, and offer what was added; whether anything did."""
-        before = self._changes
+        changes, before = self._changes, set(self._shared)
         for manifest_id, offer in list(self._offers.items()):
             why = self._rot(offer.path)
             if why or not offer.unchanged():
-                self._withdraw(manifest_id, why or f"{offer.path} has changed")
+                self._withdraw(manifest_id, why or change_of(offer.path))
         while self._waiting:
             for image in (top := self._waiting.popleft()).lineage:
                 self._offer_version(image, asked=image is top)
-        return self._changes != before
+        if self._begun:  # what it begins with is in the result of the command
+            self._tell_new(set(self._shared) - before)
+        self._begun = True
+        return self._changes != changes
 
     def _offer_version(self, image: Known, *, asked: bool) -> None:
         """Offer an image as the version that it holds; one that holds none is not for others."""

@@ -22,19 +22,20 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.files import may_read
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
+from overlaysync.model.digest import short_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import check_name
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.ops.audience import stem
 from overlaysync.ops.backing import check_meant
 from overlaysync.ops.collecting import Rules, collect, images_below, links_in
 from overlaysync.ops.library import Known
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
-from overlaysync.ops.publish import stem
 from overlaysync.ops.trust_words import who
-from overlaysync.ops.versions import past_envelopes
+from overlaysync.ops.versions import other_sides, past_envelopes
 from overlaysync.store.files import translate
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest
@@ -163,7 +164,7 @@ class Share:
         for manifest_id, offer in list(self._offers.items()):
             why = self._rot(offer.path)
             if why or not offer.unchanged():
-                self._withdraw(manifest_id, why or _change(offer.path))
+                self._withdraw(manifest_id, why or change_of(offer.path))
         shared = {shared.known.path for shared in self._shared.values()}
         found = self._collect()
         for path in found:
@@ -171,10 +172,7 @@ class Share:
                 continue
             if self._settled(path) and self._tried.get(path) != self._seen[path]:
                 self._publish_later(path, found)
-        for manifest_id in set(self._shared) - before:
-            header = self._shared[manifest_id].manifest.header
-            whom = f"team '{header.team}'" if header.team else "everybody"
-            self.observer.note(f"Now shared with {whom}: {header.full_name}:{header.version}")
+        self._tell_new(set(self._shared) - before)
         return self._changes != changes
 
     def found_rotten(self, path: str, fingerprint: Fingerprint, why: str) -> None:
@@ -263,30 +261,54 @@ class Share:
 
     def _publish_known(self, known: dict[str, Known], found: dict[str, str]) -> None:
         """Publish the images that can be shared, masters before what stands on them."""
-        names = self._names(known, found)
+        names = self._names(known, found, self.team)
         if self.team == "":
             self._confirm_public(known.values(), names)
         for path, image in sorted(known.items(), key=lambda item: len(list(item[1].lineage))):
             try:
-                self._publish(image, self.team, names)
+                self._publish(image, self.team, names, self.wishes.note)
             except OverlaysyncError as error:
                 if not found[path]:
                     raise
                 self._leave_out(path, error)
 
     def _publish_later(self, path: str, found: dict[str, str]) -> None:
-        """Publish an image that has appeared or changed, for no other audience than it had."""
+        """Publish an image that has appeared or changed, for no other audience than it or this share has.
+
+        What the user said of the versions at the start was not said of this one.
+        """
         image = self._look(path, named=False)
         if image is None:
             return
         try:
-            names = self._names({path: image}, found)
-            new = self.node.publisher.known_audience(image) is None
-            self._publish(image, self.team if new else None, names)
+            team = self._audience_later(image)
+            names = self._names({path: image}, found, team)
+            self._publish(image, team, names, "")
         except OverlaysyncError as error:
             self._leave_out(path, error)
 
-    def _names(self, known: Mapping[str, Known], found: Mapping[str, str]) -> dict[str, str]:
+    def _audience_later(self, image: Known) -> str | None:
+        """The audience of this share for what is new; None for the one that the image had.
+
+        What was written to a public image while a team's share runs is for the team: nobody made it public.
+        """
+        audience = self.node.publisher.known_audience(image)
+        known = self.node.catalog.manifests(team="", content=image.content.id)
+        narrower = self.team and audience == "" and not known
+        return self.team if audience is None or narrower else None
+
+    def _tell_new(self, manifest_ids: Iterable[bytes]) -> None:
+        for manifest_id in manifest_ids:
+            manifest = self._shared[manifest_id].manifest
+            header = manifest.header
+            whom = f"team '{header.team}'" if header.team else "everybody"
+            by = "" if manifest.publisher == self.public_key else f", published by {header.by}"
+            public = ", which was public before" if self.team and not header.team else ""
+            self.observer.note(f"Now shared with {whom}: {header.full_name}:{header.version}{by}{public}")
+
+    def _names(
+        self, known: Mapping[str, Known], found: Mapping[str, str], team: str | None
+    ) -> dict[str, str]:
         """The name of each image to be published, and of all that they stand on."""
         present = {shared.known.path: shared.known for shared in self._shared.values()}
         images = {image.path: image for top in (*present.values(), *known.values()) for image in top.lineage}
@@ -295,7 +317,7 @@ class Share:
         for path, image in images.items():
             asked, folder = path in found, found.get(path, "")
             noted = self.node.catalog.held_at(path)
-            passed_on = None if asked else self.node.publisher.passed_on(image, self.team)
+            passed_on = None if asked else self.node.publisher.passed_on(image, team)
             candidates.append(
                 Candidate(
                     path=path,
@@ -307,9 +329,10 @@ class Share:
                     given=self._given(path, found),
                     noted=noted.name if noted else "",
                     fixed=passed_on.header.name if passed_on else "",
+                    passed=self.node.publisher.held_version(image, team) is not None,
                 )
             )
-        names = assign_names(candidates, self._taken(images))
+        names = assign_names(candidates, self._taken(images), options=_audience_option(team))
         for candidate in candidates:
             name = names[candidate.path]
             if candidate.asked and name not in (stem(candidate.path), candidate.given, candidate.noted):
@@ -350,20 +373,21 @@ class Share:
         if team_things:
             self.wishes.confirm(team_things)
 
-    def _publish(self, image: Known, team: str | None, names: Mapping[str, str]) -> None:
+    def _publish(self, image: Known, team: str | None, names: Mapping[str, str], note: str) -> None:
         lineage = self.node.publisher.publish_lineage(
             image,
             team=team,
             created=timestamp(),
             names=names,
-            note=self.wishes.note,
+            note=note,
             continues=bool(self.wishes.name),
         )
         for below, manifest in lineage:
             self._warn_of_pin(manifest)
+            self._warn_of_fork(below, manifest)
             self._offer(below, manifest, asked=below is image)
         header = lineage[0][1].header
-        if self.wishes.note not in ("", header.note):
+        if note not in ("", header.note):
             self.observer.note(
                 f"  {header.full_name}:{header.version} was published before, and its note stays as it is"
             )
@@ -407,6 +431,20 @@ class Share:
                 f"  On this machine '{header.full_name}' belongs to {who(pin.publisher, pin.label)}. "
                 "Machines that have that publisher's will not accept yours until they run: "
                 f"overlaysync trust {node_id(key)} --name {header.full_name}"
+            )
+
+    def _warn_of_fork(self, image: Known, manifest: Manifest) -> None:
+        """Say that what this node published is one side of a fork, and how to settle it."""
+        if manifest.publisher != self.public_key:
+            return
+        name, path = manifest.header.full_name, shlex.quote(image.path)
+        for row in other_sides(self.node.catalog, manifest):
+            directory, file = map(shlex.quote, os.path.split(image.path))
+            self.observer.note(
+                f"  This forks {name}: {name}:{manifest.header.version} does not follow {row.title} by "
+                f"{who(row.publisher, row.label)}. To take that one, so that your next version follows both: "
+                f"overlaysync fetch {short_id(row.content)} --to {directory} --as {file} --discard-changes; "
+                f"to go on beside it under another name: overlaysync share --as NAME {path}"
             )
 
     def _check_member(self, team: str, what: str) -> None:
@@ -509,8 +547,15 @@ class Share:
             return None
 
 
-def _change(path: str) -> str:
-    """What became of a file that is not as it was published."""
+def _audience_option(team: str | None) -> str:
+    """The option of ``share`` that says whom an image is for."""
+    if team is None:
+        return ""
+    return f"--team {team}" if team else "--public"
+
+
+def change_of(path: str) -> str:
+    """Return what became of a file that is not as it was published."""
     return f"{path} has changed" if os.path.exists(path) else f"{path} was deleted"
 
 

@@ -31,6 +31,7 @@ from overlaysync.model.digest import (
 )
 from overlaysync.model.pages import PageList, PageListBuilder
 from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.audience import sources_of
 from overlaysync.ops.hashing import Progress, combine
 from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only
 from overlaysync.ops.local import LocalCopier, LocalSource
@@ -85,7 +86,7 @@ class Maker:
         """
         check_base(base)
         layer = PageList(base.disk.virtual_size, CHUNK, base.disk.id)
-        return self._write(_Work(path, layer, base.disk, format, CHUNK, base), now=now)
+        return self._write(_Work(path, layer, base.disk, format, CHUNK, base, base), now=now)
 
     def promote(
         self, known: Known, path: str, *, format: Format, now: float, progress: Progress | None = None
@@ -103,7 +104,7 @@ class Maker:
         self._check_result(known)
         with self._library.open_known(known) as chain:
             _check_same(known, chain)
-            work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known))
+            work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known), known)
             return self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
 
     def rebase(
@@ -149,7 +150,7 @@ class Maker:
             keeper.flush()
             # Not larger than a granule: of a larger cluster only some granules may differ from the base.
             format, cluster_size = known.geometry.format, min(rebuilt_cluster_size(known), layer.unit)
-            work = _Work(path, layer, known.disk, format, cluster_size, base, replace)
+            work = _Work(path, layer, known.disk, format, cluster_size, known, base, replace)
             return self._write(work, LocalSource(chain, layer), now=now, progress=progress)
 
     def adopt(self, known: Known, path: str, *, now: float, progress: Progress | None = None) -> Known:
@@ -164,7 +165,7 @@ class Maker:
         check_base(known.parent)
         with self._library.open_known(known) as chain:
             format, cluster_size = known.geometry.format, rebuilt_cluster_size(known)
-            work = _Work(path, known.layer, known.disk, format, cluster_size, known.parent)
+            work = _Work(path, known.layer, known.disk, format, cluster_size, known, known.parent)
             self._library.catalog.pages.keep_list(known.layer)
             return self._write(work, LocalSource(chain, known.layer), now=now, progress=progress)
 
@@ -207,13 +208,18 @@ class Maker:
         if work.base is None and not is_read_only(work.path):
             return None
         self._library.confirm(made, now=now)
-        self._note_made(made, now)
+        self._note_made(made, work, now)
         return made
 
-    def _note_made(self, made: Known, now: float) -> None:
-        """What this path held before says nothing of the new file; a master must stay as it was made."""
+    def _note_made(self, made: Known, work: _Work, now: float) -> None:
+        """What this path held before says nothing of the new file; a master must stay as it was made.
+
+        Whom the new file is for is known by what it was made of, which may be gone when it is shared.
+        """
+        catalog = self._library.catalog
         disk = made.disk.id if made.layer is None else None
-        self._library.catalog.note_made(Made(made.path, disk, made.files[0], now))
+        sources = sources_of(catalog, work.source)
+        catalog.note_made(Made(made.path, disk, made.files[0], now, made.content.id, sources))
 
     def _write(
         self, work: _Work, source: LocalSource | None = None, *, now: float, progress: Progress | None = None
@@ -251,7 +257,7 @@ class Maker:
             assembly.close()
         self._library.remember(work.path, work.format, work.content, work.disk, now=now)
         made = self._library.examine(work.path, now=now, format=work.format)
-        self._note_made(made, now)
+        self._note_made(made, work, now)
         return made
 
 
@@ -269,13 +275,14 @@ def _check_same(known: Known, chain: Chain) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """An image to be made: ``content`` is written, ``disk`` is what its guest then sees."""
+    """An image to be made of ``source``: ``content`` is written, ``disk`` is what its guest then sees."""
 
     path: str
     content: PageList
     disk: PageList
     format: Format
     cluster_size: int
+    source: Known
     base: Known | None = None
     replace: bool = False
 

@@ -16,8 +16,8 @@ from overlaysync.errors import AmbiguousError, NotFoundError
 from overlaysync.model.digest import short_id
 from overlaysync.model.history import History
 from overlaysync.model.reference import Reference
+from overlaysync.ops.audience import stem
 from overlaysync.ops.library import Library, full_name, is_read_only
-from overlaysync.ops.publish import stem
 from overlaysync.ops.resolve import fits_name
 from overlaysync.store.catalog import ImageRow, ManifestRow
 from overlaysync.trust.book import Book

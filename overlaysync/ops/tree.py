@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from overlaysync.model.names import one_field
-from overlaysync.ops.publish import stem
+from overlaysync.ops.audience import stem
 from overlaysync.ops.resolve import Listing
 from overlaysync.store.catalog import ImageRow
 

@@ -33,6 +33,25 @@ def history_of(catalog: Catalog, manifests: Sequence[Manifest]) -> History:
     return History([*seen, *map(manifest_row, manifests)])
 
 
+def other_sides(catalog: Catalog, manifest: Manifest) -> list[ManifestRow]:
+    """Return the other newest versions of a name: of one past with ``manifest``, and not followed by it.
+
+    None when another version follows ``manifest``: then that is on the one side, and not this.
+    """
+    header = manifest.header
+    versions = catalog.versions(header.team, header.name)
+    history = History([*versions, manifest_row(manifest)])
+    before = history.before(manifest.id)
+    newest = history.newest(versions)
+    if any(history.is_before(manifest.id, row.id) for row in newest):
+        return []
+    return [
+        row
+        for row in newest
+        if row.id not in before | {manifest.id} and ({row.id} | history.before(row.id)) & before
+    ]
+
+
 def is_news(catalog: Catalog, held: tuple[bytes, ...], offered: Manifest) -> bool:
     """Whether ``offered`` follows something of what a file is noted to hold."""
     header = offered.header

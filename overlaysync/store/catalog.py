@@ -132,12 +132,16 @@ class Made:
         disk: of a master: the disk it was made with, and must keep. None for an overlay, which is written to.
         file: the file's fingerprint then.
         at: when, seconds since 1970.
+        content: id of what was made.
+        sources: ids of versions that it was made of, which say whom it is for.
     """
 
     path: str
     disk: bytes | None
     file: Fingerprint
     at: float
+    content: bytes = b""
+    sources: tuple[bytes, ...] = ()
 
 
 MAX_HOLDERS = 64
@@ -332,10 +336,18 @@ class Catalog:
         return manifest
 
     def manifests(
-        self, *, team: str | None = None, name: str | None = None, content: bytes | None = None
+        self,
+        *,
+        team: str | None = None,
+        name: str | None = None,
+        content: bytes | None = None,
+        disk: bytes | None = None,
     ) -> list[ManifestRow]:
-        """All kept ones that fit (None fits all; public is ``""``), by team and name, newest first."""
-        wanted = {"team": team, "name": name, "content": content}
+        """All kept ones that fit (None fits all; public is ``""``), by team and name, newest first.
+
+        ``disk`` fits masters of that disk, and overlays that make it.
+        """
+        wanted = {"team": team, "name": name, "content": content, "coalesce(result, content)": disk}
         given = {column: value for column, value in wanted.items() if value is not None}
         condition = " AND ".join(("kept", *(f"{column} = ?" for column in given)))
         return self._manifests(condition, *given.values())
@@ -386,20 +398,27 @@ class Catalog:
 
     def note_made(self, made: Made) -> None:
         """Note that a file was made here: what its path held before says nothing of it."""
-        row = (os.fsencode(made.path), made.disk, json.dumps(made.file), made.at)
+        row = (os.fsencode(made.path), made.disk, json.dumps(made.file), made.at, made.content)
         with self._database.write() as connection:
-            connection.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?)", row)
+            query = "INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?, ?, ?)"
+            connection.execute(query, (*row, b"".join(made.sources)))
 
     def made_at(self, path: str) -> Made | None:
         """The file that was made at the real path ``path``, if it was neither fetched nor published since."""
-        with self._database.read() as connection:
-            query = "SELECT path, disk, file, at FROM made WHERE path = ?"
-            row = connection.execute(query, (os.fsencode(path),)).fetchone()
-        return Made(os.fsdecode(row[0]), row[1], Fingerprint(*json.loads(row[2])), row[3]) if row else None
+        return next(iter(self._made("path = ?", os.fsencode(path))), None)
 
-    def gone(self, name: str) -> list[Held]:
-        """What files that are gone held under a name, in whatever team."""
-        return [held for held in self.all_held() if held.name == name and not os.path.lexists(held.path)]
+    def all_made(self) -> list[Made]:
+        """All files that were made here, and neither fetched nor published since, by path."""
+        return self._made("1")
+
+    def _made(self, condition: str, *values: object) -> list[Made]:
+        query = f"SELECT path, disk, file, at, content, sources FROM made WHERE {condition} ORDER BY path"
+        with self._database.read() as connection:
+            rows = connection.execute(query, values).fetchall()
+        return [
+            Made(os.fsdecode(path), disk, Fingerprint(*json.loads(file)), at, content, _ids(sources))
+            for path, disk, file, at, content, sources in rows
+        ]
 
     # -- who has what --------------------------------------------------------------------------------
 

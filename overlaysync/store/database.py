@@ -71,7 +71,14 @@ CREATE TABLE held (
     file TEXT NOT NULL
 ) STRICT;
 CREATE INDEX held_by_name ON held (name, team);
-CREATE TABLE made (path BLOB NOT NULL PRIMARY KEY, disk BLOB, file TEXT NOT NULL, at REAL NOT NULL) STRICT;
+CREATE TABLE made (
+    path BLOB NOT NULL PRIMARY KEY,
+    disk BLOB,
+    file TEXT NOT NULL,
+    at REAL NOT NULL,
+    content BLOB NOT NULL,
+    sources BLOB NOT NULL
+) STRICT;
 CREATE TABLE doubts (
     path BLOB NOT NULL PRIMARY KEY,
     file TEXT,
@@ -114,7 +121,7 @@ CREATE TABLE distrusted (
     label TEXT NOT NULL
 ) STRICT;
 """
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 8
 """Stored as SQLite's user_version; 0 is a file without tables."""
 
 

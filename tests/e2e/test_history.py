@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -89,9 +91,13 @@ def test_a_fork_is_said_by_history_ls_and_show_and_settled_by_what_follows_both(
         error = carol.fails(USAGE, "fetch", name, *asked)
         assert len(error["candidates"]) == 2
 
-    # Alice takes Bob's side on purpose, and goes on from there: her next version follows both.
+    # Alice takes Bob's side on purpose, as her share says, and goes on from there: what follows follows both.
     with shared(bob, theirs) as other:
-        taken = alice.run("fetch", f"{name}:2@bob", "--peer", other.peer, "--discard-changes")
+        alice.json("ls", name, "--peer", other.peer, "--wait", "2")
+        with shared(alice, mine) as share:
+            said = re.search(r"This forks .* by bob@.* overlaysync (fetch .*?);", share.stderr)
+        assert said, share.stderr
+        taken = alice.run(*shlex.split(said[1]), "--peer", other.peer)
         assert taken.code == DONE, taken.stderr
     edit(mine, "settled")
     with shared(alice, mine) as share, shared(bob, theirs) as other:

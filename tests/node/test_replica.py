@@ -121,3 +121,20 @@ def test_an_image_of_another_s_team_is_not_served(node: Node, vm: Path) -> None:
     replica = Replica(node, (), None, Heard())
     replica.add(known)
     assert not replica.refresh() and served(replica) == set()
+
+
+def test_the_next_version_is_told_and_what_was_deleted_is_called_so(node: Node, vm: Path) -> None:
+    heard = Heard()
+    replica = Replica(node, (), None, heard)
+    replica.add(published(node, vm))
+    replica.refresh()
+    assert not heard.notes, "what it begins with is told by the command"
+    draw(vm, "--Y")
+    replica.add(published(node, vm))
+    assert replica.refresh()
+    assert any("No longer shared: vm:1" in note and "has changed" in note for note in heard.notes)
+    assert "Now shared with everybody: vm:2" in heard.notes
+    vm.unlink()
+    assert replica.refresh()
+    assert any("No longer shared: vm:2" in note and "was deleted" in note for note in heard.notes)
+    replica.close()
