@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from overlaysync.errors import OverlaysyncError
 from overlaysync.formats.chain import Chain
 from overlaysync.node.sharing import Share
+from overlaysync.node.used import is_written
 from overlaysync.ops.library import Known
 from overlaysync.trust.envelope import Manifest, open_envelope
 
@@ -37,6 +38,7 @@ class Replica(Share):
         while self._waiting:
             for image in (top := self._waiting.popleft()).lineage:
                 self._offer_version(image, asked=image is top)
+        self._changes += self._used.keep(is_written)
         return self._changes != before
 
     def _offer_version(self, image: Known, *, asked: bool) -> None:
