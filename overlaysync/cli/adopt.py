@@ -21,7 +21,7 @@ from overlaysync.cli.common import (
     parse_peers,
 )
 from overlaysync.cli.finding import check_membership, here, is_path, look_at
-from overlaysync.cli.look import note_silent
+from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:

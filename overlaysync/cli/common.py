@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from overlaysync.cli.holders import usage_fields
 from overlaysync.cli.output import Output
 from overlaysync.model.names import one_field, printable
 
@@ -261,6 +262,9 @@ def listing_fields(listing: Listing, book: Book, *, fork: bool) -> dict[str, Any
         "note": header.note,
         "peers": list(listing.peers),
         "nodes": list(listing.labels),
+        "machines": listing.machines,
+        "in_use": bool(listing.in_use),
+        "in_use_at": usage_fields(listing.in_use),
     }
 
 
@@ -279,19 +283,22 @@ def quoted(note: str) -> str:
     return f"“{one_field(note)}”" if note else ""
 
 
-def refusal_fields(refusal: Refusal) -> dict[str, Any]:
-    """The JSON form of one of several things that could not be had."""
+def error_fields(error: OverlaysyncError) -> dict[str, Any]:
+    """The JSON form of an error."""
     from overlaysync.errors import AmbiguousError
 
-    error = refusal.error
     return {
-        "name": refusal.name,
         "what": error.what,
         "why": error.why,
         "hint": error.hint,
         "candidates": list(error.candidates) if isinstance(error, AmbiguousError) else [],
         "exit_code": error.exit_code,
     }
+
+
+def refusal_fields(refusal: Refusal) -> dict[str, Any]:
+    """The JSON form of one of several things that could not be had."""
+    return {"name": refusal.name} | error_fields(refusal.error)
 
 
 def refusal_lines(refusal: Refusal) -> list[str]:

@@ -28,7 +28,7 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
-from overlaysync.cli.look import note_silent
+from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from overlaysync.ops.believe import Versions
     from overlaysync.ops.plan import Step
     from overlaysync.ops.replacement import Verdict
+    from overlaysync.ops.resolve import Listing
     from overlaysync.trust.book import Book
 
 
@@ -294,7 +295,7 @@ def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
         if header.parent_id:
             here = "here, verified" if step.base_here else "will be fetched first"
             text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"
-        output.note(f"{text}  from {', '.join(step.listing.labels) or 'no peer'}")
+        output.note(f"{text}  from {_sources(step.listing)}")
     # Where missing masters go, when that is not where the user would expect them.
     masters, place = options.masters, options.masters_place
     missing = [step for step in steps if step.brought or not step.header.is_layer]
@@ -302,6 +303,14 @@ def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
         brought = any(step.brought for step in missing)
         beside = ", beside the overlay" if brought and place not in masters else ""
         output.note(f"  {masters[0]} is not writable: the missing master goes to {place}{beside}")
+
+
+def _sources(listing: Listing) -> str:
+    """The nodes that have it, and how many machines those are."""
+    labels = ", ".join(listing.labels) or "no peer"
+    if len(listing.labels) < 2:
+        return labels
+    return f"{labels} (×{listing.machines})"
 
 
 def fetched_text(result: Fetched) -> str:

@@ -205,13 +205,26 @@ def check_membership(node: Node, reference: Reference) -> None:
 
 
 def local_listings(node: Node) -> list[Listing]:
-    """What this node knows by name and has here."""
+    """What this node knows by name and has here, or had here before a VM began to write to the file."""
+    from overlaysync.node.used import is_written
+    from overlaysync.ops.in_use import Usage
     from overlaysync.ops.resolve import Listing
     from overlaysync.trust.envelope import open_envelope
 
     present = {row.layer or row.disk for row in node.catalog.all_images() if node.library.known(row.path)}
     rows = [row for row in node.catalog.manifests() if row.content in present]
-    return [Listing(manifest) for row in rows if node.counts(manifest := open_envelope(row.envelope))]
+    used = [
+        row
+        for held in node.catalog.all_held()
+        if is_written(held.path)
+        for row in map(node.catalog.find_manifest, held.manifests[:1])
+        if row is not None and row.content not in present
+    ]
+    return [
+        Listing(manifest, in_use=(Usage(node.label),) if row in used else ())
+        for row in (*rows, *used)
+        if node.counts(manifest := open_envelope(row.envelope))
+    ]
 
 
 def manifest_of(node: Node, known: Known) -> Manifest | None:

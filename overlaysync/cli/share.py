@@ -25,15 +25,16 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.finding import note_writable
 from overlaysync.cli.output import Output
+from overlaysync.cli.signals import ending
 
 if TYPE_CHECKING:
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
     from overlaysync.node.sharing import Share, Wishes
+    from overlaysync.node.used import Used
 
 RECHECK_DAYS = 7.0
 _DAY_S = 86400
-_INTERRUPTED = 130
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -96,6 +97,7 @@ def share(
     from overlaysync.ops.collecting import Rules
 
     output = output_of(context)
+    output.stay()
     insisted = parse_format(format)
     for directory in filter(os.path.isdir, paths):
         refuse_format(insisted, directory, "it is a directory, and --format says what one image is")
@@ -112,7 +114,9 @@ def share(
         try:
             asyncio.run(_share(node, output, paths, _audience(team, public), wishes, served))
         except KeyboardInterrupt:  # the usual end: nothing went wrong
-            raise SystemExit(_INTERRUPTED) from None
+            how, code = ending()
+            output.log(f"ended by {how}")
+            raise SystemExit(code) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,12 +256,36 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
             )
         )
         items.append(image_fields(shared.known, shared.manifest, book, share.node.catalog.versions))
+    for used in share.used:
+        header = used.entry.manifest.header
+        lines.append(
+            f"  in use  {header.full_name}:{header.version}  a VM writes {used.path}; it is listed only"
+        )
     lines.append(f"  announced as {share.label} on {where}" if where else f"  not announced; port {port}")
     lines.append(f"  your fingerprint (others compare it): {node_id(share.public_key)}")
     if any(not shared.manifest.header.is_layer for shared in share.shared):
         lines.append("  QEMU cannot write to a master while it is shared")
-    lines.append("  others type (Ctrl-C ends sharing):")
     names = {shared.manifest.header.full_name for shared in share.shared if shared.asked}
+    lines.append("  others type (Ctrl-C ends sharing):" if names else "  Ctrl-C ends sharing")
     lines += [f"    overlaysync fetch {name}" for name in sorted(names)]
     lines.append(f"  or, without mDNS, with: --peer HOST:{port}")
-    output.result({"shared": items, "node": share.label, "port": port, "interfaces": where}, *lines)
+    document = {
+        "shared": items,
+        "in_use": [_used_fields(used) for used in share.used],
+        "node": share.label,
+        "port": port,
+        "interfaces": where,
+    }
+    output.result(document, *lines)
+
+
+def _used_fields(used: Used) -> dict[str, Any]:
+    """The JSON form of what is listed without its data."""
+    header = used.entry.manifest.header
+    return {
+        "name": header.name,
+        "team": header.team,
+        "version": header.version,
+        "manifest": used.entry.manifest.id.hex(),
+        "path": used.path,
+    }

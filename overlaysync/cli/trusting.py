@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlaysync.cli.common import InterfaceOption, PeerOption, WaitOption, open_node, output_of, parse_peers
-from overlaysync.cli.look import LOOK_S, look
+from overlaysync.cli.looking import LOOK_S, look
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look
     try:
         return find_publisher(fingerprint, known)
     except NotFoundError:
-        listings = asyncio.run(look(node, output, where.peers, where.interfaces, where.wait_s))[0]
+        listings = asyncio.run(look(node, output, where.peers, where.interfaces, where.wait_s)).listings
     try:
         return find_publisher(fingerprint, [listing.manifest.publisher for listing in listings])
     except NotFoundError as error:

@@ -127,6 +127,7 @@ class Client:
         self._packs_pages = compression is not Compression.NEVER
         self._limit = limit or RateLimit(None)
         self._hosts: dict[tuple[Endpoint, bool], _Host] = {}
+        self._answering: set[DataConnection] = set()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,  # who is asked, and how often, is bounded by those who ask
@@ -147,6 +148,11 @@ class Client:
     def rate(self) -> int | None:
         """Bytes per second that all image data together may have."""
         return self._limit.rate
+
+    @property
+    def arrived(self) -> int:
+        """Bytes of image data that have come so far, with those that wait in the kernel to be read."""
+        return self._link.total + sum(connection.waiting_size for connection in self._answering)
 
     async def __aenter__(self) -> Client:
         return self
@@ -418,11 +424,14 @@ class Client:
             raise GoneError(f"{address} is not in the team")
 
     async def _ask(self, host: _Host, connection: DataConnection, answer: asyncio.Future[Head]) -> Head:
+        self._answering.add(connection)
         try:
             head = await answer
         except BaseException:
             connection.abort()
             raise
+        finally:
+            self._answering.discard(connection)
         if connection.usable:
             host.idle.append(connection)
         return head

@@ -136,6 +136,11 @@ class Browser:
         if label in self.peers and self.peers[label].port == port:
             self._drop(label)
 
+    @property
+    def where(self) -> str:
+        """The interfaces that it listens on, for people."""
+        return ", ".join(interface.name for interface in self._multicast.interfaces)
+
     def found(self) -> tuple[Peer, ...]:
         """The peers at this moment."""
         return tuple(self.peers.values())

@@ -37,6 +37,7 @@ from aiohttp import web
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError
 from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.names import one_field
+from overlaysync.net.boot import boot_hash
 from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, retry_after
@@ -131,6 +132,7 @@ class Server:
         self._http: BoundedServer | None = None
         self._listeners: list[asyncio.Server] = []
         self._tls: TlsListener | None = None
+        self._boot = boot_hash()
         self.port = 0
         self.tls = 0
 
@@ -247,6 +249,10 @@ class Server:
                 return self._get_catalog(request, view)
             case ["v1", "peers"]:
                 return self._get_peers(request.remote or "")
+            case ["v1", "manifests", manifest_id, "history"]:
+                past = view.past(_digest(manifest_id))
+                if past is not None:
+                    return web.Response(body=encode_history(past), content_type=_JSON)
             case ["v1", "manifests", manifest_id, *rest]:
                 offer = view.offer(_digest(manifest_id))
                 if offer is not None:
@@ -285,8 +291,14 @@ class Server:
             return web.Response(status=304, headers={"ETag": etag})
         known, body = self._catalogs.get(view.teams, ("", b""))
         if known != revision:
-            envelopes = (offer.manifest.envelope for offer in view.offers())
-            body = encode_catalog(self._shelf.public_key, self._shelf.label, envelopes, tls=self.tls)
+            body = encode_catalog(
+                self._shelf.public_key,
+                self._shelf.label,
+                (offer.manifest.envelope for offer in view.offers()),
+                tls=self.tls,
+                boot=self._boot,
+                in_use=((used.manifest.envelope, used.since) for used in view.in_use()),
+            )
             self._catalogs[view.teams] = revision, body
         return web.Response(body=body, content_type=_JSON, headers={"ETag": etag})
 
@@ -300,8 +312,6 @@ class Server:
                 return web.Response(body=offer.page_list, content_type=_BINARY)
             case ["pages", text]:
                 return await self._get_page(request, offer, _digest(text))
-            case ["history"]:
-                return web.Response(body=encode_history(offer.past), content_type=_JSON)
             case ["data"]:
                 return await self._get_data(request, offer)
             case ["swarm"]:

@@ -84,7 +84,7 @@ class Adoption:
                 parents = candidates(self.stray, claims(), disk)
             except BaseImageError:
                 return True  # it is disputed, which more peers cannot settle
-            have = {listing.manifest.header.result_id for listing in fetch.reach.listings()}
+            have = {listing.manifest.header.result_id for listing in fetch.reach.listings() if listing.peers}
             return bool(parents) and (isinstance(only, Known) or not have.isdisjoint(parents))
 
         await fetch.reach.until(enough, wait_s=fetch.options.wait_s)

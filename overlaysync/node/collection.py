@@ -82,6 +82,7 @@ class Collection:
 
         Raises:
             OverlaysyncError: it cannot be had, or its place is taken.
+            InUseError: a VM uses it, and no machine within reach gives it out.
         """
         claims = self.fetch.claims(choice)
         for claim in claims:
@@ -89,6 +90,7 @@ class Collection:
                 steps = await self.fetch.plan(claim, choice)
                 verdict = await self.fetch.judge(steps, choice)
                 if verdict is None or verdict.known is None:
+                    self.fetch.require_holders(steps)
                     self.planned(steps)
                 if claim is choice.listing and self.fetch.accept(choice, dry_run=self.dry_run):
                     self.first_uses.add(choice.manifest.id)

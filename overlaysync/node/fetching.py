@@ -41,6 +41,7 @@ from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
 from overlaysync.ops.hashing import combine
+from overlaysync.ops.in_use import no_holder
 from overlaysync.ops.library import Known, PageKeeper, find_base, image_files
 from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
@@ -163,7 +164,10 @@ class Fetch:
 
         def found() -> bool:
             try:
-                return all(choice.step_back is None for choice in self._choose(reference).choices)
+                choices = self._choose(reference).choices
+                return all(
+                    choice.step_back is None and self._has_holder(choice.listing) for choice in choices
+                )
             except (NotFoundError, NotAllowedError):
                 return False  # a peer that has it, or the publisher of the name, may answer yet
             except OverlaysyncError:
@@ -212,7 +216,8 @@ class Fetch:
         same = [
             listing.manifest
             for listing in self._believable()
-            if (listing.manifest.header.team, listing.manifest.header.name) == (header.team, header.name)
+            if listing.peers
+            and (listing.manifest.header.team, listing.manifest.header.name) == (header.team, header.name)
             and (header.team or listing.manifest.publisher == publisher)
         ]
         history = history_of(self.node.catalog, same)
@@ -245,7 +250,9 @@ class Fetch:
             )
 
         def somebody_has_it() -> bool:
-            return any(listing.manifest.header.result == parent for listing in self._believable())
+            return any(
+                listing.manifest.header.result == parent and listing.peers for listing in self._believable()
+            )
 
         try:
             return await asyncio.to_thread(plan)
@@ -255,6 +262,9 @@ class Fetch:
             return await asyncio.to_thread(plan)
         except BaseImageError:
             self._check_distrusted(parent)
+            for listing in self._believable():
+                if listing.manifest.header.result == parent:
+                    self._require_holder(listing)
             raise
 
     def claims(self, choice: Choice) -> list[Listing]:
@@ -273,6 +283,24 @@ class Fetch:
         }
         others.pop((header.parent, header.result, header.virtual_size), None)
         return [wanted, *others.values()]
+
+    def require_holders(self, steps: Sequence[Step]) -> None:
+        """Complain where a VM uses what is to be fetched, and no other machine within reach has it.
+
+        Raises:
+            InUseError: so it is.
+        """
+        for step in steps:
+            self._require_holder(step.listing)
+
+    def _require_holder(self, listing: Listing) -> None:
+        if not self._has_holder(listing):
+            raise no_holder(listing.manifest, listing.in_use, now())
+
+    def _has_holder(self, listing: Listing) -> bool:
+        """Whether a peer gives out the content, as far as that is known: what a VM uses is only listed."""
+        header = listing.manifest.header
+        return not listing.in_use or bool(self.reach.sources(header.content_id, header.team))
 
     def _check_distrusted(self, disk: str) -> None:
         """Say so when a missing master is within reach, and only distrusted publishers have signed it."""

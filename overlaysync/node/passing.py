@@ -18,6 +18,7 @@ from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
+from overlaysync.ops.in_use import InUse
 from overlaysync.ops.offer import Offer, PartOffer
 from overlaysync.swarm.members import Member, Swarms
 
@@ -86,6 +87,9 @@ class Passing:
 
     def offer(self, manifest_id: bytes) -> Offer | None:
         return self._offers.get(manifest_id)
+
+    def in_use(self) -> Sequence[InUse]:
+        return ()
 
     def peers(self) -> Sequence[Address]:
         return self._reach.answering()

@@ -18,7 +18,7 @@ from overlaysync.net.client import CatalogAnswer, Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import is_told_port
-from overlaysync.net.messages import Address, Endpoint, PrivateAddress
+from overlaysync.net.messages import Address, CatalogMessage, Endpoint, PrivateAddress
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.resolving import resolve
 from overlaysync.node.host_budget import AskBudget, DialBudget
@@ -26,10 +26,11 @@ from overlaysync.node.listed import Listed
 from overlaysync.node.nearness import Neighbourhood
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.views import PeerView, listings_of
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.team_things import things_of
-from overlaysync.store.members import Member, Thing
+from overlaysync.store.members import Member
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import MIB
 
@@ -51,62 +52,15 @@ LISTED_SIZE = 8 * MIB
 _OPENED = LISTED_SIZE // MAX_MANIFEST_SIZE
 """Envelopes remembered to be right: in a room many list the same, and each signature takes its time."""
 
+_PROBLEMS = 4
+"""Peers said to fail, of all that do."""
+
 _LOOK_S = 10.0
 """A peer that nobody named must have sent its catalog by then."""
 
 _LOOKS = 12
 _LOOKING = replace(SERVER, places=4, waiting=4 * DISCOVERY.peers, wait_s=3600)
 """Few catalogs at once, for each may be long; hosts take turns, and those that stall give way."""
-
-
-@dataclass(slots=True)
-class PeerView:
-    """A node as seen by this one.
-
-    Attributes:
-        address: where it answered.
-        public_key: what it says its key is.
-        label: its label, safe to print.
-        manifests: what it lists, signatures verified, by id: to everybody, and to the teams of this node.
-        etag: of its catalog.
-        problem: why it could not be asked; "" when it was.
-        announced: whether mDNS brought it (else it was named, or a peer told of it).
-        revision: of its catalog, as it was announced when it was last asked.
-        addresses: of it, as they were announced then.
-        tls: port of its private lane.
-        answered: whether it has answered.
-        public: those of the manifests that are for everybody.
-        alias: whether it is a node on this machine that another of its addresses already stands for.
-        things: what it lists to each team of this node that it has proven to be in.
-        size: bytes of the envelopes it lists.
-        counted: whether what it lists counts, with all others' that nobody named.
-        noted: what was last said of its private lane: a command that stays asks again and again.
-    """
-
-    address: Address
-    public_key: bytes = b""
-    label: str = ""
-    manifests: dict[bytes, Manifest] = field(default_factory=dict)
-    etag: str = ""
-    problem: str = ""
-    alias: bool = False
-    announced: bool = False
-    revision: str = ""
-    addresses: tuple[str, ...] = ()
-    tls: int = 0
-    answered: bool = False
-    public: dict[bytes, Manifest] = field(default_factory=dict)
-    things: dict[str, tuple[Thing, ...]] = field(default_factory=dict)
-    size: int = 0
-
-    def endpoint(self, team: str) -> Endpoint:
-        """Where it serves what belongs to ``team`` ("" for everybody)."""
-        if not team:
-            return self.address
-        return PrivateAddress(self.address.host, self.tls, team, self.public_key)
-
-    counted: bool = False
-    noted: str = ""
 
 
 @dataclass(slots=True)
@@ -133,6 +87,7 @@ class Reach:
     _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
     _failure: BaseException | None = None
     _neighbourhood: Neighbourhood = field(default_factory=Neighbourhood)
+    _looked_s: float = 0.0
     _resolved: dict[Address, tuple[Address, ...]] = field(default_factory=dict)
     _listed: Listed = field(default_factory=Listed)
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -194,14 +149,7 @@ class Reach:
 
     def listings(self) -> list[Listing]:
         """Everything listed, by manifest, with the peers that list it."""
-        found: dict[bytes, tuple[Manifest, list[PeerView]]] = {}
-        for view in self.nodes():
-            for manifest in view.manifests.values():
-                found.setdefault(manifest.id, (manifest, []))[1].append(view)
-        return [
-            Listing(manifest, tuple(str(view.address) for view in views), tuple(view.label for view in views))
-            for manifest, views in found.values()
-        ]
+        return listings_of(self.nodes())
 
     def sources(self, content: bytes, team: str = "") -> dict[str, tuple[Endpoint, Manifest]]:
         """Source key → (address, manifest to ask for) of every peer that lists the content to ``team``.
@@ -211,7 +159,7 @@ class Reach:
         if self._index is None:
             self._index = {}
             for view in self.nodes():
-                for manifest in view.manifests.values():
+                for manifest in view.served:
                     header = manifest.header
                     endpoint = view.endpoint(header.team)
                     found = self._index.setdefault((header.content_id, header.team), {})
@@ -231,17 +179,33 @@ class Reach:
         """Whether to believe a peer that a node answers at ``host`` (an IP address) and ``port``."""
         return self._neighbourhood.may_dial(host, port, told_by=told_by.host)
 
+    def silence(self) -> NetworkError | None:
+        """Return what to say when no peer has answered at all; None when one has."""
+        if any(view.answered for view in self.nodes()):
+            return None
+        looked = f"looked for {self._looked_s:g} s on {self.browser.where}" if self.browser else ""
+        asked = f"asked {', '.join(map(str, self.named))}" if self.named else ""
+        problems = (view.problem for view in self.nodes() if view.problem)
+        return NetworkError(
+            f"No other machine answered ({'; '.join(filter(None, (looked, asked)))})",
+            why="; ".join(islice(problems, _PROBLEMS)),
+            hint="overlaysync doctor, to find out why; or name a machine that shares: --peer HOST",
+        )
+
     def require_answer(self) -> None:
-        """Complain when peers were named and none of them answered.
+        """Complain when no peer has answered, or none of those that were named.
 
         Raises:
             NetworkError: what they did instead.
         """
+        silence = self.silence()
+        if silence is not None:
+            raise silence
         named = [view for view in self.views.values() if self._is_named(view)]
         failed = [view.problem for view in named if view.problem]
         if failed and len(failed) == len(self.named):
             raise NetworkError(
-                "No peer answers",
+                "No machine that you named answers",
                 why="; ".join(failed),
                 hint="check address and port, or: overlaysync doctor",
             )
@@ -262,6 +226,7 @@ class Reach:
 
         Who names peers means those: no time is given to others then.
         """
+        self._looked_s = max(self._looked_s, wait_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while not satisfied():
@@ -467,7 +432,9 @@ class Reach:
             view.label = one_field(answer.catalog.label)
             view.alias = self._is_alias(view)
             view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
-            view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "", view)
+            view.boot, view.in_use = answer.catalog.boot, {}
+            view.public = await asyncio.to_thread(self._open_all, answer.catalog, "", view)
+        view.in_use = {id: since for id, since in view.in_use.items() if id in view.public}
         self._list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
             await self._learn_history(view)
@@ -540,7 +507,7 @@ class Reach:
         assert isinstance(endpoint, PrivateAddress)
         try:
             catalog = await self.client.private_catalog(endpoint)
-            manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
+            manifests = await asyncio.to_thread(self._open_all, catalog, team, view)
             view.things[team] = things_of(manifests.values())
             if view.public_key != self.node.key.public:
                 await self._note_member(view.public_key, catalog.label, team)
@@ -599,22 +566,25 @@ class Reach:
             )
         )
 
-    def _open_all(self, envelopes: Iterable[bytes], team: str, view: PeerView) -> dict[bytes, Manifest]:
+    def _open_all(self, catalog: CatalogMessage, team: str, view: PeerView) -> dict[bytes, Manifest]:
         """Verify envelopes and keep their headers; a wrong one is left out, its neighbours are not.
 
         So is one that no member of the team it was listed to has published. That the peer has what it lists
-        is noted, of what is or was here.
+        is noted, of what is or was here; what a VM uses there is known, and nothing that it has.
         """
         manifests = {}
-        for envelope in envelopes:
+        items = (*((envelope, "") for envelope in catalog.envelopes), *catalog.in_use)
+        for envelope, since in items:
             with suppress(OverlaysyncError):
                 manifest = self._open(envelope)
                 if manifest.header.team == team and manifest.belongs(self.node.teams):
+                    if since and manifest.id not in manifests:
+                        view.in_use[manifest.id] = since
                     manifests[manifest.id] = manifest
         rows = [manifest_row(manifest) for manifest in manifests.values()]
         self.node.catalog.note_manifests(rows, at=timestamp())
         if view.public_key != self.node.key.public:
-            contents = {row.content for row in rows}
+            contents = {row.content for row in rows if row.id not in view.in_use}
             lately = timestamp(ago_s=NOTED_S)
             self.node.catalog.note_holdings(
                 view.public_key, view.label, contents, at=timestamp(), fresh=lately

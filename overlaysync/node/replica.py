@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from overlaysync.errors import OverlaysyncError
 from overlaysync.formats.chain import Chain
 from overlaysync.node.sharing import Share, change_of
+from overlaysync.node.used import is_written
 from overlaysync.ops.library import Known
 from overlaysync.trust.envelope import Manifest, open_envelope
 
@@ -38,6 +39,7 @@ class Replica(Share):
         while self._waiting:
             for image in (top := self._waiting.popleft()).lineage:
                 self._offer_version(image, asked=image is top)
+        self._changes += self._used.keep(is_written)
         if self._begun:  # what it begins with is in the result of the command
             self._tell_new(set(self._shared) - before)
         self._begun = True

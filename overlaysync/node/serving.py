@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 from overlaysync.errors import NetworkError, OverlaysyncError
 from overlaysync.net.announcer import Announcement, Announcer
@@ -15,11 +16,13 @@ from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.net.shelf import View
 from overlaysync.net.txt import Item
+from overlaysync.node.deliveries import Deliveries
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.reach import NOTED_S, Reach
 from overlaysync.node.rechecking import rechecked
 from overlaysync.node.sharing import Share
 from overlaysync.store.catalog import label_key
+from overlaysync.swarm.members import Members
 from overlaysync.trust.keys import node_id
 
 ANNOUNCE_S = 10.0
@@ -37,7 +40,6 @@ async def serve(
     interfaces: Iterable[str] = (),
     limit: RateLimit | None = None,
     recheck_s: float | None = None,
-    sent: Callable[[bytes, str, int], None] | None = None,
 ) -> AsyncIterator[tuple[int, str]]:
     """Serve ``share`` while the block runs; gives the port and the interfaces it is announced on.
 
@@ -48,6 +50,8 @@ async def serve(
     node = share.node
     faults = reach.faults if reach is not None else Faults()
     faults.tell(share.observer.note)
+    deliveries = Deliveries(share.observer.log)
+    sent = partial(_note_sent, share, deliveries)
     server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults)
     port = await server.start(port=port)
     if reach is not None:
@@ -73,7 +77,7 @@ async def serve(
             share.observer.note(f"not announced: {error}")
         except TimeoutError:
             share.observer.note("not announced: somebody answers to every name; others need --peer")
-        task = asyncio.create_task(_keep_announced(announcer, share, server, faults))
+        task = asyncio.create_task(_keep_announced(announcer, share, server, faults, deliveries))
         try:
             async with rechecked(share, recheck_s):
                 yield port, where
@@ -102,11 +106,14 @@ def _own_label(node: Node, port: int) -> Iterator[str]:
         os.close(lock)
 
 
-async def _keep_announced(announcer: Announcer, share: Share, server: Server, faults: Faults) -> None:
+async def _keep_announced(
+    announcer: Announcer, share: Share, server: Server, faults: Faults, deliveries: Deliveries
+) -> None:
     while True:
         await asyncio.sleep(WATCH_S)
         try:
             _tell_progress(share)
+            deliveries.look(partial(_members, share), asyncio.get_running_loop().time())
             await asyncio.to_thread(_note_holders, share.node, _finished(share))
             await asyncio.to_thread(share.node.keep_faults, faults)
             if await asyncio.to_thread(share.refresh):
@@ -115,6 +122,19 @@ async def _keep_announced(announcer: Announcer, share: Share, server: Server, fa
             share.observer.note(f"cannot look at what is shared: {error}")
         except Exception as error:  # the next look must come all the same
             faults.count(error, "watching what is shared")
+
+
+def _note_sent(share: Share, deliveries: Deliveries, manifest_id: bytes, host: str, size: int) -> None:
+    """Image data have been sent."""
+    offer = share.offer(manifest_id)
+    if offer is not None:
+        now = asyncio.get_running_loop().time()
+        deliveries.sent(offer.manifest, host, size, _members(share, manifest_id), now)
+
+
+def _members(share: Share, manifest_id: bytes) -> Members:
+    """The nodes that fetch an image, if it is still shared."""
+    return share.swarms.of(manifest_id) if share.offer(manifest_id) is not None else Members()
 
 
 def _tell_progress(share: Share) -> None:

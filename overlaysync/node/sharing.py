@@ -28,9 +28,11 @@ from overlaysync.model.names import check_name
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.used import Used, UsedFiles, is_written
 from overlaysync.ops.audience import stem
 from overlaysync.ops.backing import check_meant
 from overlaysync.ops.collecting import Rules, collect, images_below, links_in
+from overlaysync.ops.in_use import InUse
 from overlaysync.ops.library import Known
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
@@ -38,7 +40,7 @@ from overlaysync.ops.trust_words import who
 from overlaysync.ops.versions import other_sides, past_envelopes
 from overlaysync.store.files import translate
 from overlaysync.swarm.members import Swarms
-from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.keys import node_id
 from overlaysync.units import format_size
 
@@ -108,6 +110,7 @@ class Share:
     _tried: dict[str, Fingerprint] = field(default_factory=dict)
     _rotten: dict[str, tuple[Fingerprint, str]] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
+    _used: UsedFiles = field(default_factory=UsedFiles)
     _left_out: dict[str, OverlaysyncError] = field(default_factory=dict)
     _changes: int = 0
 
@@ -126,6 +129,9 @@ class Share:
 
     def offer(self, manifest_id: bytes) -> Offer | None:
         return self._offers.get(manifest_id)
+
+    def in_use(self) -> Sequence[InUse]:
+        return tuple(used.entry for used in self._used.all())
 
     def peers(self) -> Sequence[Address]:
         return self.neighbours()
@@ -147,16 +153,21 @@ class Share:
         if known:
             self._publish_known(known, found)
         self._tell_left_out()
-        if not self._shared and self._left_out:
+        if not self._shared and not self.used and self._left_out:
             # Of several, what is mended most easily: a missing master, a VM, rights, damage.
             raise min(self._left_out.values(), key=lambda error: error.exit_code)
-        if not self._shared:
+        if not self._shared and not self.used:
             raise self._nothing_found()
 
     @property
     def shared(self) -> list[Shared]:
         """What is shared, what the user named first."""
         return sorted(self._shared.values(), key=lambda shared: not shared.asked)
+
+    @property
+    def used(self) -> tuple[Used, ...]:
+        """What is listed only, because a VM uses the file."""
+        return self._used.all()
 
     def refresh(self) -> bool:
         """Withdraw what has changed or gone, publish what is new and quiet; whether anything did."""
@@ -173,6 +184,7 @@ class Share:
             if self._settled(path) and self._tried.get(path) != self._seen[path]:
                 self._publish_later(path, found)
         self._tell_new(set(self._shared) - before)
+        self._tidy_used()
         return self._changes != changes
 
     def found_rotten(self, path: str, fingerprint: Fingerprint, why: str) -> None:
@@ -187,6 +199,7 @@ class Share:
         self.stopping = True
         self._offers.clear()
         self._shared.clear()
+        self._used.clear()
 
     def _collect(self) -> dict[str, str]:
         """Real paths of the images that are named, each with the directory it was found in ("" for none)."""
@@ -213,9 +226,11 @@ class Share:
         try:
             known = self._examine(path)
         except InUseError as error:
+            self._tried.pop(path, None)  # it may come free without being written
+            if self._list_used(path):
+                return None
             if named and not self._shared:
                 raise
-            self._tried.pop(path, None)  # it may come free without being written
             if path not in self._busy:
                 self._leave_out(path, error)
             self._busy.add(path)
@@ -523,6 +538,10 @@ class Share:
         return why if fingerprint is not None and fingerprint == self._fingerprint(path) else ""
 
     def _withdraw(self, manifest_id: bytes, why: str) -> None:
+        offer = self._offers[manifest_id]
+        if is_written(offer.path, offer.chain.top.fd):
+            self._use(offer.path, InUse(offer.manifest, timestamp(), offer.past))
+            why = f"a VM writes {offer.path}; it stays listed as in use"
         del self._offers[manifest_id]
         shared = self._shared.pop(manifest_id)
         header = shared.manifest.header
@@ -531,6 +550,48 @@ class Share:
         self._tried.pop(shared.known.path, None)
         self._changes += 1
         self.observer.note(f"No longer shared: {header.full_name}:{header.version} ({why})")
+
+    def _list_used(self, path: str) -> bool:
+        """List what a VM writes, if it was published before; whether it was."""
+        manifest = self._published_before(path) if is_written(path) else None
+        if manifest is None:
+            return False
+        entry = InUse(manifest, timestamp(), past_envelopes(self.node.catalog, manifest))
+        if self._use(path, entry):
+            header = manifest.header
+            self.observer.note(
+                f"In use: {header.full_name}:{header.version} (a VM writes {path}); it is listed, and its "
+                "next version is shared when the VM is shut down"
+            )
+        return True
+
+    def _published_before(self, path: str) -> Manifest | None:
+        """The version that the file held last, if it was for those that it is to be shared with now."""
+        held = self.node.catalog.held_at(path)
+        for row in map(self.node.catalog.find_manifest, held.manifests if held else ()):
+            if row is None or self.team not in (None, row.team) or self.wishes.name not in ("", row.name):
+                continue
+            manifest = open_envelope(row.envelope)
+            if manifest.belongs(self.node.teams):
+                return manifest
+        return None
+
+    def _use(self, path: str, entry: InUse) -> bool:
+        news = self._used.add(path, entry)
+        self._changes += news
+        return news
+
+    def _tidy_used(self) -> None:
+        """Forget what is shared again, gone, or could not be shared after the VM was shut down."""
+        shared = {shared.known.path for shared in self._shared.values()}
+
+        def still(path: str) -> bool:
+            tried = self._tried.get(path)
+            return path not in shared and (
+                is_written(path) or tried is None or tried != self._fingerprint(path)
+            )
+
+        self._changes += self._used.keep(still)
 
     def _settled(self, path: str) -> bool:
         """Whether the file looked the same the last time."""

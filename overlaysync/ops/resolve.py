@@ -11,6 +11,7 @@ from overlaysync.errors import AmbiguousError, NotFoundError
 from overlaysync.model.digest import ID_PREFIX, short_id
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference
+from overlaysync.ops.in_use import Usage
 from overlaysync.trust.envelope import Manifest
 
 
@@ -22,11 +23,20 @@ class Listing:
         manifest: verified.
         peers: addresses ``HOST:PORT`` that list it.
         labels: the labels of those nodes.
+        hosts: what tells their machines apart, as they say themselves.
+        in_use: nodes that list it without its data: a VM uses the file that held it.
     """
 
     manifest: Manifest
     peers: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    in_use: tuple[Usage, ...] = ()
+
+    @property
+    def machines(self) -> int:
+        """How many machines serve it: several nodes on one machine are one copy."""
+        return len(set(self.hosts or self.peers))
 
 
 def describe(listing: Listing) -> str:
@@ -109,9 +119,9 @@ def one_of(reference: Reference, candidates: list[Listing]) -> Listing:
 def fits(reference: Reference, listing: Listing) -> bool:
     """Whether ``reference`` could mean ``listing``."""
     header = listing.manifest.header
-    if reference.peer and not any(
-        _is_peer(reference.peer, text) for text in (*listing.labels, *listing.peers)
-    ):
+    users = (text for usage in listing.in_use for text in (usage.label, usage.address))
+    known = (*listing.labels, *listing.peers, *users)
+    if reference.peer and not any(_is_peer(reference.peer, text) for text in known):
         return False
     if reference.id_prefix is not None:
         wanted = ID_PREFIX + reference.id_prefix

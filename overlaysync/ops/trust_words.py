@@ -15,6 +15,7 @@ from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
 from overlaysync.ops.again import Again
 from overlaysync.ops.dates import ago
+from overlaysync.ops.in_use import users
 from overlaysync.ops.resolve import Listing, describe, fits
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.book import Book, Trust
@@ -170,6 +171,7 @@ def describe_side(listing: Listing, now: float) -> str:
     """One version of a fork: what, how much, by whom, when, and who has it."""
     header = listing.manifest.header
     where = f"  at {', '.join(map(one_field, listing.labels))}" if listing.labels else ""
+    where += f"  in use at {users(listing.in_use)}" if listing.in_use else ""
     note = f"  “{one_field(header.note)}”" if header.note else ""
     return (
         f"{header.full_name}:{header.version}  {short_id(header.content_id)}  {format_size(header.data_size)}"

@@ -99,7 +99,7 @@ def test_the_documents_of_the_commands_that_need_no_network(lab: Lab) -> None:
     shown = node.json("show", overlay)
     check_image(shown, overlay, overlay=True, published=False)
     assert [below["path"] for below in shown["lineage"]] == [str(master)]
-    assert (shown["in_use"], shown["file_size"]) == ("", overlay.stat().st_size)
+    assert (shown["in_use"], shown["file_size"]) == (False, overlay.stat().st_size)
     assert node.json("show", master)["stands_on_it"] == [str(overlay)]
 
     verified = node.json("verify", overlay, master)["verified"]

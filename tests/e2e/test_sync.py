@@ -234,7 +234,11 @@ def test_a_watch_begins_before_there_is_anything_and_survives_its_peers(lab: Lab
     follower = watch(spare, name, "--peer", share.peer, "--wait", "1")
     assert [one["exit_code"] for one in follower.document()["failed"]] == [NOT_FOUND]
     share.stop()
-    until(lambda: "No peer answers" in follower.stderr, within_s=FORWARD_S, what="word of its silence")
+    until(
+        lambda: "No machine that you named answers" in follower.stderr,
+        within_s=FORWARD_S,
+        what="word of its silence",
+    )
     master = disks.make_master(alice.place / f"{name}.qcow2", size=MIB)
     again = alice.share(master, "--port", port)
     until((spare.place / master.name).exists, within_s=FORWARD_S, what="the image")

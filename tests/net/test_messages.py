@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from contextlib import suppress
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -132,6 +133,56 @@ def test_a_catalog_survives_the_wire(envelopes: list[bytes], label: str) -> None
     catalog = decode_catalog(encode_catalog(NODE, label, envelopes))
     assert catalog.node == NODE
     assert catalog.envelopes == tuple(envelopes)
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=200), max_size=5),
+    st.lists(st.tuples(st.binary(min_size=1, max_size=200), st.datetimes()), max_size=5),
+    st.one_of(st.just(b""), st.binary(min_size=16, max_size=16)),
+)
+def test_what_is_in_use_and_what_tells_machines_apart_survive_the_wire(
+    envelopes: list[bytes], used: list[tuple[bytes, datetime]], boot: bytes
+) -> None:
+    in_use = tuple((envelope, f"{since:%Y-%m-%dT%H:%M:%SZ}".rjust(20, "0")) for envelope, since in used)
+    catalog = decode_catalog(encode_catalog(NODE, "x", envelopes, boot=boot, in_use=in_use))
+    assert (catalog.envelopes, catalog.in_use, catalog.boot) == (tuple(envelopes), in_use, boot)
+
+
+def test_what_is_in_use_is_left_out_before_what_is_served() -> None:
+    since = "2026-11-28T10:14:00Z"
+    used = [(bytes(MAX_MANIFEST_SIZE), since)] * 1000
+    body = encode_catalog(NODE, "x", [bytes(MAX_MANIFEST_SIZE)] * 100, in_use=used)
+    catalog = decode_catalog(body)
+    assert len(body) <= MAX_CATALOG_SIZE
+    assert len(catalog.envelopes) == 100 and 200 < len(catalog.in_use) < 900
+    many = decode_catalog(encode_catalog(NODE, "x", [b"y"] * 10, in_use=[(b"y", since)] * MAX_CATALOG_ITEMS))
+    assert len(many.in_use) == MAX_CATALOG_ITEMS - 10
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"boot": "00" * 15},
+        {"boot": "00" * 17},
+        {"boot": "0G" * 16},
+        {"boot": "AA" * 16},
+        {"boot": 7},
+        {"in_use": [{"item": "YQ==", "since": ""}]},
+        {"in_use": [{"item": "YQ==", "since": "2026-11-28 10:14"}]},
+        {"in_use": [{"item": "YQ==", "since": "2026-11-28T10:14:00Z\n"}]},
+        {"in_use": [{"item": "YQ==", "since": "٢026-11-28T10:14:00Z"}]},
+        {"in_use": [{"item": "", "since": "2026-11-28T10:14:00Z"}]},
+        {"in_use": [{"item": "YQ=="}]},
+        {"in_use": {}},
+        {"in_use": [{"item": "YQ==", "since": "2026-11-28T10:14:00Z"}] * (MAX_CATALOG_ITEMS + 1)},
+    ],
+    ids=str,
+)
+def test_damaged_entries_of_a_catalog_are_refused(more: dict[str, object]) -> None:
+    message = {"node": NODE.hex(), "label": "x", "items": []}
+    assert decode_catalog(json.dumps(message).encode()).node == NODE
+    with pytest.raises(DecodeError):
+        decode_catalog(json.dumps(message | more).encode())
 
 
 def test_a_label_is_made_safe_to_print() -> None:

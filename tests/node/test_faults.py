@@ -20,6 +20,7 @@ from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, CatalogMessage
 from overlaysync.net.server import Server
 from overlaysync.node import serving as serving_module
+from overlaysync.node.deliveries import Deliveries
 from overlaysync.node.reach import Reach
 from overlaysync.ops.offer import Offer
 from overlaysync.trust.envelope import Manifest
@@ -243,7 +244,9 @@ async def test_a_look_at_who_fetches_that_breaks_does_not_end_the_watch_over_the
     faults, observer = Faults(), Heard()
     share = SimpleNamespace(refresh=lambda: False, observer=observer)
     task = asyncio.create_task(
-        serving_module._keep_announced(cast(Announcer, NOTHING), cast(Any, share), NOTHING, faults)
+        serving_module._keep_announced(
+            cast(Announcer, NOTHING), cast(Any, share), NOTHING, faults, Deliveries(print)
+        )
     )
     await soon(lambda: faults.counts.total() > 2)
     assert not task.done()

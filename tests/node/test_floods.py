@@ -23,6 +23,7 @@ from overlaysync.node.host_budget import FIRST_ASKS, TOLD_PORTS
 from overlaysync.node.listed import Listed
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import LISTED_SIZE, Reach
+from overlaysync.node.views import PeerView
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
 from tests.net.fuzzing_decoders import MASTER
@@ -360,7 +361,7 @@ async def test_who_is_said_to_have_gone_is_asked() -> None:
     reach = Reach(cast(Any, None), cast(Any, greeted), Silent(), None)
     peers = [Peer(f"n{number}", "", (f"192.0.2.{number}",), 40001) for number in (1, 2, 3, 4)]
     for peer in peers[:3]:
-        view = module.PeerView(Address(peer.addresses[0], peer.port), answered=True)
+        view = PeerView(Address(peer.addresses[0], peer.port), answered=True)
         reach.views[peer.label] = view
     assert [await reach._still_there(peer) for peer in peers] == [True, False, False, False]
 

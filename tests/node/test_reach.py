@@ -24,7 +24,10 @@ from overlaysync.net.server import Server
 from overlaysync.node import nearness as module
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
-from overlaysync.node.reach import PeerView, Reach
+from overlaysync.node.reach import Reach
+from overlaysync.node.views import PeerView
+from overlaysync.ops.in_use import InUse, Usage
+from overlaysync.ops.publish import manifest_row
 from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK
@@ -197,6 +200,57 @@ async def reaching(tmp_path: Path, *named: Address) -> AsyncIterator[Reach]:
             pass
         yield reach
     node.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "machines"),
+    [(b"a" * 16, b"a" * 16, 1), (b"a" * 16, b"b" * 16, 2), (b"", b"", 1), (b"", b"a" * 16, 2)],
+    ids=["two nodes of one machine", "two machines", "by address", "one says nothing"],
+)
+async def test_machines_are_counted_and_not_nodes(
+    tmp_path: Path, first: bytes, second: bytes, machines: int
+) -> None:
+    shelf = make_shelf(tmp_path)
+    shelf.items.append(make_offer(tmp_path / "image.raw", bytes(CHUNK), shelf.key))
+    servers = [Server(shelf), Server(shelf)]
+    servers[0]._boot, servers[1]._boot = first, second
+    async with serving(servers[0]) as one, serving(servers[1]) as two, reaching(tmp_path, one, two) as reach:
+        (listing,) = reach.listings()
+        assert (len(listing.peers), listing.machines) == (2, machines)
+
+
+async def test_what_is_in_use_is_listed_and_no_source_and_nothing_that_the_peer_has(tmp_path: Path) -> None:
+    shelf, other = make_shelf(tmp_path), make_shelf(tmp_path)
+    offer = make_offer(tmp_path / "image.raw", bytes(CHUNK), shelf.key)
+    since = "2026-11-28T10:14:00Z"
+    shelf.used.append(InUse(offer.manifest, since))
+    content = offer.manifest.header.content_id
+    async with serving(Server(shelf)) as using, serving(Server(other)) as empty:
+        async with reaching(tmp_path, using, empty) as reach:
+            (listing,) = reach.listings()
+            assert (listing.peers, listing.machines) == ((), 0)
+            assert listing.in_use == (Usage("pl@bob", str(using), since),)
+            assert reach.sources(content) == {}
+            reach.node.catalog.keep_manifest(manifest_row(offer.manifest))
+        other.items.append(offer)
+        shelf.used[0] = InUse(offer.manifest, since)
+        async with reaching(tmp_path, using, empty) as reach:
+            (listing,) = reach.listings()
+            assert (listing.peers, len(listing.in_use)) == ((str(empty),), 1)
+            assert list(reach.sources(content)) == [str(empty)]
+            assert len(reach.node.catalog.holders(content)) == 1, "who uses it has it no longer"
+
+
+async def test_a_catalog_that_is_unchanged_still_says_what_is_in_use(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    offer = make_offer(tmp_path / "image.raw", bytes(CHUNK), shelf.key)
+    shelf.used.append(InUse(offer.manifest, "2026-11-28T10:14:00Z"))
+    async with serving(Server(shelf)) as address, reaching(tmp_path, address) as reach:
+        (view,) = reach.nodes()
+        etag = view.etag
+        reach._ask(str(address), (address,))
+        assert await reach.another(wait_s=5)
+        assert view.etag == etag and reach.listings()[0].in_use and not reach.listings()[0].peers
 
 
 async def test_a_peer_named_by_name_is_where_its_address_is(tmp_path: Path) -> None:
