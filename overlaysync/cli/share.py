@@ -28,8 +28,9 @@ from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
     from overlaysync.net.messages import Address
+    from overlaysync.node.gathering import Wishes
     from overlaysync.node.node import Node
-    from overlaysync.node.sharing import Share, Wishes
+    from overlaysync.node.sharing import Share
 
 RECHECK_DAYS = 7.0
 _DAY_S = 86400
@@ -85,7 +86,7 @@ def share(
     """Share images until interrupted."""
     import asyncio
 
-    from overlaysync.node.sharing import Wishes
+    from overlaysync.node.gathering import Wishes
     from overlaysync.ops.collecting import Rules
 
     output = output_of(context)
