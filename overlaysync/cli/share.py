@@ -29,8 +29,9 @@ from overlaysync.cli.signals import ending
 
 if TYPE_CHECKING:
     from overlaysync.net.messages import Address
+    from overlaysync.node.gathering import Wishes
     from overlaysync.node.node import Node
-    from overlaysync.node.sharing import Share, Wishes
+    from overlaysync.node.sharing import Share
     from overlaysync.node.used import Used
 
 RECHECK_DAYS = 7.0
@@ -93,7 +94,7 @@ def share(
     """Share images until interrupted."""
     import asyncio
 
-    from overlaysync.node.sharing import Wishes
+    from overlaysync.node.gathering import Wishes
     from overlaysync.ops.collecting import Rules
 
     output = output_of(context)

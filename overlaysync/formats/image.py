@@ -113,6 +113,7 @@ class Image(ABC):
 
     Attributes:
         path: the path it was opened by.
+        real_path: the same without symlinks, as it was then: later it may lead elsewhere.
         fd: the open file, O_RDONLY.
         geometry: format and cluster sizes.
         virtual_size: guest bytes, a multiple of 512.
@@ -122,6 +123,7 @@ class Image(ABC):
     """
 
     path: str
+    real_path: str
     fd: int
     geometry: Geometry
     virtual_size: int
@@ -146,8 +148,7 @@ class Image(ABC):
         """Fill ``buffer`` (``extent.length`` bytes) with a DATA extent; bytes past the file's end are zero.
 
         Raises:
-            ImageError: a compressed cluster does not inflate to its size.
-            OSError: reading fails.
+            ImageError: a compressed cluster does not inflate to its size, or the disk cannot read it.
         """
 
     def close(self) -> None:

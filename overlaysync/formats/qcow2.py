@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from overlaysync.formats.cache import ByteCache
 from overlaysync.formats.claims import ClusterSet
 from overlaysync.formats.compressed import inflate
-from overlaysync.formats.files import pread_exact, read_padded
+from overlaysync.formats.files import pread_exact, read_padded, unreadable
 from overlaysync.formats.image import Extent, Format, Geometry
 from overlaysync.formats.qcow2_header import Header, read_header
 from overlaysync.formats.qcow2_snapshots import snapshot_names
@@ -228,7 +228,7 @@ class Qcow2Image(TwoLevelImage):
     def read_into(self, extent: Extent, buffer: memoryview) -> None:
         """See :class:`Image`."""
         if not extent.stored:
-            read_padded(self.fd, extent.host, buffer)
+            read_padded(self.fd, extent.host, buffer, path=self.path, guest=extent.offset)
             return
         start = extent.offset % self.header.cluster_size
         buffer[:] = self._cluster_at(extent)[start : start + extent.length]
@@ -238,7 +238,10 @@ class Qcow2Image(TwoLevelImage):
         data = self._inflated.get(extent.host)
         if data is None:
             # The last sector need not be whole at the end of the file.
-            stored = os.pread(self.fd, extent.stored, extent.host)
+            try:
+                stored = os.pread(self.fd, extent.stored, extent.host)
+            except OSError as error:
+                raise unreadable(error, self.path, extent.offset) from error
             data = inflate(stored, self.header.cluster_size, self.header.compression)
             if data is None:
                 self.refuse("a compressed cluster does not inflate to its size", extent.host)

@@ -40,9 +40,10 @@ from overlaysync.ops.again import Again
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
+from overlaysync.ops.folders import images_in
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.in_use import no_holder
-from overlaysync.ops.library import Known, PageKeeper, find_base, image_files
+from overlaysync.ops.library import Known, PageKeeper, find_base
 from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
@@ -426,14 +427,14 @@ class Fetch:
         offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page, past)
         mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
         try:
-            check = partial(self._check_result, step, pages, base) if base else None
+            check = partial(self._check_result, step, pages, base, assembly.path) if base else None
 
-            def finish() -> None:
+            def finish() -> Known:
                 check_still(step.path, verdict.file)
-                assembly.finish(mode=mode, replace=replace, check=check)
+                file = assembly.finish(mode=mode, replace=replace, check=check)
+                return self._remember(step, pages, assembly.path, file)
 
-            await self._fill(step, assembly, offer, transfer, finish)
-            known = await asyncio.to_thread(self._remember, step, pages)
+            known = await self._fill(step, assembly, offer, transfer, finish)
         except BaseException:
             self.passing.withdraw(offer)
             raise
@@ -464,8 +465,8 @@ class Fetch:
         assembly: Assembly,
         offer: PartOffer,
         transfer: Transfer,
-        finish: Callable[[], None],
-    ) -> None:
+        finish: Callable[[], Known],
+    ) -> Known:
         """Get all data from here and from peers, give what there is to others, and finish the file."""
         threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
         in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
@@ -477,8 +478,9 @@ class Fetch:
             self.passing.begin(offer)
             transferring = Transferring(self.reach, step, assembly, offer, transfer, threads, self.passing)
             await transferring.run()
-            await asyncio.gather(in_thread(finish), transferring.say_goodbye())
+            known, _ = await asyncio.gather(in_thread(finish), transferring.say_goodbye())
             self.passing.finish(offer)
+            return known
         except asyncio.CancelledError:
             self._stopping = True
             raise
@@ -499,14 +501,14 @@ class Fetch:
             )
         return base
 
-    def _check_result(self, step: Step, pages: PageList, base: Known, part: Path) -> None:
+    def _check_result(self, step: Step, pages: PageList, base: Known, path: str, file: int) -> None:
         """Every byte is as the layer has it; here the disk that it makes must be what its publisher promised.
 
         Raises:
             VerificationError: it is another, or what it stands on has rotted.
         """
         keeper = PageKeeper(self.node.catalog)
-        with self.node.library.open(part, step.format) as chain:
+        with self.node.library.open(path, step.format, file=file) as chain:
             disk = combine(base.disk, pages, self.node.library.load_page, chain, keeper.keep)
         keeper.flush()
         if disk.id != step.header.result_id:
@@ -518,12 +520,10 @@ class Fetch:
             )
         self.node.catalog.pages.keep_list(disk)
 
-    def _remember(self, step: Step, pages: PageList) -> Known:
-        library = self.node.library
+    def _remember(self, step: Step, pages: PageList, path: str, file: int) -> Known:
         disk = self.node.catalog.pages.load_list(step.header.result_id) if pages.is_layer else pages
-        if disk is not None:
-            library.remember(step.path, step.format, pages, disk, now=now())
-        return library.examine(step.path, now=now(), format=step.format)
+        assert disk is not None, "it was kept when the result was checked"
+        return self.node.library.remember(path, step.format, pages, disk, file=file, now=now())
 
     def _take_local(self, step: Step, assembly: Assembly, transfer: Transfer) -> None:
         """Take what images here hold: known ones, and unknown ones of the same size beside the target."""
@@ -554,13 +554,15 @@ class Fetch:
         What is known of the others stays, also where it does not fit any more: it says what a damaged image
         should be, and its good units are found all the same.
         """
-        for path in image_files(self.options.directories):
-            with suppress(OverlaysyncError, OSError):
-                if self.node.catalog.image_at(os.path.realpath(path)) is None:
-                    with self.node.library.open(path) as chain:
-                        fits = chain.virtual_size == virtual_size
-                    if fits:
-                        self.node.library.examine(path, now=now(), progress=self._check_stopping)
+        library = self.node.library
+        with images_in(self.options.directories) as found:
+            for item in found:
+                with suppress(OverlaysyncError, OSError):
+                    if self.node.catalog.image_at(item.path) is not None:
+                        continue
+                    with library.open_quiet(item.path, file=item.open()) as chain:
+                        if chain.virtual_size == virtual_size:
+                            library.examine_chain(chain, now=now(), progress=self._check_stopping)
 
     # -- manifest ------------------------------------------------------------------------------------
 

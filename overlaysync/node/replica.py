@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 
 from overlaysync.errors import OverlaysyncError
 from overlaysync.formats.chain import Chain
@@ -51,7 +52,8 @@ class Replica(Share):
         if manifest is None:
             return
         try:
-            self._offer(image, manifest, asked=asked)
+            opened = partial(self.node.library.open, image.path, image.geometry.format)
+            self._offer(image, manifest, opened, asked=asked)
         except (OverlaysyncError, OSError) as error:
             self.observer.note(f"not shared: {image.path}: {error}")
 

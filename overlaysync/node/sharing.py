@@ -6,39 +6,34 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from overlaysync.errors import (
     AmbiguousError,
-    ImageError,
     InUseError,
     NotAllowedError,
-    NotFoundError,
     OverlaysyncError,
     StoppedError,
 )
 from overlaysync.formats.chain import Chain
-from overlaysync.formats.files import may_read
-from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
 from overlaysync.model.digest import short_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import check_name
 from overlaysync.net.messages import Address
-from overlaysync.node.node import Node, now, timestamp
+from overlaysync.node.gathering import Gathering, Looked, Wishes, fingerprint_at
+from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.used import Used, UsedFiles, is_written
 from overlaysync.ops.audience import stem
-from overlaysync.ops.backing import check_meant
-from overlaysync.ops.collecting import Rules, collect, images_below, links_in
+from overlaysync.ops.folders import Found
 from overlaysync.ops.in_use import InUse
 from overlaysync.ops.library import Known
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
 from overlaysync.ops.trust_words import who
 from overlaysync.ops.versions import other_sides, past_envelopes
-from overlaysync.store.files import translate
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.keys import node_id
@@ -63,27 +58,6 @@ class Shared:
     asked: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the user said of the images to be shared.
-
-    Attributes:
-        name: what the one image is called; "" for its own name.
-        note: what is said of the versions that are published.
-        collecting: what of directories is taken.
-        format: what the named images are, whatever their names and contents suggest; None to look.
-        accept_master: whether an overlay's master is taken for its own, whatever is known of it.
-        confirm: called with the names of images that would become public and were a team's; raises to refuse.
-    """
-
-    name: str = ""
-    note: str = ""
-    collecting: Rules = field(default_factory=Rules)
-    format: Format | None = None
-    accept_master: bool = False
-    confirm: Callable[[Sequence[str]], None] = lambda names: None
-
-
 @dataclass(slots=True)
 class Share:
     """The shelf of a sharing node.
@@ -106,13 +80,15 @@ class Share:
     swarms: Swarms = field(default_factory=Swarms)
     _shared: dict[bytes, Shared] = field(default_factory=dict)
     _offers: dict[bytes, ImageOffer] = field(default_factory=dict)
-    _seen: dict[str, Fingerprint] = field(default_factory=dict)
-    _tried: dict[str, Fingerprint] = field(default_factory=dict)
     _rotten: dict[str, tuple[Fingerprint, str]] = field(default_factory=dict)
-    _busy: set[str] = field(default_factory=set)
     _used: UsedFiles = field(default_factory=UsedFiles)
-    _left_out: dict[str, OverlaysyncError] = field(default_factory=dict)
     _changes: int = 0
+    _gathering: Gathering = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._gathering = Gathering(
+            self.node, self.paths, self.wishes, self.observer, self._advance, self._list_used
+        )
 
     # -- the shelf, called from the event loop -------------------------------------------------------
 
@@ -148,16 +124,25 @@ class Share:
         """
         if self.team:
             self._check_member(check_name(self.team, "team"), f"Cannot share with team '{self.team}'")
-        found = self._collect()
-        known = {path: image for path in found if (image := self._look(path, named=not found[path]))}
-        if known:
-            self._publish_known(known, found)
-        self._tell_left_out()
-        if not self._shared and not self.used and self._left_out:
+        gathering = self._gathering
+        found = gathering.collect(all_named=True)
+        looked: dict[str, Looked] = {}
+        try:
+            for path, item in found.items():
+                if image := gathering.look(item, insist=item.top is None):
+                    looked[path] = image
+            if looked:
+                self._publish_known(looked, found)
+        finally:
+            for image in looked.values():
+                image.chain.close()
+        gathering.tell_left_out(len(self._shared))
+        if self._shared or self.used:
+            return
+        if gathering.left_out:
             # Of several, what is mended most easily: a missing master, a VM, rights, damage.
-            raise min(self._left_out.values(), key=lambda error: error.exit_code)
-        if not self._shared and not self.used:
-            raise self._nothing_found()
+            raise min(gathering.left_out.values(), key=lambda error: error.exit_code)
+        raise gathering.nothing_found()
 
     @property
     def shared(self) -> list[Shared]:
@@ -177,11 +162,9 @@ class Share:
             if why or not offer.unchanged():
                 self._withdraw(manifest_id, why or change_of(offer.path))
         shared = {shared.known.path for shared in self._shared.values()}
-        found = self._collect()
+        found = self._gathering.collect(all_named=not self._shared)
         for path in found:
-            if path in shared or self._rot(path):
-                continue
-            if self._settled(path) and self._tried.get(path) != self._seen[path]:
+            if path not in shared and not self._rot(path) and self._gathering.is_news(path):
                 self._publish_later(path, found)
         self._tell_new(set(self._shared) - before)
         self._tidy_used()
@@ -200,107 +183,38 @@ class Share:
         self._offers.clear()
         self._shared.clear()
         self._used.clear()
+        self._gathering.close()
 
-    def _collect(self) -> dict[str, str]:
-        """Real paths of the images that are named, each with the directory it was found in ("" for none)."""
-        found: dict[str, str] = {}
-        for path in self.paths:
-            if not os.path.isdir(path):
-                if os.path.exists(path) or not self._shared:
-                    found.setdefault(os.path.realpath(path), "")
-                continue
-            if not os.access(path, os.R_OK | os.X_OK):
-                what = f"Cannot read {path}"
-                raise NotAllowedError(what, why="permission denied", hint=may_read(path))
-            for item in collect(path, self.wishes.collecting):
-                found.setdefault(os.path.realpath(item.path), os.path.realpath(item.folder))
-        return found
-
-    def _look(self, path: str, *, named: bool) -> Known | None:
-        """What is in the image; one of a directory that cannot be shared is said once, and left out.
-
-        It is tried again when it has changed.
-        """
-        with suppress(OSError):
-            self._tried[path] = Fingerprint.of(os.stat(path))
-        try:
-            known = self._examine(path)
-        except InUseError as error:
-            self._tried.pop(path, None)  # it may come free without being written
-            if self._list_used(path):
-                return None
-            if named and not self._shared:
-                raise
-            if path not in self._busy:
-                self._leave_out(path, error)
-            self._busy.add(path)
-            return None
-        except OverlaysyncError as error:
-            if named and not self._shared:
-                raise
-            self._leave_out(path, error)
-            return None
-        except OSError as error:
-            self._leave_out(path, translate(error, f"Cannot read {path}", hint=may_read(path)))
-            return None
-        self._busy.discard(path)
-        if named:
-            self.node.catalog.mark_named(path)
-        return known
-
-    def _examine(self, path: str) -> Known:
-        """Hash an image, and check that it may be shared."""
-        format = self.wishes.format
-        size = self.node.library.guest_size(path, format)
-        self.observer.begin(f"hashing {os.path.basename(path)}", size)
-        try:
-            known = self.node.library.examine(
-                path,
-                now=now(),
-                format=format,
-                progress=self._advance,
-                accept_master=self.wishes.accept_master,
-            )
-        finally:
-            self.observer.end()
-        for note in known.notes:
-            self.observer.note(f"{path}: {note}")
-        _check_is_one(known)
-        named = [os.path.realpath(path) for path in self.paths]
-        check_meant(known, named, self.node.catalog, sharing=True)
-        return known
-
-    def _leave_out(self, path: str, error: OverlaysyncError) -> None:
-        self._left_out[path] = error
-        self.observer.note(f"left out: {error}")
-
-    def _publish_known(self, known: dict[str, Known], found: dict[str, str]) -> None:
+    def _publish_known(self, looked: Mapping[str, Looked], found: Mapping[str, Found]) -> None:
         """Publish the images that can be shared, masters before what stands on them."""
+        known = {path: image.known for path, image in looked.items()}
         names = self._names(known, found, self.team)
         if self.team == "":
             self._confirm_public(known.values(), names)
-        for path, image in sorted(known.items(), key=lambda item: len(list(item[1].lineage))):
+        for path, image in sorted(looked.items(), key=lambda item: len(list(item[1].known.lineage))):
             try:
                 self._publish(image, self.team, names, self.wishes.note)
             except OverlaysyncError as error:
-                if not found[path]:
+                if found[path].top is None:
                     raise
-                self._leave_out(path, error)
+                self._gathering.leave_out(path, error)
 
-    def _publish_later(self, path: str, found: dict[str, str]) -> None:
+    def _publish_later(self, path: str, found: Mapping[str, Found]) -> None:
         """Publish an image that has appeared or changed, for no other audience than it or this share has.
 
         What the user said of the versions at the start was not said of this one.
         """
-        image = self._look(path, named=False)
+        image = self._gathering.look(found[path], insist=False)
         if image is None:
             return
         try:
-            team = self._audience_later(image)
-            names = self._names({path: image}, found, team)
+            team = self._audience_later(image.known)
+            names = self._names({path: image.known}, found, team)
             self._publish(image, team, names, "")
         except OverlaysyncError as error:
-            self._leave_out(path, error)
+            self._gathering.leave_out(path, error)
+        finally:
+            image.chain.close()
 
     def _audience_later(self, image: Known) -> str | None:
         """The audience of this share for what is new; None for the one that the image had.
@@ -322,15 +236,15 @@ class Share:
             self.observer.note(f"Now shared with {whom}: {header.full_name}:{header.version}{by}{public}")
 
     def _names(
-        self, known: Mapping[str, Known], found: Mapping[str, str], team: str | None
+        self, known: Mapping[str, Known], found: Mapping[str, Found], team: str | None
     ) -> dict[str, str]:
         """The name of each image to be published, and of all that they stand on."""
         present = {shared.known.path: shared.known for shared in self._shared.values()}
         images = {image.path: image for top in (*present.values(), *known.values()) for image in top.lineage}
-        in_folder = Counter(folder for folder in found.values() if folder)
+        in_folder = Counter(item.folder for item in found.values() if item.folder)
         candidates = []
         for path, image in images.items():
-            asked, folder = path in found, found.get(path, "")
+            asked, folder = path in found, found[path].folder if path in found else ""
             noted = self.node.catalog.held_at(path)
             passed_on = None if asked else self.node.publisher.passed_on(image, team)
             candidates.append(
@@ -354,7 +268,7 @@ class Share:
                 self.observer.note(f"  {candidate.path} is called '{name}'")
         return names
 
-    def _given(self, path: str, found: Mapping[str, str]) -> str:
+    def _given(self, path: str, found: Mapping[str, Found]) -> str:
         """The name that the user gave, which fits one image only."""
         if not self.wishes.name or path not in found:
             return ""
@@ -388,7 +302,8 @@ class Share:
         if team_things:
             self.wishes.confirm(team_things)
 
-    def _publish(self, image: Known, team: str | None, names: Mapping[str, str], note: str) -> None:
+    def _publish(self, looked: Looked, team: str | None, names: Mapping[str, str], note: str) -> None:
+        image = looked.known
         lineage = self.node.publisher.publish_lineage(
             image,
             team=team,
@@ -397,44 +312,17 @@ class Share:
             note=note,
             continues=bool(self.wishes.name),
         )
+        places = {id(one): depth for depth, one in enumerate(image.lineage)}
         for below, manifest in lineage:
             self._warn_of_pin(manifest)
             self._warn_of_fork(below, manifest)
-            self._offer(below, manifest, asked=below is image)
+            opened = partial(looked.chain.again, places[id(below)])
+            self._offer(below, manifest, opened, asked=below is image)
         header = lineage[0][1].header
         if note not in ("", header.note):
             self.observer.note(
                 f"  {header.full_name}:{header.version} was published before, and its note stays as it is"
             )
-
-    def _tell_left_out(self) -> None:
-        """Say what of the directories was not taken."""
-        for directory in filter(os.path.isdir, self.paths):
-            below = 0 if self.wishes.collecting.recursive else images_below(directory)
-            if below and self._shared:
-                count = "1 image lies" if below == 1 else f"{below} images lie"
-                self.observer.note(f"  {count} in subdirectories of {directory}: share -r takes them as well")
-            links = links_in(directory)
-            if links:
-                self.observer.note(
-                    f"  links left out of {directory}: {', '.join(links)} (name one to share it)"
-                )
-        if self._left_out:
-            total = len(self._left_out) + len(self._shared)
-            self.observer.note(f"  {len(self._left_out)} of {total} images are not shared")
-
-    def _nothing_found(self) -> NotFoundError:
-        below = sum(images_below(path) for path in self.paths if os.path.isdir(path))
-        named = ", ".join(self.paths)
-        if below and not self.wishes.collecting.recursive:
-            return NotFoundError(
-                f"There is no image in {named} itself",
-                why=f"its subdirectories hold {below}",
-                hint=f"overlaysync share -r {' '.join(map(shlex.quote, self.paths))}",
-            )
-        return NotFoundError(
-            f"There is no image in {named}", hint="images are named *.qcow2, *.qed, *.raw or *.img"
-        )
 
     def _warn_of_pin(self, manifest: Manifest) -> None:
         """Say that others will not accept this by its name, where the name belongs to another publisher."""
@@ -481,7 +369,8 @@ class Share:
             raise StoppedError("stopped")
         self.observer.advance(size)
 
-    def _offer(self, image: Known, manifest: Manifest, *, asked: bool) -> None:
+    def _offer(self, image: Known, manifest: Manifest, opened: Callable[[], Chain], *, asked: bool) -> None:
+        """Offer an image; ``opened`` opens its files, which must be those that were read."""
         before = self._shared.get(manifest.id)
         if before is not None:
             self._shared[manifest.id] = replace(before, asked=before.asked or asked)
@@ -491,7 +380,7 @@ class Share:
         same = [other for other in self._shared.values() if other.known.path == image.path]
         if same and not asked:
             return  # it is shared under the name that was asked for
-        chain = self.node.library.open(image.path, image.geometry.format)
+        chain = opened()
         try:
             expected = chain.fingerprints()
             self._keep_unwritten(chain, image)
@@ -535,7 +424,7 @@ class Share:
     def _rot(self, path: str) -> str:
         """What is wrong with the file at ``path`` as it is now; "" as far as is known nothing."""
         fingerprint, why = self._rotten.get(path, (None, ""))
-        return why if fingerprint is not None and fingerprint == self._fingerprint(path) else ""
+        return why if fingerprint is not None and fingerprint == fingerprint_at(path) else ""
 
     def _withdraw(self, manifest_id: bytes, why: str) -> None:
         offer = self._offers[manifest_id]
@@ -546,8 +435,7 @@ class Share:
         shared = self._shared.pop(manifest_id)
         header = shared.manifest.header
         self.swarms.leave(manifest_id)
-        self._seen.pop(shared.known.path, None)
-        self._tried.pop(shared.known.path, None)
+        self._gathering.forget(shared.known.path)
         self._changes += 1
         self.observer.note(f"No longer shared: {header.full_name}:{header.version} ({why})")
 
@@ -586,26 +474,9 @@ class Share:
         shared = {shared.known.path for shared in self._shared.values()}
 
         def still(path: str) -> bool:
-            tried = self._tried.get(path)
-            return path not in shared and (
-                is_written(path) or tried is None or tried != self._fingerprint(path)
-            )
+            return path not in shared and (is_written(path) or not self._gathering.is_tried(path))
 
         self._changes += self._used.keep(still)
-
-    def _settled(self, path: str) -> bool:
-        """Whether the file looked the same the last time."""
-        present = self._fingerprint(path)
-        before = self._seen.get(path)
-        if present is not None:
-            self._seen[path] = present
-        return present is not None and present == before
-
-    def _fingerprint(self, path: str) -> Fingerprint | None:
-        try:
-            return Fingerprint.of(os.stat(path))
-        except OSError:
-            return None
 
 
 def _audience_option(team: str | None) -> str:
@@ -618,13 +489,3 @@ def _audience_option(team: str | None) -> str:
 def change_of(path: str) -> str:
     """Return what became of a file that is not as it was published."""
     return f"{path} has changed" if os.path.exists(path) else f"{path} was deleted"
-
-
-def _check_is_one(known: Known) -> None:
-    """An empty disk is of no use to anybody.
-
-    Raises:
-        ImageError: it is one.
-    """
-    if not known.disk.virtual_size:
-        raise ImageError("it is empty", path=known.path)

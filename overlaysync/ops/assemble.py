@@ -134,6 +134,11 @@ class Assembly:
             for low, high in _stretches(hosts, np.ones(len(hosts), np.bool_), unit):
                 yield int(hosts[low]), self.data.span(run.first + low, high - low)
 
+    @property
+    def path(self) -> str:
+        """Real path of the finished file."""
+        return str(self._part.target)
+
     def open_reader(self) -> int:
         """A descriptor to read the file with, also when it has got its name; the caller closes it."""
         return self._part.open_reader()
@@ -178,15 +183,18 @@ class Assembly:
         if self._part.should_checkpoint(now):
             self._part.checkpoint()
 
-    def finish(
-        self, *, mode: int, replace: bool = False, check: Callable[[Path], None] | None = None
-    ) -> None:
+    def finish(self, *, mode: int, replace: bool = False, check: Callable[[int], None] | None = None) -> int:
         """Write tables and header, and give the file its name.
 
         Args:
             mode: of the file.
             replace: whether the name may be taken.
-            check: looks at the finished part file, and raises if it must not get the name.
+            check: looks at the finished file, by a descriptor that it closes, and raises if it must not get
+                the name.
+
+        Returns:
+            A descriptor of the file, which the caller closes: what is noted of it is to come from there, as
+            its name may lead to another by then.
 
         Raises:
             WouldDestroyError: the name is taken and ``replace`` is not set.
@@ -198,12 +206,18 @@ class Assembly:
             self._part.pwrite(offset, [data])
         if check is not None:
             try:
-                check(self._part.path)
+                check(self.open_reader())
             except OverlaysyncError:
                 self._abandon()
                 raise
-        self._part.publish(mode=mode, replace=replace)
+        file = self.open_reader()
+        try:
+            self._part.publish(mode=mode, replace=replace)
+        except BaseException:
+            os.close(file)
+            raise
         self._done = True
+        return file
 
     def close(self) -> None:
         """Let go of the part file; unless it was published it stays for a later run. No thread may write."""

@@ -10,7 +10,8 @@ from overlaysync.formats.chain import reachable
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import open_regular
 from overlaysync.formats.locks import in_use, in_use_for_writing, writer_of
-from overlaysync.ops.library import image_files, vouched_by
+from overlaysync.ops.folders import image_files
+from overlaysync.ops.library import vouched_by
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.files import sync_directory, translate
 

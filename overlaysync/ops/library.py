@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from overlaysync.errors import BaseImageError, InUseError, OverlaysyncError
-from overlaysync.formats.chain import Chain
+from overlaysync.errors import BaseImageError, ImageError, InUseError, OverlaysyncError
+from overlaysync.formats.chain import Chain, is_own
+from overlaysync.formats.files import leads_to
 from overlaysync.formats.image import Format, Geometry
 from overlaysync.formats.locks import hold_read_lock
-from overlaysync.formats.recognition import Vouched, is_listed
+from overlaysync.formats.recognition import Vouched
 from overlaysync.model.digest import format_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.expected import Basis, Expected, expected_at, pledged_at
+from overlaysync.ops.folders import images_in
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
 from overlaysync.store.catalog import Catalog, ImageRow, ManifestRow
@@ -75,24 +77,37 @@ class Library:
         self._vouched = vouched_by(catalog)
 
     def open(
-        self, path: str | os.PathLike[str], format: Format | None = None, *, base: str | None = None
+        self,
+        path: str | os.PathLike[str],
+        format: Format | None = None,
+        *,
+        base: str | None = None,
+        file: int | None = None,
     ) -> Chain:
         """Open the image at ``path`` and all below it; see :meth:`Chain.open`.
 
-        A file that the catalog has as an image of a format is taken for one again.
+        A file that the catalog has as an image of a format is taken for one again, and one that was named
+        before is believed again.
         """
-        return Chain.open(os.fspath(path), format, self._vouched, base=base)
+        return Chain.open(
+            os.fspath(path), format, self._vouched, base=base, file=file, followed=self._is_followed
+        )
 
     @contextmanager
     def open_quiet(
-        self, path: str | os.PathLike[str], format: Format | None = None, *, base: str | None = None
+        self,
+        path: str | os.PathLike[str],
+        format: Format | None = None,
+        *,
+        base: str | None = None,
+        file: int | None = None,
     ) -> Iterator[Chain]:
         """Open the chain at ``path``, with locks held that keep QEMU from writing to any image of it.
 
         Raises:
             InUseError: a VM already writes to one.
         """
-        with self.open(path, format, base=base) as chain:
+        with self.open(path, format, base=base, file=file) as chain:
             for image in chain.images:
                 hold_read_lock(image.fd, path=image.path)
             yield chain
@@ -117,6 +132,7 @@ class Library:
         progress: Progress | None = None,
         fresh: bool = False,
         accept_master: bool = False,
+        file: int | None = None,
     ) -> Known:
         """Return what is in the image at ``path``, hashed when it is not known yet.
 
@@ -127,14 +143,22 @@ class Library:
             progress: told of the bytes hashed.
             fresh: hash it whatever is known, and leave what is known as it is.
             accept_master: take an overlay's master for its own, whatever is known of it.
+            file: a descriptor of the file, found at the real path ``path``, which is closed in the end; None
+                to open it by its name.
 
         Raises:
             ImageError: it cannot be read.
             BaseImageError: a backing file is missing, or is not the master that the overlay was made on.
             InUseError: a VM writes to it, or it changed while it was read.
         """
-        with self.open_quiet(path, format) as chain:
+        with self.open_quiet(path, format, file=file) as chain:
             return self._examine(chain, now, progress, fresh, accept_master)
+
+    def examine_chain(
+        self, chain: Chain, *, now: float, progress: Progress | None = None, accept_master: bool = False
+    ) -> Known:
+        """Return what is in an image that is open, as :meth:`examine`; the caller holds the locks."""
+        return self._examine(chain, now, progress, False, accept_master)
 
     def expected(self, path: str | os.PathLike[str]) -> Expected | None:
         """Return what the file at ``path`` must hold; None when nothing is known of it."""
@@ -232,17 +256,43 @@ class Library:
             yield LocalSource(chain, pages)
 
     def remember(
-        self, path: str, format: Format, content: PageList, disk: PageList, *, now: float
-    ) -> ImageRow:
-        """Note what was just written to ``path`` and verified on the way."""
-        with self.open_quiet(path, format) as chain:
-            return self._keep(chain, disk, content if content.is_layer else None, now)
+        self, path: str, format: Format, content: PageList, disk: PageList, *, file: int, now: float
+    ) -> Known:
+        """Note what was just written and verified on the way, and return what is known of it.
+
+        Args:
+            path: the real path that the file was given.
+            format: its format.
+            content, disk: what it holds.
+            file: a descriptor of the file that was written, which is closed here: what has this name by now
+                may be another.
+            now: seconds since 1970.
+
+        Raises:
+            InUseError: the name leads to another file.
+        """
+        with self.open_quiet(path, format, file=file) as chain:
+            if not leads_to(path, chain.top.fd):
+                raise InUseError(
+                    f"{path} was moved or replaced as soon as it was written",
+                    hint="find out what did that, and repeat the command",
+                )
+            self._keep(chain, disk, content if content.is_layer else None, now)
+            return self._examine(chain, now, None, False, False)
 
     def confirm(self, known: Known, *, now: float) -> None:
         """Note that what is known was read again; unless the files have changed since."""
         with self.open_quiet(known.path, known.geometry.format) as chain:
             if chain.fingerprints() == known.files:
                 self._keep(chain, known.disk, known.layer, now)
+
+    def _is_followed(self, path: str, file: os.stat_result) -> bool:
+        """Whether the header of an overlay is believed: it is ours, or the user named that very file."""
+        if is_own(path, file):
+            return True
+        row = self.catalog.image_at(path)
+        same = row is not None and row.fingerprint[:2] == (file.st_dev, file.st_ino)
+        return same and self.catalog.is_named(path)
 
     def _examine(
         self, chain: Chain, now: float, progress: Progress | None, fresh: bool, accept_master: bool
@@ -278,12 +328,12 @@ class Library:
                 return
             wanted, ids = expected.content, expected.ids
         if not {parent.disk.id, parent.content.id} & ids:
-            raise self.other_master(os.path.realpath(chain.top.path), parent, wanted)
+            raise self.other_master(chain.top.real_path, parent, wanted)
 
     def _row_of(self, chain: Chain) -> ImageRow | None:
         """What is known of the top file, written to or not; or of the file that was moved here as it was."""
         file = chain.fingerprints()[0]
-        row = self.catalog.image_at(os.path.realpath(chain.top.path))
+        row = self.catalog.image_at(chain.top.real_path)
         if row is not None and row.fingerprint[:2] == file[:2]:
             return row
         # A moved file keeps the time of its last write; only its inode's number may be another file's by now.
@@ -311,7 +361,7 @@ class Library:
 
         A master that was healed is another file: of the overlays on it, which it left alone, all stays known.
         """
-        row = self.catalog.image_at(os.path.realpath(chain.top.path))
+        row = self.catalog.image_at(chain.top.real_path)
         files = chain.fingerprints()
         if row is None or row.chain[0] != files[0] or row.format != chain.top.geometry.format:
             return None
@@ -328,24 +378,25 @@ class Library:
     ) -> Known:
         before = chain.fingerprints()
         keeper = PageKeeper(self.catalog)
-        if parent is None:
-            layer = None
-            disk = hash_disk(chain, keeper.keep, progress)
-        else:
-            layer = layer or hash_layer(chain, parent.disk.id, keeper.keep, progress)
-            keeper.flush()
-            disk = combine(parent.disk, layer, self.load_page, chain, keeper.keep)
+        try:
+            if parent is None:
+                layer = None
+                disk = hash_disk(chain, keeper.keep, progress)
+            else:
+                layer = layer or hash_layer(chain, parent.disk.id, keeper.keep, progress)
+                keeper.flush()
+                disk = combine(parent.disk, layer, self.load_page, chain, keeper.keep)
+        except ImageError:
+            _check_unchanged(chain, before)  # what was cut off or written over meanwhile is no damage
+            raise
         keeper.flush()
-        if before != chain.fingerprints():
-            raise InUseError(
-                f"{chain.top.path} changed while it was read", hint="try again when nothing writes to it"
-            )
-        path, geometry = os.path.realpath(chain.top.path), chain.top.geometry
+        _check_unchanged(chain, before)
+        path, geometry = chain.top.real_path, chain.top.geometry
         return Known(path, geometry, disk, layer, parent, before, self._notes(chain))
 
     def _notes(self, chain: Chain) -> tuple[str, ...]:
         """What is to be said of the top image: by its header, and by a note that was made of this file."""
-        noted = self.catalog.doubt_about(os.path.realpath(chain.top.path), chain.fingerprints()[0])
+        noted = self.catalog.doubt_about(chain.top.real_path, chain.fingerprints()[0])
         return (*chain.top.notes, noted) if noted else chain.top.notes
 
     def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:
@@ -353,7 +404,7 @@ class Library:
         if layer is not None:
             self.catalog.pages.keep_list(layer)
         row = ImageRow(
-            path=os.path.realpath(chain.top.path),
+            path=chain.top.real_path,
             chain=chain.fingerprints(),
             format=chain.top.geometry.format,
             virtual_size=chain.virtual_size,
@@ -364,6 +415,18 @@ class Library:
         )
         self.catalog.remember_image(row)
         return row
+
+
+def _check_unchanged(chain: Chain, before: tuple[Fingerprint, ...]) -> None:
+    """Refuse a mixture of what the files of a chain held at different times.
+
+    Raises:
+        InUseError: one has changed.
+    """
+    for image, old, new in zip(chain.images, before, chain.fingerprints(), strict=True):
+        if old != new:
+            hint = "try again when nothing writes to it"
+            raise InUseError(f"{image.path} changed while it was read", hint=hint)
 
 
 def vouched_by(catalog: Catalog) -> Vouched:
@@ -408,13 +471,12 @@ def find_base(
     for row in library.holders(disk):
         if row.layer is None or is_read_only(row.path):
             return library.examine(row.path, now=now, format=Format(row.format))
-    for path in sorted(
-        image_files(directories), key=lambda path: not os.path.basename(path).startswith(called)
-    ):
-        with suppress(OverlaysyncError, OSError):
-            known = library.examine(path, now=now)
-            if known.disk.id == disk and (known.layer is None or is_read_only(path)):
-                return known
+    with images_in(directories) as found:
+        for item in sorted(found, key=lambda item: not os.path.basename(item.path).startswith(called)):
+            with suppress(OverlaysyncError, OSError):
+                known = library.examine(item.path, now=now, file=item.open())
+                if known.disk.id == disk and (known.layer is None or is_read_only(item.path)):
+                    return known
     return None
 
 
@@ -426,17 +488,3 @@ def full_name(row: ManifestRow) -> str:
 def is_read_only(path: str) -> bool:
     """Whether nobody has permission to write to the file."""
     return not os.stat(path).st_mode & 0o222
-
-
-def image_files(directories: list[str]) -> Iterator[str]:
-    """Yield the files in ``directories`` (not below them) that count as images, in order of name."""
-    for directory in directories:
-        try:
-            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-        except OSError:
-            continue
-        for entry in entries:
-            # Not links: whoever may write to the directory could lead us to any file.
-            plain = not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)
-            if plain and is_listed(entry.path):
-                yield entry.path

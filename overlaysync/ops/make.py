@@ -252,11 +252,10 @@ class Maker:
                 )
             if base:
                 self._check_unchanged(base)
-            assembly.finish(mode=OVERLAY_MODE if base else MASTER_MODE, replace=work.replace)
+            file = assembly.finish(mode=OVERLAY_MODE if base else MASTER_MODE, replace=work.replace)
         finally:
             assembly.close()
-        self._library.remember(work.path, work.format, work.content, work.disk, now=now)
-        made = self._library.examine(work.path, now=now, format=work.format)
+        made = self._library.remember(assembly.path, work.format, work.content, work.disk, file=file, now=now)
         self._note_made(made, work, now)
         return made
 

@@ -108,9 +108,9 @@ def test_pread_exact_refuses_what_the_file_does_not_hold(image: Path) -> None:
 def test_what_lies_past_the_end_reads_as_zeros(image: Path) -> None:
     fd = open_regular(str(image))
     buffer = bytearray(b"x" * 8)
-    read_padded(fd, 6, memoryview(buffer))
+    read_padded(fd, 6, memoryview(buffer), path="x", guest=0)
     assert buffer == b"6789\0\0\0\0"
-    read_padded(fd, 1 << 40, memoryview(buffer))
+    read_padded(fd, 1 << 40, memoryview(buffer), path="x", guest=0)
     assert buffer == bytes(8)
     os.close(fd)
 

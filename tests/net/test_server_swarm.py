@@ -174,7 +174,7 @@ async def test_a_file_that_has_changed_after_it_was_finished_is_gone(
 ) -> None:
     for piece in range(PIECES):
         hold(part, writing, piece)
-    writing.finish(mode=0o644)
+    os.close(writing.finish(mode=0o644))
     part.finished()
     buffer = memoryview(bytearray(len(CONTENT)))
     await client.read_slots(address, part.manifest.id, ((0, 41),), buffer)

@@ -380,7 +380,7 @@ async def test_what_is_being_written_ends_before_the_transfer(
     assert not running.done() and sorted(asked) == ["a", "b"]
     go_on.set()
     await running
-    a.assembly.finish(mode=0o644)
+    os.close(a.assembly.finish(mode=0o644))
     assert a.content == CONTENT
 
 

@@ -107,16 +107,7 @@ def test_every_byte_counts(master: Path, expected: reference.Listed, tmp_path: P
     assert disk_of(other).id != expected.id
 
 
-def test_without_maps_it_is_the_same(
-    master: Path, expected: reference.Listed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Some file systems cannot map files."""
-    monkeypatch.setattr(hashing._Mappings, "view", lambda *_: None)
-    assert disk_of(master).id == expected.id
-
-
 def test_a_file_that_shrinks_under_the_hasher_reads_as_zeros(tmp_path: Path) -> None:
-    """A map must not be touched past the file's end: that would end the process."""
     path = tmp_path / "shrinks.raw"
     path.write_bytes(b"y" * (8 * MIB))
     with Chain.open(str(path), Format.RAW) as chain:

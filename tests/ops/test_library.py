@@ -11,8 +11,9 @@ from overlaysync.errors import BaseImageError, ImageError, InUseError, NotAllowe
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.ops import library as library_module
+from overlaysync.ops.folders import image_files
 from overlaysync.ops.hashing import hash_disk
-from overlaysync.ops.library import Known, image_files
+from overlaysync.ops.library import Known
 from overlaysync.ops.publish import Publisher
 from overlaysync.ops.recheck import recheck
 from overlaysync.ops.verify import verify
@@ -363,7 +364,8 @@ def test_an_overlay_on_what_was_insisted_on_is_known(world: World) -> None:
         assert source is not None
     assert not verify(world.library, str(overlay), now=NOW).damage
     load = world.library.load_page
-    assert not recheck(row.path, Format.QCOW2, known.content, load, pause=lambda size: None).damage
+    with world.library.open(overlay) as chain:
+        assert not recheck(chain, known.content, load, pause=lambda size: None).damage
     moved = world.rebase(overlay, create(world.images / "to.qcow2", MIB), world.images / "moved.qcow2")
     assert moved.disk.id == known.disk.id
     assert world.promote(overlay, world.images / "made.qcow2").disk.id == known.disk.id
