@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from overlaysync.cli.common import InterfaceOption, output_of
+from overlaysync.cli.common import InterfaceOption, open_node, output_of, parse_peers
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
     from overlaysync.net.interfaces import Interface
+    from overlaysync.net.messages import Address
+    from overlaysync.node.node import Node
+    from overlaysync.node.twins import Twin
     from overlaysync.store.faultlog import FaultCount
     from overlaysync.store.home import Home
 
@@ -26,7 +29,7 @@ def add_commands(app: typer.Typer) -> None:
 
 _NETWORK, _SPACE = 4, 10
 """Exit codes of failed checks; any other failure has 1."""
-_MULTICAST_S, _CONNECT_S, _QEMU_S = 5.0, 2.0, 10.0
+_MULTICAST_S, _CONNECT_S, _QEMU_S, _TWINS_S = 5.0, 2.0, 10.0, 2.0
 _FIRST_YEAR, _CLOCK_S = 2025, 2.0
 _HOME_SPACE, _IMAGE_SPACE = (64 << 20, 1 << 30), (1 << 30, 10 << 30)
 """Free bytes below which a check fails, and below which it warns."""
@@ -59,12 +62,12 @@ class Check:
 
 
 def doctor(context: typer.Context, iface: InterfaceOption = None) -> None:
-    """Check network, clock, space, locks and QEMU, and say what to do."""
+    """Check network, clock, key, space, locks and QEMU, and say what to do."""
     import asyncio
 
     from overlaysync.net.interfaces import choose_interfaces, list_interfaces
 
-    output = output_of(context)
+    output, peers = output_of(context), parse_peers(None)
     found = list_interfaces()
     chosen = choose_interfaces(iface or (), found)
     started, monotonic = time.time(), time.monotonic()
@@ -72,7 +75,10 @@ def doctor(context: typer.Context, iface: InterfaceOption = None) -> None:
     output.note("listening for multicast ...")
     checks += asyncio.run(_check_network(chosen))
     checks.append(_check_running_clock(time.time() - started, time.monotonic() - monotonic))
-    checks += _check_home()
+    home = _check_home()
+    checks += home
+    if not any(check.name in ("home", "catalog") and check.state == "fail" for check in home):
+        checks.append(_check_key(output, peers, iface or ()))
     checks += _check_directory(os.getcwd())
     checks.append(_check_qemu())
     _report(output, checks)
@@ -262,6 +268,47 @@ def _check_home() -> list[Check]:
         _tried("file times", _check_file_times, str(home.root)),
         _check_space("space at home", str(home.root), *_HOME_SPACE),
     ]
+
+
+def _check_key(output: Output, peers: Sequence[Address], interfaces: Sequence[str]) -> Check:
+    """The node key: may it be used, and does another machine use it."""
+    import asyncio
+
+    from overlaysync.errors import OverlaysyncError
+    from overlaysync.node.identity import RESTORE, kept_keys
+    from overlaysync.node.twins import ADVICE
+    from overlaysync.trust.keys import node_id
+
+    try:
+        with open_node(output) as node:
+            fingerprint, kept = node_id(node.key.public), kept_keys(node.home)
+            twins = asyncio.run(_meet_twins(node, peers, interfaces))
+    except OverlaysyncError as error:
+        return Check("key", "fail", str(error), error.hint, error.exit_code)
+    if twins:
+        return Check("key", "fail", "; ".join(twin.words for twin in twins), ADVICE)
+    former = f"; a former key is kept, which '{RESTORE}' takes back" if kept else ""
+    return Check("key", "ok", f"{fingerprint}; no other machine was seen with it{former}")
+
+
+async def _meet_twins(node: Node, peers: Sequence[Address], interfaces: Sequence[str]) -> list[Twin]:
+    """Other machines with this machine's key that are announced, or named by OVERLAYSYNC_PEERS."""
+    from overlaysync.errors import NetworkError
+    from overlaysync.net.client import Client
+    from overlaysync.node.observer import Silent
+    from overlaysync.node.reach import Reach
+
+    try:
+        async with (
+            Client() as client,
+            Reach.open(
+                node, client, Silent(), peers=peers, interfaces=interfaces, catalogs=bool(peers)
+            ) as reach,
+        ):
+            await reach.until(lambda: bool(reach.twins.found), wait_s=_TWINS_S)
+            return list(reach.twins.found.values())
+    except NetworkError:  # the checks of the network say so
+        return []
 
 
 def _check_catalog(home: Home) -> list[Check]:

@@ -217,7 +217,7 @@ async def _share(
                 interfaces=interfaces,
                 mdns_needed=False,
                 catalogs=False,
-                patient=True,
+                alarm=output.note,
             ) as reach,
             serve(
                 share,

@@ -51,6 +51,10 @@ class Announcer:
         interfaces: names of the interfaces to use; none for all that are usual.
         faults: unexpected exceptions go there.
         moved: called after each change of where this node is announced, with that in words.
+
+    Attributes:
+        host: the host name that it announces. Of this process alone, so that nodes with one label, one key
+            and one port are not taken for each other.
     """
 
     def __init__(
@@ -66,8 +70,7 @@ class Announcer:
         self._faults = faults or Faults()
         self._multicast = Multicast(interfaces, self._faults)
         self._name = instance_label(label, bounds.name_length - len("-99"))
-        # Cloned machines have one node id and one port: a host name that both claim would serve neither.
-        self._host = secrets.token_hex(3)
+        self.host = f"overlaysync-{secrets.token_hex(8)}.local."
         self._announced: Announcement | None = None
         self._info: AsyncServiceInfo | None = None
         self._updater: asyncio.Task[None] | None = None
@@ -195,7 +198,7 @@ class Announcer:
             f"{self.name}.{SERVICE}",
             port=said.port,
             properties=encode_txt(text),
-            server=f"overlaysync-{said.node_id.replace('-', '')[:12]}-{self._host}.local.",
+            server=self.host,
             parsed_addresses=self._addresses(),
         )
 

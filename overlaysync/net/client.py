@@ -386,6 +386,19 @@ class Client:
 
     # -- the private lane ----------------------------------------------------------------------------
 
+    async def shown(self, address: PrivateAddress) -> Shown:
+        """What the process behind a private lane shows of itself in a handshake; nothing is asked.
+
+        Raises:
+            PeerError: there is no connection, or no certificate that can be judged.
+        """
+        connection = DataConnection(self._bounds, self._limit, self._link, tls=True)
+        await self._connect(address, connection)
+        try:
+            return _shown_behind(address, connection)
+        finally:
+            connection.abort()
+
     async def _open_private(self, address: PrivateAddress, connection: DataConnection) -> None:
         """Connect, see who answers, and prove to each other to be in the team; nothing else is said before.
 

@@ -45,6 +45,7 @@ class Peer:
         port: the port to try.
         revision: of its catalog, or "".
         items: what it says it has.
+        tls: the port of its private lane, or 0.
     """
 
     label: str
@@ -53,6 +54,7 @@ class Peer:
     port: int
     revision: str = ""
     items: tuple[Item, ...] = ()
+    tls: int = 0
 
 
 class Browser:
@@ -83,7 +85,7 @@ class Browser:
         self._faults = faults or Faults()
         self._multicast = Multicast(interfaces, self._faults)
         self.peers: OrderedDict[str, Peer] = OrderedDict()
-        self._own: set[tuple[str, int]] = set()
+        self._own: set[str] = set()
         self._confirmed: dict[str, str] = {}  # label → host that answered
         self._pending: OrderedDict[str, None] = OrderedDict()
         self._wanted = asyncio.Semaphore(0)
@@ -130,11 +132,9 @@ class Browser:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._multicast.close()
 
-    def ignore(self, label: str, port: int) -> None:
-        """This is our own announcement, not a peer."""
-        self._own.add((label, port))
-        if label in self.peers and self.peers[label].port == port:
-            self._drop(label)
+    def ignore(self, host: str) -> None:
+        """What is announced at this host name is our own, not a peer; told before it is announced."""
+        self._own.add(host)
 
     @property
     def where(self) -> str:
@@ -234,11 +234,11 @@ class Browser:
             return
         text = decode_txt(info.properties)
         label = label_of(name)
-        if text is None or not info.port or (label, info.port) in self._own:
+        if text is None or not info.port or info.server in self._own:
             return
         addresses = self._multicast.reachable(info.parsed_scoped_addresses())
         if addresses:
-            self._keep(Peer(label, text.node_id, addresses, info.port, text.revision, text.items))
+            self._keep(Peer(label, text.node_id, addresses, info.port, text.revision, text.items, text.tls))
         else:
             self._doubt(label)
 

@@ -26,12 +26,14 @@ from overlaysync.node.listed import Listed
 from overlaysync.node.nearness import Neighbourhood
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.twins import Twins
 from overlaysync.node.views import PeerView, listings_of
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.team_things import things_of
 from overlaysync.store.members import Member
 from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.trust.keys import node_id
 from overlaysync.units import MIB
 
 SETTLE_S = 0.25
@@ -55,6 +57,9 @@ _OPENED = LISTED_SIZE // MAX_MANIFEST_SIZE
 _PROBLEMS = 4
 """Peers said to fail, of all that do."""
 
+_PROOFS = 4
+"""How often a peer that claims this node's key is asked to prove it when it does not answer."""
+
 _LOOK_S = 10.0
 """A peer that nobody named must have sent its catalog by then."""
 
@@ -70,6 +75,8 @@ class Reach:
     Attributes:
         faults: unexpected exceptions; none of them ends the search.
         dials: of the addresses that others tell of, the ones that are dialled.
+        alarm: is told of other machines with this node's key; None for the observer.
+        twins: other machines with this node's key.
     """
 
     node: Node
@@ -81,6 +88,8 @@ class Reach:
     views: dict[str, PeerView] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     dials: DialBudget = field(default_factory=DialBudget)
+    alarm: Callable[[str], None] | None = None
+    twins: Twins = field(init=False)
     _asks: AskBudget = field(default_factory=AskBudget)
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,6 +103,9 @@ class Reach:
     _open: Callable[[bytes], Manifest] = field(default_factory=lambda: lru_cache(_OPENED)(open_envelope))
     _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
 
+    def __post_init__(self) -> None:
+        self.twins = Twins(self.client, self.alarm or self.observer.note)
+
     @classmethod
     @asynccontextmanager
     async def open(
@@ -106,12 +118,12 @@ class Reach:
         interfaces: Iterable[str] = (),
         mdns_needed: bool = True,
         catalogs: bool = True,
-        patient: bool = False,
+        alarm: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Reach]:
         """Begin to look for peers: the named ones, and all that announce themselves.
 
         A node that only shares does without mDNS where it does not work, and without others' ``catalogs``; it
-        is ``patient`` where there is no network yet.
+        waits where there is no network yet.
 
         Raises:
             NetworkError: mDNS does not work here, it is needed, and no peer is named.
@@ -122,13 +134,15 @@ class Reach:
         browser: Browser | None = Browser(interfaces=tuple(interfaces), faults=faults)
         assert browser is not None
         try:
-            await browser.start(patient=patient)
+            await browser.start(patient=not catalogs)
         except NetworkError as error:
             browser = None
             if mdns_needed and not named:
                 raise
             observer.note(str(error))
-        reach = cls(node, client, observer, browser, named=named, catalogs=catalogs, faults=faults)
+        reach = cls(
+            node, client, observer, browser, named=named, catalogs=catalogs, faults=faults, alarm=alarm
+        )
         if browser is not None:
             browser.still_there = reach._still_there
         watcher = asyncio.create_task(reach._watch())
@@ -166,10 +180,10 @@ class Reach:
                     found[str(endpoint)] = (endpoint, manifest)
         return self._index.get((content, team), {})
 
-    def ignore(self, name: str, port: int) -> None:
-        """This node's own announcement is nobody else."""
+    def ignore(self, host: str) -> None:
+        """What is announced at this host name is this node's own."""
         if self.browser is not None:
-            self.browser.ignore(name, port)
+            self.browser.ignore(host)
 
     def answering(self) -> list[Address]:
         """Addresses of the nodes that have answered."""
@@ -336,7 +350,7 @@ class Reach:
 
     def _has_news(self, view: PeerView | None, peer: Peer) -> bool:
         """Whether there is anything to ask a peer for."""
-        if view is None or view.problem:
+        if view is None or view.problem or 0 < view.unproven < _PROOFS:
             return True
         if peer.addresses != view.addresses and view.address.host not in peer.addresses:
             return True  # it has moved, as is said; where it answered may still be tried first
@@ -358,7 +372,7 @@ class Reach:
         view = self.views.setdefault(key, PeerView(addresses[0]))
         if announced:
             view.announced, view.revision, view.addresses = True, announced.revision, announced.addresses
-        task = asyncio.create_task(self._look_in_turn(view, addresses, gossip))
+        task = asyncio.create_task(self._look_in_turn(view, addresses, gossip, announced))
         self._asking[key] = task
         task.add_done_callback(lambda _: self._looked(key, announced))
 
@@ -382,7 +396,9 @@ class Reach:
         self._index = None
         self._changed.set()
 
-    async def _look_in_turn(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
+    async def _look_in_turn(
+        self, view: PeerView, addresses: tuple[Address, ...], gossip: bool, announced: Peer | None
+    ) -> None:
         """Fill ``view`` when it is its turn; a peer that the user named need not wait for others.
 
         Whatever goes wrong with one peer is its own problem, unless this machine fails.
@@ -392,10 +408,12 @@ class Reach:
         try:
             if self._is_named(view):
                 await self._look(view, addresses, gossip)
+                await self._look_for_twin(view, announced)
                 return
             async with self._places.place(view.address.host, lambda: limit.reschedule(loop.time())), limit:
                 limit.reschedule(loop.time() + _LOOK_S)
                 await self._look(view, addresses, gossip)
+                await self._look_for_twin(view, announced)
         except (TimeoutError, NoPlaceError):
             view.problem = f"{view.address} takes too long to say what it has"
         except Exception as error:
@@ -441,6 +459,25 @@ class Reach:
         self._cut_lists()
         if gossip:
             await self._ask_its_peers(address)
+
+    async def _look_for_twin(self, view: PeerView, announced: Peer | None) -> None:
+        """Find out whether a peer elsewhere that claims this node's key has it."""
+        said = node_id(view.public_key) if view.public_key else ""
+        claimed = said or (announced.node_id if announced else "")
+        if view.problem or not claimed or self._neighbourhood.is_here(view.address.host):
+            return
+        own = self.node.key.public
+        if claimed != node_id(own):
+            return
+        tls, label = view.tls, view.label
+        if announced is not None:
+            tls, label = tls or announced.tls, label or announced.label
+        try:
+            await self.twins.meet(own, view.address, tls, label)
+            view.unproven = 0
+        except Exception as error:
+            self.faults.contain(error, "asking a peer to prove this machine's key")
+            view.unproven += 1
 
     async def _greet(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Find out where a peer answers, which is told to others; what it has is not needed here."""

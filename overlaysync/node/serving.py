@@ -59,18 +59,16 @@ async def serve(
     with _own_label(node, port) as label:
 
         def moved(where: str) -> None:
-            if reach is not None:
-                reach.ignore(announcer.name, port)
             nowhere = f"No longer announced: {announcer.problem}"
             share.observer.note(f"Now announced on {where}" if where else nowhere)
 
         announcer = Announcer(label, interfaces=tuple(interfaces), faults=faults, moved=moved)
+        if reach is not None:
+            reach.ignore(announcer.host)
         where = ""
         try:
             async with asyncio.timeout(ANNOUNCE_S):
                 where = await announcer.start(_announcement(share, server), patient=True)
-            if reach is not None:
-                reach.ignore(announcer.name, port)
             if not where:
                 share.observer.note(f"Not announced until there is a network ({announcer.problem})")
         except NetworkError as error:

@@ -36,6 +36,7 @@ class PeerView:
         size: bytes of the envelopes it lists.
         counted: whether what it lists counts, with all others' that nobody named.
         noted: what was last said of its private lane: a command that stays asks again and again.
+        unproven: how often it has claimed this node's key and could not be asked to prove it.
     """
 
     address: Address
@@ -57,6 +58,7 @@ class PeerView:
     size: int = 0
     counted: bool = False
     noted: str = ""
+    unproven: int = 0
 
     @property
     def host(self) -> str:

@@ -28,6 +28,7 @@ NAMES = [
     "faults",
     "file times",
     "space at home",
+    "key",
     "space here",
     "locks here",
     "reflinks here",
@@ -56,7 +57,7 @@ def test_every_check_says_what_it_found() -> None:
     assert all(check["meaning"] for check in checks.values())
     assert all(check["advice"] for check in checks.values() if check["state"] == "fail")
     assert states(checks)["interfaces"] == "warn"
-    for name in ("port", "clock", "home", "catalog", "file times"):
+    for name in ("port", "clock", "home", "catalog", "file times", "key"):
         assert states(checks)[name] == "ok", checks[name]
 
 

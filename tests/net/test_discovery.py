@@ -157,14 +157,16 @@ async def test_a_node_that_was_there_before_is_found(label: str) -> None:
 async def test_a_node_does_not_find_itself(label: str) -> None:
     other = label + "-other"
     async with browsing() as browser:
-        browser.ignore(label, 4321)
-        async with announcing(label, Announcement(4321, NODE)), announcing(other, Announcement(4322, NODE)):
+        own = Announcer(label, interfaces=LO)
+        browser.ignore(own.host)
+        await own.start(Announcement(4321, NODE))
+        async with announcing(other, Announcement(4321, NODE)):
             await until(browser, lambda: other in browser.peers)
-        assert label not in browser.peers
-        async with announcing(label, Announcement(9999, NODE)):  # our name, but not our port
-            await until(browser, lambda: label in browser.peers)
-            browser.ignore(label, 9999)
             assert label not in browser.peers
+        await own.stop()
+        async with announcing(label, Announcement(4321, NODE, tls=4322)):  # all is as ours, but the process
+            await until(browser, lambda: label in browser.peers)
+            assert browser.peers[label].tls == 4322
 
 
 async def test_a_name_that_is_taken_gets_a_suffix(label: str) -> None:

@@ -124,7 +124,7 @@ async def test_a_flood_of_goodbyes_asks_seldom() -> None:
 
 async def test_a_record_that_says_a_peer_is_elsewhere_is_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     class Info:
-        port, properties = 40001, {b"v": b"1"}
+        port, server, properties = 40001, "elsewhere.local.", {b"v": b"1"}
 
         def __init__(self, *what: object) -> None:
             pass
