@@ -160,7 +160,7 @@ class Finding:
                     f"    as {short_id(expected.disk)}, which is no version of '{self.unlike}' known here;"
                     f" to get one: {self._get_one()}"
                 )
-            return lines
+            return [*lines, *(f"    {note}" for note in self._notes)]
         rotted = "what it stands on was written to since" if verdict.below else "its bytes have rotted"
         why = _WRITTEN if verdict.touched else rotted
         if self.holds:
@@ -173,6 +173,10 @@ class Finding:
         if len(verdict.damage) > _NAMED_DAMAGE:
             lines.append(f"    and {len(verdict.damage) - _NAMED_DAMAGE} more places")
         return lines
+
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        return self.verdict.known.notes if self.verdict.known else ()
 
     def _get_one(self) -> str:
         from overlaysync.ops.again import Again
@@ -188,6 +192,7 @@ class Finding:
             "since": self.verdict.expected.since,
             "changed_since": self.verdict.touched or self.verdict.below,
             "damage": _ranges(self.verdict.damage),
+            "notes": list(self._notes),
             "healed": _ranges(self.healed),
             "would_lose": self.lost or None,
         }

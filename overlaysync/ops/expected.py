@@ -128,10 +128,13 @@ def _stood_on(catalog: Catalog, path: str) -> Expected | None:
 
 
 def _overlays_on(catalog: Catalog, path: str) -> Iterator[ImageRow]:
-    """The known overlays that stand on a file: by its name, or on the file itself before it got this name."""
+    """The known overlays that stand on a file: by its name, or on the file itself before it got this name.
+
+    One that was put there without proof does not say what the file must hold.
+    """
     inode = _inode(path)
     for row in catalog.all_images():
-        if row.parent is None or len(row.chain) < 2:
+        if row.parent is None or len(row.chain) < 2 or catalog.doubt_about(row.path, row.fingerprint):
             continue
         with suppress(OverlaysyncError, OSError), open_image(row.path, vouched=always) as image:
             same = os.fstat(image.fd)

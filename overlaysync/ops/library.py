@@ -24,7 +24,7 @@ from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.expected import Basis, Expected, expected_at, pledged_at
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
-from overlaysync.store.catalog import Catalog, ImageRow, ManifestRow
+from overlaysync.store.catalog import Catalog, Doubt, ImageRow, ManifestRow
 
 _KEEP_PAGES = 64
 
@@ -372,7 +372,9 @@ class Library:
             return None
         if row.chain != files:
             self._keep(chain, disk, layer, row.verified_at)
-        return Known(row.path, chain.top.geometry, disk, layer, parent, files, self._notes(chain))
+        return Known(
+            row.path, chain.top.geometry, disk, layer, parent, files, self._notes(chain, layer or disk)
+        )
 
     def _hash(
         self, chain: Chain, parent: Known | None, progress: Progress | None, layer: PageList | None = None
@@ -393,12 +395,33 @@ class Library:
         keeper.flush()
         _check_unchanged(chain, before)
         path, geometry = chain.top.real_path, chain.top.geometry
-        return Known(path, geometry, disk, layer, parent, before, self._notes(chain))
+        return Known(path, geometry, disk, layer, parent, before, self._notes(chain, layer or disk))
 
-    def _notes(self, chain: Chain) -> tuple[str, ...]:
-        """What is to be said of the top image: by its header, and by a note that was made of this file."""
-        noted = self.catalog.doubt_about(chain.top.real_path, chain.fingerprints()[0])
-        return (*chain.top.notes, noted) if noted else chain.top.notes
+    def doubt_about(self, path: str, file: Fingerprint, content: bytes) -> Doubt | None:
+        """Return what was noted of a file, or of its content elsewhere, for want of a proof.
+
+        A guess that was published is still a guess: only a version from before it counts against that.
+        """
+        doubt = self.catalog.doubt_about(path, file)
+        if doubt is not None:
+            return doubt
+        doubt = self.catalog.doubts().get(content)
+        if doubt is None or any(
+            is_before(row.created, doubt) for row in self.catalog.manifests(content=content)
+        ):
+            return None
+        return doubt
+
+    def _notes(self, chain: Chain, content: PageList) -> tuple[str, ...]:
+        """What is to be said of the top image: by its header, and by a note of this file or its content."""
+        noted = self.doubt_about(chain.top.real_path, chain.fingerprints()[0], content.id)
+        return (*chain.top.notes, noted.text) if noted else chain.top.notes
+
+    def _spread_doubt(self, path: str, file: Fingerprint, content: bytes) -> None:
+        """What a guest wrote to a file of which nothing proves what it is proves nothing either."""
+        doubt = self.catalog.doubt_about(path, file)
+        if doubt is not None and (doubt.path, doubt.file, doubt.content) != (path, file, content):
+            self.catalog.doubt(replace(doubt, path=path, file=file, content=content))
 
     def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:
         self.catalog.pages.keep_list(disk)
@@ -415,6 +438,7 @@ class Library:
             verified_at=now,
         )
         self.catalog.remember_image(row)
+        self._spread_doubt(row.path, row.fingerprint, row.layer or row.disk)
         return row
 
 
@@ -459,6 +483,11 @@ class PageKeeper:
         if self._pages:
             self._catalog.pages.keep_pages(self._pages)
             self._pages = {}
+
+
+def is_before(created: str, doubt: Doubt) -> bool:
+    """Return whether a version was made (ISO 8601 UTC) before a content was guessed: then it may prove it."""
+    return created < doubt.at
 
 
 def full_name(row: ManifestRow) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,11 @@ def test_what_is_written_to_on_a_machine_that_watches_is_not_published_and_stays
     assert copy.read_bytes() == work
 
 
+def said(process: Share, words: str) -> bool:
+    """Whether a process has printed these words so far."""
+    return words in process.stderr
+
+
 def listed_by(node: Node, share: Share, asking: Node, name: str) -> set[int]:
     """The versions that a node lists at its share."""
     found = asking.json("ls", name, "--peer", share.peer, "--wait", "1")["images"]
@@ -286,7 +292,7 @@ def test_a_fork_that_appears_is_said_and_moves_nothing(lab: Lab) -> None:
 
 
 def test_machines_that_only_watch_exchange_what_their_files_hold(lab: Lab) -> None:
-    """No machine runs a share: what each had at the start reaches the others, and so does what comes later."""
+    """No machine runs a share: what each had at the start reaches the others; so does what comes later."""
     team, nodes, base, vm = team_with_vm(lab, "alice", "bob", "carol")
     alice, bob, carol = nodes
     publish(alice, alice.place, "--team", team)
@@ -300,7 +306,7 @@ def test_machines_that_only_watch_exchange_what_their_files_hold(lab: Lab) -> No
     third = watch(carol, f"{team}/", "--peer", first.peer, "--peer", second.peer, "--wait", "1")
     images_of_carol = {base.name, vm.name, db.name}
     until(lambda: carol.files() == images_of_carol, within_s=FORWARD_S, what="all of it at carol's")
-    until(lambda: (bob.place / vm.name).exists(), within_s=FORWARD_S, what="the overlay at bob's")
+    until((bob.place / vm.name).exists, within_s=FORWARD_S, what="the overlay at bob's")
 
     disks.write(vm, MIB, disks.noise("day one", 64 * KIB))
     work = vm.read_bytes()
@@ -308,7 +314,7 @@ def test_machines_that_only_watch_exchange_what_their_files_hold(lab: Lab) -> No
     assert alice.json("history", f"{team}/{vm.stem}", "--local")["history"][0]["version"] == 1
     publish(alice, vm)
     for node, follower in ((bob, second), (carol, third)):
-        until(lambda f=follower: f"{vm.stem}:2" in f.stderr, within_s=FORWARD_S, what="version 2")
+        until(partial(said, follower, f"{vm.stem}:2"), within_s=FORWARD_S, what="version 2")
         assert disks.identical(vm, node.place / vm.name)
     assert vm.read_bytes() == work and draft.name not in carol.files()
     for follower in (first, second, third):
