@@ -63,6 +63,9 @@ _PROOFS = 4
 _LOOK_S = 10.0
 """A peer that nobody named must have sent its catalog by then."""
 
+_STAYED_S = 3.0
+"""A peer that is announced elsewhere must answer within this time to be where it was: as long as to connect."""
+
 _LOOKS = 12
 _LOOKING = replace(SERVER, places=4, waiting=4 * DISCOVERY.peers, wait_s=3600)
 """Few catalogs at once, for each may be long; hosts take turns, and those that stall give way."""
@@ -412,6 +415,8 @@ class Reach:
                 return
             async with self._places.place(view.address.host, lambda: limit.reschedule(loop.time())), limit:
                 limit.reschedule(loop.time() + _LOOK_S)
+                if announced and await self._has_left(view, announced):
+                    addresses = tuple(address for address in addresses if address != view.address)
                 await self._look(view, addresses, gossip)
                 await self._look_for_twin(view, announced)
         except (TimeoutError, NoPlaceError):
@@ -419,6 +424,21 @@ class Reach:
         except Exception as error:
             failure = self.faults.contain(error, "asking a peer for its catalog")
             view.problem = f"{view.address}: {failure}"
+
+    async def _has_left(self, view: PeerView, announced: Peer) -> bool:
+        """Whether a peer that is announced elsewhere does not answer any more where it did.
+
+        It is asked for something small, and soon: of what was sent on a connection to an address that has
+        gone nothing is heard for long, and the catalog of one that has stayed may take its time.
+        """
+        if not view.answered or view.address.host in announced.addresses:
+            return False
+        try:
+            async with asyncio.timeout(_STAYED_S):
+                await self.client.peers(view.address)
+        except (TimeoutError, PeerError, DecodeError):
+            return True
+        return False
 
     async def _look(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Fill ``view`` from the first address that answers."""

@@ -209,7 +209,7 @@ class Machine:
 
     def look(self) -> Process:
         """Begin to list what a command sees here that knows nothing yet."""
-        return self.node.start("ls", "--json", "--wait", "2", **self.environment())
+        return self.node.start("ls", "--json", **self.environment())
 
     def known(self) -> set[str]:
         """Hosts that its command, which runs for long, tells others of."""
@@ -397,7 +397,7 @@ class Found:
 def wait_until_found(school: School, changed_at: float, *, within_s: float, patience_s: float) -> Found:
     """Look from every machine again and again until all is seen as it should be.
 
-    A command looks around for two seconds, so what counts is when it began.
+    A command looks around for some seconds, so what counts is when it began.
 
     Args:
         changed_at: by ``time.monotonic``.

@@ -342,6 +342,29 @@ async def test_a_peer_that_has_gone_lists_nothing_until_it_is_back(tmp_path: Pat
         await again.stop()
 
 
+@pytest.mark.parametrize("catalogs", [True, False])
+async def test_a_peer_that_has_moved_is_found_though_its_old_address_keeps_silent(
+    tmp_path: Path, catalogs: bool
+) -> None:
+    """What was sent on a connection to an address that has gone is lost, and nothing says so."""
+    shelf = make_shelf(tmp_path)
+    shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
+    server = Server(shelf)
+    port = await server.start(["127.0.0.2"])
+    with socket.create_server(("127.0.0.1", port)):  # takes connections, and never answers
+        async with reaching(tmp_path, Address("127.0.0.1", unused_port())) as reach:
+            reach.catalogs = catalogs
+            there, moved = Address("127.0.0.1", port), Peer("x", "", ("127.0.0.2",), port, "r")
+            view = reach.views["x"] = PeerView(there, answered=True, announced=True, revision="r")
+            began = time.monotonic()
+            reach._ask("x", (there, Address("127.0.0.2", port)), announced=moved)
+            while view.address == there and await reach.another(wait_s=30):
+                pass
+            assert view.address.host == "127.0.0.2" and time.monotonic() - began < 9
+            assert [listing.manifest.header.name for listing in reach.listings()] == ["web"] * catalogs
+    await server.stop()
+
+
 async def test_a_private_lane_that_has_moved_is_found_though_the_catalog_is_the_same(tmp_path: Path) -> None:
     """A machine that begins again may answer its team elsewhere, and all that is public is as it was."""
     team = new_team("red")
