@@ -185,9 +185,7 @@ class Changes:
         if len(extras) < _MOST_EXTRAS and machine.name in ("ana", "dora"):
             changes.append(self._change("image added", machine, lambda: self._add(machine)))
         for image in extras:
-            changes.append(
-                self._change("image removed", machine, partial(self._remove, machine, image))
-            )
+            changes.append(self._change("image removed", machine, partial(self._remove, machine, image)))
         return changes
 
     def _of_overlay(self, machine: Machine, image: Image) -> list[Change]:

@@ -211,18 +211,17 @@ class Machine:
         """Begin to list what a command sees here that knows nothing yet."""
         return self.node.start("ls", "--json", **self.environment())
 
-    def known(self) -> set[str]:
-        """Hosts that its command, which runs for long, tells others of."""
-        found: set[str] = set()
-        for host in filter(None, ("127.0.0.1", self.own_link_local() if self.plugged else "")):
-            place = Address(host.replace("%", "%25"), DEFAULT_PORT)
-            url = f"http://{place}/v1/peers"
-            done = subprocess.run(
-                [*self.host.prefix, "python3", "-S", "-c", _PEERS, url], capture_output=True, check=False
-            )
-            if done.returncode == 0:
-                found |= {address.host.partition("%")[0] for address in decode_peers(done.stdout)}
-        return found
+    def known(self, asker: Machine | None = None) -> set[str]:
+        """Hosts that its command, which runs for long, tells another machine of, or its own.
+
+        A link-local address is told on its link only.
+        """
+        host, where = (self.own_link_local(), asker) if asker else ("127.0.0.1", self)
+        url = f"http://{Address(host, DEFAULT_PORT)}/v1/peers"
+        command = [*where.host.prefix, "python3", "-S", "-c", _PEERS, url]
+        done = subprocess.run(command, capture_output=True, check=False)
+        told = decode_peers(done.stdout) if host and done.returncode == 0 else ()
+        return {address.host.partition("%")[0] for address in told}
 
 
 def view_of(document: Any) -> View:
@@ -349,8 +348,11 @@ class School:
     def strangers(self, machine: Machine) -> list[str]:
         """Machines that a command which runs for long should know by now, and does not."""
         others = [other for other in self if other is not machine and other.serves and machine.reaches(other)]
+        there = {other.name: other.own_addresses() for other in others}
         known = machine.known() if others else set()
-        return [other.name for other in others if not known & other.own_addresses()]
+        if others and not all(known & addresses for addresses in there.values()):
+            known |= machine.known(others[0])
+        return [name for name, addresses in there.items() if not known & addresses]
 
 
 def wrong(expected: View, seen: View) -> list[str]:
