@@ -64,7 +64,7 @@ _LOOK_S = 10.0
 """A peer that nobody named must have sent its catalog by then."""
 
 _STAYED_S = 3.0
-"""A peer that is announced elsewhere must answer where it was within this time, as long as a connection takes."""
+"""A peer that is announced elsewhere must answer where it was within this time: as long as to connect."""
 
 _LOOKS = 12
 _LOOKING = replace(SERVER, places=4, waiting=4 * DISCOVERY.peers, wait_s=3600)

@@ -52,7 +52,7 @@ class Changes:
     _made: int = 0
 
     def one(self) -> Change:
-        """Choose the next change: its kind first, so that each kind is as likely however many machines fit."""
+        """Choose the next change: its kind first, so that it does not count how many machines it fits."""
         possible: dict[str, list[Change]] = {}
         for change in self.possible():
             possible.setdefault(change.kind, []).append(change)

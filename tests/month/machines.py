@@ -1,9 +1,9 @@
 """Four machines on one switch, and the model of them: what each has, whom it reaches, what it must see.
 
-Ana and Dora share directories with everybody, Ben shares one with a team, and Cid, who is in the team as Ana is,
-follows some of it with ``sync --watch``. The clock of all is a file (libfaketime), where that library is: hours
-pass while a machine sleeps. Only the clock on the wall is moved. The other one stands still in Linux while a
-machine sleeps, and Python's waits for locks do not survive when it is moved.
+Ana and Dora share directories with everybody, Ben shares one with a team, and Cid, who is in the team as Ana
+is, follows some of it with ``sync --watch``. The clock of all is a file (libfaketime), where that library is:
+hours pass while a machine sleeps. Only the clock on the wall is moved. The other one stands still in Linux
+while a machine sleeps, and Python's waits for locks do not end when it is moved.
 """
 
 from __future__ import annotations
@@ -375,69 +375,59 @@ def wrong(expected: View, seen: View) -> list[str]:
 class Found:
     """How long it took until all saw a change.
 
+    A command looks around for some seconds, so what counts is when it began. A change is seen first between
+    the last look that was wrong and the first that was right; the later of the two is given here.
+
     Attributes:
         listed_s: from the change to the begin of the last machine's first command that listed it right.
         known_s: until the commands that stay knew each other.
-        problems: what was wrong at the first look that came too late, or at the last of all.
-        given_up: whether some of it was still wrong then.
+        late: what was still wrong when a look began that should have been right.
     """
 
     listed_s: float = 0.0
     known_s: float = 0.0
-    problems: dict[str, list[str]] = field(default_factory=dict)
-    given_up: bool = False
-
-    def late(self, limit_s: float) -> list[str]:
-        """What was wrong when it should have been right."""
-        slowest = max(self.listed_s, self.known_s)
-        if slowest <= limit_s and not self.given_up:
-            return []
-        end = "never right" if self.given_up else f"right after {slowest:.1f} s"
-        return [f"{name}: {line} ({end})" for name, lines in self.problems.items() for line in lines] or [end]
+    late: list[str] = field(default_factory=list)
 
 
 def wait_until_found(school: School, changed_at: float, *, within_s: float, patience_s: float) -> Found:
     """Look from every machine again and again until all is seen as it should be.
 
-    A command looks around for some seconds, so what counts is when it began.
-
     Args:
         changed_at: by ``time.monotonic``.
-        within_s: what takes longer is too late.
+        within_s: what is wrong after that is told.
         patience_s: how long to look for it all the same, so that the next change is judged by itself.
     """
     school.settle()
     waiting = {machine.name: machine for machine in school.lookers()}
     strangers = {name: machine for name, machine in waiting.items() if machine.serves}
     found = Found()
-    while waiting or strangers:
+    late: dict[str, list[str]] = {}
+    began = 0.0
+    while (waiting or strangers) and began <= patience_s:
         began = time.monotonic() - changed_at
-        problems: dict[str, list[str]] = {}
         looks = {name: machine.look() for name, machine in waiting.items()}
         for name, machine in list(strangers.items()):
             asked_s = time.monotonic() - changed_at
             if missing := school.strangers(machine):
-                problems[f"{name}'s command"] = [f"does not know {', '.join(missing)}"]
+                if asked_s > within_s:
+                    late.setdefault(f"{name}'s command", [f"does not know {', '.join(missing)}"])
             else:
                 del strangers[name]
                 found.known_s = max(found.known_s, asked_s)
         for name, look in looks.items():
             if differences := _differences(school.expected(waiting[name]), look):
-                problems[name] = differences
+                if began > within_s:
+                    late.setdefault(name, differences)
             else:
                 del waiting[name]
                 found.listed_s = max(found.listed_s, began)
-        if began <= within_s or not found.problems:
-            found.problems = problems
-        if began > patience_s and problems:
-            found.given_up = True
-            found.problems = problems
-            break
+    end = "given up" if waiting or strangers else f"right after {max(found.listed_s, found.known_s):.1f} s"
+    found.late = [f"{name}: {line} ({end})" for name, lines in late.items() for line in lines]
     return found
 
 
 def _differences(expected: View, look: Process) -> list[str]:
-    """What is wrong with the list of a command; where nothing is to be seen it may say that nothing answers."""
+    """What is wrong with the list of a command; where there is nothing it may say that nothing answers."""
     result = look.wait(within_s=60)
     if result.code == DONE:
         return wrong(expected, view_of(result.document))

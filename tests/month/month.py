@@ -85,12 +85,11 @@ class Month:
         found = wait_until_found(school, made, within_s=self.limit_s, patience_s=_PATIENCE_S)
         if kind:
             self.found.append((kind, found))
-        late = found.late(self.limit_s)
         self.tell(
             f"{number:4} {what:28} listed after {found.listed_s:4.1f} s, known after {found.known_s:4.1f} s"
-            + "".join(f"\n       !! {line}" for line in late)
+            + "".join(f"\n       !! {line}" for line in found.late)
         )
-        self.findings += [f"change {number} ({what}): {line}" for line in late]
+        self.findings += [f"change {number} ({what}): {line}" for line in found.late]
         for machine in school:
             life = machine.name, len(machine.lives)
             if (taken := sample(machine, number)) is not None:
