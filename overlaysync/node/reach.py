@@ -42,6 +42,9 @@ SETTLE_S = 0.25
 _AGAIN_S = 5.0
 """Announced peers that did not answer are asked again after this time."""
 
+_IN_TURN = 8
+"""Announced peers asked again at one time, in case that an announcement was lost."""
+
 NOTED_S = 60.0
 """What a peer was noted to have is not noted again within this time."""
 
@@ -264,11 +267,13 @@ class Reach:
         return bool(self._asking)
 
     def ask_again(self) -> None:
-        """Ask those for their catalogs again whose changes are not announced.
+        """Ask peers for their catalogs again: a command that stays calls this from time to time.
 
-        These are the named peers, those that they told of, and members of this node's teams: what belongs to
-        a team is in no announcement. A command that stays calls this from time to time.
+        All those are asked whose changes are not announced: the named peers, those that they told of, and
+        members of this node's teams, as what belongs to a team is in no announcement. Of the others some in
+        turn, for announcements get lost: between two switches that were apart nothing says so afterwards.
         """
+        announced = []
         for key, view in list(self.views.items()):
             if not (view.announced or view.answered or self._is_named(view)):
                 continue  # others told of it, and it may not even exist
@@ -277,6 +282,11 @@ class Reach:
                 self._ask(key, (named or view.address,), gossip=named is not None)
             elif view.tls and self.node.teams:
                 self._ask(key, (view.address,))
+            elif view.answered:
+                announced.append(key)
+        announced.sort(key=lambda key: self.views[key].asked_at)
+        for key in announced[:_IN_TURN]:
+            self._ask(key, (self.views[key].address,))
 
     async def changes(self, *, wait_s: float) -> bool:
         """Wait until something has been heard of a peer, and no peer is being asked; False when nothing was.
@@ -373,6 +383,7 @@ class Reach:
         if key in self._asking or (key not in self.views and len(self.views) >= 2 * DISCOVERY.peers):
             return
         view = self.views.setdefault(key, PeerView(addresses[0]))
+        view.asked_at = monotonic()
         if announced:
             view.announced, view.revision, view.addresses = True, announced.revision, announced.addresses
         task = asyncio.create_task(self._look_in_turn(view, addresses, gossip, announced))

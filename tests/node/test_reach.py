@@ -32,6 +32,7 @@ from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK
 from tests.net.shelf import make_offer, make_shelf, serving, unused_port
+from tests.node.stand_ins import forgetful_node
 
 LINK, LINK_6 = "192.0.2.9", "2001:db8::9"
 HERE = "192.0.2.7"
@@ -325,6 +326,35 @@ async def test_a_named_peer_that_is_asked_again_has_what_it_has_then(tmp_path: P
         assert await ask_again(reach) == ["web"]
         shelf.items = []
         assert await ask_again(reach) == []
+
+
+async def test_what_was_announced_while_nobody_heard_it_is_found_all_the_same(tmp_path: Path) -> None:
+    """A switch that was apart, or a lost packet: no announcement comes later."""
+    shelf = make_shelf(tmp_path)
+    async with serving(Server(shelf)) as address, reaching(tmp_path) as reach:
+        reach.views["x"] = PeerView(address, announced=True, answered=True, revision="r")
+        shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
+        assert await ask_again(reach) == ["web"]
+
+
+async def test_many_announced_peers_are_asked_again_in_turn(reach: Reach) -> None:
+    asked: list[str] = []
+    names = [f"peer {number}" for number in range(100)]
+    for name in names:
+        reach.views[name] = PeerView(Address(HERE, PORT), announced=True, answered=True)
+    reach.node = forgetful_node()
+
+    def ask(key: str, *_: object, **__: object) -> None:
+        asked.append(key)
+        reach.views[key].asked_at = time.monotonic()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reach, "_ask", lambda self, *args, **more: ask(*args, **more))
+        for _ in range(20):
+            before = len(asked)
+            reach.ask_again()
+            assert len(asked) - before <= 8
+    assert set(asked) == set(names)
 
 
 async def test_a_peer_that_has_gone_lists_nothing_until_it_is_back(tmp_path: Path) -> None:
