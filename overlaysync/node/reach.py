@@ -192,8 +192,10 @@ class Reach:
             self.browser.ignore(host)
 
     def answering(self) -> list[Address]:
-        """Addresses of the nodes that have answered."""
-        return list(dict.fromkeys(view.address for view in self.nodes() if view.answered))
+        """Addresses of the nodes that have answered, the last time they were asked as well."""
+        return list(
+            dict.fromkeys(view.address for view in self.nodes() if view.answered and not view.problem)
+        )
 
     def may_dial(self, host: str, port: int, *, told_by: Endpoint) -> bool:
         """Whether to believe a peer that a node answers at ``host`` (an IP address) and ``port``."""
@@ -280,7 +282,7 @@ class Reach:
             if not view.announced:
                 named = next((address for address in self.named if str(address) == key), None)
                 self._ask(key, (named or view.address,), gossip=named is not None)
-            elif view.tls and self.node.teams:
+            elif self.catalogs and view.tls and self.node.teams:
                 self._ask(key, (view.address,))
             elif view.answered:
                 announced.append(key)
@@ -332,6 +334,7 @@ class Reach:
         """Ask the named peers once; ask those announced when they come, change, or did not answer."""
         for address in self.named:
             self._ask(str(address), (address,), gossip=True)
+        again_at = monotonic() + _AGAIN_S
         while self.browser is not None:
             found = {peer.label: peer for peer in self.browser.found()}
             for key in [key for key, view in self.views.items() if view.announced and key not in found]:
@@ -342,6 +345,9 @@ class Reach:
                     self._consider(peer)
                 except Exception as error:
                     self.faults.contain(error, "looking at an announcement")
+            if not self.catalogs and monotonic() >= again_at:
+                self.ask_again()  # others are told where peers are, so it must still be true
+                again_at = monotonic() + _AGAIN_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(_AGAIN_S):
                     await self.browser.changed()

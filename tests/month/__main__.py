@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +25,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="end after so many minutes")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave everything in this directory")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets the former be ignored in the background
+        signal.signal(number, signal.default_int_handler)
     root = options.keep or Path(tempfile.mkdtemp(prefix="overlaysync-month-"))
     end = time.monotonic() + 60 * options.minutes if options.minutes else None
     month = Month(options.rounds, options.seed, options.limit, tell=partial(print, flush=True), until=end)

@@ -22,6 +22,7 @@ from overlaysync.net.interfaces import Interface, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
 from overlaysync.node import nearness as module
+from overlaysync.node import reach as reach_module
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
@@ -335,6 +336,55 @@ async def test_what_was_announced_while_nobody_heard_it_is_found_all_the_same(tm
         reach.views["x"] = PeerView(address, announced=True, answered=True, revision="r")
         shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
         assert await ask_again(reach) == ["web"]
+
+
+async def test_a_share_tells_of_no_peer_that_does_not_answer_any_more(tmp_path: Path) -> None:
+    """It was killed, say, or has moved where its announcement was not heard."""
+    server = Server(make_shelf(tmp_path))
+    async with reaching(tmp_path) as reach:
+        reach.catalogs = False
+        async with serving(server) as address:
+            reach.views["x"] = PeerView(address, announced=True, answered=True, tls=PORT)
+            assert await ask_again(reach) == [] and reach.answering() == [address]
+        assert await ask_again(reach) == [] and reach.answering() == []
+        again = Server(make_shelf(tmp_path))
+        await again.start([address.host], port=address.port)
+        assert await ask_again(reach) == [] and reach.answering() == [address]
+        await again.stop()
+
+
+async def test_a_share_that_stays_asks_its_peers_again_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach_module, "_AGAIN_S", 0.05)
+    async with serving(Server(make_shelf(tmp_path))) as address, reaching(tmp_path) as reach:
+        peer = Peer("x", "", (address.host,), address.port, "r")
+        reach.browser = cast(Any, StillBrowser(peer))
+        reach.catalogs = False
+        watching = asyncio.create_task(reach._watch())
+        async with asyncio.timeout(20):
+            for _ in range(3):
+                before = reach.views["x"].asked_at if "x" in reach.views else 0.0
+                while "x" not in reach.views or reach.views["x"].asked_at == before:
+                    await asyncio.sleep(0.01)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+class StillBrowser:
+    """Hears of one peer, once."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def found(self) -> tuple[Peer, ...]:
+        return (self._peer,)
+
+    def confirm(self, peer: Peer, host: str) -> None:
+        """It is kept anyway."""
+
+    async def changed(self) -> None:
+        await asyncio.Event().wait()
 
 
 async def test_many_announced_peers_are_asked_again_in_turn(reach: Reach) -> None:
