@@ -274,8 +274,6 @@ SCENES: dict[str, Callable[[Stage], Words]] = {
     "fetch-overlay": _fetch_overlay,
     "fetch-replace": _fetch_replace,
 }
-SMALL = ("new", "discard", "promote", "promote-discard", "rebase", "rebase-replace")
-"""Commands that need nobody else."""
 
 
 def is_whole(path: Path) -> bool:
