@@ -380,10 +380,10 @@ def journal_path(journal_dir: Path, target: Path) -> Path:
     return journal_dir / f"{blake3(os.fsencode(target)).hexdigest()}.journal"
 
 
-def check_room(target: Path, size: int) -> None:
+def check_room(target: Path, size: int, *, reserve: int = RESERVE) -> None:
     """Find out, before anything is asked for, whether a file of ``size`` bytes fits where it shall be.
 
-    What its part file has already counts.
+    What its part file has already counts, and ``reserve`` bytes must stay free.
 
     Raises:
         NoSpaceError: it does not fit.
@@ -393,7 +393,7 @@ def check_room(target: Path, size: int) -> None:
     directory = next(parent for parent in target.absolute().parents if parent.is_dir())
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _check_room(fd, target, missing=size - have, reserve=RESERVE)
+        _check_room(fd, target, missing=size - have, reserve=reserve)
     finally:
         os.close(fd)
 

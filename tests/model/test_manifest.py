@@ -18,7 +18,7 @@ from tests import reference
 DISK, LAYER = (case["members"] for case in reference.load_vectors("manifests")[:2])
 MERGE, PACKED = (case["members"] for case in reference.load_vectors("manifests")[-2:])
 OTHER_ID = "b3:" + "5" * 64
-ONE, TWO = "1" * 64, "2" * 64
+ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
 MANY = [f"{number:064x}" for number in range(MAX_FOLLOWS + 1)]
 
 
@@ -47,7 +47,11 @@ def test_good() -> None:
         (DISK, "version", [0, -1, 2, 1 << 31, 1.5, "1", 10**30]),
         (MERGE, "version", [0, 1, 1 << 31]),
         (DISK, "follows", [[ONE], None, "", {}]),
-        (LAYER, "follows", [[], [TWO, ONE], [ONE, ONE], MANY, [ONE[1:]], [OTHER_ID], ["A" * 64], [7], ONE]),
+        (
+            LAYER,
+            "follows",
+            [[], [ONE, THREE, TWO], [ONE, ONE], MANY, [ONE[1:]], [OTHER_ID], ["A" * 64], [7], ONE],
+        ),
         (DISK, "id", ["", OTHER_ID, "b3:" + "A" * 64, "b3:" + "0" * 63, "0" * 64]),
         (DISK, "virtual_size", [-512, 511, MAX_VIRTUAL_SIZE + 512, 1 << 63, 10**40, 0]),
         (DISK, "unit", [4096, 0, 131072]),
