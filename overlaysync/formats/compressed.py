@@ -26,7 +26,7 @@ _ZSTD_LEVEL = 3
 """QEMU's. Measured likewise: 184 MB, to 0.445 of their size."""
 
 _WORTH = 16
-"""A cluster is compressed if that saves at least this part of it: the others are quicker to read as they are."""
+"""A cluster is compressed if that saves this part of it: the others are quicker to read as they are."""
 
 _ZSTD_WINDOW_LOG = 23
 """Our limit: 8 MiB, what zstd uses up to level 19; clusters have at most 2 MiB."""

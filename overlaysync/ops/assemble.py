@@ -200,6 +200,7 @@ class Assembly:
             OverlaysyncError: the disk failed.
         """
         assert self.have.complete(), "only a whole image is packed"
+        self._part.checkpoint()  # packing takes a while, and a crash meanwhile must cost nothing
         image = PackedImage(self._layout.target, packing.compression)
         self._pack = self._part.begin_pack(packing.room)
         packer = Packer(self.data, self._layout, self._part.read_into, packing.compression, progress)

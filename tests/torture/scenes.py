@@ -193,6 +193,7 @@ class Stage:
             base = disks.make_master(node.place / "base.qcow2", size=self.size)
             disks.make_overlay(node.place / "lesson.qcow2", base, (CHUNK, self.size // 2))
             disks.make_master(node.place / "disk.qcow2", size=self.size)
+            disks.make_packed(node.place / "packed.qcow2", size=self.size)
             self._share = node.share(node.place)
         return self._share
 
@@ -262,6 +263,10 @@ def _fetch_replace(stage: Stage) -> Words:
     return ("fetch", "disk", "--discard-changes", "--peer", stage.share().peer), 0
 
 
+def _fetch_packed(stage: Stage) -> Words:
+    return ("fetch", "packed", "--peer", stage.share().peer), 0
+
+
 SCENES: dict[str, Callable[[Stage], Words]] = {
     "new": _new,
     "discard": _discard,
@@ -273,6 +278,7 @@ SCENES: dict[str, Callable[[Stage], Words]] = {
     "fetch-master": _fetch_master,
     "fetch-overlay": _fetch_overlay,
     "fetch-replace": _fetch_replace,
+    "fetch-packed": _fetch_packed,
 }
 SMALL = ("new", "discard", "promote", "promote-discard", "rebase", "rebase-replace")
 """Commands that need nobody else."""

@@ -14,7 +14,7 @@ from tests.torture.scenes import CHECKPOINT, SCENES, SMALL, Stage
 
 pytestmark = [pytest.mark.qemu, pytest.mark.strace, pytest.mark.slow]
 
-STEP = {"verify-repair": 9, "fetch-master": 25, "fetch-overlay": 25, "fetch-replace": 25}
+STEP = {"verify-repair": 9, "fetch-master": 25, "fetch-overlay": 25, "fetch-replace": 25, "fetch-packed": 25}
 """One fault in so many is tried here; of the small commands every call is, with one of the three faults."""
 
 
