@@ -162,7 +162,7 @@ def test_killed_while_it_compresses_it_begins_that_anew(lab: Lab) -> None:
 
 
 def test_killed_when_it_has_its_name_it_leaves_nothing_for_long(lab: Lab) -> None:
-    """As a kill leaves it between the two steps at the end: the image whole, the part file not yet removed."""
+    """A kill between the two last steps: the image is whole, the part file is not yet removed."""
     alice, bob = lab.node("alice"), lab.node("bob")
     image = cloud(lab, alice)
     share = alice.share(image)
