@@ -115,7 +115,6 @@ class PartFile:
             undo.callback(place.close)
             fd = open_locked(place)
             undo.callback(os.close, fd)
-            place.drop_pack()
             path = journal_path(journal_dir, place.target)
             status = os.fstat(fd)
             # A new file can have the inode of a finished one whose journal was left; but it has no size yet.
@@ -128,6 +127,7 @@ class PartFile:
                 undo.callback(os.unlink, place.part.name, dir_fd=place.directory)
             else:
                 undo.callback(found[0].close)
+            place.drop_pack()
             missing = data_bytes - status.st_blocks * 512 if found else data_bytes
             _check_room(fd, place.target, missing=missing, reserve=reserve)
             os.ftruncate(fd, size)
