@@ -269,7 +269,7 @@ class Cases:
                 code, printed = self._commands.run(*words, "--wait", wait, *peers)
                 if words == ("ls", "--json"):
                     self._check_listed(printed)
-                yield f"{words[0]} {code}"
+                yield f"{' '.join(words)} {code}"
             yield f"fetch other {self._fetch('other', peers)[0]}"
             self._check_fetched(peers)
             yield "fetch honest 0"

@@ -30,5 +30,6 @@ def test_a_damaged_peer_ends_no_command_and_hides_nobody(kind: str) -> None:
         )
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout)
-    assert outcomes["ls 0"] == 2 * CASES
+    assert outcomes["ls --json 0"] == CASES
+    assert outcomes["ls red/ 3"] == CASES, "nothing of the team is there"
     assert outcomes["fetch honest 0"] == CASES

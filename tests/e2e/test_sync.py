@@ -203,8 +203,8 @@ def test_what_is_written_to_on_a_machine_that_watches_is_not_published_and_stays
     disks.write(vm, MIB, disks.noise("published by alice", 64 * KIB))
 
     def listed() -> set[int]:
-        found = alice.json("ls", vm.stem, "--peer", share.peer, "--wait", "1")["images"]
-        return {item["version"] for item in found}
+        found = alice.json("ls", "--peer", share.peer, "--wait", "1")["images"]
+        return {item["version"] for item in found if item["name"] == vm.stem}
 
     until(lambda: listed() == {2}, what="version 2 at its publisher")
     until(lambda: not listed_by(spare, follower, alice, vm.stem), what="nothing of it at the spare")
