@@ -41,18 +41,19 @@ from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.again import Again
 from overlaysync.ops.assemble import Assembly, discard_part, target_for
 from overlaysync.ops.backing import mark_meant
+from overlaysync.ops.bases import find_base, path_below
 from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
 from overlaysync.ops.folders import images_in
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.in_use import no_holder
-from overlaysync.ops.library import Known, PageKeeper, find_base
+from overlaysync.ops.library import Known, PageKeeper
 from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.packing import Packing
 from overlaysync.ops.plan import Step, place_of, plan_fetch
 from overlaysync.ops.publish import keep_manifest
-from overlaysync.ops.replacement import Rules, Verdict, check_still, judge
+from overlaysync.ops.replacement import Rules, Verdict, check_still, judge, judge_stray
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.trust_words import only_distrusted
 from overlaysync.ops.versions import State, history_of, is_news, past_envelopes, settled
@@ -364,8 +365,8 @@ class Fetch:
 
     # -- what is here --------------------------------------------------------------------------------
 
-    def base_of(self, header: Header) -> Known | None:
-        """The image below a layer, if it is here."""
+    def base_of(self, header: Header, path: str, *, last_resort: bool = True) -> Known | None:
+        """The image below a layer that is for the file at ``path``, if it is here; see :func:`find_base`."""
         assert header.parent_id is not None
         return find_base(
             self.node.library,
@@ -373,22 +374,25 @@ class Fetch:
             self.options.directories,
             called=header.parent_name,
             now=now(),
+            present=path_below(self.node.library, path),
+            last_resort=last_resort,
         )
 
     def _again(self, choice: Choice) -> Again:
         return self.options.again.about(choice.asked or choice.manifest.header.full_name)
 
     def _judge(self, step: Step, choice: Choice) -> Verdict:
-        return judge(
-            self.node.library,
-            step.path,
-            step.listing.manifest,
-            self.options.rules,
-            own=self.node.key.public,
-            now=now(),
-            brought=step.brought,
-            again=self._again(choice),
-        )
+        library, manifest, rules = self.node.library, step.listing.manifest, self.options.rules
+        own, again = self.node.key.public, self._again(choice)
+        try:
+            return judge(
+                library, step.path, manifest, rules, own=own, now=now(), brought=step.brought, again=again
+            )
+        except BaseImageError as astray:
+            base = self._base(step) if os.path.exists(step.base or "") else None
+            if base is None:
+                raise
+            return judge_stray(library, step.path, manifest, rules, astray, own=own, base=base, again=again)
 
     async def _make_or_find(self, step: Step, choice: Choice) -> Fetched:
         """Make the image, unless it is at its place, or another process makes it there meanwhile."""

@@ -28,8 +28,9 @@ from overlaysync.model.digest import Kind, equal_rows, format_id, kinds_of, shor
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
+from overlaysync.ops.bases import find_base
 from overlaysync.ops.hashing import Progress, hash_layer
-from overlaysync.ops.library import Known, Library, PageKeeper, find_base, vouched_by
+from overlaysync.ops.library import Known, Library, PageKeeper, vouched_by
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.trust_words import who
 from overlaysync.store.catalog import Held, ImageRow

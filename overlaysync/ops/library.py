@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from overlaysync.errors import BaseImageError, ImageError, InUseError, OverlaysyncError
@@ -22,7 +22,6 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.expected import Basis, Expected, expected_at, pledged_at
-from overlaysync.ops.folders import images_in
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
 from overlaysync.store.catalog import Catalog, ImageRow, ManifestRow
@@ -344,7 +343,9 @@ class Library:
         here = next((row.path for row in self.holders(wanted) if row.path != parent.path), None)
         manifests = self.catalog.manifests(content=wanted)
         called = f" ({full_name(manifests[0])}, by {one_field(manifests[0].label)})" if manifests else ""
-        if not here and wanted in self.published_contents(parent.path):
+        # Another version that was put there is no damage: healing would put the older one in its place.
+        another = self.catalog.manifests(content=parent.content.id)
+        if not here and not another and wanted in self.published_contents(parent.path):
             hint = f"overlaysync verify --repair '{parent.path}'"
         else:
             where = f"its master is here as {here}" if here else "its master will be fetched"
@@ -458,26 +459,6 @@ class PageKeeper:
         if self._pages:
             self._catalog.pages.keep_pages(self._pages)
             self._pages = {}
-
-
-def find_base(
-    library: Library, disk: bytes, directories: list[str], *, called: str, now: float
-) -> Known | None:
-    """An image here whose guest sees ``disk``: known ones first, then those in ``directories``.
-
-    An overlay that may be written is no base: its owner will start it. The files in the directories are
-    hashed until one fits, those with the name ``called`` first.
-    """
-    for row in library.holders(disk):
-        if row.layer is None or is_read_only(row.path):
-            return library.examine(row.path, now=now, format=Format(row.format))
-    with images_in(directories) as found:
-        for item in sorted(found, key=lambda item: not os.path.basename(item.path).startswith(called)):
-            with suppress(OverlaysyncError, OSError):
-                known = library.examine(item.path, now=now, file=item.open())
-                if known.disk.id == disk and (known.layer is None or is_read_only(item.path)):
-                    return known
-    return None
 
 
 def full_name(row: ManifestRow) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from overlaysync.errors import BaseImageError, UsageError, WouldDestroyError
 from overlaysync.formats.image import Format
@@ -55,8 +56,18 @@ class Step:
         return self.listing.manifest.header
 
 
-FindBase = Callable[[Header], Known | None]
-"""Finds an image here that shows the disk a layer stands on."""
+class FindBase(Protocol):
+    """Finds an image here that shows the disk a layer stands on."""
+
+    def __call__(self, header: Header, path: str, *, last_resort: bool) -> Known | None:
+        """Return it; None for none.
+
+        Args:
+            header: of the layer.
+            path: the file that the layer is for.
+            last_resort: whether a copy counts that lies elsewhere and may be gone tomorrow.
+        """
+        ...
 
 
 def plan_fetch(
@@ -141,12 +152,13 @@ def _on_bases(
     header = wanted.manifest.header
     while header.is_layer:
         assert header.parent_id is not None
-        base = find_base(header)
+        below = _maker(header.parent_id, everything, wanted.manifest.publisher)
+        # What may be gone tomorrow is copied to where masters go, rather than stood on.
+        base = find_base(header, steps[-1].path, last_resort=below is None)
         if base is not None:
             steps[-1] = replace(steps[-1], base=base.path, base_here=True)
             _check_lineage(steps, base, again)
             break
-        below = _maker(header.parent_id, everything, wanted.manifest.publisher)
         if below is None or len(steps) >= MAX_LINEAGE:
             raise _no_base(header, everything, again)
         header = below.manifest.header
