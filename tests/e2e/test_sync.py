@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -285,8 +286,13 @@ def test_a_fork_that_appears_is_said_and_moves_nothing(lab: Lab) -> None:
         assert process.stop().code in (DONE, INTERRUPTED)
 
 
+def told(follower: Watch, words: str) -> bool:
+    """Whether a command that watches has said it."""
+    return words in follower.stderr
+
+
 def test_machines_that_only_watch_exchange_what_their_files_hold(lab: Lab) -> None:
-    """No machine runs a share: what each had at the start reaches the others, and so does what comes later."""
+    """No machine runs a share: what each had reaches the others, and so does what comes later."""
     team, nodes, base, vm = team_with_vm(lab, "alice", "bob", "carol")
     alice, bob, carol = nodes
     publish(alice, alice.place, "--team", team)
@@ -300,7 +306,7 @@ def test_machines_that_only_watch_exchange_what_their_files_hold(lab: Lab) -> No
     third = watch(carol, f"{team}/", "--peer", first.peer, "--peer", second.peer, "--wait", "1")
     images_of_carol = {base.name, vm.name, db.name}
     until(lambda: carol.files() == images_of_carol, within_s=FORWARD_S, what="all of it at carol's")
-    until(lambda: (bob.place / vm.name).exists(), within_s=FORWARD_S, what="the overlay at bob's")
+    until((bob.place / vm.name).exists, within_s=FORWARD_S, what="the overlay at bob's")
 
     disks.write(vm, MIB, disks.noise("day one", 64 * KIB))
     work = vm.read_bytes()
@@ -308,7 +314,7 @@ def test_machines_that_only_watch_exchange_what_their_files_hold(lab: Lab) -> No
     assert alice.json("history", f"{team}/{vm.stem}", "--local")["history"][0]["version"] == 1
     publish(alice, vm)
     for node, follower in ((bob, second), (carol, third)):
-        until(lambda f=follower: f"{vm.stem}:2" in f.stderr, within_s=FORWARD_S, what="version 2")
+        until(partial(told, follower, f"{vm.stem}:2"), within_s=FORWARD_S, what="version 2")
         assert disks.identical(vm, node.place / vm.name)
     assert vm.read_bytes() == work and draft.name not in carol.files()
     for follower in (first, second, third):
