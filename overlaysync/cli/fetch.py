@@ -291,7 +291,11 @@ def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
     for step in steps:
         header = step.header
         kind = "overlay" if header.is_layer else "master"
-        text = f"  {header.full_name}:{header.version}  {kind}, takes {format_size(header.data_size)}"
+        room = f"takes {format_size(header.data_size)}"
+        if step.packing:
+            both = header.data_size + step.packing.room
+            room = f"takes {format_size(step.packing.room)}, compressed, and {format_size(both)} until then"
+        text = f"  {header.full_name}:{header.version}  {kind}, {room}"
         if header.parent_id:
             here = "here, verified" if step.base_here else "will be fetched first"
             text += f", on {_base_name(step, options)} {short_id(header.parent_id)} ({here})"

@@ -92,7 +92,8 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     # numpy's matrix library starts a thread per processor, and nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # aiohttp reads the certificates of all authorities when it is imported; no peer is known by one of them.
-    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+    # A user's own file of authorities is read as slowly, so what is set already counts for nothing.
+    os.environ["SSL_CERT_FILE"] = os.devnull
     signals.install()
     code = _run(words)
     try:

@@ -163,20 +163,24 @@ class Announcer:
             return await self._register() if self._multicast.interfaces else _nothing()
         zeroconf = self._multicast.zeroconf.zeroconf
         before, self._info = self._info, self._make_info()
-        self._withdraw_addresses(before, self._info)
         # First: new sockets announce what is registered.
         zeroconf.registry.async_update(self._info)
         await self._multicast.adapt()
+        self._withdraw_addresses(before, self._info)
         return await self._announce()
 
     def _withdraw_addresses(self, before: AsyncServiceInfo, now: AsyncServiceInfo) -> None:
-        """Say goodbye to addresses of a kind that is left with none: no new record takes their place."""
-        lost = [kind for kind in (4, 6) if _has(before, kind) and not _has(now, kind)]
-        if lost and now.addresses_by_version(IPVersion.All):
+        """Say goodbye to addresses that are left: a new one takes the place of others only after a while.
+
+        Said on the sockets of now: an address that is left sends nothing any more.
+        """
+        left = now.addresses_by_version(IPVersion.All)
+        lost = [record for record in before.dns_addresses(override_ttl=0) if record.address not in left]
+        if lost and left:
             message = DNSOutgoing(_RESPONSE)
-            for record in before.dns_addresses(override_ttl=0):
-                if _kind(record.address) in lost:
-                    message.add_answer_at_time(record, 0)
+            for record in lost:
+                record.unique = False  # else it would take the address that replaces it along
+                message.add_answer_at_time(record, 0)
             self._multicast.zeroconf.zeroconf.async_send(message)
 
     async def _register(self) -> Awaitable[None]:
@@ -224,15 +228,6 @@ class Announcer:
 
 async def _nothing() -> None:
     """Stands for an announcement that is not needed."""
-
-
-def _has(info: AsyncServiceInfo, kind: int) -> bool:
-    every = info.addresses_by_version(IPVersion.All)
-    return any(_kind(address) == kind for address in every)
-
-
-def _kind(packed: bytes) -> int:
-    return 6 if len(packed) == 16 else 4
 
 
 def _is_loopback(address: str) -> bool:

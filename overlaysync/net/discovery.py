@@ -31,6 +31,8 @@ from overlaysync.net.tidy import BoundedBrowser
 from overlaysync.net.txt import Item, decode_txt
 
 SERVICE = "_overlaysync._tcp.local."
+_FLUSH_S = 1.5
+"""An address that another has replaced stays in caches for a second (RFC 6762, 10.2)."""
 _log = logging.getLogger("overlaysync.net.discovery")
 
 
@@ -238,6 +240,8 @@ class Browser:
             return
         addresses = self._multicast.reachable(info.parsed_scoped_addresses())
         if addresses:
+            if label in self.peers and self.peers[label].addresses != addresses:
+                asyncio.get_running_loop().call_later(_FLUSH_S, self._heard_of, name)
             self._keep(Peer(label, text.node_id, addresses, info.port, text.revision, text.items, text.tls))
         else:
             self._doubt(label)

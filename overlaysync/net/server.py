@@ -42,7 +42,7 @@ from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, retry_after
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import is_told_port, told_to
+from overlaysync.net.interfaces import is_link_local, is_told_port, told_to
 from overlaysync.net.membership import Membership
 from overlaysync.net.messages import (
     DEFAULT_PORT,
@@ -248,7 +248,7 @@ class Server:
             case ["v1", "catalog"]:
                 return self._get_catalog(request, view)
             case ["v1", "peers"]:
-                return self._get_peers(request.remote or "")
+                return self._get_peers(asker_of(request))
             case ["v1", "manifests", manifest_id, "history"]:
                 past = view.past(_digest(manifest_id))
                 if past is not None:
@@ -333,7 +333,7 @@ class Server:
         question = decode_question(request.rel_url.raw_query_string)
         members = self._shelf.swarms.of(offer.manifest.id)
         now = asyncio.get_running_loop().time()
-        host = request.remote or ""
+        host = asker_of(request)
         if question.member and is_told_port(question.port):
             asking = Member(question.member, host, question.port, question.held, one_field(question.label))
             members.seen(asking, offer.pieces.count, now)
@@ -370,7 +370,7 @@ class Server:
         length = sum(offer.data.span(first, count) for first, count in runs)
         packed = self._compressor.body(offer, runs, length) if _takes_zstd(request) else nullcontext()
         try:
-            async with self._places.place(request.remote or "", lambda: abort(request)), packed as body:
+            async with self._places.place(asker_of(request), lambda: abort(request)), packed as body:
                 tls = is_private(request.transport)
                 reader = PieceReader(() if body else offer.segments(runs), sendfile=not tls)
                 # Read before the head is sent: an image that has changed is still a clean 410.
@@ -418,7 +418,19 @@ class Server:
         finally:
             sender.close()
             if self._sent is not None:
-                self._sent(offer.manifest.id, request.remote or "", sender.sent)
+                self._sent(offer.manifest.id, asker_of(request), sender.sent)
+
+
+def asker_of(request: web.BaseRequest) -> str:
+    """The address of who asks; a link-local one with its interface: without it nobody can be told of it."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not peer:
+        return request.remote or ""
+    host = str(peer[0])
+    if "%" not in host and is_link_local(host):
+        with suppress(OSError):  # the interface has just gone
+            return f"{host}%{socket.if_indextoname(peer[3])}"
+    return host
 
 
 def abort(request: web.BaseRequest) -> None:

@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from overlaysync.errors import (
     BaseImageError,
+    NoSpaceError,
     NotAllowedError,
     NotFoundError,
     OverlaysyncError,
@@ -23,6 +24,7 @@ from overlaysync.errors import (
     WouldDestroyError,
 )
 from overlaysync.formats.image import Format
+from overlaysync.formats.layout import Target
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
@@ -37,7 +39,7 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.again import Again
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.assemble import Assembly, discard_part, target_for
 from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.bases import find_base, path_below
 from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
@@ -48,6 +50,7 @@ from overlaysync.ops.library import Known, PageKeeper
 from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
+from overlaysync.ops.packing import Packing
 from overlaysync.ops.plan import Step, place_of, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Rules, Verdict, check_still, judge, judge_stray
@@ -58,6 +61,7 @@ from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
 from overlaysync.store.partial import check_room
 from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.units import format_size
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -400,6 +404,7 @@ class Fetch:
                 verdict = await asyncio.to_thread(self._judge, step, choice)
                 if verdict.known is None:
                     raise
+        await asyncio.to_thread(self._drop_leftover, step)
         return Fetched(step.listing.manifest, verdict.known, True, Transfer(), verdict)
 
     def _hold(self, step: Step, fetched: Fetched) -> None:
@@ -434,6 +439,8 @@ class Fetch:
             check = partial(self._check_result, step, pages, base, assembly.path) if base else None
 
             def finish() -> Known:
+                if step.packing:
+                    self._pack(step, step.packing, assembly)
                 check_still(step.path, verdict.file)
                 file = assembly.finish(mode=mode, replace=replace, check=check)
                 return self._remember(step, pages, assembly.path, file)
@@ -444,14 +451,27 @@ class Fetch:
             raise
         return Fetched(step.listing.manifest, known, False, transfer, verdict)
 
+    def _pack(self, step: Step, packing: Packing, assembly: Assembly) -> None:
+        """Compress the whole image as its publisher did; without room for that it stays as it is."""
+        self.observer.end()
+        self.observer.begin(f"{step.header.name}, compressing", assembly.data.size)
+        try:
+            assembly.pack(packing, self._advance)
+        except NoSpaceError as error:
+            self.observer.note(
+                f"  {step.path} is not compressed and takes {format_size(assembly.data.size)}: "
+                f"there is no room for both at once ({error.why})"
+            )
+
+    def _drop_leftover(self, step: Step) -> None:
+        """Remove the part file of an image that is here, packed by a run that was killed at its very end."""
+        pages = self.node.catalog.pages.load_list(step.header.content_id)
+        if step.packing and pages:
+            with suppress(OverlaysyncError):
+                discard_part(Path(step.path), _target(step, pages, None), pages, self.node.home.journals)
+
     def _assembly(self, step: Step, pages: PageList, base: Known | None, replace: bool) -> Assembly:
-        target = target_for(
-            pages,
-            format=step.format,
-            cluster_size=step.header.cluster_size,
-            backing_name=backing_name(step.path, base.path) if base else None,
-            backing_format=base.geometry.format if base else None,
-        )
+        target = _target(step, pages, base)
         make_directory(os.path.dirname(step.path))
         return Assembly.open(
             Path(step.path),
@@ -598,6 +618,16 @@ class Fetch:
         except asyncio.CancelledError:
             self._stopping = True
             raise
+
+
+def _target(step: Step, pages: PageList, base: Known | None) -> Target:
+    return target_for(
+        pages,
+        format=step.format,
+        cluster_size=step.header.cluster_size,
+        backing_name=backing_name(step.path, base.path) if base else None,
+        backing_format=base.geometry.format if base else None,
+    )
 
 
 def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from overlaysync.errors import OverlaysyncError
 from overlaysync.model.names import name_from
 from overlaysync.net.faults import Faults
 from overlaysync.node.identity import identify, words_of
@@ -17,7 +18,6 @@ from overlaysync.ops.library import Library
 from overlaysync.ops.make import Maker
 from overlaysync.ops.publish import Publisher
 from overlaysync.store.catalog import Catalog
-from overlaysync.store.database import CatalogError
 from overlaysync.store.home import Home
 from overlaysync.store.presence import Presence
 from overlaysync.trust.book import Book
@@ -104,8 +104,8 @@ class Node:
 
     def _tidy(self) -> None:
         """Remove page lists, pages and journals that nothing needs: when there are some, and once a day."""
-        if self.catalog.has_garbage() or now() - self.presence.tidied_at > _TIDY_EVERY_S:
-            with suppress(CatalogError):  # the command is done, and has told its own errors
+        with suppress(OverlaysyncError, OSError):  # the command is done, and has told its own errors
+            if self.catalog.has_garbage() or now() - self.presence.tidied_at > _TIDY_EVERY_S:
                 self.catalog.collect_garbage(self.home.journals)
                 self.presence.note_tidied()
 

@@ -42,6 +42,9 @@ SETTLE_S = 0.25
 _AGAIN_S = 5.0
 """Announced peers that did not answer are asked again after this time."""
 
+_IN_TURN = 8
+"""Announced peers asked again at one time, in case that an announcement was lost."""
+
 NOTED_S = 60.0
 """What a peer was noted to have is not noted again within this time."""
 
@@ -62,6 +65,9 @@ _PROOFS = 4
 
 _LOOK_S = 10.0
 """A peer that nobody named must have sent its catalog by then."""
+
+_STAYED_S = 3.0
+"""A peer that is announced elsewhere must answer where it was within this time: as long as to connect."""
 
 _LOOKS = 12
 _LOOKING = replace(SERVER, places=4, waiting=4 * DISCOVERY.peers, wait_s=3600)
@@ -186,8 +192,10 @@ class Reach:
             self.browser.ignore(host)
 
     def answering(self) -> list[Address]:
-        """Addresses of the nodes that have answered."""
-        return list(dict.fromkeys(view.address for view in self.nodes() if view.answered))
+        """Addresses of the nodes that have answered, the last time they were asked as well."""
+        return list(
+            dict.fromkeys(view.address for view in self.nodes() if view.answered and not view.problem)
+        )
 
     def may_dial(self, host: str, port: int, *, told_by: Endpoint) -> bool:
         """Whether to believe a peer that a node answers at ``host`` (an IP address) and ``port``."""
@@ -261,19 +269,26 @@ class Reach:
         return bool(self._asking)
 
     def ask_again(self) -> None:
-        """Ask those for their catalogs again whose changes are not announced.
+        """Ask peers for their catalogs again: a command that stays calls this from time to time.
 
-        These are the named peers, those that they told of, and members of this node's teams: what belongs to
-        a team is in no announcement. A command that stays calls this from time to time.
+        All those are asked whose changes are not announced: the named peers, those that they told of, and
+        members of this node's teams, as what belongs to a team is in no announcement. Of the others some in
+        turn, for announcements get lost: between two switches that were apart nothing says so afterwards.
         """
+        announced = []
         for key, view in list(self.views.items()):
             if not (view.announced or view.answered or self._is_named(view)):
                 continue  # others told of it, and it may not even exist
             if not view.announced:
                 named = next((address for address in self.named if str(address) == key), None)
                 self._ask(key, (named or view.address,), gossip=named is not None)
-            elif view.tls and self.node.teams:
+            elif self.catalogs and view.tls and self.node.teams:
                 self._ask(key, (view.address,))
+            elif view.answered:
+                announced.append(key)
+        announced.sort(key=lambda key: self.views[key].asked_at)
+        for key in announced[:_IN_TURN]:
+            self._ask(key, (self.views[key].address,))
 
     async def changes(self, *, wait_s: float) -> bool:
         """Wait until something has been heard of a peer, and no peer is being asked; False when nothing was.
@@ -319,6 +334,7 @@ class Reach:
         """Ask the named peers once; ask those announced when they come, change, or did not answer."""
         for address in self.named:
             self._ask(str(address), (address,), gossip=True)
+        again_at = monotonic() + _AGAIN_S
         while self.browser is not None:
             found = {peer.label: peer for peer in self.browser.found()}
             for key in [key for key, view in self.views.items() if view.announced and key not in found]:
@@ -329,6 +345,9 @@ class Reach:
                     self._consider(peer)
                 except Exception as error:
                     self.faults.contain(error, "looking at an announcement")
+            if not self.catalogs and monotonic() >= again_at:
+                self.ask_again()  # others are told where peers are, so it must still be true
+                again_at = monotonic() + _AGAIN_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(_AGAIN_S):
                     await self.browser.changed()
@@ -370,6 +389,7 @@ class Reach:
         if key in self._asking or (key not in self.views and len(self.views) >= 2 * DISCOVERY.peers):
             return
         view = self.views.setdefault(key, PeerView(addresses[0]))
+        view.asked_at = monotonic()
         if announced:
             view.announced, view.revision, view.addresses = True, announced.revision, announced.addresses
         task = asyncio.create_task(self._look_in_turn(view, addresses, gossip, announced))
@@ -412,6 +432,8 @@ class Reach:
                 return
             async with self._places.place(view.address.host, lambda: limit.reschedule(loop.time())), limit:
                 limit.reschedule(loop.time() + _LOOK_S)
+                if announced and await self._has_left(view, announced):
+                    addresses = tuple(address for address in addresses if address != view.address)
                 await self._look(view, addresses, gossip)
                 await self._look_for_twin(view, announced)
         except (TimeoutError, NoPlaceError):
@@ -419,6 +441,21 @@ class Reach:
         except Exception as error:
             failure = self.faults.contain(error, "asking a peer for its catalog")
             view.problem = f"{view.address}: {failure}"
+
+    async def _has_left(self, view: PeerView, announced: Peer) -> bool:
+        """Whether a peer that is announced elsewhere does not answer any more where it did.
+
+        It is asked for something small, and soon: of what was sent on a connection to an address that has
+        gone nothing is heard for long, and the catalog of one that has stayed may take its time.
+        """
+        if not view.answered or view.address.host in announced.addresses:
+            return False
+        try:
+            async with asyncio.timeout(_STAYED_S):
+                await self.client.peers(view.address)
+        except (TimeoutError, PeerError, DecodeError):
+            return True
+        return False
 
     async def _look(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Fill ``view`` from the first address that answers."""

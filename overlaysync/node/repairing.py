@@ -20,6 +20,7 @@ from overlaysync.node.reach import Reach
 from overlaysync.ops.again import Again
 from overlaysync.ops.bases import path_below
 from overlaysync.ops.library import Known, is_read_only
+from overlaysync.ops.packing import packing_of
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Verdict
 from overlaysync.ops.resolve import Listing
@@ -83,13 +84,15 @@ async def repair(
                     short_id(header.parent_id or b""), ("--to", os.path.dirname(verdict.path))
                 ).fetch(),
             )
+        format = _format(node, verdict.path, header)
         step = Step(
             listing,
             verdict.path,
-            _format(node, verdict.path, header),
+            format,
             base.path if base else None,
             base_here=base is not None,
             brought=is_read_only(verdict.path),
+            packing=packing_of(header, format),
         )
         file = verdict.known.files[0] if verdict.known else None
         healed = await fetch.make(step, Verdict(standing=Standing(State.UNKNOWN), file=file))

@@ -36,6 +36,7 @@ class PeerView:
         size: bytes of the envelopes it lists.
         counted: whether what it lists counts, with all others' that nobody named.
         noted: what was last said of its private lane: a command that stays asks again and again.
+        asked_at: when it was last asked, by the monotonic clock.
         unproven: how often it has claimed this node's key and could not be asked to prove it.
     """
 
@@ -59,6 +60,7 @@ class PeerView:
     counted: bool = False
     noted: str = ""
     unproven: int = 0
+    asked_at: float = 0.0
 
     @property
     def host(self) -> str:

@@ -14,6 +14,7 @@ from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
 from overlaysync.ops.again import Again
 from overlaysync.ops.library import Known
+from overlaysync.ops.packing import Packing, packing_of
 from overlaysync.ops.publish import image_path
 from overlaysync.ops.resolve import Listing
 
@@ -32,6 +33,7 @@ class Step:
         base: path of the image below; None for a master.
         base_here: whether the base is here already (else an earlier step makes it).
         brought: whether it is there for something else to stand on, so that nobody may write to it.
+        packing: how it is compressed when it is whole; None for not at all.
     """
 
     listing: Listing
@@ -40,6 +42,14 @@ class Step:
     base: str | None = None
     base_here: bool = False
     brought: bool = False
+    packing: Packing | None = None
+
+    @classmethod
+    def as_published(cls, listing: Listing, path: str, *, brought: bool = False) -> Step:
+        """Return the step that makes an image as its publisher has it: its format, compressed or not."""
+        header = listing.manifest.header
+        format = Format(header.format)
+        return cls(listing, path, format, brought=brought, packing=packing_of(header, format))
 
     @property
     def header(self) -> Header:
@@ -100,7 +110,8 @@ def plan_fetch(
         )
     everything = list(listings)
     path = place_of(header, to, name=name, format=format)
-    steps = [Step(wanted, path, format or Format(header.format))]
+    # A format that was asked for is written plain, as one may want it who will write to the image.
+    steps = [Step(wanted, path, format) if format else Step.as_published(wanted, path)]
     return _on_bases(steps, everything, find_base, masters, again)
 
 
@@ -129,7 +140,7 @@ def plan_master(disk: bytes, listings: Iterable[Listing], find_base: FindBase, *
     if listing is None:
         return []
     header = listing.manifest.header
-    step = Step(listing, _free_path(masters, header, []), Format(header.format), brought=True)
+    step = Step.as_published(listing, _free_path(masters, header, []), brought=True)
     return _on_bases([step], everything, find_base, masters, Again(header.full_name))
 
 
@@ -153,7 +164,7 @@ def _on_bases(
         header = below.manifest.header
         path = _free_path(masters, header, steps)
         steps[-1] = replace(steps[-1], base=path)
-        steps.append(Step(below, path, Format(header.format), brought=True))
+        steps.append(Step.as_published(below, path, brought=True))
     return steps[::-1]
 
 

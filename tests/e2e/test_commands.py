@@ -240,7 +240,7 @@ def test_what_a_vm_has_written_is_not_healed_away_unasked(lab: Lab) -> None:
     written = path.read_bytes()
 
     said = bob.run("verify", path).stderr
-    assert "--repair --yes" in said and "lose what was written to it since" in said
+    assert "--repair --yes" in said and "to keep what it holds: overlaysync share" in said
     refused = bob.run("verify", path, "--repair", "--peer", share.peer)
     assert refused.code == WOULD_DESTROY and "would be lost" in refused.stderr and "--yes" in refused.stderr
     assert path.read_bytes() == written

@@ -104,7 +104,8 @@ def test_a_fork_is_said_by_history_ls_and_show_and_settled_by_what_follows_both(
         asked = ("--peer", share.peer, "--peer", other.peer, "--wait", "2")
         newest, *sides, _ = carol.json("history", name, *asked)["history"]
         assert (newest["version"], newest["fork"]) == (3, False)
-        assert newest["follows"] == sorted(side["manifest"] for side in sides) and len(sides) == 2
+        by = {side["by"].split("@")[0]: side["manifest"] for side in sides}
+        assert newest["follows"] == [by["bob"], by["alice"]], "first the one that it was made from"
         assert not any(side["fork"] for side in sides)
         line = carol.run("history", name, *asked).stdout.splitlines()[0]
         assert "follows 2 (" in line and " and 2 (" in line

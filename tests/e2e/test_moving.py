@@ -128,7 +128,7 @@ def test_ipv6_without_any_router_or_ipv4_is_enough(
     for host in hosts:
         on(host, NO_IPV4, "ip -4 address flush dev lo")
     show = f"ip -6 -o address show dev {INTERFACE} scope link -tentative"
-    own, _ = (until(partial(on, host, show)).split()[3].partition("/")[0] for host in hosts)
+    own, theirs = (until(partial(on, host, show)).split()[3].partition("/")[0] for host in hosts)
     team = new_team("red")
     for node in nodes:
         keep_team(node.home / "teams", team)
@@ -144,8 +144,14 @@ def test_ipv6_without_any_router_or_ipv4_is_enough(
 
     with Lab(tmp_path / "named") as lab:
         carol = lab.node("carol", prefix=hosts[1].prefix)
-        (named,) = carol.json("peers", "--peer", f"[{own}%{INTERFACE}]", "--iface", "lo", "--wait", "1")[
-            "peers"
-        ]
-        assert (named["address"], named["problem"]) == (place, "")
+        named = ("--peer", f"[{own}%{INTERFACE}]", "--iface", "lo", "--wait", "1")
+        (found,) = carol.json("peers", *named)["peers"]
+        assert (found["address"], found["problem"]) == (place, "")
+        # A share tells of others at their link-local addresses, to those on that link.
+        bob.share(bob.place / overlay.name, "--team", "red")
+        other = f"[{theirs}%{INTERFACE}]:{DEFAULT_PORT}"
+        until(
+            lambda: {peer["address"] for peer in carol.json("peers", *named)["peers"]} == {place, other},
+            within_s=SOON_S,
+        )
         assert f"[{own}%eth0]" in carol.fails(USAGE, "ls", "--peer", f"[{own}]")["hint"]

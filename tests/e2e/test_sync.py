@@ -204,8 +204,8 @@ def test_what_is_written_to_on_a_machine_that_watches_is_not_published_and_stays
     disks.write(vm, MIB, disks.noise("published by alice", 64 * KIB))
 
     def listed() -> set[int]:
-        found = alice.json("ls", vm.stem, "--peer", share.peer, "--wait", "1")["images"]
-        return {item["version"] for item in found}
+        found = alice.json("ls", "--peer", share.peer, "--wait", "1")["images"]
+        return {item["version"] for item in found if item["name"] == vm.stem}
 
     until(lambda: listed() == {2}, what="version 2 at its publisher")
     until(lambda: not listed_by(spare, follower, alice, vm.stem), what="nothing of it at the spare")
@@ -213,11 +213,6 @@ def test_what_is_written_to_on_a_machine_that_watches_is_not_published_and_stays
     assert spare.json("history", vm.stem, "--local")["history"][0]["by"].startswith("alice@")
     assert follower.stop().code == INTERRUPTED
     assert copy.read_bytes() == work
-
-
-def said(process: Share, words: str) -> bool:
-    """Whether a process has printed these words so far."""
-    return words in process.stderr
 
 
 def listed_by(node: Node, share: Share, asking: Node, name: str) -> set[int]:
@@ -291,8 +286,13 @@ def test_a_fork_that_appears_is_said_and_moves_nothing(lab: Lab) -> None:
         assert process.stop().code in (DONE, INTERRUPTED)
 
 
+def told(follower: Watch, words: str) -> bool:
+    """Whether a command that watches has said it."""
+    return words in follower.stderr
+
+
 def test_machines_that_only_watch_exchange_what_their_files_hold(lab: Lab) -> None:
-    """No machine runs a share: what each had at the start reaches the others; so does what comes later."""
+    """No machine runs a share: what each had reaches the others, and so does what comes later."""
     team, nodes, base, vm = team_with_vm(lab, "alice", "bob", "carol")
     alice, bob, carol = nodes
     publish(alice, alice.place, "--team", team)
@@ -314,7 +314,7 @@ def test_machines_that_only_watch_exchange_what_their_files_hold(lab: Lab) -> No
     assert alice.json("history", f"{team}/{vm.stem}", "--local")["history"][0]["version"] == 1
     publish(alice, vm)
     for node, follower in ((bob, second), (carol, third)):
-        until(partial(said, follower, f"{vm.stem}:2"), within_s=FORWARD_S, what="version 2")
+        until(partial(told, follower, f"{vm.stem}:2"), within_s=FORWARD_S, what="version 2")
         assert disks.identical(vm, node.place / vm.name)
     assert vm.read_bytes() == work and draft.name not in carol.files()
     for follower in (first, second, third):

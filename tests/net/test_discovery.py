@@ -214,7 +214,22 @@ async def test_an_address_that_is_withdrawn_is_dropped(label: str) -> None:
         await until(browser, lambda: browser.peers[label].addresses == ("127.0.0.1",))
 
 
-def test_a_kind_of_address_that_is_lost_is_withdrawn() -> None:
+async def test_an_address_that_another_replaces_is_dropped_without_a_goodbye(label: str) -> None:
+    """It stays in the cache for a second beside the new one; packets with goodbyes get lost."""
+    async with browsing() as browser, stranger() as zeroconf:
+        info = service(label, parsed_addresses=["127.0.0.9"])
+        await hear(browser, zeroconf, [info], f"{label}-z")
+        await until(browser, lambda: label in browser.peers)
+        await asyncio.sleep(1.1)  # what is younger is not replaced (RFC 6762, 10.2)
+        moved = DNSOutgoing(0x8400)
+        now = service(label, parsed_addresses=["127.0.0.1"], server=info.server)
+        for record in now.dns_addresses():
+            moved.add_answer_at_time(record, 0)
+        zeroconf.zeroconf.async_send(moved)
+        await until(browser, lambda: browser.peers[label].addresses == ("127.0.0.1",))
+
+
+def test_addresses_that_are_lost_are_withdrawn() -> None:
     sent: list[DNSOutgoing] = []
     announcer = Announcer("pl@bob")
     zeroconf = SimpleNamespace(zeroconf=SimpleNamespace(async_send=sent.append))
@@ -227,13 +242,14 @@ def test_a_kind_of_address_that_is_lost_is_withdrawn() -> None:
         )
         messages = [DNSIncoming(packet) for out in sent for packet in out.packets()]
         records = [record for message in messages for record in message.answers()]
-        assert all(record.ttl == 0 for record in records)
+        assert all(record.ttl == 0 and not record.unique for record in records)
         addresses = (record.address for record in records if isinstance(record, DNSAddress))
         return sorted(str(ipaddress.ip_address(address)) for address in addresses)
 
     assert withdrawn(["192.0.2.7", "fe80::7"], ["fe80::7"]) == ["192.0.2.7"]
     assert withdrawn(["192.0.2.7", "fd00::7", "fe80::7"], ["192.0.2.7"]) == ["fd00::7", "fe80::7"]
-    assert withdrawn(["192.0.2.7"], ["192.0.2.8"]) == [], "the new one takes its place"
+    assert withdrawn(["192.0.2.7"], ["192.0.2.8"]) == ["192.0.2.7"]
+    assert withdrawn(["192.0.2.7"], ["192.0.2.7", "192.0.2.8"]) == []
     assert withdrawn(["192.0.2.7"], []) == [], "there is nowhere to say so"
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from overlaysync.errors import PeerError
+from overlaysync.net import server as server_module
 from overlaysync.net.bounds import MAX_QUESTION, MAX_TOLD, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.messages import Address, encode_slots
@@ -332,10 +332,10 @@ async def test_a_link_local_address_is_told_on_its_own_link_and_without_its_scop
     asker: str,
     told: list[str],
 ) -> None:
-    monkeypatch.setattr(web.BaseRequest, "remote", property(lambda _: host))
+    monkeypatch.setattr(server_module, "asker_of", lambda _: host)
     async with connect(address) as raw:
         assert (await raw.ask(f"{base(whole)}/{question(1)}"))[0] == 200
-    monkeypatch.setattr(web.BaseRequest, "remote", property(lambda _: asker))
+    monkeypatch.setattr(server_module, "asker_of", lambda _: asker)
     members = await listed(address, whole)
     assert [member[1].rpartition(":")[0].strip("[]") for member in members] == told
     shelf.known = [str(Address(host, 40001))]

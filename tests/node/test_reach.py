@@ -22,6 +22,7 @@ from overlaysync.net.interfaces import Interface, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
 from overlaysync.node import nearness as module
+from overlaysync.node import reach as reach_module
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
@@ -32,6 +33,7 @@ from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK
 from tests.net.shelf import make_offer, make_shelf, serving, unused_port
+from tests.node.stand_ins import forgetful_node
 
 LINK, LINK_6 = "192.0.2.9", "2001:db8::9"
 HERE = "192.0.2.7"
@@ -327,6 +329,84 @@ async def test_a_named_peer_that_is_asked_again_has_what_it_has_then(tmp_path: P
         assert await ask_again(reach) == []
 
 
+async def test_what_was_announced_while_nobody_heard_it_is_found_all_the_same(tmp_path: Path) -> None:
+    """A switch that was apart, or a lost packet: no announcement comes later."""
+    shelf = make_shelf(tmp_path)
+    async with serving(Server(shelf)) as address, reaching(tmp_path) as reach:
+        reach.views["x"] = PeerView(address, announced=True, answered=True, revision="r")
+        shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
+        assert await ask_again(reach) == ["web"]
+
+
+async def test_a_share_tells_of_no_peer_that_does_not_answer_any_more(tmp_path: Path) -> None:
+    """It was killed, say, or has moved where its announcement was not heard."""
+    server = Server(make_shelf(tmp_path))
+    async with reaching(tmp_path) as reach:
+        reach.catalogs = False
+        async with serving(server) as address:
+            reach.views["x"] = PeerView(address, announced=True, answered=True, tls=PORT)
+            assert await ask_again(reach) == [] and reach.answering() == [address]
+        assert await ask_again(reach) == [] and reach.answering() == []
+        again = Server(make_shelf(tmp_path))
+        await again.start([address.host], port=address.port)
+        assert await ask_again(reach) == [] and reach.answering() == [address]
+        await again.stop()
+
+
+async def test_a_share_that_stays_asks_its_peers_again_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach_module, "_AGAIN_S", 0.05)
+    async with serving(Server(make_shelf(tmp_path))) as address, reaching(tmp_path) as reach:
+        peer = Peer("x", "", (address.host,), address.port, "r")
+        reach.browser = cast(Any, StillBrowser(peer))
+        reach.catalogs = False
+        watching = asyncio.create_task(reach._watch())
+        async with asyncio.timeout(20):
+            for _ in range(3):
+                before = reach.views["x"].asked_at if "x" in reach.views else 0.0
+                while "x" not in reach.views or reach.views["x"].asked_at == before:
+                    await asyncio.sleep(0.01)
+        watching.cancel()
+        await asyncio.gather(watching, *reach._asking.values(), return_exceptions=True)
+
+
+class StillBrowser:
+    """Hears of one peer, once."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def found(self) -> tuple[Peer, ...]:
+        return (self._peer,)
+
+    def confirm(self, peer: Peer, host: str) -> None:
+        """It is kept anyway."""
+
+    async def changed(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_many_announced_peers_are_asked_again_in_turn(reach: Reach) -> None:
+    asked: list[str] = []
+    names = [f"peer {number}" for number in range(100)]
+    for name in names:
+        reach.views[name] = PeerView(Address(HERE, PORT), announced=True, answered=True)
+    reach.node = forgetful_node()
+
+    def ask(key: str, *_: object, **__: object) -> None:
+        asked.append(key)
+        reach.views[key].asked_at = time.monotonic()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reach, "_ask", lambda self, *args, **more: ask(*args, **more))
+        for _ in range(20):
+            before = len(asked)
+            reach.ask_again()
+            assert len(asked) - before <= 8
+    assert set(asked) == set(names)
+
+
 async def test_a_peer_that_has_gone_lists_nothing_until_it_is_back(tmp_path: Path) -> None:
     shelf = make_shelf(tmp_path)
     shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
@@ -340,6 +420,29 @@ async def test_a_peer_that_has_gone_lists_nothing_until_it_is_back(tmp_path: Pat
         await again.start([address.host], port=address.port)
         assert await ask_again(reach) == ["web"]
         await again.stop()
+
+
+@pytest.mark.parametrize("catalogs", [True, False])
+async def test_a_peer_that_has_moved_is_found_though_its_old_address_keeps_silent(
+    tmp_path: Path, catalogs: bool
+) -> None:
+    """What was sent on a connection to an address that has gone is lost, and nothing says so."""
+    shelf = make_shelf(tmp_path)
+    shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
+    server = Server(shelf)
+    port = await server.start(["127.0.0.2"])
+    with socket.create_server(("127.0.0.1", port)):  # takes connections, and never answers
+        async with reaching(tmp_path, Address("127.0.0.1", unused_port())) as reach:
+            reach.catalogs = catalogs
+            there, moved = Address("127.0.0.1", port), Peer("x", "", ("127.0.0.2",), port, "r")
+            view = reach.views["x"] = PeerView(there, answered=True, announced=True, revision="r")
+            began = time.monotonic()
+            reach._ask("x", (there, Address("127.0.0.2", port)), announced=moved)
+            while view.address == there and await reach.another(wait_s=30):
+                pass
+            assert view.address.host == "127.0.0.2" and time.monotonic() - began < 9
+            assert [listing.manifest.header.name for listing in reach.listings()] == ["web"] * catalogs
+    await server.stop()
 
 
 async def test_a_private_lane_that_has_moved_is_found_though_the_catalog_is_the_same(tmp_path: Path) -> None:
