@@ -1,4 +1,4 @@
-"""How much of what is random is tried: a share of it in ``scripts/test``, ten times that in ``scripts/torture``.
+"""How much of what is random is tried: a part in ``scripts/test``, ten times that in ``scripts/torture``.
 
 OVERLAYSYNC_EFFORT multiplies the number of cases; OVERLAYSYNC_SEED has other ones tried.
 """

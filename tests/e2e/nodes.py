@@ -1,7 +1,8 @@
 """Real nodes for end-to-end tests: a home each, commands run to their end, shares kept in the background.
 
-Every process is this Python running ``-m overlaysync``. No process outlives its :class:`Lab`, and none may
-print a traceback or break off without an exit code of its own.
+Every process is this Python running ``-m overlaysync``, or forked from one that has it loaded: see
+:mod:`tests.e2e.forks`. No process outlives its :class:`Lab`, and none may print a traceback or break off
+without an exit code of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Self, TypeVar
 import overlaysync
 from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
+from tests.e2e.forks import Forked
 
 DONE, USAGE, NOT_FOUND, NETWORK, NO_BASE, NOT_VERIFIED, IN_USE = 0, 2, 3, 4, 5, 6, 7
 NOT_ALLOWED, WOULD_DESTROY, NO_SPACE, BAD_IMAGE, INTERRUPTED = 8, 9, 10, 11, 130
@@ -29,6 +31,9 @@ KILLED = -signal.SIGKILL
 
 _SOURCE = Path(overlaysync.__file__).parents[1]
 _POLL_S = 0.02
+_PROGRAM = [sys.executable, "-m", "overlaysync"]
+_PYTHON = frozenset(("PYTHONIOENCODING", "PYTHONWARNINGS", "PYTHONUTF8", "LC_ALL"))
+"""What Python itself looks at when it starts: commands with these are not forked."""
 _Value = TypeVar("_Value")
 
 
@@ -73,8 +78,14 @@ class Process:
 
     def __init__(self, words: list[str], environment: Mapping[str, str], directory: Path, logs: Path) -> None:
         self._name = " ".join(words)
-        stem = secrets.token_hex(4)
-        self._stdout, self._stderr = logs / f"{stem}.out", logs / f"{stem}.err"
+        stem = logs / secrets.token_hex(4)
+        self._stdout, self._stderr = stem.with_suffix(".out"), stem.with_suffix(".err")
+        for log in (self._stdout, self._stderr):
+            log.touch()
+        self.popen: subprocess.Popen[bytes] | Forked
+        if words[: len(_PROGRAM)] == _PROGRAM and not _PYTHON.intersection(environment):
+            self.popen = Forked(words[len(_PROGRAM) :], environment, directory, stem)
+            return
         with open(self._stdout, "wb") as stdout, open(self._stderr, "wb") as stderr:
             self.popen = subprocess.Popen(
                 words,
