@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,6 +30,9 @@ TOOLS = {
 
 # How many tests were left out for want of a tool, by marker; the controller of parallel workers gets theirs.
 LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+# Under nohup, or in a service, SIGHUP is ignored, and so it would be by the commands that are tried.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Deadlines measure the neighbours on a busy machine; what CI finds must be found again by the next run.
 hypothesis.settings.register_profile("local", deadline=None)

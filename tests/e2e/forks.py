@@ -26,32 +26,73 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 _POLL_S = 0.004
-_STARTED: dict[int, subprocess.Popen[str]] = {}
-"""Process → its server: a worker of pytest that was forked itself needs another."""
+_SOURCE = Path(__file__).parents[2]
+
+
+class Forks:
+    """Forks commands; its process starts with the first of them, and ends with the context.
+
+    Args:
+        prefix: words before its command, to run all of it in other namespaces.
+    """
+
+    def __init__(self, prefix: tuple[str, ...] = ()) -> None:
+        self._prefix = prefix
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._process is not None:
+            self._process.communicate()
+
+    def start(self, order: dict[str, Any]) -> int:
+        """The pid of a command."""
+        if self._process is None:
+            inside = [*self._prefix, "env", f"--chdir={_SOURCE}"] if self._prefix else []
+            self._process = subprocess.Popen(
+                [*inside, sys.executable, "-m", "tests.e2e.forks"],
+                env=order["environment"],
+                cwd=_SOURCE,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        assert self._process.stdin and self._process.stdout
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
 
 
 class Forked:
-    """A command under way; looks like a :class:`subprocess.Popen`."""
+    """A command under way; looks like a :class:`subprocess.Popen`.
 
-    def __init__(self, words: list[str], environment: Mapping[str, str], directory: Path, stem: Path) -> None:
+    Args:
+        words: the command, without the program.
+        stem: its output goes to files with this name, and how it ended.
+    """
+
+    def __init__(
+        self, forks: Forks, words: list[str], environment: Mapping[str, str], directory: Path, stem: Path
+    ) -> None:
         self._words = words
         self._end = stem.with_suffix(".end")
         self.returncode: int | None = None
-        order = {
-            "words": words,
-            "environment": dict(environment),
-            "directory": str(directory),
-            "stem": str(stem),
-        }
-        server = _server(environment)
-        assert server.stdin and server.stdout
-        print(json.dumps(order), file=server.stdin, flush=True)
-        self.pid = int(server.stdout.readline())
+        self.pid = forks.start(
+            {
+                "words": words,
+                "environment": dict(environment),
+                "directory": str(directory),
+                "stem": str(stem),
+            }
+        )
 
     def poll(self) -> int | None:
         if self.returncode is None and self._end.exists():
@@ -71,28 +112,6 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def _server(environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    if os.getpid() not in _STARTED:
-        _STARTED[os.getpid()] = server = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.forks"],
-            env=environment,
-            cwd=Path(__file__).parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        atexit.register(_stop, server)
-    return _STARTED[os.getpid()]
-
-
-def _stop(server: subprocess.Popen[str]) -> None:
-    assert server.stdin and server.stdout
-    server.stdin.close()
-    server.stdout.close()
-    server.wait()
-
-
 # -- the server ----------------------------------------------------------------------------------------
 
 
@@ -108,7 +127,7 @@ def _load() -> None:
 
     with tempfile.TemporaryDirectory() as home:
         os.environ["OVERLAYSYNC_HOME"] = home
-        with suppress(SystemExit):
+        with suppress(SystemExit), redirect_stdout(StringIO()):
             run(["id", f"{home}/none", "--json", "--quiet"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -32,5 +32,8 @@ def test_a_damaged_peer_ends_no_command_and_hides_nobody(kind: str) -> None:
         )
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout)
-    assert outcomes["ls 0"] == 2 * CASES
+    assert outcomes["ls --json 0"] == CASES
+    assert outcomes.get("ls red/ 3", 0) + outcomes.get("ls red/ 4", 0) == CASES, (
+        "nothing of the team is there"
+    )
     assert outcomes["fetch honest 0"] == CASES

@@ -14,7 +14,7 @@ from tests.torture.scenes import CHECKPOINT, SCENES, Stage
 
 pytestmark = [pytest.mark.qemu, pytest.mark.strace, pytest.mark.slow]
 
-STEP = {"verify-repair": 15, "fetch-master": 40, "fetch-overlay": 40, "fetch-replace": 40}
+STEP = {"verify-repair": 15, "fetch-master": 40, "fetch-overlay": 40, "fetch-replace": 40, "fetch-packed": 40}
 """One fault in so many is tried here, another one each day; of the small commands one in six."""
 
 
