@@ -2,8 +2,8 @@
 
 When there is no place left, the connection that has been idle longest makes room (an honest client just
 opens a new one); when none is idle, the newcomer is told to come back. A connection counts until it is gone:
-one that was closed while its client takes nothing still has its descriptor and its memory. How many
-places there are depends on the file descriptors that the process may have: a server without any answers nobody.
+one that was closed while its client takes nothing still has its descriptor and its memory. How many places
+there are depends on the descriptors that the process may have: a server that has none left answers nobody.
 """
 
 from __future__ import annotations
