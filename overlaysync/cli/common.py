@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LEAST_RATE = 16 * 1024
 """Bytes per second: below, an answer takes so long that whoever waits for it gives up."""
 
+_SHOWN_CANDIDATES = 20
+
 PeerOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--peer", metavar="HOST[:PORT]", help="Ask this node too; works without mDNS."),
@@ -301,14 +303,20 @@ def refusal_fields(refusal: Refusal) -> dict[str, Any]:
     return {"name": refusal.name} | error_fields(refusal.error)
 
 
-def refusal_lines(refusal: Refusal) -> list[str]:
-    """What people are told of one of several things that could not be had."""
+def candidate_lines(error: OverlaysyncError) -> list[str]:
+    """Return what people are told of what a reference fits: not all, as peers may make up thousands."""
     from overlaysync.errors import AmbiguousError
 
+    if not isinstance(error, AmbiguousError):
+        return []
+    shown, more = error.candidates[:_SHOWN_CANDIDATES], len(error.candidates) - _SHOWN_CANDIDATES
+    return [*shown, f"and {more} more, all of them with --json"] if more > 0 else list(shown)
+
+
+def refusal_lines(refusal: Refusal) -> list[str]:
+    """What people are told of one of several things that could not be had."""
     error = refusal.error
-    lines = [f"✗ {refusal.name}: {error}"]
-    if isinstance(error, AmbiguousError):
-        lines += [f"    {candidate}" for candidate in error.candidates]
+    lines = [f"✗ {refusal.name}: {error}", *(f"    {line}" for line in candidate_lines(error))]
     return [*lines, f"    try: {error.hint}"] if error.hint else lines
 
 

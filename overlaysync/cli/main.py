@@ -29,10 +29,10 @@ from overlaysync.cli import (
     trusting,
     verify,
 )
-from overlaysync.cli.common import error_fields, output_of
+from overlaysync.cli.common import candidate_lines, error_fields, output_of
 from overlaysync.cli.config import load_defaults
 from overlaysync.cli.output import Output, Settings
-from overlaysync.errors import AmbiguousError, BrokenOffError, OverlaysyncError
+from overlaysync.errors import BrokenOffError, OverlaysyncError
 from overlaysync.store.files import translate
 
 _COMPLETION = "_OVERLAYSYNC_COMPLETE"
@@ -165,11 +165,10 @@ def settings(words: Sequence[str]) -> Settings:
 
 
 def _report(output: Output, error: OverlaysyncError) -> int:
-    candidates = error.candidates if isinstance(error, AmbiguousError) else ()
     lines = [error.what + ("." if not error.why and not error.what.endswith((".", "?")) else "")]
     if error.why:
         lines = [f"{error.what}:", f"  {error.why}"]
-    lines += [f"  {candidate}" for candidate in candidates]
+    lines += [f"  {line}" for line in candidate_lines(error)]
     if error.hint:
         lines.append(f"  try: {error.hint}")
     output.error("\n".join(lines), error_fields(error))

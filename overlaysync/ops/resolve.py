@@ -14,6 +14,8 @@ from overlaysync.model.reference import Reference
 from overlaysync.ops.in_use import Usage
 from overlaysync.trust.envelope import Manifest
 
+_NAMED_OTHERS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -148,9 +150,10 @@ def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
     others = [] if loose == reference else [listing for listing in listings if fits(loose, listing)]
     if others:
         having = sorted({describe(listing) for listing in others})
+        more = f"; and {len(having) - _NAMED_OTHERS} more" if len(having) > _NAMED_OTHERS else ""
         return NotFoundError(
             f"Nobody has '{reference}'",
-            why="there is " + "; ".join(having),
+            why="there is " + "; ".join(having[:_NAMED_OTHERS]) + more,
             hint=f"name one of these: {loose}",
         )
     if not listings:

@@ -254,8 +254,13 @@ def test_a_tree_without_end_is_left_where_it_becomes_too_deep(tmp_path: Path) ->
         at.mkdir()
     folder = Folder.open(str(tmp_path))
     asked: list[str] = []
+
+    def enter(below: str) -> bool:
+        asked.append(below)
+        return True
+
     try:
-        found = [item.path for item in folder.images(lambda below: not asked.append(below))]
+        found = [item.path for item in folder.images(enter)]
     finally:
         folder.close()
     assert found == [str(path) for path in made[: DEEPEST + 1]]

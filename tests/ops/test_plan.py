@@ -175,3 +175,11 @@ def test_nothing_fits() -> None:
     for text in ("vm:2", "red/vm", "vm@nobody", "b3:00000000"):
         with pytest.raises(NotFoundError):
             names(text, OVERLAY)
+
+
+def test_a_version_that_is_not_there_names_some_of_those_that_are() -> None:
+    listings = [listing("router", str(version), version=version) for version in range(1, 101)]
+    with pytest.raises(NotFoundError) as caught:
+        resolve(parse_reference("router:2000"), listings)
+    assert caught.value.why.count("router:") == 20
+    assert caught.value.why.endswith("; and 80 more")
