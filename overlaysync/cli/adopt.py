@@ -117,7 +117,7 @@ class _Adopting:
         from overlaysync.errors import BaseImageError
         from overlaysync.node.adoption import Adoption
         from overlaysync.node.node import now
-        from overlaysync.ops.adopt import already_stands
+        from overlaysync.ops.adopt import already_stands, settle
 
         stray = look_at(self.node, self.output, overlay)
         directories = [*self.options.directories, os.path.dirname(stray.path)]
@@ -132,6 +132,7 @@ class _Adopting:
             return
         assert proof.known.parent is not None
         if already_stands(self.node.library, overlay, proof.known.parent.disk.id, now=now()):
+            settle(self.node.library, proof.known, proof)
             self.output.result(
                 image_fields(proof.known) | {"adopted": None, "verified": True, "proof": proof.words},
                 self.output.good(f"{overlay} already stands on its master: {proof.words}"),
@@ -228,6 +229,7 @@ class _Adopting:
         self, stray: Stray, only: Known | Reference | None, name: str | None, refusal: BaseImageError
     ) -> None:
         """Put the overlay on the image that the user named, and say loudly that nothing proves it."""
+        from overlaysync.node.node import timestamp
         from overlaysync.ops.adopt import ElsewhereError, note_unverified, read_over
         from overlaysync.ops.library import Known
 
@@ -236,7 +238,7 @@ class _Adopting:
             self.node.library.check_as_published(only)
         made = self._write(stray, read_over(self.node.library, stray, only), name, None)
         against = refusal.why if isinstance(refusal, ElsewhereError) else ""
-        text = note_unverified(self.node.library, made, against)
+        text = note_unverified(self.node.library, made, against, at=timestamp())
         self._print(stray, made, text, verified=False)
 
     def _print(self, stray: Stray, made: Known, words: str, *, verified: bool) -> None:

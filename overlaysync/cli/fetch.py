@@ -291,10 +291,14 @@ def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
     for step in steps:
         header = step.header
         kind = "overlay" if header.is_layer else "master"
-        text = f"  {header.full_name}:{header.version}  {kind}, takes {format_size(header.data_size)}"
+        room = f"takes {format_size(header.data_size)}"
+        if step.packing:
+            both = header.data_size + step.packing.room
+            room = f"takes {format_size(step.packing.room)}, compressed, and {format_size(both)} until then"
+        text = f"  {header.full_name}:{header.version}  {kind}, {room}"
         if header.parent_id:
             here = "here, verified" if step.base_here else "will be fetched first"
-            text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"
+            text += f", on {_base_name(step, options)} {short_id(header.parent_id)} ({here})"
         output.note(f"{text}  from {_sources(step.listing)}")
     # Where missing masters go, when that is not where the user would expect them.
     masters, place = options.masters, options.masters_place
@@ -303,6 +307,17 @@ def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
         brought = any(step.brought for step in missing)
         beside = ", beside the overlay" if brought and place not in masters else ""
         output.note(f"  {masters[0]} is not writable: the missing master goes to {place}{beside}")
+
+
+def _base_name(step: Step, options: Options) -> str:
+    """What an overlay is put on: by its path, unless it lies where the user would look for it."""
+    import os
+
+    from overlaysync.ops.bases import lies_in
+
+    base = step.base or ""
+    expected = lies_in(base, options.directories) if step.base_here else True
+    return os.path.basename(base) if expected else base
 
 
 def _sources(listing: Listing) -> str:

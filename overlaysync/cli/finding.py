@@ -83,6 +83,13 @@ def note_writable(output: Output, *overlays: Known) -> None:
             output.note(f"  {path} is writable: make it read-only with: chmod a-w '{path}'")
 
 
+def tell_notes(output: Output, *images: Known) -> None:
+    """Say what is noted of images: that nothing proves what one is, for instance."""
+    for image in images:
+        for note in image.notes:
+            output.note(f"  {image.path}: {note}")
+
+
 def look_at(node: Node, output: Output, path: str) -> Stray:
     """Hash an overlay by itself, with a progress bar."""
     from overlaysync.formats.detect import open_image

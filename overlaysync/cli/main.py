@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
@@ -92,7 +93,8 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     # numpy's matrix library starts a thread per processor, and nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # aiohttp reads the certificates of all authorities when it is imported; no peer is known by one of them.
-    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+    # A user's own file of authorities is read as slowly, so what is set already counts for nothing.
+    os.environ["SSL_CERT_FILE"] = os.devnull
     signals.install()
     code = _run(words)
     try:
@@ -108,7 +110,7 @@ def _run(words: list[str]) -> int:
     words = globals_first(words)
     output = Output(settings(words))
     try:
-        group = typer.main.get_command(app)
+        group = _group()
         result = group.main(
             args=words,
             obj=output,
@@ -135,6 +137,12 @@ def _run(words: list[str]) -> int:
         if isinstance(error, OSError):
             return _report(output, translate(error, _describe_os_error(error)))
         raise
+
+
+@functools.cache
+def _group() -> Any:
+    """All commands. To make it of their functions takes time: several runs in one process share it."""
+    return typer.main.get_command(app)
 
 
 def _options(group: Any) -> dict[str, dict[str, bool]]:

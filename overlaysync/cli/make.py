@@ -22,6 +22,7 @@ from overlaysync.cli.finding import (
     note_writable,
     overlays_of,
     path_of,
+    tell_notes,
 )
 from overlaysync.cli.output import Output
 
@@ -64,6 +65,7 @@ def new(
         base = master_here(node, output, master, accept=accept_master)
         known = node.maker.new(path, base, format=chosen, now=now())
         note_writable(output, known)
+        tell_notes(output, known)
         output.result(
             image_fields(known),
             output.good(f"{known.path}  overlay on {base.path}, which is {_as_expected(node, base)}"),
@@ -134,6 +136,7 @@ def promote(
             output.end()
         if discard_it:
             discard_image(overlay, node.catalog)
+    tell_notes(output, master)
     lines = [
         output.good(
             f"{master.path}  master {short_id(master.disk.id)}, read-only; its content is that of the overlay"
@@ -269,6 +272,7 @@ def rebase(
             moved = node.maker.rebase(known, base, path, now=now(), replace=replace, progress=output.advance)
         finally:
             output.end()
+    tell_notes(output, moved)
     output.result(
         image_fields(moved), output.good(f"{moved.path}  on {base.path}; its guest sees the same as before")
     )

@@ -179,6 +179,8 @@ class _Syncing:
         self, node: Node, work: Sync, done: Round, reach: Reach, passing: Passing, limit: Any
     ) -> None:
         """Share what is here, and follow what is published, until Ctrl-C."""
+        import asyncio
+
         from overlaysync.node.replica import Replica
         from overlaysync.node.serving import serve
 
@@ -186,6 +188,7 @@ class _Syncing:
         for one in done.brought:
             _pass_on(replica, one.fetched)
         try:
+            await asyncio.to_thread(self._take_up, replica, work, done)
             async with serve(
                 replica,
                 reach=reach,
@@ -194,11 +197,13 @@ class _Syncing:
                 limit=limit,
                 recheck_s=_RECHECK_S,
             ) as (port, where):
-                more = {"node": replica.label, "port": port, "interfaces": where}
+                names = _shared_names(replica)
+                more = {"node": replica.label, "port": port, "interfaces": where, "shared": names}
                 self._print(node, done, more)
                 for refusal in done.refusals:
                     self.output.note("\n".join(refusal_lines(refusal)))
                 self.output.note(f"following, and sharing as {replica.label}, port {port}; Ctrl-C ends it")
+                self.output.note(f"  shared from here: {', '.join(names) or 'nothing yet'}")
                 self.watching = True
                 while True:
                     await passing.linger(longest_s=_HAND_OVER_S)
@@ -208,8 +213,19 @@ class _Syncing:
                         self._tell(change)
                         if change.fetched is not None:
                             _pass_on(replica, (change.fetched,))
+                    # What was published here meanwhile, by a share in another window.
+                    await asyncio.to_thread(self._add_held, replica, work, work.last)
         finally:
             replica.close()
+
+    def _take_up(self, replica: Replica, work: Sync, done: Round) -> None:
+        """Serve from the first moment what is here, whether another machine shares it or not."""
+        self._add_held(replica, work, done)
+        replica.refresh()
+
+    def _add_held(self, replica: Replica, work: Sync, round: Round) -> None:
+        refused = {refusal.name for refusal in round.refusals}
+        replica.add_held(work.references, self._options.directories, refused)
 
     def _tell(self, change: Change) -> None:
         """One line with the time for what has changed."""
@@ -237,6 +253,11 @@ class _Syncing:
         if done.refusals:
             document["failed"] = [refusal_fields(one) for one in done.refusals]
         self.output.result(document | (more or {}), *(self.output.good(_line(one)) for one in unique))
+
+
+def _shared_names(replica: Replica) -> list[str]:
+    headers = (shared.manifest.header for shared in replica.shared)
+    return [f"{header.full_name}:{header.version}" for header in headers]
 
 
 def _pass_on(replica: Replica, fetched: tuple[Fetched, ...]) -> None:

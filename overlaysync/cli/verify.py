@@ -123,7 +123,7 @@ def _verify(node: Node, output: Output, path: str, how: _How) -> Finding:
         _refuse_to_lose(verdict, lost, how)
         healed, verdict = verdict.damage, _repair(node, output, verdict, how.addresses)
         lost = ""
-    return Finding(verdict, healed, lost, _unlike_its_name(node, verdict), how)
+    return Finding(verdict, healed, lost, _unlike_its_name(node, verdict), how, _other_version(node, verdict))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +136,7 @@ class Finding:
         lost: what healing it would lose; "" for nothing.
         unlike: the name whose versions it is none of; "" when it is one, or nothing is known of that.
         how: how it was verified.
+        holds: the published version that it holds instead, and by whom; "" for none.
     """
 
     verdict: Verdict
@@ -143,6 +144,7 @@ class Finding:
     lost: str
     unlike: str
     how: _How
+    holds: str = ""
 
     def lines(self, output: Output) -> list[str]:
         """The lines for people."""
@@ -158,9 +160,11 @@ class Finding:
                     f"    as {short_id(expected.disk)}, which is no version of '{self.unlike}' known here;"
                     f" to get one: {self._get_one()}"
                 )
-            return lines
+            return [*lines, *(f"    {note}" for note in self._notes)]
         rotted = "what it stands on was written to since" if verdict.below else "its bytes have rotted"
         why = _WRITTEN if verdict.touched else rotted
+        if self.holds:
+            why = f"it holds {self.holds} now"
         lines = [f"✗ {path}  is not {expected.words}: {verdict.unreadable or why}"]
         lines += [
             f"    guest offset {item.offset:#x}, {item.length} bytes"
@@ -169,6 +173,10 @@ class Finding:
         if len(verdict.damage) > _NAMED_DAMAGE:
             lines.append(f"    and {len(verdict.damage) - _NAMED_DAMAGE} more places")
         return lines
+
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        return self.verdict.known.notes if self.verdict.known else ()
 
     def _get_one(self) -> str:
         from overlaysync.ops.again import Again
@@ -184,6 +192,8 @@ class Finding:
             "since": self.verdict.expected.since,
             "changed_since": self.verdict.touched or self.verdict.below,
             "damage": _ranges(self.verdict.damage),
+            "holds": self.holds or None,
+            "notes": list(self._notes),
             "healed": _ranges(self.healed),
             "would_lose": self.lost or None,
         }
@@ -208,12 +218,22 @@ def _report(output: Output, findings: list[Finding], failed: list[Refusal]) -> N
         first = bad[0]
         raise VerificationError(
             f"{len(bad)} of {total} images differ from what is known of them{more}",
-            hint=_ways(first.verdict, first.how)
-            if first.lost
-            else f"{first.how.repair_command(first.verdict.path)}, to heal it from peers",
+            hint=_way_of(first),
         )
     if failed:
         raise of_several(failed, total, "could not be verified")
+
+
+def _way_of(finding: Finding) -> str:
+    """What to do about a file that differs."""
+    verdict, how = finding.verdict, finding.how
+    if finding.lost:
+        return _ways(verdict, how)
+    command = how.repair_command(verdict.path)
+    if finding.holds:
+        back = f"{command}, to put {verdict.expected.since} in the place of {finding.holds}"
+        return f"to keep both: cp {shlex.quote(verdict.path)} COPY; {back}"
+    return f"{command}, to heal it from peers"
 
 
 def _ways(verdict: Verdict, how: _How) -> str:
@@ -251,6 +271,16 @@ def _unlike_its_name(node: Node, verdict: Verdict) -> str:
     if catalog.manifests(content=expected.disk) or not catalog.manifests(name=name):
         return ""
     return name
+
+
+def _other_version(node: Node, verdict: Verdict) -> str:
+    """Which published version a file holds that does not hold what it must; "" for none."""
+    from overlaysync.ops.trust_words import who
+
+    if not verdict.damage or verdict.known is None:
+        return ""
+    rows = node.catalog.manifests(content=verdict.known.content.id)
+    return next((f"{row.title} by {who(row.publisher, row.label)}" for row in rows), "")
 
 
 def _repair(node: Node, output: Output, verdict: Verdict, addresses: list[Any]) -> Verdict:

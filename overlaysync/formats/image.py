@@ -10,7 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from types import TracebackType
 from typing import Self
 
@@ -31,6 +31,16 @@ MAGIC = {Format.QED: b"QED\0", Format.QCOW2: b"QFI\xfb"}
 """The four bytes with which an image begins; raw ones begin with anything else."""
 
 
+class Compression(IntEnum):
+    """How compressed clusters are stored; the value is qcow2's."""
+
+    ZLIB = 0
+    ZSTD = 1
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """How an image is laid out.
@@ -39,11 +49,13 @@ class Geometry:
         format: the format.
         cluster_size: its allocation unit in bytes (raw: the file system's 4096).
         subcluster_size: smaller than ``cluster_size`` only for qcow2 with extended L2 entries.
+        compression: how its compressed clusters are stored; None when it has none.
     """
 
     format: Format
     cluster_size: int
     subcluster_size: int
+    compression: Compression | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -70,7 +71,10 @@ class Qcow2Image(TwoLevelImage):
         image._inflated = ByteCache(_INFLATED_CACHE)
         image._compressed = ClusterSet()
         image._streams = []
+        image._has_compressed = False
         image.load()
+        if image._has_compressed:
+            image.geometry = replace(geometry, compression=header.compression)
         return image
 
     def snapshot_names(self) -> tuple[str, ...]:
@@ -79,6 +83,7 @@ class Qcow2Image(TwoLevelImage):
     _inflated: ByteCache[bytes]
     _compressed: ClusterSet
     _streams: list[NDArray[np.int64]]
+    _has_compressed: bool
 
     # -- checks --------------------------------------------------------------------------------------
 
@@ -156,6 +161,7 @@ class Qcow2Image(TwoLevelImage):
         words, size = entries[:, 0], self.header.cluster_size
         compressed = words & _COMPRESSED != 0
         if compressed.any():
+            self._has_compressed = True
             starts = self._compressed_start(words[compressed])
             ends = starts + self._compressed_size(words[compressed], starts)
             first, last = starts // size, (ends - 1) // size

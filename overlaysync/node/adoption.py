@@ -17,9 +17,10 @@ from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.ops.adopt import Claim, Claims, Proof, Stray, candidates, on_its_master, prove, unproven
+from overlaysync.ops.bases import find_base
 from overlaysync.ops.believe import Choice, Reason
 from overlaysync.ops.folders import image_files
-from overlaysync.ops.library import Known, find_base
+from overlaysync.ops.library import Known
 from overlaysync.ops.plan import Step, plan_master
 from overlaysync.units import format_size
 

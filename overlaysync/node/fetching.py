@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from overlaysync.errors import (
     BaseImageError,
+    NoSpaceError,
     NotAllowedError,
     NotFoundError,
     OverlaysyncError,
@@ -23,6 +24,7 @@ from overlaysync.errors import (
     WouldDestroyError,
 )
 from overlaysync.formats.image import Format
+from overlaysync.formats.layout import Target
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
@@ -37,19 +39,22 @@ from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
 from overlaysync.ops.again import Again
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.assemble import Assembly, discard_part, target_for
 from overlaysync.ops.backing import mark_meant
+from overlaysync.ops.bases import find_base, path_below
 from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
 from overlaysync.ops.folders import images_in
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.in_use import no_holder
-from overlaysync.ops.library import Known, PageKeeper, find_base
+from overlaysync.ops.library import Known, PageKeeper
 from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
+from overlaysync.ops.master_place import Wish, place_of_master
 from overlaysync.ops.offer import PartOffer
-from overlaysync.ops.plan import Step, place_of, plan_fetch
+from overlaysync.ops.packing import Packing
+from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
-from overlaysync.ops.replacement import Rules, Verdict, check_still, judge
+from overlaysync.ops.replacement import Rules, Verdict, check_still, judge, judge_stray
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.trust_words import only_distrusted
 from overlaysync.ops.versions import State, history_of, is_news, past_envelopes, settled
@@ -57,6 +62,7 @@ from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
 from overlaysync.store.partial import check_room
 from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.units import format_size
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -233,9 +239,9 @@ class Fetch:
             choice: what was chosen.
         """
         masters = self.options.masters_place
-        to = self.options.to
+        to, name = self.options.to, self.options.name
         if not wanted.manifest.header.is_layer:
-            to = await asyncio.to_thread(self._place_of_master, wanted.manifest.header)
+            to, name = await asyncio.to_thread(self._place_of_master, wanted.manifest)
         parent = wanted.manifest.header.parent
 
         def plan() -> list[Step]:
@@ -245,7 +251,7 @@ class Fetch:
                 self.base_of,
                 to=to,
                 masters=masters,
-                name=self.options.name,
+                name=name,
                 format=self.options.format,
                 again=self._again(choice),
             )
@@ -348,20 +354,17 @@ class Fetch:
         await asyncio.to_thread(self._commit, choice)
         return results
 
-    def _place_of_master(self, header: Header) -> str:
-        """The directory of masters that has it, even one that cannot be written; else where masters go."""
-        here = {row.path for row in self.node.library.holders(header.result_id)}
+    def _place_of_master(self, offered: Manifest) -> tuple[str, str | None]:
         options = self.options
-        for directory in options.masters:
-            path = place_of(header, directory, name=options.name, format=options.format)
-            if os.path.realpath(path) in here:
-                return directory
-        return self.options.masters_place
+        wish = Wish(
+            options.masters, options.masters_place, options.name, options.format, options.rules.forward_only
+        )
+        return place_of_master(self.node.library, offered, wish)
 
     # -- what is here --------------------------------------------------------------------------------
 
-    def base_of(self, header: Header) -> Known | None:
-        """The image below a layer, if it is here."""
+    def base_of(self, header: Header, path: str, *, last_resort: bool = True) -> Known | None:
+        """The image below a layer that is for the file at ``path``, if it is here; see :func:`find_base`."""
         assert header.parent_id is not None
         return find_base(
             self.node.library,
@@ -369,22 +372,25 @@ class Fetch:
             self.options.directories,
             called=header.parent_name,
             now=now(),
+            present=path_below(self.node.library, path),
+            last_resort=last_resort,
         )
 
     def _again(self, choice: Choice) -> Again:
         return self.options.again.about(choice.asked or choice.manifest.header.full_name)
 
     def _judge(self, step: Step, choice: Choice) -> Verdict:
-        return judge(
-            self.node.library,
-            step.path,
-            step.listing.manifest,
-            self.options.rules,
-            own=self.node.key.public,
-            now=now(),
-            brought=step.brought,
-            again=self._again(choice),
-        )
+        library, manifest, rules = self.node.library, step.listing.manifest, self.options.rules
+        own, again = self.node.key.public, self._again(choice)
+        try:
+            return judge(
+                library, step.path, manifest, rules, own=own, now=now(), brought=step.brought, again=again
+            )
+        except BaseImageError as astray:
+            base = self._base(step) if os.path.exists(step.base or "") else None
+            if base is None:
+                raise
+            return judge_stray(library, step.path, manifest, rules, astray, own=own, base=base, again=again)
 
     async def _make_or_find(self, step: Step, choice: Choice) -> Fetched:
         """Make the image, unless it is at its place, or another process makes it there meanwhile."""
@@ -396,6 +402,7 @@ class Fetch:
                 verdict = await asyncio.to_thread(self._judge, step, choice)
                 if verdict.known is None:
                     raise
+        await asyncio.to_thread(self._drop_leftover, step)
         return Fetched(step.listing.manifest, verdict.known, True, Transfer(), verdict)
 
     def _hold(self, step: Step, fetched: Fetched) -> None:
@@ -430,6 +437,8 @@ class Fetch:
             check = partial(self._check_result, step, pages, base, assembly.path) if base else None
 
             def finish() -> Known:
+                if step.packing:
+                    self._pack(step, step.packing, assembly)
                 check_still(step.path, verdict.file)
                 file = assembly.finish(mode=mode, replace=replace, check=check)
                 return self._remember(step, pages, assembly.path, file)
@@ -440,14 +449,27 @@ class Fetch:
             raise
         return Fetched(step.listing.manifest, known, False, transfer, verdict)
 
+    def _pack(self, step: Step, packing: Packing, assembly: Assembly) -> None:
+        """Compress the whole image as its publisher did; without room for that it stays as it is."""
+        self.observer.end()
+        self.observer.begin(f"{step.header.name}, compressing", assembly.data.size)
+        try:
+            assembly.pack(packing, self._advance)
+        except NoSpaceError as error:
+            self.observer.note(
+                f"  {step.path} is not compressed and takes {format_size(assembly.data.size)}: "
+                f"there is no room for both at once ({error.why})"
+            )
+
+    def _drop_leftover(self, step: Step) -> None:
+        """Remove the part file of an image that is here, packed by a run that was killed at its very end."""
+        pages = self.node.catalog.pages.load_list(step.header.content_id)
+        if step.packing and pages:
+            with suppress(OverlaysyncError):
+                discard_part(Path(step.path), _target(step, pages, None), pages, self.node.home.journals)
+
     def _assembly(self, step: Step, pages: PageList, base: Known | None, replace: bool) -> Assembly:
-        target = target_for(
-            pages,
-            format=step.format,
-            cluster_size=step.header.cluster_size,
-            backing_name=backing_name(step.path, base.path) if base else None,
-            backing_format=base.geometry.format if base else None,
-        )
+        target = _target(step, pages, base)
         make_directory(os.path.dirname(step.path))
         return Assembly.open(
             Path(step.path),
@@ -594,6 +616,16 @@ class Fetch:
         except asyncio.CancelledError:
             self._stopping = True
             raise
+
+
+def _target(step: Step, pages: PageList, base: Known | None) -> Target:
+    return target_for(
+        pages,
+        format=step.format,
+        cluster_size=step.header.cluster_size,
+        backing_name=backing_name(step.path, base.path) if base else None,
+        backing_format=base.geometry.format if base else None,
+    )
 
 
 def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:

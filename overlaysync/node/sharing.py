@@ -17,6 +17,7 @@ from overlaysync.errors import (
     StoppedError,
 )
 from overlaysync.formats.chain import Chain
+from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
 from overlaysync.model.digest import short_id
 from overlaysync.model.fingerprint import Fingerprint
@@ -32,15 +33,13 @@ from overlaysync.ops.in_use import InUse
 from overlaysync.ops.library import Known
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
+from overlaysync.ops.packing import grows, packing_of
 from overlaysync.ops.trust_words import who
 from overlaysync.ops.versions import other_sides, past_envelopes
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.keys import node_id
 from overlaysync.units import format_size
-
-_GROWTH = 1.5
-"""From how many times its size on an image's growth at the receivers is worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,9 +404,11 @@ class Share:
         self._tell_growth(image, manifest)
 
     def _tell_growth(self, image: Known, manifest: Manifest) -> None:
-        """Say when an image will take more room at others, who write it anew and not compressed."""
+        """Say when an image will take more room at others: they compress no overlays, and nothing that was
+        published before by a file that was not compressed."""
         header, size = manifest.header, image.files[0].size
-        if header.data_size >= _GROWTH * size:
+        packed = packing_of(header, Format(header.format)) is not None
+        if image.geometry.compression is not None and not packed and grows(size, header.data_size):
             self.observer.note(
                 f"  compressed: {header.full_name} is {format_size(size)} here and will take "
                 f"{format_size(header.data_size)} at each receiver"

@@ -82,27 +82,28 @@ class Sync:
         references: what is named.
         looked: called after each search.
         planned: told of the steps of each thing, in the first round.
+        last: how everything stood after the last round.
     """
 
     fetch: Fetch
     references: Sequence[Reference]
     looked: Callable[[], None] = lambda: None
     planned: Callable[[Sequence[Step]], None] = lambda _: None
+    last: Round = field(default_factory=lambda: Round((), ()))
     _settled: dict[str, tuple[Brought, Fingerprint]] = field(default_factory=dict)
     _asked: float = 0.0
-    _last: Round = field(default_factory=lambda: Round((), ()))
 
     async def first(self) -> Round:
         """Bring everything, and return how it stands."""
         collection = Collection(self.fetch, looked=self.looked, planned=self.planned)
-        self._last = await self._round(collection)
+        self.last = await self._round(collection)
         self.fetch.options = replace(self.fetch.options, wait_s=_AGAIN_WAIT_S)
-        return self._last
+        return self.last
 
     async def again(self) -> list[Change]:
         """Bring what has changed since the last round, and return what is different now."""
-        before, self._last = self._last, await self._round(Collection(self.fetch))
-        return [*_forward(before, self._last), *_refused(before, self._last)]
+        before, self.last = self.last, await self._round(Collection(self.fetch))
+        return [*_forward(before, self.last), *_refused(before, self.last)]
 
     async def news(self) -> None:
         """Wait until something may have changed: a peer was heard of, or it is time to look."""

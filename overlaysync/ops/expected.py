@@ -103,7 +103,8 @@ def pledged_at(catalog: Catalog, path: str) -> Expected | None:
     made = catalog.made_at(path)
     if made and made.disk:
         return Expected(path, Basis.MADE, made.disk, None, made.file, _date(made.at))
-    if made and _inode(path) == made.file[:2]:
+    present = _fingerprint(path)
+    if made and present and made.file[:2] == present[:2]:
         return None  # an overlay that was made anew where a published one was
     held = catalog.held_at(path)
     rows = [row for row in map(catalog.find_manifest, held.manifests if held else ()) if row]
@@ -128,17 +129,21 @@ def _stood_on(catalog: Catalog, path: str) -> Expected | None:
 
 
 def _overlays_on(catalog: Catalog, path: str) -> Iterator[ImageRow]:
-    """The known overlays that stand on a file: by its name, or on the file itself before it got this name."""
-    inode = _inode(path)
+    """The known overlays that stand on a file: by its name, or on the file itself before it got this name.
+
+    A moved file keeps the time of its last write; only its inode's number may be another file's by now. One
+    that was put there without proof does not say what the file must hold.
+    """
+    present = _fingerprint(path)
     for row in catalog.all_images():
-        if row.parent is None or len(row.chain) < 2:
+        if row.parent is None or len(row.chain) < 2 or catalog.doubt_about(row.path, row.fingerprint):
             continue
         with suppress(OverlaysyncError, OSError), open_image(row.path, vouched=always) as image:
             same = os.fstat(image.fd)
             if (same.st_dev, same.st_ino) != row.fingerprint[:2] or image.backing is None:
                 continue
             below = os.path.realpath(backing_path(row.path, image.backing))
-            if below == path or row.chain[1][:2] == inode:
+            if below == path or (present and row.chain[1][:4] == present[:4]):
                 yield row
 
 
@@ -149,12 +154,11 @@ def _read(catalog: Catalog, path: str) -> Expected | None:
     return Expected(path, Basis.READ, row.disk, row.layer, row.fingerprint, _date(row.verified_at))
 
 
-def _inode(path: str) -> tuple[int, int] | None:
+def _fingerprint(path: str) -> Fingerprint | None:
     try:
-        status = os.stat(path)
+        return Fingerprint.of(os.stat(path))
     except OSError:
         return None
-    return status.st_dev, status.st_ino
 
 
 def _date(at: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from overlaysync.errors import BaseImageError, ImageError, InUseError, OverlaysyncError
@@ -22,10 +22,9 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.expected import Basis, Expected, expected_at, pledged_at
-from overlaysync.ops.folders import images_in
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
-from overlaysync.store.catalog import Catalog, ImageRow, ManifestRow
+from overlaysync.store.catalog import Catalog, Doubt, ImageRow, ManifestRow
 
 _KEEP_PAGES = 64
 
@@ -344,7 +343,9 @@ class Library:
         here = next((row.path for row in self.holders(wanted) if row.path != parent.path), None)
         manifests = self.catalog.manifests(content=wanted)
         called = f" ({full_name(manifests[0])}, by {one_field(manifests[0].label)})" if manifests else ""
-        if not here and wanted in self.published_contents(parent.path):
+        # Another version that was put there is no damage: healing would put the older one in its place.
+        another = self.catalog.manifests(content=parent.content.id)
+        if not here and not another and wanted in self.published_contents(parent.path):
             hint = f"overlaysync verify --repair '{parent.path}'"
         else:
             where = f"its master is here as {here}" if here else "its master will be fetched"
@@ -371,7 +372,9 @@ class Library:
             return None
         if row.chain != files:
             self._keep(chain, disk, layer, row.verified_at)
-        return Known(row.path, chain.top.geometry, disk, layer, parent, files, self._notes(chain))
+        return Known(
+            row.path, chain.top.geometry, disk, layer, parent, files, self._notes(chain, layer or disk)
+        )
 
     def _hash(
         self, chain: Chain, parent: Known | None, progress: Progress | None, layer: PageList | None = None
@@ -392,12 +395,33 @@ class Library:
         keeper.flush()
         _check_unchanged(chain, before)
         path, geometry = chain.top.real_path, chain.top.geometry
-        return Known(path, geometry, disk, layer, parent, before, self._notes(chain))
+        return Known(path, geometry, disk, layer, parent, before, self._notes(chain, layer or disk))
 
-    def _notes(self, chain: Chain) -> tuple[str, ...]:
-        """What is to be said of the top image: by its header, and by a note that was made of this file."""
-        noted = self.catalog.doubt_about(chain.top.real_path, chain.fingerprints()[0])
-        return (*chain.top.notes, noted) if noted else chain.top.notes
+    def doubt_about(self, path: str, file: Fingerprint, content: bytes) -> Doubt | None:
+        """Return what was noted of a file, or of its content elsewhere, for want of a proof.
+
+        A guess that was published is still a guess: only a version from before it counts against that.
+        """
+        doubt = self.catalog.doubt_about(path, file)
+        if doubt is not None:
+            return doubt
+        doubt = self.catalog.doubts().get(content)
+        if doubt is None or any(
+            is_before(row.created, doubt) for row in self.catalog.manifests(content=content)
+        ):
+            return None
+        return doubt
+
+    def _notes(self, chain: Chain, content: PageList) -> tuple[str, ...]:
+        """What is to be said of the top image: by its header, and by a note of this file or its content."""
+        noted = self.doubt_about(chain.top.real_path, chain.fingerprints()[0], content.id)
+        return (*chain.top.notes, noted.text) if noted else chain.top.notes
+
+    def _spread_doubt(self, path: str, file: Fingerprint, content: bytes) -> None:
+        """What a guest wrote to a file of which nothing proves what it is proves nothing either."""
+        doubt = self.catalog.doubt_about(path, file)
+        if doubt is not None and (doubt.path, doubt.file, doubt.content) != (path, file, content):
+            self.catalog.doubt(replace(doubt, path=path, file=file, content=content))
 
     def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:
         self.catalog.pages.keep_list(disk)
@@ -414,6 +438,7 @@ class Library:
             verified_at=now,
         )
         self.catalog.remember_image(row)
+        self._spread_doubt(row.path, row.fingerprint, row.layer or row.disk)
         return row
 
 
@@ -460,24 +485,9 @@ class PageKeeper:
             self._pages = {}
 
 
-def find_base(
-    library: Library, disk: bytes, directories: list[str], *, called: str, now: float
-) -> Known | None:
-    """An image here whose guest sees ``disk``: known ones first, then those in ``directories``.
-
-    An overlay that may be written is no base: its owner will start it. The files in the directories are
-    hashed until one fits, those with the name ``called`` first.
-    """
-    for row in library.holders(disk):
-        if row.layer is None or is_read_only(row.path):
-            return library.examine(row.path, now=now, format=Format(row.format))
-    with images_in(directories) as found:
-        for item in sorted(found, key=lambda item: not os.path.basename(item.path).startswith(called)):
-            with suppress(OverlaysyncError, OSError):
-                known = library.examine(item.path, now=now, file=item.open())
-                if known.disk.id == disk and (known.layer is None or is_read_only(item.path)):
-                    return known
-    return None
+def is_before(created: str, doubt: Doubt) -> bool:
+    """Return whether a version was made (ISO 8601 UTC) before a content was guessed: then it may prove it."""
+    return created < doubt.at
 
 
 def full_name(row: ManifestRow) -> str:

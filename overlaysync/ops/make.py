@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div
 
 MASTER_MODE = 0o444
 OVERLAY_MODE = 0o644
+_MADE_OF = "it was made of "
 
 
 def backing_name(overlay: str, base: str) -> bytes:
@@ -86,7 +87,8 @@ class Maker:
         """
         check_base(base)
         layer = PageList(base.disk.virtual_size, CHUNK, base.disk.id)
-        return self._write(_Work(path, layer, base.disk, format, CHUNK, base, base), now=now)
+        made = self._write(_Work(path, layer, base.disk, format, CHUNK, base, base), now=now)
+        return self._pass_doubt(base, made)
 
     def promote(
         self, known: Known, path: str, *, format: Format, now: float, progress: Progress | None = None
@@ -105,7 +107,8 @@ class Maker:
         with self._library.open_known(known) as chain:
             _check_same(known, chain)
             work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known), known)
-            return self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
+            made = self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
+        return self._pass_doubt(known, made)
 
     def rebase(
         self,
@@ -151,7 +154,8 @@ class Maker:
             # Not larger than a granule: of a larger cluster only some granules may differ from the base.
             format, cluster_size = known.geometry.format, min(rebuilt_cluster_size(known), layer.unit)
             work = _Work(path, layer, known.disk, format, cluster_size, known, base, replace)
-            return self._write(work, LocalSource(chain, layer), now=now, progress=progress)
+            made = self._write(work, LocalSource(chain, layer), now=now, progress=progress)
+        return self._pass_doubt(known, made)
 
     def adopt(self, known: Known, path: str, *, now: float, progress: Progress | None = None) -> Known:
         """Write a copy of an overlay that names the master it was read over, with the same layer.
@@ -168,6 +172,18 @@ class Maker:
             work = _Work(path, known.layer, known.disk, format, cluster_size, known, known.parent)
             self._library.catalog.pages.keep_list(known.layer)
             return self._write(work, LocalSource(chain, known.layer), now=now, progress=progress)
+
+    def _pass_doubt(self, source: Known, made: Known) -> Known:
+        """Note that nothing proves what was made of an image of which nothing proves what it is."""
+        library = self._library
+        doubt = library.doubt_about(source.path, source.files[0], source.content.id)
+        if doubt is None:
+            return made
+        text = doubt.text if doubt.text.startswith(_MADE_OF) else f"{_MADE_OF}{source.path}: {doubt.text}"
+        library.catalog.doubt(
+            replace(doubt, path=made.path, file=made.files[0], content=made.content.id, text=text)
+        )
+        return replace(made, notes=(*made.notes, text))
 
     def _check_result(self, known: Known) -> None:
         """What a manifest said the promotion would give must be what it gives."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from overlaysync.errors import BaseImageError, UsageError, WouldDestroyError
 from overlaysync.formats.image import Format
@@ -13,6 +14,7 @@ from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
 from overlaysync.ops.again import Again
 from overlaysync.ops.library import Known
+from overlaysync.ops.packing import Packing, packing_of
 from overlaysync.ops.publish import image_path
 from overlaysync.ops.resolve import Listing
 
@@ -31,6 +33,7 @@ class Step:
         base: path of the image below; None for a master.
         base_here: whether the base is here already (else an earlier step makes it).
         brought: whether it is there for something else to stand on, so that nobody may write to it.
+        packing: how it is compressed when it is whole; None for not at all.
     """
 
     listing: Listing
@@ -39,14 +42,32 @@ class Step:
     base: str | None = None
     base_here: bool = False
     brought: bool = False
+    packing: Packing | None = None
+
+    @classmethod
+    def as_published(cls, listing: Listing, path: str, *, brought: bool = False) -> Step:
+        """Return the step that makes an image as its publisher has it: its format, compressed or not."""
+        header = listing.manifest.header
+        format = Format(header.format)
+        return cls(listing, path, format, brought=brought, packing=packing_of(header, format))
 
     @property
     def header(self) -> Header:
         return self.listing.manifest.header
 
 
-FindBase = Callable[[Header], Known | None]
-"""Finds an image here that shows the disk a layer stands on."""
+class FindBase(Protocol):
+    """Finds an image here that shows the disk a layer stands on."""
+
+    def __call__(self, header: Header, path: str, *, last_resort: bool) -> Known | None:
+        """Return it; None for none.
+
+        Args:
+            header: of the layer.
+            path: the file that the layer is for.
+            last_resort: whether a copy counts that lies elsewhere and may be gone tomorrow.
+        """
+        ...
 
 
 def plan_fetch(
@@ -89,7 +110,8 @@ def plan_fetch(
         )
     everything = list(listings)
     path = place_of(header, to, name=name, format=format)
-    steps = [Step(wanted, path, format or Format(header.format))]
+    # A format that was asked for is written plain, as one may want it who will write to the image.
+    steps = [Step(wanted, path, format) if format else Step.as_published(wanted, path)]
     return _on_bases(steps, everything, find_base, masters, again)
 
 
@@ -118,7 +140,7 @@ def plan_master(disk: bytes, listings: Iterable[Listing], find_base: FindBase, *
     if listing is None:
         return []
     header = listing.manifest.header
-    step = Step(listing, _free_path(masters, header, []), Format(header.format), brought=True)
+    step = Step.as_published(listing, free_path(masters, header, []), brought=True)
     return _on_bases([step], everything, find_base, masters, Again(header.full_name))
 
 
@@ -130,18 +152,19 @@ def _on_bases(
     header = wanted.manifest.header
     while header.is_layer:
         assert header.parent_id is not None
-        base = find_base(header)
+        below = _maker(header.parent_id, everything, wanted.manifest.publisher)
+        # What may be gone tomorrow is copied to where masters go, rather than stood on.
+        base = find_base(header, steps[-1].path, last_resort=below is None)
         if base is not None:
             steps[-1] = replace(steps[-1], base=base.path, base_here=True)
             _check_lineage(steps, base, again)
             break
-        below = _maker(header.parent_id, everything, wanted.manifest.publisher)
         if below is None or len(steps) >= MAX_LINEAGE:
             raise _no_base(header, everything, again)
         header = below.manifest.header
-        path = _free_path(masters, header, steps)
+        path = free_path(masters, header, steps)
         steps[-1] = replace(steps[-1], base=path)
-        steps.append(Step(below, path, Format(header.format), brought=True))
+        steps.append(Step.as_published(below, path, brought=True))
     return steps[::-1]
 
 
@@ -160,7 +183,7 @@ def _check_lineage(steps: list[Step], base: Known, again: Again) -> None:
             )
 
 
-def _free_path(directory: str, header: Header, steps: list[Step]) -> str:
+def free_path(directory: str, header: Header, steps: list[Step]) -> str:
     """Where a base goes. A file of its name is other content, or it would have been found."""
     path = os.path.join(directory, f"{header.name}.{header.format}")
     if os.path.lexists(path) or os.path.abspath(path) in {os.path.abspath(step.path) for step in steps}:

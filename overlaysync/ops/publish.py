@@ -272,6 +272,7 @@ class Publisher:
         """The header of a first version."""
         content = known.content
         layer = known.layer is not None
+        compression = None if layer else known.geometry.compression
         return Header(
             kind="layer" if layer else "disk",
             team=team,
@@ -287,6 +288,8 @@ class Publisher:
             result=format_id(known.disk.id),
             format=known.geometry.format.value,
             cluster_size=rebuilt_cluster_size(known),
+            compression="" if compression is None else str(compression),
+            compressed_size=0 if compression is None else known.files[0].size,
             created=created,
             by=self._label,
             note=note,

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
+from overlaysync.errors import BaseImageError, InUseError, OverlaysyncError, WouldDestroyError
 from overlaysync.formats.files import open_regular
 from overlaysync.formats.locks import in_use_for_writing, writer_of
 from overlaysync.model.fingerprint import Fingerprint
@@ -114,8 +114,8 @@ def judge(
         if rules.discard_changes and not brought:
             check_unneeded(path, library.catalog)
             return Verdict(standing=Standing(State.UNKNOWN))
-        if error.exit_code == 5:
-            raise
+        if isinstance(error, BaseImageError):
+            raise  # for :func:`judge_stray`, where the right one is here
         raise WouldDestroyError(
             f"{path} exists and cannot be read as an image",
             why=str(error),
@@ -128,7 +128,7 @@ def judge(
         raise WouldDestroyError(
             f"{path} exists and is not {header.full_name}:{header.version}", hint=elsewhere
         )
-    check_unneeded(path, library.catalog)
+    check_unneeded(path, library.catalog, instead=again.fetch("--as", "NAME"))
     if not rules.discard_changes:
         _refuse(library, known, standing, offered, rules, own, now, again)
     return Verdict(standing=standing, file=known.files[0])
@@ -159,6 +159,50 @@ def check_still(path: str, judged: Fingerprint | None) -> None:
             )
     finally:
         os.close(fd)
+
+
+def judge_stray(
+    library: Library,
+    path: str,
+    offered: Manifest,
+    rules: Rules,
+    astray: BaseImageError,
+    *,
+    own: bytes,
+    base: Known,
+    again: Again,
+) -> Verdict:
+    """Judge an overlay that :func:`judge` cannot compare, by what it holds over ``base``.
+
+    One that holds a version as it was published loses nothing when it is written anew, on the right master.
+
+    Args:
+        library, path, offered, rules, own: as for :func:`judge`.
+        astray: the error for its own master, which is missing or another.
+        base: the image that the offered is to stand on.
+        again: the command for what was asked for.
+
+    Raises:
+        BaseImageError: the user does not allow that, or it holds something else.
+        WouldDestroyError, InUseError: it may not be replaced.
+    """
+    try:
+        known = library.examine_over(path, base)
+    except BaseImageError:
+        raise astray from None
+    standing = compare(library.catalog, os.path.realpath(path), known.content.id, offered)
+    if standing.state not in (State.SAME, State.BEHIND):
+        raise astray
+    same = standing.state is State.SAME
+    keeping = same or was_elsewhere(library.catalog, standing, offered, own)
+    if would_be_lost(library, known, own=own, keeping=keeping) and not rules.discard_changes:
+        raise astray
+    check_unneeded(path, library.catalog)
+    if not rules.replace and not rules.discard_changes:
+        raise BaseImageError(
+            str(astray), why=astray.why, hint=f"to put it on {base.path}: {again.fetch('--replace')}"
+        )
+    return Verdict(standing=standing, file=known.files[0])
 
 
 def _judge_link(

@@ -144,6 +144,25 @@ class Made:
     sources: tuple[bytes, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """That nothing proves what a file is: an overlay that was put on a master without proof.
+
+    Attributes:
+        path: real path.
+        file: the file's fingerprint then; None when the file was forgotten.
+        content: its content id then.
+        text: what is said of it.
+        at: since when, ISO 8601 UTC.
+    """
+
+    path: str
+    file: Fingerprint | None
+    content: bytes
+    text: str
+    at: str
+
+
 MAX_HOLDERS = 64
 """Other machines noted for one content; then the one seen longest ago is forgotten."""
 
@@ -254,26 +273,45 @@ class Catalog:
                 connection.execute(f"DELETE FROM {table} WHERE path = ?", (os.fsencode(path),))
             connection.execute("UPDATE doubts SET file = NULL WHERE path = ?", (os.fsencode(path),))
 
-    def doubt(self, path: str, file: Fingerprint, content: bytes, text: str) -> None:
+    def doubt(self, doubt: Doubt) -> None:
         """Note that nothing proves what a file is, to be said wherever it is used.
 
         Its content is no evidence any more, also when the file is gone.
         """
-        row = (os.fsencode(path), json.dumps(file), content, text)
+        row = (os.fsencode(doubt.path), json.dumps(doubt.file), doubt.content, doubt.text, doubt.at)
         with self._database.write() as connection:
-            connection.execute("INSERT OR REPLACE INTO doubts VALUES (?, ?, ?, ?)", row)
+            connection.execute("INSERT OR REPLACE INTO doubts VALUES (?, ?, ?, ?, ?)", row)
 
-    def doubt_about(self, path: str, file: Fingerprint) -> str:
-        """What was noted of the file at ``path``, written to since or not; "" when it is another file."""
-        with self._database.read() as connection:
-            query = "SELECT file, text FROM doubts WHERE path = ? AND file IS NOT NULL"
-            row = connection.execute(query, (os.fsencode(path),)).fetchone()
-        return row[1] if row and Fingerprint(*json.loads(row[0]))[:2] == file[:2] else ""
+    def doubt_about(self, path: str, file: Fingerprint) -> Doubt | None:
+        """What was noted of the file at ``path``, written to or moved since; None when it is another file."""
+        # A moved file keeps the time of its last write; only its inode's number may be another file's by now.
+        return next(
+            (
+                doubt
+                for doubt in self._doubts()
+                if doubt.file is not None
+                and ((doubt.path == path and doubt.file[:2] == file[:2]) or doubt.file[:4] == file[:4])
+            ),
+            None,
+        )
 
-    def doubted(self) -> set[bytes]:
-        """The contents of all files that :meth:`doubt` was told of."""
+    def doubts(self) -> dict[bytes, Doubt]:
+        """What was noted of contents, by their ids; of several notes of one content the first."""
+        return {doubt.content: doubt for doubt in reversed(self._doubts())}
+
+    def settle_doubt(self, content: bytes) -> None:
+        """Forget the doubts about a content: it was proven what it is."""
+        with self._database.write() as connection:
+            connection.execute("DELETE FROM doubts WHERE content = ?", (content,))
+
+    def _doubts(self) -> list[Doubt]:
+        query = "SELECT path, file, content, text, at FROM doubts ORDER BY at, rowid"
         with self._database.read() as connection:
-            return {content for (content,) in connection.execute("SELECT content FROM doubts")}
+            rows = connection.execute(query).fetchall()
+        return [
+            Doubt(os.fsdecode(path), Fingerprint(*json.loads(file)) if file else None, content, text, at)
+            for path, file, content, text, at in rows
+        ]
 
     def _images(self, condition: str, *values: object) -> list[ImageRow]:
         query = f"SELECT {_IMAGE_COLUMNS} FROM images WHERE {condition} ORDER BY verified_at DESC, path"

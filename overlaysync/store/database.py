@@ -80,10 +80,12 @@ CREATE TABLE made (
     sources BLOB NOT NULL
 ) STRICT;
 CREATE TABLE doubts (
-    path BLOB NOT NULL PRIMARY KEY,
+    path BLOB NOT NULL,
     file TEXT,
     content BLOB NOT NULL,
-    text TEXT NOT NULL
+    text TEXT NOT NULL,
+    at TEXT NOT NULL,
+    PRIMARY KEY (path, content)
 ) STRICT;
 CREATE TABLE holders (
     content BLOB NOT NULL,
@@ -121,7 +123,7 @@ CREATE TABLE distrusted (
     label TEXT NOT NULL
 ) STRICT;
 """
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Stored as SQLite's user_version; 0 is a file without tables."""
 
 

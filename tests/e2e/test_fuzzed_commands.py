@@ -12,12 +12,14 @@ import pytest
 import overlaysync
 from tests.e2e.fuzzing_commands import KINDS, NETWORK
 from tests.e2e.namespaces import namespace
+from tests.effort import EFFORT
 
-CASES = 2
+CASES = 2 * EFFORT
 _SOURCE = Path(overlaysync.__file__).parents[1]
 
 
 @pytest.mark.fuzz
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_peer_ends_no_command_and_hides_nobody(kind: str) -> None:
     with namespace("net", "mount", script=NETWORK) as network:
@@ -30,5 +32,8 @@ def test_a_damaged_peer_ends_no_command_and_hides_nobody(kind: str) -> None:
         )
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout)
-    assert outcomes["ls 0"] == 2 * CASES
+    assert outcomes["ls --json 0"] == CASES
+    assert outcomes.get("ls red/ 3", 0) + outcomes.get("ls red/ 4", 0) == CASES, (
+        "nothing of the team is there"
+    )
     assert outcomes["fetch honest 0"] == CASES

@@ -81,7 +81,7 @@ def test_nothing_there_is_not_found(image: Path, name: str) -> None:
 
 def test_a_forbidden_file_is_not_allowed(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Root may read everything, so the system's answer is played.
-    def forbid(*_: object) -> int:
+    def forbid(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", forbid)

@@ -54,6 +54,7 @@ async def slow_readers(address: Address, target: str) -> AsyncIterator[None]:
         yield
 
 
+@pytest.mark.slow
 async def test_slow_readers_from_a_few_addresses_shut_nobody_out(shelf: FakeShelf) -> None:
     assert SERVER.bodies == ADDRESSES * SERVER.connections_per_address
     target = f"/v1/manifests/{shelf.items[0].manifest.id.hex()}/data"

@@ -368,7 +368,7 @@ async def test_a_share_that_stays_asks_its_peers_again_by_itself(
                 while "x" not in reach.views or reach.views["x"].asked_at == before:
                     await asyncio.sleep(0.01)
         watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        await asyncio.gather(watching, *reach._asking.values(), return_exceptions=True)
 
 
 class StillBrowser:

@@ -15,6 +15,7 @@ from overlaysync.ops import hashing
 from overlaysync.ops.hashing import combine, hash_disk, hash_layer
 from overlaysync.units import CHUNK, KIB, MIB
 from tests import reference
+from tests.effort import EFFORT
 from tests.images import Op, apply, content, convert, create, draw, format_of
 from tests.ops.chains import OVERLAYS, Spec, build, fresh_world, specs
 from tests.ops.world import World, expected_layer, guest
@@ -147,8 +148,9 @@ def test_chains(chain: tuple[Spec, ...]) -> None:
         check_chain(world, chain)
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow
-@settings(max_examples=90, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30 * EFFORT, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_many_chains(chain: tuple[Spec, ...]) -> None:
     with fresh_world() as world:
