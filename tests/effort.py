@@ -1,4 +1,4 @@
-"""Effort: how much of what is random is tried, in a run of the tests and in scripts/torture.
+"""How much of what is random is tried: a part in ``scripts/test``, ten times that in ``scripts/torture``.
 
 OVERLAYSYNC_EFFORT multiplies the number of cases; OVERLAYSYNC_SEED has other ones tried.
 """

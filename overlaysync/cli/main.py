@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
@@ -109,7 +110,7 @@ def _run(words: list[str]) -> int:
     words = globals_first(words)
     output = Output(settings(words))
     try:
-        group = typer.main.get_command(app)
+        group = _group()
         result = group.main(
             args=words,
             obj=output,
@@ -136,6 +137,12 @@ def _run(words: list[str]) -> int:
         if isinstance(error, OSError):
             return _report(output, translate(error, _describe_os_error(error)))
         raise
+
+
+@functools.cache
+def _group() -> Any:
+    """All commands. To make it of their functions takes time: several runs in one process share it."""
+    return typer.main.get_command(app)
 
 
 def _options(group: Any) -> dict[str, dict[str, bool]]:

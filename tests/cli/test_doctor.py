@@ -16,7 +16,7 @@ from overlaysync.cli.doctor import _is_free
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
 NAMES = [
     "interfaces",

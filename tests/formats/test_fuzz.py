@@ -33,6 +33,7 @@ def assert_sensible(outcomes: dict[str, int], cases: int) -> None:
     assert outcomes["refused"] > cases // 10
 
 
+@pytest.mark.slow
 def test_two_thousand_damaged_images() -> None:
     assert_sensible(fuzz(cases=2000, seed=0), 2000)
 

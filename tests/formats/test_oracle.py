@@ -136,6 +136,7 @@ STEPS = st.integers(SECTOR, 3 * MIB)
 CHAINS = st.lists(layers(), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(CHAINS, STEPS, st.booleans())
 def test_generated_chains(made: list[Layer], step: int, compress: bool) -> None:

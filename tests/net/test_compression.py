@@ -119,6 +119,7 @@ def assert_sensible(outcomes: dict[str, int], cases: int) -> None:
     assert outcomes["refused"] > cases // 10
 
 
+@pytest.mark.slow
 def test_five_thousand_damaged_frames() -> None:
     assert_sensible(fuzz(cases=5000, seed=0), 5000)
 

@@ -36,6 +36,7 @@ def assert_sensible(outcomes: dict[str, dict[str, int]], cases: int) -> None:
         assert counts.get("decoded", 0) > 0, (name, counts)
 
 
+@pytest.mark.slow
 def test_six_thousand_damaged_messages() -> None:
     assert_sensible(fuzz(cases=6000, seed=0), 6000)
 

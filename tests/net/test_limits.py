@@ -248,6 +248,7 @@ def test_when_to_come_back() -> None:
     assert found == {3, 4, 5, 6}
 
 
+@pytest.mark.slow
 async def test_rate_of_a_client(shelf: FakeShelf) -> None:
     sent: list[int] = []
     bounds = replace(SERVER, write_s=3, min_rate=64 * MIB)
@@ -312,6 +313,7 @@ async def test_silence_of_a_server(ask: Ask) -> None:
             await ask(client, address)
 
 
+@pytest.mark.slow
 @both
 async def test_rate_of_a_server(ask: Ask) -> None:
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

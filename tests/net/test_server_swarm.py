@@ -362,6 +362,7 @@ async def test_who_has_not_asked_for_a_while_is_listed_no_longer(
         assert len(await listed(address, whole)) == 2
 
 
+@pytest.mark.slow
 async def test_members_are_bounded_for_each_host_and_in_all(
     address: Address, whole: Offer, shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -202,6 +202,7 @@ def whole(tmp_path: Path) -> Offer:
     return make_offer(tmp_path / "image.raw", CONTENT, make_shelf(tmp_path).key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["swarm", "read_slots"])
 async def test_a_source_that_breaks_what_asks_it_leaves_the_others(
     tmp_path: Path, whole: Offer, monkeypatch: pytest.MonkeyPatch, what: str

@@ -464,6 +464,7 @@ def check_journey(world: World, journey: tuple[tuple[Spec, ...], tuple[Spec, ...
     assert {path: sha(path) for path in before} == before
 
 
+@pytest.mark.slow
 @settings(SLOW, max_examples=6)
 @given(journeys())
 def test_promote_and_rebase(journey) -> None:

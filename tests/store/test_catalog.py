@@ -576,6 +576,7 @@ def test_holders_of_a_content_are_bounded(catalog):
     assert len(labels) == MAX_HOLDERS and labels[0] == f"node{MAX_HOLDERS + 2}" and labels[-1] == "node3"
 
 
+@pytest.mark.slow
 def test_flipped_bytes_give_an_answer_or_our_error(home):
     catalog = Catalog.open(home)
     catalog.pages.keep_pages({n.to_bytes(32, "big"): page(n) for n in range(8)})
@@ -632,6 +633,7 @@ catalog.close()
 """
 
 
+@pytest.mark.slow
 def test_processes_share_a_home(tmp_path):
     root = str(tmp_path / "node")
     nodes = [subprocess.Popen([sys.executable, "-c", NEIGHBOUR, root, str(n)]) for n in range(4)]

@@ -509,6 +509,7 @@ def test_what_is_published_between_open_and_lock_is_not_written_to(target, journ
     assert names(target.parent) == [".vm.qcow2.part", "vm.qcow2"]
 
 
+@pytest.mark.slow
 def test_processes_that_fight_over_a_target_do_no_damage(target, journals):
     command = [sys.executable, "-c", COMPETITOR, str(target), str(journals)]
     fighters = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in range(1, 7)]

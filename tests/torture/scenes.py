@@ -206,7 +206,7 @@ class Stage:
         return self.place.images / f"{name}.qcow2"
 
     def _run(self, *words: object) -> None:
-        node = Node(self.root / "before", self._lab.prefix)
+        node = Node(self.root / "before", self._lab.prefix, self._lab.forks)
         node.json(*words, OVERLAYSYNC_HOME=str(self.place.home), OVERLAYSYNC_USER="torture")
 
 

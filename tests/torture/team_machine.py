@@ -137,7 +137,9 @@ class Team(RuleBasedStateMachine):
         self.lab, self.runner, self.counts = lab, runner, counts
         self.root = Path(tempfile.mkdtemp(dir=lab.root))
         self.byte = 0
-        self.members = [Member(Node(self.root / word, lab.prefix)) for word in ("ana", "ben", "cid")]
+        self.members = [
+            Member(Node(self.root / word, lab.prefix, lab.forks)) for word in ("ana", "ben", "cid")
+        ]
         tag = self.root.name[-6:].replace("_", "x")
         self.team = lab.team(f"team{tag}", *(member.node for member in self.members))
 
