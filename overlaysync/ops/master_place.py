@@ -1,7 +1,7 @@
 """Master place: the directory and the name of a master that was asked for.
 
 Overlays stay on the version that they were made on, so a master that has them is not replaced: a newer one
-goes beside it. What is here already is left where it is, whatever it is called.
+goes beside it, and stays there, whatever it is called.
 """
 
 from __future__ import annotations
@@ -50,14 +50,10 @@ def place_of_master(library: Library, offered: Manifest, wish: Wish) -> tuple[st
         if os.path.realpath(path) in here:
             return directory, wish.name
     place = place_of(header, wish.default, name=wish.name, format=wish.format)
-    if wish.name or not os.path.lexists(place) or os.path.realpath(place) in here:
+    if wish.name or not wish.beside or not _is_stood_on(library, place, offered):
         return wish.default, wish.name
-    for path in here:
-        if lies_in(path, [*wish.masters, wish.default]):
-            return os.path.split(path)
-    if wish.beside and _is_stood_on(library, place, offered):
-        return os.path.split(free_path(wish.default, header, []))
-    return wish.default, None
+    beside = (path for path in here if lies_in(path, [*wish.masters, wish.default]))
+    return os.path.split(next(beside, None) or free_path(wish.default, header, []))
 
 
 def _is_stood_on(library: Library, place: str, offered: Manifest) -> bool:

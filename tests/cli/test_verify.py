@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -20,7 +21,7 @@ PATH = "/vm/my web.qcow2"
 
 def verdict(*, touched: bool, damaged: bool = True, basis: Basis = Basis.PUBLISHED) -> Verdict:
     expected = Expected(PATH, basis, bytes(32), None, cast(Any, None), "red/web:1")
-    known = cast(Any, object())
+    known = cast(Any, SimpleNamespace(notes=()))
     return Verdict(expected, touched, False, (Damage(0, 512),) if damaged else (), known)
 
 

@@ -47,7 +47,16 @@ def test_a_copy_elsewhere_is_no_base_while_the_right_one_is_here(lab: Lab) -> No
         assert below(mine) == right
         bob.json("fetch", vm.stem, *WHERE, "--as", "second", *peer)
         assert below(mine.with_name("second.qcow2")) == right
+        # Where its owner has put it there, it stays there.
+        other = mine.with_name("second.qcow2")
+        images.run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", copy, other)
+    disks.write(vm, MIB, disks.noise("and more", 64 * KIB))
+    with shared(alice, master, vm) as share:
+        peer = ("--peer", share.peer)
+        bob.json("fetch", vm.stem, *WHERE, "--as", "second", "--replace", *peer)
+        assert below(other) == copy and disks.identical(other, vm)
         right.unlink()
+        other.unlink()
         mine.unlink()
         planned = bob.run("fetch", vm.stem, "--to", "third", "--dry-run", *peer)
         fetched = bob.run("fetch", vm.stem, "--to", "third", *peer)

@@ -114,6 +114,18 @@ def test_a_base_takes_no_name_that_is_taken(tmp_path: Path) -> None:
     assert steps[0].path == str(tmp_path / f"debian-{MASTER.manifest.header.id[3:11]}.raw") == steps[1].base
 
 
+def test_what_may_be_gone_tomorrow_is_a_base_only_where_no_peer_has_the_master() -> None:
+    asked = []
+
+    def find(header: Header, path: str, *, last_resort: bool) -> None:
+        asked.append((header.name, path, last_resort))
+
+    plan_fetch(OVERLAY, [OVERLAY, MASTER], find, to="/to", masters="/m")
+    with pytest.raises(BaseImageError):
+        plan_fetch(OVERLAY, [OVERLAY], find, to="/to", masters="/m")
+    assert asked == [("vm", "/to/vm.qcow2", False), ("vm", "/to/vm.qcow2", True)]
+
+
 def test_a_base_that_nobody_has() -> None:
     with pytest.raises(BaseImageError, match="its-master"):
         paths(OVERLAY)
