@@ -192,6 +192,7 @@ class Finding:
             "since": self.verdict.expected.since,
             "changed_since": self.verdict.touched or self.verdict.below,
             "damage": _ranges(self.verdict.damage),
+            "holds": self.holds or None,
             "notes": list(self._notes),
             "healed": _ranges(self.healed),
             "would_lose": self.lost or None,

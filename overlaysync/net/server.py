@@ -24,7 +24,6 @@ import asyncio
 import errno
 import random
 import socket
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -40,7 +39,7 @@ from overlaysync.model.names import one_field
 from overlaysync.net.boot import boot_hash
 from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
-from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, retry_after
+from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, reset, retry_after
 from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import is_link_local, is_told_port, told_to
 from overlaysync.net.membership import Membership
@@ -436,11 +435,7 @@ def asker_of(request: web.BaseRequest) -> str:
 def abort(request: web.BaseRequest) -> None:
     """Drop the connection at once, so that the client sees that the body is not whole."""
     if request.transport is not None:
-        sock = request.transport.get_extra_info("socket")
-        # What has not been sent goes as well: else the kernel keeps it for minutes, and megabytes of it.
-        with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        request.transport.abort()
+        reset(request.transport)
 
 
 def _check_asked_by_a_node(request: web.BaseRequest) -> None:

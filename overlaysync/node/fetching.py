@@ -49,9 +49,10 @@ from overlaysync.ops.in_use import no_holder
 from overlaysync.ops.library import Known, PageKeeper
 from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
+from overlaysync.ops.master_place import Wish, place_of_master
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.packing import Packing
-from overlaysync.ops.plan import Step, place_of, plan_fetch
+from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Rules, Verdict, check_still, judge, judge_stray
 from overlaysync.ops.resolve import Listing
@@ -238,9 +239,9 @@ class Fetch:
             choice: what was chosen.
         """
         masters = self.options.masters_place
-        to = self.options.to
+        to, name = self.options.to, self.options.name
         if not wanted.manifest.header.is_layer:
-            to = await asyncio.to_thread(self._place_of_master, wanted.manifest.header)
+            to, name = await asyncio.to_thread(self._place_of_master, wanted.manifest)
         parent = wanted.manifest.header.parent
 
         def plan() -> list[Step]:
@@ -250,7 +251,7 @@ class Fetch:
                 self.base_of,
                 to=to,
                 masters=masters,
-                name=self.options.name,
+                name=name,
                 format=self.options.format,
                 again=self._again(choice),
             )
@@ -353,15 +354,12 @@ class Fetch:
         await asyncio.to_thread(self._commit, choice)
         return results
 
-    def _place_of_master(self, header: Header) -> str:
-        """The directory of masters that has it, even one that cannot be written; else where masters go."""
-        here = {row.path for row in self.node.library.holders(header.result_id)}
+    def _place_of_master(self, offered: Manifest) -> tuple[str, str | None]:
         options = self.options
-        for directory in options.masters:
-            path = place_of(header, directory, name=options.name, format=options.format)
-            if os.path.realpath(path) in here:
-                return directory
-        return self.options.masters_place
+        wish = Wish(
+            options.masters, options.masters_place, options.name, options.format, options.rules.forward_only
+        )
+        return place_of_master(self.node.library, offered, wish)
 
     # -- what is here --------------------------------------------------------------------------------
 

@@ -18,6 +18,9 @@ from overlaysync.formats.files import open_in
 from overlaysync.formats.ownership import objection_to
 from overlaysync.formats.recognition import is_listed
 
+DEEPEST = 32
+"""Levels of subdirectories that are looked into: each is entered from the top, one name after the other."""
+
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -53,7 +56,8 @@ class Folder:
         """Yield the files that count as images, in order of name, without links and hidden files.
 
         Args:
-            enter: asked whether a directory below, by its path from here, is looked into as well.
+            enter: asked whether a directory below, by its path from here, is looked into as well; never asked
+                about one that lies too deep.
         """
         waiting = [""]
         while waiting:
@@ -63,7 +67,8 @@ class Folder:
                 for name in files:
                     if is_listed(name, partial(self._open, name)):
                         yield Found(os.path.join(self.path, name), self, name)
-                waiting += [name for name in reversed(folders) if enter(name)]
+                if below.count(os.sep) + bool(below) < DEEPEST:
+                    waiting += [name for name in reversed(folders) if enter(name)]
 
     def links(self) -> list[str]:
         """Return the names of the links in it."""

@@ -140,7 +140,7 @@ def plan_master(disk: bytes, listings: Iterable[Listing], find_base: FindBase, *
     if listing is None:
         return []
     header = listing.manifest.header
-    step = Step.as_published(listing, _free_path(masters, header, []), brought=True)
+    step = Step.as_published(listing, free_path(masters, header, []), brought=True)
     return _on_bases([step], everything, find_base, masters, Again(header.full_name))
 
 
@@ -162,7 +162,7 @@ def _on_bases(
         if below is None or len(steps) >= MAX_LINEAGE:
             raise _no_base(header, everything, again)
         header = below.manifest.header
-        path = _free_path(masters, header, steps)
+        path = free_path(masters, header, steps)
         steps[-1] = replace(steps[-1], base=path)
         steps.append(Step.as_published(below, path, brought=True))
     return steps[::-1]
@@ -183,7 +183,7 @@ def _check_lineage(steps: list[Step], base: Known, again: Again) -> None:
             )
 
 
-def _free_path(directory: str, header: Header, steps: list[Step]) -> str:
+def free_path(directory: str, header: Header, steps: list[Step]) -> str:
     """Where a base goes. A file of its name is other content, or it would have been found."""
     path = os.path.join(directory, f"{header.name}.{header.format}")
     if os.path.lexists(path) or os.path.abspath(path) in {os.path.abspath(step.path) for step in steps}:

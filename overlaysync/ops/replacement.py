@@ -128,7 +128,7 @@ def judge(
         raise WouldDestroyError(
             f"{path} exists and is not {header.full_name}:{header.version}", hint=elsewhere
         )
-    check_unneeded(path, library.catalog)
+    check_unneeded(path, library.catalog, instead=again.fetch("--as", "NAME"))
     if not rules.discard_changes:
         _refuse(library, known, standing, offered, rules, own, now, again)
     return Verdict(standing=standing, file=known.files[0])

@@ -11,7 +11,7 @@ import pytest
 from overlaysync.units import KIB, MIB
 from tests import images
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NO_BASE, Lab, Node
+from tests.e2e.nodes import DONE, NO_BASE, WOULD_DESTROY, Lab, Node
 from tests.e2e.versions import edit, shared
 
 pytestmark = pytest.mark.qemu
@@ -97,6 +97,28 @@ def test_a_master_that_got_another_name_is_found_and_never_replaced_by_an_older_
         assert mine.read_bytes() == work and place.read_bytes() == newer
         assert bob.run("fetch", vm.stem, *WHERE, "--discard-changes", *peer).code == DONE
     assert below(mine) == moved and disks.identical(mine, vm)
+
+
+def test_a_newer_master_goes_beside_one_that_overlays_stand_on(lab: Lab) -> None:
+    """The teacher's update leaves the overlays of the room alone, and is not refused for ever."""
+    alice, bob = lab.node("alice"), lab.node("bob")
+    team = lab.team("red", alice, bob)
+    master, vm = pair(lab, alice)
+    with shared(alice, master, vm, "--team", team) as share:
+        bob.json("sync", f"{team}/", *WHERE, "--peer", share.peer)
+    place, mine = bob.place / "masters" / master.name, bob.place / "vm" / vm.name
+    before, old = place.read_bytes(), Path(shutil.copy(master, alice.place / "old.qcow2"))
+    images.run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", old.name, vm)
+    edit(master, "a newer one")
+    with shared(alice, master, vm, "--team", team) as share:
+        hint = bob.fails(WOULD_DESTROY, "fetch", master.stem, *WHERE, "--replace", "--peer", share.peer)
+        done = [bob.json("sync", f"{team}/", *WHERE, "--peer", share.peer) for _ in range(2)]
+    states = [{one["name"]: one["state"] for one in document["synced"]} for document in done]
+    assert states[0][master.stem] == "fetched" and states[1][master.stem] == "current"
+    assert "--as NAME" in hint["hint"]
+    assert place.read_bytes() == before and below(mine) == place
+    (newer,) = {*(bob.place / "masters").iterdir()} - {place}
+    assert disks.identical(newer, master)
 
 
 def test_the_newer_version_in_the_place_of_an_older_is_called_that(lab: Lab) -> None:

@@ -12,7 +12,7 @@ import pytest
 from overlaysync.errors import ImageError, InUseError, NotAllowedError
 from overlaysync.node.node import Node
 from overlaysync.node.sharing import Share
-from overlaysync.ops.folders import Folder, images_in
+from overlaysync.ops.folders import DEEPEST, Folder, images_in
 from overlaysync.units import CHUNK, MIB
 from tests.images import Op, apply, convert, create, draw, run
 from tests.node.observers import Heard
@@ -243,3 +243,25 @@ def test_a_compressed_image_that_is_cut_meanwhile_is_not_called_damaged(node: No
     image = convert(plain, tmp_path / "a.qcow2", compress=True)
     with pytest.raises(InUseError, match="changed while it was read"):
         node.library.examine(image, now=1.0, progress=lambda _: os.truncate(image, 4096))
+
+
+def test_a_tree_without_end_is_left_where_it_becomes_too_deep(tmp_path: Path) -> None:
+    """Others may make one in a directory that a share reads again and again."""
+    at, made = tmp_path, []
+    for level in range(DEEPEST + 3):
+        made.append(disk(at / f"at{level}.raw"))
+        at = at / "deeper"
+        at.mkdir()
+    folder = Folder.open(str(tmp_path))
+    asked: list[str] = []
+
+    def enter(below: str) -> bool:
+        asked.append(below)
+        return True
+
+    try:
+        found = [item.path for item in folder.images(enter)]
+    finally:
+        folder.close()
+    assert found == [str(path) for path in made[: DEEPEST + 1]]
+    assert len(asked) == DEEPEST

@@ -402,6 +402,8 @@ def test_what_becomes_of_a_guess_is_one_too(world: World, master: Path) -> None:
     assert not [claim for claim in claims_of(world, stray) if claim.parent == world.known(other).disk.id]
     new.rename(moved)
     assert text in world.known(moved).notes
+    apply(moved, [Op("write", 512, 512, 4)])
+    assert text in world.known(moved).notes
     made_of_it = [
         world.rebase(moved, master, world.images / "rebased.qcow2"),
         world.promote(moved, world.images / "promoted.qcow2"),
