@@ -340,6 +340,11 @@ def on_a_terminal(node: Node, *arguments: object, **environment: str) -> str:
     return output.decode()
 
 
+def sleeps(pid: int) -> bool:
+    """Whether a process waits, as one that has asked and reads does."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def answer(node: Node, question: str, reply: bytes | signal.Signals, *arguments: object) -> tuple[int, str]:
     """How a command on a terminal ends, and what it prints, when its question gets this reply."""
     with terminal() as (ours, theirs):
@@ -362,6 +367,7 @@ def answer(node: Node, question: str, reply: bytes | signal.Signals, *arguments:
                 if isinstance(reply, bytes):
                     os.write(ours, reply)
                 else:
+                    until(lambda: sleeps(process.pid))  # a signal just before read() would leave it waiting
                     process.send_signal(reply)
         except OSError:
             pass  # the other end is closed
