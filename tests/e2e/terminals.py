@@ -37,7 +37,7 @@ class Terminal:
             stdout=inside if stdout is None else stdout,
             stderr=inside,
             start_new_session=True,
-            preexec_fn=take_terminal,  # noqa: PLW1509
+            preexec_fn=take_terminal,  # noqa: PLW1509 - one ioctl, which takes no lock
         )
         os.close(inside)
 
