@@ -79,6 +79,11 @@ def history(
                 for entry in timeline(reference, _known(node, reference), listed, here)
             }
         except NotFoundError as error:
+            if local:
+                raise NotFoundError(
+                    f"No version of '{' '.join(refs)}' has been seen here",
+                    hint="without --local, peers are asked as well",
+                ) from None
             raise silence or error from None
         book = node.book()
         entries = list(found.values())
