@@ -216,10 +216,10 @@ class Library:
             return replace(self._hash(chain, base, progress, layer), base=base.path)
 
     def published_contents(self, path: str) -> set[bytes]:
-        """Return the contents that the file at a real path held when it was last fetched or published."""
+        """Return the contents and disks that the file at a real path held when last fetched or published."""
         held = self.catalog.held_at(path)
         rows = map(self.catalog.find_manifest, held.manifests if held else ())
-        return {row.content for row in rows if row}
+        return {id for row in rows if row for id in (row.content, row.result) if id}
 
     def known(self, path: str | os.PathLike[str]) -> ImageRow | None:
         """The catalog's row of ``path`` if it still fits the files, without hashing anything."""

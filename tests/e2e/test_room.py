@@ -21,7 +21,7 @@ import pytest
 from overlaysync.units import MIB
 from tests.e2e.classroom import HEADERS, Class, Fetch
 from tests.e2e.lies import OWN_PORT
-from tests.e2e.nodes import DONE, NOT_FOUND, Lab, until
+from tests.e2e.nodes import DONE, NETWORK, Lab, until
 from tests.e2e.room import MBIT, Host, Room, room
 
 pytestmark = [pytest.mark.lan, pytest.mark.bench]
@@ -349,7 +349,7 @@ def test_who_names_one_peer_in_another_network_finds_the_others_there(open_class
         seed, *others = made.room.hosts
         far = [host for host in others if host.switch != seed.switch]
         near = [host for host in others if host.switch == seed.switch]
-        made.node(far[0]).fails(NOT_FOUND, "fetch", made.name, "--wait", "1")
+        made.node(far[0]).fails(NETWORK, "fetch", made.name, "--wait", "1")
 
         from_near, from_far = made.fetch_on(near), made.fetch_on(far, "--peer", made.address(seed))
         made.wait(from_near + from_far, within_s=60)

@@ -266,6 +266,19 @@ def test_nothing_is_put_on_a_master_that_is_not_as_published(
         assert "--repair" in caught.value.hint and "--accept-master" in caught.value.hint
 
 
+def test_an_overlay_below_another_can_be_healed_and_that_is_said(world: World, master: Path) -> None:
+    below = create(world.images / "below.qcow2", backing=master)
+    apply(below, [Op("write", 0, 512, 3)])
+    above = create(world.images / "above.qcow2", backing=below)
+    publisher = Publisher(world.library, load_or_make(world.home.node_key), "ann")
+    publisher.publish(world.known(below), team=None, created=CREATED)
+    world.known(above)
+    apply(below, [Op("write", 0, 512, 4)])
+    with pytest.raises(BaseImageError) as caught:
+        world.known(above)
+    assert f"overlaysync verify --repair '{below}'" in caught.value.hint
+
+
 def test_a_master_of_which_nothing_is_known_may_be_stood_on(world: World, master: Path) -> None:
     world.known(master)
     patch(master, 0, b"new")
