@@ -15,7 +15,7 @@ from tests.torture.scenes import CHECKPOINT, SCENES, Stage
 pytestmark = [pytest.mark.qemu, pytest.mark.strace, pytest.mark.slow]
 
 STEP = {"verify-repair": 16, "fetch-master": 40, "fetch-overlay": 40, "fetch-replace": 40, "fetch-packed": 40}
-"""One fault in so many is tried here, another each day; no multiples of three: all kinds shall have their turn."""
+"""One fault in so many is tried here, another each day. No multiple of three: all kinds have their turn."""
 
 OF_SMALL = 7
 """The same for the commands that make few calls."""
