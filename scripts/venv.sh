@@ -10,6 +10,8 @@
 # interpreter, so that a moved tree or a new Python rebuilds it.
 
 venv=$root/.venv
+# Where this is set, every process that is started compiles all of the program again.
+unset PYTHONDONTWRITEBYTECODE
 
 say() { printf 'overlaysync: %s\n' "$*" >&2; }
 

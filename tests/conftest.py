@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,8 +28,13 @@ TOOLS = {
     "reflink": (("mkfs.xfs", "mkfs.btrfs", "filefrag"), "xfsprogs btrfs-progs e2fsprogs"),
 }
 
+E2E = Path(__file__).parent / "e2e"
+
 # How many tests were left out for want of a tool, by marker; the controller of parallel workers gets theirs.
 LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+# Under nohup, or in a service, SIGHUP is ignored, and so it would be by the commands that are tried.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Deadlines measure the neighbours on a busy machine; what CI finds must be found again by the next run.
 hypothesis.settings.register_profile("local", deadline=None)
@@ -56,8 +62,16 @@ def lacking_marker(item: pytest.Item, lacking: Iterable[str]) -> str | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Where it is set, every command that a test starts would compile the whole program again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     config.stash[LEFT_OUT] = Counter()
     hypothesis.settings.load_profile("ci" if in_ci() else "local")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # Whatever runs real commands takes longer than a moment; one thin path is enough for the short loop.
+    if item.path.parent == E2E and item.path.name != "test_smoke.py":
+        item.add_marker("slow")
 
 
 @pytest.hookimpl(trylast=True)

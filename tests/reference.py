@@ -40,6 +40,8 @@ HEADER_MEMBERS = (
     "result",
     "format",
     "cluster_size",
+    "compression",
+    "compressed_size",
     "created",
     "by",
     "note",
@@ -422,6 +424,8 @@ def _manifests() -> list[dict[str, Any]]:
         "result": text_id(below.id),
         "format": "raw",
         "cluster_size": CHUNK,
+        "compression": "",
+        "compressed_size": 0,
         "created": "2025-01-31T12:00:00Z",
         "by": "ann@lab-07-abc234",
         "note": "",
@@ -448,6 +452,7 @@ def _manifests() -> list[dict[str, Any]]:
         "parent_name": "",
         "note": "\u2029\x01\\u0001 \\ “ß” \ud7ff\ue000\U0010ffff",
     }
+    packed = master | {"format": "qcow2", "compression": "zstd", "compressed_size": 2_345_678}
     first = manifest_case("master", seed, master)
     second = manifest_case(
         "a version that follows one, with a note",
@@ -462,6 +467,7 @@ def _manifests() -> list[dict[str, Any]]:
         second,
         other,
         manifest_case("a version that follows two", seed, _after(master, [second, other])),
+        manifest_case("a compressed master", seed, packed),
     ]
 
 

@@ -21,7 +21,7 @@ from overlaysync.cli.common import (
     parse_peers,
 )
 from overlaysync.cli.finding import check_membership, here, is_path, look_at
-from overlaysync.cli.look import note_silent
+from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def adopt(
         wait_s=wait,
     )
     addresses = parse_peers(peer)
-    with open_node() as node, interruptible():
+    with open_node(output_of(context)) as node, interruptible():
         work = _Adopting(output_of(context), node, options, addresses, iface or [], accept_master)
         work.run(overlay, master, name, unverified=unverified)
 
@@ -117,7 +117,7 @@ class _Adopting:
         from overlaysync.errors import BaseImageError
         from overlaysync.node.adoption import Adoption
         from overlaysync.node.node import now
-        from overlaysync.ops.adopt import already_stands
+        from overlaysync.ops.adopt import already_stands, settle
 
         stray = look_at(self.node, self.output, overlay)
         directories = [*self.options.directories, os.path.dirname(stray.path)]
@@ -132,6 +132,7 @@ class _Adopting:
             return
         assert proof.known.parent is not None
         if already_stands(self.node.library, overlay, proof.known.parent.disk.id, now=now()):
+            settle(self.node.library, proof.known, proof)
             self.output.result(
                 image_fields(proof.known) | {"adopted": None, "verified": True, "proof": proof.words},
                 self.output.good(f"{overlay} already stands on its master: {proof.words}"),
@@ -204,8 +205,9 @@ class _Adopting:
         """Write the overlay to a new file on the master that ``known`` was read over."""
         from overlaysync.node.node import now, timestamp
         from overlaysync.ops.adopt import note_history
+        from overlaysync.ops.audience import stem
         from overlaysync.ops.backing import mark_meant
-        from overlaysync.ops.publish import image_path, stem
+        from overlaysync.ops.publish import image_path
 
         assert known.parent is not None
         for note in known.notes:
@@ -227,6 +229,7 @@ class _Adopting:
         self, stray: Stray, only: Known | Reference | None, name: str | None, refusal: BaseImageError
     ) -> None:
         """Put the overlay on the image that the user named, and say loudly that nothing proves it."""
+        from overlaysync.node.node import timestamp
         from overlaysync.ops.adopt import ElsewhereError, note_unverified, read_over
         from overlaysync.ops.library import Known
 
@@ -235,7 +238,7 @@ class _Adopting:
             self.node.library.check_as_published(only)
         made = self._write(stray, read_over(self.node.library, stray, only), name, None)
         against = refusal.why if isinstance(refusal, ElsewhereError) else ""
-        text = note_unverified(self.node.library, made, against)
+        text = note_unverified(self.node.library, made, against, at=timestamp())
         self._print(stray, made, text, verified=False)
 
     def _print(self, stray: Stray, made: Known, words: str, *, verified: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from overlaysync.cli.holders import usage_fields
 from overlaysync.cli.output import Output
 from overlaysync.model.names import one_field, printable
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from overlaysync.formats.image import Format
     from overlaysync.net.messages import Address
     from overlaysync.node.node import Node
+    from overlaysync.ops.again import Again
     from overlaysync.ops.believe import Versions
     from overlaysync.ops.library import Known
     from overlaysync.ops.resolve import Listing
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
 LEAST_RATE = 16 * 1024
 """Bytes per second: below, an answer takes so long that whoever waits for it gives up."""
 
+_SHOWN_CANDIDATES = 20
+
 PeerOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--peer", metavar="HOST:PORT", help="Ask this node too; works without mDNS."),
+    typer.Option("--peer", metavar="HOST[:PORT]", help="Ask this node too; works without mDNS."),
 ]
 InterfaceOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--iface", metavar="IFACE", help="Announce and look on this interface.")
@@ -68,11 +72,15 @@ def output_of(context: typer.Context) -> Output:
 
 
 @contextmanager
-def open_node() -> Iterator[Node]:
-    """The node of this home."""
+def open_node(output: Output | None) -> Iterator[Node]:
+    """The node of this home.
+
+    A command's ``output`` is told when the home is a copy of another machine's, which has then a new key.
+    Completion has none: it leaves the key as it is.
+    """
     from overlaysync.node.node import Node
 
-    node = Node.open(os.environ)
+    node = Node.open(os.environ, tell=output.note if output else None)
     try:
         yield node
     finally:
@@ -121,9 +129,9 @@ def refuse_format(format: Format | None, what: str, why: str) -> None:
 
 def parse_peers(texts: list[str] | None) -> list[Address]:
     """The addresses of ``--peer``, and of OVERLAYSYNC_PEERS (separated by blanks)."""
-    from overlaysync.net.messages import parse_address
+    from overlaysync.net.messages import parse_peer
 
-    return [parse_address(text) for text in texts or os.environ.get("OVERLAYSYNC_PEERS", "").split()]
+    return [parse_peer(text) for text in texts or os.environ.get("OVERLAYSYNC_PEERS", "").split()]
 
 
 def parse_rate(text: str | None) -> int | None:
@@ -141,6 +149,27 @@ def parse_rate(text: str | None) -> int | None:
             hint="for 20 MiB a second: --limit-rate 20M",
         )
     return rate
+
+
+def again_of(
+    to: str,
+    masters: Sequence[str] | None,
+    peers: Sequence[str] | None,
+    interfaces: Sequence[str] | None,
+    name: str | None = None,
+    format: str | None = None,
+    *,
+    trusted_only: bool = False,
+) -> Again:
+    """The options of a fetch or sync that the commands in its errors repeat: all that were given."""
+    from overlaysync.ops.again import Again
+
+    options = ["--to", to] if to != "." else []
+    options += [word for path in masters or () for word in ("--masters", path)]
+    options += [word for peer in peers or () for word in ("--peer", peer)]
+    options += [word for interface in interfaces or () for word in ("--iface", interface)]
+    options += ["--trusted-only"] if trusted_only else []
+    return Again("", tuple(options), name, format)
 
 
 def compression() -> Compression:
@@ -176,7 +205,7 @@ def image_fields(
         versions: all versions ever seen here, which say whether it is one side of a fork.
     """
     from overlaysync.model.digest import format_id
-    from overlaysync.ops.publish import stem
+    from overlaysync.ops.audience import stem
     from overlaysync.ops.timeline import is_fork
     from overlaysync.trust.keys import node_id
 
@@ -235,6 +264,9 @@ def listing_fields(listing: Listing, book: Book, *, fork: bool) -> dict[str, Any
         "note": header.note,
         "peers": list(listing.peers),
         "nodes": list(listing.labels),
+        "machines": listing.machines,
+        "in_use": bool(listing.in_use),
+        "in_use_at": usage_fields(listing.in_use),
     }
 
 
@@ -253,13 +285,11 @@ def quoted(note: str) -> str:
     return f"“{one_field(note)}”" if note else ""
 
 
-def refusal_fields(refusal: Refusal) -> dict[str, Any]:
-    """The JSON form of one of several things that could not be had."""
+def error_fields(error: OverlaysyncError) -> dict[str, Any]:
+    """The JSON form of an error."""
     from overlaysync.errors import AmbiguousError
 
-    error = refusal.error
     return {
-        "name": refusal.name,
         "what": error.what,
         "why": error.why,
         "hint": error.hint,
@@ -268,14 +298,25 @@ def refusal_fields(refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def refusal_lines(refusal: Refusal) -> list[str]:
-    """What people are told of one of several things that could not be had."""
+def refusal_fields(refusal: Refusal) -> dict[str, Any]:
+    """The JSON form of one of several things that could not be had."""
+    return {"name": refusal.name} | error_fields(refusal.error)
+
+
+def candidate_lines(error: OverlaysyncError) -> list[str]:
+    """Return what people are told of what a reference fits: not all, as peers may make up thousands."""
     from overlaysync.errors import AmbiguousError
 
+    if not isinstance(error, AmbiguousError):
+        return []
+    shown, more = error.candidates[:_SHOWN_CANDIDATES], len(error.candidates) - _SHOWN_CANDIDATES
+    return [*shown, f"and {more} more, all of them with --json"] if more > 0 else list(shown)
+
+
+def refusal_lines(refusal: Refusal) -> list[str]:
+    """What people are told of one of several things that could not be had."""
     error = refusal.error
-    lines = [f"✗ {refusal.name}: {error}"]
-    if isinstance(error, AmbiguousError):
-        lines += [f"    {candidate}" for candidate in error.candidates]
+    lines = [f"✗ {refusal.name}: {error}", *(f"    {line}" for line in candidate_lines(error))]
     return [*lines, f"    try: {error.hint}"] if error.hint else lines
 
 

@@ -87,7 +87,7 @@ def _find() -> list[str]:
     from overlaysync.trust.envelope import open_envelope
 
     logging.disable(logging.CRITICAL)  # this process only completes
-    with open_node() as node:
+    with open_node(None) as node:
         listings = [Listing(open_envelope(row.envelope)) for row in node.catalog.manifests()]
         with suppress(Exception):
             listings += asyncio.run(_look(node))

@@ -8,7 +8,6 @@ file.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -42,7 +41,7 @@ def _from_file(commands: Options) -> dict[str, dict[str, Any]]:
     path = home.config / "config.toml"
     try:
         with path.open("rb") as file:
-            tables = tomllib.loads(file.read(MAX_SIZE).decode("utf-8"))
+            content = file.read(MAX_SIZE)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except PermissionError:
@@ -51,6 +50,10 @@ def _from_file(commands: Options) -> dict[str, dict[str, Any]]:
             why="permission denied",
             hint=f"chmod u+rwX '{home.root}' '{home.config}', or set OVERLAYSYNC_HOME to one of yours",
         ) from None
+    import tomllib
+
+    try:
+        tables = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path} is not a TOML file", why=str(error), hint="correct it there, or move the file away"

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from overlaysync.cli.common import InterfaceOption, output_of
+from overlaysync.cli.common import InterfaceOption, open_node, output_of, parse_peers
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
     from overlaysync.net.interfaces import Interface
+    from overlaysync.net.messages import Address
+    from overlaysync.node.node import Node
+    from overlaysync.node.twins import Twin
+    from overlaysync.store.faultlog import FaultCount
     from overlaysync.store.home import Home
 
 
@@ -25,12 +29,14 @@ def add_commands(app: typer.Typer) -> None:
 
 _NETWORK, _SPACE = 4, 10
 """Exit codes of failed checks; any other failure has 1."""
-_MULTICAST_S, _CONNECT_S, _QEMU_S = 5.0, 2.0, 10.0
+_MULTICAST_S, _CONNECT_S, _QEMU_S, _TWINS_S = 5.0, 2.0, 10.0, 2.0
 _FIRST_YEAR, _CLOCK_S = 2025, 2.0
 _HOME_SPACE, _IMAGE_SPACE = (64 << 20, 1 << 30), (1 << 30, 10 << 30)
 """Free bytes below which a check fails, and below which it warns."""
 _CHECKED_CATALOG = 256 << 20
 """Bytes of the largest catalog that is read through."""
+_SHOWN = 5
+"""Kinds of unexpected errors that are listed."""
 _DISCARD_PORT = 9
 """What the doctor announces: a port where nobody answers."""
 _FICLONE = 0x40049409
@@ -56,12 +62,12 @@ class Check:
 
 
 def doctor(context: typer.Context, iface: InterfaceOption = None) -> None:
-    """Check network, clock, space, locks and QEMU, and say what to do."""
+    """Check network, clock, key, space, locks and QEMU, and say what to do."""
     import asyncio
 
     from overlaysync.net.interfaces import choose_interfaces, list_interfaces
 
-    output = output_of(context)
+    output, peers = output_of(context), parse_peers(None)
     found = list_interfaces()
     chosen = choose_interfaces(iface or (), found)
     started, monotonic = time.time(), time.monotonic()
@@ -69,7 +75,10 @@ def doctor(context: typer.Context, iface: InterfaceOption = None) -> None:
     output.note("listening for multicast ...")
     checks += asyncio.run(_check_network(chosen))
     checks.append(_check_running_clock(time.time() - started, time.monotonic() - monotonic))
-    checks += _check_home()
+    home = _check_home()
+    checks += home
+    if not any(check.name in ("home", "catalog") and check.state == "fail" for check in home):
+        checks.append(_check_key(output, peers, iface or ()))
     checks += _check_directory(os.getcwd())
     checks.append(_check_qemu())
     _report(output, checks)
@@ -102,7 +111,7 @@ def _report(output: Output, checks: list[Check]) -> None:
 
 
 def _check_interfaces(chosen: tuple[Interface, ...], found: tuple[Interface, ...]) -> Check:
-    used = ", ".join(f"{item.name} ({', '.join(item.ipv4) or 'no IPv4'})" for item in chosen)
+    used = ", ".join(f"{item.name} ({', '.join(item.lasting) or 'no address that lasts'})" for item in chosen)
     skipped = [f"{item.name} ({item.left_out or 'not named'})" for item in found if item not in chosen]
     meaning = f"used: {used or 'none'}" + (f"; left out: {', '.join(skipped)}" if skipped else "")
     if not chosen:
@@ -139,7 +148,8 @@ async def _check_multicast(interface: Interface) -> Check:
     from contextlib import AsyncExitStack
 
     from overlaysync.errors import NetworkError
-    from overlaysync.net.discovery import Announcement, Announcer, Browser
+    from overlaysync.net.announcer import Announcement, Announcer
+    from overlaysync.net.discovery import Browser
     from overlaysync.trust.keys import node_id
 
     name, only = f"multicast {interface.name}", (interface.name,)
@@ -164,7 +174,7 @@ async def _check_multicast(interface: Interface) -> Check:
     else:
         return Check(name, "ok", f"its own announcement was heard; other nodes: {others}")
     state: Literal["warn", "fail"] = "warn" if _is_loopback(interface) else "fail"
-    return Check(name, state, why, f"{advice}, or use --peer HOST:PORT", _NETWORK)
+    return Check(name, state, why, f"{advice}, or use --peer HOST", _NETWORK)
 
 
 async def _check_port(chosen: tuple[Interface, ...]) -> Check:
@@ -172,9 +182,16 @@ async def _check_port(chosen: tuple[Interface, ...]) -> Check:
     import asyncio
     import socket
 
+    from overlaysync.net.interfaces import is_link_local
+    from overlaysync.net.messages import DEFAULT_PORT
+
     dual = socket.has_dualstack_ipv6()
-    subnets = [subnet for item in chosen for subnet in item.addresses if not subnet.ip.is_link_local]
-    addresses = [str(subnet.ip) for subnet in subnets if dual or subnet.version == 4]
+    every = [(str(subnet.ip), item.name) for item in chosen for subnet in item.addresses]
+    addresses = [
+        f"{address}%{name}" if is_link_local(address) else address
+        for address, name in every
+        if dual or ":" not in address
+    ]
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
         listener = socket.create_server(("", 0), family=family, dualstack_ipv6=dual)
@@ -189,7 +206,21 @@ async def _check_port(chosen: tuple[Interface, ...]) -> Check:
             "port", "fail", f"not reached at {', '.join(refused) or 'any address'}", advice, _NETWORK
         )
     meaning = f"reached from here at {', '.join(addresses)}; other machines may still meet a firewall"
+    if not _is_free(DEFAULT_PORT):
+        meaning += f"; port {DEFAULT_PORT} is taken, so the next share takes a free one"
     return Check("port", "ok", meaning)
+
+
+def _is_free(port: int) -> bool:
+    import socket
+
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+    except OSError:
+        return False
+    return True
 
 
 async def _connects(address: str, port: int) -> bool:
@@ -233,20 +264,63 @@ def _check_home() -> list[Check]:
         checks = [Check("home", "warn", meaning, "set OVERLAYSYNC_HOME to a directory on a local disk")]
     return [
         *checks,
-        _check_catalog(home),
+        *_check_catalog(home),
         _tried("file times", _check_file_times, str(home.root)),
         _check_space("space at home", str(home.root), *_HOME_SPACE),
     ]
 
 
-def _check_catalog(home: Home) -> Check:
+def _check_key(output: Output, peers: Sequence[Address], interfaces: Sequence[str]) -> Check:
+    """The node key: may it be used, and does another machine use it."""
+    import asyncio
+
+    from overlaysync.errors import OverlaysyncError
+    from overlaysync.node.identity import RESTORE, kept_keys
+    from overlaysync.node.twins import ADVICE
+    from overlaysync.trust.keys import node_id
+
+    try:
+        with open_node(output) as node:
+            fingerprint, kept = node_id(node.key.public), kept_keys(node.home)
+            twins = asyncio.run(_meet_twins(node, peers, interfaces))
+    except OverlaysyncError as error:
+        return Check("key", "fail", str(error), error.hint, error.exit_code)
+    if twins:
+        return Check("key", "fail", "; ".join(twin.words for twin in twins), ADVICE)
+    former = f"; a former key is kept, which '{RESTORE}' takes back" if kept else ""
+    return Check("key", "ok", f"{fingerprint}; no other machine was seen with it{former}")
+
+
+async def _meet_twins(node: Node, peers: Sequence[Address], interfaces: Sequence[str]) -> list[Twin]:
+    """Other machines with this machine's key that are announced, or named by OVERLAYSYNC_PEERS."""
+    from overlaysync.errors import NetworkError
+    from overlaysync.net.client import Client
+    from overlaysync.node.observer import Silent
+    from overlaysync.node.reach import Reach
+
+    try:
+        async with (
+            Client() as client,
+            Reach.open(
+                node, client, Silent(), peers=peers, interfaces=interfaces, catalogs=bool(peers)
+            ) as reach,
+        ):
+            await reach.until(lambda: bool(reach.twins.found), wait_s=_TWINS_S)
+            return list(reach.twins.found.values())
+    except NetworkError:  # the checks of the network say so
+        return []
+
+
+def _check_catalog(home: Home) -> list[Check]:
     import sqlite3
 
     from overlaysync.errors import OverlaysyncError
     from overlaysync.store.catalog import Catalog
 
     try:
-        Catalog.open(home).close()
+        catalog = Catalog.open(home)
+        faults = catalog.faults.all()
+        catalog.close()
         size = home.catalog.stat().st_size
         problem = "ok"
         if size <= _CHECKED_CATALOG:
@@ -254,15 +328,27 @@ def _check_catalog(home: Home) -> Check:
             (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             connection.close()
     except OverlaysyncError as error:
-        return Check("catalog", "fail", str(error), error.hint, error.exit_code)
+        return [Check("catalog", "fail", str(error), error.hint, error.exit_code)]
     except (OSError, sqlite3.Error) as error:
-        problem = str(error)
+        problem, faults = str(error), []
     if problem != "ok":
         advice = (
             f"stop overlaysync and move {home.catalog} away; no image is lost, only what is known of them"
         )
-        return Check("catalog", "fail", problem, advice)
-    return Check("catalog", "ok", f"SQLite {sqlite3.sqlite_version}, {_size(size)}")
+        return [Check("catalog", "fail", problem, advice)]
+    whole = Check("catalog", "ok", f"SQLite {sqlite3.sqlite_version}, {_size(size)}")
+    return [whole, _check_faults(faults)]
+
+
+def _check_faults(faults: list[FaultCount]) -> Check:
+    """What peers have made go wrong in a way that no code foresaw."""
+    if not faults:
+        return Check("faults", "ok", "no peer has caused an unexpected error")
+    total = sum(fault.count for fault in faults)
+    listed = "; ".join(f"{fault.kind} ({fault.count} ×, last {fault.last_at})" for fault in faults[:_SHOWN])
+    more = f"; and {len(faults) - _SHOWN} more kinds" if len(faults) > _SHOWN else ""
+    meaning = f"peers have caused {total} unexpected errors: {listed}{more}"
+    return Check("faults", "warn", meaning, "report it: each is a fault of overlaysync or of a library")
 
 
 def _check_file_times(directory: str) -> Check:

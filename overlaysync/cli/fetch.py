@@ -12,6 +12,7 @@ from overlaysync.cli.common import (
     PeerOption,
     RateOption,
     WaitOption,
+    again_of,
     compression,
     image_fields,
     interruptible,
@@ -27,7 +28,7 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
-from overlaysync.cli.look import note_silent
+from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from overlaysync.ops.believe import Versions
     from overlaysync.ops.plan import Step
     from overlaysync.ops.replacement import Verdict
+    from overlaysync.ops.resolve import Listing
     from overlaysync.trust.book import Book
 
 
@@ -126,11 +128,12 @@ def fetch(
         rules=Rules(replace, discard_changes),
         trusted_only=trusted_only,
         wait_s=wait,
+        again=again_of(to, masters, peer, iface, name, format, trusted_only=trusted_only),
     )
     work = _Fetching(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), seed, dry_run
     )
-    with open_node() as node, interruptible():
+    with open_node(output_of(context)) as node, interruptible():
         for reference in references:
             check_membership(node, reference)
         asyncio.run(work.run(node, references))
@@ -204,7 +207,7 @@ class _Fetching:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
                     await passing.linger()
             if collection.refusals:
-                total = len(collection.refusals) + len({result.manifest.id for result in results})
+                total = len(collection.refusals) + len({one.choice.manifest.id for one in brought})
                 for refusal in collection.refusals:
                     self._output.note("\n".join(refusal_lines(refusal)))
                 raise of_several(collection.refusals, total, "could not be fetched")
@@ -216,7 +219,7 @@ class _Fetching:
             header = brought.choice.manifest.header
             self._output.note(
                 f"  {header.full_name}:{newer.version} follows it and is within reach: "
-                f"overlaysync fetch {header.full_name} --replace"
+                + self._options.again.about(header.full_name).fetch("--replace")
             )
 
     def _print(
@@ -288,16 +291,41 @@ def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
     for step in steps:
         header = step.header
         kind = "overlay" if header.is_layer else "master"
-        text = f"  {header.full_name}:{header.version}  {kind}, takes {format_size(header.data_size)}"
+        room = f"takes {format_size(header.data_size)}"
+        if step.packing:
+            both = header.data_size + step.packing.room
+            room = f"takes {format_size(step.packing.room)}, compressed, and {format_size(both)} until then"
+        text = f"  {header.full_name}:{header.version}  {kind}, {room}"
         if header.parent_id:
             here = "here, verified" if step.base_here else "will be fetched first"
-            text += f", on {os.path.basename(step.base or '')} {short_id(header.parent_id)} ({here})"
-        output.note(f"{text}  from {', '.join(step.listing.labels) or 'no peer'}")
+            text += f", on {_base_name(step, options)} {short_id(header.parent_id)} ({here})"
+        output.note(f"{text}  from {_sources(step.listing)}")
     # Where missing masters go, when that is not where the user would expect them.
     masters, place = options.masters, options.masters_place
-    if masters and place != masters[0] and any(step.brought for step in steps):
-        beside = "" if place in masters else ", beside the overlay"
+    missing = [step for step in steps if step.brought or not step.header.is_layer]
+    if masters and place != masters[0] and any(os.path.dirname(step.path) == place for step in missing):
+        brought = any(step.brought for step in missing)
+        beside = ", beside the overlay" if brought and place not in masters else ""
         output.note(f"  {masters[0]} is not writable: the missing master goes to {place}{beside}")
+
+
+def _base_name(step: Step, options: Options) -> str:
+    """What an overlay is put on: by its path, unless it lies where the user would look for it."""
+    import os
+
+    from overlaysync.ops.bases import lies_in
+
+    base = step.base or ""
+    expected = lies_in(base, options.directories) if step.base_here else True
+    return os.path.basename(base) if expected else base
+
+
+def _sources(listing: Listing) -> str:
+    """The nodes that have it, and how many machines those are."""
+    labels = ", ".join(listing.labels) or "no peer"
+    if len(listing.labels) < 2:
+        return labels
+    return f"{labels} (×{listing.machines})"
 
 
 def fetched_text(result: Fetched) -> str:

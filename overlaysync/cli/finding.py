@@ -83,6 +83,13 @@ def note_writable(output: Output, *overlays: Known) -> None:
             output.note(f"  {path} is writable: make it read-only with: chmod a-w '{path}'")
 
 
+def tell_notes(output: Output, *images: Known) -> None:
+    """Say what is noted of images: that nothing proves what one is, for instance."""
+    for image in images:
+        for note in image.notes:
+            output.note(f"  {image.path}: {note}")
+
+
 def look_at(node: Node, output: Output, path: str) -> Stray:
     """Hash an overlay by itself, with a progress bar."""
     from overlaysync.formats.detect import open_image
@@ -168,9 +175,11 @@ def overlays_of(node: Node, output: Output, text: str) -> list[str]:
     from overlaysync.model.reference import parse_reference
     from overlaysync.ops.present import files_meant
 
-    if is_path(text) or not parse_reference(text).is_many:
+    if is_path(text):
         return [path_of(node, text, copies=False)]
     files = files_meant(node.library, node.book(), parse_reference(text))
+    if not parse_reference(text).is_many:
+        return [path_of(node, text, copies=False)]
     overlays = [file.path for file in files if file.is_overlay]
     for file in files:
         if overlays and not file.is_overlay:
@@ -203,18 +212,31 @@ def check_membership(node: Node, reference: Reference) -> None:
 
 
 def local_listings(node: Node) -> list[Listing]:
-    """What this node knows by name and has here."""
+    """What this node knows by name and has here, or had here before a VM began to write to the file."""
+    from overlaysync.node.used import is_written
+    from overlaysync.ops.in_use import Usage
     from overlaysync.ops.resolve import Listing
     from overlaysync.trust.envelope import open_envelope
 
     present = {row.layer or row.disk for row in node.catalog.all_images() if node.library.known(row.path)}
     rows = [row for row in node.catalog.manifests() if row.content in present]
-    return [Listing(manifest) for row in rows if node.counts(manifest := open_envelope(row.envelope))]
+    used = [
+        row
+        for held in node.catalog.all_held()
+        if is_written(held.path)
+        for row in map(node.catalog.find_manifest, held.manifests[:1])
+        if row is not None and row.content not in present
+    ]
+    return [
+        Listing(manifest, in_use=(Usage(node.label),) if row in used else ())
+        for row in (*rows, *used)
+        if node.counts(manifest := open_envelope(row.envelope))
+    ]
 
 
 def manifest_of(node: Node, known: Known) -> Manifest | None:
     """The version this content is known as here: the one that the file holds first, then one of its name."""
-    from overlaysync.ops.publish import stem
+    from overlaysync.ops.audience import stem
     from overlaysync.trust.envelope import open_envelope
 
     held = node.catalog.held_at(known.path)

@@ -18,7 +18,8 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
-from overlaysync.cli.look import LOOK_S, look
+from overlaysync.cli.holders import holder_words, holders, usage_fields
+from overlaysync.cli.looking import LOOK_S, look
 
 if TYPE_CHECKING:
     from overlaysync.model.reference import Reference
@@ -54,31 +55,44 @@ def history(
     """Show the versions of a name, what each follows, and who holds them."""
     import asyncio
 
+    from overlaysync.errors import NotFoundError
     from overlaysync.model.reference import parse_reference
     from overlaysync.node.node import now
     from overlaysync.ops.timeline import timeline
 
     output = output_of(context)
     references = [parse_reference(ref) for ref in refs]
-    with open_node() as node:
-        listed = []
+    with open_node(output) as node:
+        listed, silence = [], None
         if not local:
             for reference in references:
                 check_membership(node, reference)
             # Without a network there is still what is known here.
             looking = look(node, output, parse_peers(peer), iface or [], wait, mdns_needed=False)
-            listed = asyncio.run(looking)[0]
-            listed = [_of_others(node, listing) for listing in listed]
+            seen = asyncio.run(looking)
+            listed, silence = [_of_others(node, listing) for listing in seen.listings], seen.silence
         here = _files(node)
-        found = {
-            entry.manifest.id: entry
-            for reference in references
-            for entry in timeline(reference, _known(node, reference), listed, here)
-        }
+        try:
+            found = {
+                entry.manifest.id: entry
+                for reference in references
+                for entry in timeline(reference, _known(node, reference), listed, here)
+            }
+        except NotFoundError as error:
+            if local:
+                raise NotFoundError(
+                    f"No version of '{' '.join(refs)}' has been seen here",
+                    hint="without --local, peers are asked as well",
+                ) from None
+            raise silence or error from None
         book = node.book()
-    entries = list(found.values())
-    lines = aligned([_row(entry, book, now(), local=local) for entry in entries])
-    output.result({"history": [_fields(entry) for entry in entries]}, *lines)
+        entries = list(found.values())
+        known = [
+            holders(node, entry.manifest.header.content_id, entry.held_by, entry.in_use) for entry in entries
+        ]
+    pairs = list(zip(entries, known, strict=True))
+    lines = aligned([_row(entry, having, book, now(), local=local) for entry, having in pairs])
+    output.result({"history": [_fields(entry) | {"holders": having} for entry, having in pairs]}, *lines)
 
 
 def _known(node: Node, reference: Reference) -> list[Manifest]:
@@ -101,13 +115,22 @@ def _of_others(node: Node, listing: Listing) -> Listing:
     """A listing without this machine's own shares, which are not another copy."""
     from dataclasses import replace
 
-    labels = tuple(
-        label for label in listing.labels if label != node.label and not label.startswith(f"{node.label}-")
+    others = [
+        at
+        for at, label in enumerate(listing.labels)
+        if label != node.label and not label.startswith(f"{node.label}-")
+    ]
+    return replace(
+        listing,
+        labels=tuple(listing.labels[at] for at in others),
+        peers=tuple(listing.peers[at] for at in others),
+        hosts=tuple(listing.hosts[at] for at in others),
     )
-    return replace(listing, labels=labels)
 
 
-def _row(entry: Entry, book: Book, now: float, *, local: bool) -> tuple[str, ...]:
+def _row(
+    entry: Entry, having: list[dict[str, Any]], book: Book, now: float, *, local: bool
+) -> tuple[str, ...]:
     from overlaysync.model.names import one_field
     from overlaysync.ops.dates import ago, local_minute
     from overlaysync.ops.timeline import Place
@@ -125,16 +148,21 @@ def _row(entry: Entry, book: Book, now: float, *, local: bool) -> tuple[str, ...
         quoted(header.note),
         f"follows {' and '.join(entry.follows)}" if entry.follows else "",
         "forked" if entry.place is Place.FORKED and not doubt else doubt,
-        _where(entry, local=local),
+        _where(entry, having, now, local=local),
     )
 
 
-def _where(entry: Entry, *, local: bool) -> str:
+def _where(entry: Entry, having: list[dict[str, Any]], now: float, *, local: bool) -> str:
     from overlaysync.model.names import one_field
+    from overlaysync.ops.in_use import users
 
-    holders = [f"at {', '.join(map(one_field, entry.held_by))}"] if entry.held_by else []
-    holders += ["here"] if entry.here else []
-    return ", ".join(holders) or ("not here" if local else "no machine within reach")
+    places = [f"at {', '.join(map(one_field, entry.held_by))}"] if entry.held_by else []
+    places += ["here"] if entry.here else []
+    places += [f"in use at {users(entry.in_use)}"] if entry.in_use else []
+    if not places:
+        places = ["not here" if local else "no machine within reach"]
+        places += [holder_words(holder, now) for holder in having[:1]]
+    return ", ".join(places)
 
 
 def _fields(entry: Entry) -> dict[str, Any]:
@@ -156,5 +184,8 @@ def _fields(entry: Entry) -> dict[str, Any]:
         "follows": list(header.follows),
         "fork": entry.place is Place.FORKED,
         "held_by": list(entry.held_by),
+        "machines": entry.machines,
+        "in_use": bool(entry.in_use),
+        "in_use_at": usage_fields(entry.in_use),
         "here": list(entry.here),
     }

@@ -1,68 +1,49 @@
-"""Commands that look around: ls, peers, show, id."""
+"""Commands that look around: ls, peers."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from overlaysync.cli.common import (
-    AcceptMasterOption,
-    InsistOption,
     InterfaceOption,
     PeerOption,
     WaitOption,
     aligned,
-    image_fields,
+    error_fields,
     listing_fields,
     open_node,
     output_of,
-    parse_format,
     parse_peers,
     quoted,
-    refuse_format,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.finding import (
-    check_membership,
-    examine,
-    is_path,
-    local_listings,
-    manifest_of,
-    path_of,
-)
-from overlaysync.cli.output import Output
+from overlaysync.cli.finding import check_membership, local_listings
+from overlaysync.cli.looking import LOOK_S, look_around, newest_first
 
 if TYPE_CHECKING:
-    from overlaysync.formats.image import Format
+    from overlaysync.errors import OverlaysyncError
     from overlaysync.model.reference import Reference
-    from overlaysync.net.messages import Address
-    from overlaysync.node.node import Node
-    from overlaysync.node.reach import PeerView, Reach
     from overlaysync.ops.resolve import Listing
     from overlaysync.ops.timeline import Place
-    from overlaysync.store.catalog import ManifestRow
     from overlaysync.trust.book import Book
-    from overlaysync.trust.envelope import Manifest
-
-
-LOOK_S = 2.0
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
     app.command("ls")(ls)
     app.command("peers")(peers)
-    app.command("show")(show)
-    app.command("id")(identify)
 
 
 def ls(
     context: typer.Context,
     ref: Annotated[
-        str | None, typer.Argument(metavar="[REF]", autocompletion=complete_reference, help="Only what fits.")
+        str | None,
+        typer.Argument(
+            metavar="[REF]", autocompletion=complete_reference, help="List only what matches REF."
+        ),
     ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="What is known here, without asking others.")
@@ -72,8 +53,6 @@ def ls(
     wait: WaitOption = LOOK_S,
 ) -> None:
     """List masters and overlays within reach."""
-    import asyncio
-
     from overlaysync.model.reference import parse_reference
     from overlaysync.node.node import now
     from overlaysync.ops.resolve import fits
@@ -81,41 +60,57 @@ def ls(
 
     output = output_of(context)
     reference = parse_reference(ref) if ref else None
-    with open_node() as node:
+    error: OverlaysyncError | None = None
+    with open_node(output) as node:
         book = node.book()
         if local:
             listings = local_listings(node)
         else:
             if reference:
                 check_membership(node, reference)
-            listings = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait))[0]
+            seen = look_around(node, output, parse_peers(peer), iface or [], wait)
+            listings, error = seen.listings, seen.silence
         where = places(listings, node.catalog.versions)
     chosen = [listing for listing in listings if reference is None or fits(reference, listing)]
-    chosen.sort(key=lambda item: _newest_first(item, where))
-    images = [
-        listing_fields(listing, book, fork=where[listing.manifest.id] is Place.FORKED) for listing in chosen
-    ]
-    output.result({"images": images}, *_table(chosen, book, where, now()))
+    chosen.sort(key=lambda item: newest_first(item, where))
+    if reference and not chosen:
+        error = error or _nothing_fits(reference, listings)
+    document: dict[str, object] = {
+        "images": [
+            listing_fields(listing, book, fork=where[listing.manifest.id] is Place.FORKED)
+            for listing in chosen
+        ]
+    }
+    if error:
+        document["error"] = error_fields(error)
+    output.result(document, *_table(chosen, book, where, now()))
+    if error:
+        raise error
     if not chosen and not output.json:
         output.note(
             "no image here was published or fetched; to see all known images: overlaysync tree"
             if local
-            else "nothing within reach; try --peer HOST:PORT, or: overlaysync doctor"
+            else "the machines that answered share nothing that you may see; to list them: overlaysync peers"
         )
 
 
-def _newest_first(listing: Listing, where: Mapping[bytes, Place]) -> tuple[str, bool, int, bytes]:
-    """By name; then what nothing follows, before what is older."""
-    from overlaysync.ops.timeline import Place
+def _nothing_fits(reference: Reference, listings: list[Listing]) -> OverlaysyncError | None:
+    """What to say of a reference that fits none of the listings."""
+    from overlaysync.errors import NotFoundError
+    from overlaysync.ops.resolve import fitting
 
-    header, id = listing.manifest.header, listing.manifest.id
-    return (header.full_name, where[id] is Place.OLDER, -header.version, id)
+    try:
+        fitting(reference, listings)
+    except NotFoundError as error:
+        return error
+    return None
 
 
 def _table(listings: list[Listing], book: Book, where: Mapping[bytes, Place], now: float) -> list[str]:
     from overlaysync.model.digest import short_id
     from overlaysync.model.names import one_field
     from overlaysync.ops.dates import ago
+    from overlaysync.ops.in_use import in_use_words
     from overlaysync.units import format_size
 
     return aligned(
@@ -126,16 +121,24 @@ def _table(listings: list[Listing], book: Book, where: Mapping[bytes, Place], no
                 short_id(header.content_id),
                 format_size(header.data_size),
                 f"on {one_field(header.parent_name)}" if header.is_layer else "",
-                f"×{len(listing.peers)}" if listing.peers else "here",
+                _how_many(listing),
                 one_field(header.by),
                 ago(header.created, now),
                 quoted(header.note),
                 _standing(listing, listings, book, where),
+                in_use_words(listing.manifest, listing.in_use, now) if listing.in_use else "",
             )
             for listing in listings
             for header in (listing.manifest.header,)
         ]
     )
+
+
+def _how_many(listing: Listing) -> str:
+    """How many machines serve it."""
+    if listing.peers:
+        return f"×{listing.machines}"
+    return "in use" if listing.in_use else "here"
 
 
 def _standing(listing: Listing, listings: list[Listing], book: Book, where: Mapping[bytes, Place]) -> str:
@@ -160,68 +163,6 @@ def _standing(listing: Listing, listings: list[Listing], book: Book, where: Mapp
     return f"{len(sides)} versions, forked"
 
 
-async def look(
-    node: Node,
-    output: Output,
-    peers: list[Address],
-    interfaces: list[str],
-    wait_s: float,
-    *,
-    tell: bool = True,
-    mdns_needed: bool = True,
-) -> tuple[list[Listing], list[dict[str, Any]]]:
-    """What is within reach after ``wait_s``: listings, and the nodes as JSON.
-
-    Args:
-        node, output: looks, and tells.
-        peers, interfaces, wait_s: where to look, and for how long.
-        tell: whether to say which peers were asked in vain.
-        mdns_needed: whether it is an error when discovery does not work and no peer is named.
-    """
-    from overlaysync.net.client import Client
-    from overlaysync.node.reach import Reach
-    from overlaysync.trust.keys import node_id
-
-    async with (
-        Client(teams=node.teams) as client,
-        Reach.open(
-            node, client, output, peers=peers, interfaces=interfaces, mdns_needed=mdns_needed
-        ) as reach,
-    ):
-        await reach.until(lambda: False, wait_s=wait_s)
-        if tell:
-            note_silent(reach, output)
-        nodes = [
-            {
-                "node": view.label,
-                "id": node_id(view.public_key) if view.public_key else "",
-                "address": str(view.address),
-                "images": len(view.manifests),
-                "problem": silence(view),
-            }
-            for view in reach.nodes()
-        ]
-        return reach.listings(), nodes
-
-
-def silence(view: PeerView) -> str:
-    """Why a node has not said what it has; "" when it has."""
-    return view.problem or ("" if view.public_key else f"{view.address} has not answered so far")
-
-
-def note_silent(reach: Reach, output: Output) -> None:
-    """Say which of the named peers have not answered, and when nothing is listed how many others."""
-    silent = [view for view in reach.nodes() if silence(view)]
-    for view in silent:
-        said = view.problem and len(reach.named) > 1
-        if view.address in reach.named and not said:
-            output.note(silence(view))
-    announced = sum(view.announced for view in silent)
-    if announced and not reach.listings():
-        nodes = "1 node is" if announced == 1 else f"{announced} nodes are"
-        output.note(f"{nodes} announced and did not answer; to see why: overlaysync peers")
-
-
 def peers(
     context: typer.Context,
     peer: PeerOption = None,
@@ -229,209 +170,21 @@ def peers(
     wait: WaitOption = LOOK_S,
 ) -> None:
     """List the nodes within reach."""
-    import asyncio
-
     output = output_of(context)
-    with open_node() as node:
-        nodes = asyncio.run(look(node, output, parse_peers(peer), iface or [], wait, tell=False))[1]
+    with open_node(output) as node:
+        seen = look_around(node, output, parse_peers(peer), iface or [], wait, tell=False)
     lines = [
         f"{item['node'] or '?':30}  {item['address']:22}  "
-        + (item["problem"] or f"{item['images']} shared  {item['id']}")
-        for item in sorted(nodes, key=lambda item: (item["node"], item["address"]))
+        + (item["problem"] or f"{item['images']} shared{_used(item['in_use'])}  {item['id']}")
+        for item in sorted(seen.nodes, key=lambda item: (item["node"], item["address"]))
     ]
-    output.result({"peers": nodes}, *lines)
-    if not nodes and not output.json:
-        output.note("no node within reach; try --peer HOST:PORT, or: overlaysync doctor")
+    document: dict[str, object] = {"peers": seen.nodes}
+    if seen.silence:
+        document["error"] = error_fields(seen.silence)
+    output.result(document, *lines)
+    seen.require_answer()
 
 
-def identify(
-    context: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="PATH|REF", help="An image on this machine.")],
-    format: InsistOption = None,
-    accept_master: AcceptMasterOption = False,
-) -> None:
-    """Print the ids of an image."""
-    output = output_of(context)
-    with open_node() as node:
-        known = examine(node, output, path_of(node, path), parse_format(format), accept_master=accept_master)
-        fields = image_fields(known)
-    lines = [f"{name:7} {fields[name]}" for name in ("disk", "layer", "parent") if fields[name]]
-    output.result(fields, *lines)
-
-
-def show(
-    context: typer.Context,
-    what: Annotated[
-        str, typer.Argument(metavar="REF|PATH", autocompletion=complete_reference, help="What to show.")
-    ],
-    format: InsistOption = None,
-    accept_master: AcceptMasterOption = False,
-    peer: PeerOption = None,
-    wait: WaitOption = LOOK_S,
-) -> None:
-    """Show a thing in full, both sides of a fork, or all of a team: ids, sizes, lineage, copies."""
-    from overlaysync.node.node import now
-
-    output = output_of(context)
-    insisted = parse_format(format)
-    with open_node() as node:
-        if is_path(what):
-            shown = [_show_image(node, output, what, insisted, accept_master=accept_master)]
-        else:
-            refuse_format(insisted, what, "it is not the path of an image")
-            shown = _show_reference(node, output, what, peer, wait)
-        lines = [
-            line for fields in shown for line in ("", *_rows(fields, node.catalog.find_manifest, now()))
-        ][1:]
-    output.result(shown[0] if len(shown) == 1 else {"images": shown}, *lines)
-
-
-def _rows(fields: dict[str, Any], find: Callable[[bytes], ManifestRow | None], now: float) -> list[str]:
-    """``fields`` for people: one line each, lists one line an item."""
-    from overlaysync.units import format_size
-
-    lines = []
-    for name, value in fields.items():
-        if value in (None, "", [], False):
-            continue
-        if name.endswith("size"):
-            value = f"{format_size(value)} ({value} bytes)"
-        label = name.replace("_", " ")
-        values = value if isinstance(value, list) else [value]
-        for at, item in enumerate(values):
-            text = "  ".join(str(part) for part in item.values()) if isinstance(item, dict) else item
-            lines.append(f"{label if at == 0 else '':13} {_in_words(name, text, find, now)}")
-    return lines
-
-
-def _in_words(name: str, value: Any, find: Callable[[bytes], ManifestRow | None], now: float) -> Any:
-    """A value for people: versions by their numbers, dates with their age."""
-    from overlaysync.ops.library import full_name
-    from overlaysync.ops.trust_words import age
-
-    if name == "follows":
-        row = find(bytes.fromhex(value))
-        return f"{full_name(row)} ({value[:8]})" if row else f"{value[:8]}, which is not known here"
-    if name == "created":
-        return f"{value}{age(value, now)}"
-    if name == "fork":
-        return "yes, neither side follows the other"
-    return value
-
-
-def _show_image(
-    node: Node, output: Output, path: str, format: Format | None, *, accept_master: bool = False
-) -> dict[str, Any]:
-    from overlaysync.formats.files import open_regular
-    from overlaysync.formats.locks import in_use_for_writing, writer_of
-    from overlaysync.model.digest import format_id
-    from overlaysync.ops.discard import standing_on
-    from overlaysync.trust.envelope import open_envelope
-
-    known = examine(node, output, path, format, accept_master=accept_master)
-    manifest = manifest_of(node, known)
-    book = node.book()
-    fields = image_fields(known, manifest, book, node.catalog.versions)
-    status = os.stat(known.path)
-    fd = open_regular(known.path)
-    try:
-        fields["in_use"] = (writer_of(fd) or "another program") if in_use_for_writing(fd) else ""
-    finally:
-        os.close(fd)
-    fields["file_size"] = status.st_size
-    fields["cluster_size"] = known.geometry.cluster_size
-    fields["lineage"] = [
-        {"path": image.path, "disk": format_id(image.disk.id)} for image in list(known.lineage)[1:]
-    ]
-    fields["stands_on_it"] = standing_on(known.path, (status.st_dev, status.st_ino), node.catalog)
-    fields["copies"] = [row.path for row in node.library.holders(known.disk.id) if row.path != known.path]
-    fields["published_as"] = [
-        _signature(open_envelope(row.envelope), book)
-        for row in node.catalog.manifests(content=known.content.id)
-    ]
-    fields["notes"] = list(known.notes)
-    return fields
-
-
-def _signature(manifest: Manifest, book: Book) -> str:
-    """Who signed what, and how that publisher is trusted for the name."""
-    from overlaysync.ops.trust_words import who
-
-    header = manifest.header
-    about = (manifest.publisher, header.team, header.name)
-    words = {"own": "yours", "explicit": "trusted", "first-use": "trusted on first use", "no": "not trusted"}
-    trust, since = book.trust(*about).value, book.since(*about)
-    return (
-        f"{header.full_name}:{header.version} by {who(manifest.publisher, header.by)}, "
-        f"{words.get(trust, trust)}"
-        f"{f' since {since}' if since else ''}"
-    )
-
-
-def _show_reference(
-    node: Node, output: Output, text: str, peers: list[str] | None, wait_s: float
-) -> list[dict[str, Any]]:
-    import asyncio
-
-    from overlaysync.model.reference import parse_reference
-    from overlaysync.ops.resolve import fits
-    from overlaysync.ops.timeline import Place, places
-
-    reference = parse_reference(text)
-    listings = local_listings(node)
-    if not any(fits(reference, listing) for listing in listings):
-        check_membership(node, reference)
-    remote = asyncio.run(look(node, output, parse_peers(peers), [], wait_s))[0]
-    listed = {listing.manifest.id for listing in remote}
-    everything = [*remote, *(item for item in listings if item.manifest.id not in listed)]
-    where = places(everything, node.catalog.versions)
-    shown = []
-    for listing in _shown(node, output, reference, everything, where):
-        fork = where[listing.manifest.id] is Place.FORKED
-        fields = listing_fields(listing, node.book(), fork=fork)
-        fields["copies"] = [row.path for row in node.library.holders(listing.manifest.header.result_id)]
-        shown.append(fields)
-    return shown
-
-
-def _shown(
-    node: Node,
-    output: Output,
-    reference: Reference,
-    listings: list[Listing],
-    where: Mapping[bytes, Place],
-) -> list[Listing]:
-    """The things to show: the one that is meant, the sides of a fork, or the newest of each name."""
-    from dataclasses import replace
-
-    from overlaysync.errors import AmbiguousError
-    from overlaysync.node.node import now
-    from overlaysync.ops.believe import meant_here, to_look_at
-    from overlaysync.ops.resolve import fitting
-    from overlaysync.ops.timeline import Place
-
-    book = node.book()
-    candidates = fitting(reference, listings)
-    if reference.is_many and reference.version is None:
-        names = sorted({(item.manifest.header.team, item.manifest.header.name) for item in candidates})
-        shown = []
-        for team, name in names:
-            one = replace(reference, team=team, name=name)
-            try:
-                shown += _shown(node, output, one, listings, where)
-            except AmbiguousError as error:  # by several publishers, say: all are shown
-                output.note(str(error))
-                shown += [item for item in fitting(one, candidates) if item not in shown]
-        return shown
-    if reference.is_many:
-        return sorted(candidates, key=lambda item: _newest_first(item, where))
-    if reference.id_prefix is None and reference.version is None:
-        meant = meant_here(reference, candidates, book)
-        sides = [item for item in meant if where[item.manifest.id] is Place.FORKED]
-        if len({item.manifest.header.full_name for item in meant}) == 1 and len(sides) > 1:
-            output.note(f"{sides[0].manifest.header.full_name}: {len(sides)} versions, forked")
-            return sorted(sides, key=lambda item: _newest_first(item, where))
-    listing, problem = to_look_at(reference, listings, book, node.catalog.versions, now=now())
-    if problem:
-        output.note(f"fetch would refuse it: {problem}")
-    return [listing]
+def _used(count: int) -> str:
+    """How many more a VM uses."""
+    return f", {count} in use" if count else ""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import itertools
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
@@ -18,22 +17,25 @@ from overlaysync.cli import (
     doctor,
     fetch,
     history,
+    key,
     look,
     make,
     share,
+    show,
+    signals,
+    streams,
     sync,
     team,
     tools,
     trusting,
     verify,
 )
-from overlaysync.cli.common import output_of
+from overlaysync.cli.common import candidate_lines, error_fields, output_of
 from overlaysync.cli.config import load_defaults
 from overlaysync.cli.output import Output, Settings
-from overlaysync.errors import AmbiguousError, BrokenOffError, OverlaysyncError
+from overlaysync.errors import BrokenOffError, OverlaysyncError
 from overlaysync.store.files import translate
 
-INTERRUPTED = 130
 _COMPLETION = "_OVERLAYSYNC_COMPLETE"
 """Set by the shell while it completes a word: nothing may be printed then."""
 _GLOBAL_FLAGS = ("--json", "--quiet", "-q", "--no-color")
@@ -46,7 +48,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (share, fetch, sync, look, history, trusting, make, adopt, verify, tools, team, doctor):
+for module in (
+    share,
+    fetch,
+    sync,
+    look,
+    show,
+    history,
+    trusting,
+    make,
+    adopt,
+    verify,
+    tools,
+    team,
+    key,
+    doctor,
+):
     module.add_commands(app)
 
 
@@ -72,25 +89,20 @@ def main(
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        # Names of files may be any bytes, and terminals of any alphabet: showing them never fails.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    streams.prepare()
     # numpy's matrix library starts a thread per processor, and nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # aiohttp reads the certificates of all authorities when it is imported; no peer is known by one of them.
-    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
-    # One way to stop: asyncio handles SIGINT well, so a SIGTERM becomes one. Shells start background jobs of
-    # scripts with SIGINT ignored, which would make them deaf to both.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A user's own file of authorities is read as slowly, so what is set already counts for nothing.
+    os.environ["SSL_CERT_FILE"] = os.devnull
+    signals.install()
+    code = _run(words)
     try:
-        code = _run(words)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our output has gone; the interpreter would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+    except OSError:  # what reads our output has gone: the interpreter would complain again at exit
+        streams.silence(sys.stdout)
+        code = code or 1
+    signals.leave()
     sys.exit(code)
 
 
@@ -98,7 +110,7 @@ def _run(words: list[str]) -> int:
     words = globals_first(words)
     output = Output(settings(words))
     try:
-        group = typer.main.get_command(app)
+        group = _group()
         result = group.main(
             args=words,
             obj=output,
@@ -106,23 +118,31 @@ def _run(words: list[str]) -> int:
             prog_name="overlaysync",
             default_map={} if _COMPLETION in os.environ else load_defaults(_options(group)),
         )
-        if result == INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+        if result == signals.INTERRUPTED:  # typer makes this of a KeyboardInterrupt
             raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except OverlaysyncError as error:
         return _report(output, error)
     except (KeyboardInterrupt, typer.Abort):
         return _report(output, BrokenOffError("interrupted"))
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # what reads our output has gone
+        return 1
     except typer.Exit as stop:
         return int(stop.exit_code)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of typer's
             return _report_usage(output, error)
         if isinstance(error, OSError):
             return _report(output, translate(error, _describe_os_error(error)))
         raise
+
+
+@functools.cache
+def _group() -> Any:
+    """All commands. To make it of their functions takes time: several runs in one process share it."""
+    return typer.main.get_command(app)
 
 
 def _options(group: Any) -> dict[str, dict[str, bool]]:
@@ -153,21 +173,13 @@ def settings(words: Sequence[str]) -> Settings:
 
 
 def _report(output: Output, error: OverlaysyncError) -> int:
-    candidates = error.candidates if isinstance(error, AmbiguousError) else ()
-    fields = {
-        "what": error.what,
-        "why": error.why,
-        "hint": error.hint,
-        "candidates": list(candidates),
-        "exit_code": error.exit_code,
-    }
     lines = [error.what + ("." if not error.why and not error.what.endswith((".", "?")) else "")]
     if error.why:
         lines = [f"{error.what}:", f"  {error.why}"]
-    lines += [f"  {candidate}" for candidate in candidates]
+    lines += [f"  {line}" for line in candidate_lines(error)]
     if error.hint:
         lines.append(f"  try: {error.hint}")
-    output.error("\n".join(lines), fields)
+    output.error("\n".join(lines), error_fields(error))
     return error.exit_code
 
 

@@ -22,6 +22,7 @@ from overlaysync.cli.finding import (
     note_writable,
     overlays_of,
     path_of,
+    tell_notes,
 )
 from overlaysync.cli.output import Output
 
@@ -60,10 +61,11 @@ def new(
     chosen = parse_format(format) or _suffix_format(path) or Format.QCOW2
     _refuse_raw(chosen)
     check_ending(path, chosen)
-    with open_node() as node:
+    with open_node(output) as node:
         base = master_here(node, output, master, accept=accept_master)
         known = node.maker.new(path, base, format=chosen, now=now())
         note_writable(output, known)
+        tell_notes(output, known)
         output.result(
             image_fields(known),
             output.good(f"{known.path}  overlay on {base.path}, which is {_as_expected(node, base)}"),
@@ -116,7 +118,7 @@ def promote(
 
     output = output_of(context)
     chosen = parse_format(format)
-    with open_node() as node:
+    with open_node(output) as node:
         overlay = path_of(node, overlay)
         known = examine(node, output, overlay, accept_master=accept_master)
         check_meant(known, (), node.catalog)
@@ -134,6 +136,7 @@ def promote(
             output.end()
         if discard_it:
             discard_image(overlay, node.catalog)
+    tell_notes(output, master)
     lines = [
         output.good(
             f"{master.path}  master {short_id(master.disk.id)}, read-only; its content is that of the overlay"
@@ -166,7 +169,7 @@ def discard(
     from overlaysync.ops.discard import discard as discard_image
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         overlays = list(dict.fromkeys(path for text in overlays for path in overlays_of(node, output, text)))
         for path in overlays:
             check_discardable(path, node.catalog)
@@ -243,14 +246,15 @@ def rebase(
     """Move an overlay to another master, losing nothing, in a new file."""
     from overlaysync.errors import UsageError
     from overlaysync.node.node import now
+    from overlaysync.ops.audience import stem
     from overlaysync.ops.backing import check_meant
     from overlaysync.ops.discard import check_discardable
-    from overlaysync.ops.publish import image_path, stem
+    from overlaysync.ops.publish import image_path
 
     output = output_of(context)
     if replace and (name or to):
         raise UsageError("--replace keeps the overlay's name and place", hint="leave --as and --to out")
-    with open_node() as node:
+    with open_node(output) as node:
         overlay = path_of(node, overlay)
         base = master_here(node, output, onto, accept=accept_master)
         beside = [os.path.dirname(os.path.realpath(overlay)), os.path.dirname(base.path)]
@@ -268,6 +272,7 @@ def rebase(
             moved = node.maker.rebase(known, base, path, now=now(), replace=replace, progress=output.advance)
         finally:
             output.end()
+    tell_notes(output, moved)
     output.result(
         image_fields(moved), output.good(f"{moved.path}  on {base.path}; its guest sees the same as before")
     )

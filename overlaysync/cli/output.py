@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from overlaysync.cli.progress import Audience, Progress
+from overlaysync.cli import streams
+from overlaysync.cli.log import LoggedWork, stamped
+from overlaysync.cli.progress import STALLED_S, Audience, Progress
 from overlaysync.model.names import one_field, printable
 
 _LONGEST = 8192
@@ -28,16 +30,28 @@ class Settings:
 
 
 class Output:
-    """Where a command's words go."""
+    """Where a command's words go.
+
+    Attributes:
+        json, quiet: as in :class:`Settings`.
+        logs: whether lines carry the time, because the command stays and no person watches.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.json = settings.json
         self.quiet = settings.quiet
         self._color = settings.color and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self._progress: Progress | None = None
+        self._work: LoggedWork | None = None
+        self._stays = self.logs = False
         self._audience = Audience(settings.json)
         self._printed = False
         self._lock = threading.RLock()
+
+    def stay(self) -> None:
+        """From now on the command stays: it outlives its terminal, and where there is none it keeps a log."""
+        self._stays = True
+        self.logs = not self.json and not sys.stderr.isatty()
 
     # -- results -------------------------------------------------------------------------------------
 
@@ -45,10 +59,17 @@ class Output:
         """The command's result: one JSON document, or lines for people, each of which stays one line."""
         self._printed = True
         if self.json:
-            print(json.dumps(document, indent=2), flush=True)
+            self._put(json.dumps(document, indent=2))
         else:
             for line in lines:
-                print(self._painted(printable(line, _LONGEST), sys.stdout), flush=True)
+                self._put(self._painted(printable(line, _LONGEST), sys.stdout))
+
+    def _put(self, text: str) -> None:
+        """Print a line of the result; only a command that stays goes on when nothing reads it."""
+        if self._stays:
+            streams.put(sys.stdout, f"{text}\n")
+        else:
+            print(text, flush=True)
 
     def good(self, text: str) -> str:
         """``text`` with a tick."""
@@ -63,9 +84,10 @@ class Output:
         if self.json:
             if not self._printed:
                 self.result({"error": fields})
-            print(json.dumps({"error": fields}), file=sys.stderr, flush=True)
+            streams.show(f"{json.dumps({'error': fields})}\n")
             return
-        print(self._painted(_safe(f"✗ {text}"), sys.stderr), file=sys.stderr, flush=True)
+        text = _safe(f"✗ {text}")
+        streams.show(f"{stamped(text) if self.logs else self._painted(text, sys.stderr)}\n")
 
     def _painted(self, text: str, stream: Any) -> str:
         """The tick or cross that ``text`` begins with in its colour."""
@@ -84,24 +106,48 @@ class Output:
             if self._progress:
                 self._progress.clear()
             self._audience.clear()
-            text = json.dumps({"note": text}) if self.json else _safe(text)
-            print(text, file=sys.stderr, flush=True)
+            if self.json:
+                text = json.dumps({"note": text})
+            else:
+                text = stamped(_safe(text)) if self.logs else _safe(text)
+            streams.show(f"{text}\n")
+
+    def log(self, text: str) -> None:
+        """A line for a log: what a terminal and JSON show in other ways."""
+        if self.logs:
+            self.note(text)
 
     def begin(self, what: str, total: int) -> None:
         """Work of ``total`` bytes begins."""
         with self._lock:
-            self._progress = None if self.quiet else Progress(printable(what), total, self.json)
+            self._progress = self._work = None
+            if self.logs:
+                self._work = LoggedWork(printable(what), self.note)
+            elif not self.quiet:
+                self._progress = Progress(printable(what), total, self.json)
 
     def advance(self, size: int, source: str = "") -> None:
         """``size`` more bytes are done, and who gave them; from any thread."""
         with self._lock:
             if self._progress:
                 self._progress.advance(size, one_field(source))
+            elif self._work:
+                self._work.advance(size)
+
+    def waiting(self, sources: Sequence[str], idle_s: float) -> None:
+        """Who is asked, and for how long nothing has come from anybody; told several times a second."""
+        stalled_s = idle_s if idle_s >= STALLED_S else 0.0
+        names = [one_field(source) for source in sources]
+        with self._lock:
+            if self._progress:
+                self._progress.waiting(names, stalled_s)
+            elif self._work:
+                self._work.waiting(names, stalled_s)
 
     def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
         """Who fetches from this node: how many are done, and how far the others are."""
         with self._lock:
-            if not self.quiet and not self._progress:
+            if not self.quiet and not self._progress and not self.logs:
                 shown = [(one_field(label), held) for label, held in fetching]
                 self._audience.show(one_field(what), done, joined, shown)
 
@@ -112,6 +158,9 @@ class Output:
             if self._progress:
                 self._progress.clear()
                 self._progress = None
+            if self._work:
+                self._work.end()
+                self._work = None
 
 
 def _safe(text: str) -> str:

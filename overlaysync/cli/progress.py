@@ -10,8 +10,9 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from os import get_terminal_size
 
+from overlaysync.cli import streams
+from overlaysync.cli.log import stalled_text
 from overlaysync.model.names import printable
 from overlaysync.units import format_size
 
@@ -19,10 +20,10 @@ _LINE_S = 3.0
 _BAR_S = 0.1
 _BAR_WIDTH = 24
 _LEAST_BAR = 6
-_WIDTH = 80
-"""Columns of a terminal that does not say how many it has."""
 _WINDOW_S = 5.0
 """The rate, and the time left that follows from it, is that of the last seconds."""
+STALLED_S = 2.0
+"""Work that nothing has come for in so long has stalled."""
 _SOURCES_SHOWN = 3
 _FITTING = [
     (3, True, _LEAST_BAR),
@@ -64,10 +65,13 @@ class Progress:
         self._window = deque([(self._shown, 0)])
         self._every = _BAR_S if self._bar else _LINE_S
         self._drawn = False
+        self._stalled = 0.0
+        self._waiting: Sequence[str] = ()
 
     def advance(self, size: int, source: str = "") -> None:
         """``size`` more bytes are done; they came from ``source``."""
         self._done += size
+        self._stalled = 0.0
         if source:
             self._sources[source] += size
         now = self._clock()
@@ -75,34 +79,56 @@ class Progress:
             self._shown = now
             self._show(self._rate(now))
 
+    def waiting(self, sources: Sequence[str], stalled_s: float) -> None:
+        """Nothing has come from these sources for so long; 0: something comes. Called again and again."""
+        begins = stalled_s > 0 and not self._stalled
+        self._stalled, self._waiting = stalled_s, sources
+        now = self._clock()
+        if begins or now - self._shown >= self._every:
+            self._shown = now
+            self._show(self._rate(now))
+
     def clear(self) -> None:
         """Take the bar away."""
         if self._drawn:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            streams.show("\r\x1b[K")
             self._drawn = False
 
     def _rate(self, now: float) -> float:
-        """Bytes per second of late."""
+        """Bytes per second of late; what came before a stall does not count."""
         self._window.append((now, self._done))
         while len(self._window) > 2 and now - self._window[1][0] > _WINDOW_S:
             self._window.popleft()
         since, done = self._window[0]
+        if self._stalled:
+            return 0.0
         return (self._done - done) / (now - since) if now > since else 0.0
 
     def _show(self, rate: float) -> None:
         done = min(self._done, self._total)
         if self._json:
-            fields = {"progress": self._what, "done": done, "total": self._total, "rate": int(rate)}
-            if self._sources:
-                fields |= {"sources": dict(self._sources)}
-            print(json.dumps(fields), file=sys.stderr, flush=True)
+            streams.show(f"{json.dumps(self._fields(done, rate))}\n")
             return
         if not self._bar:
-            print(f"{self._what}: {self._text(done, rate)}", file=sys.stderr, flush=True)
+            streams.show(f"{self._what}: {self._text(done, rate)}\n")
             return
-        draw(self._fitted(done, rate, _columns()))
+        draw(self._fitted(done, rate, streams.columns()))
         self._drawn = True
+
+    def _fields(self, done: int, rate: float) -> dict[str, object]:
+        """The JSON form."""
+        fields: dict[str, object] = {
+            "progress": self._what,
+            "done": done,
+            "total": self._total,
+            "rate": int(rate),
+            "stalled": round(self._stalled, 1),
+        }
+        if self._stalled:
+            fields["waiting_for"] = list(self._waiting)
+        if self._sources:
+            fields["sources"] = dict(self._sources)
+        return fields
 
     def _fitted(self, done: int, rate: float, columns: int) -> str:
         """The line with a bar, in so many columns."""
@@ -121,6 +147,9 @@ class Progress:
     def _text(self, done: int, rate: float, *, sources: int = _SOURCES_SHOWN, total: bool = True) -> str:
         missing = self._total - done
         of = f" of {format_size(self._total)}" if total else ""
+        if self._stalled:
+            stalled = stalled_text(self._waiting, self._stalled, sources)
+            return f"{format_size(missing)} missing{of}  {stalled}"
         left = f"  {format_time(missing / rate)} left" if rate else ""
         return f"{format_size(missing)} missing{of}  {format_size(int(rate))}/s{left}{self._from(sources)}"
 
@@ -171,13 +200,12 @@ class Audience:
             self._drawn = True
         else:
             self.clear()
-            print(text if self._json else f"  {text}", file=sys.stderr, flush=True)
+            streams.show(f"{text if self._json else f'  {text}'}\n")
 
     def clear(self) -> None:
         """Take the line away."""
         if self._drawn:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            streams.show("\r\x1b[K")
             self._drawn = False
 
 
@@ -192,13 +220,7 @@ def _stragglers(slowest: Sequence[tuple[str, float]], not_done: int) -> str:
 
 def draw(text: str) -> None:
     """Put a line where the last one was drawn on the terminal."""
-    sys.stderr.write("\r\x1b[K" + printable(text, max(1, _columns())))
-    sys.stderr.flush()
-
-
-def _columns() -> int:
-    """Columns for a line; two are left free, as some terminals wrap in the last one."""
-    return (get_terminal_size(sys.stderr.fileno()).columns or _WIDTH) - 2
+    streams.show("\r\x1b[K" + printable(text, max(1, streams.columns())))
 
 
 def format_time(seconds: float) -> str:

@@ -25,15 +25,17 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.finding import note_writable
 from overlaysync.cli.output import Output
+from overlaysync.cli.signals import ending
 
 if TYPE_CHECKING:
     from overlaysync.net.messages import Address
+    from overlaysync.node.gathering import Wishes
     from overlaysync.node.node import Node
-    from overlaysync.node.sharing import Share, Wishes
+    from overlaysync.node.sharing import Share
+    from overlaysync.node.used import Used
 
 RECHECK_DAYS = 7.0
 _DAY_S = 86400
-_INTERRUPTED = 130
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -69,8 +71,15 @@ def share(
     format: InsistOption = None,
     iface: InterfaceOption = None,
     port: Annotated[
-        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Listen on port N (0: a free one).")
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--port",
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Listen on port N; 0 means a free one. [default: 29450, or a free one when that is taken]",
+        ),
+    ] = None,
     limit_rate: RateOption = None,
     recheck: Annotated[
         float,
@@ -78,17 +87,18 @@ def share(
             "--recheck",
             metavar="DAYS",
             min=0.0,
-            help="Read again, gently, what was last read longer ago; 0 means never.",
+            help="Check images for damage that were last read more than DAYS ago (0: never).",
         ),
     ] = RECHECK_DAYS,
 ) -> None:
     """Share images until interrupted."""
     import asyncio
 
-    from overlaysync.node.sharing import Wishes
+    from overlaysync.node.gathering import Wishes
     from overlaysync.ops.collecting import Rules
 
     output = output_of(context)
+    output.stay()
     insisted = parse_format(format)
     for directory in filter(os.path.isdir, paths):
         refuse_format(insisted, directory, "it is a directory, and --format says what one image is")
@@ -101,11 +111,13 @@ def share(
         confirm=_confirmation(yes),
     )
     served = _Served(parse_peers(peer), iface or [], port, parse_rate(limit_rate), recheck * _DAY_S or None)
-    with open_node() as node:
+    with open_node(output) as node:
         try:
             asyncio.run(_share(node, output, paths, _audience(team, public), wishes, served))
         except KeyboardInterrupt:  # the usual end: nothing went wrong
-            raise SystemExit(_INTERRUPTED) from None
+            how, code = ending()
+            output.log(f"ended by {how}")
+            raise SystemExit(code) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +126,7 @@ class _Served:
 
     peers: list[Address]
     interfaces: list[str]
-    port: int
+    port: int | None
     rate: int | None
     recheck_s: float | None
 
@@ -132,7 +144,7 @@ def _audience(team: str | None, public: bool) -> str | None:
     if team == "":
         raise UsageError(
             "--team needs the name of a team, and got an empty one",
-            why="an unset variable, perhaps",
+            why="the variable that should hold it may be unset",
             hint="to share with everybody: --public",
         )
     return "" if public else team
@@ -198,7 +210,14 @@ async def _share(
         async with (
             Client(teams=node.teams) as client,
             Reach.open(
-                node, client, Silent(), peers=peers, interfaces=interfaces, mdns_needed=False, catalogs=False
+                node,
+                client,
+                Silent(),
+                peers=peers,
+                interfaces=interfaces,
+                mdns_needed=False,
+                catalogs=False,
+                alarm=output.note,
             ) as reach,
             serve(
                 share,
@@ -238,12 +257,36 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
             )
         )
         items.append(image_fields(shared.known, shared.manifest, book, share.node.catalog.versions))
+    for used in share.used:
+        header = used.entry.manifest.header
+        lines.append(
+            f"  in use  {header.full_name}:{header.version}  a VM writes {used.path}; it is listed only"
+        )
     lines.append(f"  announced as {share.label} on {where}" if where else f"  not announced; port {port}")
     lines.append(f"  your fingerprint (others compare it): {node_id(share.public_key)}")
     if any(not shared.manifest.header.is_layer for shared in share.shared):
         lines.append("  QEMU cannot write to a master while it is shared")
-    lines.append("  others type (Ctrl-C ends sharing):")
     names = {shared.manifest.header.full_name for shared in share.shared if shared.asked}
+    lines.append("  others type (Ctrl-C ends sharing):" if names else "  Ctrl-C ends sharing")
     lines += [f"    overlaysync fetch {name}" for name in sorted(names)]
     lines.append(f"  or, without mDNS, with: --peer HOST:{port}")
-    output.result({"shared": items, "node": share.label, "port": port, "interfaces": where}, *lines)
+    document = {
+        "shared": items,
+        "in_use": [_used_fields(used) for used in share.used],
+        "node": share.label,
+        "port": port,
+        "interfaces": where,
+    }
+    output.result(document, *lines)
+
+
+def _used_fields(used: Used) -> dict[str, Any]:
+    """The JSON form of what is listed without its data."""
+    header = used.entry.manifest.header
+    return {
+        "name": header.name,
+        "team": header.team,
+        "version": header.version,
+        "manifest": used.entry.manifest.id.hex(),
+        "path": used.path,
+    }

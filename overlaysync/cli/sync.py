@@ -12,6 +12,7 @@ from overlaysync.cli.common import (
     PeerOption,
     RateOption,
     WaitOption,
+    again_of,
     compression,
     interruptible,
     of_several,
@@ -25,8 +26,9 @@ from overlaysync.cli.common import (
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.fetch import FIND_S, fetched_fields, fetched_text, show_plan
 from overlaysync.cli.finding import check_membership
-from overlaysync.cli.look import note_silent
+from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output
+from overlaysync.cli.signals import ending
 
 if TYPE_CHECKING:
     from overlaysync.model.reference import Reference
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from overlaysync.node.replica import Replica
     from overlaysync.node.syncing import Change, Round, Sync
 
-_INTERRUPTED = 130
 _RECHECK_S = 7 * 86400.0
 """As long as a share."""
 _HAND_OVER_S = 5.0
@@ -86,21 +87,24 @@ def sync(
     from overlaysync.node.syncing import check_followable, sync_options
 
     references = [parse_reference(ref) for ref in refs]
+    again = again_of(to, masters, peer, iface)
     for reference in references:
-        check_followable(reference)
+        check_followable(reference, again)
     directories = [os.path.abspath(path) for path in masters or ()]
-    options = sync_options(os.path.abspath(to), directories, wait_s=wait)
+    options = sync_options(os.path.abspath(to), directories, wait_s=wait, again=again)
     work = _Syncing(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), watch
     )
-    with open_node() as node, interruptible():
+    with open_node(output_of(context)) as node, interruptible():
         for reference in references:
             check_membership(node, reference)
         try:
             asyncio.run(work.run(node, references))
         except KeyboardInterrupt:
-            if work.watching:  # the usual end: nothing was broken off
-                raise SystemExit(_INTERRUPTED) from None
+            how, code = ending()
+            if work.watching or (watch and not code):  # the usual end: nothing was broken off
+                work.output.log(f"ended by {how}")
+                raise SystemExit(code) from None
             raise
 
 
@@ -117,13 +121,15 @@ class _Syncing:
         watch: bool,
     ) -> None:
         self.watching = False
-        self._output = output
+        self.output = output
         self._options = options
         self._peers = peers
         self._interfaces = interfaces
         self._rate = rate
         self._compression = compression()
         self._watch = watch
+        if watch:
+            output.stay()
 
     async def run(self, node: Node, references: list[Reference]) -> None:
         """Bring everything once; then tell what is not at its newest version, or stay and follow."""
@@ -139,14 +145,14 @@ class _Syncing:
         given = RateLimit(self._rate)  # by both servers together
         async with (
             Client(limit=RateLimit(self._rate), compression=self._compression, teams=node.teams) as client,
-            Reach.open(node, client, self._output, peers=self._peers, interfaces=self._interfaces) as reach,
+            Reach.open(node, client, self.output, peers=self._peers, interfaces=self._interfaces) as reach,
             Passing.open(node, reach, limit=given) as passing,
         ):
             work = Sync(
-                Fetch(node, client, reach, self._output, self._options, passing),
+                Fetch(node, client, reach, self.output, self._options, passing),
                 references,
-                looked=lambda: note_silent(reach, self._output),
-                planned=lambda steps: show_plan(self._output, steps, self._options),
+                looked=lambda: note_silent(reach, self.output),
+                planned=lambda steps: show_plan(self.output, steps, self._options),
             )
             done = await work.first()
             if self._watch:
@@ -164,7 +170,7 @@ class _Syncing:
         if total == 1:
             raise done.refusals[0].error
         for refusal in done.refusals:
-            self._output.note("\n".join(refusal_lines(refusal)))
+            self.output.note("\n".join(refusal_lines(refusal)))
         raise of_several(done.refusals, total, "not at the newest version")
 
     # -- staying -------------------------------------------------------------------------------------
@@ -173,21 +179,31 @@ class _Syncing:
         self, node: Node, work: Sync, done: Round, reach: Reach, passing: Passing, limit: Any
     ) -> None:
         """Share what is here, and follow what is published, until Ctrl-C."""
+        import asyncio
+
         from overlaysync.node.replica import Replica
         from overlaysync.node.serving import serve
 
-        replica = Replica(node, (), None, self._output)
+        replica = Replica(node, (), None, self.output)
         for one in done.brought:
             _pass_on(replica, one.fetched)
         try:
+            await asyncio.to_thread(self._take_up, replica, work, done)
             async with serve(
-                replica, reach=reach, interfaces=self._interfaces, limit=limit, recheck_s=_RECHECK_S
+                replica,
+                reach=reach,
+                port=None,
+                interfaces=self._interfaces,
+                limit=limit,
+                recheck_s=_RECHECK_S,
             ) as (port, where):
-                more = {"node": replica.label, "port": port, "interfaces": where}
+                names = _shared_names(replica)
+                more = {"node": replica.label, "port": port, "interfaces": where, "shared": names}
                 self._print(node, done, more)
                 for refusal in done.refusals:
-                    self._output.note("\n".join(refusal_lines(refusal)))
-                self._output.note(f"following, and sharing as {replica.label}, port {port}; Ctrl-C ends it")
+                    self.output.note("\n".join(refusal_lines(refusal)))
+                self.output.note(f"following, and sharing as {replica.label}, port {port}; Ctrl-C ends it")
+                self.output.note(f"  shared from here: {', '.join(names) or 'nothing yet'}")
                 self.watching = True
                 while True:
                     await passing.linger(longest_s=_HAND_OVER_S)
@@ -197,22 +213,33 @@ class _Syncing:
                         self._tell(change)
                         if change.fetched is not None:
                             _pass_on(replica, (change.fetched,))
+                    # What was published here meanwhile, by a share in another window.
+                    await asyncio.to_thread(self._add_held, replica, work, work.last)
         finally:
             replica.close()
+
+    def _take_up(self, replica: Replica, work: Sync, done: Round) -> None:
+        """Serve from the first moment what is here, whether another machine shares it or not."""
+        self._add_held(replica, work, done)
+        replica.refresh()
+
+    def _add_held(self, replica: Replica, work: Sync, round: Round) -> None:
+        refused = {refusal.name for refusal in round.refusals}
+        replica.add_held(work.references, self._options.directories, refused)
 
     def _tell(self, change: Change) -> None:
         """One line with the time for what has changed."""
         from datetime import datetime
 
-        clock = datetime.now().astimezone().strftime("%H:%M:%S")
+        clock = "" if self.output.logs else datetime.now().astimezone().strftime("%H:%M:%S ")
         if change.refusal is not None:
-            self._output.note(f"{clock} " + "\n".join(refusal_lines(change.refusal)))
+            self.output.note(clock + "\n".join(refusal_lines(change.refusal)))
         elif change.fetched is not None:
-            line = f"{clock} ✔ {_line(change.fetched)}"
-            if self._output.json:  # one document only
-                self._output.note(line)
+            line = f"{clock}✔ {_line(change.fetched)}"
+            if self.output.json or self.output.logs:  # one document only
+                self.output.note(line)
             else:
-                self._output.result(None, line)
+                self.output.result(None, line)
 
     # -- what is printed -----------------------------------------------------------------------------
 
@@ -225,7 +252,12 @@ class _Syncing:
         }
         if done.refusals:
             document["failed"] = [refusal_fields(one) for one in done.refusals]
-        self._output.result(document | (more or {}), *(self._output.good(_line(one)) for one in unique))
+        self.output.result(document | (more or {}), *(self.output.good(_line(one)) for one in unique))
+
+
+def _shared_names(replica: Replica) -> list[str]:
+    headers = (shared.manifest.header for shared in replica.shared)
+    return [f"{header.full_name}:{header.version}" for header in headers]
 
 
 def _pass_on(replica: Replica, fetched: tuple[Fetched, ...]) -> None:

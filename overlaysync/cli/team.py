@@ -41,7 +41,7 @@ def create(context: typer.Context, name: NameArgument) -> None:
 
     output = output_of(context)
     made = _dated(new_team(name))
-    with open_node() as node:
+    with open_node(output) as node:
         if not keep_team(node.home.teams, made):
             raise AssertionError("a new key belongs to no team")
     output.result(
@@ -77,7 +77,7 @@ def join(
             hint=f"overlaysync team join {name}, and type it when you are asked",
         )
     joined = _dated(read_code(name, _code(name, _STDIN if source else code_file)))
-    with open_node() as node:
+    with open_node(output) as node:
         new = keep_team(node.home.teams, joined)
     output.result(
         {"team": name, "tag": joined.tag, "new": new},
@@ -96,7 +96,7 @@ def show(
     from overlaysync.store.members import Member
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         teams = [_team(node, name)] if name is not None else list(node.teams.values())
         members = {
             team.name: [
@@ -125,7 +125,7 @@ def code(context: typer.Context, name: NameArgument) -> None:
     from overlaysync.errors import UsageError
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         team = _team(node, name)
     if output.json or not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError(
@@ -152,7 +152,7 @@ def leave(
     from overlaysync.trust.team_files import forget_team
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         team = _team(node, name)
         lost = farewell(node.library, team, node.key.public)
         fields = {"team": name, "own": lost.own, "others": lost.others, "elsewhere": lost.elsewhere}

@@ -45,7 +45,7 @@ def tree(
     from overlaysync.ops.tree_drawing import draw_svg, draw_text
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         family = _family(node)
     document: dict[str, Any] = {"tree": [_entry_fields(row.entry) for row in family.rows]}
     lines = draw_text(family)
@@ -92,7 +92,7 @@ def _entry_fields(entry: Entry) -> dict[str, Any]:
         "virtual_size": entry.virtual_size,
         "data_size": entry.data_size,
         "disk": text(entry.disk),
-        "layer": text(entry.id) if entry.kind is EntryKind.OVERLAY else None,
+        "layer": text(entry.content) if entry.kind is EntryKind.OVERLAY else None,
         "parent": text(entry.parent),
         "stands_on": text(entry.base),
         "promoted_to": text(entry.promoted),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlaysync.cli.common import InterfaceOption, PeerOption, WaitOption, open_node, output_of, parse_peers
-from overlaysync.cli.look import LOOK_S, look
+from overlaysync.cli.looking import LOOK_S, look
 from overlaysync.cli.output import Output
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def trust(
     from overlaysync.errors import UsageError
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         if fingerprint is not None:
             _trust(node, output, fingerprint, name, _Look(parse_peers(peer), iface or [], wait))
         elif name is not None:
@@ -72,7 +72,7 @@ def untrust(
     from overlaysync.trust.book import find_publisher
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         book = node.book()
         try:
             publisher = find_publisher(fingerprint, _publishers(book))
@@ -131,7 +131,7 @@ def distrust(
     from overlaysync.ops.trust_words import who
 
     output = output_of(context)
-    with open_node() as node:
+    with open_node(output) as node:
         book = node.book()
         publisher = _find(node, output, fingerprint, book, _Look(parse_peers(peer), iface or [], wait))
         if publisher == book.own:
@@ -334,12 +334,12 @@ def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look
     try:
         return find_publisher(fingerprint, known)
     except NotFoundError:
-        listings = asyncio.run(look(node, output, where.peers, where.interfaces, where.wait_s))[0]
+        listings = asyncio.run(look(node, output, where.peers, where.interfaces, where.wait_s)).listings
     try:
         return find_publisher(fingerprint, [listing.manifest.publisher for listing in listings])
     except NotFoundError as error:
         raise NotFoundError(
             error.what,
             why="this machine has never seen it, and no reachable machine shares anything that it signed",
-            hint="compare it with: overlaysync ls; or name a peer with --peer HOST:PORT",
+            hint="compare it with: overlaysync ls; or name a peer with --peer HOST",
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,10 +64,12 @@ def verify(
     """Re-read images and compare them with what was published, or is known of them."""
     output = output_of(context)
     addresses, insisted = parse_peers(peer), parse_format(format)
-    how = _How(addresses, insisted, repair=repair, yes=yes, accept_master=accept_master)
+    how = _How(
+        addresses, insisted, repair=repair, yes=yes, accept_master=accept_master, peers=tuple(peer or ())
+    )
     findings: list[Finding] = []
     failed: list[Refusal] = []
-    with open_node() as node:
+    with open_node(output) as node:
         paths = list(dict.fromkeys(path for text in what for path in paths_of(node, text)))
         for path in paths:
             try:
@@ -87,6 +90,14 @@ class _How:
     repair: bool
     yes: bool
     accept_master: bool
+    peers: tuple[str, ...] = ()
+
+    def repair_command(self, path: str, *more: str) -> str:
+        """Return the command that heals one file, with the options that were given."""
+        peers = [word for peer in self.peers for word in ("--peer", peer)]
+        accept = ["--accept-master"] if self.accept_master else []
+        format = ["--format", self.format.value] if self.format else []
+        return shlex.join(["overlaysync", "verify", "--repair", *more, path, *peers, *accept, *format])
 
 
 def _verify(node: Node, output: Output, path: str, how: _How) -> Finding:
@@ -109,10 +120,10 @@ def _verify(node: Node, output: Output, path: str, how: _How) -> Finding:
     lost = lost_by_repair(node.library, verdict, own=node.key.public) if verdict.damage else ""
     healed: tuple[Damage, ...] = ()
     if verdict.damage and how.repair:
-        _refuse_to_lose(verdict, lost, how.yes)
+        _refuse_to_lose(verdict, lost, how)
         healed, verdict = verdict.damage, _repair(node, output, verdict, how.addresses)
         lost = ""
-    return Finding(verdict, healed, lost, _unlike_its_name(node, verdict))
+    return Finding(verdict, healed, lost, _unlike_its_name(node, verdict), how, _other_version(node, verdict))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +135,16 @@ class Finding:
         healed: the damage that was healed before.
         lost: what healing it would lose; "" for nothing.
         unlike: the name whose versions it is none of; "" when it is one, or nothing is known of that.
+        how: how it was verified.
+        holds: the published version that it holds instead, and by whom; "" for none.
     """
 
     verdict: Verdict
     healed: tuple[Damage, ...]
     lost: str
     unlike: str
+    how: _How
+    holds: str = ""
 
     def lines(self, output: Output) -> list[str]:
         """The lines for people."""
@@ -143,11 +158,13 @@ class Finding:
             if self.unlike:
                 lines.append(
                     f"    as {short_id(expected.disk)}, which is no version of '{self.unlike}' known here;"
-                    f" to get one: overlaysync fetch {self.unlike} --replace"
+                    f" to get one: {self._get_one()}"
                 )
-            return lines
+            return [*lines, *(f"    {note}" for note in self._notes)]
         rotted = "what it stands on was written to since" if verdict.below else "its bytes have rotted"
         why = _WRITTEN if verdict.touched else rotted
+        if self.holds:
+            why = f"it holds {self.holds} now"
         lines = [f"✗ {path}  is not {expected.words}: {verdict.unreadable or why}"]
         lines += [
             f"    guest offset {item.offset:#x}, {item.length} bytes"
@@ -156,6 +173,15 @@ class Finding:
         if len(verdict.damage) > _NAMED_DAMAGE:
             lines.append(f"    and {len(verdict.damage) - _NAMED_DAMAGE} more places")
         return lines
+
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        return self.verdict.known.notes if self.verdict.known else ()
+
+    def _get_one(self) -> str:
+        from overlaysync.ops.again import Again
+
+        return Again(self.unlike, ("--to", os.path.dirname(self.verdict.path))).fetch("--replace")
 
     def fields(self) -> dict[str, Any]:
         """The same for programs."""
@@ -166,6 +192,8 @@ class Finding:
             "since": self.verdict.expected.since,
             "changed_since": self.verdict.touched or self.verdict.below,
             "damage": _ranges(self.verdict.damage),
+            "holds": self.holds or None,
+            "notes": list(self._notes),
             "healed": _ranges(self.healed),
             "would_lose": self.lost or None,
         }
@@ -186,29 +214,55 @@ def _report(output: Output, findings: list[Finding], failed: list[Refusal]) -> N
     total = len(findings) + len(failed)
     bad = [finding for finding in findings if finding.verdict.damage]
     if bad:
-        yes, lost = ("--yes ", ", and lose what was written to it since") if bad[0].lost else ("", "")
+        more = f", and {len(failed)} could not be verified" if failed else ""
+        first = bad[0]
         raise VerificationError(
-            f"{len(bad)} of {total} images differ from what is known of them",
-            hint=f"overlaysync verify --repair {yes}'{bad[0].verdict.path}', to heal it from peers{lost}",
+            f"{len(bad)} of {total} images differ from what is known of them{more}",
+            hint=_way_of(first),
         )
     if failed:
         raise of_several(failed, total, "could not be verified")
 
 
-def _refuse_to_lose(verdict: Verdict, lost: str, yes: bool) -> None:
-    if lost and not yes:
+def _way_of(finding: Finding) -> str:
+    """What to do about a file that differs."""
+    verdict, how = finding.verdict, finding.how
+    if finding.lost:
+        return _ways(verdict, how)
+    command = how.repair_command(verdict.path)
+    if finding.holds:
+        back = f"{command}, to put {verdict.expected.since} in the place of {finding.holds}"
+        return f"to keep both: cp {shlex.quote(verdict.path)} COPY; {back}"
+    return f"{command}, to heal it from peers"
+
+
+def _ways(verdict: Verdict, how: _How) -> str:
+    """How to keep what a file holds that would be lost, then how to go back to what it held."""
+    from overlaysync.ops.expected import Basis
+
+    path = shlex.quote(verdict.path)
+    # What a guest wrote to a published image is its next version; snapshots and what cannot be read is none.
+    is_version = verdict.touched and verdict.known is not None and verdict.expected.basis is Basis.PUBLISHED
+    keep = (
+        f"overlaysync share {path} (a new version), or: cp {path} COPY" if is_version else f"cp {path} COPY"
+    )
+    back = how.repair_command(verdict.path, "--yes")
+    return f"to keep what it holds: {keep}; to lose that, and go back to what it was: {back}"
+
+
+def _refuse_to_lose(verdict: Verdict, lost: str, how: _How) -> None:
+    if lost and not how.yes:
         raise WouldDestroyError(
             f"Not healing {verdict.path}: data would be lost",
             why=f"{_WRITTEN}, and {lost}" if verdict.touched else lost,
-            hint=f"to keep what it holds: cp '{verdict.path}' COPY; to go back to what it was: "
-            "the same command with --yes",
+            hint=_ways(verdict, how),
         )
 
 
 def _unlike_its_name(node: Node, verdict: Verdict) -> str:
     """The name of a master's file when others of that name are known, and none has its content."""
+    from overlaysync.ops.audience import stem
     from overlaysync.ops.expected import Basis
-    from overlaysync.ops.publish import stem
 
     expected = verdict.expected
     if verdict.damage or expected.layer is not None or expected.basis is Basis.PUBLISHED:
@@ -217,6 +271,16 @@ def _unlike_its_name(node: Node, verdict: Verdict) -> str:
     if catalog.manifests(content=expected.disk) or not catalog.manifests(name=name):
         return ""
     return name
+
+
+def _other_version(node: Node, verdict: Verdict) -> str:
+    """Which published version a file holds that does not hold what it must; "" for none."""
+    from overlaysync.ops.trust_words import who
+
+    if not verdict.damage or verdict.known is None:
+        return ""
+    rows = node.catalog.manifests(content=verdict.known.content.id)
+    return next((f"{row.title} by {who(row.publisher, row.label)}" for row in rows), "")
 
 
 def _repair(node: Node, output: Output, verdict: Verdict, addresses: list[Any]) -> Verdict:

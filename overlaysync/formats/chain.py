@@ -6,23 +6,25 @@ symlinks are not resolved for that. Source: QEMU block.c (path_has_protocol, pat
 bdrv_open_backing_file).
 
 A header may name any file as its raw backing file, so that whoever reads the overlay hands out that file: one
-that does not look like a disk is read only when it is vouched for.
+that does not look like a disk is read only when it is vouched for. And what lies below an overlay of another
+user is not read at all, unless the overlay is the file that was asked for.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from overlaysync.errors import BaseImageError, ImageError, NotAllowedError, NotFoundError, OverlaysyncError
 from overlaysync.formats.detect import WrongFormatError, open_image
-from overlaysync.formats.files import fill_zeros
+from overlaysync.formats.files import fill_zeros, open_again
 from overlaysync.formats.image import Backing, Extent, Format, Image, check_range, clip
 from overlaysync.formats.names import display, has_protocol
+from overlaysync.formats.ownership import is_ours, name_of
 from overlaysync.formats.recognition import Vouched, always, how_to_insist, never, objection, unlike_disk
 from overlaysync.model.digest import Kind
 from overlaysync.model.fingerprint import Fingerprint
@@ -34,8 +36,16 @@ MAX_DEPTH = 32
 _SKIP = 16 * MIB
 """A gap in what is asked of a lower image from which it pays to start afresh behind it."""
 
+Followed: TypeAlias = Callable[[str, os.stat_result], bool]
+"""Whether what the header of an overlay names may be read: its real path, and what is known of its file."""
+
 Located = tuple[Image | None, Extent]
 """An extent and the image that holds its bytes; None for ZERO."""
+
+
+def is_own(_path: str, status: os.stat_result) -> bool:
+    """Follow overlays of this user and of root; see :data:`Followed`."""
+    return is_ours(status)
 
 
 class Chain:
@@ -51,7 +61,14 @@ class Chain:
 
     @classmethod
     def open(
-        cls, path: str, format: Format | None = None, vouched: Vouched = never, *, base: str | None = None
+        cls,
+        path: str,
+        format: Format | None = None,
+        vouched: Vouched = never,
+        *,
+        base: str | None = None,
+        file: int | None = None,
+        followed: Followed = is_own,
     ) -> Self:
         """Open the image at ``path`` and all its backing files.
 
@@ -60,17 +77,21 @@ class Chain:
             format: what it is said to be; None to look.
             vouched: asked about files that should not be taken for images.
             base: path of an image to read an overlay over, instead of the one that its header names.
+            file: a descriptor of the file, found at the real path ``path``, which the chain takes over; None
+                to open it by that name, which is the user's.
+            followed: asked whether the header of an overlay that the user did not name is believed.
 
         Raises:
             ImageError: one of them is damaged, unsupported or not a plain local file, or they form a loop.
                 Or ``base`` was given for an image that is no overlay.
             BaseImageError: a backing file is missing.
             NotFoundError: there is nothing at ``path``.
-            NotAllowedError: permissions forbid it, or a backing file does not look like an image.
+            NotAllowedError: permissions forbid it, a backing file does not look like an image, or the overlay
+                above it is another user's.
         """
         images: list[Image] = []
         try:
-            _open_all(path, format, images, vouched, base)
+            _open_all(path, format, images, vouched, base, file, followed)
         except BaseException:
             for image in images:
                 image.close()
@@ -91,6 +112,23 @@ class Chain:
     def virtual_size(self) -> int:
         """Bytes of the disk the guest sees: the top image's."""
         return self.top.virtual_size
+
+    def again(self, depth: int = 0) -> Chain:
+        """Open the files from ``depth`` on once more, by their descriptors: with locks of their own.
+
+        Raises:
+            ImageError: one is no image any more.
+        """
+        images: list[Image] = []
+        try:
+            for image in self.images[depth:]:
+                file = open_again(image.fd)
+                images.append(open_image(image.real_path, image.geometry.format, always, file=file))
+        except BaseException:
+            for image in images:
+                image.close()
+            raise
+        return Chain(tuple(images))
 
     def parent(self) -> Chain | None:
         """The chain below the top, or None; it shares the open files and does not close them."""
@@ -119,8 +157,7 @@ class Chain:
         """Fill ``buffer`` with guest bytes from ``offset`` on; several threads may do so at once.
 
         Raises:
-            ImageError: a compressed cluster is damaged.
-            OSError: reading fails.
+            ImageError: a compressed cluster is damaged, or a disk cannot read it.
         """
         for image, extent in self.extents(offset, len(buffer)):
             part = buffer[extent.offset - offset :][: extent.length]
@@ -172,7 +209,7 @@ def reachable(path: str) -> tuple[Fingerprint, ...]:
     images: list[Image] = []
     try:
         with suppress(OverlaysyncError, OSError):
-            _open_all(path, None, images, always)
+            _open_all(path, None, images, always, followed=lambda _path, _file: True)
         files = [Fingerprint.of(os.fstat(image.fd)) for image in images]
         with suppress(OverlaysyncError, OSError, IndexError, ValueError):
             last = images[-1]
@@ -185,11 +222,17 @@ def reachable(path: str) -> tuple[Fingerprint, ...]:
 
 
 def _open_all(
-    path: str, format: Format | None, images: list[Image], vouched: Vouched, base: str | None = None
+    path: str,
+    format: Format | None,
+    images: list[Image],
+    vouched: Vouched,
+    base: str | None = None,
+    file: int | None = None,
+    followed: Followed = is_own,
 ) -> None:
     """Append the image at ``path`` and its backing files, or ``base`` and those of it, to ``images``."""
     visited = set()
-    image = open_image(path, format, vouched)
+    image = open_image(path, format, vouched, file=file)
     while True:
         images.append(image)
         status = os.fstat(image.fd)
@@ -202,6 +245,9 @@ def _open_all(
             return
         if len(images) == MAX_DEPTH:
             raise ImageError(f"it has more than {MAX_DEPTH - 1} backing files", path=path)
+        named = len(images) == 1 and file is None
+        if not named and not followed(image.real_path, status):
+            raise _not_followed(image, status)
         given = base if len(images) == 1 else None
         image = (
             _open_backing(image, image.backing, vouched)
@@ -247,6 +293,14 @@ def _check_backing(overlay: Image, image: Image, declared: Format | None, vouche
             why=reason,
             hint=how_to_insist(image.path, format),
         )
+
+
+def _not_followed(overlay: Image, status: os.stat_result) -> NotAllowedError:
+    return NotAllowedError(
+        f"Not reading what {overlay.path} stands on",
+        why=f"it belongs to {name_of(status.st_uid)}, and its header can name any file that you may read",
+        hint=f"if you trust its owner, name it: overlaysync id {shlex.quote(overlay.path)}",
+    )
 
 
 def _wrong_header(overlay: Image, backing: Backing, error: WrongFormatError) -> ImageError:

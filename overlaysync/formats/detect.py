@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from overlaysync.errors import ImageError
-from overlaysync.formats.files import open_regular
+from overlaysync.formats.files import open_named
 from overlaysync.formats.image import Format, Image
 from overlaysync.formats.qcow2 import Qcow2Image
 from overlaysync.formats.qed import QedImage
@@ -45,13 +45,16 @@ class WrongFormatError(ImageError):
         self.found = found
 
 
-def open_image(path: str, format: Format | None = None, vouched: Vouched = never) -> Image:
+def open_image(
+    path: str, format: Format | None = None, vouched: Vouched = never, *, file: int | None = None
+) -> Image:
     """Open the image at ``path``; own layer only.
 
     Args:
-        path: may be a symlink.
+        path: may be a symlink; where ``file`` is given, its real path.
         format: what the user, the catalog or an overlay's header says it is; None to look.
         vouched: asked where nothing is said and the file should not be taken for an image.
+        file: a descriptor of the file, which the image takes over; None to open it by its name.
 
     Raises:
         WrongFormatError: it is of another format.
@@ -59,18 +62,21 @@ def open_image(path: str, format: Format | None = None, vouched: Vouched = never
         NotFoundError: there is nothing.
         NotAllowedError: permissions forbid it.
     """
-    fd = open_regular(path)
+    fd, real = open_named(path) if file is None else (file, path)
     try:
         found = detect_format(fd)
         if format not in (None, found):
             raise _mismatch(path, fd, format, found)
         image = _READERS[found].open(path, fd)
+        image.real_path = real
         reason = objection(path, fd, found) if format is None else ""
         if reason and not vouched(path, found):
             raise ImageError(reason, path=path, hint=how_to_insist(path, found))
         return image
-    except BaseException:
+    except BaseException as error:
         os.close(fd)
+        if isinstance(error, OSError):
+            raise ImageError(f"it cannot be read ({error.strerror})", path=path) from error
         raise
 
 

@@ -1,7 +1,8 @@
 """Regular files, opened and read with care: no devices, no FIFOs, no short reads, no late symlinks.
 
-Leaves out everything about formats. Rules: the user's path may be a symlink and is resolved once; what is
-then opened must be a regular file, and is never opened again by name.
+Leaves out everything about formats. Rules: the user's path may be a symlink and is resolved once; a name that
+was found in a directory may not. What is then opened must be a regular file, and is never opened again by
+name.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ _KINDS = (
     (stat.S_ISBLK, "a block device"),
     (stat.S_ISCHR, "a character device"),
     (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISLNK, "a symlink that leads nowhere"),
+    (stat.S_ISLNK, "a symlink"),
 )
 
 
 def open_regular(path: str) -> int:
-    """Open the regular file at ``path`` for reading and return its descriptor.
+    """Open the regular file at ``path`` for reading and return its descriptor; see :func:`open_named`."""
+    return open_named(path)[0]
+
+
+def open_named(path: str) -> tuple[int, str]:
+    """Open the regular file at ``path`` for reading; return its descriptor and its real path.
 
     Raises:
         ImageError: it is something else than a regular file.
@@ -37,9 +43,7 @@ def open_regular(path: str) -> int:
     """
     try:
         real = os.path.realpath(path)
-        # Looked at before it is opened: opening alone can move a tape or wake a device.
-        _require_regular(os.stat(real).st_mode, path)
-        fd = os.open(real, _FLAGS)
+        return _open(real, None, path), real
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"There is no file {path}", hint=_to_look(path)) from error
     except PermissionError as error:
@@ -47,6 +51,46 @@ def open_regular(path: str) -> int:
     except (OSError, ValueError) as error:
         reason = error.strerror or "" if isinstance(error, OSError) else str(error)
         raise ImageError(f"it cannot be opened ({reason})", path=path) from error
+
+
+def open_in(folder: int | None, name: str, path: str) -> int:
+    """Open the regular file ``name`` for reading, as it was found: a link there now is not followed.
+
+    Args:
+        folder: a descriptor of its directory; None where ``name`` is a real path.
+        name: of the file.
+        path: of the file, for errors.
+
+    Raises:
+        ImageError, NotFoundError, NotAllowedError: as :func:`open_regular`.
+    """
+    try:
+        return _open(name, folder, path)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"There is no file {path} any more", hint=_to_look(path)) from error
+    except PermissionError as error:
+        raise NotAllowedError(f"Cannot read {path}", why="permission denied", hint=may_read(path)) from error
+    except OSError as error:
+        raise ImageError(f"it cannot be opened ({error.strerror})", path=path) from error
+
+
+def open_again(fd: int) -> int:
+    """Return a second descriptor of an open file, to read it with: its locks and leases are its own."""
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def leads_to(path: str, fd: int) -> bool:
+    """Return whether ``path`` still is the name of the open file, and no link."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    except OSError:
+        return False
+
+
+def _open(name: str, folder: int | None, path: str) -> int:
+    # Looked at before it is opened: opening alone can move a tape or wake a device.
+    _require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode, path)
+    fd = os.open(name, _FLAGS, dir_fd=folder)
     try:
         _require_regular(os.fstat(fd).st_mode, path)
     except BaseException:
@@ -81,12 +125,12 @@ def pread_exact(fd: int, length: int, offset: int, *, path: str) -> bytes:
     The caller bounds ``length``; it is allocated.
 
     Raises:
-        ImageError: the file ends before.
+        ImageError: the file ends before, or its disk cannot read it.
     """
     parts = []
     missing = length
     while missing:
-        part = os.pread(fd, missing, offset + length - missing)
+        part = pread_some(fd, missing, offset + length - missing, path=path)
         if not part:
             raise ImageError("the file ends too early", path=path, offset=offset + length - missing)
         parts.append(part)
@@ -94,15 +138,53 @@ def pread_exact(fd: int, length: int, offset: int, *, path: str) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def read_padded(fd: int, offset: int, buffer: memoryview) -> None:
-    """Fill ``buffer`` from ``offset``; what lies past the end of the file is zero."""
+def pread_some(fd: int, length: int, offset: int, *, path: str) -> bytes:
+    """Read at most ``length`` bytes at ``offset``, none at the end of the file.
+
+    Raises:
+        ImageError: the disk cannot read them.
+    """
+    try:
+        return os.pread(fd, length, offset)
+    except OSError as error:
+        raise _failing(f"the disk cannot read the file at byte {offset} ({error.strerror})", path) from error
+
+
+def read_padded(fd: int, offset: int, buffer: memoryview, *, path: str, guest: int) -> None:
+    """Fill ``buffer`` from ``offset``; what lies past the end of the file is zero.
+
+    Args:
+        fd: the open file.
+        offset: where in the file.
+        buffer: what is filled.
+        path, guest: the file and the guest offset that ``offset`` holds, for an error.
+
+    Raises:
+        ImageError: the disk cannot read it; it names the guest offset.
+    """
     filled = 0
     while filled < len(buffer):
-        count = os.preadv(fd, [buffer[filled:]], offset + filled)
+        try:
+            count = os.preadv(fd, [buffer[filled:]], offset + filled)
+        except OSError as error:
+            raise unreadable(error, path, guest + filled) from error
+        if count == len(buffer):
+            return
         if not count:
             break
         filled += count
     fill_zeros(buffer[filled:])
+
+
+def unreadable(error: OSError, path: str, guest: int) -> ImageError:
+    """Return the error for bytes of a guest's disk that cannot be read."""
+    return _failing(f"the disk cannot read what the guest has at offset {guest:#x} ({error.strerror})", path)
+
+
+def _failing(reason: str, path: str) -> ImageError:
+    heal = f"overlaysync verify --repair {shlex.quote(path)}"
+    hint = f"the disk may be failing: see dmesg; to heal the image: {heal}"
+    return ImageError(reason, path=path, hint=hint)
 
 
 def fill_zeros(buffer: memoryview) -> None:

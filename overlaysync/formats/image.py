@@ -10,7 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from types import TracebackType
 from typing import Self
 
@@ -31,6 +31,16 @@ MAGIC = {Format.QED: b"QED\0", Format.QCOW2: b"QFI\xfb"}
 """The four bytes with which an image begins; raw ones begin with anything else."""
 
 
+class Compression(IntEnum):
+    """How compressed clusters are stored; the value is qcow2's."""
+
+    ZLIB = 0
+    ZSTD = 1
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """How an image is laid out.
@@ -39,11 +49,13 @@ class Geometry:
         format: the format.
         cluster_size: its allocation unit in bytes (raw: the file system's 4096).
         subcluster_size: smaller than ``cluster_size`` only for qcow2 with extended L2 entries.
+        compression: how its compressed clusters are stored; None when it has none.
     """
 
     format: Format
     cluster_size: int
     subcluster_size: int
+    compression: Compression | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,7 @@ class Image(ABC):
 
     Attributes:
         path: the path it was opened by.
+        real_path: the same without symlinks, as it was then: later it may lead elsewhere.
         fd: the open file, O_RDONLY.
         geometry: format and cluster sizes.
         virtual_size: guest bytes, a multiple of 512.
@@ -122,6 +135,7 @@ class Image(ABC):
     """
 
     path: str
+    real_path: str
     fd: int
     geometry: Geometry
     virtual_size: int
@@ -146,8 +160,7 @@ class Image(ABC):
         """Fill ``buffer`` (``extent.length`` bytes) with a DATA extent; bytes past the file's end are zero.
 
         Raises:
-            ImageError: a compressed cluster does not inflate to its size.
-            OSError: reading fails.
+            ImageError: a compressed cluster does not inflate to its size, or the disk cannot read it.
         """
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from overlaysync.formats.cache import ByteCache
 from overlaysync.formats.claims import ClusterSet
 from overlaysync.formats.compressed import inflate
-from overlaysync.formats.files import pread_exact, read_padded
+from overlaysync.formats.files import pread_exact, read_padded, unreadable
 from overlaysync.formats.image import Extent, Format, Geometry
 from overlaysync.formats.qcow2_header import Header, read_header
 from overlaysync.formats.qcow2_snapshots import snapshot_names
@@ -70,7 +71,10 @@ class Qcow2Image(TwoLevelImage):
         image._inflated = ByteCache(_INFLATED_CACHE)
         image._compressed = ClusterSet()
         image._streams = []
+        image._has_compressed = False
         image.load()
+        if image._has_compressed:
+            image.geometry = replace(geometry, compression=header.compression)
         return image
 
     def snapshot_names(self) -> tuple[str, ...]:
@@ -79,6 +83,7 @@ class Qcow2Image(TwoLevelImage):
     _inflated: ByteCache[bytes]
     _compressed: ClusterSet
     _streams: list[NDArray[np.int64]]
+    _has_compressed: bool
 
     # -- checks --------------------------------------------------------------------------------------
 
@@ -156,6 +161,7 @@ class Qcow2Image(TwoLevelImage):
         words, size = entries[:, 0], self.header.cluster_size
         compressed = words & _COMPRESSED != 0
         if compressed.any():
+            self._has_compressed = True
             starts = self._compressed_start(words[compressed])
             ends = starts + self._compressed_size(words[compressed], starts)
             first, last = starts // size, (ends - 1) // size
@@ -228,7 +234,7 @@ class Qcow2Image(TwoLevelImage):
     def read_into(self, extent: Extent, buffer: memoryview) -> None:
         """See :class:`Image`."""
         if not extent.stored:
-            read_padded(self.fd, extent.host, buffer)
+            read_padded(self.fd, extent.host, buffer, path=self.path, guest=extent.offset)
             return
         start = extent.offset % self.header.cluster_size
         buffer[:] = self._cluster_at(extent)[start : start + extent.length]
@@ -238,7 +244,10 @@ class Qcow2Image(TwoLevelImage):
         data = self._inflated.get(extent.host)
         if data is None:
             # The last sector need not be whole at the end of the file.
-            stored = os.pread(self.fd, extent.stored, extent.host)
+            try:
+                stored = os.pread(self.fd, extent.stored, extent.host)
+            except OSError as error:
+                raise unreadable(error, self.path, extent.offset) from error
             data = inflate(stored, self.header.cluster_size, self.header.compression)
             if data is None:
                 self.refuse("a compressed cluster does not inflate to its size", extent.host)

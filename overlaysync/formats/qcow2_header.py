@@ -10,12 +10,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import NoReturn
 
 from overlaysync.errors import ImageError
 from overlaysync.formats.files import pread_exact
-from overlaysync.formats.image import MAGIC, Backing, Format, check_virtual_size
+from overlaysync.formats.image import MAGIC, Backing, Compression, Format, check_virtual_size
 from overlaysync.units import KIB, MIB, SECTOR, ceil_div
 
 _FIELDS_V2 = struct.Struct(">4sIQIIQIIQQIIQ")
@@ -39,13 +38,6 @@ _MAX_SNAPSHOTS = 65536
 _MAX_NAME = 1023
 _MAX_FORMAT_NAME = 15
 _MIN_EXTENDED_CLUSTER = 16 * KIB
-
-
-class Compression(IntEnum):
-    """How compressed clusters are stored."""
-
-    ZLIB = 0
-    ZSTD = 1
 
 
 @dataclass(frozen=True, slots=True)

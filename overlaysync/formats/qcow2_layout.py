@@ -1,7 +1,8 @@
 """The layout of a new qcow2 image (version 3): header cluster, refcounts, L1, L2 tables, data.
 
 Every cluster of the file is used exactly once, so all refcounts are 1 and all offsets carry COPIED.
-Left out: every optional feature (compression, extended L2 entries, bitmaps, snapshots, encryption).
+Compressed images are in :mod:`overlaysync.formats.qcow2_packed`. Left out: all other
+optional features (extended L2 entries, bitmaps, snapshots, encryption).
 Source: docs/interop/qcow2.rst of QEMU; limits beyond it are those of block/qcow2.h.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from overlaysync.errors import ImageError
-from overlaysync.formats.image import MAGIC, Format
+from overlaysync.formats.image import MAGIC, Compression, Format
 from overlaysync.formats.layout import Target, UnitMap
 from overlaysync.formats.table_layout import ENTRY_SIZE, TableLayout
 from overlaysync.units import KIB, MIB, ceil_div, round_up
@@ -32,6 +33,8 @@ REFCOUNT_SIZE = 2
 EXTENSION_END = 0
 EXTENSION_BACKING_FORMAT = 0xE2792ACA
 COPIED = 1 << 63
+_COMPRESSION = 1 << 3
+"""Incompatible feature: the header says how clusters are compressed."""
 
 MAX_L1_SIZE = 32 * MIB
 MAX_REFCOUNT_TABLE_SIZE = 8 * MIB
@@ -93,7 +96,13 @@ class Qcow2Layout(TableLayout):
         self.blocks_offset = cluster_size * (1 + self.refcount_table_clusters)
         l1_offset = self.blocks_offset + self.refcount_blocks * cluster_size
         self.place(l1_offset=l1_offset, l2_offset=l1_offset + l1_clusters * cluster_size)
-        self._head = self._header()
+        self._head = header(
+            target,
+            l1_entries=self.l1_entries,
+            l1_offset=self.l1_offset,
+            refcounts_offset=cluster_size,
+            refcount_table_clusters=self.refcount_table_clusters,
+        )
         if len(self._head) > cluster_size:
             raise ImageError("the backing file's name does not fit", hint="choose larger clusters")
 
@@ -109,36 +118,51 @@ class Qcow2Layout(TableLayout):
         for first in range(0, count, _REFCOUNT_RUN):
             ones = b"\0\1" * min(_REFCOUNT_RUN, count - first)
             yield self.blocks_offset + first * REFCOUNT_SIZE, ones
-        blocks = np.arange(self.refcount_blocks) * cluster_size + self.blocks_offset
-        yield cluster_size, blocks.astype(self.entry_type).tobytes()
+        yield cluster_size, refcount_table(self.blocks_offset, self.refcount_blocks, cluster_size)
 
-    def _header(self) -> bytes:
-        """Header, extensions and backing name."""
-        target = self.target
-        name = target.backing_name or b""
-        extensions = _extension(EXTENSION_BACKING_FORMAT, target.backing_format) if name else b""
-        extensions += EXTENSION.pack(EXTENSION_END, 0)
-        header = HEADER.pack(
-            MAGIC[Format.QCOW2],
-            VERSION,
-            HEADER.size + len(extensions) if name else 0,
-            len(name),
-            target.cluster_size.bit_length() - 1,
-            target.virtual_size,
-            0,
-            self.l1_entries,
-            self.l1_offset,
-            target.cluster_size,
-            self.refcount_table_clusters,
-            0,
-            0,
-            0,
-            0,
-            0,
-            REFCOUNT_ORDER,
-            HEADER.size,
-        )
-        return header + extensions + name
+
+def header(
+    target: Target,
+    *,
+    l1_entries: int,
+    l1_offset: int,
+    refcounts_offset: int,
+    refcount_table_clusters: int,
+    compression: Compression = Compression.ZLIB,
+) -> bytes:
+    """Return header, extensions and backing name of an image whose tables lie at these file offsets."""
+    name = target.backing_name or b""
+    extensions = _extension(EXTENSION_BACKING_FORMAT, target.backing_format) if name else b""
+    extensions += EXTENSION.pack(EXTENSION_END, 0)
+    # The field is left out for zlib, as QEMU before 5.1 did.
+    more = bytes([compression]).ljust(8, b"\0") if compression else b""
+    size = HEADER.size + len(more)
+    fields = HEADER.pack(
+        MAGIC[Format.QCOW2],
+        VERSION,
+        size + len(extensions) if name else 0,
+        len(name),
+        target.cluster_size.bit_length() - 1,
+        target.virtual_size,
+        0,
+        l1_entries,
+        l1_offset,
+        refcounts_offset,
+        refcount_table_clusters,
+        0,
+        0,
+        _COMPRESSION if compression else 0,
+        0,
+        0,
+        REFCOUNT_ORDER,
+        size,
+    )
+    return fields + more + extensions + name
+
+
+def refcount_table(offset: int, blocks: int, cluster_size: int) -> bytes:
+    """Return the table of so many refcount blocks that lie back to back from ``offset`` on."""
+    return (np.arange(blocks, dtype=np.uint64) * cluster_size + offset).astype(">u8").tobytes()
 
 
 def _extension(kind: int, format: Format | None) -> bytes:

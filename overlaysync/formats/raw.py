@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from overlaysync.errors import ImageError
-from overlaysync.formats.files import next_data, next_hole, read_padded
+from overlaysync.formats.files import next_data, next_hole, pread_some, read_padded
 from overlaysync.formats.image import Extent, Format, Geometry, Image, check_range, check_virtual_size
 from overlaysync.formats.recognition import HEAD_SIZE, foreign_format
 from overlaysync.model.digest import Kind
@@ -33,7 +33,7 @@ class RawImage(Image):
         Raises:
             ImageError: it begins like another format, or is too large.
         """
-        name = foreign_format(os.pread(fd, HEAD_SIZE, 0))
+        name = foreign_format(pread_some(fd, HEAD_SIZE, 0, path=path))
         if name:
             raise ImageError(
                 f"it is {name}, not a raw one", path=path, hint="convert it with qemu-img convert"
@@ -78,4 +78,4 @@ class RawImage(Image):
 
     def read_into(self, extent: Extent, buffer: memoryview) -> None:
         """See :class:`Image`."""
-        read_padded(self.fd, extent.host, buffer)
+        read_padded(self.fd, extent.host, buffer, path=self.path, guest=extent.offset)

@@ -22,7 +22,6 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from overlaysync.errors import OverlaysyncError
-from overlaysync.formats.files import open_regular
 from overlaysync.formats.image import MAGIC, Format
 from overlaysync.units import SECTOR
 
@@ -123,16 +122,20 @@ def fits_ending(path: str, format: Format) -> bool:
     return ending in ("", ".img", f".{format.value}") or (ending == _ISO and format is Format.RAW)
 
 
-def is_listed(path: str) -> bool:
+def is_listed(name: str, opened: Callable[[], int]) -> bool:
     """Return whether the file counts as an image in the listing of a directory.
 
     It does when it is named like one, or has another ending (``web.snap1``) and begins like qcow2 or QED.
+
+    Args:
+        name: of the file.
+        opened: opens it and returns the descriptor, which is closed here.
     """
-    ending = ending_of(path)
-    if ending or path.lower().endswith(_UNFINISHED):
+    ending = ending_of(name)
+    if ending or name.lower().endswith(_UNFINISHED):
         return ending in IMAGE_ENDINGS
     with suppress(OverlaysyncError, OSError):
-        fd = open_regular(path)
+        fd = opened()
         try:
             return detect_format(fd) is not Format.RAW
         finally:

@@ -251,7 +251,7 @@ class TwoLevelImage(Image):
 
     def read_into(self, extent: Extent, buffer: memoryview) -> None:
         """See :class:`Image`."""
-        read_padded(self.fd, extent.host, buffer)
+        read_padded(self.fd, extent.host, buffer, path=self.path, guest=extent.offset)
 
     @property
     def _cluster(self) -> int:

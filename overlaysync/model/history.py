@@ -26,7 +26,7 @@ class Version(Protocol):
 
     @property
     def follows(self) -> tuple[bytes, ...]:
-        """The ids of the versions it follows."""
+        """The ids of the versions it follows, first the one that it was made from."""
         ...
 
 
@@ -53,6 +53,19 @@ class History:
     def is_before(self, old: bytes, new: bytes) -> bool:
         """Whether ``new`` follows ``old``, directly or through others."""
         return old != new and old in self.before(new)
+
+    def is_made_from(self, old: bytes, new: bytes) -> bool:
+        """Whether ``new`` was made from ``old``, directly or through others.
+
+        A version may also follow one that it was only chosen over, of which it may hold nothing.
+        """
+        seen: set[bytes] = set()
+        while new not in seen and (follows := self._follows.get(new)):
+            seen.add(new)
+            new = follows[0]
+            if new == old:
+                return True
+        return False
 
     def newest(self, versions: Iterable[V]) -> list[V]:
         """Return those of ``versions`` that no other of them follows: one, or the sides of a fork."""

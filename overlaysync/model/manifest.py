@@ -23,6 +23,9 @@ from overlaysync.units import CHUNK, MAX_VIRTUAL_SIZE, MIN_GRANULE, SECTOR
 MAX_HEADER_SIZE = 4096
 MANIFEST_CONTEXT = "overlaysync v1 manifest"
 FORMATS = ("raw", "qed", "qcow2")
+COMPRESSIONS = ("zlib", "zstd")
+MAX_COMPRESSED_SIZE = (1 << 53) - 1
+"""What a JSON number holds anywhere, far more than a file has."""
 MAX_VERSION = (1 << 31) - 1
 MAX_FOLLOWS = 8
 """Versions that one version may follow."""
@@ -45,7 +48,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         team: the team it is labelled with, or "".
         name: its name.
         version: 1 + the highest version that it follows; 1 when it follows none.
-        follows: ids of the manifests that the publisher's file held before this one, rising, in hexadecimal.
+        follows: ids of the manifests that the publisher's file held before this one, in hexadecimal: first
+            the one that this one was made from, then, rising, those that it was chosen over.
         id: disk id or layer id.
         virtual_size: guest bytes.
         unit: bytes a digest covers.
@@ -56,6 +60,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         result: disk id the guest sees: of a disk its own id, of a layer that of the layer on its parent.
         format: format of the publisher's image.
         cluster_size: cluster size a rebuilt image should have, in bytes.
+        compression: how the publisher's master has its clusters compressed, "" where they are not.
+        compressed_size: bytes of that file; 0 where they are not.
         created: when it was published, ISO 8601 UTC.
         by: label of the publisher's node; for people only.
         note: what the publisher says of this version, one line; for people only.
@@ -77,6 +83,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     result: str
     format: str
     cluster_size: int
+    compression: str = ""
+    compressed_size: int = 0
     created: str
     by: str = ""
     note: str = ""
@@ -158,6 +166,11 @@ def _problem(header: Header) -> str:
         "list_size": 0 < header.list_size <= MAX_LIST_SIZE,
         "format": header.format in FORMATS,
         "cluster_size": header.cluster_size in _CLUSTER_SIZES,
+        "compression": not header.compression
+        or (header.compression in COMPRESSIONS and header.format == "qcow2" and not layer),
+        "compressed_size": 0 < header.compressed_size <= MAX_COMPRESSED_SIZE
+        if header.compression
+        else header.compressed_size == 0,
         "created": bool(_TIME.fullmatch(header.created)),
         "note": len(header.note) <= MAX_NOTE,
         "label": len(header.by) <= _LABEL_LIMIT and len(header.parent_name) <= _LABEL_LIMIT,
@@ -166,9 +179,10 @@ def _problem(header: Header) -> str:
 
 
 def _are_ids(follows: tuple[str, ...]) -> bool:
-    """Whether they are manifest ids in rising order, each once, and not too many."""
-    rising = all(before < after for before, after in pairwise(follows))
-    return len(follows) <= MAX_FOLLOWS and rising and all(map(_MANIFEST_ID.fullmatch, follows))
+    """Whether they are manifest ids, each once, all but the first in rising order, and not too many."""
+    rising = all(before < after for before, after in pairwise(follows[1:]))
+    once = len(set(follows)) == len(follows) <= MAX_FOLLOWS
+    return once and rising and all(map(_MANIFEST_ID.fullmatch, follows))
 
 
 _GRANULES = {MIN_GRANULE << shift for shift in range(5)}

@@ -22,6 +22,7 @@ MAX_PEERS = 256
 MAX_LABEL = 100  # characters of a node's label
 MAX_ETAG = 128
 MAX_HOST = 253  # DNS
+BOOT_SIZE = 16  # of the hash of a boot id
 
 MAX_SWARM_SIZE = 64 * KIB  # a have map of 65,536 pieces is 11 KiB in base64, 256 members are 20 KiB
 LEAST_TOLD_PORT = 1024  # of an address that another tells of or announces

@@ -16,8 +16,8 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from yarl import URL
@@ -38,6 +38,7 @@ from overlaysync.net.bounds import (
     ClientBounds,
 )
 from overlaysync.net.compression import ENCODING, decompress, decompress_at_most
+from overlaysync.net.interfaces import heard_from
 from overlaysync.net.membership import encode_proof
 from overlaysync.net.messages import (
     Address,
@@ -52,9 +53,12 @@ from overlaysync.net.messages import (
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import ConnectionLostError, DataConnection, Head, SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion, decode_swarm, encode_question
-from overlaysync.net.tls import SERVER_NAME, client_context, node_key
+from overlaysync.net.tls import SERVER_NAME, client_context, shown_by
 from overlaysync.swarm.link import Compression, Link
-from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Nonces, Role, Team, proven
+from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Binding, Role, Team, proven
+
+if TYPE_CHECKING:
+    from overlaysync.trust.certificate import Shown
 
 
 class BusyError(PeerError):
@@ -123,6 +127,7 @@ class Client:
         self._packs_pages = compression is not Compression.NEVER
         self._limit = limit or RateLimit(None)
         self._hosts: dict[tuple[Endpoint, bool], _Host] = {}
+        self._answering: set[DataConnection] = set()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,  # who is asked, and how often, is bounded by those who ask
@@ -143,6 +148,11 @@ class Client:
     def rate(self) -> int | None:
         """Bytes per second that all image data together may have."""
         return self._limit.rate
+
+    @property
+    def arrived(self) -> int:
+        """Bytes of image data that have come so far, with those that wait in the kernel to be read."""
+        return self._link.total + sum(connection.waiting_size for connection in self._answering)
 
     async def __aenter__(self) -> Client:
         return self
@@ -177,7 +187,8 @@ class Client:
 
     async def peers(self, address: Endpoint) -> tuple[Address, ...]:
         """The peers that the peer knows."""
-        return decode_peers(await self._body(address, "peers", MAX_PEERS_SIZE))
+        told = decode_peers(await self._body(address, "peers", MAX_PEERS_SIZE))
+        return tuple(Address(heard_from(host, address.host), port) for host, port in told)
 
     async def page_list(self, address: Endpoint, manifest_id: bytes, size: int) -> bytes:
         """An encoded page list, which must have ``size`` bytes."""
@@ -207,7 +218,9 @@ class Client:
     ) -> SwarmAnswer:
         """What the peer has of a content of so many pieces, and who else fetches it."""
         path = f"manifests/{manifest_id.hex()}/swarm?{encode_question(question)}"
-        return decode_swarm(await self._body(address, path, MAX_SWARM_SIZE), pieces)
+        answer = decode_swarm(await self._body(address, path, MAX_SWARM_SIZE), pieces)
+        members = (replace(one, host=heard_from(one.host, address.host)) for one in answer.members)
+        return replace(answer, members=tuple(members))
 
     async def _body(self, address: Endpoint, path: str, limit: int) -> bytes:
         """A small body, of at most ``limit`` bytes."""
@@ -231,7 +244,9 @@ class Client:
         self, address: Address, path: str, limit: int, *, etag: str = "", compress: bool = False
     ) -> _Answer:
         """What is answered with status 200, or 304 when ``etag`` is still good."""
-        fields = {"If-None-Match": etag} if etag else {}
+        fields = {"Host": _host_field(address)}
+        if etag:
+            fields["If-None-Match"] = etag
         if compress:
             fields["Accept-Encoding"] = ENCODING
         try:
@@ -371,6 +386,19 @@ class Client:
 
     # -- the private lane ----------------------------------------------------------------------------
 
+    async def shown(self, address: PrivateAddress) -> Shown:
+        """What the process behind a private lane shows of itself in a handshake; nothing is asked.
+
+        Raises:
+            PeerError: there is no connection, or no certificate that can be judged.
+        """
+        connection = DataConnection(self._bounds, self._limit, self._link, tls=True)
+        await self._connect(address, connection)
+        try:
+            return _shown_behind(address, connection)
+        finally:
+            connection.abort()
+
     async def _open_private(self, address: PrivateAddress, connection: DataConnection) -> None:
         """Connect, see who answers, and prove to each other to be in the team; nothing else is said before.
 
@@ -383,10 +411,10 @@ class Client:
             raise GoneError(f"this node is not in the team of {address}")
         await self._connect(address, connection)
         try:
-            key = _key_behind(address, connection)
-            if address.key not in (b"", key):
+            shown = _shown_behind(address, connection)
+            if address.key not in (b"", shown.node):
                 raise PeerError(f"{address} is another node than was expected")
-            await self._prove(address, connection, team, key)
+            await self._prove(address, connection, team, shown)
         except (PeerError, DecodeError) as error:
             connection.abort()
             raise _no_data(address, error) from None
@@ -395,39 +423,42 @@ class Client:
             raise
 
     async def _prove(
-        self, address: PrivateAddress, connection: DataConnection, team: Team, key: bytes
+        self, address: PrivateAddress, connection: DataConnection, team: Team, shown: Shown
     ) -> None:
         nonce = memoryview(bytearray(NONCE_SIZE))
         head = await connection.begin(_request(address, "nonce"), nonce)
         _check_status(address, head.status, str(head.retry_after))
-        nonces = Nonces(key, bytes(nonce), secrets.token_bytes(NONCE_SIZE))
-        query = encode_proof(nonces.client, team.prove(Role.CLIENT, nonces))
+        binding = Binding(shown.node, shown.lane, bytes(nonce), secrets.token_bytes(NONCE_SIZE))
+        query = encode_proof(binding.client, team.prove(Role.CLIENT, binding))
         proof = memoryview(bytearray(PROOF_SIZE))
         head = await connection.begin(_request(address, f"proof?{query}"), proof)
         _check_status(address, head.status, str(head.retry_after))
-        if not proven(Role.SERVER, (team,), nonces, bytes(proof)):
+        if not proven(Role.SERVER, (team,), binding, bytes(proof)):
             raise GoneError(f"{address} is not in the team")
 
     async def _ask(self, host: _Host, connection: DataConnection, answer: asyncio.Future[Head]) -> Head:
+        self._answering.add(connection)
         try:
             head = await answer
         except BaseException:
             connection.abort()
             raise
+        finally:
+            self._answering.discard(connection)
         if connection.usable:
             host.idle.append(connection)
         return head
 
 
-def _key_behind(address: PrivateAddress, connection: DataConnection) -> bytes:
-    """The node key that the peer has shown.
+def _shown_behind(address: PrivateAddress, connection: DataConnection) -> Shown:
+    """What the peer has shown of itself.
 
     Raises:
-        PeerError: it has shown none, or a certificate that cannot even be judged.
+        PeerError: nothing, or a certificate that cannot even be judged.
     """
     assert connection.transport is not None
     try:
-        return node_key(connection.transport)
+        return shown_by(connection.transport)
     except Exception as error:
         raise PeerError(f"{address} shows no usable certificate", why=printable(str(error))) from None
 
@@ -468,8 +499,13 @@ def _url(address: Address, path: str) -> URL:
     return URL(f"http://{address}/v1/{path}", encoded=True)
 
 
+def _host_field(address: Endpoint) -> str:
+    """The Host field: a scope is this machine's own (RFC 6874, section 4)."""
+    return str(Address(address.host.partition("%")[0], address.port))
+
+
 def _request(address: Endpoint, path: str, *, compress: bool = False) -> bytes:
-    host = Address(address.host, address.port)
+    host = _host_field(address)
     fields = f"Accept-Encoding: {ENCODING}\r\n" if compress else ""
     return f"GET /v1/{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: overlaysync\r\n{fields}\r\n".encode(
         "ascii"

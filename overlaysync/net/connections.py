@@ -1,8 +1,9 @@
 """aiohttp's low-level server with a bound on connections, in all and for each client address.
 
 When there is no place left, the connection that has been idle longest makes room (an honest client just
-opens a new one); when none is idle, the newcomer is told to come back. How many places there are depends on
-the file descriptors that the process may have: a server that has none left answers nobody.
+opens a new one); when none is idle, the newcomer is told to come back. A connection counts until it is gone:
+one that was closed while its client takes nothing still has its descriptor and its memory. How many places
+there are depends on the descriptors that the process may have: a server that has none left answers nobody.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import asyncio
 import logging
 import random
 import resource
+import socket
+import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +41,17 @@ _quiet.setLevel(logging.CRITICAL)  # whatever strangers send is no event; our ow
 def retry_after(bounds: ServerBounds) -> int:
     """Seconds after which to come back: clients sent away together should not come back together."""
     return bounds.retry_s + random.randint(0, bounds.retry_s)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection now; what its client has not taken goes as well.
+
+    Else the kernel keeps that for minutes, and megabytes of it.
+    """
+    with suppress(OSError):
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def raise_descriptor_limit() -> int:
@@ -79,6 +93,7 @@ class BoundedServer(web.Server):
         self._bounds = bounds
         self._addresses: Counter[str] = Counter()
         self._open: dict[web.RequestHandler, str] = {}
+        self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
         self._idle: dict[web.RequestHandler, str] = {}  # in the order they became idle
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
@@ -89,12 +104,20 @@ class BoundedServer(web.Server):
             transport.write(_BUSY % (retry_after(self._bounds)))
             transport.close()
             return
+        self._transports[handler] = transport
+        self._limit_silence(transport)
         self._open[handler] = self._idle[handler] = address
         self._addresses[address] += 1
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._forget(handler)
+
+    def _limit_silence(self, transport: asyncio.Transport) -> None:
+        """Let the kernel end the connection when its client takes nothing for too long, closed or not."""
+        with suppress(OSError):
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._bounds.write_s * 1000))
 
     @contextmanager
     def busy(self, request: web.BaseRequest) -> Iterator[None]:
@@ -115,13 +138,17 @@ class BoundedServer(web.Server):
     def _close_idle(self, address: str | None) -> bool:
         for handler, owner in self._idle.items():
             if address in (None, owner):
+                transport = self._transports[handler]
                 self._forget(handler)
                 handler.force_close()
+                if transport.get_write_buffer_size():  # closing waits for a client that takes nothing
+                    reset(transport)
                 return True
         return False
 
     def _forget(self, handler: web.RequestHandler) -> None:
         self._idle.pop(handler, None)
+        self._transports.pop(handler, None)
         address = self._open.pop(handler, None)
         if address is not None:
             self._addresses[address] -= 1

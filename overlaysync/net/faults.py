@@ -49,6 +49,13 @@ class Faults:
     def __init__(self, note: Callable[[str], None] | None = None) -> None:
         self._note = note
         self.counts: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
+
+    def take(self) -> Counter[str]:
+        """Return what was counted since this was last asked."""
+        new = self.counts - self._taken
+        self._taken = self.counts.copy()
+        return new
 
     def contain(self, error: BaseException, doing: str) -> PeerError | DecodeError:
         """Return the failure of one peer that ``error`` means; note and count it if it is unexpected.

@@ -10,8 +10,12 @@ import re
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Nonces, Role, Team, proven
+from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Binding, Role, Team, proven
+
+if TYPE_CHECKING:
+    from overlaysync.trust.certificate import Shown
 
 _QUESTION = re.compile(
     rf"nonce=([0-9a-f]{{{2 * NONCE_SIZE}}})&proof=([0-9a-f]{{{2 * PROOF_SIZE}}})", re.ASCII
@@ -39,15 +43,21 @@ class Membership:
         self._nonce = secrets.token_bytes(NONCE_SIZE)
         return self._nonce
 
-    def answer(self, query: str, node: bytes, teams: Collection[Team]) -> bytes | None:
-        """The server's proof, when ``query`` proves membership of one of ``teams``; the nonce is used up."""
+    def answer(self, query: str, shown: Shown, teams: Collection[Team]) -> bytes | None:
+        """The server's proof, when ``query`` proves membership of one of ``teams``; the nonce is used up.
+
+        Args:
+            query: what the client sent.
+            shown: what this server's certificate shows; who relays to it has shown something else.
+            teams: those that this node is in.
+        """
         nonce, self._nonce = self._nonce, b""
         match = _QUESTION.fullmatch(query)
         if match is None or not nonce:
             return None
-        nonces = Nonces(node, nonce, bytes.fromhex(match[1]))
-        team = proven(Role.CLIENT, teams, nonces, bytes.fromhex(match[2]))
+        binding = Binding(shown.node, shown.lane, nonce, bytes.fromhex(match[1]))
+        team = proven(Role.CLIENT, teams, binding, bytes.fromhex(match[2]))
         if team is None:
             return None
         self.teams |= {team.name}
-        return team.prove(Role.SERVER, nonces)
+        return team.prove(Role.SERVER, binding)

@@ -10,7 +10,6 @@ import base64
 import ipaddress
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -20,6 +19,7 @@ import msgspec
 from overlaysync.errors import DecodeError, UsageError
 from overlaysync.model.names import one_field, printable
 from overlaysync.net.bounds import (
+    BOOT_SIZE,
     MAX_CATALOG_ITEMS,
     MAX_CATALOG_SIZE,
     MAX_HISTORY_ITEMS,
@@ -34,6 +34,7 @@ from overlaysync.net.bounds import (
     MAX_SLOTS,
     MAX_SLOTS_TEXT,
 )
+from overlaysync.net.interfaces import is_link_local
 from overlaysync.trust.keys import PUBLIC_KEY_SIZE
 
 _Message = TypeVar("_Message")
@@ -50,12 +51,21 @@ class CatalogMessage:
         label: its label, safe to print.
         envelopes: signed manifests, not yet opened.
         tls: the port of its private lane; 0 when it has none.
+        boot: a hash that all nodes on one machine have in common, as it says; b"" when it says none.
+        in_use: manifests of what a VM uses there, not yet opened, and since when.
     """
 
     node: bytes
     label: str
     envelopes: tuple[bytes, ...]
     tls: int = 0
+    boot: bytes = b""
+    in_use: tuple[tuple[bytes, str], ...] = ()
+
+
+class _InUseJson(msgspec.Struct, frozen=True):
+    item: str
+    since: str
 
 
 class _CatalogJson(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -63,6 +73,8 @@ class _CatalogJson(msgspec.Struct, frozen=True, omit_defaults=True):
     label: str
     items: list[str]
     tls: int = 0
+    boot: str = ""
+    in_use: list[_InUseJson] = []
 
 
 class _HistoryJson(msgspec.Struct, frozen=True):
@@ -77,19 +89,36 @@ _catalog_decoder = msgspec.json.Decoder(_CatalogJson)
 _history_decoder = msgspec.json.Decoder(_HistoryJson)
 _peers_decoder = msgspec.json.Decoder(_PeersJson)
 _encode = msgspec.json.Encoder().encode
+_BOOT = re.compile(rf"[0-9a-f]{{{2 * BOOT_SIZE}}}")
+_SINCE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+_IN_USE = ',"in_use":[]'
+_IN_USE_ITEM = '{"item":"","since":""},'
 
 
-def encode_catalog(node: bytes, label: str, envelopes: Iterable[bytes], *, tls: int = 0) -> bytes:
-    """The catalog of a node; envelopes that no longer fit the bounds are left out."""
+def encode_catalog(
+    node: bytes,
+    label: str,
+    envelopes: Iterable[bytes],
+    *,
+    tls: int = 0,
+    boot: bytes = b"",
+    in_use: Iterable[tuple[bytes, str]] = (),
+) -> bytes:
+    """The catalog of a node; what no longer fits the bounds is left out, first what is in use."""
     items: list[str] = []
-    size = len(_encode(_CatalogJson(node.hex(), label[:MAX_LABEL], [], tls)))
-    for envelope in envelopes:
+    used: list[_InUseJson] = []
+    message = _CatalogJson(node.hex(), label[:MAX_LABEL], items, tls, boot.hex(), used)
+    size = len(_encode(message)) + len(_IN_USE)
+    for envelope, since in (*((envelope, "") for envelope in envelopes), *in_use):
         item = base64.b64encode(envelope).decode("ascii")
-        size += len(item) + 3  # quotes and comma
-        if len(items) == MAX_CATALOG_ITEMS or size > MAX_CATALOG_SIZE:
+        size += len(item) + (len(_IN_USE_ITEM) + len(since) if since else 3)  # quotes and comma
+        if len(items) + len(used) == MAX_CATALOG_ITEMS or size > MAX_CATALOG_SIZE:
             break
-        items.append(item)
-    return _encode(_CatalogJson(node.hex(), label[:MAX_LABEL], items, tls))
+        if since:
+            used.append(_InUseJson(item, since))
+        else:
+            items.append(item)
+    return _encode(message)
 
 
 def decode_catalog(data: bytes) -> CatalogMessage:
@@ -105,12 +134,23 @@ def decode_catalog(data: bytes) -> CatalogMessage:
         node = b""
     if len(node) != PUBLIC_KEY_SIZE:
         raise DecodeError("a catalog without its node's public key")
-    if len(message.items) > MAX_CATALOG_ITEMS:
-        raise DecodeError(f"a catalog of {len(message.items)} manifests", why=f"at most {MAX_CATALOG_ITEMS}")
+    count = len(message.items) + len(message.in_use)
+    if count > MAX_CATALOG_ITEMS:
+        raise DecodeError(f"a catalog of {count} manifests", why=f"at most {MAX_CATALOG_ITEMS}")
     if not 0 <= message.tls < 1 << 16:
         raise DecodeError("a catalog with a port that there is not")
-    envelopes = tuple(map(_envelope, message.items))
-    return CatalogMessage(node, one_field(message.label, MAX_LABEL), envelopes, message.tls)
+    if message.boot and not _BOOT.fullmatch(message.boot):
+        raise DecodeError("a catalog with a hash of a boot id that is none")
+    if not all(_SINCE.fullmatch(used.since) for used in message.in_use):
+        raise DecodeError("a catalog of what is in use since no date")
+    return CatalogMessage(
+        node,
+        one_field(message.label, MAX_LABEL),
+        tuple(map(_envelope, message.items)),
+        message.tls,
+        bytes.fromhex(message.boot),
+        tuple((_envelope(used.item), used.since) for used in message.in_use),
+    )
 
 
 def encode_history(envelopes: Iterable[bytes]) -> bytes:
@@ -164,6 +204,12 @@ def parse_json(decoder: msgspec.json.Decoder[_Message], data: bytes, limit: int,
 
 # -- addresses and peers -----------------------------------------------------------------------------
 
+DEFAULT_PORT = 29450
+"""Where a node shares unless told otherwise; the next one is its private lane.
+
+IANA has assigned none of 29170 to 29997, and Linux gives none of them to outgoing connections.
+"""
+
 
 class Address(NamedTuple):
     """Where a node listens: a name or an IP address (IPv6 without brackets), and a port."""
@@ -200,29 +246,53 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 def parse_address(text: str) -> Address:
-    """The address that a user or a peer wrote: ``HOST:PORT``, ``192.0.2.1:80`` or ``[2001:db8::1]:80``.
+    """The address in ``text``: ``HOST:PORT``, ``192.0.2.1:80`` or ``[2001:db8::1]:80``.
 
     Raises:
         UsageError: it is none.
     """
+    address = _address(text)
+    if address is None:
+        raise UsageError(
+            f"'{printable(text)}' is not an address",
+            hint=f"write HOST:PORT, such as 192.0.2.7:{DEFAULT_PORT} or [2001:db8::7]:{DEFAULT_PORT}",
+        )
+    return address
+
+
+def _address(text: str) -> Address | None:
     match = _ADDRESS.fullmatch(text) if len(text) <= MAX_HOST + 8 else None
-    if match:
-        literal, scope, name, port = match[1], match[2] or "", match[3], int(match[4])
-        host = _ipv6(literal, scope) if literal else _host(name)
-        if host and 0 < port < 1 << 16:
-            return Address(host, port)
-    raise UsageError(
-        f"'{printable(text)}' is not an address",
-        hint="write HOST:PORT, such as bob.lab:43210, 192.0.2.7:43210 or [2001:db8::7]:43210",
-    )
+    if match is None:
+        return None
+    literal, scope, name, port = match[1], match[2] or "", match[3], int(match[4])
+    host = _ipv6(literal, scope) if literal else _host(name)
+    return Address(host, port) if host and 0 < port < 1 << 16 else None
+
+
+def parse_peer(text: str) -> Address:
+    """Return the address that a user wrote for a peer: as :func:`parse_address`, or without a port.
+
+    Raises:
+        UsageError: it is none, or it is a link-local one and the interface is missing.
+    """
+    address = _address(text) or _address(f"{text}:{DEFAULT_PORT}")
+    if address is None:
+        raise UsageError(
+            f"'{printable(text)}' is not an address",
+            hint=f"write HOST or HOST:PORT, such as bob.lab, 192.0.2.7:{DEFAULT_PORT} or [2001:db8::7]",
+        )
+    if is_link_local(address.host) and "%" not in address.host:
+        raise UsageError(
+            f"'{printable(text)}' does not say on which network that machine is",
+            why="a link-local address needs the name of an interface of this machine",
+            hint=f"--peer '{Address(f'{address.host}%eth0', address.port)}', with your interface for eth0",
+        )
+    return address
 
 
 def is_host_field(text: str) -> bool:
     """Whether ``text`` is a host name or an IP address, with a port or without (RFC 9110, section 7.2)."""
-    for address in (text, f"{text}:80"):
-        with suppress(UsageError):
-            return bool(parse_address(address))
-    return False
+    return _address(text) is not None or _address(f"{text}:80") is not None
 
 
 def _ipv6(text: str, scope: str) -> str:

@@ -165,6 +165,11 @@ class DataConnection(asyncio.BufferedProtocol):
             self._send()
         return self._answer
 
+    @property
+    def waiting_size(self) -> int:
+        """Bytes of image data that have come, and wait in the kernel for more."""
+        return self._unread() if self._state is _State.BODY and not self._at_most else 0
+
     def abort(self) -> None:
         """Close at once: a request under way is cancelled, and its buffer not touched again."""
         if self._answer is not None:
@@ -190,7 +195,7 @@ class DataConnection(asyncio.BufferedProtocol):
         self._watched += nbytes
         if self._state is _State.BODY:
             self._filled += nbytes
-            self._link.received(nbytes, self._loop.time())
+            self._link.received(nbytes, self._loop.time(), data=not self._at_most)
             self._slow_down(nbytes)
             self._wait_for_more()
             self._check_body()
@@ -241,7 +246,7 @@ class DataConnection(asyncio.BufferedProtocol):
             self._body[: len(rest)] = rest
             self._state, self._filled = _State.BODY, len(rest)
             self._link.began(self._loop.time())
-            self._link.received(len(rest), self._loop.time())
+            self._link.received(len(rest), self._loop.time(), data=not self._at_most)
             self._start_watch()
             self._wait_for_more()
             self._slow_down(len(rest))
@@ -319,9 +324,8 @@ class DataConnection(asyncio.BufferedProtocol):
 
     def _unread(self) -> int:
         """Bytes that have come, and wait in the kernel for more: see :meth:`_wait_for_more`."""
-        if self._tls:
+        if self._tls or self.transport is None:
             return 0
-        assert self.transport is not None
         sock = self.transport.get_extra_info("socket")
         return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 

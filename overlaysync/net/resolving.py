@@ -8,11 +8,12 @@ import socket
 from itertools import islice
 
 from overlaysync.net.bounds import CLIENT, DISCOVERY
+from overlaysync.net.interfaces import is_link_local
 from overlaysync.net.messages import Address
 
 
 async def resolve(address: Address) -> tuple[Address, ...]:
-    """The IP addresses of a name, IPv4 first as in announcements; what cannot be resolved stays as it is."""
+    """The IP addresses of a name, in the order of announcements; what cannot be resolved stays as it is."""
     if _is_ip(address.host):
         return (address,)
     loop = asyncio.get_running_loop()
@@ -21,9 +22,11 @@ async def resolve(address: Address) -> tuple[Address, ...]:
             found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):  # whoever asks there says why
         return (address,)
-    hosts = sorted((str(where[0]) for *_, where in found), key=lambda host: ":" in host)
-    found_addresses = (Address(host, address.port) for host in dict.fromkeys(hosts) if "%" not in host)
-    return tuple(islice(found_addresses, DISCOVERY.addresses)) or (address,)
+    every = dict.fromkeys(str(where[0]) for *_, where in found)
+    hosts = sorted(every, key=lambda host: (":" in host, is_link_local(host)))
+    usable = (host for host in hosts if "%" in host or not is_link_local(host))
+    addresses = (Address(host, address.port) for host in usable)
+    return tuple(islice(addresses, DISCOVERY.addresses)) or (address,)
 
 
 def _is_ip(host: str) -> bool:

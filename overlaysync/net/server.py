@@ -21,13 +21,13 @@ On the private lane there is nothing but these, until membership of a team has b
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import errno
 import random
 import socket
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -36,13 +36,22 @@ from aiohttp import web
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError
 from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.names import one_field
+from overlaysync.net.boot import boot_hash
 from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
-from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, retry_after
+from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, reset, retry_after
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import is_told_port
+from overlaysync.net.interfaces import is_link_local, is_told_port, told_to
 from overlaysync.net.membership import Membership
-from overlaysync.net.messages import decode_slots, encode_catalog, encode_history, encode_peers, is_host_field
+from overlaysync.net.messages import (
+    DEFAULT_PORT,
+    Address,
+    decode_slots,
+    encode_catalog,
+    encode_history,
+    encode_peers,
+    is_host_field,
+)
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.sending import BodySender, Piece, PieceReader, Sender, StalledError, TlsSender
@@ -61,6 +70,7 @@ _BROWSER = ("Origin", "Sec-Fetch-Site")
 _BINARY = "application/octet-stream"
 _ACCEPTED_AT_ONCE = 8
 _READERS = 4  # threads that read images
+_TRIES = 8  # free ports tried: one that is free for IPv4 may be taken for IPv6
 _LEAST_SHARE = 64 * KIB  # bytes per second a body should get under a rate limit, else there are fewer
 _UNSENT = 64 * KIB  # of a body over TLS, so that a client that takes nothing is soon noticed
 _T = TypeVar("_T")
@@ -121,18 +131,24 @@ class Server:
         self._http: BoundedServer | None = None
         self._listeners: list[asyncio.Server] = []
         self._tls: TlsListener | None = None
+        self._boot = boot_hash()
         self.port = 0
         self.tls = 0
 
-    async def start(self, addresses: Sequence[str] = (), port: int = 0) -> int:
-        """Listen on these IP addresses (none: on all), and return the port (0: a free one, the same on all).
+    async def start(self, addresses: Sequence[str] = (), port: int | None = 0) -> int:
+        """Listen, and return the port.
+
+        Args:
+            addresses: IP addresses; none for all that there are and will be.
+            port: the port, the same on all; 0 for a free one, None for the default, or a free one when that
+                is taken: several nodes on one host are normal.
 
         Raises:
             NetworkError: an address or the port cannot be had.
         """
         self._bounds = fitting(self._bounds, raise_descriptor_limit())
         self._http = BoundedServer(self._handle, self._bounds)
-        sockets = self._listen(addresses, port)
+        sockets = self._listen_at_default(addresses) if port is None else self._listen(addresses, port)
         loop = asyncio.get_running_loop()
         self._faults.watch(loop)
         for sock in sockets:
@@ -142,11 +158,11 @@ class Server:
             sock.listen(self._bounds.queue)
         self.port = sockets[0].getsockname()[1]
         if self._key is not None:
-            self._start_tls(self._http, self._key, addresses, port + 1 if port else 0)
+            self._start_tls(self._http, self._key, addresses, 0 if port == 0 else self.port + 1)
         return self.port
 
     def _start_tls(self, http: BoundedServer, key: NodeKey, addresses: Sequence[str], port: int) -> None:
-        """Listen for members: at the port after the public one when that was chosen, for firewalls."""
+        """Listen for members: at the port after the public one unless any will do, for firewalls."""
         try:
             sockets = self._listen(addresses, port)
         except (NetworkError, OverflowError):
@@ -154,6 +170,13 @@ class Server:
         self._tls = TlsListener(http, key, self._bounds, self._faults)
         self._tls.start(sockets)
         self.tls = sockets[0].getsockname()[1]
+
+    def _listen_at_default(self, addresses: Sequence[str]) -> list[socket.socket]:
+        """Listen at the default port, or at a free one: whether it is taken, only trying can tell."""
+        try:
+            return self._listen(addresses, DEFAULT_PORT)
+        except NetworkError:
+            return self._listen(addresses, 0)
 
     def _listen(self, addresses: Sequence[str], port: int) -> list[socket.socket]:
         every = addresses or ("0.0.0.0", "::")
@@ -224,12 +247,21 @@ class Server:
             case ["v1", "catalog"]:
                 return self._get_catalog(request, view)
             case ["v1", "peers"]:
-                return web.Response(body=encode_peers(self._shelf.peers()), content_type=_JSON)
+                return self._get_peers(asker_of(request))
+            case ["v1", "manifests", manifest_id, "history"]:
+                past = view.past(_digest(manifest_id))
+                if past is not None:
+                    return web.Response(body=encode_history(past), content_type=_JSON)
             case ["v1", "manifests", manifest_id, *rest]:
                 offer = view.offer(_digest(manifest_id))
                 if offer is not None:
                     return await self._get_manifest(request, offer, rest)
         raise _Answer(404)
+
+    def _get_peers(self, asker: str) -> web.Response:
+        places = ((told_to(address.host, asker), address.port) for address in self._shelf.peers())
+        told = (str(Address(host, port)) for host, port in places if host)
+        return web.Response(body=encode_peers(told), content_type=_JSON)
 
     def _view(self, request: web.BaseRequest, path: list[str]) -> View | web.Response:
         """What this client may see; or the answer, when it is about to prove that it may see more."""
@@ -243,7 +275,8 @@ class Server:
                 body = member.challenge()
             case ["v1", "proof"]:
                 query = request.rel_url.raw_query_string
-                body = member.answer(query, self._shelf.public_key, self._teams.values())
+                if self._tls is not None and self._tls.shown is not None:
+                    body = member.answer(query, self._tls.shown, self._teams.values())
             case _ if member.teams:
                 return View(self._shelf, member.teams)
         if body is None:
@@ -257,8 +290,14 @@ class Server:
             return web.Response(status=304, headers={"ETag": etag})
         known, body = self._catalogs.get(view.teams, ("", b""))
         if known != revision:
-            envelopes = (offer.manifest.envelope for offer in view.offers())
-            body = encode_catalog(self._shelf.public_key, self._shelf.label, envelopes, tls=self.tls)
+            body = encode_catalog(
+                self._shelf.public_key,
+                self._shelf.label,
+                (offer.manifest.envelope for offer in view.offers()),
+                tls=self.tls,
+                boot=self._boot,
+                in_use=((used.manifest.envelope, used.since) for used in view.in_use()),
+            )
             self._catalogs[view.teams] = revision, body
         return web.Response(body=body, content_type=_JSON, headers={"ETag": etag})
 
@@ -272,8 +311,6 @@ class Server:
                 return web.Response(body=offer.page_list, content_type=_BINARY)
             case ["pages", text]:
                 return await self._get_page(request, offer, _digest(text))
-            case ["history"]:
-                return web.Response(body=encode_history(offer.past), content_type=_JSON)
             case ["data"]:
                 return await self._get_data(request, offer)
             case ["swarm"]:
@@ -295,14 +332,16 @@ class Server:
         question = decode_question(request.rel_url.raw_query_string)
         members = self._shelf.swarms.of(offer.manifest.id)
         now = asyncio.get_running_loop().time()
-        host = request.remote or ""
-        if question.member and is_told_port(question.port) and _is_of_use_to_others(host):
+        host = asker_of(request)
+        if question.member and is_told_port(question.port):
             asking = Member(question.member, host, question.port, question.held, one_field(question.label))
             members.seen(asking, offer.pieces.count, now)
         # A node that fetches tells of the others once, one that has everything each time: it knows the most.
         others: list[Member] = []
         if offer.log is None or not question.cursor:
-            others = [member for member in members.current(now) if member.id != question.member]
+            current = (member for member in members.current(now) if member.id != question.member)
+            places = ((member, told_to(member.host, host)) for member in current)
+            others = [replace(member, host=told) for member, told in places if told]
         if len(others) > MAX_TOLD:
             others = random.sample(others, MAX_TOLD)
         body = encode_swarm(
@@ -330,7 +369,7 @@ class Server:
         length = sum(offer.data.span(first, count) for first, count in runs)
         packed = self._compressor.body(offer, runs, length) if _takes_zstd(request) else nullcontext()
         try:
-            async with self._places.place(request.remote or "", lambda: abort(request)), packed as body:
+            async with self._places.place(asker_of(request), lambda: abort(request)), packed as body:
                 tls = is_private(request.transport)
                 reader = PieceReader(() if body else offer.segments(runs), sendfile=not tls)
                 # Read before the head is sent: an image that has changed is still a clean 410.
@@ -378,17 +417,25 @@ class Server:
         finally:
             sender.close()
             if self._sent is not None:
-                self._sent(offer.manifest.id, request.remote or "", sender.sent)
+                self._sent(offer.manifest.id, asker_of(request), sender.sent)
+
+
+def asker_of(request: web.BaseRequest) -> str:
+    """The address of who asks; a link-local one with its interface: without it nobody can be told of it."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not peer:
+        return request.remote or ""
+    host = str(peer[0])
+    if "%" not in host and is_link_local(host):
+        with suppress(OSError):  # the interface has just gone
+            return f"{host}%{socket.if_indextoname(peer[3])}"
+    return host
 
 
 def abort(request: web.BaseRequest) -> None:
     """Drop the connection at once, so that the client sees that the body is not whole."""
     if request.transport is not None:
-        sock = request.transport.get_extra_info("socket")
-        # What has not been sent goes as well: else the kernel keeps it for minutes, and megabytes of it.
-        with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        request.transport.abort()
+        reset(request.transport)
 
 
 def _check_asked_by_a_node(request: web.BaseRequest) -> None:
@@ -413,12 +460,6 @@ def _takes_zstd(request: web.BaseRequest) -> bool:
     return request.headers.get("Accept-Encoding") == ENCODING
 
 
-def _is_of_use_to_others(host: str) -> bool:
-    """Whether a client's address means the same elsewhere; a link-local one of IPv6 needs a scope."""
-    address = ipaddress.ip_address(host)
-    return address.version == 4 or not address.is_link_local
-
-
 def _digest(text: str) -> bytes:
     """Lower-case hexadecimal of 32 bytes, in exactly one spelling; anything else is absent."""
     with suppress(ValueError):
@@ -438,23 +479,33 @@ def listen(addresses: Sequence[str], port: int, queue: int, *, all_needed: bool)
         all_needed: whether each address must be had; otherwise one is enough (a machine without IPv6).
 
     Raises:
-        NetworkError: there is none.
+        NetworkError: there is none, or the port is taken on one of them.
     """
+    for _ in range(_TRIES if not port else 1):
+        try:
+            return _listen_once(addresses, port, queue, all_needed=all_needed)
+        except OSError as error:
+            failure = error
+    raise NetworkError(
+        f"Cannot listen on port {port}" if port else "Cannot listen on any port",
+        why=failure.strerror or str(failure),
+        hint="choose another --port, or none" if port else "",
+    )
+
+
+def _listen_once(addresses: Sequence[str], port: int, queue: int, *, all_needed: bool) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     for address in addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             sock = socket.create_server((address, port), family=family, backlog=queue)
         except OSError as error:
-            if sockets and not all_needed:
+            # A port that is free for IPv4 and taken for IPv6 would answer with two voices.
+            if sockets and not all_needed and error.errno != errno.EADDRINUSE:
                 continue
             for other in sockets:
                 other.close()
-            raise NetworkError(
-                f"Cannot listen on {address} port {port}",
-                why=error.strerror or str(error),
-                hint="choose another --port, or none" if port else "",
-            ) from None
+            raise
         sockets.append(sock)
         port = sock.getsockname()[1]
     return sockets

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from overlaysync.model.digest import derive
+from overlaysync.net.messages import Address
+from overlaysync.ops.in_use import InUse
 from overlaysync.ops.offer import Offer
 from overlaysync.swarm.members import Swarms
 
@@ -39,8 +41,12 @@ class Shelf(Protocol):
         """One of them."""
         ...
 
-    def peers(self) -> Sequence[str]:
-        """Addresses of other nodes, ``HOST:PORT``."""
+    def in_use(self) -> Sequence[InUse]:
+        """What a VM uses here: it is listed, and its data are not served."""
+        ...
+
+    def peers(self) -> Sequence[Address]:
+        """Addresses of other nodes."""
         ...
 
     @property
@@ -65,11 +71,23 @@ class View:
         offer = self.shelf.offer(manifest_id)
         return offer if offer is not None and self._shows(offer) else None
 
+    def in_use(self) -> list[InUse]:
+        """What is in use, of all that may be seen."""
+        return [used for used in self.shelf.in_use() if self._shows(used)]
+
+    def past(self, manifest_id: bytes) -> tuple[bytes, ...] | None:
+        """The envelopes of the versions before one that is listed; None when it is not."""
+        offer = self.offer(manifest_id)
+        if offer is not None:
+            return offer.past
+        return next((used.past for used in self.in_use() if used.manifest.id == manifest_id), None)
+
     @property
     def revision(self) -> str:
-        """Changes whenever these offers do, and not when others do; letters and digits."""
+        """Changes whenever what is listed does, and not when other things do; letters and digits."""
         ids = b"".join(sorted(offer.manifest.id for offer in self.offers()))
-        return derive("overlaysync v1 catalog", ids).hex()[:16]
+        used = sorted(used.manifest.id + used.since.encode() for used in self.in_use())
+        return derive("overlaysync v1 catalog", ids + b"".join(used)).hex()[:16]
 
-    def _shows(self, offer: Offer) -> bool:
-        return offer.manifest.header.team in self.teams
+    def _shows(self, listed: Offer | InUse) -> bool:
+        return listed.manifest.header.team in self.teams

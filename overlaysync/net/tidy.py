@@ -8,9 +8,12 @@ own questions (known answers): a name that it cannot write again would end those
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from zeroconf import (  # type: ignore[attr-defined]
+    DNSAddress,
     DNSNsec,
     DNSPointer,
     DNSRecord,
@@ -19,6 +22,7 @@ from zeroconf import (  # type: ignore[attr-defined]
     RecordUpdate,
     RecordUpdateListener,
     Zeroconf,
+    current_time_millis,
 )
 from zeroconf.asyncio import AsyncServiceBrowser
 
@@ -30,6 +34,9 @@ _TYPES = 64
 
 _PAUSE_S = 10.0
 """After that a browser asks again; nobody can make it ask more often."""
+
+_SERVICES = 8
+"""Nodes of one host name that are looked at when one of its addresses goes; it has one."""
 
 _LABEL_SIZE = 63
 _NAME_SIZE = 255
@@ -113,11 +120,19 @@ class BoundedBrowser(AsyncServiceBrowser):
     Args:
         args, options: of the library.
         faults: unexpected exceptions go there.
+        readdressed: called with the name of a service that has said goodbye to an address of its.
     """
 
-    def __init__(self, *args: object, faults: Faults, **options: object) -> None:
+    def __init__(
+        self,
+        *args: object,
+        faults: Faults,
+        readdressed: Callable[[str], None] = lambda name: None,
+        **options: object,
+    ) -> None:
         # Before the library's: what is in its cache already is told at once.
         self._faults = faults
+        self._readdressed = readdressed
         self._updates = 0
         self._again: asyncio.TimerHandle | None = None
         super().__init__(*args, **options)  # type: ignore[arg-type]
@@ -128,6 +143,7 @@ class BoundedBrowser(AsyncServiceBrowser):
             try:
                 if tidy(update.new):
                     super().async_update_records(zc, now, [update])
+                    self._note_withdrawal(zc, update.new)
             except Exception as error:
                 self._faults.count(error, "looking at a multicast record")
         self._updates += len(records)
@@ -140,6 +156,17 @@ class BoundedBrowser(AsyncServiceBrowser):
         """Ask who is there again, after a pause."""
         if self._again is None:
             self._again = asyncio.get_running_loop().call_later(_PAUSE_S, self._ask_again)
+
+    def _note_withdrawal(self, zc: Zeroconf, record: DNSRecord) -> None:
+        """Tell of services that lose an address: the library tells only of new ones."""
+        if isinstance(record, DNSAddress) and record.ttl == 0:
+            for service in islice(zc.cache.async_entries_with_server(record.name), _SERVICES):
+                # Later: the record is still in the cache.
+                asyncio.get_running_loop().call_soon(self._readdressed, service.name)
+
+    def ask_now(self) -> None:
+        """Ask who is there, on interfaces that may be new."""
+        self.query_scheduler.async_send_ready_queries(False, current_time_millis(), set(self.types))
 
     def _ask_again(self) -> None:
         self._again = None

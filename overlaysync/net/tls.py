@@ -1,8 +1,8 @@
-"""TLS for the private lane: version 1.3, a certificate with the node key, handshakes within bounds.
+"""TLS for the private lane: version 1.3, a certificate that the node key signed, handshakes within bounds.
 
-The standard library cannot be asked to accept one self-signed key, so it checks no chain here: TLS itself
-shows that the other side has the private half of its certificate's key, and :func:`node_key` says which key
-that is. The caller compares it before it sends anything. A client has none: it proves what it knows.
+The standard library cannot be asked to accept one key, so it checks no chain here: TLS itself shows that the
+other side has the private half of its certificate's key, and :func:`shown_by` which node key has signed that.
+The caller compares it before it sends anything. A client has none: it proves what it knows.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 from overlaysync.errors import DecodeError
 from overlaysync.net.bounds import ServerBounds
 from overlaysync.net.faults import Faults
+from overlaysync.net.machine import machine_mark
 
 if TYPE_CHECKING:
+    from overlaysync.trust.certificate import Shown
     from overlaysync.trust.keys import NodeKey
 
 SERVER_NAME = "overlaysync"
@@ -29,21 +31,22 @@ SERVER_NAME = "overlaysync"
 _PAUSE_S = 0.1
 
 
-def server_context(key: NodeKey) -> ssl.SSLContext:
-    """What a node's private lane answers with."""
+def server_context(key: NodeKey) -> tuple[ssl.SSLContext, Shown]:
+    """What a node's private lane answers with, and what that shows of it: a new key each time."""
     from overlaysync.trust.certificate import make_certificate
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # nothing is resumed: each connection shows the key anew
-    # The library loads certificates from files only; this one never is on a disk.
+    pem, shown = make_certificate(key, machine_mark())
+    # The library loads certificates from files only; this one, and its key, never are on a disk.
     descriptor = os.memfd_create("certificate")
     try:
-        os.write(descriptor, make_certificate(key))
+        os.write(descriptor, pem)
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)
-    return context
+    return context, shown
 
 
 @cache
@@ -52,23 +55,23 @@ def client_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # see above: node_key is what counts
+    context.verify_mode = ssl.CERT_NONE  # see above: shown_by says what counts
     return context
 
 
-def node_key(transport: asyncio.BaseTransport) -> bytes:
-    """The node key that the other side of a TLS connection has shown to have.
+def shown_by(transport: asyncio.BaseTransport) -> Shown:
+    """What the other side of a TLS connection has shown of itself.
 
     Raises:
-        DecodeError: it has shown none.
+        DecodeError: nothing.
     """
-    from overlaysync.trust.certificate import key_of
+    from overlaysync.trust.certificate import read_certificate
 
     connection = transport.get_extra_info("ssl_object")
     certificate = connection.getpeercert(binary_form=True) if connection else None
     if certificate is None:
         raise DecodeError("no certificate")
-    return key_of(certificate)
+    return read_certificate(certificate)
 
 
 def is_private(transport: asyncio.BaseTransport | None) -> bool:
@@ -86,6 +89,9 @@ class TlsListener:
         key: the node's.
         bounds: limits.
         faults: unexpected exceptions go there.
+
+    Attributes:
+        shown: what clients have been shown; None before the first.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class TlsListener:
         self._key = key
         self._bounds = bounds
         self._context: ssl.SSLContext | None = None
+        self.shown: Shown | None = None
         self._sockets: Sequence[socket.socket] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._shaking: Counter[str] = Counter()
@@ -145,7 +152,7 @@ class TlsListener:
     async def _shake(self, sock: socket.socket, host: str) -> None:
         try:
             if self._context is None:  # made when it is needed: most nodes never see a member of a team
-                self._context = server_context(self._key)
+                self._context, self.shown = server_context(self._key)
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._factory,
                 sock,

@@ -17,8 +17,10 @@ from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.ops.adopt import Claim, Claims, Proof, Stray, candidates, on_its_master, prove, unproven
+from overlaysync.ops.bases import find_base
 from overlaysync.ops.believe import Choice, Reason
-from overlaysync.ops.library import Known, find_base, image_files
+from overlaysync.ops.folders import image_files
+from overlaysync.ops.library import Known
 from overlaysync.ops.plan import Step, plan_master
 from overlaysync.units import format_size
 
@@ -84,7 +86,7 @@ class Adoption:
                 parents = candidates(self.stray, claims(), disk)
             except BaseImageError:
                 return True  # it is disputed, which more peers cannot settle
-            have = {listing.manifest.header.result_id for listing in fetch.reach.listings()}
+            have = {listing.manifest.header.result_id for listing in fetch.reach.listings() if listing.peers}
             return bool(parents) and (isinstance(only, Known) or not have.isdisjoint(parents))
 
         await fetch.reach.until(enough, wait_s=fetch.options.wait_s)

@@ -179,6 +179,6 @@ def _nobody(failures: list[OverlaysyncError]) -> OverlaysyncError:
     if all(isinstance(error, GoneError) for error in failures):
         return NotFoundError("Nobody has it any more", why=why, hint="overlaysync ls")
     wrong = any(isinstance(error, DecodeError) for error in failures)
-    hint = "the same command again, or with --peer HOST:PORT for another peer; overlaysync peers lists them"
+    hint = "the same command again, or with --peer HOST for another peer; overlaysync peers lists them"
     what = "No peer gave a usable manifest"
     return (VerificationError if wrong else NetworkError)(what, why=why, hint=hint)

@@ -18,19 +18,6 @@ from overlaysync.ops.replacement import Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One thing that is meant.
-
-    Attributes:
-        choice: what.
-        as_master: whether a master belongs to the masters, as one of a whole team does.
-    """
-
-    choice: Choice
-    as_master: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Brought:
     """One thing that is here now, or would be.
 
@@ -65,44 +52,45 @@ class Collection:
     refusals: list[Refusal] = field(default_factory=list)
     first_uses: set[bytes] = field(default_factory=set)
 
-    async def find(self, references: Sequence[Reference]) -> list[Wanted]:
+    async def find(self, references: Sequence[Reference]) -> list[Choice]:
         """Return what the references mean, each thing once; what of it cannot be had is refused.
 
         Raises:
             OverlaysyncError: there is only one reference, and nothing of it can be had.
         """
-        found: dict[bytes, Wanted] = {}
+        found: dict[bytes, Choice] = {}
         for reference in references:
             try:
-                for wanted in await self._find(reference):
-                    found.setdefault(wanted.choice.manifest.id, wanted)
+                for choice in await self._find(reference):
+                    found.setdefault(choice.manifest.id, choice)
             except OverlaysyncError as error:
                 if len(references) == 1:
                     raise
                 self.refusals.append(Refusal(str(reference), error))
         return list(found.values())
 
-    async def bring(self, wanted: Wanted) -> Brought | None:
+    async def bring(self, choice: Choice) -> Brought | None:
         """Bring one thing here; None when it is refused."""
         try:
-            return await self.bring_one(wanted)
+            return await self.bring_one(choice)
         except OverlaysyncError as error:
-            self.refusals.append(Refusal(wanted.choice.manifest.header.full_name, error))
+            self.refusals.append(Refusal(choice.manifest.header.full_name, error))
             return None
 
-    async def bring_one(self, wanted: Wanted) -> Brought:
+    async def bring_one(self, choice: Choice) -> Brought:
         """Bring one thing here, as its first publisher describes it that tells the truth.
 
         Raises:
             OverlaysyncError: it cannot be had, or its place is taken.
+            InUseError: a VM uses it, and no machine within reach gives it out.
         """
-        choice = wanted.choice
         claims = self.fetch.claims(choice)
         for claim in claims:
             try:
-                steps = await self.fetch.plan(claim, as_master=wanted.as_master)
+                steps = await self.fetch.plan(claim, choice)
                 verdict = await self.fetch.judge(steps, choice)
                 if verdict is None or verdict.known is None:
+                    self.fetch.require_holders(steps)
                     self.planned(steps)
                 if claim is choice.listing and self.fetch.accept(choice, dry_run=self.dry_run):
                     self.first_uses.add(choice.manifest.id)
@@ -114,13 +102,13 @@ class Collection:
                 self.fetch.observer.note(str(error))
         raise AssertionError("there is at least one claim")
 
-    async def _find(self, reference: Reference) -> list[Wanted]:
+    async def _find(self, reference: Reference) -> list[Choice]:
         try:
             found = await self.fetch.find(reference)
         finally:
             self.looked()
         self.refusals += found.refusals
-        return [Wanted(choice, reference.is_many) for choice in found.choices]
+        return [*found.choices]
 
 
 def _with_verdict(steps: Sequence[Step], verdict: Verdict | None) -> Iterator[tuple[Step, Verdict | None]]:

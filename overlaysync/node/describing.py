@@ -1,8 +1,8 @@
 """The page list of a content and its pages, from anyone who has them, into the catalog.
 
 What the manifest's publisher has signed about sizes is checked here, before any room is reserved for the
-image: the list against the header, and the sum of the pages against its ``data_size``. A manifest that says
-other than its content has leaves nothing behind.
+image: the list against the header, and the sum of the pages against its ``data_size``. A manifest that does
+not match its content leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Describing:
 
         Raises:
             NotFoundError, NetworkError: nobody gives it.
-            VerificationError: nobody gives a usable one, or the header says other than the content has.
+            VerificationError: nobody gives a usable one, or the header does not match its content.
         """
         pages = await self._anyone.ask(header.content_id, self._list, team=header.team)
         check_list(header, pages)
@@ -180,7 +180,7 @@ class DataSum:
 
 
 def _lie(header: Header) -> VerificationError:
-    return _wrong(header, "its manifest says other than the content has")
+    return _wrong(header, "its manifest does not match its content")
 
 
 def _wrong(header: Header, why: str) -> VerificationError:

@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from overlaysync.errors import (
     BaseImageError,
+    NoSpaceError,
     NotAllowedError,
     NotFoundError,
     OverlaysyncError,
@@ -23,6 +24,7 @@ from overlaysync.errors import (
     WouldDestroyError,
 )
 from overlaysync.formats.image import Format
+from overlaysync.formats.layout import Target
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
@@ -36,23 +38,31 @@ from overlaysync.node.observer import Observer
 from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.transfer import Transfer, Transferring
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.again import Again
+from overlaysync.ops.assemble import Assembly, discard_part, target_for
 from overlaysync.ops.backing import mark_meant
+from overlaysync.ops.bases import find_base, path_below
 from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
+from overlaysync.ops.folders import images_in
 from overlaysync.ops.hashing import combine
-from overlaysync.ops.library import Known, PageKeeper, find_base, image_files
+from overlaysync.ops.in_use import no_holder
+from overlaysync.ops.library import Known, PageKeeper
 from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
+from overlaysync.ops.master_place import Wish, place_of_master
 from overlaysync.ops.offer import PartOffer
+from overlaysync.ops.packing import Packing
 from overlaysync.ops.plan import Step, plan_fetch
-from overlaysync.ops.publish import keep_manifest, stem
-from overlaysync.ops.replacement import Rules, Verdict, check_still, judge
+from overlaysync.ops.publish import keep_manifest
+from overlaysync.ops.replacement import Rules, Verdict, check_still, judge, judge_stray
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.trust_words import only_distrusted
 from overlaysync.ops.versions import State, history_of, is_news, past_envelopes, settled
 from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
+from overlaysync.store.partial import check_room
 from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.units import format_size
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,6 +87,7 @@ class Options:
         rules: which files may be replaced.
         trusted_only: whether only publishers count that the user has said to trust.
         wait_s: how long to look for peers.
+        again: what a command needs that fetches one of the things into the same places.
     """
 
     to: str = "."
@@ -86,6 +97,7 @@ class Options:
     rules: Rules = field(default_factory=Rules)
     trusted_only: bool = False
     wait_s: float = 4.0
+    again: Again = field(default_factory=Again)
 
     @property
     def directories(self) -> list[str]:
@@ -159,7 +171,10 @@ class Fetch:
 
         def found() -> bool:
             try:
-                return all(choice.step_back is None for choice in self._choose(reference).choices)
+                choices = self._choose(reference).choices
+                return all(
+                    choice.step_back is None and self._has_holder(choice.listing) for choice in choices
+                )
             except (NotFoundError, NotAllowedError):
                 return False  # a peer that has it, or the publisher of the name, may answer yet
             except OverlaysyncError:
@@ -175,9 +190,10 @@ class Fetch:
     def _choose(self, reference: Reference) -> Found:
         about = (reference, self.reach.listings(), self.node.book(), self.node.catalog.versions)
         trusted_only = self.options.trusted_only
+        again = self.options.again
         if not reference.is_many:
-            return Found((choose(*about, now=now(), trusted_only=trusted_only),))
-        choices, refusals = choose_all(*about, now=now(), trusted_only=trusted_only)
+            return Found((choose(*about, now=now(), trusted_only=trusted_only, again=again),))
+        choices, refusals = choose_all(*about, now=now(), trusted_only=trusted_only, again=again)
         # Overlays first: they say which masters are brought along, and where those go.
         choices.sort(key=lambda choice: not choice.manifest.header.is_layer)
         return Found(tuple(choices), tuple(refusals))
@@ -207,24 +223,25 @@ class Fetch:
         same = [
             listing.manifest
             for listing in self._believable()
-            if (listing.manifest.header.team, listing.manifest.header.name) == (header.team, header.name)
+            if listing.peers
+            and (listing.manifest.header.team, listing.manifest.header.name) == (header.team, header.name)
             and (header.team or listing.manifest.publisher == publisher)
         ]
         history = history_of(self.node.catalog, same)
         later = [one.header for one in same if history.is_before(id, one.id)]
         return max(later, key=lambda one: one.version, default=None)
 
-    async def plan(self, wanted: Listing, *, as_master: bool = False) -> list[Step]:
-        """The steps that bring ``wanted`` here; waits a little for somebody to have its master.
+    async def plan(self, wanted: Listing, choice: Choice) -> list[Step]:
+        """The steps that bring ``wanted`` here; waits a little for a peer to have its master.
 
         Args:
-            wanted: what.
-            as_master: whether a master belongs to the masters, as one of a whole team does.
+            wanted: what: a claim of what was chosen.
+            choice: what was chosen.
         """
         masters = self.options.masters_place
-        to = self.options.to
-        if as_master and not wanted.manifest.header.is_layer:
-            to = await asyncio.to_thread(self._place_of_master, wanted.manifest.header)
+        to, name = self.options.to, self.options.name
+        if not wanted.manifest.header.is_layer:
+            to, name = await asyncio.to_thread(self._place_of_master, wanted.manifest)
         parent = wanted.manifest.header.parent
 
         def plan() -> list[Step]:
@@ -234,12 +251,15 @@ class Fetch:
                 self.base_of,
                 to=to,
                 masters=masters,
-                name=self.options.name,
+                name=name,
                 format=self.options.format,
+                again=self._again(choice),
             )
 
         def somebody_has_it() -> bool:
-            return any(listing.manifest.header.result == parent for listing in self._believable())
+            return any(
+                listing.manifest.header.result == parent and listing.peers for listing in self._believable()
+            )
 
         try:
             return await asyncio.to_thread(plan)
@@ -249,6 +269,9 @@ class Fetch:
             return await asyncio.to_thread(plan)
         except BaseImageError:
             self._check_distrusted(parent)
+            for listing in self._believable():
+                if listing.manifest.header.result == parent:
+                    self._require_holder(listing)
             raise
 
     def claims(self, choice: Choice) -> list[Listing]:
@@ -267,6 +290,24 @@ class Fetch:
         }
         others.pop((header.parent, header.result, header.virtual_size), None)
         return [wanted, *others.values()]
+
+    def require_holders(self, steps: Sequence[Step]) -> None:
+        """Complain where a VM uses what is to be fetched, and no other machine within reach has it.
+
+        Raises:
+            InUseError: so it is.
+        """
+        for step in steps:
+            self._require_holder(step.listing)
+
+    def _require_holder(self, listing: Listing) -> None:
+        if not self._has_holder(listing):
+            raise no_holder(listing.manifest, listing.in_use, now())
+
+    def _has_holder(self, listing: Listing) -> bool:
+        """Whether a peer gives out the content, as far as that is known: what a VM uses is only listed."""
+        header = listing.manifest.header
+        return not listing.in_use or bool(self.reach.sources(header.content_id, header.team))
 
     def _check_distrusted(self, disk: str) -> None:
         """Say so when a missing master is within reach, and only distrusted publishers have signed it."""
@@ -287,7 +328,7 @@ class Fetch:
             NotAllowedError: it is a step back, and nothing newer is here.
         """
         try:
-            verdict = await asyncio.to_thread(self._judge, steps[-1])
+            verdict = await asyncio.to_thread(self._judge, steps[-1], choice)
         except BaseImageError:
             if len(steps) == 1:
                 raise
@@ -305,7 +346,7 @@ class Fetch:
         await self.judge(steps, choice)
         results = []
         for step in steps:
-            fetched = await self._make_or_find(step)
+            fetched = await self._make_or_find(step, choice)
             # In a thread: another process may hold the catalog for a while, and others are served meanwhile.
             await asyncio.to_thread(keep_manifest, self.node.catalog, step.listing.manifest, at=timestamp())
             await asyncio.to_thread(self._hold, step, fetched)
@@ -313,18 +354,17 @@ class Fetch:
         await asyncio.to_thread(self._commit, choice)
         return results
 
-    def _place_of_master(self, header: Header) -> str:
-        """The directory of masters that has it, even one that cannot be written; else where masters go."""
-        here = {row.path for row in self.node.library.holders(header.result_id)}
-        for directory in self.options.masters:
-            if os.path.realpath(os.path.join(directory, f"{header.name}.{header.format}")) in here:
-                return directory
-        return self.options.masters_place
+    def _place_of_master(self, offered: Manifest) -> tuple[str, str | None]:
+        options = self.options
+        wish = Wish(
+            options.masters, options.masters_place, options.name, options.format, options.rules.forward_only
+        )
+        return place_of_master(self.node.library, offered, wish)
 
     # -- what is here --------------------------------------------------------------------------------
 
-    def base_of(self, header: Header) -> Known | None:
-        """The image below a layer, if it is here."""
+    def base_of(self, header: Header, path: str, *, last_resort: bool = True) -> Known | None:
+        """The image below a layer that is for the file at ``path``, if it is here; see :func:`find_base`."""
         assert header.parent_id is not None
         return find_base(
             self.node.library,
@@ -332,29 +372,37 @@ class Fetch:
             self.options.directories,
             called=header.parent_name,
             now=now(),
+            present=path_below(self.node.library, path),
+            last_resort=last_resort,
         )
 
-    def _judge(self, step: Step) -> Verdict:
-        return judge(
-            self.node.library,
-            step.path,
-            step.listing.manifest,
-            self.options.rules,
-            own=self.node.key.public,
-            now=now(),
-            brought=step.brought,
-        )
+    def _again(self, choice: Choice) -> Again:
+        return self.options.again.about(choice.asked or choice.manifest.header.full_name)
 
-    async def _make_or_find(self, step: Step) -> Fetched:
+    def _judge(self, step: Step, choice: Choice) -> Verdict:
+        library, manifest, rules = self.node.library, step.listing.manifest, self.options.rules
+        own, again = self.node.key.public, self._again(choice)
+        try:
+            return judge(
+                library, step.path, manifest, rules, own=own, now=now(), brought=step.brought, again=again
+            )
+        except BaseImageError as astray:
+            base = self._base(step) if os.path.exists(step.base or "") else None
+            if base is None:
+                raise
+            return judge_stray(library, step.path, manifest, rules, astray, own=own, base=base, again=again)
+
+    async def _make_or_find(self, step: Step, choice: Choice) -> Fetched:
         """Make the image, unless it is at its place, or another process makes it there meanwhile."""
-        verdict = await asyncio.to_thread(self._judge, step)
+        verdict = await asyncio.to_thread(self._judge, step, choice)
         if verdict.known is None:
             try:
                 return await self.make(step, verdict)
             except WouldDestroyError:
-                verdict = await asyncio.to_thread(self._judge, step)
+                verdict = await asyncio.to_thread(self._judge, step, choice)
                 if verdict.known is None:
                     raise
+        await asyncio.to_thread(self._drop_leftover, step)
         return Fetched(step.listing.manifest, verdict.known, True, Transfer(), verdict)
 
     def _hold(self, step: Step, fetched: Fetched) -> None:
@@ -367,7 +415,9 @@ class Fetch:
         if noted and fetched.already and not is_news(catalog, before, manifest):
             return
         ids = settled(catalog, manifest, (*before, *fetched.verdict.superseded))
-        catalog.hold(Held(path, manifest.header.team, stem(path), ids, fetched.known.files[0]))
+        header = manifest.header
+        # Its next version is one of the thing that it is, whatever the file is called here.
+        catalog.hold(Held(path, header.team, header.name, ids, fetched.known.files[0]))
 
     # -- making one image ----------------------------------------------------------------------------
 
@@ -384,27 +434,42 @@ class Fetch:
         offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page, past)
         mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
         try:
-            check = partial(self._check_result, step, pages, base) if base else None
+            check = partial(self._check_result, step, pages, base, assembly.path) if base else None
 
-            def finish() -> None:
+            def finish() -> Known:
+                if step.packing:
+                    self._pack(step, step.packing, assembly)
                 check_still(step.path, verdict.file)
-                assembly.finish(mode=mode, replace=replace, check=check)
+                file = assembly.finish(mode=mode, replace=replace, check=check)
+                return self._remember(step, pages, assembly.path, file)
 
-            await self._fill(step, assembly, offer, transfer, finish)
-            known = await asyncio.to_thread(self._remember, step, pages)
+            known = await self._fill(step, assembly, offer, transfer, finish)
         except BaseException:
             self.passing.withdraw(offer)
             raise
         return Fetched(step.listing.manifest, known, False, transfer, verdict)
 
+    def _pack(self, step: Step, packing: Packing, assembly: Assembly) -> None:
+        """Compress the whole image as its publisher did; without room for that it stays as it is."""
+        self.observer.end()
+        self.observer.begin(f"{step.header.name}, compressing", assembly.data.size)
+        try:
+            assembly.pack(packing, self._advance)
+        except NoSpaceError as error:
+            self.observer.note(
+                f"  {step.path} is not compressed and takes {format_size(assembly.data.size)}: "
+                f"there is no room for both at once ({error.why})"
+            )
+
+    def _drop_leftover(self, step: Step) -> None:
+        """Remove the part file of an image that is here, packed by a run that was killed at its very end."""
+        pages = self.node.catalog.pages.load_list(step.header.content_id)
+        if step.packing and pages:
+            with suppress(OverlaysyncError):
+                discard_part(Path(step.path), _target(step, pages, None), pages, self.node.home.journals)
+
     def _assembly(self, step: Step, pages: PageList, base: Known | None, replace: bool) -> Assembly:
-        target = target_for(
-            pages,
-            format=step.format,
-            cluster_size=step.header.cluster_size,
-            backing_name=backing_name(step.path, base.path) if base else None,
-            backing_format=base.geometry.format if base else None,
-        )
+        target = _target(step, pages, base)
         make_directory(os.path.dirname(step.path))
         return Assembly.open(
             Path(step.path),
@@ -422,8 +487,8 @@ class Fetch:
         assembly: Assembly,
         offer: PartOffer,
         transfer: Transfer,
-        finish: Callable[[], None],
-    ) -> None:
+        finish: Callable[[], Known],
+    ) -> Known:
         """Get all data from here and from peers, give what there is to others, and finish the file."""
         threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
         in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
@@ -435,8 +500,9 @@ class Fetch:
             self.passing.begin(offer)
             transferring = Transferring(self.reach, step, assembly, offer, transfer, threads, self.passing)
             await transferring.run()
-            await asyncio.gather(in_thread(finish), transferring.say_goodbye())
+            known, _ = await asyncio.gather(in_thread(finish), transferring.say_goodbye())
             self.passing.finish(offer)
+            return known
         except asyncio.CancelledError:
             self._stopping = True
             raise
@@ -457,14 +523,14 @@ class Fetch:
             )
         return base
 
-    def _check_result(self, step: Step, pages: PageList, base: Known, part: Path) -> None:
+    def _check_result(self, step: Step, pages: PageList, base: Known, path: str, file: int) -> None:
         """Every byte is as the layer has it; here the disk that it makes must be what its publisher promised.
 
         Raises:
             VerificationError: it is another, or what it stands on has rotted.
         """
         keeper = PageKeeper(self.node.catalog)
-        with self.node.library.open(part, step.format) as chain:
+        with self.node.library.open(path, step.format, file=file) as chain:
             disk = combine(base.disk, pages, self.node.library.load_page, chain, keeper.keep)
         keeper.flush()
         if disk.id != step.header.result_id:
@@ -476,12 +542,10 @@ class Fetch:
             )
         self.node.catalog.pages.keep_list(disk)
 
-    def _remember(self, step: Step, pages: PageList) -> Known:
-        library = self.node.library
+    def _remember(self, step: Step, pages: PageList, path: str, file: int) -> Known:
         disk = self.node.catalog.pages.load_list(step.header.result_id) if pages.is_layer else pages
-        if disk is not None:
-            library.remember(step.path, step.format, pages, disk, now=now())
-        return library.examine(step.path, now=now(), format=step.format)
+        assert disk is not None, "it was kept when the result was checked"
+        return self.node.library.remember(path, step.format, pages, disk, file=file, now=now())
 
     def _take_local(self, step: Step, assembly: Assembly, transfer: Transfer) -> None:
         """Take what images here hold: known ones, and unknown ones of the same size beside the target."""
@@ -512,13 +576,15 @@ class Fetch:
         What is known of the others stays, also where it does not fit any more: it says what a damaged image
         should be, and its good units are found all the same.
         """
-        for path in image_files(self.options.directories):
-            with suppress(OverlaysyncError, OSError):
-                if self.node.catalog.image_at(os.path.realpath(path)) is None:
-                    with self.node.library.open(path) as chain:
-                        fits = chain.virtual_size == virtual_size
-                    if fits:
-                        self.node.library.examine(path, now=now(), progress=self._check_stopping)
+        library = self.node.library
+        with images_in(self.options.directories) as found:
+            for item in found:
+                with suppress(OverlaysyncError, OSError):
+                    if self.node.catalog.image_at(item.path) is not None:
+                        continue
+                    with library.open_quiet(item.path, file=item.open()) as chain:
+                        if chain.virtual_size == virtual_size:
+                            library.examine_chain(chain, now=now(), progress=self._check_stopping)
 
     # -- manifest ------------------------------------------------------------------------------------
 
@@ -532,12 +598,13 @@ class Fetch:
             await self._in_thread(self._learn, header.virtual_size)
             pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
         if pages is None:
+            await asyncio.to_thread(check_room, Path(step.path), header.data_size)
             pages, received = await self._describing.fetch(header)
             transfer.manifest += received
         if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
             raise VerificationError(
                 f"Cannot fetch '{header.name}'",
-                why="its manifest says other than the content has",
+                why="its manifest does not match its content",
                 hint=f"ask {one_field(header.by) or 'its publisher'} to share it again",
             )
         return pages
@@ -549,6 +616,16 @@ class Fetch:
         except asyncio.CancelledError:
             self._stopping = True
             raise
+
+
+def _target(step: Step, pages: PageList, base: Known | None) -> Target:
+    return target_for(
+        pages,
+        format=step.format,
+        cluster_size=step.header.cluster_size,
+        backing_name=backing_name(step.path, base.path) if base else None,
+        backing_format=base.geometry.format if base else None,
+    )
 
 
 def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:

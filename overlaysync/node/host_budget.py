@@ -31,6 +31,9 @@ _ASKS_PER_S = 0.4
 _LEAST_ASKS_PER_S = 1 / 160
 """After that four in ten seconds; half as many each time a host has used them up, until it keeps still."""
 
+_ANSWERED = 4096
+"""Ports of one host that have answered, kept at most; an IPv6 network has addresses without end."""
+
 _HOSTS = 1024
 """Hosts kept; of others the ones heard of longest ago are forgotten."""
 
@@ -53,14 +56,14 @@ class _Told:
     """What others have told of one host.
 
     Attributes:
-        silent: ports that have not answered, and when each was first dialled.
-        answered: ports that have.
+        silent: addresses with ports that have not answered, and when each was first dialled.
+        answered: those that have.
         failures: in a row.
         retry_at: no new port is dialled before.
     """
 
-    silent: dict[int, float] = field(default_factory=dict)
-    answered: set[int] = field(default_factory=set)
+    silent: dict[tuple[str, int], float] = field(default_factory=dict)
+    answered: set[tuple[str, int]] = field(default_factory=set)
     failures: int = 0
     retry_at: float = 0.0
 
@@ -74,25 +77,28 @@ class DialBudget:
     def take(self, host: str, port: int, now: float) -> bool:
         """Whether to dial it; it then counts until it answers."""
         told = _entry(self._hosts, host, _Told)
-        if port in told.answered or port in told.silent:
+        place = (host, port)
+        if place in told.answered or place in told.silent:
             return True
-        told.silent = {port: at for port, at in told.silent.items() if now - at < _FORGET_S}
+        told.silent = {place: at for place, at in told.silent.items() if now - at < _FORGET_S}
         if len(told.silent) >= TOLD_PORTS or now < told.retry_at:
             return False
-        told.silent[port] = now
+        told.silent[place] = now
         return True
 
     def answered(self, host: str, port: int) -> None:
         """Somebody answered there."""
         told = self._hosts.get(host_key(host))
-        if told is not None and told.silent.pop(port, None) is not None:
-            told.answered.add(port)
+        if told is not None and told.silent.pop((host, port), None) is not None:
+            if len(told.answered) >= _ANSWERED:
+                told.answered.clear()
+            told.answered.add((host, port))
             told.failures, told.retry_at = 0, 0.0
 
     def failed(self, host: str, port: int, now: float) -> None:
         """Nobody answered there; new ports of the host wait, twice as long each time."""
         told = self._hosts.get(host_key(host))
-        if told is not None and port in told.silent:
+        if told is not None and (host, port) in told.silent:
             told.failures += 1
             if told.failures >= _FREE_FAILURES:
                 wait_s = min(_LONGEST_BACKOFF_S, 2.0 ** (told.failures - _FREE_FAILURES))

@@ -7,6 +7,7 @@ from time import monotonic
 
 from overlaysync.net.interfaces import (
     Interface,
+    is_link_local,
     is_on_link,
     is_one_host,
     is_own,
@@ -41,11 +42,12 @@ class Neighbourhood:
 
         Args:
             host: an IP address. Only one in our networks, unless a peer outside them, which the user named,
-                tells of its like. Our loopback only when the peer is on this machine itself.
+                tells of its like. Our loopback only when the peer is on this machine itself, and a link-local
+                one only with the scope that the peer was heard on.
             port: never one that system services have.
             told_by: an IP address.
         """
-        if not is_told_port(port):
+        if not is_told_port(port) or (is_link_local(host) and "%" not in host):
             return False
         teller = self._nearness(told_by)
         if teller is _Near.HERE:
@@ -59,11 +61,11 @@ class Neighbourhood:
         return self._nearness(host) is _Near.HERE
 
     def _nearness(self, host: str) -> _Near:
-        """Asked for every member anybody tells of, so each host is looked up once."""
+        """Asked for every member anybody tells of, so each host is looked up once while networks stay."""
+        networks = self._networks()
         if host not in self._near:
             if len(self._near) >= _HOSTS_KEPT:
                 self._near.clear()
-            networks = self._networks()
             link = _Near.LINK if is_on_link(host, networks) else _Near.FAR
             self._near[host] = _Near.HERE if is_own(host, networks) else link
         return self._near[host]
@@ -72,5 +74,7 @@ class Neighbourhood:
         """Those of this machine, as they were a moment ago."""
         now = monotonic()
         if now >= self._look_at:
-            self._look_at, self._found = now + _NETWORKS_S, list_interfaces()
+            before, self._look_at, self._found = self._found, now + _NETWORKS_S, list_interfaces()
+            if self._found != before:
+                self._near.clear()
         return self._found

@@ -5,21 +5,28 @@ from __future__ import annotations
 import getpass
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from overlaysync.errors import OverlaysyncError
 from overlaysync.model.names import name_from
+from overlaysync.net.faults import Faults
+from overlaysync.node.identity import identify, words_of
 from overlaysync.ops.library import Library
 from overlaysync.ops.make import Maker
 from overlaysync.ops.publish import Publisher
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
+from overlaysync.store.presence import Presence
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import NodeKey, load_or_make, short_node_id
 from overlaysync.trust.team_files import load_teams
 from overlaysync.trust.teams import Team
+
+_TIDY_EVERY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,7 @@ class Node:
         label: ``user@host-abc234``.
         teams: those it is in, by name, as they were when it was opened.
         catalog, library, publisher, maker: see their modules.
+        presence: this command among those that use the home.
     """
 
     home: Home
@@ -42,18 +50,28 @@ class Node:
     library: Library
     publisher: Publisher
     maker: Maker
+    presence: Presence
 
     @classmethod
-    def open(cls, environment: Mapping[str, str]) -> Node:
-        """The node of this home; key and catalog are made at first use."""
+    def open(cls, environment: Mapping[str, str], *, tell: Callable[[str], None] | None = None) -> Node:
+        """The node of this home; key and catalog are made at first use.
+
+        Args:
+            environment: variables.
+            tell: is told when the home is a copy of another machine's, and the key was made anew for that;
+                without it the key is taken as it is.
+        """
         home = Home.from_environment(environment).prepare()
-        key = load_or_make(home.node_key)
+        presence = Presence.begin(home.root)
+        key, exchange = (load_or_make(home.node_key), None) if tell is None else identify(home)
+        if exchange is not None and tell is not None:
+            tell(words_of(exchange))
         label = node_label(key, environment)
         teams = load_teams(home.teams)
         catalog = Catalog.open(home)
         library = Library(catalog)
         publisher, maker = Publisher(library, key, label, teams), Maker(library, home.journals)
-        return cls(home, key, label, teams, catalog, library, publisher, maker)
+        return cls(home, key, label, teams, catalog, library, publisher, maker, presence)
 
     def may_see(self, team: str) -> bool:
         """Whether what belongs to ``team`` ("" for everybody) is for this node."""
@@ -71,9 +89,25 @@ class Node:
         pins = self.catalog.pins
         return Book.of(self.key.public, pins.pins(), pins.trusted(), pins.distrusted())
 
+    def keep_faults(self, faults: Faults) -> None:
+        """Keep what was counted of unexpected exceptions, for ``overlaysync doctor``."""
+        self.catalog.faults.add(faults.take(), at=timestamp())
+
     def close(self) -> None:
-        """Close the catalog."""
-        self.catalog.close()
+        """Close the catalog; the last command that uses the home first removes what nothing needs."""
+        try:
+            if self.presence.is_last():
+                self._tidy()
+        finally:
+            self.catalog.close()
+            self.presence.end()
+
+    def _tidy(self) -> None:
+        """Remove page lists, pages and journals that nothing needs: when there are some, and once a day."""
+        with suppress(OverlaysyncError, OSError):  # the command is done, and has told its own errors
+            if self.catalog.has_garbage() or now() - self.presence.tidied_at > _TIDY_EVERY_S:
+                self.catalog.collect_garbage(self.home.journals)
+                self.presence.note_tidied()
 
 
 def node_label(key: NodeKey, environment: Mapping[str, str]) -> str:

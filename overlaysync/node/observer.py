@@ -18,8 +18,14 @@ class Observer(Protocol):
     def advance(self, size: int, source: str = "") -> None:
         """``size`` more bytes are done; they came from the node with this label, or from here."""
 
+    def waiting(self, sources: Sequence[str], idle_s: float) -> None:
+        """Labels of those that are asked for data, and for how long none has come; several times a second."""
+
     def end(self) -> None:
         """The work has ended, well or not."""
+
+    def log(self, text: str) -> None:
+        """Something worth a line in a log only."""
 
     def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
         """Of ``joined`` nodes that have begun to fetch something here, so many are done.
@@ -44,7 +50,13 @@ class Silent:
     def advance(self, size: int, source: str = "") -> None:
         pass
 
+    def waiting(self, sources: Sequence[str], idle_s: float) -> None:
+        pass
+
     def end(self) -> None:
+        pass
+
+    def log(self, text: str) -> None:
         pass
 
     def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:

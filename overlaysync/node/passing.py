@@ -13,10 +13,12 @@ from contextlib import asynccontextmanager
 
 from overlaysync.errors import NetworkError
 from overlaysync.net.bounds import MEMBER_ID_SIZE
+from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
+from overlaysync.ops.in_use import InUse
 from overlaysync.ops.offer import Offer, PartOffer
 from overlaysync.swarm.members import Member, Swarms
 
@@ -86,8 +88,11 @@ class Passing:
     def offer(self, manifest_id: bytes) -> Offer | None:
         return self._offers.get(manifest_id)
 
-    def peers(self) -> Sequence[str]:
-        return [str(address) for address in self._reach.answering()]
+    def in_use(self) -> Sequence[InUse]:
+        return ()
+
+    def peers(self) -> Sequence[Address]:
+        return self._reach.answering()
 
     def port_for(self, team: str) -> int:
         """Where it answers those who fetch what belongs to ``team`` ("" for everybody)."""

@@ -18,7 +18,7 @@ from overlaysync.net.client import CatalogAnswer, Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import is_told_port
-from overlaysync.net.messages import Address, Endpoint, PrivateAddress
+from overlaysync.net.messages import Address, CatalogMessage, Endpoint, PrivateAddress
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.resolving import resolve
 from overlaysync.node.host_budget import AskBudget, DialBudget
@@ -26,11 +26,14 @@ from overlaysync.node.listed import Listed
 from overlaysync.node.nearness import Neighbourhood
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.twins import Twins
+from overlaysync.node.views import PeerView, listings_of
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.team_things import things_of
-from overlaysync.store.members import Member, Thing
+from overlaysync.store.members import Member
 from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.trust.keys import node_id
 from overlaysync.units import MIB
 
 SETTLE_S = 0.25
@@ -38,6 +41,9 @@ SETTLE_S = 0.25
 
 _AGAIN_S = 5.0
 """Announced peers that did not answer are asked again after this time."""
+
+_IN_TURN = 8
+"""Announced peers asked again at one time, in case that an announcement was lost."""
 
 NOTED_S = 60.0
 """What a peer was noted to have is not noted again within this time."""
@@ -51,60 +57,21 @@ LISTED_SIZE = 8 * MIB
 _OPENED = LISTED_SIZE // MAX_MANIFEST_SIZE
 """Envelopes remembered to be right: in a room many list the same, and each signature takes its time."""
 
+_PROBLEMS = 4
+"""Peers said to fail, of all that do."""
+
+_PROOFS = 4
+"""How often a peer that claims this node's key is asked to prove it when it does not answer."""
+
 _LOOK_S = 10.0
 """A peer that nobody named must have sent its catalog by then."""
+
+_STAYED_S = 3.0
+"""A peer that is announced elsewhere must answer where it was within this time: as long as to connect."""
 
 _LOOKS = 12
 _LOOKING = replace(SERVER, places=4, waiting=4 * DISCOVERY.peers, wait_s=3600)
 """Few catalogs at once, for each may be long; hosts take turns, and those that stall give way."""
-
-
-@dataclass(slots=True)
-class PeerView:
-    """A node as seen by this one.
-
-    Attributes:
-        address: where it answered.
-        public_key: what it says its key is.
-        label: its label, safe to print.
-        manifests: what it lists, signatures verified, by id: to everybody, and to the teams of this node.
-        etag: of its catalog.
-        problem: why it could not be asked; "" when it was.
-        announced: whether mDNS brought it (else it was named, or a peer told of it).
-        revision: of its catalog, as it was announced when it was last asked.
-        tls: port of its private lane.
-        answered: whether it has answered.
-        public: those of the manifests that are for everybody.
-        alias: whether it is a node on this machine that another of its addresses already stands for.
-        things: what it lists to each team of this node that it has proven to be in.
-        size: bytes of the envelopes it lists.
-        counted: whether what it lists counts, with all others' that nobody named.
-        noted: what was last said of its private lane: a command that stays asks again and again.
-    """
-
-    address: Address
-    public_key: bytes = b""
-    label: str = ""
-    manifests: dict[bytes, Manifest] = field(default_factory=dict)
-    etag: str = ""
-    problem: str = ""
-    alias: bool = False
-    announced: bool = False
-    revision: str = ""
-    tls: int = 0
-    answered: bool = False
-    public: dict[bytes, Manifest] = field(default_factory=dict)
-    things: dict[str, tuple[Thing, ...]] = field(default_factory=dict)
-    size: int = 0
-
-    def endpoint(self, team: str) -> Endpoint:
-        """Where it serves what belongs to ``team`` ("" for everybody)."""
-        if not team:
-            return self.address
-        return PrivateAddress(self.address.host, self.tls, team, self.public_key)
-
-    counted: bool = False
-    noted: str = ""
 
 
 @dataclass(slots=True)
@@ -114,6 +81,8 @@ class Reach:
     Attributes:
         faults: unexpected exceptions; none of them ends the search.
         dials: of the addresses that others tell of, the ones that are dialled.
+        alarm: is told of other machines with this node's key; None for the observer.
+        twins: other machines with this node's key.
     """
 
     node: Node
@@ -125,17 +94,23 @@ class Reach:
     views: dict[str, PeerView] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     dials: DialBudget = field(default_factory=DialBudget)
+    alarm: Callable[[str], None] | None = None
+    twins: Twins = field(init=False)
     _asks: AskBudget = field(default_factory=AskBudget)
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
     _failure: BaseException | None = None
     _neighbourhood: Neighbourhood = field(default_factory=Neighbourhood)
+    _looked_s: float = 0.0
     _resolved: dict[Address, tuple[Address, ...]] = field(default_factory=dict)
     _listed: Listed = field(default_factory=Listed)
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _open: Callable[[bytes], Manifest] = field(default_factory=lambda: lru_cache(_OPENED)(open_envelope))
     _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
+
+    def __post_init__(self) -> None:
+        self.twins = Twins(self.client, self.alarm or self.observer.note)
 
     @classmethod
     @asynccontextmanager
@@ -149,10 +124,12 @@ class Reach:
         interfaces: Iterable[str] = (),
         mdns_needed: bool = True,
         catalogs: bool = True,
+        alarm: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Reach]:
         """Begin to look for peers: the named ones, and all that announce themselves.
 
-        A node that only shares does without mDNS where it does not work, and without others' ``catalogs``.
+        A node that only shares does without mDNS where it does not work, and without others' ``catalogs``; it
+        waits where there is no network yet.
 
         Raises:
             NetworkError: mDNS does not work here, it is needed, and no peer is named.
@@ -163,13 +140,15 @@ class Reach:
         browser: Browser | None = Browser(interfaces=tuple(interfaces), faults=faults)
         assert browser is not None
         try:
-            await browser.start()
+            await browser.start(patient=not catalogs)
         except NetworkError as error:
             browser = None
             if mdns_needed and not named:
                 raise
             observer.note(str(error))
-        reach = cls(node, client, observer, browser, named=named, catalogs=catalogs, faults=faults)
+        reach = cls(
+            node, client, observer, browser, named=named, catalogs=catalogs, faults=faults, alarm=alarm
+        )
         if browser is not None:
             browser.still_there = reach._still_there
         watcher = asyncio.create_task(reach._watch())
@@ -183,19 +162,14 @@ class Reach:
             await asyncio.gather(*tasks, return_exceptions=True)
             if browser is not None:
                 await browser.stop()
+            with suppress(OverlaysyncError):  # what the command has found counts more
+                await asyncio.to_thread(node.keep_faults, faults)
 
     # -- what was found ------------------------------------------------------------------------------
 
     def listings(self) -> list[Listing]:
         """Everything listed, by manifest, with the peers that list it."""
-        found: dict[bytes, tuple[Manifest, list[PeerView]]] = {}
-        for view in self.nodes():
-            for manifest in view.manifests.values():
-                found.setdefault(manifest.id, (manifest, []))[1].append(view)
-        return [
-            Listing(manifest, tuple(str(view.address) for view in views), tuple(view.label for view in views))
-            for manifest, views in found.values()
-        ]
+        return listings_of(self.nodes())
 
     def sources(self, content: bytes, team: str = "") -> dict[str, tuple[Endpoint, Manifest]]:
         """Source key → (address, manifest to ask for) of every peer that lists the content to ``team``.
@@ -205,37 +179,55 @@ class Reach:
         if self._index is None:
             self._index = {}
             for view in self.nodes():
-                for manifest in view.manifests.values():
+                for manifest in view.served:
                     header = manifest.header
                     endpoint = view.endpoint(header.team)
                     found = self._index.setdefault((header.content_id, header.team), {})
                     found[str(endpoint)] = (endpoint, manifest)
         return self._index.get((content, team), {})
 
-    def ignore(self, name: str, port: int) -> None:
-        """This node's own announcement is nobody else."""
+    def ignore(self, host: str) -> None:
+        """What is announced at this host name is this node's own."""
         if self.browser is not None:
-            self.browser.ignore(name, port)
+            self.browser.ignore(host)
 
     def answering(self) -> list[Address]:
-        """Addresses of the nodes that have answered."""
-        return list(dict.fromkeys(view.address for view in self.nodes() if view.answered))
+        """Addresses of the nodes that have answered, the last time they were asked as well."""
+        return list(
+            dict.fromkeys(view.address for view in self.nodes() if view.answered and not view.problem)
+        )
 
     def may_dial(self, host: str, port: int, *, told_by: Endpoint) -> bool:
         """Whether to believe a peer that a node answers at ``host`` (an IP address) and ``port``."""
         return self._neighbourhood.may_dial(host, port, told_by=told_by.host)
 
+    def silence(self) -> NetworkError | None:
+        """Return what to say when no peer has answered at all; None when one has."""
+        if any(view.answered for view in self.nodes()):
+            return None
+        looked = f"looked for {self._looked_s:g} s on {self.browser.where}" if self.browser else ""
+        asked = f"asked {', '.join(map(str, self.named))}" if self.named else ""
+        problems = (view.problem for view in self.nodes() if view.problem)
+        return NetworkError(
+            f"No other machine answered ({'; '.join(filter(None, (looked, asked)))})",
+            why="; ".join(islice(problems, _PROBLEMS)),
+            hint="overlaysync doctor, to find out why; or name a machine that shares: --peer HOST",
+        )
+
     def require_answer(self) -> None:
-        """Complain when peers were named and none of them answered.
+        """Complain when no peer has answered, or none of those that were named.
 
         Raises:
             NetworkError: what they did instead.
         """
+        silence = self.silence()
+        if silence is not None:
+            raise silence
         named = [view for view in self.views.values() if self._is_named(view)]
         failed = [view.problem for view in named if view.problem]
         if failed and len(failed) == len(self.named):
             raise NetworkError(
-                "No peer answers",
+                "No machine that you named answers",
                 why="; ".join(failed),
                 hint="check address and port, or: overlaysync doctor",
             )
@@ -256,6 +248,7 @@ class Reach:
 
         Who names peers means those: no time is given to others then.
         """
+        self._looked_s = max(self._looked_s, wait_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while not satisfied():
@@ -276,19 +269,26 @@ class Reach:
         return bool(self._asking)
 
     def ask_again(self) -> None:
-        """Ask those for their catalogs again whose changes are not announced.
+        """Ask peers for their catalogs again: a command that stays calls this from time to time.
 
-        These are the named peers, those that they told of, and members of this node's teams: what belongs to
-        a team is in no announcement. A command that stays calls this from time to time.
+        All those are asked whose changes are not announced: the named peers, those that they told of, and
+        members of this node's teams, as what belongs to a team is in no announcement. Of the others some in
+        turn, for announcements get lost: between two switches that were apart nothing says so afterwards.
         """
+        announced = []
         for key, view in list(self.views.items()):
             if not (view.announced or view.answered or self._is_named(view)):
                 continue  # others told of it, and it may not even exist
             if not view.announced:
                 named = next((address for address in self.named if str(address) == key), None)
                 self._ask(key, (named or view.address,), gossip=named is not None)
-            elif view.tls and self.node.teams:
+            elif self.catalogs and view.tls and self.node.teams:
                 self._ask(key, (view.address,))
+            elif view.answered:
+                announced.append(key)
+        announced.sort(key=lambda key: self.views[key].asked_at)
+        for key in announced[:_IN_TURN]:
+            self._ask(key, (self.views[key].address,))
 
     async def changes(self, *, wait_s: float) -> bool:
         """Wait until something has been heard of a peer, and no peer is being asked; False when nothing was.
@@ -334,6 +334,7 @@ class Reach:
         """Ask the named peers once; ask those announced when they come, change, or did not answer."""
         for address in self.named:
             self._ask(str(address), (address,), gossip=True)
+        again_at = monotonic() + _AGAIN_S
         while self.browser is not None:
             found = {peer.label: peer for peer in self.browser.found()}
             for key in [key for key, view in self.views.items() if view.announced and key not in found]:
@@ -344,6 +345,9 @@ class Reach:
                     self._consider(peer)
                 except Exception as error:
                     self.faults.contain(error, "looking at an announcement")
+            if not self.catalogs and monotonic() >= again_at:
+                self.ask_again()  # others are told where peers are, so it must still be true
+                again_at = monotonic() + _AGAIN_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(_AGAIN_S):
                     await self.browser.changed()
@@ -365,8 +369,10 @@ class Reach:
 
     def _has_news(self, view: PeerView | None, peer: Peer) -> bool:
         """Whether there is anything to ask a peer for."""
-        if view is None or view.problem:
+        if view is None or view.problem or 0 < view.unproven < _PROOFS:
             return True
+        if peer.addresses != view.addresses and view.address.host not in peer.addresses:
+            return True  # it has moved, as is said; where it answered may still be tried first
         return self.catalogs and view.revision != peer.revision
 
     def _ask(
@@ -383,9 +389,10 @@ class Reach:
         if key in self._asking or (key not in self.views and len(self.views) >= 2 * DISCOVERY.peers):
             return
         view = self.views.setdefault(key, PeerView(addresses[0]))
+        view.asked_at = monotonic()
         if announced:
-            view.announced, view.revision = True, announced.revision
-        task = asyncio.create_task(self._look_in_turn(view, addresses, gossip))
+            view.announced, view.revision, view.addresses = True, announced.revision, announced.addresses
+        task = asyncio.create_task(self._look_in_turn(view, addresses, gossip, announced))
         self._asking[key] = task
         task.add_done_callback(lambda _: self._looked(key, announced))
 
@@ -409,7 +416,9 @@ class Reach:
         self._index = None
         self._changed.set()
 
-    async def _look_in_turn(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
+    async def _look_in_turn(
+        self, view: PeerView, addresses: tuple[Address, ...], gossip: bool, announced: Peer | None
+    ) -> None:
         """Fill ``view`` when it is its turn; a peer that the user named need not wait for others.
 
         Whatever goes wrong with one peer is its own problem, unless this machine fails.
@@ -419,15 +428,34 @@ class Reach:
         try:
             if self._is_named(view):
                 await self._look(view, addresses, gossip)
+                await self._look_for_twin(view, announced)
                 return
             async with self._places.place(view.address.host, lambda: limit.reschedule(loop.time())), limit:
                 limit.reschedule(loop.time() + _LOOK_S)
+                if announced and await self._has_left(view, announced):
+                    addresses = tuple(address for address in addresses if address != view.address)
                 await self._look(view, addresses, gossip)
+                await self._look_for_twin(view, announced)
         except (TimeoutError, NoPlaceError):
             view.problem = f"{view.address} takes too long to say what it has"
         except Exception as error:
             failure = self.faults.contain(error, "asking a peer for its catalog")
             view.problem = f"{view.address}: {failure}"
+
+    async def _has_left(self, view: PeerView, announced: Peer) -> bool:
+        """Whether a peer that is announced elsewhere does not answer any more where it did.
+
+        It is asked for something small, and soon: of what was sent on a connection to an address that has
+        gone nothing is heard for long, and the catalog of one that has stayed may take its time.
+        """
+        if not view.answered or view.address.host in announced.addresses:
+            return False
+        try:
+            async with asyncio.timeout(_STAYED_S):
+                await self.client.peers(view.address)
+        except (TimeoutError, PeerError, DecodeError):
+            return True
+        return False
 
     async def _look(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Fill ``view`` from the first address that answers."""
@@ -459,13 +487,34 @@ class Reach:
             view.label = one_field(answer.catalog.label)
             view.alias = self._is_alias(view)
             view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
-            view.public = await asyncio.to_thread(self._open_all, answer.catalog.envelopes, "", view)
+            view.boot, view.in_use = answer.catalog.boot, {}
+            view.public = await asyncio.to_thread(self._open_all, answer.catalog, "", view)
+        view.in_use = {id: since for id, since in view.in_use.items() if id in view.public}
         self._list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
             await self._learn_history(view)
         self._cut_lists()
         if gossip:
             await self._ask_its_peers(address)
+
+    async def _look_for_twin(self, view: PeerView, announced: Peer | None) -> None:
+        """Find out whether a peer elsewhere that claims this node's key has it."""
+        said = node_id(view.public_key) if view.public_key else ""
+        claimed = said or (announced.node_id if announced else "")
+        if view.problem or not claimed or self._neighbourhood.is_here(view.address.host):
+            return
+        own = self.node.key.public
+        if claimed != node_id(own):
+            return
+        tls, label = view.tls, view.label
+        if announced is not None:
+            tls, label = tls or announced.tls, label or announced.label
+        try:
+            await self.twins.meet(own, view.address, tls, label)
+            view.unproven = 0
+        except Exception as error:
+            self.faults.contain(error, "asking a peer to prove this machine's key")
+            view.unproven += 1
 
     async def _greet(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Find out where a peer answers, which is told to others; what it has is not needed here."""
@@ -532,7 +581,7 @@ class Reach:
         assert isinstance(endpoint, PrivateAddress)
         try:
             catalog = await self.client.private_catalog(endpoint)
-            manifests = await asyncio.to_thread(self._open_all, catalog.envelopes, team, view)
+            manifests = await asyncio.to_thread(self._open_all, catalog, team, view)
             view.things[team] = things_of(manifests.values())
             if view.public_key != self.node.key.public:
                 await self._note_member(view.public_key, catalog.label, team)
@@ -591,22 +640,25 @@ class Reach:
             )
         )
 
-    def _open_all(self, envelopes: Iterable[bytes], team: str, view: PeerView) -> dict[bytes, Manifest]:
+    def _open_all(self, catalog: CatalogMessage, team: str, view: PeerView) -> dict[bytes, Manifest]:
         """Verify envelopes and keep their headers; a wrong one is left out, its neighbours are not.
 
         So is one that no member of the team it was listed to has published. That the peer has what it lists
-        is noted, of what is or was here.
+        is noted, of what is or was here; what a VM uses there is known, and nothing that it has.
         """
         manifests = {}
-        for envelope in envelopes:
+        items = (*((envelope, "") for envelope in catalog.envelopes), *catalog.in_use)
+        for envelope, since in items:
             with suppress(OverlaysyncError):
                 manifest = self._open(envelope)
                 if manifest.header.team == team and manifest.belongs(self.node.teams):
+                    if since and manifest.id not in manifests:
+                        view.in_use[manifest.id] = since
                     manifests[manifest.id] = manifest
         rows = [manifest_row(manifest) for manifest in manifests.values()]
         self.node.catalog.note_manifests(rows, at=timestamp())
         if view.public_key != self.node.key.public:
-            contents = {row.content for row in rows}
+            contents = {row.content for row in rows if row.id not in view.in_use}
             lately = timestamp(ago_s=NOTED_S)
             self.node.catalog.note_holdings(
                 view.public_key, view.label, contents, at=timestamp(), fresh=lately

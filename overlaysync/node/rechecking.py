@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 
 from overlaysync.errors import InUseError, OverlaysyncError, StoppedError
-from overlaysync.formats.image import Format
 from overlaysync.node.node import now
 from overlaysync.node.sharing import Share, Shared
 from overlaysync.ops.offer import ImageOffer
@@ -103,9 +102,8 @@ class Rechecker:
         if 0 <= now() - row.verified_at < age_s:  # a time to come is no reason never to look
             return False
         begun = now()
-        finding = recheck(
-            path, Format(row.format), offer.pages, self.share.node.library.load_page, pause=self._pacer(offer)
-        )
+        load = self.share.node.library.load_page
+        finding = recheck(offer.chain, offer.pages, load, pause=self._pacer(offer))
         if not offer.unchanged():
             return False
         if finding.damage:

@@ -17,7 +17,10 @@ from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
+from overlaysync.ops.again import Again
+from overlaysync.ops.bases import path_below
 from overlaysync.ops.library import Known, is_read_only
+from overlaysync.ops.packing import packing_of
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Verdict
 from overlaysync.ops.resolve import Listing
@@ -64,24 +67,32 @@ async def repair(
         await reach.until(lambda: bool(reach.sources(content, manifest.header.team)), wait_s=options.wait_s)
         fetch = Fetch(node, client, reach, observer, options, Passing(node, reach))
         header = listing.manifest.header
-        base = (_own_base(node, verdict.path, header) or fetch.base_of(header)) if header.is_layer else None
+        base = (
+            (_own_base(node, verdict.path, header) or fetch.base_of(header, verdict.path))
+            if header.is_layer
+            else None
+        )
         if header.is_layer and base is None:
-            below = _path_below(node, verdict.path)
+            below = path_below(node.library, verdict.path)
             raise BaseImageError(
                 f"Cannot heal {verdict.path}",
                 why=f"its master {below or one_field(header.parent_name)} is missing, damaged, changed, "
                 "or may be written",
                 hint=f"heal that one first: overlaysync verify --repair '{below}'"
                 if below
-                else f"overlaysync fetch {short_id(header.parent_id or b'')}",
+                else Again(
+                    short_id(header.parent_id or b""), ("--to", os.path.dirname(verdict.path))
+                ).fetch(),
             )
+        format = _format(node, verdict.path, header)
         step = Step(
             listing,
             verdict.path,
-            _format(node, verdict.path, header),
+            format,
             base.path if base else None,
             base_here=base is not None,
             brought=is_read_only(verdict.path),
+            packing=packing_of(header, format),
         )
         file = verdict.known.files[0] if verdict.known else None
         healed = await fetch.make(step, Verdict(standing=Standing(State.UNKNOWN), file=file))
@@ -98,7 +109,7 @@ def _format(node: Node, path: str, header: Header) -> Format:
 
 def _own_base(node: Node, path: str, header: Header) -> Known | None:
     """What the overlay stands on, read again; None if that is not what it was, or cannot be found."""
-    below = _path_below(node, path)
+    below = path_below(node.library, path)
     try:
         base = node.library.examine(below, now=now(), fresh=True) if below else None
     except (OverlaysyncError, OSError):
@@ -106,12 +117,3 @@ def _own_base(node: Node, path: str, header: Header) -> Known | None:
     if base is None or base.disk.id != header.parent_id:
         return None
     return base if base.layer is None or is_read_only(base.path) else None
-
-
-def _path_below(node: Node, path: str) -> str:
-    """The path of the image that an overlay stands on; "" when it cannot be opened."""
-    try:
-        with node.library.open(path) as chain:
-            return os.path.realpath(chain.images[1].path)
-    except (OverlaysyncError, OSError, IndexError):
-        return ""

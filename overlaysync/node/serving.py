@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 from overlaysync.errors import NetworkError, OverlaysyncError
-from overlaysync.net.discovery import Announcement, Announcer, Item
+from overlaysync.net.announcer import Announcement, Announcer
 from overlaysync.net.faults import Faults
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.net.shelf import View
+from overlaysync.net.txt import Item
+from overlaysync.node.deliveries import Deliveries
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.reach import NOTED_S, Reach
 from overlaysync.node.rechecking import rechecked
 from overlaysync.node.sharing import Share
 from overlaysync.store.catalog import label_key
+from overlaysync.swarm.members import Members
 from overlaysync.trust.keys import node_id
 
 ANNOUNCE_S = 10.0
@@ -32,37 +36,46 @@ async def serve(
     share: Share,
     *,
     reach: Reach | None = None,
-    port: int = 0,
+    port: int | None = 0,
     interfaces: Iterable[str] = (),
     limit: RateLimit | None = None,
     recheck_s: float | None = None,
-    sent: Callable[[bytes, str, int], None] | None = None,
 ) -> AsyncIterator[tuple[int, str]]:
     """Serve ``share`` while the block runs; gives the port and the interfaces it is announced on.
 
     Without multicast the node serves all the same; others then need ``--peer``. What was last read longer
     than ``recheck_s`` ago is read again meanwhile; None: never. ``limit`` is the rate of what is given.
+    ``port`` is 0 for a free one, None for the default (a free one when that is taken).
     """
     node = share.node
     faults = reach.faults if reach is not None else Faults()
     faults.tell(share.observer.note)
+    deliveries = Deliveries(share.observer.log)
+    sent = partial(_note_sent, share, deliveries)
     server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults)
     port = await server.start(port=port)
     if reach is not None:
-        share.neighbours = lambda: [str(address) for address in reach.answering()]
+        share.neighbours = reach.answering
     with _own_label(node, port) as label:
-        announcer = Announcer(label, interfaces=tuple(interfaces), faults=faults)
+
+        def moved(where: str) -> None:
+            nowhere = f"No longer announced: {announcer.problem}"
+            share.observer.note(f"Now announced on {where}" if where else nowhere)
+
+        announcer = Announcer(label, interfaces=tuple(interfaces), faults=faults, moved=moved)
+        if reach is not None:
+            reach.ignore(announcer.host)
         where = ""
         try:
             async with asyncio.timeout(ANNOUNCE_S):
-                where = await announcer.start(_announcement(share, server))
-            if reach is not None:
-                reach.ignore(announcer.name, port)
+                where = await announcer.start(_announcement(share, server), patient=True)
+            if not where:
+                share.observer.note(f"Not announced until there is a network ({announcer.problem})")
         except NetworkError as error:
             share.observer.note(f"not announced: {error}")
         except TimeoutError:
             share.observer.note("not announced: somebody answers to every name; others need --peer")
-        task = asyncio.create_task(_keep_announced(announcer, share, server, faults))
+        task = asyncio.create_task(_keep_announced(announcer, share, server, faults, deliveries))
         try:
             async with rechecked(share, recheck_s):
                 yield port, where
@@ -91,18 +104,35 @@ def _own_label(node: Node, port: int) -> Iterator[str]:
         os.close(lock)
 
 
-async def _keep_announced(announcer: Announcer, share: Share, server: Server, faults: Faults) -> None:
+async def _keep_announced(
+    announcer: Announcer, share: Share, server: Server, faults: Faults, deliveries: Deliveries
+) -> None:
     while True:
         await asyncio.sleep(WATCH_S)
         try:
             _tell_progress(share)
+            deliveries.look(partial(_members, share), asyncio.get_running_loop().time())
             await asyncio.to_thread(_note_holders, share.node, _finished(share))
+            await asyncio.to_thread(share.node.keep_faults, faults)
             if await asyncio.to_thread(share.refresh):
                 await announcer.update(_announcement(share, server))
         except (OverlaysyncError, OSError) as error:
             share.observer.note(f"cannot look at what is shared: {error}")
         except Exception as error:  # the next look must come all the same
             faults.count(error, "watching what is shared")
+
+
+def _note_sent(share: Share, deliveries: Deliveries, manifest_id: bytes, host: str, size: int) -> None:
+    """Image data have been sent."""
+    offer = share.offer(manifest_id)
+    if offer is not None:
+        now = asyncio.get_running_loop().time()
+        deliveries.sent(offer.manifest, host, size, _members(share, manifest_id), now)
+
+
+def _members(share: Share, manifest_id: bytes) -> Members:
+    """The nodes that fetch an image, if it is still shared."""
+    return share.swarms.of(manifest_id) if share.offer(manifest_id) is not None else Members()
 
 
 def _tell_progress(share: Share) -> None:

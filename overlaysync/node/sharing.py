@@ -6,42 +6,40 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from overlaysync.errors import (
     AmbiguousError,
-    ImageError,
     InUseError,
     NotAllowedError,
-    NotFoundError,
     OverlaysyncError,
     StoppedError,
 )
 from overlaysync.formats.chain import Chain
-from overlaysync.formats.files import may_read
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
+from overlaysync.model.digest import short_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import check_name
-from overlaysync.node.node import Node, now, timestamp
+from overlaysync.net.messages import Address
+from overlaysync.node.gathering import Gathering, Looked, Wishes, fingerprint_at
+from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
-from overlaysync.ops.backing import check_meant
-from overlaysync.ops.collecting import Rules, collect, images_below, links_in
+from overlaysync.node.used import Used, UsedFiles, is_written
+from overlaysync.ops.audience import stem
+from overlaysync.ops.folders import Found
+from overlaysync.ops.in_use import InUse
 from overlaysync.ops.library import Known
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
-from overlaysync.ops.publish import stem
+from overlaysync.ops.packing import grows, packing_of
 from overlaysync.ops.trust_words import who
-from overlaysync.ops.versions import past_envelopes
-from overlaysync.store.files import translate
+from overlaysync.ops.versions import other_sides, past_envelopes
 from overlaysync.swarm.members import Swarms
-from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.keys import node_id
 from overlaysync.units import format_size
-
-_GROWTH = 1.5
-"""From how many times its size on an image's growth at the receivers is worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +55,6 @@ class Shared:
     known: Known
     manifest: Manifest
     asked: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the user said of the images to be shared.
-
-    Attributes:
-        name: what the one image is called; "" for its own name.
-        note: what is said of the versions that are published.
-        collecting: what of directories is taken.
-        format: what the named images are, whatever their names and contents suggest; None to look.
-        accept_master: whether an overlay's master is taken for its own, whatever is known of it.
-        confirm: called with the names of images that would become public and were a team's; raises to refuse.
-    """
-
-    name: str = ""
-    note: str = ""
-    collecting: Rules = field(default_factory=Rules)
-    format: Format | None = None
-    accept_master: bool = False
-    confirm: Callable[[Sequence[str]], None] = lambda names: None
 
 
 @dataclass(slots=True)
@@ -97,17 +74,20 @@ class Share:
     team: str | None
     observer: Observer
     wishes: Wishes = field(default_factory=Wishes)
-    neighbours: Callable[[], Sequence[str]] = lambda: ()
+    neighbours: Callable[[], Sequence[Address]] = lambda: ()
     stopping: bool = False
     swarms: Swarms = field(default_factory=Swarms)
     _shared: dict[bytes, Shared] = field(default_factory=dict)
     _offers: dict[bytes, ImageOffer] = field(default_factory=dict)
-    _seen: dict[str, Fingerprint] = field(default_factory=dict)
-    _tried: dict[str, Fingerprint] = field(default_factory=dict)
     _rotten: dict[str, tuple[Fingerprint, str]] = field(default_factory=dict)
-    _busy: set[str] = field(default_factory=set)
-    _left_out: dict[str, OverlaysyncError] = field(default_factory=dict)
+    _used: UsedFiles = field(default_factory=UsedFiles)
     _changes: int = 0
+    _gathering: Gathering = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._gathering = Gathering(
+            self.node, self.paths, self.wishes, self.observer, self._advance, self._list_used
+        )
 
     # -- the shelf, called from the event loop -------------------------------------------------------
 
@@ -125,7 +105,10 @@ class Share:
     def offer(self, manifest_id: bytes) -> Offer | None:
         return self._offers.get(manifest_id)
 
-    def peers(self) -> Sequence[str]:
+    def in_use(self) -> Sequence[InUse]:
+        return tuple(used.entry for used in self._used.all())
+
+    def peers(self) -> Sequence[Address]:
         return self.neighbours()
 
     # -- publishing, called from a thread ------------------------------------------------------------
@@ -140,21 +123,35 @@ class Share:
         """
         if self.team:
             self._check_member(check_name(self.team, "team"), f"Cannot share with team '{self.team}'")
-        found = self._collect()
-        known = {path: image for path in found if (image := self._look(path, named=not found[path]))}
-        if known:
-            self._publish_known(known, found)
-        self._tell_left_out()
-        if not self._shared and self._left_out:
+        gathering = self._gathering
+        found = gathering.collect(all_named=True)
+        looked: dict[str, Looked] = {}
+        try:
+            for path, item in found.items():
+                if image := gathering.look(item, insist=item.top is None):
+                    looked[path] = image
+            if looked:
+                self._publish_known(looked, found)
+        finally:
+            for image in looked.values():
+                image.chain.close()
+        gathering.tell_left_out(len(self._shared))
+        if self._shared or self.used:
+            return
+        if gathering.left_out:
             # Of several, what is mended most easily: a missing master, a VM, rights, damage.
-            raise min(self._left_out.values(), key=lambda error: error.exit_code)
-        if not self._shared:
-            raise self._nothing_found()
+            raise min(gathering.left_out.values(), key=lambda error: error.exit_code)
+        raise gathering.nothing_found()
 
     @property
     def shared(self) -> list[Shared]:
         """What is shared, what the user named first."""
         return sorted(self._shared.values(), key=lambda shared: not shared.asked)
+
+    @property
+    def used(self) -> tuple[Used, ...]:
+        """What is listed only, because a VM uses the file."""
+        return self._used.all()
 
     def refresh(self) -> bool:
         """Withdraw what has changed or gone, publish what is new and quiet; whether anything did."""
@@ -162,18 +159,14 @@ class Share:
         for manifest_id, offer in list(self._offers.items()):
             why = self._rot(offer.path)
             if why or not offer.unchanged():
-                self._withdraw(manifest_id, why or _change(offer.path))
+                self._withdraw(manifest_id, why or change_of(offer.path))
         shared = {shared.known.path for shared in self._shared.values()}
-        found = self._collect()
+        found = self._gathering.collect(all_named=not self._shared)
         for path in found:
-            if path in shared or self._rot(path):
-                continue
-            if self._settled(path) and self._tried.get(path) != self._seen[path]:
+            if path not in shared and not self._rot(path) and self._gathering.is_news(path):
                 self._publish_later(path, found)
-        for manifest_id in set(self._shared) - before:
-            header = self._shared[manifest_id].manifest.header
-            whom = f"team '{header.team}'" if header.team else "everybody"
-            self.observer.note(f"Now shared with {whom}: {header.full_name}:{header.version}")
+        self._tell_new(set(self._shared) - before)
+        self._tidy_used()
         return self._changes != changes
 
     def found_rotten(self, path: str, fingerprint: Fingerprint, why: str) -> None:
@@ -188,113 +181,71 @@ class Share:
         self.stopping = True
         self._offers.clear()
         self._shared.clear()
+        self._used.clear()
+        self._gathering.close()
 
-    def _collect(self) -> dict[str, str]:
-        """Real paths of the images that are named, each with the directory it was found in ("" for none)."""
-        found: dict[str, str] = {}
-        for path in self.paths:
-            if not os.path.isdir(path):
-                if os.path.exists(path) or not self._shared:
-                    found.setdefault(os.path.realpath(path), "")
-                continue
-            if not os.access(path, os.R_OK | os.X_OK):
-                what = f"Cannot read {path}"
-                raise NotAllowedError(what, why="permission denied", hint=may_read(path))
-            for item in collect(path, self.wishes.collecting):
-                found.setdefault(os.path.realpath(item.path), os.path.realpath(item.folder))
-        return found
-
-    def _look(self, path: str, *, named: bool) -> Known | None:
-        """What is in the image; one of a directory that cannot be shared is said once, and left out.
-
-        It is tried again when it has changed.
-        """
-        with suppress(OSError):
-            self._tried[path] = Fingerprint.of(os.stat(path))
-        try:
-            known = self._examine(path)
-        except InUseError as error:
-            if named and not self._shared:
-                raise
-            self._tried.pop(path, None)  # it may come free without being written
-            if path not in self._busy:
-                self._leave_out(path, error)
-            self._busy.add(path)
-            return None
-        except OverlaysyncError as error:
-            if named and not self._shared:
-                raise
-            self._leave_out(path, error)
-            return None
-        except OSError as error:
-            self._leave_out(path, translate(error, f"Cannot read {path}", hint=may_read(path)))
-            return None
-        self._busy.discard(path)
-        if named:
-            self.node.catalog.mark_named(path)
-        return known
-
-    def _examine(self, path: str) -> Known:
-        """Hash an image, and check that it may be shared."""
-        format = self.wishes.format
-        size = self.node.library.guest_size(path, format)
-        self.observer.begin(f"hashing {os.path.basename(path)}", size)
-        try:
-            known = self.node.library.examine(
-                path,
-                now=now(),
-                format=format,
-                progress=self._advance,
-                accept_master=self.wishes.accept_master,
-            )
-        finally:
-            self.observer.end()
-        for note in known.notes:
-            self.observer.note(f"{path}: {note}")
-        _check_is_one(known)
-        named = [os.path.realpath(path) for path in self.paths]
-        check_meant(known, named, self.node.catalog, sharing=True)
-        return known
-
-    def _leave_out(self, path: str, error: OverlaysyncError) -> None:
-        self._left_out[path] = error
-        self.observer.note(f"left out: {error}")
-
-    def _publish_known(self, known: dict[str, Known], found: dict[str, str]) -> None:
+    def _publish_known(self, looked: Mapping[str, Looked], found: Mapping[str, Found]) -> None:
         """Publish the images that can be shared, masters before what stands on them."""
-        names = self._names(known, found)
+        known = {path: image.known for path, image in looked.items()}
+        names = self._names(known, found, self.team)
         if self.team == "":
             self._confirm_public(known.values(), names)
-        for path, image in sorted(known.items(), key=lambda item: len(list(item[1].lineage))):
+        for path, image in sorted(looked.items(), key=lambda item: len(list(item[1].known.lineage))):
             try:
-                self._publish(image, self.team, names)
+                self._publish(image, self.team, names, self.wishes.note)
             except OverlaysyncError as error:
-                if not found[path]:
+                if found[path].top is None:
                     raise
-                self._leave_out(path, error)
+                self._gathering.leave_out(path, error)
 
-    def _publish_later(self, path: str, found: dict[str, str]) -> None:
-        """Publish an image that has appeared or changed, for no other audience than it had."""
-        image = self._look(path, named=False)
+    def _publish_later(self, path: str, found: Mapping[str, Found]) -> None:
+        """Publish an image that has appeared or changed, for no other audience than it or this share has.
+
+        What the user said of the versions at the start was not said of this one.
+        """
+        image = self._gathering.look(found[path], insist=False)
         if image is None:
             return
         try:
-            names = self._names({path: image}, found)
-            new = self.node.publisher.known_audience(image) is None
-            self._publish(image, self.team if new else None, names)
+            team = self._audience_later(image.known)
+            names = self._names({path: image.known}, found, team)
+            self._publish(image, team, names, "")
         except OverlaysyncError as error:
-            self._leave_out(path, error)
+            self._gathering.leave_out(path, error)
+        finally:
+            image.chain.close()
 
-    def _names(self, known: Mapping[str, Known], found: Mapping[str, str]) -> dict[str, str]:
+    def _audience_later(self, image: Known) -> str | None:
+        """The audience of this share for what is new; None for the one that the image had.
+
+        What was written to a public image while a team's share runs is for the team: nobody made it public.
+        """
+        audience = self.node.publisher.known_audience(image)
+        known = self.node.catalog.manifests(team="", content=image.content.id)
+        narrower = self.team and audience == "" and not known
+        return self.team if audience is None or narrower else None
+
+    def _tell_new(self, manifest_ids: Iterable[bytes]) -> None:
+        for manifest_id in manifest_ids:
+            manifest = self._shared[manifest_id].manifest
+            header = manifest.header
+            whom = f"team '{header.team}'" if header.team else "everybody"
+            by = "" if manifest.publisher == self.public_key else f", published by {header.by}"
+            public = ", which was public before" if self.team and not header.team else ""
+            self.observer.note(f"Now shared with {whom}: {header.full_name}:{header.version}{by}{public}")
+
+    def _names(
+        self, known: Mapping[str, Known], found: Mapping[str, Found], team: str | None
+    ) -> dict[str, str]:
         """The name of each image to be published, and of all that they stand on."""
         present = {shared.known.path: shared.known for shared in self._shared.values()}
         images = {image.path: image for top in (*present.values(), *known.values()) for image in top.lineage}
-        in_folder = Counter(folder for folder in found.values() if folder)
+        in_folder = Counter(item.folder for item in found.values() if item.folder)
         candidates = []
         for path, image in images.items():
-            asked, folder = path in found, found.get(path, "")
+            asked, folder = path in found, found[path].folder if path in found else ""
             noted = self.node.catalog.held_at(path)
-            passed_on = None if asked else self.node.publisher.passed_on(image, self.team)
+            passed_on = None if asked else self.node.publisher.passed_on(image, team)
             candidates.append(
                 Candidate(
                     path=path,
@@ -306,16 +257,17 @@ class Share:
                     given=self._given(path, found),
                     noted=noted.name if noted else "",
                     fixed=passed_on.header.name if passed_on else "",
+                    passed=self.node.publisher.held_version(image, team) is not None,
                 )
             )
-        names = assign_names(candidates, self._taken(images))
+        names = assign_names(candidates, self._taken(images), options=_audience_option(team))
         for candidate in candidates:
             name = names[candidate.path]
             if candidate.asked and name not in (stem(candidate.path), candidate.given, candidate.noted):
                 self.observer.note(f"  {candidate.path} is called '{name}'")
         return names
 
-    def _given(self, path: str, found: Mapping[str, str]) -> str:
+    def _given(self, path: str, found: Mapping[str, Found]) -> str:
         """The name that the user gave, which fits one image only."""
         if not self.wishes.name or path not in found:
             return ""
@@ -349,52 +301,27 @@ class Share:
         if team_things:
             self.wishes.confirm(team_things)
 
-    def _publish(self, image: Known, team: str | None, names: Mapping[str, str]) -> None:
+    def _publish(self, looked: Looked, team: str | None, names: Mapping[str, str], note: str) -> None:
+        image = looked.known
         lineage = self.node.publisher.publish_lineage(
             image,
             team=team,
             created=timestamp(),
             names=names,
-            note=self.wishes.note,
+            note=note,
             continues=bool(self.wishes.name),
         )
+        places = {id(one): depth for depth, one in enumerate(image.lineage)}
         for below, manifest in lineage:
             self._warn_of_pin(manifest)
-            self._offer(below, manifest, asked=below is image)
+            self._warn_of_fork(below, manifest)
+            opened = partial(looked.chain.again, places[id(below)])
+            self._offer(below, manifest, opened, asked=below is image)
         header = lineage[0][1].header
-        if self.wishes.note not in ("", header.note):
+        if note not in ("", header.note):
             self.observer.note(
                 f"  {header.full_name}:{header.version} was published before, and its note stays as it is"
             )
-
-    def _tell_left_out(self) -> None:
-        """Say what of the directories was not taken."""
-        for directory in filter(os.path.isdir, self.paths):
-            below = 0 if self.wishes.collecting.recursive else images_below(directory)
-            if below and self._shared:
-                count = "1 image lies" if below == 1 else f"{below} images lie"
-                self.observer.note(f"  {count} in subdirectories of {directory}: share -r takes them as well")
-            links = links_in(directory)
-            if links:
-                self.observer.note(
-                    f"  links left out of {directory}: {', '.join(links)} (name one to share it)"
-                )
-        if self._left_out:
-            total = len(self._left_out) + len(self._shared)
-            self.observer.note(f"  {len(self._left_out)} of {total} images are not shared")
-
-    def _nothing_found(self) -> NotFoundError:
-        below = sum(images_below(path) for path in self.paths if os.path.isdir(path))
-        named = ", ".join(self.paths)
-        if below and not self.wishes.collecting.recursive:
-            return NotFoundError(
-                f"There is no image in {named} itself",
-                why=f"its subdirectories hold {below}",
-                hint=f"overlaysync share -r {' '.join(map(shlex.quote, self.paths))}",
-            )
-        return NotFoundError(
-            f"There is no image in {named}", hint="images are named *.qcow2, *.qed, *.raw or *.img"
-        )
 
     def _warn_of_pin(self, manifest: Manifest) -> None:
         """Say that others will not accept this by its name, where the name belongs to another publisher."""
@@ -406,6 +333,20 @@ class Share:
                 f"  On this machine '{header.full_name}' belongs to {who(pin.publisher, pin.label)}. "
                 "Machines that have that publisher's will not accept yours until they run: "
                 f"overlaysync trust {node_id(key)} --name {header.full_name}"
+            )
+
+    def _warn_of_fork(self, image: Known, manifest: Manifest) -> None:
+        """Say that what this node published is one side of a fork, and how to settle it."""
+        if manifest.publisher != self.public_key:
+            return
+        name, path = manifest.header.full_name, shlex.quote(image.path)
+        for row in other_sides(self.node.catalog, manifest):
+            directory, file = map(shlex.quote, os.path.split(image.path))
+            self.observer.note(
+                f"  This forks {name}: {name}:{manifest.header.version} does not follow {row.title} by "
+                f"{who(row.publisher, row.label)}. To take that one, so that your next version follows both: "
+                f"overlaysync fetch {short_id(row.content)} --to {directory} --as {file} --discard-changes; "
+                f"to go on beside it under another name: overlaysync share --as NAME {path}"
             )
 
     def _check_member(self, team: str, what: str) -> None:
@@ -427,7 +368,8 @@ class Share:
             raise StoppedError("stopped")
         self.observer.advance(size)
 
-    def _offer(self, image: Known, manifest: Manifest, *, asked: bool) -> None:
+    def _offer(self, image: Known, manifest: Manifest, opened: Callable[[], Chain], *, asked: bool) -> None:
+        """Offer an image; ``opened`` opens its files, which must be those that were read."""
         before = self._shared.get(manifest.id)
         if before is not None:
             self._shared[manifest.id] = replace(before, asked=before.asked or asked)
@@ -437,7 +379,7 @@ class Share:
         same = [other for other in self._shared.values() if other.known.path == image.path]
         if same and not asked:
             return  # it is shared under the name that was asked for
-        chain = self.node.library.open(image.path, image.geometry.format)
+        chain = opened()
         try:
             expected = chain.fingerprints()
             self._keep_unwritten(chain, image)
@@ -462,9 +404,11 @@ class Share:
         self._tell_growth(image, manifest)
 
     def _tell_growth(self, image: Known, manifest: Manifest) -> None:
-        """Say when an image will take more room at others, who write it anew and not compressed."""
+        """Say when an image will take more room at others: they compress no overlays, and nothing that was
+        published before by a file that was not compressed."""
         header, size = manifest.header, image.files[0].size
-        if header.data_size >= _GROWTH * size:
+        packed = packing_of(header, Format(header.format)) is not None
+        if image.geometry.compression is not None and not packed and grows(size, header.data_size):
             self.observer.note(
                 f"  compressed: {header.full_name} is {format_size(size)} here and will take "
                 f"{format_size(header.data_size)} at each receiver"
@@ -481,43 +425,68 @@ class Share:
     def _rot(self, path: str) -> str:
         """What is wrong with the file at ``path`` as it is now; "" as far as is known nothing."""
         fingerprint, why = self._rotten.get(path, (None, ""))
-        return why if fingerprint is not None and fingerprint == self._fingerprint(path) else ""
+        return why if fingerprint is not None and fingerprint == fingerprint_at(path) else ""
 
     def _withdraw(self, manifest_id: bytes, why: str) -> None:
+        offer = self._offers[manifest_id]
+        if is_written(offer.path, offer.chain.top.fd):
+            self._use(offer.path, InUse(offer.manifest, timestamp(), offer.past))
+            why = f"a VM writes {offer.path}; it stays listed as in use"
         del self._offers[manifest_id]
         shared = self._shared.pop(manifest_id)
         header = shared.manifest.header
         self.swarms.leave(manifest_id)
-        self._seen.pop(shared.known.path, None)
-        self._tried.pop(shared.known.path, None)
+        self._gathering.forget(shared.known.path)
         self._changes += 1
         self.observer.note(f"No longer shared: {header.full_name}:{header.version} ({why})")
 
-    def _settled(self, path: str) -> bool:
-        """Whether the file looked the same the last time."""
-        present = self._fingerprint(path)
-        before = self._seen.get(path)
-        if present is not None:
-            self._seen[path] = present
-        return present is not None and present == before
+    def _list_used(self, path: str) -> bool:
+        """List what a VM writes, if it was published before; whether it was."""
+        manifest = self._published_before(path) if is_written(path) else None
+        if manifest is None:
+            return False
+        entry = InUse(manifest, timestamp(), past_envelopes(self.node.catalog, manifest))
+        if self._use(path, entry):
+            header = manifest.header
+            self.observer.note(
+                f"In use: {header.full_name}:{header.version} (a VM writes {path}); it is listed, and its "
+                "next version is shared when the VM is shut down"
+            )
+        return True
 
-    def _fingerprint(self, path: str) -> Fingerprint | None:
-        try:
-            return Fingerprint.of(os.stat(path))
-        except OSError:
-            return None
+    def _published_before(self, path: str) -> Manifest | None:
+        """The version that the file held last, if it was for those that it is to be shared with now."""
+        held = self.node.catalog.held_at(path)
+        for row in map(self.node.catalog.find_manifest, held.manifests if held else ()):
+            if row is None or self.team not in (None, row.team) or self.wishes.name not in ("", row.name):
+                continue
+            manifest = open_envelope(row.envelope)
+            if manifest.belongs(self.node.teams):
+                return manifest
+        return None
+
+    def _use(self, path: str, entry: InUse) -> bool:
+        news = self._used.add(path, entry)
+        self._changes += news
+        return news
+
+    def _tidy_used(self) -> None:
+        """Forget what is shared again, gone, or could not be shared after the VM was shut down."""
+        shared = {shared.known.path for shared in self._shared.values()}
+
+        def still(path: str) -> bool:
+            return path not in shared and (is_written(path) or not self._gathering.is_tried(path))
+
+        self._changes += self._used.keep(still)
 
 
-def _change(path: str) -> str:
-    """What became of a file that is not as it was published."""
+def _audience_option(team: str | None) -> str:
+    """The option of ``share`` that says whom an image is for."""
+    if team is None:
+        return ""
+    return f"--team {team}" if team else "--public"
+
+
+def change_of(path: str) -> str:
+    """Return what became of a file that is not as it was published."""
     return f"{path} has changed" if os.path.exists(path) else f"{path} was deleted"
-
-
-def _check_is_one(known: Known) -> None:
-    """An empty disk is of no use to anybody.
-
-    Raises:
-        ImageError: it is one.
-    """
-    if not known.disk.virtual_size:
-        raise ImageError("it is empty", path=known.path)

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field, replace
 from overlaysync.errors import OverlaysyncError, Refusal, UsageError
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.reference import Reference
-from overlaysync.node.collection import Brought, Collection, Wanted
+from overlaysync.node.collection import Brought, Collection
 from overlaysync.node.fetching import Fetch, Fetched, Options
+from overlaysync.ops.again import Again
+from overlaysync.ops.believe import Choice
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Rules
 
@@ -30,16 +32,18 @@ _AGAIN_WAIT_S = 0.5
 """How long a later round waits for what is not within reach: the next one comes soon."""
 
 
-def check_followable(reference: Reference) -> None:
+def check_followable(reference: Reference, again: Again) -> None:
     """Refuse what has no newest version.
 
     Raises:
         UsageError: it is an id or names a version.
     """
     if reference.id_prefix is not None or reference.version is not None:
+        name = "NAME" if reference.id_prefix is not None else str(replace(reference, version=None))
+        newest = again.about(name).sync()
         raise UsageError(
             f"'{reference}' names one version, but sync always brings the newest",
-            hint=f"overlaysync fetch {reference}, or a name: overlaysync sync NAME",
+            hint=f"{again.about(str(reference)).fetch()}; or, for the newest: {newest}",
         )
 
 
@@ -78,27 +82,28 @@ class Sync:
         references: what is named.
         looked: called after each search.
         planned: told of the steps of each thing, in the first round.
+        last: how everything stood after the last round.
     """
 
     fetch: Fetch
     references: Sequence[Reference]
     looked: Callable[[], None] = lambda: None
     planned: Callable[[Sequence[Step]], None] = lambda _: None
+    last: Round = field(default_factory=lambda: Round((), ()))
     _settled: dict[str, tuple[Brought, Fingerprint]] = field(default_factory=dict)
     _asked: float = 0.0
-    _last: Round = field(default_factory=lambda: Round((), ()))
 
     async def first(self) -> Round:
         """Bring everything, and return how it stands."""
         collection = Collection(self.fetch, looked=self.looked, planned=self.planned)
-        self._last = await self._round(collection)
+        self.last = await self._round(collection)
         self.fetch.options = replace(self.fetch.options, wait_s=_AGAIN_WAIT_S)
-        return self._last
+        return self.last
 
     async def again(self) -> list[Change]:
         """Bring what has changed since the last round, and return what is different now."""
-        before, self._last = self._last, await self._round(Collection(self.fetch))
-        return [*_forward(before, self._last), *_refused(before, self._last)]
+        before, self.last = self.last, await self._round(Collection(self.fetch))
+        return [*_forward(before, self.last), *_refused(before, self.last)]
 
     async def news(self) -> None:
         """Wait until something may have changed: a peer was heard of, or it is time to look."""
@@ -109,25 +114,25 @@ class Sync:
             self._asked = loop.time()
 
     async def _round(self, collection: Collection) -> Round:
-        wanted: list[Wanted] = []
+        choices: list[Choice] = []
         try:
-            wanted = await collection.find(self.references)
+            choices = await collection.find(self.references)
         except OverlaysyncError as error:
             collection.refusals.append(Refusal(str(self.references[0]), error))
-        brought = [one for item in wanted if (one := await self._bring(collection, item)) is not None]
+        brought = [one for choice in choices if (one := await self._bring(collection, choice)) is not None]
         return Round(tuple(brought), tuple(collection.refusals))
 
-    async def _bring(self, collection: Collection, wanted: Wanted) -> Brought | None:
+    async def _bring(self, collection: Collection, choice: Choice) -> Brought | None:
         """Bring one thing, unless it is here and its file is as it was."""
-        name = wanted.choice.manifest.header.full_name
+        name = choice.manifest.header.full_name
         settled = self._settled.pop(name, None)
         if settled is not None:
             brought, file = settled
-            same = brought.choice.manifest.id == wanted.choice.manifest.id
+            same = brought.choice.manifest.id == choice.manifest.id
             if same and _fingerprint(brought.fetched[-1].known.path) == file:
                 self._settled[name] = settled
                 return brought
-        done = await collection.bring(wanted)
+        done = await collection.bring(choice)
         if done is not None and done.fetched:
             known = done.fetched[-1].known
             if known.files:
@@ -135,9 +140,9 @@ class Sync:
         return done
 
 
-def sync_options(to: str, masters: Sequence[str], *, wait_s: float) -> Options:
+def sync_options(to: str, masters: Sequence[str], *, wait_s: float, again: Again) -> Options:
     """Return the options of a fetch that only moves forward."""
-    return Options(to=to, masters=tuple(masters), rules=RULES, wait_s=wait_s)
+    return Options(to=to, masters=tuple(masters), rules=RULES, wait_s=wait_s, again=again)
 
 
 def _forward(before: Round, now: Round) -> list[Change]:

@@ -137,6 +137,9 @@ class Transferring:
         self._choose_at = 0.0
         self._random = Random()
         self._last_error = ""
+        self._arrived = 0
+        self._arrived_at = self._tell_at = self._loop.time()
+        self._waited_for: list[str] = []
 
     async def run(self) -> None:
         """Ask until everything is here.
@@ -151,6 +154,7 @@ class Transferring:
             while not schedule.finished:
                 self._look_around()
                 self._start_all()
+                self._tell_waiting()
                 if schedule.exhausted(self._loop.time()):
                     if self._introductions.waiting:
                         continue
@@ -370,7 +374,22 @@ class Transferring:
             if task := self._asking.pop(needless, None):
                 task.cancel()
 
-    # -- words ---------------------------------------------------------------------------------------
+    # -- words -------------------------------------------------------------------------------------
+
+    def _tell_waiting(self) -> None:
+        """Say which sources are asked for data, and for how long none has come from any."""
+        now = self._loop.time()
+        if now < self._tell_at:
+            return
+        self._tell_at = now + _TICK_S
+        arrived = self._reach.client.arrived
+        if arrived > self._arrived or self._writing:  # while this disk writes it is not they who are late
+            self._arrived_at = now
+        self._arrived = arrived
+        asked = {self._label(request.source) for request in self._asking}
+        if asked:  # else all of them have failed, and will be asked again
+            self._waited_for = sorted(asked)
+        self._reach.observer.waiting(self._waited_for, now - self._arrived_at)
 
     def _label(self, source: str) -> str:
         return self._labels.get(source) or self._reach.label_of(source)

@@ -28,11 +28,12 @@ from overlaysync.model.digest import Kind, equal_rows, format_id, kinds_of, shor
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
+from overlaysync.ops.bases import find_base
 from overlaysync.ops.hashing import Progress, hash_layer
-from overlaysync.ops.library import Known, Library, PageKeeper, find_base, vouched_by
+from overlaysync.ops.library import Known, Library, PageKeeper, is_before, vouched_by
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.trust_words import who
-from overlaysync.store.catalog import Held, ImageRow
+from overlaysync.store.catalog import Doubt, Held, ImageRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.teams import Team
@@ -171,6 +172,7 @@ class Claims:
         self._book = book
         self._teams = teams
         self._ids: dict[bytes, bytes] = {}
+        self._doubts = library.catalog.doubts()
 
     def here(self) -> list[Claim]:
         """What is known here: by manifests kept or seen, by images, by layers that were read before.
@@ -178,7 +180,7 @@ class Claims:
         Overlays to which nothing was written are all alike, so of such a one only its own record counts.
         """
         catalog = self._library.catalog
-        doubted = catalog.doubted()
+        self._doubts = doubted = catalog.doubts()
         rows = [
             row
             for row in catalog.all_images()
@@ -209,13 +211,18 @@ class Claims:
                 continue
             if header.parent_id is None or not self._may_be(header.parent_id, header.content_id):
                 continue
-            if not manifest.belongs(self._teams):
+            if not manifest.belongs(self._teams) or self._is_guess(manifest):
                 continue
             trust = self._book.trust(manifest.publisher, header.team, header.name)
             grade = Grade.TRUSTED if header.team or trust is not Trust.NO else Grade.SEEN
             words = f"it is {header.full_name}:{header.version} by {who(manifest.publisher, header.by)}"
             parent_name = header.parent_name
             yield Claim(header.parent_id, header.content_id, grade, words, manifest, parent_name)
+
+    def _is_guess(self, manifest: Manifest) -> bool:
+        """Whether a manifest may come of what was put on a master here without proof: it proves nothing."""
+        doubt = self._doubts.get(manifest.header.content_id)
+        return doubt is not None and not is_before(manifest.header.created, doubt)
 
     def _by_image(self, row: ImageRow) -> Claim | None:
         """What an image that is known here says."""
@@ -375,6 +382,7 @@ def note_history(library: Library, stray: Stray, made: Known, proof: Proof, *, a
         at: the present time, ISO 8601 UTC.
     """
     catalog = library.catalog
+    settle(library, made, proof)
     held = catalog.held_at(stray.path)
     manifest = proof.claim.manifest if proof.claim else None
     if held:
@@ -387,13 +395,20 @@ def note_history(library: Library, stray: Stray, made: Known, proof: Proof, *, a
         catalog.hold(Held(made.path, header.team, header.name, (manifest.id,), made.files[0]))
 
 
-def note_unverified(library: Library, made: Known, against: str = "") -> str:
+def settle(library: Library, known: Known, proof: Proof) -> None:
+    """What was a guess once is none any more, when a claim proves the same content."""
+    if proof.claim is not None and proof.claim.layer == known.content.id:
+        library.catalog.settle_doubt(known.content.id)
+
+
+def note_unverified(library: Library, made: Known, against: str = "", *, at: str) -> str:
     """Note for good that nothing proves an overlay to belong on its master; returns the words.
 
     Args:
         library: where it is noted.
         made: the overlay.
         against: what speaks against it, if anything does.
+        at: the present time, ISO 8601 UTC.
     """
     assert made.parent is not None
     text = (
@@ -401,7 +416,7 @@ def note_unverified(library: Library, made: Known, against: str = "") -> str:
         f"{made.parent.path} ({short_id(made.parent.disk.id)}) by adopt --unverified"
     )
     text += f", although {against}" if against else ""
-    library.catalog.doubt(made.path, made.files[0], made.content.id, text)
+    library.catalog.doubt(Doubt(made.path, made.files[0], made.content.id, text, at))
     return text
 
 
@@ -436,7 +451,7 @@ def unproven(
         return BaseImageError(
             f"The master of {stray.path} is neither on this machine nor within reach",
             why=f"it belongs on {' or '.join(wanted)}",
-            hint=f"overlaysync adopt '{stray.path}' --peer HOST:PORT, or with --masters DIR; {go_on}",
+            hint=f"overlaysync adopt '{stray.path}' --peer HOST, or with --masters DIR; {go_on}",
         )
     why = f"no overlay of its size ({size}) that is {where} has its content"
     if only:
@@ -444,8 +459,7 @@ def unproven(
     return BaseImageError(
         f"Cannot prove which master {stray.path} belongs to",
         why=f"{why}; its header names {display(stray.backing)}",
-        hint=f"ask its publisher to share it, then: overlaysync adopt '{stray.path}' --peer HOST:PORT; "
-        f"{go_on}",
+        hint=f"ask its publisher to share it, then: overlaysync adopt '{stray.path}' --peer HOST; {go_on}",
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,15 @@ from overlaysync.errors import ImageError, OverlaysyncError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.formats.layout import Layout, Target, cluster_size_for
 from overlaysync.formats.plan import plan_layout
+from overlaysync.formats.qcow2_packed import PackedImage
 from overlaysync.formats.recognition import HEAD_SIZE, foreign_format
 from overlaysync.model.datamap import DataMap, SlotRun
 from overlaysync.model.digest import as_digests, derive, equal_rows, hash_units
 from overlaysync.model.have import HaveMap
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.hashing import Progress
+from overlaysync.ops.packing import Packer, Packing
+from overlaysync.store.pack import PackFile
 from overlaysync.store.partial import PartFile
 from overlaysync.units import MIB, PAGE_UNITS
 
@@ -51,6 +54,7 @@ class Assembly:
         self.resumed = 0
         self._layout = layout
         self._part = part
+        self._pack: PackFile | None = None
         self._done = False
         self._lock = threading.Lock()
 
@@ -134,6 +138,11 @@ class Assembly:
             for low, high in _stretches(hosts, np.ones(len(hosts), np.bool_), unit):
                 yield int(hosts[low]), self.data.span(run.first + low, high - low)
 
+    @property
+    def path(self) -> str:
+        """Real path of the finished file."""
+        return str(self._part.target)
+
     def open_reader(self) -> int:
         """A descriptor to read the file with, also when it has got its name; the caller closes it."""
         return self._part.open_reader()
@@ -178,15 +187,45 @@ class Assembly:
         if self._part.should_checkpoint(now):
             self._part.checkpoint()
 
-    def finish(
-        self, *, mode: int, replace: bool = False, check: Callable[[Path], None] | None = None
-    ) -> None:
+    def pack(self, packing: Packing, progress: Progress | None = None) -> None:
+        """Write the image anew with compressed clusters; that file gets the name in :meth:`finish`.
+
+        Args:
+            packing: how.
+            progress: told of the bytes of data that are done; may end it with an exception.
+
+        Raises:
+            NoSpaceError: there is no room for it beside the part file, which can be finished all the same.
+            VerificationError: the part file does not hold any more what was written to it.
+            OverlaysyncError: the disk failed.
+        """
+        assert self.have.complete(), "only a whole image is packed"
+        self._part.checkpoint()  # packing takes a while, and a crash meanwhile must cost nothing
+        image = PackedImage(self._layout.target, packing.compression)
+        self._pack = self._part.begin_pack(packing.room)
+        packer = Packer(self.data, self._layout, self._part.read_into, packing.compression, progress)
+        try:
+            with closing(packer.windows()) as windows:
+                for window in windows:
+                    self._pack.write(image.add(window))
+            self._pack.write(image.end())
+            self._pack.end(image.size)
+        except BaseException:
+            self._drop_pack()
+            raise
+
+    def finish(self, *, mode: int, replace: bool = False, check: Callable[[int], None] | None = None) -> int:
         """Write tables and header, and give the file its name.
 
         Args:
             mode: of the file.
             replace: whether the name may be taken.
-            check: looks at the finished part file, and raises if it must not get the name.
+            check: looks at the finished file, by a descriptor that it closes, and raises if it must not get
+                the name.
+
+        Returns:
+            A descriptor of the file, which the caller closes: what is noted of it is to come from there, as
+            its name may lead to another by then.
 
         Raises:
             WouldDestroyError: the name is taken and ``replace`` is not set.
@@ -194,23 +233,36 @@ class Assembly:
         """
         assert self.have.complete(), "an image is published whole or not at all"
         self._refuse_disguise()
-        for offset, data in self._layout.metadata():
-            self._part.pwrite(offset, [data])
+        if self._pack is None:
+            for offset, data in self._layout.metadata():
+                self._part.pwrite(offset, [data])
         if check is not None:
             try:
-                check(self._part.path)
+                check(self.open_reader())
             except OverlaysyncError:
                 self._abandon()
                 raise
-        self._part.publish(mode=mode, replace=replace)
+        file = self._pack.open_reader() if self._pack else self.open_reader()
+        try:
+            self._part.publish(mode=mode, replace=replace, pack=self._pack)
+        except BaseException:
+            os.close(file)
+            raise
         self._done = True
+        return file
 
     def close(self) -> None:
         """Let go of the part file; unless it was published it stays for a later run. No thread may write."""
         if not self._done:
+            self._drop_pack()
             with suppress(OverlaysyncError):
                 self._part.checkpoint()
             self._part.close()
+
+    def _drop_pack(self) -> None:
+        if self._pack is not None:
+            self._pack.drop()
+            self._pack = None
 
     def _abandon(self) -> None:
         self._part.abandon()
@@ -284,6 +336,15 @@ class Assembly:
                         for start, end in _stretches(hosts[low:high], good, unit):
                             self.have.add(run.first + low + start, end - start)
         self.resumed = self.written = sum(self.data.span(*run) for run in self.have.runs(1 << 30))
+
+
+def discard_part(path: Path, target: Target, pages: PageList, journals: Path) -> None:
+    """Remove the part file that a run left which was killed as soon as it had named a packed image.
+
+    Raises:
+        InUseError: another process writes it.
+    """
+    PartFile.discard(path, key=_plan_key(pages, target), journal_dir=journals)
 
 
 def check_free(path: str | Path) -> None:

@@ -25,6 +25,7 @@ from overlaysync.errors import NotAllowedError, OverlaysyncError, Refusal
 from overlaysync.model.history import History
 from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
+from overlaysync.ops.again import Again
 from overlaysync.ops.resolve import Listing, fits, fitting, one_of, resolve
 from overlaysync.ops.trust_words import (
     StrangerError,
@@ -69,12 +70,14 @@ class Choice:
         reason: ``FIRST_USE`` pins its publisher; ``SAME_CONTENT``: several publish the same, none is pinned.
         later: versions seen here before that follow it; empty when it is the newest known.
         step_back: why it is not taken, unless one of ``later`` is what is here already.
+        asked: the reference that means this one thing.
     """
 
     listing: Listing
     reason: Reason
     later: tuple[ManifestRow, ...] = ()
     step_back: NotAllowedError | None = None
+    asked: str = ""
 
     @property
     def manifest(self) -> Manifest:
@@ -89,6 +92,7 @@ def choose(
     *,
     now: float,
     trusted_only: bool = False,
+    again: Again | None = None,
 ) -> Choice:
     """Return the one thing that ``reference`` means.
 
@@ -101,11 +105,10 @@ def choose(
     """
     everything = list(listings)
     candidates = fitting(reference, everything)
-    choosing = _Choosing(book, versions, now, trusted_only, believable(everything, book))
+    choosing = _Choosing(book, versions, now, trusted_only, believable(everything, book), again or Again())
     candidates = choosing.believable(reference, candidates)
-    if reference.id_prefix is not None:
-        return choosing.by_id(reference, candidates)
-    return choosing.by_name(reference, candidates)
+    by = choosing.by_name if reference.id_prefix is None else choosing.by_id
+    return replace(by(reference, candidates), asked=str(reference))
 
 
 def choose_all(
@@ -116,6 +119,7 @@ def choose_all(
     *,
     now: float,
     trusted_only: bool = False,
+    again: Again | None = None,
 ) -> tuple[list[Choice], list[Refusal]]:
     """Return everything that a whole team or a pattern means, and what of it cannot be had.
 
@@ -128,7 +132,7 @@ def choose_all(
     """
     everything = list(listings)
     candidates = fitting(reference, everything)
-    choosing = _Choosing(book, versions, now, trusted_only, believable(everything, book))
+    choosing = _Choosing(book, versions, now, trusted_only, believable(everything, book), again or Again())
     of_teams = {_key(item) for item in candidates if item.manifest.header.team}
     kept = believable(candidates, book)
     if not kept and not of_teams:
@@ -139,7 +143,8 @@ def choose_all(
         one = replace(reference, team=team or None, name=name)
         named = [item for item in candidates if _key(item) == (team, name)]
         try:
-            choices.append(choosing.by_name(one, choosing.believable(one, named)))
+            choice = choosing.by_name(one, choosing.believable(one, named))
+            choices.append(replace(choice, asked=str(one)))
         except OverlaysyncError as error:
             refusals.append(Refusal(f"{team}/{name}" if team else name, error))
     return choices, refusals
@@ -242,6 +247,7 @@ class _Choosing:
     now: float
     trusted_only: bool
     everything: list[Listing]
+    again: Again
 
     def believable(self, reference: Reference, candidates: list[Listing]) -> list[Listing]:
         """The candidates that no distrusted publisher signed.
@@ -270,7 +276,11 @@ class _Choosing:
         contents = {listing.manifest.header.content_id for listing in meant}
         several = reason is Reason.FIRST_USE and len(publishers) > 1
         if len(contents) > 1 and len({_key(listing) for listing in meant}) == 1:
-            raise several_publishers(reference, meant) if several else forked(reference, meant, self.now)
+            raise (
+                several_publishers(reference, meant)
+                if several
+                else forked(reference, meant, self.everything, self.now, self.again)
+            )
         one_of(reference, meant)
         reason = Reason.SAME_CONTENT if several else reason
         if reference.version is not None:
@@ -311,7 +321,7 @@ class _Choosing:
             return pinned, Reason.PINNED
         if reference.peer:
             return candidates, Reason.PEER
-        raise other_publisher(reference, candidates, pins, self.book, self.everything)
+        raise other_publisher(reference, candidates, pins, self.book, self.everything, self.again)
 
     def _is_trusted(self, manifest: Manifest) -> bool:
         return self._trust(manifest) in (Trust.OWN, Trust.EXPLICIT)
@@ -343,7 +353,8 @@ class _Choosing:
                 return _choice(listing, reason)
         listing = preferred[0]
         later = steps[listing.manifest.id]
-        problem = too_old(reference, listing, max(later, key=lambda row: row.version), self.now)
+        seen = max(later, key=lambda row: row.version)
+        problem = too_old(reference, listing, seen, self.now, own=self.book.own, again=self.again)
         return replace(_choice(listing, reason), later=later, step_back=problem)
 
     def _later(self, listing: Listing) -> tuple[ManifestRow, ...]:

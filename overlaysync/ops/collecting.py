@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from overlaysync.formats.recognition import ending_of
-from overlaysync.ops.library import image_files
+from overlaysync.ops.folders import Folder, Found
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,49 +24,27 @@ class Rules:
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """An image file and the directory it was found in."""
+def collect(directory: Folder, rules: Rules) -> Iterator[Found]:
+    """Yield the image files in ``directory``; links are not followed."""
 
-    path: str
-    folder: str
+    def enter(below: str) -> bool:
+        return rules.recursive and not excluded(below, rules.exclude)
 
-
-def collect(directory: str, rules: Rules) -> Iterator[Collected]:
-    """Yield the image files in ``directory``, in order of their paths; links are not followed."""
-    for folder in _folders(directory, rules):
-        for path in image_files([folder]):
-            if not excluded(path, directory, rules.exclude):
-                yield Collected(path, folder)
+    for found in directory.images(enter):
+        if not excluded(found.below, rules.exclude):
+            yield found
 
 
-def excluded(path: str, directory: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern fits the file's name, or its path below ``directory``."""
-    below = os.path.relpath(path, directory)
-    return any(fnmatch(os.path.basename(path), item) or fnmatch(below, item) for item in patterns)
+def excluded(below: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern fits the file's name, or its path below the directory that was named."""
+    return any(fnmatch(os.path.basename(below), item) or fnmatch(below, item) for item in patterns)
 
 
-def images_below(directory: str) -> int:
+def images_below(directory: Folder) -> int:
     """Return how many image files lie in the subdirectories of ``directory``."""
-    deep = Rules(recursive=True)
-    return sum(item.folder != directory for item in collect(directory, deep))
+    return sum(os.sep in found.below for found in collect(directory, Rules(recursive=True)))
 
 
-def _folders(directory: str, rules: Rules) -> Iterator[str]:
-    yield directory
-    if not rules.recursive:
-        return
-    for root, folders, _ in os.walk(directory):
-        paths = [os.path.join(root, name) for name in sorted(folders) if not name.startswith(".")]
-        kept = [path for path in paths if not excluded(path, directory, rules.exclude)]
-        folders[:] = map(os.path.basename, kept)
-        yield from kept
-
-
-def links_in(directory: str) -> list[str]:
+def links_in(directory: Folder) -> list[str]:
     """Return the names of links in ``directory`` that are named like images; nothing is known of them."""
-    try:
-        with os.scandir(directory) as entries:
-            return sorted(entry.name for entry in entries if entry.is_symlink() and ending_of(entry.name))
-    except OSError:
-        return []
+    return [name for name in directory.links() if ending_of(name)]

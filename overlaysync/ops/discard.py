@@ -10,7 +10,8 @@ from overlaysync.formats.chain import reachable
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import open_regular
 from overlaysync.formats.locks import in_use, in_use_for_writing, writer_of
-from overlaysync.ops.library import image_files, vouched_by
+from overlaysync.ops.folders import image_files
+from overlaysync.ops.library import vouched_by
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.files import sync_directory, translate
 
@@ -34,8 +35,13 @@ def check_discardable(path: str, catalog: Catalog) -> None:
     check_unneeded(path, catalog)
 
 
-def check_unneeded(path: str, catalog: Catalog) -> None:
+def check_unneeded(path: str, catalog: Catalog, *, instead: str = "") -> None:
     """Refuse a file that a VM runs on or that overlays stand on; any other may be removed or replaced.
+
+    Args:
+        path: the file.
+        catalog: knows what stands on it.
+        instead: the command that keeps it and does what is wanted otherwise; "" for none.
 
     Raises:
         WouldDestroyError, InUseError: which.
@@ -57,7 +63,9 @@ def check_unneeded(path: str, catalog: Catalog) -> None:
         raise WouldDestroyError(
             f"{path} has overlays on it",
             why=", ".join(standing),
-            hint="promote, rebase or discard those first",
+            hint=f"to have both: {instead}; or promote, rebase or discard those first"
+            if instead
+            else "promote, rebase or discard those first",
         )
 
 

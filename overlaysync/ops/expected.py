@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
 
@@ -19,6 +19,7 @@ from overlaysync.formats.chain import backing_path
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.recognition import always
 from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.ops.trust_words import who
 from overlaysync.store.catalog import Catalog, ImageRow
 
 
@@ -48,6 +49,7 @@ class Expected:
             guest's work.
         since: what it was published as, or when it was made or read, for people.
         also: other disks that are right as well: overlays were made on it at different times.
+        published: a version with that content that is known here, and by whom; "" for none.
     """
 
     path: str
@@ -57,6 +59,7 @@ class Expected:
     file: Fingerprint
     since: str
     also: tuple[bytes, ...] = ()
+    published: str = ""
 
     @property
     def content(self) -> bytes:
@@ -71,9 +74,11 @@ class Expected:
     @property
     def words(self) -> str:
         """How it is known, to be said of a file that is as it must be."""
+        if self.basis is Basis.PUBLISHED:
+            return f"as it was when published as {self.since}"
+        if self.published:
+            return f"as it was published: {self.published}"
         match self.basis:
-            case Basis.PUBLISHED:
-                return f"as it was when published as {self.since}"
             case Basis.MADE:
                 return f"as it was made here on {self.since}; it was never published"
             case Basis.STOOD_ON:
@@ -84,7 +89,13 @@ class Expected:
 
 def expected_at(catalog: Catalog, path: str) -> Expected | None:
     """Return what the file at the real path ``path`` must hold; None when nothing is known of it."""
-    return pledged_at(catalog, path) or _stood_on(catalog, path) or _read(catalog, path)
+    found = pledged_at(catalog, path) or _stood_on(catalog, path) or _read(catalog, path)
+    if found is None or found.basis is Basis.PUBLISHED:
+        return found
+    # A file that was moved or copied here, or made anew: nothing is noted of its path, but of its content.
+    rows, name = catalog.manifests(content=found.content), os.path.splitext(os.path.basename(path))[0]
+    row = min(rows, key=lambda row: row.name != name, default=None)
+    return replace(found, published=f"{row.title} by {who(row.publisher, row.label)}") if row else found
 
 
 def pledged_at(catalog: Catalog, path: str) -> Expected | None:
@@ -92,7 +103,8 @@ def pledged_at(catalog: Catalog, path: str) -> Expected | None:
     made = catalog.made_at(path)
     if made and made.disk:
         return Expected(path, Basis.MADE, made.disk, None, made.file, _date(made.at))
-    if made and _inode(path) == made.file[:2]:
+    present = _fingerprint(path)
+    if made and present and made.file[:2] == present[:2]:
         return None  # an overlay that was made anew where a published one was
     held = catalog.held_at(path)
     rows = [row for row in map(catalog.find_manifest, held.manifests if held else ()) if row]
@@ -117,17 +129,21 @@ def _stood_on(catalog: Catalog, path: str) -> Expected | None:
 
 
 def _overlays_on(catalog: Catalog, path: str) -> Iterator[ImageRow]:
-    """The known overlays that stand on a file: by its name, or on the file itself before it got this name."""
-    inode = _inode(path)
+    """The known overlays that stand on a file: by its name, or on the file itself before it got this name.
+
+    A moved file keeps the time of its last write; only its inode's number may be another file's by now. One
+    that was put there without proof does not say what the file must hold.
+    """
+    present = _fingerprint(path)
     for row in catalog.all_images():
-        if row.parent is None or len(row.chain) < 2:
+        if row.parent is None or len(row.chain) < 2 or catalog.doubt_about(row.path, row.fingerprint):
             continue
         with suppress(OverlaysyncError, OSError), open_image(row.path, vouched=always) as image:
             same = os.fstat(image.fd)
             if (same.st_dev, same.st_ino) != row.fingerprint[:2] or image.backing is None:
                 continue
             below = os.path.realpath(backing_path(row.path, image.backing))
-            if below == path or row.chain[1][:2] == inode:
+            if below == path or (present and row.chain[1][:4] == present[:4]):
                 yield row
 
 
@@ -138,12 +154,11 @@ def _read(catalog: Catalog, path: str) -> Expected | None:
     return Expected(path, Basis.READ, row.disk, row.layer, row.fingerprint, _date(row.verified_at))
 
 
-def _inode(path: str) -> tuple[int, int] | None:
+def _fingerprint(path: str) -> Fingerprint | None:
     try:
-        status = os.stat(path)
+        return Fingerprint.of(os.stat(path))
     except OSError:
         return None
-    return status.st_dev, status.st_ino
 
 
 def _date(at: float) -> str:

@@ -1,23 +1,25 @@
 """Hash what an image holds into page lists, in parallel and with flat memory.
 
 Rule: a unit that lies inside one extent takes that extent's kind; any other unit is read through the chain
-and is DATA. Units of zeros become ZERO. Plain data are hashed where the page cache holds them (mmap, dropped
-page by page, so that resident memory stays flat); all else goes through a buffer.
+and is DATA. Units of zeros become ZERO. Plain data are hashed where the page cache holds them, where that
+cannot end the process (docs/adr/0005); all else goes through one buffer for each thread.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from overlaysync.formats.chain import Chain
-from overlaysync.formats.image import Extent, Image
+from overlaysync.formats.image import Extent, Image, clip
+from overlaysync.formats.mapping import Mapping
 from overlaysync.model.digest import (
     MARKERS,
     Digests,
@@ -28,7 +30,8 @@ from overlaysync.model.digest import (
     kinds_of,
 )
 from overlaysync.model.pages import LoadPage, PageList, PageListBuilder, page_length
-from overlaysync.units import CHUNK, MIB, PAGE_UNITS, ceil_div, clamp_granule
+from overlaysync.store.direct import aligned_buffer
+from overlaysync.units import CHUNK, KIB, MIB, PAGE_UNITS, ceil_div, clamp_granule
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of guest bytes just dealt with, from any thread."""
@@ -39,7 +42,13 @@ Pause: TypeAlias = Callable[[int], None]
 """Called before that many guest bytes are read: may wait, or raise to end the reading."""
 
 _WINDOW = 8 * MIB
-"""Bytes hashed, and resident, at a time by each thread."""
+"""Bytes that each thread deals with, and maps, at a time: a program that wants to write waits for so long."""
+
+_READ = 512 * KIB
+"""Bytes of plain data read into a buffer at a time: they stay in a processor's own cache until hashed."""
+
+_SPREAD = 2 * MIB
+"""Bytes read through the chain at a time: the largest cluster, so that a compressed one is inflated once."""
 
 HASHERS = min(8, os.cpu_count() or 1)
 """Threads that hash what is in memory: more than processors only wait for each other."""
@@ -49,7 +58,7 @@ _Result = TypeVar("_Result")
 
 def in_order(
     work: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int = HASHERS
-) -> Iterator[_Result]:
+) -> Generator[_Result, None, None]:
     """``work`` of every item, in order, on a few threads, a bounded number ahead."""
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future[_Result]] = deque()
@@ -65,39 +74,11 @@ def in_order(
                 future.cancel()
 
 
-class _Mappings:
-    """Read-only maps of the files of a chain, made when first asked for."""
-
-    def __init__(self) -> None:
-        self._maps: dict[int, mmap.mmap | None] = {}
-
-    def view(self, fd: int, offset: int, length: int) -> memoryview | None:
-        """The bytes of the file, None where they cannot be mapped.
-
-        The size is asked anew each time: touching a map past the file's present end would end the process.
-        """
-        if fd not in self._maps:
-            try:
-                self._maps[fd] = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-            except (OSError, ValueError):
-                self._maps[fd] = None
-        mapped = self._maps[fd]
-        if mapped is None or offset + length > min(len(mapped), os.fstat(fd).st_size):
-            return None
-        return memoryview(mapped)[offset : offset + length]
-
-    def drop(self, fd: int, offset: int, length: int) -> None:
-        """Give the resident pages of a range back; the bytes stay in the page cache."""
-        mapped = self._maps.get(fd)
-        if mapped is not None:
-            start = offset - offset % mmap.PAGESIZE
-            mapped.madvise(mmap.MADV_DONTNEED, start, offset + length - start)
-
-
 class RegionHasher:
     """Hashes regions of one page list: a chain's disk, or its top layer.
 
-    With ``pause`` nothing is mapped: a bad sector is an OSError then, not the end of the process.
+    What the file does not hold any more reads as zeros: whether it changed meanwhile is the caller's to see.
+    With ``pause`` nothing is mapped: it is read slowly, and whoever wants to write need not wait.
     """
 
     def __init__(
@@ -114,9 +95,18 @@ class RegionHasher:
         self._layer = layer
         self._progress = progress
         self._pause = pause
-        self._maps = _Mappings()
+        self._own = threading.local()
+        self._maps: dict[int, Mapping] = {}
+        if pause is None:
+            self._maps = {image.fd: Mapping(image.fd) for image in chain.images}
         self.size = chain.virtual_size
         self.unit_count = ceil_div(self.size, unit)
+
+    def close(self) -> None:
+        """Give up the maps of the chain's files; no thread may be hashing."""
+        for mapped in self._maps.values():
+            mapped.close()
+        self._maps = {}
 
     def busy_pages(self) -> Iterator[int]:
         """The pages that are not blank from end to end; long blank runs are passed over in one step."""
@@ -185,26 +175,49 @@ class RegionHasher:
     ) -> None:
         """Hash ``count`` units from ``unit`` on: from ``extent`` when given, else through the chain."""
         offset = unit * self._unit
-        length = min(self.size, offset + count * self._unit) - offset
-        buffer: memoryview | None = None
-        for at in range(offset, offset + length, _WINDOW):
-            size = min(_WINDOW, offset + length - at)
-            view = None
+        end = min(self.size, offset + count * self._unit)
+        for at in range(offset, end, _WINDOW):
+            stop = min(at + _WINDOW, end)
             if self._pause:
-                self._pause(size)
-            elif image is not None and extent is not None and not extent.stored:
-                host = extent.host + at - extent.offset
-                view = self._maps.view(image.fd, host, size)
-            if view is None:
-                buffer = buffer or memoryview(bytearray(size))
-                self._chain.read_into(at, buffer[:size])
-                hashed = as_digests(hash_units(buffer[:size], self._unit))
+                self._pause(stop - at)
+            if image is None or extent is None or extent.stored:
+                hashed = self._hash_spread(at, stop)
             else:
-                assert image is not None
-                hashed = as_digests(hash_units(view, self._unit))
-                self._maps.drop(image.fd, host, size)
-            start = at // self._unit - first
-            digests[start : start + len(hashed)] = hashed
+                hashed = self._hash_plain(image, clip(extent, at, stop))
+            rows = as_digests(hashed)
+            row = at // self._unit - first
+            digests[row : row + len(rows)] = rows
+
+    def _hash_plain(self, image: Image, extent: Extent) -> bytes:
+        """The digests of plain data, from the page cache itself where that is safe."""
+        mapped = self._maps.get(image.fd)
+        if mapped is not None:
+            with mapped.window(extent.host, extent.length) as view:
+                if view is not None:
+                    return hash_units(view, self._unit)
+        hashed = []
+        end = extent.offset + extent.length
+        for start in range(extent.offset, end, _READ):
+            part = self._buffer()[: min(_READ, end - start)]
+            image.read_into(clip(extent, start, start + len(part)), part)
+            hashed.append(hash_units(part, self._unit))
+        return b"".join(hashed)
+
+    def _hash_spread(self, offset: int, end: int) -> bytes:
+        """The digests of what lies in several extents, or compressed."""
+        hashed = []
+        for start in range(offset, end, _SPREAD):
+            part = self._buffer()[: min(_SPREAD, end - start)]
+            self._chain.read_into(start, part)
+            hashed.append(hash_units(part, self._unit))
+        return b"".join(hashed)
+
+    def _buffer(self) -> memoryview:
+        """This thread's own."""
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = aligned_buffer(_SPREAD)
+        buffer: memoryview = self._own.buffer
+        return buffer
 
 
 def hash_disk(chain: Chain, keep: KeepPage, progress: Progress | None = None) -> PageList:
@@ -225,8 +238,11 @@ def hash_layer(chain: Chain, parent: bytes, keep: KeepPage, progress: Progress |
 
 def _hash(hasher: RegionHasher, unit: int, parent: bytes | None, keep: KeepPage) -> PageList:
     builder = PageListBuilder(virtual_size=hasher.size, unit=unit, parent=parent, keep=keep)
-    for index, body in in_order(lambda index: (index, hasher.page(index)), hasher.busy_pages()):
-        builder.add(index, body)
+    bodies = in_order(lambda index: (index, hasher.page(index)), hasher.busy_pages())
+    # The threads end before their maps do, whatever happens.
+    with closing(hasher), closing(bodies):
+        for index, body in bodies:
+            builder.add(index, body)
     return builder.build()
 
 

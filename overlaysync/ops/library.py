@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from overlaysync.errors import BaseImageError, InUseError, OverlaysyncError
-from overlaysync.formats.chain import Chain
+from overlaysync.errors import BaseImageError, ImageError, InUseError, OverlaysyncError
+from overlaysync.formats.chain import Chain, is_own
+from overlaysync.formats.files import leads_to
 from overlaysync.formats.image import Format, Geometry
 from overlaysync.formats.locks import hold_read_lock
-from overlaysync.formats.recognition import Vouched, is_listed
+from overlaysync.formats.recognition import Vouched
 from overlaysync.model.digest import format_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
@@ -23,7 +24,7 @@ from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.expected import Basis, Expected, expected_at, pledged_at
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
-from overlaysync.store.catalog import Catalog, ImageRow, ManifestRow
+from overlaysync.store.catalog import Catalog, Doubt, ImageRow, ManifestRow
 
 _KEEP_PAGES = 64
 
@@ -75,24 +76,37 @@ class Library:
         self._vouched = vouched_by(catalog)
 
     def open(
-        self, path: str | os.PathLike[str], format: Format | None = None, *, base: str | None = None
+        self,
+        path: str | os.PathLike[str],
+        format: Format | None = None,
+        *,
+        base: str | None = None,
+        file: int | None = None,
     ) -> Chain:
         """Open the image at ``path`` and all below it; see :meth:`Chain.open`.
 
-        A file that the catalog has as an image of a format is taken for one again.
+        A file that the catalog has as an image of a format is taken for one again, and one that was named
+        before is believed again.
         """
-        return Chain.open(os.fspath(path), format, self._vouched, base=base)
+        return Chain.open(
+            os.fspath(path), format, self._vouched, base=base, file=file, followed=self._is_followed
+        )
 
     @contextmanager
     def open_quiet(
-        self, path: str | os.PathLike[str], format: Format | None = None, *, base: str | None = None
+        self,
+        path: str | os.PathLike[str],
+        format: Format | None = None,
+        *,
+        base: str | None = None,
+        file: int | None = None,
     ) -> Iterator[Chain]:
         """Open the chain at ``path``, with locks held that keep QEMU from writing to any image of it.
 
         Raises:
             InUseError: a VM already writes to one.
         """
-        with self.open(path, format, base=base) as chain:
+        with self.open(path, format, base=base, file=file) as chain:
             for image in chain.images:
                 hold_read_lock(image.fd, path=image.path)
             yield chain
@@ -117,6 +131,7 @@ class Library:
         progress: Progress | None = None,
         fresh: bool = False,
         accept_master: bool = False,
+        file: int | None = None,
     ) -> Known:
         """Return what is in the image at ``path``, hashed when it is not known yet.
 
@@ -127,14 +142,22 @@ class Library:
             progress: told of the bytes hashed.
             fresh: hash it whatever is known, and leave what is known as it is.
             accept_master: take an overlay's master for its own, whatever is known of it.
+            file: a descriptor of the file, found at the real path ``path``, which is closed in the end; None
+                to open it by its name.
 
         Raises:
             ImageError: it cannot be read.
             BaseImageError: a backing file is missing, or is not the master that the overlay was made on.
             InUseError: a VM writes to it, or it changed while it was read.
         """
-        with self.open_quiet(path, format) as chain:
+        with self.open_quiet(path, format, file=file) as chain:
             return self._examine(chain, now, progress, fresh, accept_master)
+
+    def examine_chain(
+        self, chain: Chain, *, now: float, progress: Progress | None = None, accept_master: bool = False
+    ) -> Known:
+        """Return what is in an image that is open, as :meth:`examine`; the caller holds the locks."""
+        return self._examine(chain, now, progress, False, accept_master)
 
     def expected(self, path: str | os.PathLike[str]) -> Expected | None:
         """Return what the file at ``path`` must hold; None when nothing is known of it."""
@@ -193,10 +216,10 @@ class Library:
             return replace(self._hash(chain, base, progress, layer), base=base.path)
 
     def published_contents(self, path: str) -> set[bytes]:
-        """Return the contents that the file at a real path held when it was last fetched or published."""
+        """Return the contents and disks that the file at a real path held when last fetched or published."""
         held = self.catalog.held_at(path)
         rows = map(self.catalog.find_manifest, held.manifests if held else ())
-        return {row.content for row in rows if row}
+        return {id for row in rows if row for id in (row.content, row.result) if id}
 
     def known(self, path: str | os.PathLike[str]) -> ImageRow | None:
         """The catalog's row of ``path`` if it still fits the files, without hashing anything."""
@@ -232,17 +255,43 @@ class Library:
             yield LocalSource(chain, pages)
 
     def remember(
-        self, path: str, format: Format, content: PageList, disk: PageList, *, now: float
-    ) -> ImageRow:
-        """Note what was just written to ``path`` and verified on the way."""
-        with self.open_quiet(path, format) as chain:
-            return self._keep(chain, disk, content if content.is_layer else None, now)
+        self, path: str, format: Format, content: PageList, disk: PageList, *, file: int, now: float
+    ) -> Known:
+        """Note what was just written and verified on the way, and return what is known of it.
+
+        Args:
+            path: the real path that the file was given.
+            format: its format.
+            content, disk: what it holds.
+            file: a descriptor of the file that was written, which is closed here: what has this name by now
+                may be another.
+            now: seconds since 1970.
+
+        Raises:
+            InUseError: the name leads to another file.
+        """
+        with self.open_quiet(path, format, file=file) as chain:
+            if not leads_to(path, chain.top.fd):
+                raise InUseError(
+                    f"{path} was moved or replaced as soon as it was written",
+                    hint="find out what did that, and repeat the command",
+                )
+            self._keep(chain, disk, content if content.is_layer else None, now)
+            return self._examine(chain, now, None, False, False)
 
     def confirm(self, known: Known, *, now: float) -> None:
         """Note that what is known was read again; unless the files have changed since."""
         with self.open_quiet(known.path, known.geometry.format) as chain:
             if chain.fingerprints() == known.files:
                 self._keep(chain, known.disk, known.layer, now)
+
+    def _is_followed(self, path: str, file: os.stat_result) -> bool:
+        """Whether the header of an overlay is believed: it is ours, or the user named that very file."""
+        if is_own(path, file):
+            return True
+        row = self.catalog.image_at(path)
+        same = row is not None and row.fingerprint[:2] == (file.st_dev, file.st_ino)
+        return same and self.catalog.is_named(path)
 
     def _examine(
         self, chain: Chain, now: float, progress: Progress | None, fresh: bool, accept_master: bool
@@ -278,12 +327,12 @@ class Library:
                 return
             wanted, ids = expected.content, expected.ids
         if not {parent.disk.id, parent.content.id} & ids:
-            raise self.other_master(os.path.realpath(chain.top.path), parent, wanted)
+            raise self.other_master(chain.top.real_path, parent, wanted)
 
     def _row_of(self, chain: Chain) -> ImageRow | None:
         """What is known of the top file, written to or not; or of the file that was moved here as it was."""
         file = chain.fingerprints()[0]
-        row = self.catalog.image_at(os.path.realpath(chain.top.path))
+        row = self.catalog.image_at(chain.top.real_path)
         if row is not None and row.fingerprint[:2] == file[:2]:
             return row
         # A moved file keeps the time of its last write; only its inode's number may be another file's by now.
@@ -294,7 +343,9 @@ class Library:
         here = next((row.path for row in self.holders(wanted) if row.path != parent.path), None)
         manifests = self.catalog.manifests(content=wanted)
         called = f" ({full_name(manifests[0])}, by {one_field(manifests[0].label)})" if manifests else ""
-        if not here and wanted in self.published_contents(parent.path):
+        # Another version that was put there is no damage: healing would put the older one in its place.
+        another = self.catalog.manifests(content=parent.content.id)
+        if not here and not another and wanted in self.published_contents(parent.path):
             hint = f"overlaysync verify --repair '{parent.path}'"
         else:
             where = f"its master is here as {here}" if here else "its master will be fetched"
@@ -311,7 +362,7 @@ class Library:
 
         A master that was healed is another file: of the overlays on it, which it left alone, all stays known.
         """
-        row = self.catalog.image_at(os.path.realpath(chain.top.path))
+        row = self.catalog.image_at(chain.top.real_path)
         files = chain.fingerprints()
         if row is None or row.chain[0] != files[0] or row.format != chain.top.geometry.format:
             return None
@@ -321,39 +372,63 @@ class Library:
             return None
         if row.chain != files:
             self._keep(chain, disk, layer, row.verified_at)
-        return Known(row.path, chain.top.geometry, disk, layer, parent, files, self._notes(chain))
+        return Known(
+            row.path, chain.top.geometry, disk, layer, parent, files, self._notes(chain, layer or disk)
+        )
 
     def _hash(
         self, chain: Chain, parent: Known | None, progress: Progress | None, layer: PageList | None = None
     ) -> Known:
         before = chain.fingerprints()
         keeper = PageKeeper(self.catalog)
-        if parent is None:
-            layer = None
-            disk = hash_disk(chain, keeper.keep, progress)
-        else:
-            layer = layer or hash_layer(chain, parent.disk.id, keeper.keep, progress)
-            keeper.flush()
-            disk = combine(parent.disk, layer, self.load_page, chain, keeper.keep)
+        try:
+            if parent is None:
+                layer = None
+                disk = hash_disk(chain, keeper.keep, progress)
+            else:
+                layer = layer or hash_layer(chain, parent.disk.id, keeper.keep, progress)
+                keeper.flush()
+                disk = combine(parent.disk, layer, self.load_page, chain, keeper.keep)
+        except ImageError:
+            _check_unchanged(chain, before)  # what was cut off or written over meanwhile is no damage
+            raise
         keeper.flush()
-        if before != chain.fingerprints():
-            raise InUseError(
-                f"{chain.top.path} changed while it was read", hint="try again when nothing writes to it"
-            )
-        path, geometry = os.path.realpath(chain.top.path), chain.top.geometry
-        return Known(path, geometry, disk, layer, parent, before, self._notes(chain))
+        _check_unchanged(chain, before)
+        path, geometry = chain.top.real_path, chain.top.geometry
+        return Known(path, geometry, disk, layer, parent, before, self._notes(chain, layer or disk))
 
-    def _notes(self, chain: Chain) -> tuple[str, ...]:
-        """What is to be said of the top image: by its header, and by a note that was made of this file."""
-        noted = self.catalog.doubt_about(os.path.realpath(chain.top.path), chain.fingerprints()[0])
-        return (*chain.top.notes, noted) if noted else chain.top.notes
+    def doubt_about(self, path: str, file: Fingerprint, content: bytes) -> Doubt | None:
+        """Return what was noted of a file, or of its content elsewhere, for want of a proof.
+
+        A guess that was published is still a guess: only a version from before it counts against that.
+        """
+        doubt = self.catalog.doubt_about(path, file)
+        if doubt is not None:
+            return doubt
+        doubt = self.catalog.doubts().get(content)
+        if doubt is None or any(
+            is_before(row.created, doubt) for row in self.catalog.manifests(content=content)
+        ):
+            return None
+        return doubt
+
+    def _notes(self, chain: Chain, content: PageList) -> tuple[str, ...]:
+        """What is to be said of the top image: by its header, and by a note of this file or its content."""
+        noted = self.doubt_about(chain.top.real_path, chain.fingerprints()[0], content.id)
+        return (*chain.top.notes, noted.text) if noted else chain.top.notes
+
+    def _spread_doubt(self, path: str, file: Fingerprint, content: bytes) -> None:
+        """What a guest wrote to a file of which nothing proves what it is proves nothing either."""
+        doubt = self.catalog.doubt_about(path, file)
+        if doubt is not None and (doubt.path, doubt.file, doubt.content) != (path, file, content):
+            self.catalog.doubt(replace(doubt, path=path, file=file, content=content))
 
     def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:
         self.catalog.pages.keep_list(disk)
         if layer is not None:
             self.catalog.pages.keep_list(layer)
         row = ImageRow(
-            path=os.path.realpath(chain.top.path),
+            path=chain.top.real_path,
             chain=chain.fingerprints(),
             format=chain.top.geometry.format,
             virtual_size=chain.virtual_size,
@@ -363,7 +438,20 @@ class Library:
             verified_at=now,
         )
         self.catalog.remember_image(row)
+        self._spread_doubt(row.path, row.fingerprint, row.layer or row.disk)
         return row
+
+
+def _check_unchanged(chain: Chain, before: tuple[Fingerprint, ...]) -> None:
+    """Refuse a mixture of what the files of a chain held at different times.
+
+    Raises:
+        InUseError: one has changed.
+    """
+    for image, old, new in zip(chain.images, before, chain.fingerprints(), strict=True):
+        if old != new:
+            hint = "try again when nothing writes to it"
+            raise InUseError(f"{image.path} changed while it was read", hint=hint)
 
 
 def vouched_by(catalog: Catalog) -> Vouched:
@@ -397,25 +485,9 @@ class PageKeeper:
             self._pages = {}
 
 
-def find_base(
-    library: Library, disk: bytes, directories: list[str], *, called: str, now: float
-) -> Known | None:
-    """An image here whose guest sees ``disk``: known ones first, then those in ``directories``.
-
-    An overlay that may be written is no base: its owner will start it. The files in the directories are
-    hashed until one fits, those with the name ``called`` first.
-    """
-    for row in library.holders(disk):
-        if row.layer is None or is_read_only(row.path):
-            return library.examine(row.path, now=now, format=Format(row.format))
-    for path in sorted(
-        image_files(directories), key=lambda path: not os.path.basename(path).startswith(called)
-    ):
-        with suppress(OverlaysyncError, OSError):
-            known = library.examine(path, now=now)
-            if known.disk.id == disk and (known.layer is None or is_read_only(path)):
-                return known
-    return None
+def is_before(created: str, doubt: Doubt) -> bool:
+    """Return whether a version was made (ISO 8601 UTC) before a content was guessed: then it may prove it."""
+    return created < doubt.at
 
 
 def full_name(row: ManifestRow) -> str:
@@ -426,17 +498,3 @@ def full_name(row: ManifestRow) -> str:
 def is_read_only(path: str) -> bool:
     """Whether nobody has permission to write to the file."""
     return not os.stat(path).st_mode & 0o222
-
-
-def image_files(directories: list[str]) -> Iterator[str]:
-    """Yield the files in ``directories`` (not below them) that count as images, in order of name."""
-    for directory in directories:
-        try:
-            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-        except OSError:
-            continue
-        for entry in entries:
-            # Not links: whoever may write to the directory could lead us to any file.
-            plain = not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)
-            if plain and is_listed(entry.path):
-                yield entry.path

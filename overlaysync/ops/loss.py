@@ -1,9 +1,9 @@
 """Loss: the one place that decides whether removing or replacing a file loses guest data for good.
 
 Guest data count as safe when another image here holds them, when another publisher signed them or a version
-that follows them (so that it had them), or when another machine was seen to have them. Internal snapshots are
-guest data that travel nowhere, so they are never safe. What may be lost is for the user to confirm; what is
-asked and how is for the command.
+that was made from them (so that it had them), or when another machine was seen to have them. Internal
+snapshots are guest data that travel nowhere, so they are never safe. What may be lost is for the user to
+confirm; what is asked and how is for the command.
 """
 
 from __future__ import annotations
@@ -144,9 +144,9 @@ def _is_elsewhere(library: Library, known: Known, own: bytes, going: Collection[
 
 
 def _is_followed(library: Library, row: ManifestRow, own: bytes) -> bool:
-    """Whether another publisher signed a version that follows this one: so it had it."""
+    """Whether another publisher signed a version that was made from this one: so it had it."""
     versions = library.catalog.versions(row.team, row.name)
-    return any(later.publisher != own and row.id in later.follows for later in versions)
+    return any(later.publisher != own and row.id in later.follows[:1] for later in versions)
 
 
 def _has_data(path: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from overlaysync.model.digest import (
 )
 from overlaysync.model.pages import PageList, PageListBuilder
 from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.audience import sources_of
 from overlaysync.ops.hashing import Progress, combine
 from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only
 from overlaysync.ops.local import LocalCopier, LocalSource
@@ -41,6 +42,7 @@ from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div
 
 MASTER_MODE = 0o444
 OVERLAY_MODE = 0o644
+_MADE_OF = "it was made of "
 
 
 def backing_name(overlay: str, base: str) -> bytes:
@@ -85,7 +87,8 @@ class Maker:
         """
         check_base(base)
         layer = PageList(base.disk.virtual_size, CHUNK, base.disk.id)
-        return self._write(_Work(path, layer, base.disk, format, CHUNK, base), now=now)
+        made = self._write(_Work(path, layer, base.disk, format, CHUNK, base, base), now=now)
+        return self._pass_doubt(base, made)
 
     def promote(
         self, known: Known, path: str, *, format: Format, now: float, progress: Progress | None = None
@@ -103,8 +106,9 @@ class Maker:
         self._check_result(known)
         with self._library.open_known(known) as chain:
             _check_same(known, chain)
-            work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known))
-            return self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
+            work = _Work(path, known.disk, known.disk, format, rebuilt_cluster_size(known), known)
+            made = self._write(work, LocalSource(chain, known.disk), now=now, progress=progress)
+        return self._pass_doubt(known, made)
 
     def rebase(
         self,
@@ -149,8 +153,9 @@ class Maker:
             keeper.flush()
             # Not larger than a granule: of a larger cluster only some granules may differ from the base.
             format, cluster_size = known.geometry.format, min(rebuilt_cluster_size(known), layer.unit)
-            work = _Work(path, layer, known.disk, format, cluster_size, base, replace)
-            return self._write(work, LocalSource(chain, layer), now=now, progress=progress)
+            work = _Work(path, layer, known.disk, format, cluster_size, known, base, replace)
+            made = self._write(work, LocalSource(chain, layer), now=now, progress=progress)
+        return self._pass_doubt(known, made)
 
     def adopt(self, known: Known, path: str, *, now: float, progress: Progress | None = None) -> Known:
         """Write a copy of an overlay that names the master it was read over, with the same layer.
@@ -164,9 +169,21 @@ class Maker:
         check_base(known.parent)
         with self._library.open_known(known) as chain:
             format, cluster_size = known.geometry.format, rebuilt_cluster_size(known)
-            work = _Work(path, known.layer, known.disk, format, cluster_size, known.parent)
+            work = _Work(path, known.layer, known.disk, format, cluster_size, known, known.parent)
             self._library.catalog.pages.keep_list(known.layer)
             return self._write(work, LocalSource(chain, known.layer), now=now, progress=progress)
+
+    def _pass_doubt(self, source: Known, made: Known) -> Known:
+        """Note that nothing proves what was made of an image of which nothing proves what it is."""
+        library = self._library
+        doubt = library.doubt_about(source.path, source.files[0], source.content.id)
+        if doubt is None:
+            return made
+        text = doubt.text if doubt.text.startswith(_MADE_OF) else f"{_MADE_OF}{source.path}: {doubt.text}"
+        library.catalog.doubt(
+            replace(doubt, path=made.path, file=made.files[0], content=made.content.id, text=text)
+        )
+        return replace(made, notes=(*made.notes, text))
 
     def _check_result(self, known: Known) -> None:
         """What a manifest said the promotion would give must be what it gives."""
@@ -207,13 +224,18 @@ class Maker:
         if work.base is None and not is_read_only(work.path):
             return None
         self._library.confirm(made, now=now)
-        self._note_made(made, now)
+        self._note_made(made, work, now)
         return made
 
-    def _note_made(self, made: Known, now: float) -> None:
-        """What this path held before says nothing of the new file; a master must stay as it was made."""
+    def _note_made(self, made: Known, work: _Work, now: float) -> None:
+        """What this path held before says nothing of the new file; a master must stay as it was made.
+
+        Whom the new file is for is known by what it was made of, which may be gone when it is shared.
+        """
+        catalog = self._library.catalog
         disk = made.disk.id if made.layer is None else None
-        self._library.catalog.note_made(Made(made.path, disk, made.files[0], now))
+        sources = sources_of(catalog, work.source)
+        catalog.note_made(Made(made.path, disk, made.files[0], now, made.content.id, sources))
 
     def _write(
         self, work: _Work, source: LocalSource | None = None, *, now: float, progress: Progress | None = None
@@ -246,12 +268,11 @@ class Maker:
                 )
             if base:
                 self._check_unchanged(base)
-            assembly.finish(mode=OVERLAY_MODE if base else MASTER_MODE, replace=work.replace)
+            file = assembly.finish(mode=OVERLAY_MODE if base else MASTER_MODE, replace=work.replace)
         finally:
             assembly.close()
-        self._library.remember(work.path, work.format, work.content, work.disk, now=now)
-        made = self._library.examine(work.path, now=now, format=work.format)
-        self._note_made(made, now)
+        made = self._library.remember(assembly.path, work.format, work.content, work.disk, file=file, now=now)
+        self._note_made(made, work, now)
         return made
 
 
@@ -269,13 +290,14 @@ def _check_same(known: Known, chain: Chain) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """An image to be made: ``content`` is written, ``disk`` is what its guest then sees."""
+    """An image to be made of ``source``: ``content`` is written, ``disk`` is what its guest then sees."""
 
     path: str
     content: PageList
     disk: PageList
     format: Format
     cluster_size: int
+    source: Known
     base: Known | None = None
     replace: bool = False
 

@@ -5,25 +5,29 @@ other are never numbered as versions of one another. Where that cannot be done w
 published.
 
 Rules:
-    1. A file keeps the name it was published under before.
+    1. A file keeps the name it was fetched or published under, and so does its next version.
     2. Else it is called like the file, without the ending; a file with a generic name in a folder that was
        named (``lab/vm01/disk.qcow2``), alone there, is called like the folder.
     3. Of two that would be called alike, the one that stands on the other keeps the name, and the other is
        called by its whole file name (``ubuntu.qcow2`` on ``ubuntu.img``).
     4. An image that is only brought along gives way to one that was asked for.
+    5. What is passed on as it was published is in nobody's way: several versions of one thing, and several
+       sides of a fork, have one name. Of two files of one thing that were both written to since, the one
+       that is called like the thing keeps the name, and the other is called like its file.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlaysync.errors import AmbiguousError
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.names import name_from
-from overlaysync.ops.publish import stem
+from overlaysync.ops.audience import stem
 
 _GENERIC = re.compile(
     r"(?:disk|image|img|drive|root|rootfs|"
@@ -44,8 +48,9 @@ class Candidate:
         alone: whether it is the only image of that folder.
         below: real paths of the images it stands on.
         given: the name that the user gave; "" for none.
-        noted: the name it was published under before; "" for none.
-        fixed: the name in a manifest of another publisher that it is passed on with; "" for none.
+        noted: the name it was fetched or published under before; "" for none.
+        fixed: the name in a manifest that an image nobody asked for is passed on with; "" for none.
+        passed: whether it is passed on as the version of a noted name that it holds.
     """
 
     path: str
@@ -57,6 +62,12 @@ class Candidate:
     given: str = ""
     noted: str = ""
     fixed: str = ""
+    passed: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it is published anew, and not passed on as it was."""
+        return bool(self.given) or not (self.fixed or self.passed)
 
     @property
     def wish(self) -> str:
@@ -74,12 +85,15 @@ class Candidate:
         return not (self.given or self.fixed or self.noted)
 
 
-def assign_names(candidates: Iterable[Candidate], taken: Mapping[str, str]) -> dict[str, str]:
+def assign_names(
+    candidates: Iterable[Candidate], taken: Mapping[str, str], *, options: str = ""
+) -> dict[str, str]:
     """Return the name of each path.
 
     Args:
         candidates: all images to be published together.
         taken: names of other files of this node, and their paths.
+        options: what a command needs beside a name and a path, to publish one of them for the same audience.
 
     Raises:
         AmbiguousError: two different images would have one name.
@@ -97,21 +111,38 @@ def assign_names(candidates: Iterable[Candidate], taken: Mapping[str, str]) -> d
                 )
     _name_by_folders(everything, names)
     for alike in _alike(everything, names):
-        raise _collision(names[alike[0].path], [candidate.path for candidate in alike])
+        for path in _continuing_elsewhere(alike):
+            names[path] = stem(path)
+    for alike in _alike(everything, names):
+        raise _collision(names[alike[0].path], alike, options)
     for path, name in names.items():
         candidate = everything[path]
         other = taken.get(name, path)
         if other != path and candidate.asked and candidate.is_free and other not in everything:
-            raise _collision(name, [other, path], taken=True)
+            raise _taken(name, other, path, options)
     return names
 
 
 def _alike(everything: Mapping[str, Candidate], names: Mapping[str, str]) -> list[list[Candidate]]:
-    """Groups of different contents under one name; copies of one image are no group."""
+    """Groups of images that cannot have one name; copies of one image are no group."""
     groups: dict[str, list[Candidate]] = {}
     for path, name in names.items():
         groups.setdefault(name, []).append(everything[path])
-    return [group for group in groups.values() if len({candidate.content for candidate in group}) > 1]
+    return [group for group in groups.values() if _clash(group)]
+
+
+def _clash(group: Sequence[Candidate]) -> bool:
+    """Whether two of one name would be published anew, or one that is no version of what is passed on."""
+    new = [candidate for candidate in group if candidate.is_new]
+    compared = group if any(candidate.is_free for candidate in new) else new
+    return len({candidate.content for candidate in compared}) > 1
+
+
+def _continuing_elsewhere(alike: Sequence[Candidate]) -> list[str]:
+    """Those that go on from a version of a thing beside the file that is called like the thing."""
+    going_on = [one for one in alike if one.is_new and not one.given and one.noted]
+    elsewhere = [one.path for one in going_on if stem(one.path) != one.noted]
+    return elsewhere if len(elsewhere) < len(going_on) else []
 
 
 def _giving_way(alike: Sequence[Candidate]) -> list[str]:
@@ -129,16 +160,24 @@ def _name_by_folders(everything: Mapping[str, Candidate], names: dict[str, str])
                 names[item.path] = name_from(folder if item.alone else f"{folder}-{stem(item.path)}")
 
 
-def _collision(name: str, paths: Sequence[str], *, taken: bool = False) -> AmbiguousError:
-    if taken:
-        return AmbiguousError(
-            f"Another image on this machine is already named '{name}'",
-            candidates=tuple(paths),
-            hint=f"overlaysync share --as NAME '{paths[-1]}'; or, if it is the next version of the other: "
-            f"overlaysync share --as {name} '{paths[-1]}'",
-        )
+def _collision(name: str, alike: Sequence[Candidate], options: str) -> AmbiguousError:
+    # One that is passed on keeps its name, whatever the user says of others.
+    path = min(alike, key=lambda one: (not one.is_new, not one.is_free)).path
     return AmbiguousError(
-        f"{len(paths)} different images would be called '{name}'",
-        candidates=tuple(paths),
-        hint=f"share each under its own name: overlaysync share --as NAME '{paths[0]}'",
+        f"{len(alike)} different images would be called '{name}'",
+        candidates=tuple(candidate.path for candidate in alike),
+        hint=f"give one another name: {_command('NAME', path, options)}",
     )
+
+
+def _taken(name: str, other: str, path: str, options: str) -> AmbiguousError:
+    return AmbiguousError(
+        f"Another image on this machine is already named '{name}'",
+        candidates=(other, path),
+        hint=f"{_command('NAME', path, options)}; or, if it is the next version of the other: "
+        f"{_command(name, path, options)}",
+    )
+
+
+def _command(name: str, path: str, options: str) -> str:
+    return " ".join(filter(None, ("overlaysync share", options, f"--as {name}", shlex.quote(path))))

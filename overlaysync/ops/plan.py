@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from overlaysync.errors import BaseImageError, UsageError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
+from overlaysync.ops.again import Again
 from overlaysync.ops.library import Known
+from overlaysync.ops.packing import Packing, packing_of
 from overlaysync.ops.publish import image_path
 from overlaysync.ops.resolve import Listing
 
@@ -30,6 +33,7 @@ class Step:
         base: path of the image below; None for a master.
         base_here: whether the base is here already (else an earlier step makes it).
         brought: whether it is there for something else to stand on, so that nobody may write to it.
+        packing: how it is compressed when it is whole; None for not at all.
     """
 
     listing: Listing
@@ -38,14 +42,32 @@ class Step:
     base: str | None = None
     base_here: bool = False
     brought: bool = False
+    packing: Packing | None = None
+
+    @classmethod
+    def as_published(cls, listing: Listing, path: str, *, brought: bool = False) -> Step:
+        """Return the step that makes an image as its publisher has it: its format, compressed or not."""
+        header = listing.manifest.header
+        format = Format(header.format)
+        return cls(listing, path, format, brought=brought, packing=packing_of(header, format))
 
     @property
     def header(self) -> Header:
         return self.listing.manifest.header
 
 
-FindBase = Callable[[Header], Known | None]
-"""Finds an image here that shows the disk a layer stands on."""
+class FindBase(Protocol):
+    """Finds an image here that shows the disk a layer stands on."""
+
+    def __call__(self, header: Header, path: str, *, last_resort: bool) -> Known | None:
+        """Return it; None for none.
+
+        Args:
+            header: of the layer.
+            path: the file that the layer is for.
+            last_resort: whether a copy counts that lies elsewhere and may be gone tomorrow.
+        """
+        ...
 
 
 def plan_fetch(
@@ -57,6 +79,7 @@ def plan_fetch(
     masters: str,
     name: str | None = None,
     format: Format | None = None,
+    again: Again | None = None,
 ) -> list[Step]:
     """The steps that bring ``wanted`` to the directory ``to``, the lowest missing master first.
 
@@ -68,25 +91,36 @@ def plan_fetch(
         masters: directory for bases that are brought along.
         name: name of the file instead of the manifest's.
         format: format of the wanted image instead of the sender's.
+        again: the command for it; None for it by its name.
 
     Raises:
         BaseImageError: a base is neither here nor within reach.
         UsageError: an overlay was asked for as raw, or under a name with another format's ending.
     """
     header = wanted.manifest.header
+    again = again or Again(header.full_name)
     if header.is_layer and format is Format.RAW:
         raw = image_path(to, name, format) if name else os.path.join(to, f"{header.name}.raw")
         called = os.path.splitext(raw)[0]
+        plain = replace(again, format=None, name=os.path.basename(called) if name else None)
         raise UsageError(
             f"'{header.name}' is an overlay and raw files cannot be overlays",
-            hint=f"the same without --format, then: overlaysync promote '{called}.{header.format}' "
+            hint=f"{plain.fetch()}, then: overlaysync promote '{called}.{header.format}' "
             f"--as {os.path.basename(called)} --format raw",
         )
     everything = list(listings)
+    path = place_of(header, to, name=name, format=format)
+    # A format that was asked for is written plain, as one may want it who will write to the image.
+    steps = [Step(wanted, path, format) if format else Step.as_published(wanted, path)]
+    return _on_bases(steps, everything, find_base, masters, again)
+
+
+def place_of(header: Header, directory: str, *, name: str | None, format: Format | None) -> str:
+    """Return the path in ``directory`` of what was asked for; arguments as for :func:`plan_fetch`."""
     chosen = format or Format(header.format)
-    path = image_path(to, name, chosen) if name else os.path.join(to, f"{header.name}.{chosen.value}")
-    steps = [Step(wanted, path, chosen)]
-    return _on_bases(steps, everything, find_base, masters)
+    if name:
+        return image_path(directory, name, chosen)
+    return os.path.join(directory, f"{header.name}.{chosen.value}")
 
 
 def plan_master(disk: bytes, listings: Iterable[Listing], find_base: FindBase, *, masters: str) -> list[Step]:
@@ -106,32 +140,35 @@ def plan_master(disk: bytes, listings: Iterable[Listing], find_base: FindBase, *
     if listing is None:
         return []
     header = listing.manifest.header
-    step = Step(listing, _free_path(masters, header, []), Format(header.format), brought=True)
-    return _on_bases([step], everything, find_base, masters)
+    step = Step.as_published(listing, free_path(masters, header, []), brought=True)
+    return _on_bases([step], everything, find_base, masters, Again(header.full_name))
 
 
-def _on_bases(steps: list[Step], everything: list[Listing], find_base: FindBase, masters: str) -> list[Step]:
+def _on_bases(
+    steps: list[Step], everything: list[Listing], find_base: FindBase, masters: str, again: Again
+) -> list[Step]:
     """The steps with those for missing bases in front of them."""
     wanted = steps[0].listing
     header = wanted.manifest.header
     while header.is_layer:
         assert header.parent_id is not None
-        base = find_base(header)
+        below = _maker(header.parent_id, everything, wanted.manifest.publisher)
+        # What may be gone tomorrow is copied to where masters go, rather than stood on.
+        base = find_base(header, steps[-1].path, last_resort=below is None)
         if base is not None:
             steps[-1] = replace(steps[-1], base=base.path, base_here=True)
-            _check_lineage(steps, base)
+            _check_lineage(steps, base, again)
             break
-        below = _maker(header.parent_id, everything, wanted.manifest.publisher)
         if below is None or len(steps) >= MAX_LINEAGE:
-            raise _no_base(header, everything)
+            raise _no_base(header, everything, again)
         header = below.manifest.header
-        path = _free_path(masters, header, steps)
+        path = free_path(masters, header, steps)
         steps[-1] = replace(steps[-1], base=path)
-        steps.append(Step(below, path, Format(header.format), brought=True))
+        steps.append(Step.as_published(below, path, brought=True))
     return steps[::-1]
 
 
-def _check_lineage(steps: list[Step], base: Known) -> None:
+def _check_lineage(steps: list[Step], base: Known, again: Again) -> None:
     """Refuse to write over an image that is below, and chains deeper than can be read."""
     below = {image.path for image in base.lineage}
     if len(steps) + len(below) > MAX_LINEAGE:
@@ -142,11 +179,11 @@ def _check_lineage(steps: list[Step], base: Known) -> None:
     for step in steps:
         if os.path.realpath(step.path) in below:
             raise WouldDestroyError(
-                f"{step.path} is what '{step.header.name}' stands on", hint="choose another name with --as"
+                f"{step.path} is what '{step.header.name}' stands on", hint=again.fetch("--as", "NAME")
             )
 
 
-def _free_path(directory: str, header: Header, steps: list[Step]) -> str:
+def free_path(directory: str, header: Header, steps: list[Step]) -> str:
     """Where a base goes. A file of its name is other content, or it would have been found."""
     path = os.path.join(directory, f"{header.name}.{header.format}")
     if os.path.lexists(path) or os.path.abspath(path) in {os.path.abspath(step.path) for step in steps}:
@@ -168,7 +205,7 @@ def _maker(disk: bytes, listings: list[Listing], publisher: bytes) -> Listing | 
     return next(iter(fitting), None)
 
 
-def _no_base(header: Header, listings: list[Listing]) -> BaseImageError:
+def _no_base(header: Header, listings: list[Listing], again: Again) -> BaseImageError:
     assert header.parent_id is not None
     wanted = short_id(header.parent_id)
     called = one_field(header.parent_name) or "?"
@@ -184,5 +221,6 @@ def _no_base(header: Header, listings: list[Listing]) -> BaseImageError:
         f"Cannot rebuild '{header.name}': its master is missing",
         why=why,
         hint=f"ask {one_field(header.by) or 'its publisher'} to share it, or try: "
-        f"overlaysync fetch {wanted} --peer HOST:PORT; if it is on this machine: --masters DIR",
+        f"{again.other(wanted).fetch('--peer', 'HOST')}; "
+        f"if it is on this machine: {again.fetch('--masters', 'DIR')}",
     )

@@ -16,8 +16,8 @@ from overlaysync.errors import AmbiguousError, NotFoundError
 from overlaysync.model.digest import short_id
 from overlaysync.model.history import History
 from overlaysync.model.reference import Reference
+from overlaysync.ops.audience import stem
 from overlaysync.ops.library import Library, full_name, is_read_only
-from overlaysync.ops.publish import stem
 from overlaysync.ops.resolve import fits_name
 from overlaysync.store.catalog import ImageRow, ManifestRow
 from overlaysync.trust.book import Book
@@ -65,7 +65,10 @@ def files_meant(library: Library, book: Book, reference: Reference) -> list[Pres
     """
     found = _fitting(reference, present_files(library), book)
     if not found:
-        raise _not_here(reference)
+        raise NotFoundError(
+            f"'{reference}' is not on this machine",
+            hint="overlaysync ls --local, for the names that are; overlaysync tree, for all files",
+        )
     return found
 
 

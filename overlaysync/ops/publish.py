@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -13,10 +12,12 @@ from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.formats.image import Format
 from overlaysync.formats.recognition import ending_of, fits_ending
 from overlaysync.model.datamap import DataMap
-from overlaysync.model.digest import format_id
+from overlaysync.model.digest import Kind, format_id, kinds_of
 from overlaysync.model.manifest import MAX_FOLLOWS, MAX_VERSION, Header
-from overlaysync.model.names import check_name, name_from
+from overlaysync.model.names import check_name
+from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.model.pin import Pin
+from overlaysync.ops.audience import Audiences, stem
 from overlaysync.ops.library import Known, Library
 from overlaysync.store.catalog import Catalog, Held, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
@@ -26,12 +27,6 @@ from overlaysync.units import CHUNK
 
 _NO_TEAMS: Mapping[str, Team] = MappingProxyType({})
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
-
-
-def stem(path: str) -> str:
-    """Return the name that a file gives its content: its own, without the ending of an image."""
-    name = os.path.basename(path)
-    return name_from(name[: len(name) - len(ending_of(name))])
 
 
 def image_path(directory: str, name: str, format: Format) -> str:
@@ -77,6 +72,7 @@ class Publisher:
         self._key = key
         self._label = label
         self._teams = teams
+        self._audiences = Audiences(library.catalog, self._belongs)
 
     def publish(
         self,
@@ -164,6 +160,20 @@ class Publisher:
             return None
         return min(manifests, key=lambda manifest: manifest.header.team not in ("", team))
 
+    def held_version(self, known: Known, team: str | None) -> Manifest | None:
+        """Return the version that a file holds and passes on; None when it would be published anew.
+
+        ``team`` is whom it is to be for; None for whom it was.
+        """
+        held = self._library.catalog.held_at(known.path)
+        if held is None or team not in (None, held.team):
+            return None
+        found = map(self._library.catalog.find_manifest, held.manifests)
+        rows = [row for row in found if row and (row.team, row.name) == (held.team, held.name)]
+        rows = [row for row in rows if self._belongs(row)]
+        unchanged = rows and all(row.content == known.content.id for row in rows)
+        return open_envelope(rows[0].envelope) if unchanged else None
+
     def _below(self, known: Known, image: Known, team: str, created: str, name: str | None) -> Manifest:
         """The manifest of an image that ``known`` stands on.
 
@@ -175,7 +185,7 @@ class Publisher:
             return manifest
         name = check_name(name or self.name_of(image.path))
         owner = self.known_audience(image)
-        if owner and (owner != team or self._left_team(image, name)):
+        if owner and (owner != team or self._audiences.left_team(image, name)):
             raise self._out_of_reach(known, image, team, owner)
         return self._manifest(image, team, name, created, "", False)
 
@@ -198,13 +208,16 @@ class Publisher:
                 hint=f"overlaysync team join {team}",
             )
         header = self._header(known, name, team, created, note)
+        likeness = self._likeness(known)
 
         def decide(held: Sequence[ManifestRow], same: Sequence[ManifestRow]) -> ManifestRow:
             held = [row for row in held if self._belongs(row)]
             if held:
                 if all(row.content == known.content.id for row in held):
                     return held[0]
-                follows = tuple(sorted(row.id.hex() for row in held[:MAX_FOLLOWS]))
+                first = max(held, key=lambda row: likeness.get(row.id, 0))
+                others = sorted(row.id.hex() for row in held[:MAX_FOLLOWS] if row.id != first.id)
+                follows = (first.id.hex(), *others[: MAX_FOLLOWS - 1])
                 version = _next(name, max(row.version for row in held))
                 return self._sign(msgspec.structs.replace(header, version=version, follows=follows))
             # Another copy of what is known: the newest, and of several this node's own.
@@ -218,6 +231,20 @@ class Publisher:
         row = self._library.catalog.publish(as_held, known.content.id, decide, continues=continues)
         return open_envelope(row.envelope)
 
+    def _likeness(self, known: Known) -> dict[bytes, int]:
+        """Return how many units an image has in common with each version that its file holds.
+
+        After a fork was settled a file holds both sides, and the user may have written either of them to it.
+        """
+        catalog = self._library.catalog
+        noted = catalog.held_at(known.path)
+        if noted is None or len(noted.manifests) < 2:
+            return {}
+        rows = [row for row in map(catalog.find_manifest, noted.manifests) if row]
+        lists = [(row.id, catalog.pages.load_list(row.content)) for row in rows]
+        load = self._library.load_page
+        return {id: units_alike(known.content, other, load) for id, other in lists if other}
+
     def _sign(self, header: Header) -> ManifestRow:
         return manifest_row(sign_header(header, self._key, self._teams.get(header.team)))
 
@@ -230,73 +257,22 @@ class Publisher:
         return [manifest for manifest in opened if manifest.belongs(self._teams)]
 
     def audience(self, known: Known, name: str) -> str:
-        """Return whom an image is for when the user does not say: whom its file or content was for so far.
+        """Return whom an image is for when the user does not say.
 
         Raises:
             NotAllowedError: it, or its master, was for a team that this machine has left.
         """
-        left = self._left_team(known, name)
-        if left:
-            raise _left(known, left)
-        held = self._library.catalog.held_at(known.path)
-        if held:
-            return held.team
-        same = self._mine(self._library.catalog.manifests(content=known.content.id))
-        same.sort(key=lambda manifest: (manifest.header.name != name, manifest.header.team != ""))
-        if same:
-            return same[0].header.team
-        moved = self._audience_of_moved(name)
-        return self._audience_below(known) if moved is None else moved
+        return self._audiences.choose(known, name, self.name_of)
 
     def known_audience(self, known: Known) -> str | None:
-        """Return whom an image was for so far: a team, "" for everybody, None when it was never published."""
-        held = self._library.catalog.held_at(known.path)
-        if held:
-            return held.team
-        teams = {row.team for row in self._library.catalog.manifests(content=known.content.id)}
-        return min(teams) if teams else self._audience_of_moved(self.name_of(known.path))
-
-    def _audience_of_moved(self, name: str) -> str | None:
-        """Return whom the files of that name were for that are gone; None when there are none.
-
-        Of several audiences a team's: what was moved and written to must not become public by that.
-        """
-        return max((held.team for held in self._library.catalog.gone(name)), default=None)
-
-    def _audience_below(self, known: Known) -> str:
-        """Whom the image below is for; "" for everybody, also when it was never published."""
-        rows = self._library.catalog.manifests(content=known.parent.content.id) if known.parent else []
-        teams = {manifest.header.team for manifest in self._mine(rows)}
-        if rows and not teams:
-            raise _left(known, rows[0].team, known.parent)
-        return min(teams, default="")
-
-    def _left_team(self, known: Known, name: str) -> str:
-        """The team that an image was for so far and that this machine has left; "" when there is none.
-
-        A team goes by its key: one that was made anew under an old name is another team.
-        """
-        catalog = self._library.catalog
-        held = catalog.held_at(known.path)
-        if held:
-            return held.team if self._has_left(held) else ""
-        rows = catalog.manifests(content=known.content.id)
-        if rows:
-            return "" if self._mine(rows) else rows[0].team
-        return max((gone.team for gone in catalog.gone(name) if self._has_left(gone)), default="")
-
-    def _has_left(self, held: Held) -> bool:
-        """Whether what a file held was for a team that this machine has left."""
-        if held.team and held.team in self._teams:
-            found = map(self._library.catalog.find_manifest, held.manifests)
-            rows = [row for row in found if row and row.team == held.team]
-            return bool(rows) and not any(map(self._belongs, rows))
-        return bool(held.team)
+        """Return whom an image was for so far: a team, "" for everybody, None when nothing is known of it."""
+        return self._audiences.known(known, self.name_of(known.path))
 
     def _header(self, known: Known, name: str, team: str, created: str, note: str) -> Header:
         """The header of a first version."""
         content = known.content
         layer = known.layer is not None
+        compression = None if layer else known.geometry.compression
         return Header(
             kind="layer" if layer else "disk",
             team=team,
@@ -312,22 +288,12 @@ class Publisher:
             result=format_id(known.disk.id),
             format=known.geometry.format.value,
             cluster_size=rebuilt_cluster_size(known),
+            compression="" if compression is None else str(compression),
+            compressed_size=0 if compression is None else known.files[0].size,
             created=created,
             by=self._label,
             note=note,
         )
-
-
-def _left(known: Known, team: str, master: Known | None = None) -> NotAllowedError:
-    """The error for an image, or one on a ``master``, that was for a team that this machine has left."""
-    it = f"its master {master.path}" if master else "it"
-    paths = " ".join(shlex.quote(image.path) for image in (master, known) if image)
-    return NotAllowedError(
-        f"Cannot share {known.path} with team '{team}'",
-        why=f"{it} was shared with that team, and this machine is not in it any more",
-        hint=f"choose a new audience for it: overlaysync share --public {paths}, "
-        f"or for another team: overlaysync share --team TEAM {paths}",
-    )
 
 
 def _next(name: str, version: int) -> int:
@@ -358,6 +324,19 @@ def rebuilt_cluster_size(known: Known) -> int:
 def keep_manifest(catalog: Catalog, manifest: Manifest, *, at: str = "") -> None:
     """Keep a verified manifest in the catalog, seen at that time (ISO 8601 UTC)."""
     catalog.keep_manifest(manifest_row(manifest), at=at)
+
+
+def units_alike(left: PageList, right: PageList, load: LoadPage) -> int:
+    """Return how many units of data two contents have in common at the same place."""
+    if left.unit != right.unit:
+        return 0
+    count = 0
+    for index in set(left.indices) & set(right.indices):
+        ours, theirs = left.load(index, load), right.load(index, load)
+        length = min(len(ours), len(theirs))
+        same = (ours[:length] == theirs[:length]).all(axis=1) & (kinds_of(ours[:length]) == Kind.DATA)
+        count += int(same.sum())
+    return count
 
 
 def manifest_row(manifest: Manifest) -> ManifestRow:

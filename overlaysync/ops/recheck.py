@@ -14,8 +14,6 @@ import numpy as np
 
 from overlaysync.errors import ImageError
 from overlaysync.formats.chain import Chain
-from overlaysync.formats.image import Format
-from overlaysync.formats.recognition import always
 from overlaysync.model.digest import as_digests, equal_rows
 from overlaysync.model.pages import LoadPage, PageList, page_digest
 from overlaysync.ops.hashing import Pause, RegionHasher
@@ -36,17 +34,17 @@ class Finding:
     unreadable: str = ""
 
 
-def recheck(path: str, format: Format, content: PageList, load: LoadPage, *, pause: Pause) -> Finding:
-    """Compare the disk, or the top layer, of the image at ``path`` with ``content``.
+def recheck(served: Chain, content: PageList, load: LoadPage, *, pause: Pause) -> Finding:
+    """Compare the disk, or the top layer, of an image that is open to be served with ``content``.
 
-    Whether it may be taken for an image was decided when it was published.
+    The files are those that are served, whatever their names lead to by now; their tables are read again.
 
     Raises:
-        OverlaysyncError: it cannot be opened; what ``pause`` raises.
+        OverlaysyncError: what ``pause`` raises.
     """
     try:
-        _drop_cached(path, format)
-        with Chain.open(path, format, always) as chain:
+        _drop_cached(served)
+        with served.again() as chain:
             if chain.virtual_size != content.virtual_size:
                 return Finding((Damage(0, content.virtual_size),), "it has another virtual size")
             return Finding(tuple(joined(_differing(chain, content, load, pause))))
@@ -54,11 +52,10 @@ def recheck(path: str, format: Format, content: PageList, load: LoadPage, *, pau
         return Finding((Damage(0, content.virtual_size),), error.reason)
 
 
-def _drop_cached(path: str, format: Format) -> None:
+def _drop_cached(chain: Chain) -> None:
     """Let the kernel forget what it has read of the image: what is on the disk now is to be read."""
-    with Chain.open(path, format, always) as chain:
-        for image in chain.images:
-            os.posix_fadvise(image.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    for image in chain.images:
+        os.posix_fadvise(image.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _differing(chain: Chain, content: PageList, load: LoadPage, pause: Pause) -> Iterator[tuple[int, int]]:

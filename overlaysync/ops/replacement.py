@@ -10,11 +10,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
+from overlaysync.errors import BaseImageError, InUseError, OverlaysyncError, WouldDestroyError
 from overlaysync.formats.files import open_regular
 from overlaysync.formats.locks import in_use_for_writing, writer_of
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
+from overlaysync.ops.again import Again
 from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, Library, full_name
 from overlaysync.ops.loss import would_be_lost
@@ -77,6 +78,7 @@ def judge(
     own: bytes,
     now: float,
     brought: bool = False,
+    again: Again | None = None,
 ) -> Verdict:
     """Compare what is at ``path`` with what is offered for it.
 
@@ -88,6 +90,7 @@ def judge(
         own: this node's public key.
         now: seconds since 1970.
         brought: whether it is there for something else to stand on: then nothing is replaced.
+        again: the command for what was asked for; None for the offered by its name.
 
     Raises:
         WouldDestroyError: it may not be replaced.
@@ -97,8 +100,12 @@ def judge(
     if not os.path.lexists(path):
         return Verdict()
     header = offered.header
+    again = again or Again(header.full_name)
+    elsewhere = (
+        f"to put it beside: {again.fetch('--masters', 'DIR') if brought else again.fetch('--as', 'NAME')}"
+    )
     if os.path.islink(path):
-        return _judge_link(library, path, offered, Rules() if brought else rules, now)
+        return _judge_link(library, path, offered, Rules() if brought else rules, now, again)
     try:
         known = library.examine(path, now=now)
     except InUseError:
@@ -107,23 +114,23 @@ def judge(
         if rules.discard_changes and not brought:
             check_unneeded(path, library.catalog)
             return Verdict(standing=Standing(State.UNKNOWN))
-        if error.exit_code == 5:
-            raise
+        if isinstance(error, BaseImageError):
+            raise  # for :func:`judge_stray`, where the right one is here
         raise WouldDestroyError(
             f"{path} exists and cannot be read as an image",
             why=str(error),
-            hint=_elsewhere() if brought else f"{_elsewhere()}; to lose it: --discard-changes",
+            hint=elsewhere if brought else f"{elsewhere}; to lose it: {again.fetch('--discard-changes')}",
         ) from error
     standing = compare(library.catalog, known.path, known.content.id, offered)
     if standing.state in (State.SAME, State.NEWER):
         return Verdict(known, standing)
     if brought:
         raise WouldDestroyError(
-            f"{path} exists and is not {header.full_name}:{header.version}", hint=_elsewhere()
+            f"{path} exists and is not {header.full_name}:{header.version}", hint=elsewhere
         )
-    check_unneeded(path, library.catalog)
+    check_unneeded(path, library.catalog, instead=again.fetch("--as", "NAME"))
     if not rules.discard_changes:
-        _refuse(library, known, standing, offered, rules, own, now)
+        _refuse(library, known, standing, offered, rules, own, now, again)
     return Verdict(standing=standing, file=known.files[0])
 
 
@@ -154,7 +161,53 @@ def check_still(path: str, judged: Fingerprint | None) -> None:
         os.close(fd)
 
 
-def _judge_link(library: Library, path: str, offered: Manifest, rules: Rules, now: float) -> Verdict:
+def judge_stray(
+    library: Library,
+    path: str,
+    offered: Manifest,
+    rules: Rules,
+    astray: BaseImageError,
+    *,
+    own: bytes,
+    base: Known,
+    again: Again,
+) -> Verdict:
+    """Judge an overlay that :func:`judge` cannot compare, by what it holds over ``base``.
+
+    One that holds a version as it was published loses nothing when it is written anew, on the right master.
+
+    Args:
+        library, path, offered, rules, own: as for :func:`judge`.
+        astray: the error for its own master, which is missing or another.
+        base: the image that the offered is to stand on.
+        again: the command for what was asked for.
+
+    Raises:
+        BaseImageError: the user does not allow that, or it holds something else.
+        WouldDestroyError, InUseError: it may not be replaced.
+    """
+    try:
+        known = library.examine_over(path, base)
+    except BaseImageError:
+        raise astray from None
+    standing = compare(library.catalog, os.path.realpath(path), known.content.id, offered)
+    if standing.state not in (State.SAME, State.BEHIND):
+        raise astray
+    same = standing.state is State.SAME
+    keeping = same or was_elsewhere(library.catalog, standing, offered, own)
+    if would_be_lost(library, known, own=own, keeping=keeping) and not rules.discard_changes:
+        raise astray
+    check_unneeded(path, library.catalog)
+    if not rules.replace and not rules.discard_changes:
+        raise BaseImageError(
+            str(astray), why=astray.why, hint=f"to put it on {base.path}: {again.fetch('--replace')}"
+        )
+    return Verdict(standing=standing, file=known.files[0])
+
+
+def _judge_link(
+    library: Library, path: str, offered: Manifest, rules: Rules, now: float, again: Again
+) -> Verdict:
     """A link may be replaced: what it leads to stays where it is."""
     try:
         known = library.examine(path, now=now)
@@ -167,7 +220,7 @@ def _judge_link(library: Library, path: str, offered: Manifest, rules: Rules, no
     raise WouldDestroyError(
         f"{path} is a link to {os.path.realpath(path)}",
         why=f"it cannot be used there as {offered.header.full_name}:{offered.header.version}",
-        hint=f"{_way(rules, offered, '--replace')}, which replaces the link and leaves the other file alone",
+        hint=f"{again.fetch('--replace')}, which replaces the link and leaves the other file alone",
     )
 
 
@@ -179,6 +232,7 @@ def _refuse(
     rules: Rules,
     own: bytes,
     now: float,
+    again: Again,
 ) -> None:
     """Raise what speaks against replacing the file, unless nothing does."""
     header = offered.header
@@ -188,18 +242,18 @@ def _refuse(
             old = _names(standing.held)
             raise WouldDestroyError(
                 f"{known.path} holds {old}, and {new} follows it",
-                hint="to take the newer version: the same command with --replace",
+                hint=f"to take the newer version: {again.fetch('--replace')}",
             )
         case State.CHANGED:
             raise WouldDestroyError(
                 f"{known.path} holds work that was never published",
                 why=f"it has been written to since it held {_names(standing.held)}",
                 hint=f"to keep it: overlaysync share '{known.path}'; "
-                f"to have both: {_way(rules, offered, '--as NAME')}; "
-                f"to lose it: {_way(rules, offered, '--discard-changes')}",
+                f"to have both: {again.fetch('--as', 'NAME')}; "
+                f"to lose it: {again.fetch('--discard-changes')}",
             )
         case State.FORKED:
-            raise _fork(known, standing, offered, rules, now)
+            raise _fork(known, standing, offered, now, again)
     keeping = was_elsewhere(library.catalog, standing, offered, own)
     why = would_be_lost(library, known, own=own, keeping=keeping)
     if why or not rules.replace or (rules.forward_only and standing.state is not State.BEHIND):
@@ -208,11 +262,11 @@ def _refuse(
         raise WouldDestroyError(
             f"{known.path} exists and is not {new}",
             why=why,
-            hint=f"to have both: {_way(rules, offered, '--as NAME')}; {away}: {_way(rules, offered, option)}",
+            hint=f"to have both: {again.fetch('--as', 'NAME')}; {away}: {again.fetch(option)}",
         )
 
 
-def _fork(known: Known, standing: Standing, offered: Manifest, rules: Rules, now: float) -> WouldDestroyError:
+def _fork(known: Known, standing: Standing, offered: Manifest, now: float, again: Again) -> WouldDestroyError:
     """Both sides of a fork, and what they have in common."""
     mine = next(iter(standing.held))
     common = (
@@ -224,8 +278,8 @@ def _fork(known: Known, standing: Standing, offered: Manifest, rules: Rules, now
         f"'{offered.header.full_name}' is forked: neither version follows the other",
         why=f"here    {_side(open_envelope(mine.envelope), now)}\n"
         f"  there   {_side(offered, now)}\n  {common}",
-        hint=f"to have both: {_way(rules, offered, '--as NAME')}; "
-        f"to take theirs instead of {known.path}: {_way(rules, offered, '--discard-changes')}",
+        hint=f"to have both: {again.fetch('--as', 'NAME')}; "
+        f"to take theirs instead of {known.path}: {again.fetch('--discard-changes')}",
     )
 
 
@@ -240,12 +294,3 @@ def _side(manifest: Manifest, now: float) -> str:
 
 def _names(rows: Sequence[ManifestRow]) -> str:
     return " and ".join(map(full_name, rows))
-
-
-def _way(rules: Rules, offered: Manifest, option: str) -> str:
-    """How to do what the rules do not allow: with an option of fetch, which sync does not have."""
-    return f"overlaysync fetch {offered.header.full_name} {option}" if rules.forward_only else option
-
-
-def _elsewhere() -> str:
-    return "choose another name with --as, or another directory with --to"

@@ -11,7 +11,10 @@ from overlaysync.errors import AmbiguousError, NotFoundError
 from overlaysync.model.digest import ID_PREFIX, short_id
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference
+from overlaysync.ops.in_use import Usage
 from overlaysync.trust.envelope import Manifest
+
+_NAMED_OTHERS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,20 @@ class Listing:
         manifest: verified.
         peers: addresses ``HOST:PORT`` that list it.
         labels: the labels of those nodes.
+        hosts: what tells their machines apart, as they say themselves.
+        in_use: nodes that list it without its data: a VM uses the file that held it.
     """
 
     manifest: Manifest
     peers: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    in_use: tuple[Usage, ...] = ()
+
+    @property
+    def machines(self) -> int:
+        """How many machines serve it: several nodes on one machine are one copy."""
+        return len(set(self.hosts or self.peers))
 
 
 def describe(listing: Listing) -> str:
@@ -109,9 +121,9 @@ def one_of(reference: Reference, candidates: list[Listing]) -> Listing:
 def fits(reference: Reference, listing: Listing) -> bool:
     """Whether ``reference`` could mean ``listing``."""
     header = listing.manifest.header
-    if reference.peer and not any(
-        _is_peer(reference.peer, text) for text in (*listing.labels, *listing.peers)
-    ):
+    users = (text for usage in listing.in_use for text in (usage.label, usage.address))
+    known = (*listing.labels, *listing.peers, *users)
+    if reference.peer and not any(_is_peer(reference.peer, text) for text in known):
         return False
     if reference.id_prefix is not None:
         wanted = ID_PREFIX + reference.id_prefix
@@ -138,16 +150,17 @@ def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
     others = [] if loose == reference else [listing for listing in listings if fits(loose, listing)]
     if others:
         having = sorted({describe(listing) for listing in others})
+        more = f"; and {len(having) - _NAMED_OTHERS} more" if len(having) > _NAMED_OTHERS else ""
         return NotFoundError(
             f"Nobody has '{reference}'",
-            why="there is " + "; ".join(having),
+            why="there is " + "; ".join(having[:_NAMED_OTHERS]) + more,
             hint=f"name one of these: {loose}",
         )
     if not listings:
         return NotFoundError(
             f"Nobody has '{reference}'",
             why="nobody who answers shares anything",
-            hint="--peer HOST:PORT, or: overlaysync doctor",
+            hint="--peer HOST, or: overlaysync doctor",
         )
     names = {listing.manifest.header.name for listing in listings}
     teams = {listing.manifest.header.team for listing in listings if listing.manifest.header.team}

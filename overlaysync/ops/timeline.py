@@ -15,6 +15,7 @@ from overlaysync.model.history import History
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference
 from overlaysync.ops.believe import Versions, newest_versions
+from overlaysync.ops.in_use import Usage
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing, fits_name, fitting
 from overlaysync.store.catalog import Catalog, ManifestRow
@@ -43,6 +44,8 @@ class Entry:
         follows: what it follows in words: "5", or "5 (pl@bob-j2rueu)" where two have that number.
         held_by: labels of the peers that list it.
         here: paths of the files on this machine that hold it.
+        in_use: nodes where a VM uses the file that held it.
+        machines: how many machines serve it.
     """
 
     manifest: Manifest
@@ -50,6 +53,8 @@ class Entry:
     follows: tuple[str, ...]
     held_by: tuple[str, ...]
     here: tuple[str, ...]
+    in_use: tuple[Usage, ...] = ()
+    machines: int = 0
 
 
 def timeline(
@@ -81,6 +86,8 @@ def timeline(
             follows=follows.of(item.manifest),
             held_by=tuple(dict.fromkeys(item.labels)),
             here=tuple(sorted(here.get(item.manifest.header.content_id, ()))),
+            in_use=item.in_use,
+            machines=item.machines,
         )
         for item in fitting(reference, everything)
     ]

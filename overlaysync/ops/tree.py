@@ -3,19 +3,21 @@
 Pure: made from catalog rows and listings; whether files are still there is for the caller to see. Drawing is
 in :mod:`overlaysync.ops.tree_drawing`. A thing is one content, however many files, names and versions it has.
 An overlay stands on the file its backing file is where that is known here, else on whatever shows its parent
-disk; a base that nobody knows is an entry of its own. Manifests may claim anything, rings included, so rings
+disk; a base that nobody knows is an entry of its own. Overlays that were written to since they were
+hashed are one thing no longer: each file is an entry. Manifests may claim anything, rings included, so rings
 are cut.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from overlaysync.model.names import one_field
-from overlaysync.ops.publish import stem
+from overlaysync.ops.audience import stem
 from overlaysync.ops.resolve import Listing
 from overlaysync.store.catalog import ImageRow
 
@@ -73,7 +75,8 @@ class Entry:
 
     Attributes:
         kind: what it is.
-        id: layer id of an overlay, disk id of anything else.
+        id: tells the entry from all others.
+        content: layer id of an overlay, disk id of anything else; of what was written to, what it was.
         disk: id of what the guest sees.
         parent: of an overlay: id of the disk it stands on.
         base: of an overlay: id of the entry it is drawn under.
@@ -87,6 +90,7 @@ class Entry:
 
     kind: EntryKind
     id: bytes
+    content: bytes
     disk: bytes
     parent: bytes | None
     base: bytes | None
@@ -143,8 +147,9 @@ def build_tree(
     """
     rows = sorted(images, key=lambda row: row.path)
     drafts: dict[bytes, _Draft] = {}
-    for row in rows:
-        _draft(drafts, row).add_image(row, row.path in changed)
+    # What is as it was hashed comes first: of the others, one may stand for what they all were.
+    for row in sorted(rows, key=lambda row: row.path in changed):
+        _draft(drafts, row, apart=row.path in changed).add_image(row, row.path in changed)
     for listing in listings:
         _draft(drafts, listing).add_listing(listing)
     for id, size in (data_sizes or {}).items():
@@ -163,6 +168,7 @@ class _Draft:
     """An entry while it is put together."""
 
     id: bytes
+    content: bytes
     disk: bytes
     parent: bytes | None = None
     base: bytes | None = None
@@ -216,6 +222,7 @@ class _Draft:
         return Entry(
             kind=self.kind,
             id=self.id,
+            content=self.content,
             disk=self.disk,
             parent=self.parent,
             base=self.base,
@@ -228,15 +235,21 @@ class _Draft:
         )
 
 
-def _draft(drafts: dict[bytes, _Draft], found: ImageRow | Listing) -> _Draft:
-    """The draft of the content that was found; what is known first says what it shows and stands on."""
+def _draft(drafts: dict[bytes, _Draft], found: ImageRow | Listing, *, apart: bool = False) -> _Draft:
+    """The draft of the content that was found; what is known first says what it shows and stands on.
+
+    An overlay that is ``apart`` has one of its own, where the content has one already.
+    """
     called = ""
     if isinstance(found, ImageRow):
         id, disk, parent = found.layer or found.disk, found.disk, found.parent
+        if apart and found.layer and id in drafts:
+            key = hashlib.sha256(found.path.encode(errors="surrogateescape")).digest()
+            return drafts.setdefault(key, _Draft(key, id, disk, parent))
     else:
         header = found.manifest.header
         id, disk, parent, called = header.content_id, header.result_id, header.parent_id, header.parent_name
-    draft = drafts.setdefault(id, _Draft(id, disk, parent))
+    draft = drafts.setdefault(id, _Draft(id, id, disk, parent))
     if called:
         draft.called[one_field(called)] += 1
     return draft
@@ -249,16 +262,16 @@ def _find_bases(drafts: dict[bytes, _Draft], rows: list[ImageRow]) -> None:
     shown: dict[bytes, list[bytes]] = {}
     for draft in overlays:
         # An overlay that changes nothing shows its parent's disk; what has that parent stands beside it.
-        if draft.disk != draft.parent:
+        if draft.disk != draft.parent and draft.id == draft.content:
             shown.setdefault(draft.disk, []).append(draft.id)
     names: dict[bytes, Counter[str]] = {}
     for draft in overlays:
         assert draft.parent is not None
-        candidates = [*files.get(draft.id, ()), draft.parent, *shown.get(draft.parent, ())]
+        candidates = [*files.get(draft.content, ()), draft.parent, *shown.get(draft.parent, ())]
         draft.base = next((id for id in candidates if _may_carry(drafts, id, draft)), draft.parent)
         if draft.base not in drafts or drafts[draft.base].virtual_size is None:
             names.setdefault(draft.base, Counter()).update(draft.called)
-            drafts[draft.base] = _Draft(draft.base, draft.base, called=names[draft.base])
+            drafts[draft.base] = _Draft(draft.base, draft.base, draft.base, called=names[draft.base])
 
 
 def _files_below(rows: list[ImageRow]) -> dict[bytes, list[bytes]]:
@@ -284,6 +297,8 @@ def _may_carry(drafts: dict[bytes, _Draft], id: bytes, overlay: _Draft) -> bool:
 
 def _find_promotions(drafts: dict[bytes, _Draft]) -> None:
     for draft in drafts.values():
+        if draft.id != draft.content:
+            continue  # what it shows now is not known
         made = drafts.get(draft.disk)
         if draft.parent not in (None, draft.disk) and made is not None and made.kind is EntryKind.MASTER:
             draft.promoted = made.id

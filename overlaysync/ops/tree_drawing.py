@@ -22,8 +22,8 @@ def title(entry: Entry) -> str:
 def details(entry: Entry) -> list[str]:
     """Short facts: id, size, copies, and what is wrong."""
     if entry.kind is EntryKind.MISSING:
-        return [short_id(entry.id), "missing: nothing here or published shows this disk"]
-    facts = [short_id(entry.id)]
+        return [short_id(entry.content), "missing: nothing here or published shows this disk"]
+    facts = [short_id(entry.content)]
     if entry.data_size is not None:
         size = format_size(entry.data_size)
         overlay = entry.kind is EntryKind.OVERLAY
@@ -159,7 +159,9 @@ def _add_card(svg: ElementTree.Element, entry: Entry, x: int, y: int) -> None:
     group = _add(svg, "g")
     paths = [printable(copy.path) for copy in entry.copies]
     _add(
-        group, "title", "\n".join([f"{entry.kind} {format_id(entry.id)}", *map(str, entry.versions), *paths])
+        group,
+        "title",
+        "\n".join([f"{entry.kind} {format_id(entry.content)}", *map(str, entry.versions), *paths]),
     )
     _add(group, "rect", x=x, y=y, width=int(_width(entry)), height=_CARD, **_LOOKS[entry.kind])
     _add(group, "text", title(entry), x=x + 12, y=y + 16, **_LOOKS["title"])

@@ -6,19 +6,28 @@ Labels are what nodes call themselves, so a fingerprint is always beside them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from overlaysync.errors import AmbiguousError, NotAllowedError
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import one_field
 from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
+from overlaysync.ops.again import Again
 from overlaysync.ops.dates import ago
-from overlaysync.ops.resolve import Listing, describe
+from overlaysync.ops.in_use import users
+from overlaysync.ops.resolve import Listing, describe, fits
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id
 from overlaysync.units import format_size
+
+_NAMED_SIDES = 4
+"""Sides of a fork that a command is printed for."""
+
+_TRIED_NODES = 16
+"""Names of nodes that are tried to tell a version from all others."""
 
 _NAMED_PUBLISHERS = 3
 """Publishers that an error names; ``ls`` has them all."""
@@ -64,6 +73,7 @@ def other_publisher(
     pins: Sequence[Pin],
     book: Book,
     everything: Iterable[Listing],
+    again: Again,
 ) -> StrangerError:
     """A pinned name that only others list."""
     return StrangerError(
@@ -71,7 +81,7 @@ def other_publisher(
         why=f"{_belongs(pins[0], book)};\n  now there is {', '.join(_signed(candidates))}.\n"
         "  That may be the same person with a new key or on another machine, an unrelated image with the "
         "same name, or an impostor",
-        hint=_ways(pins, candidates[0].manifest, everything),
+        hint=_ways(pins, candidates[0].manifest, everything, again),
     )
 
 
@@ -102,33 +112,66 @@ def only_distrusted(reference: Reference, candidates: Sequence[Listing], book: B
     )
 
 
-def too_old(reference: Reference, listing: Listing, later: ManifestRow, now: float) -> NotAllowedError:
+def too_old(
+    reference: Reference, listing: Listing, later: ManifestRow, now: float, *, own: bytes, again: Again
+) -> NotAllowedError:
     """Only a version that a version seen here before follows."""
     header = listing.manifest.header
+    about = f"{header.full_name}:{later.version}"
+    if later.publisher == own:
+        seen = (
+            f"You published {about} yourself on {later.created}, and it follows that one. No machine within "
+            "reach has it, perhaps not even this one any more"
+        )
+    else:
+        seen = (
+            f"This machine has seen {about}, which follows it, published on {later.created} by "
+            f"{who(later.publisher, later.label)}. The machines that have it may be away, or a peer may be "
+            "offering you an old state on purpose"
+        )
     return NotAllowedError(
         f"Only an old version of '{reference}' is within reach",
         why=f"{header.full_name}:{header.version} was published on {header.created}"
-        f"{age(header.created, now)}. This machine has seen {header.full_name}:{later.version}, which "
-        f"follows it, published on {later.created} by {who(later.publisher, later.label)}. The machines "
-        "that have it may be away, or a peer may be offering you an old state on purpose",
+        f"{age(header.created, now)}. {seen}",
         hint="wait until the newer one is shared; or, if the old one will do: "
-        f"overlaysync fetch {header.full_name}:{header.version}",
+        + again.about(f"{header.full_name}:{header.version}").fetch(),
     )
 
 
-def forked(reference: Reference, sides: Sequence[Listing], now: float) -> AmbiguousError:
+def forked(
+    reference: Reference, sides: Sequence[Listing], everything: Sequence[Listing], now: float, again: Again
+) -> AmbiguousError:
     """Two or more newest versions, none of which follows another."""
+    ways = {
+        side.manifest.header.content_id: again.about(_only(side, everything)).fetch()
+        for side in sides[:_NAMED_SIDES]
+    }
     return AmbiguousError(
         f"'{reference}' is forked: it has {len(sides)} newest versions, and neither follows the other",
         candidates=tuple(sorted(describe_side(side, now) for side in sides)),
-        hint="choose one: NAME:VERSION@PEER, or its id (b3:…)",
+        hint=f"to take one of them: {'; or: '.join(ways.values())}",
     )
+
+
+def _only(side: Listing, everything: Sequence[Listing]) -> str:
+    """A reference that means this version and no other: the shortest, and the id where no other will do."""
+    header = side.manifest.header
+    named = Reference(team=header.team or None, name=header.name, version=header.version)
+    # Labels are what nodes call themselves: one that reads as something else is not printed to be typed.
+    labels = [text for label in side.labels for text in (label.partition("@")[0], label) if text]
+    nodes = [text for text in (*labels, *side.peers) if one_field(text) == text][:_TRIED_NODES]
+    for reference in (named, *(replace(named, peer=text) for text in nodes)):
+        meant = {item.manifest.header.content_id for item in everything if fits(reference, item)}
+        if meant == {header.content_id}:
+            return str(reference)
+    return short_id(header.content_id)
 
 
 def describe_side(listing: Listing, now: float) -> str:
     """One version of a fork: what, how much, by whom, when, and who has it."""
     header = listing.manifest.header
     where = f"  at {', '.join(map(one_field, listing.labels))}" if listing.labels else ""
+    where += f"  in use at {users(listing.in_use)}" if listing.in_use else ""
     note = f"  “{one_field(header.note)}”" if header.note else ""
     return (
         f"{header.full_name}:{header.version}  {short_id(header.content_id)}  {format_size(header.data_size)}"
@@ -142,7 +185,7 @@ def _belongs(pin: Pin, book: Book) -> str:
     if pin.publisher == book.own:
         return f"'{pin.full_name}' is yours, since you published it on {pin.since}"
     trust = book.trust(pin.publisher, pin.team, pin.name)
-    how = "by your word since" if trust is Trust.EXPLICIT else "since its first use here on"
+    how = "since you said so on" if trust is Trust.EXPLICIT else "since its first use here on"
     since = book.since(pin.publisher, pin.team, pin.name)
     return f"'{pin.full_name}' was published by {who(pin.publisher, pin.label)}, trusted {how} {since}"
 
@@ -156,7 +199,7 @@ def _signed(candidates: Iterable[Listing]) -> list[str]:
     ]
 
 
-def _ways(pins: Iterable[Pin], stranger: Manifest, everything: Iterable[Listing]) -> str:
+def _ways(pins: Iterable[Pin], stranger: Manifest, everything: Iterable[Listing], again: Again) -> str:
     """What to type: the version of the name's own publisher, if there is one, or trust in the other."""
     keys = {(pin.team, pin.name, pin.publisher) for pin in pins}
     headers = [
@@ -167,7 +210,7 @@ def _ways(pins: Iterable[Pin], stranger: Manifest, everything: Iterable[Listing]
     ]
     newest = max(headers, key=lambda header: header.version, default=None)
     first = (
-        f"overlaysync fetch {newest.full_name}:{newest.version}, by the publisher you know"
+        f"{again.about(f'{newest.full_name}:{newest.version}').fetch()}, by the publisher you know"
         if newest
         else "wait until a version by the publisher you know is shared"
     )

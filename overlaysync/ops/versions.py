@@ -33,6 +33,25 @@ def history_of(catalog: Catalog, manifests: Sequence[Manifest]) -> History:
     return History([*seen, *map(manifest_row, manifests)])
 
 
+def other_sides(catalog: Catalog, manifest: Manifest) -> list[ManifestRow]:
+    """Return the other newest versions of a name: of one past with ``manifest``, and not followed by it.
+
+    None when another version follows ``manifest``: then that is on the one side, and not this.
+    """
+    header = manifest.header
+    versions = catalog.versions(header.team, header.name)
+    history = History([*versions, manifest_row(manifest)])
+    before = history.before(manifest.id)
+    newest = history.newest(versions)
+    if any(history.is_before(manifest.id, row.id) for row in newest):
+        return []
+    return [
+        row
+        for row in newest
+        if row.id not in before | {manifest.id} and ({row.id} | history.before(row.id)) & before
+    ]
+
+
 def is_news(catalog: Catalog, held: tuple[bytes, ...], offered: Manifest) -> bool:
     """Whether ``offered`` follows something of what a file is noted to hold."""
     header = offered.header
@@ -119,13 +138,16 @@ def compare(catalog: Catalog, path: str, content: bytes, offered: Manifest) -> S
 
 
 def was_elsewhere(catalog: Catalog, standing: Standing, offered: Manifest, own: bytes) -> bool:
-    """Whether another publisher made a version, offered now, out of what is here: it must have had that."""
+    """Whether another publisher made a version, offered now, out of what is here: it must have had that.
+
+    A version that was only chosen over what is here says nothing: it may hold none of it.
+    """
     header = offered.header
     rows = [manifest_row(offered), *catalog.versions(header.team, header.name)]
     history = History(rows)
     before = {offered.id} | history.before(offered.id)
     return any(
-        row.id in before and row.publisher != own and history.is_before(held.id, row.id)
+        row.id in before and row.publisher != own and history.is_made_from(held.id, row.id)
         for row in rows
         for held in standing.held
     )

@@ -19,6 +19,8 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.history import History
 from overlaysync.model.pin import Sighting
 from overlaysync.store.database import Database
+from overlaysync.store.faultlog import FaultLog
+from overlaysync.store.garbage import collect, has_unneeded_lists
 from overlaysync.store.home import Home
 from overlaysync.store.members import MemberStore
 from overlaysync.store.pagestore import PageStore
@@ -130,12 +132,35 @@ class Made:
         disk: of a master: the disk it was made with, and must keep. None for an overlay, which is written to.
         file: the file's fingerprint then.
         at: when, seconds since 1970.
+        content: id of what was made.
+        sources: ids of versions that it was made of, which say whom it is for.
     """
 
     path: str
     disk: bytes | None
     file: Fingerprint
     at: float
+    content: bytes = b""
+    sources: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """That nothing proves what a file is: an overlay that was put on a master without proof.
+
+    Attributes:
+        path: real path.
+        file: the file's fingerprint then; None when the file was forgotten.
+        content: its content id then.
+        text: what is said of it.
+        at: since when, ISO 8601 UTC.
+    """
+
+    path: str
+    file: Fingerprint | None
+    content: bytes
+    text: str
+    at: str
 
 
 MAX_HOLDERS = 64
@@ -165,13 +190,14 @@ _MANIFEST_COLUMNS = (
 
 
 class Catalog:
-    """The catalog in ``database``; ``pages``, ``pins`` and ``members`` hold what is beside it."""
+    """The catalog in ``database``; ``pages``, ``pins``, ``members`` and ``faults`` hold what is beside it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.pages = PageStore(database)
         self.pins = PinStore(database)
         self.members = MemberStore(database)
+        self.faults = FaultLog(database)
 
     @classmethod
     def open(cls, home: Home) -> Catalog:
@@ -185,6 +211,14 @@ class Catalog:
     def close(self) -> None:
         """End all connections; no thread may be using the catalog."""
         self._database.close()
+
+    def has_garbage(self) -> bool:
+        """Return whether there is a page list that nothing needs; see :mod:`overlaysync.store.garbage`."""
+        return has_unneeded_lists(self._database)
+
+    def collect_garbage(self, journals: Path) -> None:
+        """Remove page lists, pages and ``journals`` that nothing needs, while no other command runs."""
+        collect(self._database, journals)
 
     # -- images --------------------------------------------------------------------------------------
 
@@ -239,26 +273,45 @@ class Catalog:
                 connection.execute(f"DELETE FROM {table} WHERE path = ?", (os.fsencode(path),))
             connection.execute("UPDATE doubts SET file = NULL WHERE path = ?", (os.fsencode(path),))
 
-    def doubt(self, path: str, file: Fingerprint, content: bytes, text: str) -> None:
+    def doubt(self, doubt: Doubt) -> None:
         """Note that nothing proves what a file is, to be said wherever it is used.
 
         Its content is no evidence any more, also when the file is gone.
         """
-        row = (os.fsencode(path), json.dumps(file), content, text)
+        row = (os.fsencode(doubt.path), json.dumps(doubt.file), doubt.content, doubt.text, doubt.at)
         with self._database.write() as connection:
-            connection.execute("INSERT OR REPLACE INTO doubts VALUES (?, ?, ?, ?)", row)
+            connection.execute("INSERT OR REPLACE INTO doubts VALUES (?, ?, ?, ?, ?)", row)
 
-    def doubt_about(self, path: str, file: Fingerprint) -> str:
-        """What was noted of the file at ``path``, written to since or not; "" when it is another file."""
-        with self._database.read() as connection:
-            query = "SELECT file, text FROM doubts WHERE path = ? AND file IS NOT NULL"
-            row = connection.execute(query, (os.fsencode(path),)).fetchone()
-        return row[1] if row and Fingerprint(*json.loads(row[0]))[:2] == file[:2] else ""
+    def doubt_about(self, path: str, file: Fingerprint) -> Doubt | None:
+        """What was noted of the file at ``path``, written to or moved since; None when it is another file."""
+        # A moved file keeps the time of its last write; only its inode's number may be another file's by now.
+        return next(
+            (
+                doubt
+                for doubt in self._doubts()
+                if doubt.file is not None
+                and ((doubt.path == path and doubt.file[:2] == file[:2]) or doubt.file[:4] == file[:4])
+            ),
+            None,
+        )
 
-    def doubted(self) -> set[bytes]:
-        """The contents of all files that :meth:`doubt` was told of."""
+    def doubts(self) -> dict[bytes, Doubt]:
+        """What was noted of contents, by their ids; of several notes of one content the first."""
+        return {doubt.content: doubt for doubt in reversed(self._doubts())}
+
+    def settle_doubt(self, content: bytes) -> None:
+        """Forget the doubts about a content: it was proven what it is."""
+        with self._database.write() as connection:
+            connection.execute("DELETE FROM doubts WHERE content = ?", (content,))
+
+    def _doubts(self) -> list[Doubt]:
+        query = "SELECT path, file, content, text, at FROM doubts ORDER BY at, rowid"
         with self._database.read() as connection:
-            return {content for (content,) in connection.execute("SELECT content FROM doubts")}
+            rows = connection.execute(query).fetchall()
+        return [
+            Doubt(os.fsdecode(path), Fingerprint(*json.loads(file)) if file else None, content, text, at)
+            for path, file, content, text, at in rows
+        ]
 
     def _images(self, condition: str, *values: object) -> list[ImageRow]:
         query = f"SELECT {_IMAGE_COLUMNS} FROM images WHERE {condition} ORDER BY verified_at DESC, path"
@@ -321,10 +374,18 @@ class Catalog:
         return manifest
 
     def manifests(
-        self, *, team: str | None = None, name: str | None = None, content: bytes | None = None
+        self,
+        *,
+        team: str | None = None,
+        name: str | None = None,
+        content: bytes | None = None,
+        disk: bytes | None = None,
     ) -> list[ManifestRow]:
-        """All kept ones that fit (None fits all; public is ``""``), by team and name, newest first."""
-        wanted = {"team": team, "name": name, "content": content}
+        """All kept ones that fit (None fits all; public is ``""``), by team and name, newest first.
+
+        ``disk`` fits masters of that disk, and overlays that make it.
+        """
+        wanted = {"team": team, "name": name, "content": content, "coalesce(result, content)": disk}
         given = {column: value for column, value in wanted.items() if value is not None}
         condition = " AND ".join(("kept", *(f"{column} = ?" for column in given)))
         return self._manifests(condition, *given.values())
@@ -375,20 +436,27 @@ class Catalog:
 
     def note_made(self, made: Made) -> None:
         """Note that a file was made here: what its path held before says nothing of it."""
-        row = (os.fsencode(made.path), made.disk, json.dumps(made.file), made.at)
+        row = (os.fsencode(made.path), made.disk, json.dumps(made.file), made.at, made.content)
         with self._database.write() as connection:
-            connection.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?)", row)
+            query = "INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?, ?, ?)"
+            connection.execute(query, (*row, b"".join(made.sources)))
 
     def made_at(self, path: str) -> Made | None:
         """The file that was made at the real path ``path``, if it was neither fetched nor published since."""
-        with self._database.read() as connection:
-            query = "SELECT path, disk, file, at FROM made WHERE path = ?"
-            row = connection.execute(query, (os.fsencode(path),)).fetchone()
-        return Made(os.fsdecode(row[0]), row[1], Fingerprint(*json.loads(row[2])), row[3]) if row else None
+        return next(iter(self._made("path = ?", os.fsencode(path))), None)
 
-    def gone(self, name: str) -> list[Held]:
-        """What files that are gone held under a name, in whatever team."""
-        return [held for held in self.all_held() if held.name == name and not os.path.lexists(held.path)]
+    def all_made(self) -> list[Made]:
+        """All files that were made here, and neither fetched nor published since, by path."""
+        return self._made("1")
+
+    def _made(self, condition: str, *values: object) -> list[Made]:
+        query = f"SELECT path, disk, file, at, content, sources FROM made WHERE {condition} ORDER BY path"
+        with self._database.read() as connection:
+            rows = connection.execute(query, values).fetchall()
+        return [
+            Made(os.fsdecode(path), disk, Fingerprint(*json.loads(file)), at, content, _ids(sources))
+            for path, disk, file, at, content, sources in rows
+        ]
 
     # -- who has what --------------------------------------------------------------------------------
 

@@ -71,12 +71,21 @@ CREATE TABLE held (
     file TEXT NOT NULL
 ) STRICT;
 CREATE INDEX held_by_name ON held (name, team);
-CREATE TABLE made (path BLOB NOT NULL PRIMARY KEY, disk BLOB, file TEXT NOT NULL, at REAL NOT NULL) STRICT;
-CREATE TABLE doubts (
+CREATE TABLE made (
     path BLOB NOT NULL PRIMARY KEY,
+    disk BLOB,
+    file TEXT NOT NULL,
+    at REAL NOT NULL,
+    content BLOB NOT NULL,
+    sources BLOB NOT NULL
+) STRICT;
+CREATE TABLE doubts (
+    path BLOB NOT NULL,
     file TEXT,
     content BLOB NOT NULL,
-    text TEXT NOT NULL
+    text TEXT NOT NULL,
+    at TEXT NOT NULL,
+    PRIMARY KEY (path, content)
 ) STRICT;
 CREATE TABLE holders (
     content BLOB NOT NULL,
@@ -107,13 +116,14 @@ CREATE TABLE trusted (
     since TEXT NOT NULL,
     label TEXT NOT NULL
 ) STRICT;
+CREATE TABLE faults (kind TEXT NOT NULL PRIMARY KEY, count INTEGER NOT NULL, last_at TEXT NOT NULL) STRICT;
 CREATE TABLE distrusted (
     publisher BLOB NOT NULL PRIMARY KEY,
     since TEXT NOT NULL,
     label TEXT NOT NULL
 ) STRICT;
 """
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 9
 """Stored as SQLite's user_version; 0 is a file without tables."""
 
 

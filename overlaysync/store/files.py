@@ -21,6 +21,9 @@ from overlaysync.errors import (
     WouldDestroyError,
 )
 
+_MAX_BUFFERS = 1024
+"""Buffers in one pwritev (IOV_MAX)."""
+
 _RENAME_NOREPLACE = 1
 _FALLOC_FL_KEEP_SIZE = 1
 
@@ -134,6 +137,19 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def write_all_at(fd: int, views: list[memoryview], offset: int) -> None:
+    """Write ``views`` one after the other at ``offset``, however often the kernel takes less."""
+    for first in range(0, len(views), _MAX_BUFFERS):
+        left = views[first : first + _MAX_BUFFERS]
+        while left:
+            written = os.pwritev(fd, left, offset)
+            offset += written
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if left:
+                left[0] = left[0][written:]
 
 
 def preallocate(fd: int, size: int) -> None:

@@ -67,6 +67,10 @@ class Home:
         return self.root / "node.key"
 
     @property
+    def hardware(self) -> Path:
+        return self.root / "node.hardware"
+
+    @property
     def catalog(self) -> Path:
         return self.root / "catalog.sqlite"
 

@@ -29,9 +29,17 @@ from overlaysync.errors import (
 )
 from overlaysync.store.clone import Cloner, can_share
 from overlaysync.store.direct import DirectFile
-from overlaysync.store.files import preallocate, rename_new, sync_directory, translate, umask
+from overlaysync.store.files import (
+    preallocate,
+    rename_new,
+    sync_directory,
+    translate,
+    umask,
+    write_all_at,
+)
 from overlaysync.store.journal import KEY_SIZE, Journal, JournalHeader, Run, merge_runs
-from overlaysync.store.place import Place, open_locked
+from overlaysync.store.pack import PackFile
+from overlaysync.store.place import Place, open_locked, part_path
 from overlaysync.units import MIB, format_size
 
 RESERVE = 64 * MIB
@@ -39,9 +47,6 @@ RESERVE = 64 * MIB
 
 CHECKPOINT_BYTES = 64 * MIB
 CHECKPOINT_AGE_S = 5.0
-
-_MAX_BUFFERS = 1024
-"""Buffers in one pwritev (IOV_MAX)."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -122,6 +127,7 @@ class PartFile:
                 undo.callback(os.unlink, place.part.name, dir_fd=place.directory)
             else:
                 undo.callback(found[0].close)
+            place.drop_pack()
             missing = data_bytes - status.st_blocks * 512 if found else data_bytes
             _check_room(fd, place.target, missing=missing, reserve=reserve)
             os.ftruncate(fd, size)
@@ -151,8 +157,7 @@ class PartFile:
             if len(views) == 1:
                 done = self._direct.write(views[0], offset)
                 views, offset = [views[0][done:]], offset + done
-            for start in range(0, len(views), _MAX_BUFFERS):
-                offset += _write_all_at(self._fd, views[start : start + _MAX_BUFFERS], offset)
+            write_all_at(self._fd, views, offset)
         with self._lock:
             self._unsynced += length
 
@@ -253,10 +258,45 @@ class PartFile:
                 if noted:
                     self._journal.append(merge_runs(noted))
 
+    @staticmethod
+    def discard(target: str | Path, *, key: bytes, journal_dir: Path) -> None:
+        """Remove the part file about ``key`` that a run left which was killed when it had named a pack file.
+
+        Nothing is done where there is none, or where it is about something else.
+
+        Raises:
+            InUseError: another process writes it.
+        """
+        if not os.path.lexists(part_path(Path(os.path.abspath(target)))):
+            return
+        with _translated(f"Cannot remove what is left of {target}"), contextlib.ExitStack() as undo:
+            place = Place.of(target)
+            undo.callback(place.close)
+            fd = open_locked(place)
+            undo.callback(os.close, fd)
+            path = journal_path(journal_dir, place.target)
+            found = Journal.resume(path, key=key, inode=os.fstat(fd).st_ino)
+            if found is not None:
+                os.unlink(place.part.name, dir_fd=place.directory)
+                found[0].remove()
+
     # -- the end -------------------------------------------------------------------------------------
 
-    def publish(self, *, mode: int = 0o644, replace: bool = False) -> None:
+    def begin_pack(self, room: int, *, reserve: int = RESERVE) -> PackFile:
+        """Begin a file that may get the name instead; ``room`` is how many bytes it will about have.
+
+        Raises:
+            NoSpaceError: it will not fit beside this one.
+            NotAllowedError: what has its name is not a plain file of our own.
+        """
+        with _translated(f"Cannot write {self.target}", str(self.target.parent)):
+            _check_room(self._fd, self.target, missing=room, reserve=reserve)
+            return PackFile(self._place)
+
+    def publish(self, *, mode: int = 0o644, replace: bool = False, pack: PackFile | None = None) -> None:
         """Give the finished file its name, durably, and close it. Its mode is less what the umask forbids.
+
+        Where there is a pack file, that gets the name, and the part file is removed.
 
         Raises:
             WouldDestroyError: the target exists and ``replace`` is not set; the part file is kept.
@@ -264,18 +304,23 @@ class PartFile:
         """
         with self._checkpoint_lock:
             with self._failing():
+                finished = pack.fd if pack else self._fd
                 with contextlib.suppress(PermissionError):  # FAT knows no modes
-                    os.fchmod(self._fd, mode & ~umask())
-                os.fsync(self._fd)
+                    os.fchmod(finished, mode & ~umask())
+                os.fsync(finished)
             with _translated(f"Cannot finish {self.target}", str(self.target.parent)):
-                if not self._place.holds(self._fd):
+                if not self._place.holds(self._fd) or (pack and not pack.holds()):
                     raise InUseError(
                         f"Cannot finish {self.target}",
                         why=f"{self.path} was moved or replaced",
                         hint="leave that file alone while it is written, and repeat the command",
                     )
-                self._rename(replace=replace)
+                self._rename(self._place.pack if pack else self.path.name, replace=replace)
                 os.fsync(self._place.directory)
+                if pack:
+                    # Not before the other name lasts: a crash must leave one of the two.
+                    os.unlink(self.path.name, dir_fd=self._place.directory)
+                    pack.close()
             with contextlib.suppress(OSError):  # a journal without its file is harmless
                 self._journal.remove()
             self.close()
@@ -303,13 +348,13 @@ class PartFile:
         if not 0 <= offset <= self.size - length:
             raise ValueError(f"{length} bytes at {offset} in a file of {self.size}")
 
-    def _rename(self, *, replace: bool) -> None:
-        directory, part, target = self._place.directory, self.path.name, self.target.name
+    def _rename(self, name: str, *, replace: bool) -> None:
+        directory, target = self._place.directory, self.target.name
         if replace:
-            os.rename(part, target, src_dir_fd=directory, dst_dir_fd=directory)
+            os.rename(name, target, src_dir_fd=directory, dst_dir_fd=directory)
             return
         try:
-            rename_new(directory, part, target)
+            rename_new(directory, name, target)
         except FileExistsError as error:
             raise WouldDestroyError(
                 f"{self.target} exists", hint="choose another name, or say --replace"
@@ -333,6 +378,24 @@ class PartFile:
 def journal_path(journal_dir: Path, target: Path) -> Path:
     """Where the journal of ``target`` (a real path) lies."""
     return journal_dir / f"{blake3(os.fsencode(target)).hexdigest()}.journal"
+
+
+def check_room(target: Path, size: int, *, reserve: int = RESERVE) -> None:
+    """Find out, before anything is asked for, whether a file of ``size`` bytes fits where it shall be.
+
+    What its part file has already counts, and ``reserve`` bytes must stay free.
+
+    Raises:
+        NoSpaceError: it does not fit.
+    """
+    part = part_path(target)
+    have = part.lstat().st_blocks * 512 if os.path.lexists(part) else 0
+    directory = next(parent for parent in target.absolute().parents if parent.is_dir())
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _check_room(fd, target, missing=size - have, reserve=reserve)
+    finally:
+        os.close(fd)
 
 
 def _check_room(fd: int, target: Path, *, missing: int, reserve: int) -> None:
@@ -371,19 +434,6 @@ def _reserve_blocks(fd: int, size: int) -> None:
 
 
 # -- small things ------------------------------------------------------------------------------------
-
-
-def _write_all_at(fd: int, views: list[memoryview], offset: int) -> int:
-    """Write ``views`` at ``offset`` however often the kernel takes less; returns the bytes written."""
-    total = 0
-    while views:
-        written = os.pwritev(fd, views, offset + total)
-        total += written
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
-        if views:
-            views[0] = views[0][written:]
-    return total
 
 
 @contextmanager

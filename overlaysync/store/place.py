@@ -34,7 +34,11 @@ class Place:
 
     def holds(self, fd: int) -> bool:
         """Whether the part file's name still means the file open as ``fd``."""
-        status = self.status()
+        return self.means(self.part.name, fd)
+
+    def means(self, name: str, fd: int) -> bool:
+        """Whether a name in the directory means the file open as ``fd``."""
+        status = self._stat(name)
         return status is not None and os.path.samestat(status, os.fstat(fd))
 
     def status(self) -> os.stat_result | None:
@@ -51,6 +55,24 @@ class Place:
             return False
         os.unlink(self.part.name, dir_fd=self.directory)
         return True
+
+    @property
+    def pack(self) -> str:
+        """The name of the file that is written anew from the part file."""
+        return f".{self.target.name}.pack"
+
+    def drop_pack(self) -> None:
+        """Remove the file that a run left which was killed while it wrote the image anew.
+
+        Raises:
+            NotAllowedError: what has that name is not a plain file of our own.
+        """
+        status = self._stat(self.pack)
+        if status is None:
+            return
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise in_the_way(self.target, self.target.with_name(self.pack))
+        os.unlink(self.pack, dir_fd=self.directory)
 
     def close(self) -> None:
         os.close(self.directory)
@@ -99,11 +121,7 @@ def _open_old(place: Place) -> int | None:
     if status is None or place.finish_link(status):
         return None
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != os.geteuid():
-        raise NotAllowedError(
-            f"Cannot write {place.target}",
-            why=f"{place.part} is in the way and is not a plain file of your own",
-            hint="look at it, and remove it if nobody needs it",
-        )
+        raise in_the_way(place.target, place.part)
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(place.part.name, flags, dir_fd=place.directory)
@@ -113,6 +131,15 @@ def _open_old(place: Place) -> int | None:
         os.close(fd)
         return None
     return fd
+
+
+def in_the_way(target: Path, path: Path) -> NotAllowedError:
+    """Return the error for what has the name of a file that we want to write."""
+    return NotAllowedError(
+        f"Cannot write {target}",
+        why=f"{path} is in the way and is not a plain file of your own",
+        hint="look at it, and remove it if nobody needs it",
+    )
 
 
 def part_path(target: Path) -> Path:

@@ -41,11 +41,13 @@ class Link:
 
     Attributes:
         compress: whether to ask for compressed bodies now.
+        total: bytes of image data that have come.
     """
 
     def __init__(self, compression: Compression = Compression.AUTO) -> None:
         self._auto = compression is Compression.AUTO
         self.compress = compression is Compression.ALWAYS
+        self.total = 0
         self._bodies = 0
         self._bytes = 0.0
         self._time = 0.0
@@ -62,9 +64,10 @@ class Link:
         self._advance(now)
         self._bodies += 1
 
-    def received(self, count: int, now: float) -> None:
-        """``count`` bytes of some body have come."""
+    def received(self, count: int, now: float, *, data: bool = True) -> None:
+        """``count`` bytes of some body have come; ``data``: whether they are an image's."""
         self._advance(now)
+        self.total += count if data else 0
         self._bytes += count
         if self._time >= self._judge_at:
             self._judge()

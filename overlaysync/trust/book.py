@@ -145,6 +145,6 @@ def find_publisher(text: str, publishers: Iterable[bytes]) -> bytes:
     if not found:
         raise NotFoundError(
             f"No publisher known here has the fingerprint '{text}'",
-            hint="overlaysync trust lists those that are; one that is within reach now: --peer HOST:PORT",
+            hint="overlaysync trust lists those that are; one that is within reach now: --peer HOST",
         )
     return found[0]

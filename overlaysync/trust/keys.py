@@ -78,13 +78,28 @@ def load_or_make(path: Path) -> NodeKey:
         if not os.path.lexists(path):
             with suppress(FileExistsError):
                 make_secret(path, Ed25519PrivateKey.generate().private_bytes_raw())
-        data = read_secret(path, "node key", PUBLIC_KEY_SIZE + 1)
+        return load_key(path)
     except OSError as error:
-        kind = _ERRORS.get(error.errno or 0, NotAllowedError)
-        raise kind(f"Cannot use the node key {path}", why=error.strerror or str(error)) from error
+        raise cannot_use(path, error) from error
+
+
+def load_key(path: Path) -> NodeKey:
+    """The key in ``path``.
+
+    Raises:
+        NotAllowedError: others may read the key, or the file is not a key.
+        OSError: it cannot be read.
+    """
+    data = read_secret(path, "node key", PUBLIC_KEY_SIZE + 1)
     if len(data) != PUBLIC_KEY_SIZE:
         raise NotAllowedError(
             f"{path} is not a node key",
             hint="move it away; a new key is then made, and others will see a new node",
         )
     return NodeKey(Ed25519PrivateKey.from_private_bytes(data))
+
+
+def cannot_use(path: Path, error: OSError) -> OverlaysyncError:
+    """The error for a key that cannot be made, read or replaced."""
+    kind = _ERRORS.get(error.errno or 0, NotAllowedError)
+    return kind(f"Cannot use the node key {path}", why=error.strerror or str(error))

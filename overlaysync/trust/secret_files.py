@@ -17,15 +17,26 @@ def make_secret(path: Path, data: bytes) -> None:
         FileExistsError: there is one already.
         OSError: it cannot be made.
     """
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    scratch = _scratch(path, data)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
         os.link(scratch, path)
     finally:
         os.unlink(scratch)
+    _sync(path.parent)
+
+
+def replace_secret(path: Path, data: bytes) -> None:
+    """Write a file in the place of the one that may be there: the old one or the new one is there, whole.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    scratch = _scratch(path, data)
+    try:
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise
     _sync(path.parent)
 
 
@@ -60,6 +71,20 @@ def remove_secret(path: Path) -> None:
     """
     os.unlink(path)
     _sync(path.parent)
+
+
+def _scratch(path: Path, data: bytes) -> str:
+    """A file beside ``path`` with ``data`` in it, on the disk."""
+    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        os.unlink(scratch)
+        raise
+    return scratch
 
 
 def _sync(path: Path) -> None:

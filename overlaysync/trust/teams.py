@@ -1,8 +1,9 @@
 """Teams: who knows a team's key is a member. Codes to hand a key over, and proofs of knowing it. Pure.
 
-A proof is a keyed MAC over the key of the node that is asked and a nonce of each side, so it is worth nothing
-at another node (a relay) and nothing a second time (a replay); clocks play no part. To who does not have the
-team's key it is 32 random bytes. Exact bytes: docs/protocol.md, "Private lane". Leaves out files and TLS.
+A proof is a keyed MAC over the node that is asked, the TLS key of its running process and a nonce of each
+side, so it is worth nothing elsewhere (a relay, even one with a copy of the node key) and nothing a second
+time (a replay); clocks play no part. To who does not have the team's key it is 32 random bytes. Exact bytes:
+docs/protocol.md, "Private lane". Leaves out files and TLS.
 """
 
 from __future__ import annotations
@@ -84,22 +85,25 @@ class Team:
         """Return the 32 bytes that show to members, and to them alone, that a member published ``signed``."""
         return blake3(signed, key=self._derive(_VOUCHER)).digest()
 
-    def prove(self, role: Role, nonces: Nonces) -> bytes:
+    def prove(self, role: Role, binding: Binding) -> bytes:
         """The 32 bytes that show to who is in the team, and to nobody else, that this node is."""
-        message = nonces.node + nonces.server + nonces.client
+        message = binding.node + binding.lane + binding.server + binding.client
         return blake3(message, key=self._derive(role.value)).digest()
 
 
 @dataclass(frozen=True, slots=True)
-class Nonces:
+class Binding:
     """What a proof is bound to.
 
     Attributes:
         node: the public key of the node that is asked, 32 bytes, as its certificate has it.
+        lane: the public key that TLS has verified on this connection, 32 bytes; one process has its other
+            half.
         server, client: a random value of each side, 32 bytes.
     """
 
     node: bytes
+    lane: bytes
     server: bytes
     client: bytes
 
@@ -139,7 +143,7 @@ def read_code(name: str, text: str) -> Team:
     return team
 
 
-def proven(role: Role, teams: Iterable[Team], nonces: Nonces, proof: bytes) -> Team | None:
+def proven(role: Role, teams: Iterable[Team], binding: Binding, proof: bytes) -> Team | None:
     """The one of ``teams`` whose membership ``proof`` shows."""
-    fitting = [team for team in teams if compare_digest(team.prove(role, nonces), proof)]
+    fitting = [team for team in teams if compare_digest(team.prove(role, binding), proof)]
     return fitting[0] if fitting else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from overlaysync.cli.common import compression, parse_rate
-from overlaysync.errors import UsageError
+from overlaysync.cli.common import candidate_lines, compression, error_fields, parse_rate, refusal_lines
+from overlaysync.errors import AmbiguousError, Refusal, UsageError
 from overlaysync.swarm.link import Compression
 
 
@@ -43,3 +43,13 @@ def test_a_rate_without_its_unit_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         parse_rate("20")
     assert "20M" in caught.value.hint
+
+
+def test_thousands_of_candidates_do_not_flood_the_terminal() -> None:
+    error = AmbiguousError("It fits much", candidates=tuple(map(str, range(3000))), hint="name one")
+    lines = candidate_lines(error)
+    assert lines[0] == "0" and len(lines) == 21
+    assert lines[-1] == "and 2980 more, all of them with --json"
+    assert len(error_fields(error)["candidates"]) == 3000
+    assert len(refusal_lines(Refusal("much", error))) == 23
+    assert candidate_lines(AmbiguousError("It fits two", candidates=("a", "b"))) == ["a", "b"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,11 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("home")
+from overlaysync.cli.doctor import _is_free
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.home import Home
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
 NAMES = [
     "interfaces",
@@ -20,8 +25,10 @@ NAMES = [
     "clock",
     "home",
     "catalog",
+    "faults",
     "file times",
     "space at home",
+    "key",
     "space here",
     "locks here",
     "reflinks here",
@@ -50,7 +57,7 @@ def test_every_check_says_what_it_found() -> None:
     assert all(check["meaning"] for check in checks.values())
     assert all(check["advice"] for check in checks.values() if check["state"] == "fail")
     assert states(checks)["interfaces"] == "warn"
-    for name in ("port", "clock", "home", "catalog", "file times"):
+    for name in ("port", "clock", "home", "catalog", "file times", "key"):
         assert states(checks)[name] == "ok", checks[name]
 
 
@@ -78,6 +85,16 @@ def test_a_damaged_catalog_is_found(home: Path) -> None:
     code, checks = doctor("--iface", "lo")
     assert code == 1
     assert states(checks)["catalog"] == "fail"
+
+
+def test_what_peers_made_go_wrong_is_told(home: Path) -> None:
+    catalog = Catalog.open(Home.from_environment(os.environ).prepare())
+    catalog.faults.add({"asking a peer for its catalog: ValueError": 3}, at="2026-03-02T08:00:00Z")
+    catalog.close()
+    _, checks = doctor("--iface", "lo")
+    assert states(checks)["faults"] == "warn"
+    assert "asking a peer for its catalog: ValueError (3 ×" in checks["faults"]["meaning"]
+    assert checks["faults"]["advice"]
 
 
 def test_a_directory_where_nothing_can_be_written_is_said() -> None:
@@ -143,6 +160,13 @@ def test_without_a_network_the_exit_code_says_so() -> None:
 
 
 @pytest.mark.lan
+def test_whether_a_port_is_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        assert not _is_free(port)
+    assert _is_free(port)
+
+
 def test_multicast_is_heard_on_every_chosen_interface_and_others_are_left_out() -> None:
     code, checks = doctor(wrapper=(*ALONE, "sh", "-c", f'{CABLE} && exec "$@"', "sh"))
     assert code in (0, 10)

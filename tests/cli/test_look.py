@@ -6,11 +6,12 @@ from typing import Any, cast
 
 import pytest
 
-from overlaysync.cli.look import note_silent, silence
+from overlaysync.cli.looking import note_silent, problem_of
 from overlaysync.cli.output import Output, Settings
 from overlaysync.net.messages import Address
 from overlaysync.node.observer import Silent
-from overlaysync.node.reach import PeerView, Reach
+from overlaysync.node.reach import Reach
+from overlaysync.node.views import PeerView
 
 NAMED = Address("192.0.2.7", 1)
 
@@ -24,7 +25,7 @@ def told(capsys: pytest.CaptureFixture[str], *views: PeerView) -> str:
 
 
 def test_a_named_peer_that_keeps_silent_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert silence(PeerView(NAMED)) == "192.0.2.7:1 has not answered so far"
+    assert problem_of(PeerView(NAMED)) == "192.0.2.7:1 has not answered so far"
     assert told(capsys, PeerView(NAMED)) == "192.0.2.7:1 has not answered so far\n"
     assert told(capsys, PeerView(NAMED, problem="192.0.2.7:1 is mute")) == "192.0.2.7:1 is mute\n"
     assert told(capsys, PeerView(NAMED, public_key=b"key")) == ""

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from overlaysync.cli.common import listing_fields
-from overlaysync.cli.look import _rows, _table
+from overlaysync.cli.look import _table
 from overlaysync.cli.output import Output, Settings
+from overlaysync.cli.show import _rows
 from overlaysync.net.messages import decode_catalog, encode_catalog
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.timeline import Place

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from overlaysync.cli import progress as module
+from overlaysync.cli import streams
 from overlaysync.cli.output import Output, Settings
 from overlaysync.cli.progress import Audience, Progress, format_time
 from overlaysync.units import MIB
@@ -70,7 +70,7 @@ class Terminal(io.StringIO):
 def on_a_terminal(columns: int = 100) -> Iterator[Terminal]:
     """Standard error is one."""
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(Terminal()) as terminal:
-        patch.setattr(module, "get_terminal_size", lambda _: os.terminal_size((columns, 24)))
+        patch.setattr(streams, "get_terminal_size", lambda _: os.terminal_size((columns, 24)))
         yield terminal
 
 
@@ -149,8 +149,55 @@ def test_sources_as_json(capsys: Captured) -> None:
     clock.now += 3
     progress.advance(1, "a")
     first, second = documents(capsys)
-    assert first == {"progress": "router", "done": 7, "total": 100, "rate": 2}
-    assert second == {"progress": "router", "done": 19, "total": 100, "rate": 3, "sources": {"a": 6, "b": 6}}
+    router = {"progress": "router", "total": 100, "stalled": 0.0}
+    assert first == router | {"done": 7, "rate": 2}
+    assert second == router | {"done": 19, "rate": 3, "sources": {"a": 6, "b": 6}}
+
+
+def test_a_stall_has_a_name_and_no_time_left_and_ends_with_the_next_bytes(
+    capsys: Captured, clock: Clock
+) -> None:
+    for as_json in (False, True):
+        output = Output(Settings(json=as_json))
+        output.begin("router", 100 * MIB)
+        idle = 0.0
+        for second in range(20):
+            clock.now += 0.5
+            idle = 0.0 if second < 6 else idle + 0.5
+            if not idle:
+                output.advance(MIB, "pl@bob\nforged")
+            output.waiting(["pl@bob\nforged", "etu@oscar"], idle)
+        output.end()
+        if as_json:
+            first, *stalled = documents(capsys)
+            assert (first["stalled"], first["rate"]) == (0, 2 * MIB)
+            assert [(one["stalled"], one["rate"]) for one in stalled] == [(2, 0), (5, 0)]
+            assert stalled[0]["waiting_for"] == ["pl@bob?forged", "etu@oscar"]
+        else:
+            assert lines(capsys) == [
+                "router: 94 MiB missing of 100 MiB  2 MiB/s  0:47 left  from pl@bob?forged",
+                "router: 94 MiB missing of 100 MiB  stalled: waiting for pl@bob?forged, etu@oscar for 2 s",
+                "router: 94 MiB missing of 100 MiB  stalled: waiting for pl@bob?forged, etu@oscar for 5 s",
+            ]
+
+
+def test_a_stall_on_a_terminal_is_counted_on_and_goes_away() -> None:
+    with on_a_terminal() as terminal:
+        clock = Clock()
+        progress = Progress("router", 100 * MIB, False, clock)
+        clock.now += 1
+        progress.advance(50 * MIB, "pl@bob")
+        terminal.shown()
+        for stalled_s in (3.2, 4.2):
+            clock.now += 1
+            progress.waiting(["pl@bob"], stalled_s)
+            shown = terminal.shown()
+            assert f"stalled: waiting for pl@bob for {int(stalled_s)} s" in shown
+            assert "left" not in shown and "/s" not in shown
+        clock.now += 1
+        progress.advance(25 * MIB, "pl@bob")
+        shown = terminal.shown()
+        assert "stalled" not in shown and "left" in shown
 
 
 def test_more_than_everything_is_everything(capsys: Captured) -> None:

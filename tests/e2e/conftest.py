@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.forks import Forks
 from tests.e2e.namespaces import NoNamespaceError, island
 from tests.e2e.nodes import Lab
 
@@ -24,15 +25,29 @@ def apart() -> Iterator[tuple[str, ...]]:
             yield made.prefix
 
 
-@pytest.fixture
-def lab(tmp_path: Path, apart: tuple[str, ...]) -> Iterator[Lab]:
-    """Nodes that find each other by ``--peer`` only; such tests may run side by side."""
-    with Lab(tmp_path, prefix=apart) as made:
+@pytest.fixture(scope="session")
+def forks(apart: tuple[str, ...]) -> Iterator[Forks]:
+    """Forks commands there."""
+    with Forks(apart) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def open_forks() -> Iterator[Forks]:
+    """Forks commands on this machine's own network."""
+    with Forks() as made:
         yield made
 
 
 @pytest.fixture
-def open_lab(tmp_path: Path) -> Iterator[Lab]:
+def lab(tmp_path: Path, apart: tuple[str, ...], forks: Forks) -> Iterator[Lab]:
+    """Nodes that find each other by ``--peer`` only; such tests may run side by side."""
+    with Lab(tmp_path, prefix=apart, forks=forks) as made:
+        yield made
+
+
+@pytest.fixture
+def open_lab(tmp_path: Path, open_forks: Forks) -> Iterator[Lab]:
     """Nodes on this machine's own network."""
-    with Lab(tmp_path) as made:
+    with Lab(tmp_path, forks=open_forks) as made:
         yield made

@@ -41,6 +41,19 @@ def make_master(path: Path, *, size: int = 8 * MIB, data: int | None = None, see
     return path
 
 
+def make_packed(path: Path, *, size: int) -> Path:
+    """A compressed qcow2 master: noise, and text that shrinks, in clusters that take turns."""
+    raw = path.with_name(f".{path.name}.raw")
+    half = 32 * 1024
+    with open(raw, "wb") as file:
+        for offset in range(0, size, 2 * half):
+            file.write(noise(f"{path.name} {offset}", half // 4).ljust(half, b"t"))
+            file.write(b"%032d" % offset * (half // 32))
+    images.convert(raw, path, compress=True)
+    raw.unlink()
+    return path
+
+
 def make_overlay(path: Path, backing: Path, *writes: tuple[int, int], **options: Any) -> Path:
     """An overlay on ``backing`` with noise at each (offset, length)."""
     images.create(path, backing=backing, **options)

@@ -1,7 +1,8 @@
 """Real nodes for end-to-end tests: a home each, commands run to their end, shares kept in the background.
 
-Every process is this Python running ``-m overlaysync``. No process outlives its :class:`Lab`, and none may
-print a traceback or break off without an exit code of its own.
+Every process is this Python running ``-m overlaysync``, or forked from one that has it loaded: see
+:mod:`tests.e2e.forks`. No process outlives its :class:`Lab`, and none may print a traceback or break off
+without an exit code of its own.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import overlaysync
 from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
+from tests.e2e.forks import Forked, Forks
 
 DONE, USAGE, NOT_FOUND, NETWORK, NO_BASE, NOT_VERIFIED, IN_USE = 0, 2, 3, 4, 5, 6, 7
 NOT_ALLOWED, WOULD_DESTROY, NO_SPACE, BAD_IMAGE, INTERRUPTED = 8, 9, 10, 11, 130
@@ -29,6 +33,8 @@ KILLED = -signal.SIGKILL
 
 _SOURCE = Path(overlaysync.__file__).parents[1]
 _POLL_S = 0.02
+_PYTHON = frozenset(("PYTHONIOENCODING", "PYTHONWARNINGS", "PYTHONUTF8", "LC_ALL"))
+"""What Python itself looks at when it starts: commands with these are not forked."""
 _Value = TypeVar("_Value")
 
 
@@ -71,10 +77,23 @@ class Result:
 class Process:
     """A command under way; its output goes to files, so that it never waits for us."""
 
-    def __init__(self, words: list[str], environment: Mapping[str, str], directory: Path, logs: Path) -> None:
+    def __init__(
+        self,
+        words: list[str],
+        environment: Mapping[str, str],
+        directory: Path,
+        logs: Path,
+        forked: Callable[[Path], Forked] | None = None,
+    ) -> None:
         self._name = " ".join(words)
-        stem = secrets.token_hex(4)
-        self._stdout, self._stderr = logs / f"{stem}.out", logs / f"{stem}.err"
+        stem = logs / secrets.token_hex(4)
+        self._stdout, self._stderr = stem.with_suffix(".out"), stem.with_suffix(".err")
+        for log in (self._stdout, self._stderr):
+            log.touch()
+        self.popen: subprocess.Popen[bytes] | Forked
+        if forked is not None:
+            self.popen = forked(stem)
+            return
         with open(self._stdout, "wb") as stdout, open(self._stderr, "wb") as stderr:
             self.popen = subprocess.Popen(
                 words,
@@ -105,6 +124,7 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"{self._name} took longer than {within_s} s: {self.stderr}") from None
+        assert self.popen.returncode is not None
         result = Result(self.popen.returncode, self.stdout, self.stderr)
         check_words(result.stderr)
         return result
@@ -128,7 +148,8 @@ class Process:
     def kill(self) -> None:
         """Kill it now, and all it has started."""
         if self.running:
-            os.killpg(self.popen.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended since
+                os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
     def stop(self) -> Result:
@@ -158,10 +179,12 @@ class Node:
     Attributes:
         base: holds everything of this node.
         prefix: words before each command, to run it in other namespaces.
+        forks: forks its commands; without, each is a process that starts by itself.
     """
 
     base: Path
     prefix: tuple[str, ...] = ()
+    forks: Forks | None = None
     _started: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -250,8 +273,11 @@ class Node:
     def _start(
         self, kind: type[_P], *arguments: object, module: str = "overlaysync", **environment: str
     ) -> _P:
+        settings, forked = self.environment(**environment), None
+        if self.forks is not None and module == "overlaysync" and not _PYTHON & settings.keys():
+            forked = partial(Forked, self.forks, [*map(str, arguments)], settings, self.place)
         words = self.words(*arguments, module=module)
-        process = kind(words, self.environment(**environment), self.place, self.base / "logs")
+        process = kind(words, settings, self.place, self.base / "logs", forked)
         self._started.append(process)
         return process
 
@@ -267,17 +293,22 @@ class Lab:
         root: a directory.
         prefix: words before each command, to run it in other namespaces.
         tag: part of the names.
+        forks: see :class:`Node`; of nodes with the lab's prefix.
     """
 
     root: Path
     prefix: tuple[str, ...] = ()
     tag: str = field(default_factory=lambda: secrets.token_hex(3))
+    forks: Forks | None = None
     _nodes: dict[str, Node] = field(default_factory=dict)
 
     def node(self, name: str, *, prefix: tuple[str, ...] | None = None) -> Node:
         """The node of that name, made when it is new."""
         if name not in self._nodes:
-            self._nodes[name] = Node(self.root / name, self.prefix if prefix is None else prefix)
+            here = prefix is None or prefix == self.prefix
+            self._nodes[name] = Node(
+                self.root / name, self.prefix if prefix is None else prefix, self.forks if here else None
+            )
         return self._nodes[name]
 
     def name(self, word: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import subprocess
 import termios
+from collections.abc import Callable
 from typing import Self
 
 from tests.e2e.nodes import Node, check_words, until
@@ -35,7 +37,7 @@ class Terminal:
             stdout=inside if stdout is None else stdout,
             stderr=inside,
             start_new_session=True,
-            preexec_fn=take_terminal,  # noqa: PLW1509
+            preexec_fn=take_terminal,  # noqa: PLW1509 - one ioctl, which takes no lock
         )
         os.close(inside)
 
@@ -46,13 +48,27 @@ class Terminal:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        os.close(self._terminal)
+        if self._terminal >= 0:
+            os.close(self._terminal)
         check_words(self.shown)
 
     def answer(self, question: str, text: str) -> None:
         """Type ``text`` and Enter when the question is shown."""
         until(lambda: question in self._read(), what=f"the question {question!r}")
         os.write(self._terminal, f"{text}\n".encode())
+
+    def until(self, condition: Callable[[str], object], what: str) -> None:
+        """Wait until what is shown fulfils a condition."""
+        until(lambda: condition(self._read()), what=what)
+
+    def hang_up(self) -> None:
+        """Close the terminal, as when its window is closed."""
+        os.close(self._terminal)
+        self._terminal = -1
+
+    def interrupt(self) -> None:
+        """Send what Ctrl-C sends."""
+        self._process.send_signal(signal.SIGINT)
 
     def end(self) -> int:
         """Wait until it has ended; its exit code."""
@@ -61,7 +77,7 @@ class Terminal:
         return self._process.returncode
 
     def _read(self) -> str:
-        while select.select([self._terminal], [], [], 0)[0]:
+        while self._terminal >= 0 and select.select([self._terminal], [], [], 0)[0]:
             try:
                 data = os.read(self._terminal, 4096)
             except OSError:  # no process is left at the other end

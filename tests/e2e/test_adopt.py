@@ -146,6 +146,16 @@ def test_only_the_user_takes_a_master_without_proof(student: Node, shared: Share
     with repointed(stick, shared.master) as want:
         assert disks.identical(new, want)
 
+    # Publishing it makes no proof of it, for this file or for another copy.
+    student.share(new, master).stop()
+    student.fails(NO_BASE, "adopt", stick, *NOW)
+    student.fails(NO_BASE, "adopt", new, *NOW)
+    for command in ("verify", "show"):
+        said = student.run(command, new)
+        assert said.code == DONE and "mine:1" in said.stdout and "nothing proves" in said.stdout
+    made = student.run("rebase", new, "--onto", master, "--as", "again")
+    assert made.code == DONE and "nothing proves" in made.stderr
+
 
 def test_a_known_pair_whose_directories_were_renamed(student: Node, shared: Shared) -> None:
     """Nobody has to be asked, and the VM's work is kept."""

@@ -99,7 +99,7 @@ def test_the_documents_of_the_commands_that_need_no_network(lab: Lab) -> None:
     shown = node.json("show", overlay)
     check_image(shown, overlay, overlay=True, published=False)
     assert [below["path"] for below in shown["lineage"]] == [str(master)]
-    assert (shown["in_use"], shown["file_size"]) == ("", overlay.stat().st_size)
+    assert (shown["in_use"], shown["file_size"]) == (False, overlay.stat().st_size)
     assert node.json("show", master)["stands_on_it"] == [str(overlay)]
 
     verified = node.json("verify", overlay, master)["verified"]
@@ -240,7 +240,7 @@ def test_what_a_vm_has_written_is_not_healed_away_unasked(lab: Lab) -> None:
     written = path.read_bytes()
 
     said = bob.run("verify", path).stderr
-    assert "--repair --yes" in said and "lose what was written to it since" in said
+    assert "--repair --yes" in said and "to keep what it holds: overlaysync share" in said
     refused = bob.run("verify", path, "--repair", "--peer", share.peer)
     assert refused.code == WOULD_DESTROY and "would be lost" in refused.stderr and "--yes" in refused.stderr
     assert path.read_bytes() == written
@@ -340,6 +340,11 @@ def on_a_terminal(node: Node, *arguments: object, **environment: str) -> str:
     return output.decode()
 
 
+def sleeps(pid: int) -> bool:
+    """Whether a process waits, as one that has asked and reads does."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def answer(node: Node, question: str, reply: bytes | signal.Signals, *arguments: object) -> tuple[int, str]:
     """How a command on a terminal ends, and what it prints, when its question gets this reply."""
     with terminal() as (ours, theirs):
@@ -362,6 +367,7 @@ def answer(node: Node, question: str, reply: bytes | signal.Signals, *arguments:
                 if isinstance(reply, bytes):
                     os.write(ours, reply)
                 else:
+                    until(lambda: sleeps(process.pid))  # a signal just before read() would leave it waiting
                     process.send_signal(reply)
         except OSError:
             pass  # the other end is closed

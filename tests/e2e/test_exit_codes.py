@@ -89,10 +89,49 @@ def test_a_peer_that_does_not_answer_is_named_though_others_do(lab: Lab) -> None
         assert (result.code, result.stderr.count(dead)) == (DONE, 1), command
     result = bob.run("ls", "--peer", dead, "--wait", "2")
     assert dead in result.stderr
-    (seen,) = bob.json("peers", "--peer", dead, "--wait", "2")["peers"]
-    assert dead in seen["problem"]
-    (seen,) = bob.json("peers", "--peer", "nohost.invalid:99", "--wait", "5")["peers"]
-    assert "nohost.invalid:99" in seen["problem"] and "unknown error" not in seen["problem"]
+    for peer in (dead, "nohost.invalid:99"):
+        result = bob.run("peers", "--peer", peer, "--wait", "5", "--json")
+        (seen,) = result.document["peers"]
+        assert peer in seen["problem"] and "unknown error" not in seen["problem"]
+
+
+@pytest.mark.parametrize("command", ["ls", "peers", "show disk", "history disk", "fetch disk"])
+def test_that_no_machine_answers_is_a_network_error(lab: Lab, command: str) -> None:
+    bob = lab.node("bob")
+    asked = ("--peer", f"[::1]:{free_port()}", "--wait", "1")
+    error = bob.fails(NETWORK, *command.split(), *asked)
+    assert error["what"].startswith("No other machine answered")
+    assert "overlaysync doctor" in error["hint"]
+    result = bob.run(*command.split(), *asked)
+    assert result.code == NETWORK and result.stdout.count("\n") <= (command == "peers")
+    assert "No other machine answered" in result.stderr
+
+
+def test_sync_says_of_each_thing_that_no_machine_answers(lab: Lab) -> None:
+    asked = ("--peer", f"[::1]:{free_port()}", "--wait", "1")
+    result = lab.node("bob").run("sync", "disk", *asked, "--json")
+    (failed,) = result.document["failed"]
+    assert (result.code, failed["exit_code"]) == (NETWORK, NETWORK)
+    assert failed["what"].startswith("No other machine answered")
+
+
+def test_a_list_is_a_document_whatever_happens(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    dead = ("--peer", f"[::1]:{free_port()}", "--wait", "1")
+    assert bob.run("ls", *dead, "--json").document["images"] == []
+    (seen,) = bob.run("peers", *dead, "--json").document["peers"]
+    assert seen["problem"]
+    assert bob.json("ls", "--local") == {"images": []}
+    # A share that is empty for this node answers all the same.
+    name = lab.name("disk")
+    share = alice.share(disks.make_master(alice.place / f"{name}.raw", size=MIB))
+    error = bob.fails(NOT_FOUND, "ls", name[:-1], "--peer", share.peer, "--wait", "1")
+    assert name in error["why"]
+    assert bob.json("ls", name, "--peer", share.peer, "--wait", "1")["images"]
+    for word in ("nothing", "nothing*"):
+        result = bob.run("ls", word, "--peer", share.peer, "--wait", "1", "--json")
+        assert (result.code, result.document["images"]) == (NOT_FOUND, [])
+    assert bob.fails(NOT_FOUND, "ls", name, "--local")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +140,7 @@ def test_a_peer_that_does_not_answer_is_named_though_others_do(lab: Lab) -> None
         ("fetch",),
         ("fetch", "../etc/passwd"),
         ("fetch", "b3:12"),
-        ("fetch", "disk", "--peer", "nowhere"),
+        ("fetch", "disk", "--peer", "nowhere:0"),
         ("fetch", "disk", "--as", "../disk"),
         ("fetch", "disk", "--format", "vmdk"),
         ("fetch", "disk", "--limit-rate", "fast"),

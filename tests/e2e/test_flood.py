@@ -19,7 +19,7 @@ from tests.e2e.memory import peak_memory
 from tests.e2e.namespaces import namespace
 from tests.e2e.nodes import Lab, Node, Share, until
 
-pytestmark = [pytest.mark.lan, pytest.mark.slow]
+pytestmark = [pytest.mark.lan, pytest.mark.bench, pytest.mark.slow]
 
 GROWTH = 50 * MIB
 FOUND_S = 5.0

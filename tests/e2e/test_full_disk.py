@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from overlaysync.units import MIB
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NO_SPACE, Lab, until
+from tests.e2e.nodes import DONE, NO_SPACE, Lab, Node, until
 from tests.e2e.small_disk import small_disk
 
 pytestmark = pytest.mark.qemu
+
+
+def pages_kept(node: Node) -> int:
+    """How many pages of manifests are in its catalog."""
+    with sqlite3.connect(node.home / "catalog.sqlite") as connection:
+        (count,) = connection.execute("SELECT count(*) FROM pages").fetchone()
+    return int(count)
 
 
 def test_too_little_space_is_said_before_anything_is_fetched(lab: Lab) -> None:
@@ -21,6 +30,7 @@ def test_too_little_space_is_said_before_anything_is_fetched(lab: Lab) -> None:
         error = disk.student.fails(NO_SPACE, *command)
         assert "free" in error["why"] and "free" in error["hint"]
         assert list(disk.outside.iterdir()) == []
+        assert pages_kept(disk.student) == 0
 
         disk.resize(200 * MIB)
         disk.student.fetch(*command[1:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -54,7 +56,8 @@ def test_the_versions_of_a_name_with_what_each_follows_and_who_has_it(lab: Lab) 
     assert [entry["version"] for entry in offline] == [2, 1]
     assert [entry["here"] for entry in offline] == [[item["path"]], []]
     assert "no machine within reach" in carol.run("history", name, "--wait", "0.2").stdout
-    assert carol.fails(NOT_FOUND, "history", "nothing-like-it", "--local")
+    absent = carol.fails(NOT_FOUND, "history", "nothing-like-it", "--local")
+    assert "nobody who answers" not in absent["why"] and "--local" in absent["hint"]  # nobody was asked
 
 
 def one_id(node: Node, name: str, version: int) -> str:
@@ -89,16 +92,21 @@ def test_a_fork_is_said_by_history_ls_and_show_and_settled_by_what_follows_both(
         error = carol.fails(USAGE, "fetch", name, *asked)
         assert len(error["candidates"]) == 2
 
-    # Alice takes Bob's side on purpose, and goes on from there: her next version follows both.
+    # Alice takes Bob's side on purpose, as her share says, and goes on from there: what follows follows both.
     with shared(bob, theirs) as other:
-        taken = alice.run("fetch", f"{name}:2@bob", "--peer", other.peer, "--discard-changes")
+        alice.json("ls", name, "--peer", other.peer, "--wait", "2")
+        with shared(alice, mine) as share:
+            said = re.search(r"This forks .* by bob@.* overlaysync (fetch .*?);", share.stderr)
+        assert said, share.stderr
+        taken = alice.run(*shlex.split(said[1]), "--peer", other.peer)
         assert taken.code == DONE, taken.stderr
     edit(mine, "settled")
     with shared(alice, mine) as share, shared(bob, theirs) as other:
         asked = ("--peer", share.peer, "--peer", other.peer, "--wait", "2")
         newest, *sides, _ = carol.json("history", name, *asked)["history"]
         assert (newest["version"], newest["fork"]) == (3, False)
-        assert newest["follows"] == sorted(side["manifest"] for side in sides) and len(sides) == 2
+        by = {side["by"].split("@")[0]: side["manifest"] for side in sides}
+        assert newest["follows"] == [by["bob"], by["alice"]], "first the one that it was made from"
         assert not any(side["fork"] for side in sides)
         line = carol.run("history", name, *asked).stdout.splitlines()[0]
         assert "follows 2 (" in line and " and 2 (" in line

@@ -127,7 +127,8 @@ def test_a_manifest_with_a_wrong_signature_does_not_exist(scene: Scene, open_lab
     recording = replace(scene.recording, catalog=replace(catalog, envelopes=envelopes))
     student = open_lab.node("student")
     with RecordedPeer(recording) as liar:
-        assert student.json("ls", scene.name, "--peer", liar.address, "--wait", "1") == {"images": []}
+        error = student.fails(NOT_FOUND, "ls", scene.name, "--peer", liar.address, "--wait", "1")
+        assert scene.name in error["what"]
         assert scene.start(student, liar).wait().code == NOT_FOUND
     assert student.files() == set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def test_damage_that_was_looked_at_is_still_damage_and_is_healed(lab: Lab) -> No
         assert '"basis": "published"' in document and f"{master.stem}:1" in document
     error = bob.fails(WOULD_DESTROY, "verify", path, "--repair", "--peer", share.peer)
     assert "never published" in error["why"] and "--yes" in error["hint"]
-    healed = bob.run("verify", path, "--repair", "--yes", "--peer", share.peer)
+    healed = bob.run(*shlex.split(error["hint"].rpartition("overlaysync ")[2]))
     assert healed.code == DONE and f"as it was when published as {master.stem}:1" in healed.stdout
     assert disks.identical(master, path)
     assert bob.run("new", "vm.qcow2", "--master", path).code == DONE

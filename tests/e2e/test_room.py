@@ -21,10 +21,10 @@ import pytest
 from overlaysync.units import MIB
 from tests.e2e.classroom import HEADERS, Class, Fetch
 from tests.e2e.lies import OWN_PORT
-from tests.e2e.nodes import DONE, NOT_FOUND, Lab, until
+from tests.e2e.nodes import DONE, NETWORK, Lab, until
 from tests.e2e.room import MBIT, Host, Room, room
 
-pytestmark = pytest.mark.lan
+pytestmark = [pytest.mark.lan, pytest.mark.bench]
 
 START_S = 3.0
 """Processes that are started together need not begin together, and the last of them sets the time."""
@@ -139,7 +139,6 @@ def test_a_cable_can_be_pulled_and_plugged_in_again(three: Room) -> None:
 # -- all at once -------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_four_that_fetch_together_need_little_longer_than_one(open_class: Open) -> None:
     with open_class(5) as made:
         seed, *others = made.room.hosts
@@ -160,7 +159,6 @@ def test_four_that_fetch_together_need_little_longer_than_one(open_class: Open) 
             assert made.size <= sum(sources.values()) <= made.size + IN_FLIGHT  # what was late came twice
 
 
-@pytest.mark.slow
 def test_who_comes_late_takes_from_all(open_class: Open) -> None:
     with open_class(5, mib=20) as made:
         *early_hosts, late_host = made.room.hosts[1:]
@@ -178,7 +176,6 @@ def test_who_comes_late_takes_from_all(open_class: Open) -> None:
 # -- those who go ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_when_the_others_have_a_copy_among_them_the_seed_may_die(open_class: Open) -> None:
     with open_class(5) as made:
         seed, *others, watcher = made.room.hosts
@@ -205,7 +202,6 @@ def test_when_the_others_have_a_copy_among_them_the_seed_may_die(open_class: Ope
         assert time.monotonic() - killed <= 1.6 * made.ideal_s + START_S
 
 
-@pytest.mark.slow
 def test_when_a_third_is_killed_the_others_go_on(open_class: Open) -> None:
     with open_class(7) as made:
         chance = random.Random(7)
@@ -243,7 +239,6 @@ def last_one(fetches: Sequence[Fetch]) -> float:
     return max(fetch.arrived for fetch in fetches if fetch.arrived is not None)
 
 
-@pytest.mark.slow
 def test_a_fetch_outlives_a_pulled_cable_and_asks_for_nothing_twice(open_class: Open) -> None:
     with open_class(3) as made:
         fetches = made.fetch_on(made.room.hosts[1:])
@@ -260,7 +255,6 @@ def test_a_fetch_outlives_a_pulled_cable_and_asks_for_nothing_twice(open_class: 
         assert cut.received <= made.size * HEADERS + IN_FLIGHT
 
 
-@pytest.mark.slow
 def test_those_who_fetch_outlive_the_pulled_cable_of_the_seed(open_class: Open) -> None:
     with open_class(3) as made:
         seed, *others = made.room.hosts
@@ -277,7 +271,6 @@ def test_those_who_fetch_outlive_the_pulled_cable_of_the_seed(open_class: Open) 
             assert fetch.received <= made.size * HEADERS + IN_FLIGHT
 
 
-@pytest.mark.slow
 def test_two_halves_of_a_room_grow_together_again(open_class: Open) -> None:
     with open_class(5) as made:
         fetches = made.fetch_on(made.room.hosts[1:])
@@ -295,7 +288,6 @@ def test_two_halves_of_a_room_grow_together_again(open_class: Open) -> None:
             assert fetch.document["wire"]["data"] <= made.size + MIB
 
 
-@pytest.mark.slow
 def test_a_killed_fetch_goes_on_in_company_when_it_is_repeated(open_class: Open) -> None:
     with open_class(3, mib=20) as made:
         one, other = made.fetch_on(made.room.hosts[1:])
@@ -319,7 +311,6 @@ def named(*peers: str) -> list[str]:
     return [word for peer in peers for word in ("--peer", peer)]
 
 
-@pytest.mark.slow
 def test_four_of_five_sources_lie(open_class: Open) -> None:
     with open_class(6) as made:
         *liars, student = made.room.hosts[1:]
@@ -334,7 +325,6 @@ def test_four_of_five_sources_lie(open_class: Open) -> None:
         assert fetch.took_s <= 1.6 * made.ideal_s + START_S
 
 
-@pytest.mark.slow
 def test_one_of_three_sources_stalls(open_class: Open) -> None:
     with open_class(6, mib=16, rate=40 * MBIT) as made:
         seed, second, third, *students = made.room.hosts
@@ -354,13 +344,12 @@ def test_one_of_three_sources_stalls(open_class: Open) -> None:
 # -- networks ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_who_names_one_peer_in_another_network_finds_the_others_there(open_class: Open) -> None:
     with open_class(5, networks=2) as made:
         seed, *others = made.room.hosts
         far = [host for host in others if host.switch != seed.switch]
         near = [host for host in others if host.switch == seed.switch]
-        made.node(far[0]).fails(NOT_FOUND, "fetch", made.name, "--wait", "1")
+        made.node(far[0]).fails(NETWORK, "fetch", made.name, "--wait", "1")
 
         from_near, from_far = made.fetch_on(near), made.fetch_on(far, "--peer", made.address(seed))
         made.wait(from_near + from_far, within_s=60)
@@ -376,7 +365,6 @@ def test_who_names_one_peer_in_another_network_finds_the_others_there(open_class
                 ), [made.sent_by(fetch) for fetch in fetches]
 
 
-@pytest.mark.slow
 def test_who_was_named_tells_of_others_but_has_nobody_call_himself(open_class: Open) -> None:
     with open_class(4, networks=2) as made:
         seed, *others = made.room.hosts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +140,9 @@ def test_a_link_is_left_alone(lab: Lab) -> None:
     other = disks.make_master(bob.place / "other.qcow2", size=MIB)
     (bob.place / master.name).symlink_to(other)
     with shared(alice, master) as share:
+        command = f"overlaysync fetch {master.stem} --peer {shlex.quote(share.peer)} --replace"
         result = bob.run("sync", master.stem, "--peer", share.peer, "--wait", "1")
-    assert result.code == WOULD_DESTROY and f"overlaysync fetch {master.stem} --replace" in result.stderr
+    assert result.code == WOULD_DESTROY and command in result.stderr
     assert (bob.place / master.name).is_symlink()
 
 
@@ -201,8 +204,8 @@ def test_what_is_written_to_on_a_machine_that_watches_is_not_published_and_stays
     disks.write(vm, MIB, disks.noise("published by alice", 64 * KIB))
 
     def listed() -> set[int]:
-        found = alice.json("ls", vm.stem, "--peer", share.peer, "--wait", "1")["images"]
-        return {item["version"] for item in found}
+        found = alice.json("ls", "--peer", share.peer, "--wait", "1")["images"]
+        return {item["version"] for item in found if item["name"] == vm.stem}
 
     until(lambda: listed() == {2}, what="version 2 at its publisher")
     until(lambda: not listed_by(spare, follower, alice, vm.stem), what="nothing of it at the spare")
@@ -232,7 +235,11 @@ def test_a_watch_begins_before_there_is_anything_and_survives_its_peers(lab: Lab
     follower = watch(spare, name, "--peer", share.peer, "--wait", "1")
     assert [one["exit_code"] for one in follower.document()["failed"]] == [NOT_FOUND]
     share.stop()
-    until(lambda: "No peer answers" in follower.stderr, within_s=FORWARD_S, what="word of its silence")
+    until(
+        lambda: "No machine that you named answers" in follower.stderr,
+        within_s=FORWARD_S,
+        what="word of its silence",
+    )
     master = disks.make_master(alice.place / f"{name}.qcow2", size=MIB)
     again = alice.share(master, "--port", port)
     until((spare.place / master.name).exists, within_s=FORWARD_S, what="the image")
@@ -277,3 +284,38 @@ def test_a_fork_that_appears_is_said_and_moves_nothing(lab: Lab) -> None:
     assert copy.read_bytes() == taken
     for process in (share, other):
         assert process.stop().code in (DONE, INTERRUPTED)
+
+
+def told(follower: Watch, words: str) -> bool:
+    """Whether a command that watches has said it."""
+    return words in follower.stderr
+
+
+def test_machines_that_only_watch_exchange_what_their_files_hold(lab: Lab) -> None:
+    """No machine runs a share: what each had reaches the others, and so does what comes later."""
+    team, nodes, base, vm = team_with_vm(lab, "alice", "bob", "carol")
+    alice, bob, carol = nodes
+    publish(alice, alice.place, "--team", team)
+    db = disks.make_master(bob.place / f"{lab.name('db')}.qcow2", size=MIB)
+    publish(bob, db, "--team", team)
+    draft = disks.make_master(bob.place / f"{lab.name('draft')}.qcow2", size=MIB)
+
+    first = watch(alice, f"{team}/", "--peer", "127.0.0.1:1", "--wait", "0")  # where nothing answers
+    assert set(first.document()["shared"]) == {f"{team}/{path.stem}:1" for path in (base, vm)}
+    second = watch(bob, f"{team}/", "--peer", first.peer, "--wait", "1")
+    third = watch(carol, f"{team}/", "--peer", first.peer, "--peer", second.peer, "--wait", "1")
+    images_of_carol = {base.name, vm.name, db.name}
+    until(lambda: carol.files() == images_of_carol, within_s=FORWARD_S, what="all of it at carol's")
+    until((bob.place / vm.name).exists, within_s=FORWARD_S, what="the overlay at bob's")
+
+    disks.write(vm, MIB, disks.noise("day one", 64 * KIB))
+    work = vm.read_bytes()
+    until(lambda: f"overlaysync share {vm}" in first.stderr, within_s=FORWARD_S, what="how to publish it")
+    assert alice.json("history", f"{team}/{vm.stem}", "--local")["history"][0]["version"] == 1
+    publish(alice, vm)
+    for node, follower in ((bob, second), (carol, third)):
+        until(partial(told, follower, f"{vm.stem}:2"), within_s=FORWARD_S, what="version 2")
+        assert disks.identical(vm, node.place / vm.name)
+    assert vm.read_bytes() == work and draft.name not in carol.files()
+    for follower in (first, second, third):
+        assert follower.stop().code == INTERRUPTED

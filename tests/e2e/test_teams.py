@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import subprocess
-import sys
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +26,8 @@ from tests.e2e.nodes import (
     Lab,
     Node,
     Share,
-    until,
 )
+from tests.e2e.terminals import Terminal
 
 _LOOPBACK = "ip link set lo up && ip link set lo multicast on && ip route add 224.0.0.0/4 dev lo"
 
@@ -121,37 +118,10 @@ def test_keys_and_codes_that_others_can_read_are_refused(lab: Lab) -> None:
 def test_on_a_terminal_the_code_is_asked_for_and_not_shown(lab: Lab) -> None:
     code = lab.node("alice").json("team", "create", "red")["code"]
     bob = lab.node("bob")
-    terminal, inside = os.openpty()
-
-    def take_terminal() -> None:
-        fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
-
-    process = subprocess.Popen(
-        [sys.executable, "-m", "overlaysync", "team", "join", "red"],
-        env=bob.environment(),
-        stdin=inside,
-        stdout=inside,
-        stderr=inside,
-        start_new_session=True,
-        preexec_fn=take_terminal,  # noqa: PLW1509
-    )
-    os.close(inside)
-    shown = b""
-
-    def read() -> bytes:
-        nonlocal shown
-        try:
-            shown += os.read(terminal, 4096)
-        except OSError:  # nobody is left at the other end
-            return b""
-        return shown
-
-    until(lambda: b"Code of team red:" in read(), what="the question")
-    os.write(terminal, f"{code}\n".encode())
-    assert process.wait(20) == DONE
-    read()
-    os.close(terminal)
-    assert b"in team red" in shown and code.encode() not in shown
+    with Terminal(bob, "team", "join", "red") as terminal:
+        terminal.answer("Code of team red:", code)
+        assert terminal.end() == DONE
+    assert "in team red" in terminal.shown and code not in terminal.shown
 
 
 # -- what members see --------------------------------------------------------------------------------
@@ -277,7 +247,7 @@ def test_members_go_on_from_each_other_s_versions_and_trust_nobody(lab: Lab) -> 
 
     left, right = publish(alice, 4096), publish(carl, 8192)
     assert shared(left) == shared(right) == (3, [id_of(second)])
-    sides = sorted([id_of(left), id_of(right)])
+    sides = [id_of(right), id_of(left)]  # first the one that the settlement is made from
     both = ("--peer", left.peer, "--peer", right.peer, "--wait", "2")
     assert len(bob.fails(USAGE, "fetch", name, *both, "--replace")["candidates"]) == 2
     left.stop()

@@ -236,3 +236,73 @@ def test_a_note_travels_with_its_version(lab: Lab) -> None:
     assert alice.fails(USAGE, "share", "-m", "two\nlines", image)
     assert alice.fails(USAGE, "share", "-m", "x" * 201, image)
     shutil.rmtree(bob.home)
+
+
+# -- what was fetched --------------------------------------------------------------------------------
+
+
+def test_a_fetched_file_is_passed_on_as_itself_and_goes_on_as_itself(lab: Lab) -> None:
+    """Under whatever file name; and the note of a share that runs is not that of what it publishes later."""
+    alice, bob = lab.node("alice"), lab.node("bob")
+    teams_of(alice, bob, "red")
+    base = master(bob.place / f"{lab.name('base')}.qcow2", "B")
+    web = overlay_on(base, bob.place / f"{lab.name('web')}.qcow2", "-B")
+    theirs = bob.share("--team", "red", web, base)
+    item = theirs.document()["shared"][0]
+    mine = master(alice.place / f"{lab.name('mine')}.qcow2")
+    share = alice.share("-m", "first day", "--team", "red", alice.place)
+    alice.fetch(f"red/{web.stem}", "--as", "disk", "--peer", theirs.peer)
+    until(lambda: f"red/{web.stem}:1" in share.stderr, what="word of the fetched image")
+    shown = {one["name"]: one for one in listed(bob, share)}
+    assert set(shown) == {mine.stem, base.stem, web.stem}
+    assert (shown[web.stem]["publisher"], shown[web.stem]["note"]) == (item["publisher"], "")
+    draw(alice.place / "disk.qcow2", "--C")
+    until(lambda: f"red/{web.stem}:2" in share.stderr, what="word of the next version")
+    shown = {one["name"]: one for one in listed(bob, share)}
+    assert set(shown) == {mine.stem, base.stem, web.stem}
+    assert (shown[web.stem]["version"], shown[web.stem]["note"]) == (2, "")
+    assert "its note stays" not in share.stderr
+    share.stop()
+    again = alice.share("--team", "red", alice.place)
+    assert {one["name"]: one["version"] for one in again.document()["shared"]} == {
+        mine.stem: 1,
+        base.stem: 1,
+        web.stem: 2,
+    }
+
+
+def listed(node: Node, share: Share) -> list[dict[str, Any]]:
+    images: list[dict[str, Any]] = node.json("ls", "--peer", share.peer, "--wait", "0.5")["images"]
+    return images
+
+
+def test_overlays_on_two_versions_of_one_master_are_shared_together(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    base = master(bob.place / f"{lab.name('m')}.qcow2")
+    overlays = []
+    for name in (base.stem, f"{base.stem}-2026"):
+        theirs = bob.share(base)
+        alice.fetch(base.stem, "--as", name, "--to", alice.base / "masters", "--peer", theirs.peer)
+        theirs.stop()
+        overlays.append(alice.place / f"{name}-vm.qcow2")
+        alice.json("new", overlays[-1], "--master", alice.base / "masters" / f"{name}.qcow2")
+        draw(overlays[-1], "-B")
+        os.chmod(base, 0o644)
+        draw(base, "C")
+    share = alice.share(alice.place)
+    shared = [(item["name"], item["version"]) for item in share.document()["shared"]]
+    assert sorted(shared) == sorted([(base.stem, 1), (base.stem, 2), *((one.stem, 1) for one in overlays)])
+
+
+def test_what_was_made_of_a_team_s_image_becomes_public_on_a_yes_alone(lab: Lab) -> None:
+    alice = lab.node("alice")
+    alice.json("team", "create", "red")
+    base = master(alice.place / f"{lab.name('base')}.qcow2")
+    overlay = overlay_on(base, alice.place / f"{lab.name('web')}.qcow2", "-B")
+    alice.share("--public", base).stop()
+    alice.share("--team", "red", overlay).stop()
+    alice.json("promote", overlay, "--as", lab.name("pweb"))
+    made = alice.place / f"{lab.name('pweb')}.qcow2"
+    assert f"red/{made.stem}" in alice.fails(USAGE, "share", "--public", made)["what"]
+    share = alice.share(made)
+    assert {item["team"] for item in share.document()["shared"]} == {"red"}

@@ -81,7 +81,7 @@ def test_nothing_there_is_not_found(image: Path, name: str) -> None:
 
 def test_a_forbidden_file_is_not_allowed(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Root may read everything, so the system's answer is played.
-    def forbid(*_: object) -> int:
+    def forbid(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", forbid)
@@ -108,9 +108,9 @@ def test_pread_exact_refuses_what_the_file_does_not_hold(image: Path) -> None:
 def test_what_lies_past_the_end_reads_as_zeros(image: Path) -> None:
     fd = open_regular(str(image))
     buffer = bytearray(b"x" * 8)
-    read_padded(fd, 6, memoryview(buffer))
+    read_padded(fd, 6, memoryview(buffer), path="x", guest=0)
     assert buffer == b"6789\0\0\0\0"
-    read_padded(fd, 1 << 40, memoryview(buffer))
+    read_padded(fd, 1 << 40, memoryview(buffer), path="x", guest=0)
     assert buffer == bytes(8)
     os.close(fd)
 

@@ -274,6 +274,7 @@ QEMU_SETTINGS = settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.qemu
 @QEMU_SETTINGS
 @given(case=cases(Format.QED))
@@ -287,6 +288,7 @@ def test_qemu_reads_qed(case: Case, masters: tuple[Path, bytes]) -> None:
     check_case(case, masters)
 
 
+@pytest.mark.slow
 @pytest.mark.qemu
 @QEMU_SETTINGS
 @given(case=cases(Format.QCOW2))
@@ -556,6 +558,7 @@ def test_table_size_is_the_least_that_reaches() -> None:
         assert choose_table_size(target) == table_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", TABLED)
 def test_memory_is_flat(format: Format) -> None:
     """1 TiB with 1 % data, first gathered, then in every fourth page: a few MB either way."""

@@ -18,6 +18,7 @@ from overlaysync.model.digest import Kind
 from overlaysync.units import KIB, MIB, SECTOR
 from tests import images
 from tests.counts import record_counts
+from tests.effort import EFFORT
 from tests.images import Op
 
 pytestmark = pytest.mark.qemu
@@ -135,17 +136,18 @@ STEPS = st.integers(SECTOR, 3 * MIB)
 CHAINS = st.lists(layers(), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(CHAINS, STEPS, st.booleans())
 def test_generated_chains(made: list[Layer], step: int, compress: bool) -> None:
     check_chain(made, step, compress=compress)
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150 * EFFORT, suppress_health_check=list(HealthCheck))
 @given(CHAINS, STEPS, st.booleans())
-def test_a_thousand_generated_chains(made: list[Layer], step: int, compress: bool) -> None:
+def test_many_generated_chains(made: list[Layer], step: int, compress: bool) -> None:
     check_chain(made, step, compress=compress)
 
 

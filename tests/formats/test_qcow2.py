@@ -12,9 +12,8 @@ from backports import zstd
 
 from overlaysync.errors import ImageError
 from overlaysync.formats.compressed import inflate
-from overlaysync.formats.image import Backing, Extent, Format, Geometry
+from overlaysync.formats.image import Backing, Compression, Extent, Format, Geometry
 from overlaysync.formats.qcow2 import Qcow2Image
-from overlaysync.formats.qcow2_header import Compression
 from overlaysync.model.digest import Kind
 from overlaysync.units import GIB, KIB, MAX_VIRTUAL_SIZE, MIB, TIB
 from tests import images

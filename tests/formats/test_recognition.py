@@ -11,6 +11,7 @@ import pytest
 
 from overlaysync.errors import ImageError
 from overlaysync.formats.detect import open_image
+from overlaysync.formats.files import open_regular
 from overlaysync.formats.image import Format
 from overlaysync.formats.recognition import (
     _DISK_SIGNATURES,
@@ -252,5 +253,8 @@ def test_what_counts_in_the_listing_of_a_directory(tmp_path: Path) -> None:
     for name in ("a.qcow2.part", "a.qcow2.crdownload"):
         qcow2().write(tmp_path / name)
 
-    assert {path.name for path in tmp_path.iterdir() if is_listed(str(path))} == listed
-    assert not is_listed(str(tmp_path / "missing.snap1"))
+    def is_there(path: Path) -> bool:
+        return is_listed(path.name, lambda: open_regular(str(path)))
+
+    assert {path.name for path in tmp_path.iterdir() if is_there(path)} == listed
+    assert not is_there(tmp_path / "missing.snap1")

@@ -16,9 +16,9 @@ from overlaysync.units import MAX_VIRTUAL_SIZE
 from tests import reference
 
 DISK, LAYER = (case["members"] for case in reference.load_vectors("manifests")[:2])
-MERGE = reference.load_vectors("manifests")[-1]["members"]
+MERGE, PACKED = (case["members"] for case in reference.load_vectors("manifests")[-2:])
 OTHER_ID = "b3:" + "5" * 64
-ONE, TWO = "1" * 64, "2" * 64
+ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
 MANY = [f"{number:064x}" for number in range(MAX_FOLLOWS + 1)]
 
 
@@ -47,7 +47,11 @@ def test_good() -> None:
         (DISK, "version", [0, -1, 2, 1 << 31, 1.5, "1", 10**30]),
         (MERGE, "version", [0, 1, 1 << 31]),
         (DISK, "follows", [[ONE], None, "", {}]),
-        (LAYER, "follows", [[], [TWO, ONE], [ONE, ONE], MANY, [ONE[1:]], [OTHER_ID], ["A" * 64], [7], ONE]),
+        (
+            LAYER,
+            "follows",
+            [[], [ONE, THREE, TWO], [ONE, ONE], MANY, [ONE[1:]], [OTHER_ID], ["A" * 64], [7], ONE],
+        ),
         (DISK, "id", ["", OTHER_ID, "b3:" + "A" * 64, "b3:" + "0" * 63, "0" * 64]),
         (DISK, "virtual_size", [-512, 511, MAX_VIRTUAL_SIZE + 512, 1 << 63, 10**40, 0]),
         (DISK, "unit", [4096, 0, 131072]),
@@ -62,6 +66,12 @@ def test_good() -> None:
         (LAYER, "result", ["", "b3:"]),
         (DISK, "format", ["vmdk", "", "QED"]),
         (DISK, "cluster_size", [0, 256, 65537, 1 << 23]),
+        (DISK, "compression", ["zlib", "zstd", "lz4", None, 0]),
+        (DISK, "compressed_size", [1, -1, 1 << 53, None]),
+        (LAYER | {"format": "qcow2", "compressed_size": 1}, "compression", ["zlib"]),
+        (PACKED, "format", ["raw", "qed"]),
+        (PACKED, "compression", ["", "lz4", "ZSTD", "zlib ", None, 1]),
+        (PACKED, "compressed_size", [0, -1, 1 << 53, 1.5, "1", None]),
         (DISK, "created", ["", "2025-01-31", "2025-01-31T12:00:00+00:00", "２０２５-01-31T12:00:00Z"]),
         (DISK, "by", ["x" * 161, 7]),
         (DISK, "note", ["x" * (MAX_NOTE + 1), 7, None]),
@@ -89,6 +99,12 @@ def test_within_bounds(field: str, values: list[Any]) -> None:
         header = decode_header(encoded(DISK, **{field: value}))
         assert getattr(header, field) == value
         assert encode_header(header) == encoded(DISK, **{field: value})
+
+
+def test_a_compressed_master_says_how_and_how_large_it_is() -> None:
+    for compression, size in (("zlib", 1), ("zstd", (1 << 53) - 1)):
+        header = decode_header(encoded(PACKED, compression=compression, compressed_size=size))
+        assert (header.compression, header.compressed_size) == (compression, size)
 
 
 def test_a_version_follows_something_and_a_first_one_nothing() -> None:

@@ -140,6 +140,7 @@ def test_whatever_passes_is_harmless_and_whatever_does_not_is_made_so(text: str)
     assert is_name(name) and is_harmless(name)
 
 
+@pytest.mark.slow
 def test_every_single_character() -> None:
     """Of all of Unicode, only letters and decimal digits begin a name."""
     for number in range(sys.maxunicode + 1):

@@ -277,7 +277,19 @@ DECODERS = {
     "have map": Decoder(use_have_map, DecodeError, (_log().held.to_bytes(),)),
     "txt": Decoder(use_txt, DecodeError, (txt_bytes(NodeText("abcd-efgh", "r1", ITEMS)), b"\x03v=1")),
     "slots": Decoder(use_slots, DecodeError, (b"0-63,80-95", b"999999999990-999999999999", b"0-0")),
-    "catalog": Decoder(use_catalog, DecodeError, (encode_catalog(bytes(32), "pl@bob", ENVELOPES),)),
+    "catalog": Decoder(
+        use_catalog,
+        DecodeError,
+        (
+            encode_catalog(
+                bytes(32),
+                "pl@bob",
+                ENVELOPES,
+                boot=bytes(16),
+                in_use=[(ENVELOPES[0], "2026-11-28T10:14:00Z")],
+            ),
+        ),
+    ),
     "history": Decoder(use_history, DecodeError, (encode_history(ENVELOPES), encode_history([]))),
     "peers": Decoder(use_peers, DecodeError, (encode_peers(["192.0.2.1:80", "[2001:db8::1]:81"]),)),
     "swarm": Decoder(

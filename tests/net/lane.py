@@ -13,11 +13,12 @@ import msgspec
 from overlaysync.net.membership import encode_proof
 from overlaysync.net.messages import PrivateAddress
 from overlaysync.net.server import Server
-from overlaysync.net.tls import client_context, node_key
+from overlaysync.net.tls import client_context, shown_by
 from overlaysync.ops.offer import Offer
+from overlaysync.trust.certificate import Shown
 from overlaysync.trust.envelope import sign_header
 from overlaysync.trust.keys import NodeKey
-from overlaysync.trust.teams import Nonces, Role, Team
+from overlaysync.trust.teams import Binding, Role, Team
 from tests.net.shelf import Raw, make_offer
 
 CLIENT_NONCE = b"c" * 32
@@ -48,18 +49,18 @@ class RawTls(Raw):
     """A TLS connection on which anything can be said."""
 
     @property
-    def server_key(self) -> bytes:
-        return node_key(self.writer.transport)
+    def shown(self) -> Shown:
+        return shown_by(self.writer.transport)
 
-    async def challenge(self, *, node: bytes | None = None) -> Nonces:
-        """What a proof on this connection is bound to; to another ``node`` if one is given."""
+    async def challenge(self, *, node: bytes = b"", lane: bytes = b"") -> Binding:
+        """What a proof on this connection is bound to; to another ``node`` or ``lane`` if one is given."""
         status, _, nonce = await self.ask("/v1/nonce")
         assert status == 200 and len(nonce) == 32
-        return Nonces(node or self.server_key, nonce, CLIENT_NONCE)
+        return Binding(node or self.shown.node, lane or self.shown.lane, nonce, CLIENT_NONCE)
 
-    async def prove(self, team: Team, nonces: Nonces | None = None) -> tuple[int, dict[str, str], bytes]:
-        nonces = nonces or await self.challenge()
-        query = encode_proof(nonces.client, team.prove(Role.CLIENT, nonces))
+    async def prove(self, team: Team, binding: Binding | None = None) -> tuple[int, dict[str, str], bytes]:
+        binding = binding or await self.challenge()
+        query = encode_proof(binding.client, team.prove(Role.CLIENT, binding))
         return await self.ask(f"/v1/proof?{query}")
 
 

@@ -10,7 +10,8 @@ import asyncio
 import sys
 
 from overlaysync.errors import NetworkError
-from overlaysync.net.discovery import Announcement, Announcer, Browser, Peer
+from overlaysync.net.announcer import Announcement, Announcer
+from overlaysync.net.discovery import Browser, Peer
 from overlaysync.trust.keys import node_id
 
 FOUND = "found"

@@ -16,9 +16,10 @@ from overlaysync.model.digest import as_digests, canonicalise, format_id, hash_u
 from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PageListBuilder
 from overlaysync.net.bounds import CLIENT, SERVER
-from overlaysync.net.messages import Address
+from overlaysync.net.messages import Address, parse_address
 from overlaysync.net.server import Server
 from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.in_use import InUse
 from overlaysync.ops.offer import ImageOffer, Offer, PartOffer
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import sign_header
@@ -78,6 +79,7 @@ class FakeShelf:
     label: str = "pl@bob"
     revision: str = "r1"
     items: list[Offer] = field(default_factory=list)
+    used: list[InUse] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
     swarms: Swarms = field(default_factory=Swarms)
 
@@ -91,8 +93,11 @@ class FakeShelf:
     def offer(self, manifest_id: bytes) -> Offer | None:
         return next((offer for offer in self.items if offer.manifest.id == manifest_id), None)
 
-    def peers(self) -> Sequence[str]:
-        return self.known
+    def in_use(self) -> Sequence[InUse]:
+        return self.used
+
+    def peers(self) -> Sequence[Address]:
+        return [parse_address(text) for text in self.known]
 
 
 def make_shelf(directory: Path) -> FakeShelf:

@@ -19,7 +19,7 @@ from overlaysync.net.membership import encode_proof
 from overlaysync.net.messages import Address, decode_catalog
 from overlaysync.net.server import Server
 from overlaysync.ops.offer import Offer
-from overlaysync.trust.teams import Nonces, Role, Team, new_team
+from overlaysync.trust.teams import Binding, Role, Team, new_team
 from overlaysync.units import CHUNK
 from tests.net.lane import CLIENT_NONCE, RawTls, connect_tls, listening, make_private
 from tests.net.shelf import FakeShelf, Raw, connect, make_offer, make_shelf
@@ -51,21 +51,27 @@ async def _nothing(raw: RawTls) -> None:
 
 async def _relayed(raw: RawTls) -> None:
     """What a member proved to another node, which passes it on."""
-    nonces = await raw.challenge(node=b"m" * 32)
-    assert (await raw.prove(RED, nonces))[0] == 404
+    binding = await raw.challenge(node=b"m" * 32)
+    assert (await raw.prove(RED, binding))[0] == 404
+
+
+async def _relayed_by_a_clone(raw: RawTls) -> None:
+    """What a member proved to another process with this node's key, which passes it on."""
+    binding = await raw.challenge(lane=b"p" * 32)
+    assert (await raw.prove(RED, binding))[0] == 404
 
 
 async def _replayed(raw: RawTls) -> None:
     """What a member proved on another connection."""
     await raw.challenge()
-    nonces = Nonces(raw.server_key, b"s" * 32, CLIENT_NONCE)
-    assert (await raw.prove(RED, nonces))[0] == 404
+    binding = Binding(raw.shown.node, raw.shown.lane, b"s" * 32, CLIENT_NONCE)
+    assert (await raw.prove(RED, binding))[0] == 404
 
 
 async def _reflected(raw: RawTls) -> None:
     """A proof of the kind that servers make."""
-    nonces = await raw.challenge()
-    query = encode_proof(nonces.client, RED.prove(Role.SERVER, nonces))
+    binding = await raw.challenge()
+    query = encode_proof(binding.client, RED.prove(Role.SERVER, binding))
     assert (await raw.ask(f"/v1/proof?{query}"))[0] == 404
 
 
@@ -83,6 +89,7 @@ ROLES: dict[str, Callable[[RawTls], Awaitable[None]]] = {
     "ex-member": _proving(OLD_RED, 404),
     "nobody": _nothing,
     "relay": _relayed,
+    "relay with a copy of the key": _relayed_by_a_clone,
     "replayer": _replayed,
     "reflector": _reflected,
 }

@@ -13,10 +13,11 @@ import pytest
 from overlaysync.errors import DecodeError, PeerError
 from overlaysync.model.pages import page_digest
 from overlaysync.net.bounds import MAX_CATALOG_SIZE, MAX_PAGE_LIST_SIZE, MAX_SWARM_SIZE
-from overlaysync.net.client import BusyError, CatalogAnswer, Client, GoneError
-from overlaysync.net.messages import Address, encode_catalog
+from overlaysync.net.client import BusyError, CatalogAnswer, Client, GoneError, _request
+from overlaysync.net.messages import Address, encode_catalog, encode_peers
 from overlaysync.net.receiving import SilentError
 from overlaysync.net.swarm_messages import SwarmQuestion, encode_swarm
+from overlaysync.swarm.members import Member
 from overlaysync.units import CHUNK
 from tests.net.shelf import HASTY_CLIENT, Script, deaf, ok, says, scripted, undialled, unused_port
 
@@ -341,3 +342,32 @@ async def test_a_host_that_does_not_exist_is_said_not_to(monkeypatch: pytest.Mon
     async with Client() as client:
         with pytest.raises(PeerError, match="no such host"):
             await client.catalog(Address("nohost.invalid", 99))
+
+
+# -- links -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("teller", "meant"),
+    [("fe80::1%eth0", "fe80::9%eth0"), ("fe80::1%7", "fe80::9%7"), ("192.0.2.1", "fe80::9")],
+)
+async def test_a_link_local_address_is_on_the_link_of_the_peer_that_tells_of_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch, teller: str, meant: str
+) -> None:
+    body = encode_peers(["[fe80::9]:40001", "192.0.2.9:40001"])
+
+    async def answer(*what: object) -> bytes:
+        return body
+
+    monkeypatch.setattr(client, "_body", answer)
+    told_by = Address(teller, 40001)
+    assert await client.peers(told_by) == (Address(meant, 40001), Address("192.0.2.9", 40001))
+    member = Member("0123456789abcdef", "fe80::9", 40001, 0)
+    body = encode_swarm("x", 1, None, cursor=0, members=[member])
+    answered = await client.swarm(told_by, bytes(32), 1, SwarmQuestion())
+    assert [one.host for one in answered.members] == [meant]
+
+
+def test_a_scope_does_not_leave_this_machine() -> None:
+    request = _request(Address("fe80::1%eth0", 40001), "catalog")
+    assert b"\r\nHost: [fe80::1]:40001\r\n" in request and b"eth0" not in request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import random
 import resource
@@ -14,16 +15,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from zeroconf import DNSIncoming, current_time_millis  # type: ignore[attr-defined]
+from zeroconf import DNSAddress, DNSIncoming, DNSOutgoing, current_time_millis  # type: ignore[attr-defined]
 from zeroconf._services.browser import generate_service_query
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from overlaysync.errors import NetworkError, UsageError
+from overlaysync.net.announcer import Announcement, Announcer
 from overlaysync.net.bounds import DISCOVERY
-from overlaysync.net.discovery import SERVICE, Announcement, Announcer, Browser, Item, Peer
+from overlaysync.net.discovery import SERVICE, Browser, Peer
+from overlaysync.net.txt import Item
 from overlaysync.trust.keys import node_id
+from tests.net.still import StillNetwork
 
 pytestmark = pytest.mark.lan
 
@@ -151,14 +157,16 @@ async def test_a_node_that_was_there_before_is_found(label: str) -> None:
 async def test_a_node_does_not_find_itself(label: str) -> None:
     other = label + "-other"
     async with browsing() as browser:
-        browser.ignore(label, 4321)
-        async with announcing(label, Announcement(4321, NODE)), announcing(other, Announcement(4322, NODE)):
+        own = Announcer(label, interfaces=LO)
+        browser.ignore(own.host)
+        await own.start(Announcement(4321, NODE))
+        async with announcing(other, Announcement(4321, NODE)):
             await until(browser, lambda: other in browser.peers)
-        assert label not in browser.peers
-        async with announcing(label, Announcement(9999, NODE)):  # our name, but not our port
-            await until(browser, lambda: label in browser.peers)
-            browser.ignore(label, 9999)
             assert label not in browser.peers
+        await own.stop()
+        async with announcing(label, Announcement(4321, NODE, tls=4322)):  # all is as ours, but the process
+            await until(browser, lambda: label in browser.peers)
+            assert browser.peers[label].tls == 4322
 
 
 async def test_a_name_that_is_taken_gets_a_suffix(label: str) -> None:
@@ -190,6 +198,59 @@ async def test_an_interface_that_does_not_exist(label: str) -> None:
         await Browser(interfaces=["nosuch0"]).start()
     with pytest.raises(UsageError, match="nosuch0"):
         await Announcer(label, interfaces=["nosuch0"]).start(Announcement(1, NODE))
+
+
+async def test_an_address_that_is_withdrawn_is_dropped(label: str) -> None:
+    async with browsing() as browser, stranger() as zeroconf:
+        info = service(label, parsed_addresses=["127.0.0.1", "127.0.0.9"])
+        await hear(browser, zeroconf, [info], f"{label}-z")
+        await until(browser, lambda: label in browser.peers)
+        assert browser.peers[label].addresses == ("127.0.0.1", "127.0.0.9")
+        goodbye = DNSOutgoing(0x8400)
+        (record,) = (one for one in info.dns_addresses(override_ttl=0) if one.address[-1] == 9)
+        record.unique = False
+        goodbye.add_answer_at_time(record, 0)
+        zeroconf.zeroconf.async_send(goodbye)
+        await until(browser, lambda: browser.peers[label].addresses == ("127.0.0.1",))
+
+
+async def test_an_address_that_another_replaces_is_dropped_without_a_goodbye(label: str) -> None:
+    """It stays in the cache for a second beside the new one; packets with goodbyes get lost."""
+    async with browsing() as browser, stranger() as zeroconf:
+        info = service(label, parsed_addresses=["127.0.0.9"])
+        await hear(browser, zeroconf, [info], f"{label}-z")
+        await until(browser, lambda: label in browser.peers)
+        await asyncio.sleep(1.1)  # what is younger is not replaced (RFC 6762, 10.2)
+        moved = DNSOutgoing(0x8400)
+        now = service(label, parsed_addresses=["127.0.0.1"], server=info.server)
+        for record in now.dns_addresses():
+            moved.add_answer_at_time(record, 0)
+        zeroconf.zeroconf.async_send(moved)
+        await until(browser, lambda: browser.peers[label].addresses == ("127.0.0.1",))
+
+
+def test_addresses_that_are_lost_are_withdrawn() -> None:
+    sent: list[DNSOutgoing] = []
+    announcer = Announcer("pl@bob")
+    zeroconf = SimpleNamespace(zeroconf=SimpleNamespace(async_send=sent.append))
+    announcer._multicast = cast(Any, StillNetwork(zeroconf))
+
+    def withdrawn(before: list[str], now: list[str]) -> list[str]:
+        sent.clear()
+        announcer._withdraw_addresses(
+            service("x", parsed_addresses=before), service("x", parsed_addresses=now)
+        )
+        messages = [DNSIncoming(packet) for out in sent for packet in out.packets()]
+        records = [record for message in messages for record in message.answers()]
+        assert all(record.ttl == 0 and not record.unique for record in records)
+        addresses = (record.address for record in records if isinstance(record, DNSAddress))
+        return sorted(str(ipaddress.ip_address(address)) for address in addresses)
+
+    assert withdrawn(["192.0.2.7", "fe80::7"], ["fe80::7"]) == ["192.0.2.7"]
+    assert withdrawn(["192.0.2.7", "fd00::7", "fe80::7"], ["192.0.2.7"]) == ["fd00::7", "fe80::7"]
+    assert withdrawn(["192.0.2.7"], ["192.0.2.8"]) == ["192.0.2.7"]
+    assert withdrawn(["192.0.2.7"], ["192.0.2.7", "192.0.2.8"]) == []
+    assert withdrawn(["192.0.2.7"], []) == [], "there is nowhere to say so"
 
 
 # -- what strangers say ------------------------------------------------------------------------------
@@ -497,7 +558,7 @@ def test_without_a_network_the_reason_is_said() -> None:
     done = in_namespace("$node a@x bb@x")
     assert done.returncode == 1
     assert "Discovery does not work here: there is no network interface to use" in done.stderr
-    assert "--peer HOST:PORT" in done.stderr
+    assert "--peer HOST" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -505,7 +566,7 @@ async def test_a_machine_where_multicast_fails(monkeypatch: pytest.MonkeyPatch, 
     def refuse(*what: object) -> str:
         return "no multicast (Network is unreachable)"
 
-    monkeypatch.setattr("overlaysync.net.discovery.why_unusable", refuse)
+    monkeypatch.setattr("overlaysync.net.multicast.why_unusable", refuse)
     with pytest.raises(NetworkError, match="Network is unreachable"):
         await Browser(interfaces=LO).start()
     with pytest.raises(NetworkError, match="Network is unreachable"):
@@ -516,7 +577,7 @@ async def test_the_mdns_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def taken(*what: object, **more: object) -> None:
         raise OSError(98, "Address already in use")
 
-    monkeypatch.setattr("overlaysync.net.discovery.Sturdy", taken)
+    monkeypatch.setattr("overlaysync.net.multicast.Sturdy", taken)
     with pytest.raises(NetworkError, match="already in use") as caught:
         await Browser(interfaces=LO).start()
     assert "--peer" in caught.value.hint

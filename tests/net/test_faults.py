@@ -19,9 +19,10 @@ from zeroconf import (  # type: ignore[attr-defined]
 
 from overlaysync.errors import DecodeError, NoSpaceError, OverlaysyncError, PeerError
 from overlaysync.net import tls
+from overlaysync.net.announcer import Announcement, Announcer
 from overlaysync.net.bounds import SERVER
 from overlaysync.net.client import Client
-from overlaysync.net.discovery import SERVICE, Announcement, Announcer, Browser
+from overlaysync.net.discovery import SERVICE, Browser
 from overlaysync.net.faults import Faults
 from overlaysync.net.receiving import DataConnection
 from overlaysync.net.server import Server
@@ -31,6 +32,7 @@ from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK
 from tests.net.lane import lane, listening
 from tests.net.shelf import FakeShelf, connect, make_offer, make_shelf, serving
+from tests.net.still import StillNetwork
 
 NOTHING = cast(Any, None)
 RED = new_team("red")
@@ -218,9 +220,10 @@ async def test_an_announcement_that_fails_does_not_end_the_announcing(
     announcer = Announcer("pl@bob", faults=faults)
     announcer._bounds = cast(Any, SimpleNamespace(updates_s=0, name_length=63))
     zeroconf = SimpleNamespace(async_update_service=update)
-    announcer._multicast = cast(Any, SimpleNamespace(zeroconf=zeroconf, interfaces=()))
+    announcer._multicast = cast(Any, StillNetwork(zeroconf))
     announcer._announced = Announcement(4321, "n")
-    updater = asyncio.create_task(announcer._send_updates(asyncio.sleep(0)))
+    announcer._info = announcer._make_info()
+    updater = asyncio.create_task(announcer._keep_announced(asyncio.sleep(0)))
     await announcer.update(Announcement(4321, "n", "r1"))
     await soon(lambda: len(sent) == 1)
     await announcer.update(Announcement(4321, "n", "r2"))

@@ -124,7 +124,7 @@ async def test_a_flood_of_goodbyes_asks_seldom() -> None:
 
 async def test_a_record_that_says_a_peer_is_elsewhere_is_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     class Info:
-        port, properties = 40001, {b"v": b"1"}
+        port, server, properties = 40001, "elsewhere.local.", {b"v": b"1"}
 
         def __init__(self, *what: object) -> None:
             pass
@@ -132,7 +132,7 @@ async def test_a_record_that_says_a_peer_is_elsewhere_is_a_doubt(monkeypatch: py
         async def async_request(self, *what: object) -> bool:
             return True
 
-        def parsed_addresses(self) -> list[str]:
+        def parsed_scoped_addresses(self) -> list[str]:
             return ["198.51.100.1"]
 
     monkeypatch.setattr("overlaysync.net.discovery.AsyncServiceInfo", Info)

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from overlaysync.errors import UsageError
 from overlaysync.net.interfaces import (
     Interface,
+    LinkNews,
     choose_interfaces,
+    heard_from,
     is_left_out,
     is_on_link,
+    is_own,
     list_interfaces,
+    told_to,
 )
 
 
@@ -96,5 +105,90 @@ def test_addresses_that_are_not(address: str) -> None:
     assert not is_on_link(address, (LO, LAN))
 
 
+def test_a_link_local_address_is_reached_on_its_own_link() -> None:
+    other = replace(interface("eth9", "fe80::9/64"), index=9)
+    numbered = replace(LAN, index=28)
+    for address in ("fe80::1%vlan28", "fe80::1%28", "fe80::1%eth9"):
+        assert is_on_link(address, (LO, numbered, other)), address
+    for address in ("fe80::1", "fe80::1%lo", "fe80::1%0", "fe80::1%nosuch", "fe80::1%"):
+        assert not is_on_link(address, (LO, numbered, other)), address
+    assert is_own("fe80::7%vlan28", (LO, LAN)) and not is_own("fe80::7%lo", (LO, LAN))
+
+
+def test_what_others_are_told_of_an_interface() -> None:
+    lasting = replace(LAN, fleeting=frozenset({"2001:db8::7"}))
+    assert LAN.lasting == ("192.0.2.7", "2001:db8::7", "fe80::7")
+    assert lasting.lasting == ("192.0.2.7", "fe80::7")
+    assert LO.lasting == ("127.0.0.1",)
+    assert interface("tun0", "10.8.0.1/24", "2001:db8::1/64").lasting == ("10.8.0.1",)
+
+
+@pytest.mark.parametrize(
+    ("host", "other", "told", "heard"),
+    [
+        ("192.0.2.7", "fe80::1%eth0", "192.0.2.7", "192.0.2.7"),
+        ("2001:db8::7", "192.0.2.1", "2001:db8::7", "2001:db8::7"),
+        ("fe80::7%eth0", "fe80::1%eth0", "fe80::7", "fe80::7%eth0"),
+        ("fe80::7%eth0", "fe80::1%eth1", "", "fe80::7%eth1"),
+        ("fe80::7%eth0", "192.0.2.1", "", "fe80::7"),
+        ("fe80::7", "fe80::1", "", "fe80::7"),
+        ("bob.lab", "fe80::1%eth0", "bob.lab", "bob.lab"),
+    ],
+)
+def test_a_scope_goes_to_nobody_and_comes_from_nobody(host: str, other: str, told: str, heard: str) -> None:
+    assert told_to(host, other) == told
+    assert heard_from(host, other) == heard
+
+
 def test_the_loopback_is_local_only_when_chosen() -> None:
     assert not is_on_link("127.0.0.1", (LAN,))
+
+
+@pytest.mark.lan
+def test_the_kernel_tells_of_changes() -> None:
+    script = """
+import subprocess, time
+from overlaysync.net.interfaces import LinkNews
+news = LinkNews()
+print(news.any())
+for command in (
+    "ip link set lo up",
+    "ip address add 10.0.0.1/8 dev lo",
+    "ip address add fd00::1/64 dev lo nodad",
+    "ip link set lo down",
+):
+    subprocess.run(command.split(), check=True)
+    deadline = time.monotonic() + 20
+    while not news.any() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    print(time.monotonic() < deadline)
+    time.sleep(0.2)  # several messages may tell of one change
+    news.any()
+news.close()
+"""
+    done = subprocess.run(
+        [
+            "unshare",
+            "--net",
+            *(["--user", "--map-root-user"] if os.geteuid() else []),
+            sys.executable,
+            "-c",
+            script,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"},
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert done.stdout.split() == ["False", "True", "True", "True", "True"]
+
+
+def test_where_the_kernel_tells_nothing_there_may_always_be_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*what: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("overlaysync.net.interfaces.socket.socket", refuse)
+    news = LinkNews()
+    assert news.any() and news.any()
+    news.close()

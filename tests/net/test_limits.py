@@ -20,10 +20,11 @@ import pytest
 
 from overlaysync.errors import DecodeError, PeerError, UsageError
 from overlaysync.net import bounds
+from overlaysync.net.announcer import Announcement, Announcer
 from overlaysync.net.bounds import CLIENT, DISCOVERY, SERVER
 from overlaysync.net.client import BusyError, Client
 from overlaysync.net.connections import retry_after
-from overlaysync.net.discovery import SERVICE, Announcement, Announcer, Browser, Peer
+from overlaysync.net.discovery import SERVICE, Browser, Peer
 from overlaysync.net.messages import (
     Address,
     decode_catalog,
@@ -50,6 +51,7 @@ from tests.net.shelf import (
     scripted,
     serving,
 )
+from tests.net.still import StillNetwork
 
 NODE = bytes(32)
 MEMBER = ("0" * 16, "192.0.2.1:80", 0)
@@ -246,6 +248,7 @@ def test_when_to_come_back() -> None:
     assert found == {3, 4, 5, 6}
 
 
+@pytest.mark.slow
 async def test_rate_of_a_client(shelf: FakeShelf) -> None:
     sent: list[int] = []
     bounds = replace(SERVER, write_s=3, min_rate=64 * MIB)
@@ -310,6 +313,7 @@ async def test_silence_of_a_server(ask: Ask) -> None:
             await ask(client, address)
 
 
+@pytest.mark.slow
 @both
 async def test_rate_of_a_server(ask: Ask) -> None:
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -445,11 +449,19 @@ async def test_peers_kept() -> None:
     assert {f"n{number}" for number in range(5)} <= set(browser.peers)
 
 
+async def test_peers_of_one_ipv6_network_are_of_one_host() -> None:
+    browser = Browser(bounds=replace(DISCOVERY, confirmed=2))
+    for number in range(5):
+        browser._keep(peer(number))
+        browser.confirm(peer(number), f"fe80::{number + 1}%eth0")
+    assert len(browser._confirmed) == 2
+
+
 async def test_addresses_of_a_peer() -> None:
     browser = Browser()
     browser._multicast.reaches = lambda address: True  # type: ignore[method-assign]
-    info = SimpleNamespace(parsed_addresses=lambda: [f"192.0.2.{number}" for number in range(50)])
-    assert len(browser._reachable(cast(Any, info))) == DISCOVERY.addresses
+    announced = [f"192.0.2.{number}" for number in range(50)]
+    assert len(browser._multicast.reachable(announced)) == DISCOVERY.addresses
 
 
 async def test_pause_between_two_updates() -> None:
@@ -461,9 +473,10 @@ async def test_pause_between_two_updates() -> None:
         return asyncio.sleep(0)
 
     announcer = Announcer("x", bounds=replace(DISCOVERY, updates_s=0.3))
-    announcer._multicast._zeroconf = cast(Any, SimpleNamespace(async_update_service=update))
+    announcer._multicast = cast(Any, StillNetwork(SimpleNamespace(async_update_service=update)))
     announcer._announced = Announcement(1, "abcd")
-    updater = asyncio.create_task(announcer._send_updates(asyncio.sleep(0)))
+    announcer._info = announcer._make_info()
+    updater = asyncio.create_task(announcer._keep_announced(asyncio.sleep(0)))
     for number in range(10):
         await announcer.update(Announcement(1, "abcd", f"r{number}"))
         await asyncio.sleep(0.01)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from contextlib import suppress
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from overlaysync.net.bounds import (
 )
 from overlaysync.net.membership import encode_proof
 from overlaysync.net.messages import (
+    DEFAULT_PORT,
     Address,
     decode_catalog,
     decode_peers,
@@ -28,6 +30,7 @@ from overlaysync.net.messages import (
     encode_peers,
     encode_slots,
     parse_address,
+    parse_peer,
 )
 from overlaysync.net.swarm_messages import SwarmQuestion, encode_question
 
@@ -130,6 +133,56 @@ def test_a_catalog_survives_the_wire(envelopes: list[bytes], label: str) -> None
     catalog = decode_catalog(encode_catalog(NODE, label, envelopes))
     assert catalog.node == NODE
     assert catalog.envelopes == tuple(envelopes)
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=200), max_size=5),
+    st.lists(st.tuples(st.binary(min_size=1, max_size=200), st.datetimes()), max_size=5),
+    st.one_of(st.just(b""), st.binary(min_size=16, max_size=16)),
+)
+def test_what_is_in_use_and_what_tells_machines_apart_survive_the_wire(
+    envelopes: list[bytes], used: list[tuple[bytes, datetime]], boot: bytes
+) -> None:
+    in_use = tuple((envelope, f"{since:%Y-%m-%dT%H:%M:%SZ}".rjust(20, "0")) for envelope, since in used)
+    catalog = decode_catalog(encode_catalog(NODE, "x", envelopes, boot=boot, in_use=in_use))
+    assert (catalog.envelopes, catalog.in_use, catalog.boot) == (tuple(envelopes), in_use, boot)
+
+
+def test_what_is_in_use_is_left_out_before_what_is_served() -> None:
+    since = "2026-11-28T10:14:00Z"
+    used = [(bytes(MAX_MANIFEST_SIZE), since)] * 1000
+    body = encode_catalog(NODE, "x", [bytes(MAX_MANIFEST_SIZE)] * 100, in_use=used)
+    catalog = decode_catalog(body)
+    assert len(body) <= MAX_CATALOG_SIZE
+    assert len(catalog.envelopes) == 100 and 200 < len(catalog.in_use) < 900
+    many = decode_catalog(encode_catalog(NODE, "x", [b"y"] * 10, in_use=[(b"y", since)] * MAX_CATALOG_ITEMS))
+    assert len(many.in_use) == MAX_CATALOG_ITEMS - 10
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"boot": "00" * 15},
+        {"boot": "00" * 17},
+        {"boot": "0G" * 16},
+        {"boot": "AA" * 16},
+        {"boot": 7},
+        {"in_use": [{"item": "YQ==", "since": ""}]},
+        {"in_use": [{"item": "YQ==", "since": "2026-11-28 10:14"}]},
+        {"in_use": [{"item": "YQ==", "since": "2026-11-28T10:14:00Z\n"}]},
+        {"in_use": [{"item": "YQ==", "since": "٢026-11-28T10:14:00Z"}]},
+        {"in_use": [{"item": "", "since": "2026-11-28T10:14:00Z"}]},
+        {"in_use": [{"item": "YQ=="}]},
+        {"in_use": {}},
+        {"in_use": [{"item": "YQ==", "since": "2026-11-28T10:14:00Z"}] * (MAX_CATALOG_ITEMS + 1)},
+    ],
+    ids=str,
+)
+def test_damaged_entries_of_a_catalog_are_refused(more: dict[str, object]) -> None:
+    message = {"node": NODE.hex(), "label": "x", "items": []}
+    assert decode_catalog(json.dumps(message).encode()).node == NODE
+    with pytest.raises(DecodeError):
+        decode_catalog(json.dumps(message | more).encode())
 
 
 def test_a_label_is_made_safe_to_print() -> None:
@@ -250,6 +303,38 @@ def test_addresses(text: str, host: str, port: int) -> None:
 def test_anything_else_is_no_address(text: str) -> None:
     with pytest.raises(UsageError):
         parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("bob", "bob", DEFAULT_PORT),
+        ("bob.lab.", "bob.lab.", DEFAULT_PORT),
+        ("bob.lab:80", "bob.lab", 80),
+        ("192.0.2.7", "192.0.2.7", DEFAULT_PORT),
+        ("192.0.2.7:80", "192.0.2.7", 80),
+        ("[2001:db8::7]", "2001:db8::7", DEFAULT_PORT),
+        ("[2001:db8::7]:80", "2001:db8::7", 80),
+        ("[fe80::1%vlan28]", "fe80::1%vlan28", DEFAULT_PORT),
+        ("[fe80::1%vlan28]:80", "fe80::1%vlan28", 80),
+    ],
+)
+def test_a_user_may_leave_the_port_out(text: str, host: str, port: int) -> None:
+    assert parse_peer(text) == Address(host, port)
+
+
+@pytest.mark.parametrize("text", ["", "bob:", "bob:0", "bob:x", "1.2", "::1", "fe80::1:8080", "[::1", "b/c"])
+def test_what_is_no_peer_even_without_a_port(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_peer(text)
+    assert parse_peer(caught.value.hint.rpartition(" ")[2])
+
+
+@pytest.mark.parametrize("text", ["[fe80::1]", "[fe80::1]:80", "[febf::1]:80"])
+def test_a_link_local_peer_needs_an_interface(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_peer(text)
+    assert "%eth0]" in caught.value.hint
 
 
 def test_peers_survive_the_wire() -> None:

@@ -6,20 +6,26 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
+from blake3 import blake3
 
 from overlaysync.errors import NetworkError, NotFoundError, PeerError
 from overlaysync.model.pages import page_digest
+from overlaysync.net.boot import boot_hash
 from overlaysync.net.bounds import MAX_SLOTS, SERVER
 from overlaysync.net.client import BusyError, Client, GoneError
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
+from overlaysync.ops.in_use import InUse
 from overlaysync.ops.offer import ImageOffer, Offer
+from overlaysync.trust.envelope import Manifest
 from overlaysync.units import CHUNK, MIB
 from tests.net.shelf import HASTY_SERVER, FakeShelf, connect, make_offer, make_shelf, serving
 
@@ -76,6 +82,41 @@ async def test_catalog(address: Address, client: Client, shelf: FakeShelf, offer
     assert answer.catalog.node == shelf.public_key
     assert answer.catalog.label == shelf.label
     assert answer.catalog.envelopes == (offer.manifest.envelope,)
+
+
+async def test_what_is_in_use_is_listed_and_nothing_of_it_is_served_but_its_past(
+    address: Address, client: Client, shelf: FakeShelf, offer: Offer
+) -> None:
+    before = (await client.catalog(address)).etag
+    shelf.items.clear()
+    shelf.used.append(InUse(offer.manifest, "2026-11-28T10:14:00Z", (b"earlier",)))
+    answer = await client.catalog(address, before)
+    assert answer.catalog is not None
+    assert answer.catalog.envelopes == ()
+    assert answer.catalog.in_use == ((offer.manifest.envelope, "2026-11-28T10:14:00Z"),)
+    assert answer.catalog.boot == boot_hash() and len(answer.catalog.boot) == 16
+    assert await client.history(address, offer.manifest.id) == (b"earlier",)
+    async with connect(address) as raw:
+        for rest in ("", "/pages", "/data?slots=0-0", "/swarm?held=0&since=0"):
+            assert (await raw.ask(f"/v1/manifests/{offer.manifest.id.hex()}{rest}"))[0] == 404
+    # Of a team it is nothing that a stranger sees.
+    header = msgspec.structs.replace(offer.manifest.header, team="red")
+    shelf.used[0] = InUse(Manifest(bytes(32), header, bytes(32), b"x"), "2026-11-28T10:14:00Z", (b"earlier",))
+    hidden = await client.catalog(address)
+    assert hidden.catalog is not None and hidden.catalog.in_use == ()
+    async with connect(address) as raw:
+        assert (await raw.ask(f"/v1/manifests/{bytes(32).hex()}/history"))[0] == 404
+
+
+def test_the_hash_of_a_boot_id_says_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "boot_id"
+    assert boot_hash(path) == b""
+    path.write_text("5f0c9d1e-22ab-4774-8000-000000000000\n")
+    first = boot_hash(path)
+    assert len(first) == 16 and first == boot_hash(path)
+    assert b"5f0c9d1e" not in first and first != blake3(path.read_bytes().strip()).digest()[:16]
+    path.write_bytes(b"\xff")
+    assert boot_hash(path) == b""
 
 
 async def test_an_unchanged_catalog_is_not_sent_again(
@@ -557,6 +598,42 @@ async def test_a_port_that_is_taken(shelf: FakeShelf) -> None:
     async with serving(Server(shelf)) as address:
         with pytest.raises(NetworkError, match="Cannot listen"):
             await Server(shelf).start(["127.0.0.1"], address.port)
+
+
+def free_ports() -> int:
+    """A port that is free for a moment, together with the next."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as sock, suppress(OSError, OverflowError):
+            port = int(sock.getsockname()[1])
+            socket.create_server(("127.0.0.1", port + 1)).close()
+            return port
+
+
+async def test_the_default_port_and_another_when_it_is_taken(
+    shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overlaysync.net.server.DEFAULT_PORT", default := free_ports())
+    first, second = Server(shelf, key=shelf.key), Server(shelf, key=shelf.key)
+    try:
+        assert (await first.start(port=None), first.tls) == (default, default + 1)
+        assert await second.start(port=None) not in (default, default + 1)
+        with pytest.raises(NetworkError, match=f"port {default}"):
+            await Server(shelf).start(port=default)
+    finally:
+        await first.stop()
+        await second.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="there is no IPv6 here")
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+async def test_a_default_port_that_is_half_taken_is_taken(
+    shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch, family: socket.AddressFamily
+) -> None:
+    monkeypatch.setattr("overlaysync.net.server.DEFAULT_PORT", default := free_ports())
+    server = Server(shelf)
+    with socket.create_server(("", default), family=family):
+        assert await server.start(port=None) != default
+        await server.stop()
 
 
 async def test_stopping_ends_bodies_that_nobody_reads(shelf: FakeShelf, tmp_path: Path) -> None:

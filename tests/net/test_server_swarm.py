@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from overlaysync.errors import PeerError
+from overlaysync.net import server as server_module
 from overlaysync.net.bounds import MAX_QUESTION, MAX_TOLD, SERVER
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.messages import Address, encode_slots
@@ -174,7 +174,7 @@ async def test_a_file_that_has_changed_after_it_was_finished_is_gone(
 ) -> None:
     for piece in range(PIECES):
         hold(part, writing, piece)
-    writing.finish(mode=0o644)
+    os.close(writing.finish(mode=0o644))
     part.finished()
     buffer = memoryview(bytearray(len(CONTENT)))
     await client.read_slots(address, part.manifest.id, ((0, 41),), buffer)
@@ -313,18 +313,35 @@ async def test_who_has_no_member_id_is_no_member(
 
 
 @pytest.mark.parametrize(
-    ("host", "named"),
-    [("fe80::7", False), ("fe80::7%eth0", False), ("2001:db8::7", True), ("169.254.0.7", True)],
+    ("host", "asker", "told"),
+    [
+        ("fe80::7%eth0", "192.0.2.9", []),
+        ("fe80::7%eth0", "fe80::9%eth1", []),
+        ("fe80::7%eth0", "fe80::9%eth0", ["fe80::7"]),
+        ("fe80::7", "fe80::9", []),
+        ("2001:db8::7", "192.0.2.9", ["2001:db8::7"]),
+        ("169.254.0.7", "192.0.2.9", ["169.254.0.7"]),
+    ],
 )
-async def test_an_address_that_means_nothing_elsewhere_is_not_told(
-    address: Address, whole: Offer, monkeypatch: pytest.MonkeyPatch, host: str, named: bool
+async def test_a_link_local_address_is_told_on_its_own_link_and_without_its_scope(
+    address: Address,
+    whole: Offer,
+    shelf: FakeShelf,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    asker: str,
+    told: list[str],
 ) -> None:
-    monkeypatch.setattr(web.BaseRequest, "remote", property(lambda _: host))
+    monkeypatch.setattr(server_module, "asker_of", lambda _: host)
     async with connect(address) as raw:
         assert (await raw.ask(f"{base(whole)}/{question(1)}"))[0] == 200
-    assert [member[1].rpartition(":")[0].strip("[]") for member in await listed(address, whole)] == (
-        [host] if named else []
-    )
+    monkeypatch.setattr(server_module, "asker_of", lambda _: asker)
+    members = await listed(address, whole)
+    assert [member[1].rpartition(":")[0].strip("[]") for member in members] == told
+    shelf.known = [str(Address(host, 40001))]
+    async with connect(address) as raw:
+        _, _, body = await raw.ask("/v1/peers")
+    assert json.loads(body)["peers"] == [str(Address(name, 40001)) for name in told]
 
 
 async def test_who_has_not_asked_for_a_while_is_listed_no_longer(
@@ -345,6 +362,7 @@ async def test_who_has_not_asked_for_a_while_is_listed_no_longer(
         assert len(await listed(address, whole)) == 2
 
 
+@pytest.mark.slow
 async def test_members_are_bounded_for_each_host_and_in_all(
     address: Address, whole: Offer, shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ async def slow_readers(address: Address, target: str) -> AsyncIterator[None]:
         yield
 
 
+@pytest.mark.slow
 async def test_slow_readers_from_a_few_addresses_shut_nobody_out(shelf: FakeShelf) -> None:
     assert SERVER.bodies == ADDRESSES * SERVER.connections_per_address
     target = f"/v1/manifests/{shelf.items[0].manifest.id.hex()}/data"
@@ -68,3 +69,48 @@ async def test_slow_readers_from_a_few_addresses_shut_nobody_out(shelf: FakeShel
             assert (status, len(body)) == (200, CHUNK)
     # The first that waits makes room, and leaves it to those that come later.
     assert max(waited) < 2, waited
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@asynccontextmanager
+async def untaken(server: Server, address: Address, shelf: FakeShelf) -> AsyncIterator[None]:
+    """A connection whose answers are all given, and of which the client has left some in the server."""
+    assert server._http is not None
+    manifest, page = shelf.items[0].manifest.id.hex(), shelf.items[0].pages.digests[0].hex()
+    request = f"GET /v1/manifests/{manifest}/pages/{page} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    loop = asyncio.get_running_loop()
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, tuple(address))
+        async with asyncio.timeout(30):
+            while not any(item.get_write_buffer_size() for item in server._http._transports.values()):
+                await loop.sock_sendall(sock, request)
+                await asyncio.sleep(0.005)
+        yield
+
+
+async def gone(before: int, *, within_s: float) -> None:
+    async with asyncio.timeout(within_s):
+        while descriptors() > before:
+            await asyncio.sleep(0.02)
+
+
+async def test_who_leaves_answers_untaken_holds_no_descriptor_when_it_has_made_room(shelf: FakeShelf) -> None:
+    server = Server(shelf, bounds=replace(SERVER, connections_per_address=1))
+    async with serving(server) as address:
+        before = descriptors()
+        async with untaken(server, address, shelf), connect(address) as honest:
+            assert (await honest.ask("/v1/catalog"))[0] == 200
+            await gone(before + 3, within_s=5)  # the two of the honest one, and the client's end of the other
+
+
+async def test_answers_left_untaken_end_their_connection(shelf: FakeShelf) -> None:
+    server = Server(shelf, bounds=replace(SERVER, keepalive_s=1, write_s=2))
+    async with serving(server) as address:
+        before = descriptors()
+        async with untaken(server, address, shelf):
+            await gone(before + 1, within_s=20)  # the client's end

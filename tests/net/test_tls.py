@@ -20,16 +20,17 @@ from overlaysync.model.pages import page_digest
 from overlaysync.net import tls
 from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.client import Client, GoneError
+from overlaysync.net.machine import machine_mark
 from overlaysync.net.messages import PrivateAddress
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import SilentError
 from overlaysync.net.server import Server
 from overlaysync.net.swarm_messages import SwarmQuestion
-from overlaysync.net.tls import client_context, node_key, server_context
+from overlaysync.net.tls import client_context, server_context, shown_by
 from overlaysync.ops.offer import Offer
 from overlaysync.swarm.link import Compression
 from overlaysync.trust.keys import NodeKey, load_or_make
-from overlaysync.trust.teams import Nonces, Role, Team, new_team
+from overlaysync.trust.teams import Binding, Role, Team, new_team
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.net.certificates import strange_context
 from tests.net.lane import connect_tls, lane, listening, make_private
@@ -97,7 +98,7 @@ async def answering(
             under_way.discard(task)
             writer.transport.abort()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context or server_context(key))
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context or server_context(key)[0])
     try:
         yield PrivateAddress("127.0.0.1", server.sockets[0].getsockname()[1], "red")
     finally:
@@ -218,21 +219,39 @@ async def relay(key: NodeKey, server: Server) -> AsyncIterator[tuple[PrivateAddr
         yield address, asked, answered
 
 
+@pytest.mark.parametrize("copied", [True, False], ids=["copy of the server's key", "key of its own"])
+@pytest.mark.parametrize("pinned", [True, False])
 async def test_a_relay_learns_nothing(
-    client: Client, server: Server, shelf: FakeShelf, offer: Offer, stranger: NodeKey
+    client: Client,
+    server: Server,
+    shelf: FakeShelf,
+    offer: Offer,
+    stranger: NodeKey,
+    copied: bool,
+    pinned: bool,
 ) -> None:
-    async with relay(stranger, server) as (address, asked, answered):
-        with pytest.raises(PeerError, match="another node"):
-            await client.private_catalog(address._replace(key=shelf.public_key))
-        assert asked == b""
-        with pytest.raises(GoneError):  # whose key nobody knows beforehand: the proof is for the relay alone
+    """Even one that shows the key that is expected: the proof is for its lane, not for the server's."""
+    async with relay(shelf.key if copied else stranger, server) as (address, asked, answered):
+        address = address._replace(key=shelf.public_key if pinned else b"")
+        refused = PeerError if pinned and not copied else GoneError
+        with pytest.raises(refused):
             await client.private_catalog(address)
-        with pytest.raises(GoneError):
+        with pytest.raises(refused):
             await client.read_slots(address, offer.manifest.id, ((0, 1),), memoryview(bytearray(CHUNK)))
-    assert bytes(asked).count(b"GET ") == 4 and bytes(asked).count(b"GET /v1/proof?") == 2
-    assert answered.count(b"HTTP/1.1 404") == 2
+    proofs = 0 if refused is PeerError else 2
+    assert bytes(asked).count(b"GET ") == 2 * proofs and bytes(asked).count(b"GET /v1/proof?") == proofs
+    assert answered.count(b"HTTP/1.1 404") == proofs
     for secret in (offer.manifest.id.hex().encode(), b"red", b"image", offer.manifest.id):
         assert secret not in asked + answered
+
+
+async def test_each_process_of_a_node_has_a_lane_of_its_own(shelf: FakeShelf) -> None:
+    shown = []
+    for _ in range(2):
+        async with listening(make_server(shelf)) as server, connect_tls(server.tls) as raw:
+            shown.append(raw.shown)
+    assert shown[0].lane != shown[1].lane
+    assert {(one.node, one.machine) for one in shown} == {(shelf.public_key, machine_mark())}
 
 
 @pytest.mark.parametrize("lie", ["echo", "zeros", "its own"])
@@ -246,7 +265,8 @@ async def test_a_node_that_is_no_member_is_told_nothing_more(
             request = await reader.readuntil(b"\r\n\r\n")
             heard.append(request)
             proof = request.split(b"proof=")[-1][:64]
-            other = new_team("red").prove(Role.SERVER, Nonces(stranger.public, b"s" * 32, b"c" * 32))
+            binding = Binding(stranger.public, b"p" * 32, b"s" * 32, b"c" * 32)
+            other = new_team("red").prove(Role.SERVER, binding)
             answer = {"echo": proof, "zeros": b"0" * 64, "its own": other.hex().encode()}[lie]
             is_nonce = request.startswith(b"GET /v1/nonce ")
             writer.write(ok(b"s" * 32 if is_nonce else bytes.fromhex(answer.decode())))
@@ -265,13 +285,13 @@ async def test_a_client_that_is_in_no_such_team_does_not_call(server: Server) ->
 
 async def test_a_proof_is_good_once(server: Server) -> None:
     async with connect_tls(server.tls) as raw, connect_tls(server.tls) as other:
-        nonces = await raw.challenge()
-        assert (await raw.prove(RED, nonces))[0] == 200
-        assert (await raw.prove(RED, nonces))[0] == 404, "the nonce is used up"
+        binding = await raw.challenge()
+        assert (await raw.prove(RED, binding))[0] == 200
+        assert (await raw.prove(RED, binding))[0] == 404, "the nonce is used up"
         assert (await raw.ask("/v1/catalog"))[0] == 200, "what was proven stays"
-        assert (await other.prove(RED, nonces))[0] == 404, "no nonce was asked for here"
+        assert (await other.prove(RED, binding))[0] == 404, "no nonce was asked for here"
         await other.challenge()
-        assert (await other.prove(RED, nonces))[0] == 404
+        assert (await other.prove(RED, binding))[0] == 404
         assert (await other.ask("/v1/catalog"))[0] == 404
         old = await other.challenge()
         await other.challenge()
@@ -280,10 +300,10 @@ async def test_a_proof_is_good_once(server: Server) -> None:
 
 async def test_the_server_proves_itself(server: Server, shelf: FakeShelf) -> None:
     async with connect_tls(server.tls) as raw:
-        nonces = await raw.challenge()
-        assert nonces.node == shelf.public_key
-        _, _, proof = await raw.prove(RED, nonces)
-    assert proof == RED.prove(Role.SERVER, nonces)
+        binding = await raw.challenge()
+        assert binding.node == shelf.public_key != binding.lane
+        _, _, proof = await raw.prove(RED, binding)
+    assert proof == RED.prove(Role.SERVER, binding)
 
 
 # -- TLS ---------------------------------------------------------------------------------------------
@@ -299,7 +319,7 @@ async def test_older_tls_is_refused_by_the_server(server: Server) -> None:
 
 
 async def test_older_tls_is_refused_by_the_client(client: Client, stranger: NodeKey) -> None:
-    context = server_context(stranger)
+    context, _ = server_context(stranger)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0, ssl=context)
@@ -320,7 +340,7 @@ async def test_plain_http_on_the_private_port_gets_no_answer(server: Server) -> 
 
 async def test_each_node_shows_its_own_key(server: Server, shelf: FakeShelf, stranger: NodeKey) -> None:
     async with connect_tls(server.tls) as raw:
-        assert node_key(raw.writer.transport) == shelf.public_key != stranger.public
+        assert shown_by(raw.writer.transport).node == shelf.public_key != stranger.public
         assert raw.writer.get_extra_info("ssl_object").version() == "TLSv1.3"
 
 
@@ -420,8 +440,12 @@ async def test_a_client_that_reads_nothing_is_dropped(tmp_path: Path, shelf: Fak
     assert sent[0] < 32 * MIB
 
 
-def member_of_red(key: NodeKey, body: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> Handle:
+@asynccontextmanager
+async def member_of_red(
+    key: NodeKey, body: Callable[[asyncio.StreamWriter], Awaitable[None]]
+) -> AsyncIterator[PrivateAddress]:
     """A node in the team that answers requests for data with what ``body`` writes."""
+    context, shown = server_context(key)
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -430,11 +454,13 @@ def member_of_red(key: NodeKey, body: Callable[[asyncio.StreamWriter], Awaitable
                 writer.write(ok(b"s" * 32))
             elif request.startswith(b"GET /v1/proof?"):
                 client = bytes.fromhex(request.split(b"nonce=")[1][:64].decode())
-                writer.write(ok(RED.prove(Role.SERVER, Nonces(key.public, b"s" * 32, client))))
+                binding = Binding(shown.node, shown.lane, b"s" * 32, client)
+                writer.write(ok(RED.prove(Role.SERVER, binding)))
             else:
                 await body(writer)
 
-    return handle
+    async with answering(key, handle, context=context) as address:
+        yield address
 
 
 @pytest.mark.parametrize("record", [1, 777, 16 * KIB + 1])
@@ -448,7 +474,7 @@ async def test_records_of_any_size_are_no_stall(client: Client, stranger: NodeKe
             if at % (8 * record) == 0:
                 await asyncio.sleep(0.005)
 
-    async with answering(stranger, member_of_red(stranger, drip)) as address:
+    async with member_of_red(stranger, drip) as address:
         buffer = bytearray(len(content))
         bounds = replace(HASTY_CLIENT, min_rate=1)
         async with Client(teams={"red": RED}, bounds=bounds) as patient:
@@ -463,7 +489,7 @@ async def test_a_body_that_stops_is_a_stall(client: Client, stranger: NodeKey, k
         writer.write(ok(bytes(CHUNK))[:-kept])
         await asyncio.sleep(5)
 
-    async with answering(stranger, member_of_red(stranger, stop)) as address:
+    async with member_of_red(stranger, stop) as address:
         begun = time.monotonic()
         with pytest.raises(SilentError):
             await client.read_slots(address, b"m" * 32, ((0, 1),), memoryview(bytearray(CHUNK)))
@@ -476,7 +502,7 @@ async def test_a_body_that_is_cut_is_lost(client: Client, stranger: NodeKey) -> 
         await writer.drain()
         writer.transport.abort()
 
-    async with answering(stranger, member_of_red(stranger, cut)) as address:
+    async with member_of_red(stranger, cut) as address:
         with pytest.raises(PeerError):
             await client.read_slots(address, b"m" * 32, ((0, 1),), memoryview(bytearray(CHUNK)))
 
@@ -512,7 +538,7 @@ async def test_whatever_is_raised_while_a_certificate_is_judged_is_the_peer_s_fa
     def panic(transport: asyncio.BaseTransport) -> bytes:
         raise RuntimeError("the library has a new exception")
 
-    monkeypatch.setattr("overlaysync.net.client.node_key", panic)
+    monkeypatch.setattr("overlaysync.net.client.shown_by", panic)
     with pytest.raises(PeerError, match="certificate"):
         await client.private_catalog(lane(server))
 
@@ -528,7 +554,7 @@ async def test_nobody_is_dialled_where_a_member_redirects_to(
             where = f"Location: https://{elsewhere}/v1/catalog\r\nContent-Length: 0"
             writer.write(f"HTTP/1.1 {status} Go\r\n{where}\r\n\r\n".encode())
 
-        async with answering(stranger, member_of_red(stranger, redirect)) as address:
+        async with member_of_red(stranger, redirect) as address:
             with pytest.raises(PeerError, match=f"answers {status}"):
                 await call(client, address)
 
@@ -537,7 +563,7 @@ async def test_an_endless_catalog_is_not_read(client: Client, stranger: NodeKey)
     async def endless(writer: asyncio.StreamWriter) -> None:
         writer.write(ok(b"{}", length=1 << 40))
 
-    async with answering(stranger, member_of_red(stranger, endless)) as address:
+    async with member_of_red(stranger, endless) as address:
         with pytest.raises(PeerError):
             await client.private_catalog(address)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -79,7 +80,7 @@ class Fetcher:
     async def run(self) -> None:
         """Fetch to the end, as the command does."""
         await self.transferring.run()
-        self.assembly.finish(mode=0o644)
+        os.close(self.assembly.finish(mode=0o644))
         await self.transferring.say_goodbye()
         self.passing.finish(self.part)
 

@@ -12,6 +12,7 @@ class Heard:
     """What an observer was told."""
 
     notes: list[str] = field(default_factory=list)
+    logged: list[str] = field(default_factory=list)
     advanced: Counter[str] = field(default_factory=Counter)
     served: list[tuple[str, int, int, Sequence[tuple[str, float]]]] = field(default_factory=list)
 
@@ -24,8 +25,14 @@ class Heard:
     def advance(self, size: int, source: str = "") -> None:
         self.advanced[source] += size
 
+    def waiting(self, sources: Sequence[str], idle_s: float) -> None:
+        pass
+
     def end(self) -> None:
         pass
+
+    def log(self, text: str) -> None:
+        self.logged.append(text)
 
     def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
         self.served.append((what, done, joined, fetching))

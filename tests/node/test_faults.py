@@ -13,12 +13,14 @@ from typing import Any, cast
 import pytest
 
 from overlaysync.errors import NoSpaceError
+from overlaysync.net.announcer import Announcer
 from overlaysync.net.client import CatalogAnswer, Client
-from overlaysync.net.discovery import Announcer, Peer
+from overlaysync.net.discovery import Peer
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, CatalogMessage
 from overlaysync.net.server import Server
 from overlaysync.node import serving as serving_module
+from overlaysync.node.deliveries import Deliveries
 from overlaysync.node.reach import Reach
 from overlaysync.ops.offer import Offer
 from overlaysync.trust.envelope import Manifest
@@ -200,6 +202,7 @@ def whole(tmp_path: Path) -> Offer:
     return make_offer(tmp_path / "image.raw", CONTENT, make_shelf(tmp_path).key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["swarm", "read_slots"])
 async def test_a_source_that_breaks_what_asks_it_leaves_the_others(
     tmp_path: Path, whole: Offer, monkeypatch: pytest.MonkeyPatch, what: str
@@ -242,7 +245,9 @@ async def test_a_look_at_who_fetches_that_breaks_does_not_end_the_watch_over_the
     faults, observer = Faults(), Heard()
     share = SimpleNamespace(refresh=lambda: False, observer=observer)
     task = asyncio.create_task(
-        serving_module._keep_announced(cast(Announcer, NOTHING), cast(Any, share), NOTHING, faults)
+        serving_module._keep_announced(
+            cast(Announcer, NOTHING), cast(Any, share), NOTHING, faults, Deliveries(print)
+        )
     )
     await soon(lambda: faults.counts.total() > 2)
     assert not task.done()

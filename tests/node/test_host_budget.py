@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from overlaysync.node.host_budget import _ANSWERED as ANSWERED
 from overlaysync.node.host_budget import FIRST_ASKS, TOLD_PORTS, AskBudget, DialBudget
 
 HOST = "192.0.2.7"
@@ -29,6 +30,9 @@ def test_the_addresses_of_one_ipv6_network_are_one_host() -> None:
     count = sum(budget.take(f"2001:db8::{number:x}", 40001 + number, 0) for number in range(100))
     assert count == TOLD_PORTS
     assert budget.take("2001:db8:0:1::1", 40001, 0)
+    budget.answered("2001:db8::1", 40002)
+    one_port = sum(budget.take(f"2001:db8::{number:x}", 40002, 0) for number in range(100))
+    assert one_port <= TOLD_PORTS + 1, "an answer of one address says nothing of the others"
     budget.take("::ffff:192.0.2.9", 40001, 0)
     assert len(taken(budget, range(2000, 3000), 0, "192.0.2.9")) == TOLD_PORTS - 1
 
@@ -102,3 +106,13 @@ def test_a_host_that_keeps_still_for_long_may_have_news_again() -> None:
         pass
     assert not budget.take(HOST, 1)
     assert all(budget.take(HOST, 20_000) for _ in range(FIRST_ASKS))
+
+
+def test_what_has_answered_is_bounded() -> None:
+    budget = DialBudget()
+    for number in range(2 * ANSWERED):
+        host = f"2001:db8::{number:x}"
+        assert budget.take(host, 40001, 0)
+        budget.answered(host, 40001)
+    (told,) = budget._hosts.values()
+    assert len(told.answered) <= ANSWERED

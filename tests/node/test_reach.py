@@ -22,13 +22,18 @@ from overlaysync.net.interfaces import Interface, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
 from overlaysync.node import nearness as module
+from overlaysync.node import reach as reach_module
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
-from overlaysync.node.reach import PeerView, Reach
+from overlaysync.node.reach import Reach
+from overlaysync.node.views import PeerView
+from overlaysync.ops.in_use import InUse, Usage
+from overlaysync.ops.publish import manifest_row
 from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK
 from tests.net.shelf import make_offer, make_shelf, serving, unused_port
+from tests.node.stand_ins import forgetful_node
 
 LINK, LINK_6 = "192.0.2.9", "2001:db8::9"
 HERE = "192.0.2.7"
@@ -74,6 +79,54 @@ def test_a_neighbour_is_believed_about_neighbours_only(reach: Reach, teller: str
     assert all(reach.may_dial(host, PORT, told_by=told_by) for host in NEAR_HOSTS)
     others = [*FAR_HOSTS, *LOOPBACK, *NO_HOST, "192.0.2.255", "::ffff:192.0.2.20"]
     assert [host for host in others if reach.may_dial(host, PORT, told_by=told_by)] == []
+
+
+@pytest.mark.parametrize(
+    ("host", "believed"),
+    [
+        ("fe80::20%eth0", True),
+        ("fe80::20%eth1", False),
+        ("fe80::20%lo", False),
+        ("fe80::20%nosuch0", False),
+        ("fe80::20", False),
+        ("192.0.2.20", True),
+        ("198.51.100.20", False),
+    ],
+)
+def test_a_link_local_neighbour_is_believed_about_links_that_there_are(
+    reach: Reach, host: str, believed: bool
+) -> None:
+    assert reach.may_dial(host, PORT, told_by=Address("fe80::9%eth0", 80)) == believed
+
+
+def test_nobody_is_believed_about_a_link_local_address_on_no_link(reach: Reach) -> None:
+    for teller in (LINK, HERE, "127.0.0.1", FAR):
+        assert not reach.may_dial("fe80::20", PORT, told_by=Address(teller, PORT)), teller
+
+
+def test_a_peer_that_says_it_has_moved_is_asked_once(reach: Reach) -> None:
+    there = Address("192.0.2.20", PORT)
+    view = PeerView(there, answered=True, revision="r", addresses=("192.0.2.20",))
+    assert not reach._has_news(view, Peer("x", "", ("192.0.2.20",), PORT, "r"))
+    assert not reach._has_news(view, Peer("x", "", ("192.0.2.20", "2001:db8::20"), PORT, "r"))
+    moved = Peer("x", "", ("192.0.2.30",), PORT, "r")
+    assert reach._has_news(view, moved)
+    view.addresses = moved.addresses
+    assert not reach._has_news(view, moved), "it answers where it was, whatever was said in its name"
+
+
+def test_networks_that_change_are_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Interface] = []
+    monkeypatch.setattr(module, "list_interfaces", lambda: tuple(found))
+    monkeypatch.setattr(module, "_NETWORKS_S", 0)
+    nothing = cast(Any, None)
+    reach = Reach(nothing, nothing, Silent(), None)
+    told_by = Address("192.0.2.9", 80)
+    assert reach.may_dial(FAR, PORT, told_by=told_by), "it is far itself"
+    found.append(interface("eth0", "192.0.2.7/24"))
+    assert not reach.may_dial(FAR, PORT, told_by=told_by)
+    found.clear()
+    assert reach.may_dial(FAR, PORT, told_by=told_by)
 
 
 @pytest.mark.parametrize("teller", [FAR, FAR_6, NAME])
@@ -151,6 +204,57 @@ async def reaching(tmp_path: Path, *named: Address) -> AsyncIterator[Reach]:
     node.close()
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "machines"),
+    [(b"a" * 16, b"a" * 16, 1), (b"a" * 16, b"b" * 16, 2), (b"", b"", 1), (b"", b"a" * 16, 2)],
+    ids=["two nodes of one machine", "two machines", "by address", "one says nothing"],
+)
+async def test_machines_are_counted_and_not_nodes(
+    tmp_path: Path, first: bytes, second: bytes, machines: int
+) -> None:
+    shelf = make_shelf(tmp_path)
+    shelf.items.append(make_offer(tmp_path / "image.raw", bytes(CHUNK), shelf.key))
+    servers = [Server(shelf), Server(shelf)]
+    servers[0]._boot, servers[1]._boot = first, second
+    async with serving(servers[0]) as one, serving(servers[1]) as two, reaching(tmp_path, one, two) as reach:
+        (listing,) = reach.listings()
+        assert (len(listing.peers), listing.machines) == (2, machines)
+
+
+async def test_what_is_in_use_is_listed_and_no_source_and_nothing_that_the_peer_has(tmp_path: Path) -> None:
+    shelf, other = make_shelf(tmp_path), make_shelf(tmp_path)
+    offer = make_offer(tmp_path / "image.raw", bytes(CHUNK), shelf.key)
+    since = "2026-11-28T10:14:00Z"
+    shelf.used.append(InUse(offer.manifest, since))
+    content = offer.manifest.header.content_id
+    async with serving(Server(shelf)) as using, serving(Server(other)) as empty:
+        async with reaching(tmp_path, using, empty) as reach:
+            (listing,) = reach.listings()
+            assert (listing.peers, listing.machines) == ((), 0)
+            assert listing.in_use == (Usage("pl@bob", str(using), since),)
+            assert reach.sources(content) == {}
+            reach.node.catalog.keep_manifest(manifest_row(offer.manifest))
+        other.items.append(offer)
+        shelf.used[0] = InUse(offer.manifest, since)
+        async with reaching(tmp_path, using, empty) as reach:
+            (listing,) = reach.listings()
+            assert (listing.peers, len(listing.in_use)) == ((str(empty),), 1)
+            assert list(reach.sources(content)) == [str(empty)]
+            assert len(reach.node.catalog.holders(content)) == 1, "who uses it has it no longer"
+
+
+async def test_a_catalog_that_is_unchanged_still_says_what_is_in_use(tmp_path: Path) -> None:
+    shelf = make_shelf(tmp_path)
+    offer = make_offer(tmp_path / "image.raw", bytes(CHUNK), shelf.key)
+    shelf.used.append(InUse(offer.manifest, "2026-11-28T10:14:00Z"))
+    async with serving(Server(shelf)) as address, reaching(tmp_path, address) as reach:
+        (view,) = reach.nodes()
+        etag = view.etag
+        reach._ask(str(address), (address,))
+        assert await reach.another(wait_s=5)
+        assert view.etag == etag and reach.listings()[0].in_use and not reach.listings()[0].peers
+
+
 async def test_a_peer_named_by_name_is_where_its_address_is(tmp_path: Path) -> None:
     """On this machine it may tell of another here, and it is one node with what announces itself."""
     shelf = make_shelf(tmp_path)
@@ -188,7 +292,7 @@ async def test_a_machine_that_fails_ends_the_search_and_who_waits_for_it(
     def fail(reach: Reach, peer: Peer) -> None:
         raise NoSpaceError("the disk is full")
 
-    async def start(browser: Browser) -> None:
+    async def start(browser: Browser, *, patient: bool) -> None:
         pass
 
     monkeypatch.setattr(Browser, "start", start)
@@ -225,6 +329,84 @@ async def test_a_named_peer_that_is_asked_again_has_what_it_has_then(tmp_path: P
         assert await ask_again(reach) == []
 
 
+async def test_what_was_announced_while_nobody_heard_it_is_found_all_the_same(tmp_path: Path) -> None:
+    """A switch that was apart, or a lost packet: no announcement comes later."""
+    shelf = make_shelf(tmp_path)
+    async with serving(Server(shelf)) as address, reaching(tmp_path) as reach:
+        reach.views["x"] = PeerView(address, announced=True, answered=True, revision="r")
+        shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
+        assert await ask_again(reach) == ["web"]
+
+
+async def test_a_share_tells_of_no_peer_that_does_not_answer_any_more(tmp_path: Path) -> None:
+    """It was killed, say, or has moved where its announcement was not heard."""
+    server = Server(make_shelf(tmp_path))
+    async with reaching(tmp_path) as reach:
+        reach.catalogs = False
+        async with serving(server) as address:
+            reach.views["x"] = PeerView(address, announced=True, answered=True, tls=PORT)
+            assert await ask_again(reach) == [] and reach.answering() == [address]
+        assert await ask_again(reach) == [] and reach.answering() == []
+        again = Server(make_shelf(tmp_path))
+        await again.start([address.host], port=address.port)
+        assert await ask_again(reach) == [] and reach.answering() == [address]
+        await again.stop()
+
+
+async def test_a_share_that_stays_asks_its_peers_again_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach_module, "_AGAIN_S", 0.05)
+    async with serving(Server(make_shelf(tmp_path))) as address, reaching(tmp_path) as reach:
+        peer = Peer("x", "", (address.host,), address.port, "r")
+        reach.browser = cast(Any, StillBrowser(peer))
+        reach.catalogs = False
+        watching = asyncio.create_task(reach._watch())
+        async with asyncio.timeout(20):
+            for _ in range(3):
+                before = reach.views["x"].asked_at if "x" in reach.views else 0.0
+                while "x" not in reach.views or reach.views["x"].asked_at == before:
+                    await asyncio.sleep(0.01)
+        watching.cancel()
+        await asyncio.gather(watching, *reach._asking.values(), return_exceptions=True)
+
+
+class StillBrowser:
+    """Hears of one peer, once."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def found(self) -> tuple[Peer, ...]:
+        return (self._peer,)
+
+    def confirm(self, peer: Peer, host: str) -> None:
+        """It is kept anyway."""
+
+    async def changed(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_many_announced_peers_are_asked_again_in_turn(reach: Reach) -> None:
+    asked: list[str] = []
+    names = [f"peer {number}" for number in range(100)]
+    for name in names:
+        reach.views[name] = PeerView(Address(HERE, PORT), announced=True, answered=True)
+    reach.node = forgetful_node()
+
+    def ask(key: str, *_: object, **__: object) -> None:
+        asked.append(key)
+        reach.views[key].asked_at = time.monotonic()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reach, "_ask", lambda self, *args, **more: ask(*args, **more))
+        for _ in range(20):
+            before = len(asked)
+            reach.ask_again()
+            assert len(asked) - before <= 8
+    assert set(asked) == set(names)
+
+
 async def test_a_peer_that_has_gone_lists_nothing_until_it_is_back(tmp_path: Path) -> None:
     shelf = make_shelf(tmp_path)
     shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
@@ -238,6 +420,29 @@ async def test_a_peer_that_has_gone_lists_nothing_until_it_is_back(tmp_path: Pat
         await again.start([address.host], port=address.port)
         assert await ask_again(reach) == ["web"]
         await again.stop()
+
+
+@pytest.mark.parametrize("catalogs", [True, False])
+async def test_a_peer_that_has_moved_is_found_though_its_old_address_keeps_silent(
+    tmp_path: Path, catalogs: bool
+) -> None:
+    """What was sent on a connection to an address that has gone is lost, and nothing says so."""
+    shelf = make_shelf(tmp_path)
+    shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
+    server = Server(shelf)
+    port = await server.start(["127.0.0.2"])
+    with socket.create_server(("127.0.0.1", port)):  # takes connections, and never answers
+        async with reaching(tmp_path, Address("127.0.0.1", unused_port())) as reach:
+            reach.catalogs = catalogs
+            there, moved = Address("127.0.0.1", port), Peer("x", "", ("127.0.0.2",), port, "r")
+            view = reach.views["x"] = PeerView(there, answered=True, announced=True, revision="r")
+            began = time.monotonic()
+            reach._ask("x", (there, Address("127.0.0.2", port)), announced=moved)
+            while view.address == there and await reach.another(wait_s=30):
+                pass
+            assert view.address.host == "127.0.0.2" and time.monotonic() - began < 9
+            assert [listing.manifest.header.name for listing in reach.listings()] == ["web"] * catalogs
+    await server.stop()
 
 
 async def test_a_private_lane_that_has_moved_is_found_though_the_catalog_is_the_same(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from overlaysync.model.reference import parse_reference
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.replica import Replica
 from overlaysync.ops.library import Known
@@ -121,3 +122,51 @@ def test_an_image_of_another_s_team_is_not_served(node: Node, vm: Path) -> None:
     replica = Replica(node, (), None, Heard())
     replica.add(known)
     assert not replica.refresh() and served(replica) == set()
+
+
+def test_the_next_version_is_told_and_what_was_deleted_is_called_so(node: Node, vm: Path) -> None:
+    heard = Heard()
+    replica = Replica(node, (), None, heard)
+    replica.add(published(node, vm))
+    replica.refresh()
+    assert not heard.notes, "what it begins with is told by the command"
+    draw(vm, "--Y")
+    replica.add(published(node, vm))
+    assert replica.refresh()
+    assert any("No longer shared: vm:1" in note and "has changed" in note for note in heard.notes)
+    assert "Now shared with everybody: vm:2" in heard.notes
+    vm.unlink()
+    assert replica.refresh()
+    assert any("No longer shared: vm:2" in note and "was deleted" in note for note in heard.notes)
+    replica.close()
+
+
+def test_what_files_hold_of_the_named_things_is_served_and_work_on_them_only_said(
+    node: Node, vm: Path
+) -> None:
+    heard = Heard()
+    replica = Replica(node, (), None, heard)
+    published(node, vm)
+    other = create(vm.with_name("other.qcow2"), MIB)
+    draw(other, "O")
+    published(node, other)
+    never = create(vm.with_name("never.qcow2"), MIB)
+    draw(never, "N")
+    examine(node, never)
+    named = [parse_reference(word) for word in ("vm", "never", "absent")]
+
+    def look(*refused: str) -> set[str]:
+        replica.add_held(named, [str(vm.parent)], refused)
+        replica.refresh()
+        return served(replica)
+
+    assert look() == look() == {"base:1", "vm:1"} and not heard.notes
+    draw(vm, "--Y")
+    assert look("vm") == {"base:1"} and not any("publish" in note for note in heard.notes)
+    assert look() == look() == {"base:1"}
+    said = [note for note in heard.notes if "publish" in note]
+    assert len(said) == 1 and "vm:1" in said[0] and f"overlaysync share {vm}" in said[0]
+    assert node.catalog.versions("", "vm")[0].version == 1
+    published(node, vm)  # by another command
+    assert look() == {"base:1", "vm:2"}
+    replica.close()

@@ -194,6 +194,7 @@ async def test_the_swarm_is_asked_for_what_is_not_here(tmp_path: Path, whole: Of
 # -- limits ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_rate_holds_for_all_sources_together(
     tmp_path: Path, whole: Offer, shelf: FakeShelf, stack: AsyncExitStack
 ) -> None:
@@ -207,6 +208,7 @@ async def test_a_rate_holds_for_all_sources_together(
     assert a.dropped == {}
 
 
+@pytest.mark.slow
 async def test_a_rate_holds_for_what_a_fetcher_gives(tmp_path: Path, whole: Offer) -> None:
     loop = asyncio.get_running_loop()
     async with (
@@ -333,6 +335,7 @@ LIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
 async def test_a_member_that_lies_costs_nothing_and_is_dropped(
     tmp_path: Path, whole: Offer, shelf: FakeShelf, seed: Seed, lie: Lie
@@ -353,6 +356,7 @@ async def test_a_member_that_lies_costs_nothing_and_is_dropped(
     assert [note.partition(" ")[2].partition(" and")[0] for note in a.around.observer.notes] == lie.words
 
 
+@pytest.mark.slow
 async def test_what_is_being_written_ends_before_the_transfer(
     tmp_path: Path, whole: Offer, shelf: FakeShelf, stack: AsyncExitStack
 ) -> None:
@@ -380,7 +384,7 @@ async def test_what_is_being_written_ends_before_the_transfer(
     assert not running.done() and sorted(asked) == ["a", "b"]
     go_on.set()
     await running
-    a.assembly.finish(mode=0o644)
+    os.close(a.assembly.finish(mode=0o644))
     assert a.content == CONTENT
 
 
@@ -413,6 +417,7 @@ async def test_who_may_not_be_dialled_is_not_dialled(
     assert set(asked) == {"127.0.0.1"}
 
 
+@pytest.mark.slow
 async def test_invented_members_make_nobody_dial_a_host_much(
     tmp_path: Path, whole: Offer, shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,6 +459,7 @@ async def test_a_member_that_says_it_is_at_a_system_service_is_not_dialled(
         assert a.transferring._met == {}
 
 
+@pytest.mark.slow
 async def test_a_crowd_of_members_that_are_not_there_costs_little(
     tmp_path: Path, whole: Offer, seed: Seed
 ) -> None:
@@ -501,6 +507,7 @@ async def test_many_silent_sources_of_one_host_do_not_stretch_a_fetch(
     assert a.transfer.sources == {"pl@bob": SIZE}
 
 
+@pytest.mark.slow
 async def test_the_only_good_source_among_many_that_refuse_on_its_host_is_found(
     tmp_path: Path, whole: Offer, seed: Seed
 ) -> None:

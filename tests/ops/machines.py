@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from overlaysync.ops.publish import Publisher, keep_manifest, manifest_row, stem
+from overlaysync.ops.publish import Publisher, keep_manifest, manifest_row
 from overlaysync.ops.versions import settled
 from overlaysync.store.catalog import Held
 from overlaysync.trust.envelope import Manifest
@@ -76,13 +76,14 @@ class Machine:
     ) -> Path:
         """Fetch ``manifest``, of which ``source`` has the bytes, into a file."""
         path = self.path(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, path)
         keep_manifest(self.world.catalog, manifest, at=CREATED)
         known = self.world.known(path)
         assert known.content.id == manifest.header.content_id
         held = settled(self.world.catalog, manifest, superseded)
         self.world.catalog.hold(
-            Held(known.path, manifest.header.team, stem(known.path), held, known.files[0])
+            Held(known.path, manifest.header.team, manifest.header.name, held, known.files[0])
         )
         return path
 

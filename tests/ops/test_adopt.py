@@ -32,6 +32,7 @@ from overlaysync.ops.adopt import (
     unproven,
 )
 from overlaysync.ops.discard import discard
+from overlaysync.ops.expected import Basis
 from overlaysync.ops.publish import Publisher, keep_manifest
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
@@ -45,6 +46,7 @@ pytestmark = pytest.mark.qemu
 
 SIZE = 2 * MIB
 CREATED = "2026-09-01T08:00:00Z"
+BEFORE, GUESSED, AFTER = "2026-08-31T08:00:00Z", "2026-08-31T09:00:00Z", "2026-08-31T09:00:01Z"
 CLUSTERS = [512, 4096, CHUNK]
 
 
@@ -333,14 +335,14 @@ def test_what_was_taken_unproven_is_noted_for_good(world: World, master: Path) -
     stray, base = look(str(overlay), world.library), world.known(master)
     new = world.images / "new.qcow2"
     made = world.maker.adopt(read_over(world.library, stray, base), str(new), now=NOW)
-    text = note_unverified(world.library, made, "it belongs elsewhere")
+    text = note_unverified(world.library, made, "it belongs elsewhere", at=GUESSED)
     assert "nothing proves" in text and "it belongs elsewhere" in text
     assert text in world.known(new).notes
     apply(new, [Op("write", 0, 512, 3)])
     assert text in world.known(new).notes  # of the same file, whatever its guest writes
     with open(new, "rb"):  # so that its inode stays taken
         new.unlink()
-        make_overlay(new, master)
+        apply(make_overlay(new, master), [Op("write", 512, 512, 4)])
         assert text not in world.known(new).notes
 
 
@@ -351,12 +353,66 @@ def test_what_was_taken_unproven_proves_nothing_later(world: World, master: Path
     stray = look(str(overlay), world.library)
     new = world.images / "new.qcow2"
     made = world.maker.adopt(read_over(world.library, stray, world.known(moved)), str(new), now=NOW)
-    note_unverified(world.library, made)
+    note_unverified(world.library, made, at=GUESSED)
     if fate == "removed":
         new.unlink()
     if fate == "discarded":
         discard(str(new), world.catalog)
     assert find(world, overlay, moved.parent) is None
+
+
+@pytest.mark.parametrize("who", ["own", "another's"])
+@pytest.mark.parametrize("created", [BEFORE, AFTER])
+def test_a_guess_that_was_published_is_still_a_guess(
+    world: World, master: Path, who: str, created: str
+) -> None:
+    """It says what was published; only a version from before the guess can say that the master is right."""
+    signer = load_or_make((world if who == "own" else another(world)).home.node_key)
+    overlay = make_overlay(world.images / "vm.qcow2", master)
+    moved = master.parent.rename(world.images / "masters2") / master.name
+    stray = look(str(overlay), world.library)
+    new = world.images / "new.qcow2"
+    made = world.maker.adopt(read_over(world.library, stray, world.known(moved)), str(new), now=NOW)
+    text = note_unverified(world.library, made, at=GUESSED)
+    Publisher(world.library, signer, "pl@bob").publish(made, team="", created=created, name="web")
+    copy = world.images / "copy.qcow2"
+    shutil.copy(new, copy)
+    proof = find(world, overlay, moved.parent)
+    assert (proof is not None) is (created == BEFORE)
+    assert text in world.known(new).notes
+    assert (text in world.known(copy).notes) is (created == AFTER)
+    if proof is not None:
+        note_history(world.library, stray, world.known(copy), proof, at=AFTER)
+        assert text not in world.known(new).notes, "it was proven"
+
+
+def test_what_becomes_of_a_guess_is_one_too(world: World, master: Path) -> None:
+    """Written to and published again, moved, rebased, promoted, stood on."""
+    other = make_master(world.images / "other.qcow2", "CC-D")
+    overlay = make_overlay(world.images / "vm.qcow2", master)
+    new, moved = world.images / "new.qcow2", world.images / "moved.qcow2"
+    stray = look(str(overlay), world.library)
+    made = world.maker.adopt(read_over(world.library, stray, world.known(other)), str(new), now=NOW)
+    text = note_unverified(world.library, made, at=GUESSED)
+    expected = world.library.expected(str(other))
+    assert expected and expected.basis is Basis.READ, "a guess does not say what its master is"
+    apply(new, [Op("write", 0, 512, 3)])
+    publish(world, new)
+    stray = look(str(Path(shutil.copy(new, world.images / "copy.qcow2"))), world.library)
+    assert not [claim for claim in claims_of(world, stray) if claim.parent == world.known(other).disk.id]
+    new.rename(moved)
+    assert text in world.known(moved).notes
+    apply(moved, [Op("write", 512, 512, 4)])
+    assert text in world.known(moved).notes
+    made_of_it = [
+        world.rebase(moved, master, world.images / "rebased.qcow2"),
+        world.promote(moved, world.images / "promoted.qcow2"),
+        world.new(world.images / "above.qcow2", world.images / "promoted.qcow2"),
+        world.rebase(moved, master, moved, replace=True),
+    ]
+    for known in made_of_it:
+        assert any(text in note for note in known.notes)
+        assert any(text in note for note in world.known(Path(known.path)).notes), known.path
 
 
 # -- history -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import NodeKey, load_or_make
 from overlaysync.trust.teams import Team, new_team
 from overlaysync.units import CHUNK
-from tests.images import Op, apply, create
+from tests.images import Op, apply, content, create
 from tests.ops.world import NOW, World
 
 AT = "2026-01-10T10:00:00Z"
@@ -175,3 +175,108 @@ def test_what_was_never_published_is_for_everybody(site: Site) -> None:
     assert site.audience(path) == ""
     leave(site)
     assert site.audience(path) == ""
+
+
+# -- what was made of an image -----------------------------------------------------------------------
+
+
+def overlay_of(site: Site, name: str, base: Path, byte: int = 3) -> Path:
+    overlay = create(site.world.images / f"{name}.qcow2", backing=base)
+    apply(overlay, [Op("write", 0, 512, byte)])
+    return overlay
+
+
+def a_team_s_overlay(site: Site) -> tuple[Path, Path]:
+    """A public master, and an overlay on it that is a team's and was written to since it was shared."""
+    master = raw(site, "master")
+    site.share(master, "")
+    overlay = overlay_of(site, "web", master)
+    site.share(overlay, "red")
+    apply(overlay, [Op("write", CHUNK // 2, 512, 4)])
+    master.chmod(0o444)
+    return master, overlay
+
+
+def promoted(site: Site, overlay: Path, master: Path) -> Path:
+    return Path(site.world.promote(overlay, site.world.images / "pweb.qcow2").path)
+
+
+def rebased(site: Site, overlay: Path, master: Path) -> Path:
+    other = raw(site, "other", 2)
+    other.chmod(0o444)
+    return Path(site.world.rebase(overlay, other, site.world.images / "xweb.qcow2").path)
+
+
+def adopted(site: Site, overlay: Path, master: Path) -> Path:
+    world = site.world
+    known = world.library.examine_over(str(overlay), world.known(master))
+    return Path(world.maker.adopt(known, str(world.images / "aweb.qcow2"), now=NOW).path)
+
+
+MAKING = pytest.mark.parametrize("make", [promoted, rebased, adopted])
+Making = Callable[[Site, Path, Path], Path]
+
+
+@pytest.mark.qemu
+@MAKING
+def test_what_was_made_of_a_team_s_image_is_the_team_s(site: Site, make: Making) -> None:
+    master, overlay = a_team_s_overlay(site)
+    made = make(site, overlay, master)
+    overlay.unlink()
+    # Also when it was written to, was moved, or is the source of something else.
+    made.chmod(0o644)
+    apply(made, [Op("write", 1024, 512, 7)])
+    assert site.publisher.known_audience(site.world.known(made)) == "red"
+    moved = site.world.images.rename(site.world.images.parent / "elsewhere") / made.name
+    assert site.publisher.known_audience(site.world.known(moved)) == "red"
+    assert site.audience(moved) == "red"
+
+
+@pytest.mark.qemu
+@LEAVING
+@MAKING
+def test_what_was_made_of_an_image_of_a_team_that_was_left_is_asked_about(
+    site: Site, make: Making, change: Callable[[Site], None]
+) -> None:
+    master, overlay = a_team_s_overlay(site)
+    made = make(site, overlay, master)
+    change(site)
+    check_ways(site.refused(made), made)
+
+
+@pytest.mark.qemu
+def test_what_was_made_of_what_was_made_is_the_team_s_as_well(site: Site) -> None:
+    master, overlay = a_team_s_overlay(site)
+    made = promoted(site, overlay, master)
+    assert site.audience(Path(site.world.new(site.world.images / "vm.qcow2", made).path)) == "red"
+    by_hand = overlay_of(site, "by_hand", made)
+    assert site.audience(by_hand) == "red"
+    assert "team 'red' only" in site.refused(by_hand, "").why
+
+
+@pytest.mark.qemu
+def test_what_shows_a_team_s_disk_is_the_team_s_whatever_made_it(site: Site) -> None:
+    master = raw(site, "master")
+    site.share(master, "")
+    overlay = overlay_of(site, "web", master)
+    site.share(overlay, "red")
+    flat = site.world.images / "flat.raw"
+    flat.write_bytes(content(overlay))
+    assert site.audience(flat) == "red"
+
+
+@pytest.mark.qemu
+@MAKING
+def test_what_was_made_of_a_public_image_is_public(site: Site, make: Making) -> None:
+    master, overlay = a_team_s_overlay(site)
+    site.share(overlay, "")
+    site.share(raw(site, "other", 2), "")
+    assert site.audience(make(site, overlay, master)) == ""
+
+
+@pytest.mark.qemu
+def test_a_new_overlay_on_a_public_master_is_public(site: Site) -> None:
+    master, _ = a_team_s_overlay(site)
+    made = Path(site.world.new(site.world.images / "vm.qcow2", master).path)
+    apply(made, [Op("write", 0, 512, 9)])
+    assert site.audience(made) == ""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlaysync.errors import AmbiguousError, NotAllowedError, NotFoundError, OverlaysyncError, Refusal
-from overlaysync.model.digest import format_id
+from overlaysync.model.digest import format_id, short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.pin import Pin, TrustedPublisher
 from overlaysync.model.reference import Reference, parse_reference
@@ -255,7 +255,9 @@ def test_of_a_fork_neither_side_is_chosen() -> None:
         assert all("2026-01-31T12:00:00Z, 1 day ago" in side for side in sides)
         for side in (left, right):
             assert any(side.manifest.header.id[:11] in text for text in sides)
-        assert "NAME:VERSION@PEER" in caught.value.hint
+        assert all(
+            f"overlaysync fetch {side.manifest.header.id[:11]}" in caught.value.hint for side in (left, right)
+        )
     assert one("router:1", first, left, right, known=KNOWN)[1] == 1
     assert one(left.manifest.header.id, left, right, known=KNOWN)[2] is Reason.ID
 
@@ -263,7 +265,10 @@ def test_of_a_fork_neither_side_is_chosen() -> None:
 def test_a_side_of_a_fork_can_be_named_by_the_peer_that_has_it() -> None:
     first = signed(TEACHER)
     left, right = (signed(TEACHER, after=[first], content=at, at=at) for at in ("ann", "bob"))
+    with pytest.raises(AmbiguousError) as caught:
+        chosen("router", [first, left, right], KNOWN)
     for at, side in (("ann", left), ("bob", right)):
+        assert f"overlaysync fetch router:2@{at}" in caught.value.hint
         choice = chosen(f"router:2@{at}", [first, left, right], KNOWN)
         assert choice.listing == side
 
@@ -318,7 +323,8 @@ def test_members_that_go_on_from_one_version_make_a_fork() -> None:
     sides = [signed(key, team="red", after=[first]) for key in (STRANGER, OTHER)]
     with pytest.raises(AmbiguousError) as caught:
         chosen("red/router", [first, *sides], book(trusted=[OTHER]))
-    assert len(caught.value.candidates) == 2 and "NAME:VERSION@PEER" in caught.value.hint
+    ways = [f"overlaysync fetch {short_id(side.manifest.header.content_id)}" for side in sides]
+    assert len(caught.value.candidates) == 2 and caught.value.hint.endswith("; or: ".join(ways))
     merged = signed(TEACHER, team="red", after=sides)
     assert one("red/router", first, *sides, merged, known=book())[:2] == (TEACHER, 3)
 
@@ -450,6 +456,13 @@ def test_what_a_version_seen_here_follows_is_a_step_back_unless_it_is_named() ->
     assert chosen("router", [FIRST], KNOWN, SEEN).later == tuple(
         manifest_row(one.manifest) for one in (SECOND, THIRD)
     )
+
+
+def test_an_own_later_version_is_said_to_be_one_s_own() -> None:
+    mine = signed(OWN, team="red", after=[first := signed(TEACHER, team="red")])
+    choice = chosen("red/router", [first], book(), seen(mine))
+    assert choice.step_back is not None and "You published red/router:2 yourself" in choice.step_back.why
+    assert "on purpose" not in choice.step_back.why
 
 
 def test_going_back_to_older_content_is_no_step_back() -> None:

@@ -95,7 +95,8 @@ def test_neither_takes_work_or_a_fork_and_what_is_said_can_be_typed(
     first = published(world, web)
     second = from_bob(world, first, tmp_path, first)
     draw(web, "--C")
-    for rules, way in ((FETCH, "--as NAME"), (SYNC, "overlaysync fetch web --as NAME")):
+    way = "overlaysync fetch web --as NAME"
+    for rules in (FETCH, SYNC):
         with pytest.raises(WouldDestroyError) as caught:
             judged(world, web, second, rules)
         assert f"overlaysync share '{web}'" in caught.value.hint and f": {way};" in caught.value.hint

@@ -15,6 +15,7 @@ from overlaysync.ops import hashing
 from overlaysync.ops.hashing import combine, hash_disk, hash_layer
 from overlaysync.units import CHUNK, KIB, MIB
 from tests import reference
+from tests.effort import EFFORT
 from tests.images import Op, apply, content, convert, create, draw, format_of
 from tests.ops.chains import OVERLAYS, Spec, build, fresh_world, specs
 from tests.ops.world import World, expected_layer, guest
@@ -107,16 +108,7 @@ def test_every_byte_counts(master: Path, expected: reference.Listed, tmp_path: P
     assert disk_of(other).id != expected.id
 
 
-def test_without_maps_it_is_the_same(
-    master: Path, expected: reference.Listed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Some file systems cannot map files."""
-    monkeypatch.setattr(hashing._Mappings, "view", lambda *_: None)
-    assert disk_of(master).id == expected.id
-
-
 def test_a_file_that_shrinks_under_the_hasher_reads_as_zeros(tmp_path: Path) -> None:
-    """A map must not be touched past the file's end: that would end the process."""
     path = tmp_path / "shrinks.raw"
     path.write_bytes(b"y" * (8 * MIB))
     with Chain.open(str(path), Format.RAW) as chain:
@@ -156,8 +148,9 @@ def test_chains(chain: tuple[Spec, ...]) -> None:
         check_chain(world, chain)
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow
-@settings(max_examples=90, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30 * EFFORT, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_many_chains(chain: tuple[Spec, ...]) -> None:
     with fresh_world() as world:

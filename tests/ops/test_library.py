@@ -11,8 +11,9 @@ from overlaysync.errors import BaseImageError, ImageError, InUseError, NotAllowe
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.ops import library as library_module
+from overlaysync.ops.folders import image_files
 from overlaysync.ops.hashing import hash_disk
-from overlaysync.ops.library import Known, image_files
+from overlaysync.ops.library import Known
 from overlaysync.ops.publish import Publisher
 from overlaysync.ops.recheck import recheck
 from overlaysync.ops.verify import verify
@@ -265,6 +266,19 @@ def test_nothing_is_put_on_a_master_that_is_not_as_published(
         assert "--repair" in caught.value.hint and "--accept-master" in caught.value.hint
 
 
+def test_an_overlay_below_another_can_be_healed_and_that_is_said(world: World, master: Path) -> None:
+    below = create(world.images / "below.qcow2", backing=master)
+    apply(below, [Op("write", 0, 512, 3)])
+    above = create(world.images / "above.qcow2", backing=below)
+    publisher = Publisher(world.library, load_or_make(world.home.node_key), "ann")
+    publisher.publish(world.known(below), team=None, created=CREATED)
+    world.known(above)
+    apply(below, [Op("write", 0, 512, 4)])
+    with pytest.raises(BaseImageError) as caught:
+        world.known(above)
+    assert f"overlaysync verify --repair '{below}'" in caught.value.hint
+
+
 def test_a_master_of_which_nothing_is_known_may_be_stood_on(world: World, master: Path) -> None:
     world.known(master)
     patch(master, 0, b"new")
@@ -363,7 +377,8 @@ def test_an_overlay_on_what_was_insisted_on_is_known(world: World) -> None:
         assert source is not None
     assert not verify(world.library, str(overlay), now=NOW).damage
     load = world.library.load_page
-    assert not recheck(row.path, Format.QCOW2, known.content, load, pause=lambda size: None).damage
+    with world.library.open(overlay) as chain:
+        assert not recheck(chain, known.content, load, pause=lambda size: None).damage
     moved = world.rebase(overlay, create(world.images / "to.qcow2", MIB), world.images / "moved.qcow2")
     assert moved.disk.id == known.disk.id
     assert world.promote(overlay, world.images / "made.qcow2").disk.id == known.disk.id

@@ -53,7 +53,7 @@ def taken(world: World, wanted: Known, source: Path, known: Known | None = None)
         assert size == assembly.written == sum(done)
         assert assembly.data.count - len(missing) == len(assembly.have)
         if not missing:
-            assembly.finish(mode=0o644)
+            os.close(assembly.finish(mode=0o644))
     return size, missing
 
 
@@ -133,7 +133,7 @@ def test_a_layer_from_an_overlay_on_another_master(world: World) -> None:
             size = LocalCopier(assembly, world.library.load_page).take(LocalSource(chain, source.layer))
             assert size == 8192 + CHUNK == assembly.data.size
             assert LocalCopier(assembly, world.library.load_page).take(LocalSource(chain, source.disk)) == 0
-        assembly.finish(mode=0o644)
+        os.close(assembly.finish(mode=0o644))
     assert content(world.images / "target.qcow2") == content(paths[0])
 
 

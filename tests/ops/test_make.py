@@ -21,9 +21,10 @@ from overlaysync.errors import (
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
+from overlaysync.ops.audience import stem
 from overlaysync.ops.library import Known
 from overlaysync.ops.make import backing_name
-from overlaysync.ops.publish import Publisher, image_path, stem
+from overlaysync.ops.publish import Publisher, image_path
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import CHUNK, MIB
@@ -463,6 +464,7 @@ def check_journey(world: World, journey: tuple[tuple[Spec, ...], tuple[Spec, ...
     assert {path: sha(path) for path in before} == before
 
 
+@pytest.mark.slow
 @settings(SLOW, max_examples=6)
 @given(journeys())
 def test_promote_and_rebase(journey) -> None:

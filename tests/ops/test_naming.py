@@ -111,3 +111,45 @@ def test_snapshots_that_are_files_have_names_of_their_own() -> None:
     ]
     names = assign_names(chain, {})
     assert len(set(names.values())) == 3
+
+
+# -- what is passed on -------------------------------------------------------------------------------
+
+
+def test_versions_of_one_thing_that_are_passed_on_have_one_name() -> None:
+    """Two versions of a master below two overlays, and a side of a fork beside one's own next version."""
+    masters = [
+        image("/m/m.raw", A, asked=False, fixed="m"),
+        image("/m/m-2026.raw", B, asked=False, fixed="m"),
+        image("/m/m-2027.raw", C, noted="m", passed=True),
+    ]
+    assert set(assign_names(masters, {}).values()) == {"m"}
+    sides = [image("/vm/web.raw", A, noted="web"), image("/vm/web-ben.raw", B, noted="web", passed=True)]
+    assert set(assign_names(sides, {}).values()) == {"web"}
+
+
+def test_a_fetched_file_keeps_its_thing_s_name_in_a_folder() -> None:
+    found = image("/lab/vm9/disk.raw", A, folder="/lab/vm9", noted="vm01")
+    assert assign_names([found], {}) == {"/lab/vm9/disk.raw": "vm01"}
+
+
+def test_two_files_that_both_go_on_from_one_thing_do_not_share_its_name() -> None:
+    sides = [image("/vm/web.raw", A, noted="web"), image("/vm/web-ben.raw", B, noted="web")]
+    assert list(assign_names(sides, {}).values()) == ["web", "web-ben"]
+    disks = [image(f"/lab/{n}/disk.raw", n.encode() * 32, noted="web") for n in "xy"]
+    with pytest.raises(AmbiguousError):
+        assign_names(disks, {})
+
+
+def test_the_command_of_a_refusal_settles_it() -> None:
+    """It names a file that may get another name, and keeps the audience."""
+    passed = image("/m/web.raw", A, noted="web", passed=True)
+    new = image("/vm/my vm/web.raw", B)
+    with pytest.raises(AmbiguousError) as caught:
+        assign_names([passed, new], {}, options="--team red")
+    assert caught.value.hint.endswith("overlaysync share --team red --as NAME '/vm/my vm/web.raw'")
+    names = assign_names([passed, replace(new, noted="other")], {}, options="--team red")
+    assert list(names.values()) == ["web", "other"]
+    with pytest.raises(AmbiguousError) as caught:
+        assign_names([new], {"web": "/old/web.raw"}, options="--team red")
+    assert caught.value.hint.count("overlaysync share --team red --as ") == 2

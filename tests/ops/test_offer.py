@@ -133,7 +133,7 @@ def check_while_written(part: PartOffer, assembly: Assembly, whole: ImageOffer, 
         assert data_of(part, span) == data_of(whole, span)
     everything = (0, whole.data.count)
     assert data_of(part, everything) == data_of(whole, everything)
-    assembly.finish(mode=0o644)
+    os.close(assembly.finish(mode=0o644))
     part.finished()
     assembly.close()
     assert path.exists()
@@ -196,7 +196,7 @@ def test_a_copy_that_has_changed_gives_nothing(
     whole = offer_of(world, make_disk(world))
     part, assembly, path = start_copy(world, whole, format=format, cluster_size=cluster_size)
     take(assembly, whole, 0, whole.data.count)
-    assembly.finish(mode=0o644)
+    os.close(assembly.finish(mode=0o644))
     part.finished()
     assert data_of(part, (0, 1))
     change(path)
@@ -221,7 +221,7 @@ def test_a_descriptor_lives_as_long_as_its_offer(tmp_path: Path) -> None:
     whole = offer_of(world, make_disk(world))
     part, assembly, path = start_copy(world, whole, format=Format.RAW, cluster_size=CHUNK)
     take(assembly, whole, 0, whole.data.count)
-    assembly.finish(mode=0o644)
+    os.close(assembly.finish(mode=0o644))
     assembly.close()
     assert descriptors(path) == 1
     body = part.segments(((0, whole.data.count),))  # under way when the offer is withdrawn

@@ -66,7 +66,7 @@ TOP = listing("top", "T", on="R", makes="S")
 
 
 def paths(wanted: Listing, *others: Listing, **options) -> list[tuple[str, str | None]]:
-    steps = plan_fetch(wanted, [wanted, *others], lambda header: None, to="/to", masters="/m", **options)
+    steps = plan_fetch(wanted, [wanted, *others], lambda *_, **__: None, to="/to", masters="/m", **options)
     assert [step.brought for step in steps] == [True] * (len(steps) - 1) + [False]
     return [(step.path, step.base) for step in steps]
 
@@ -100,7 +100,7 @@ def test_no_two_steps_write_one_file() -> None:
     master = listing("vm", "M", version=1)
     overlay = listing("vm", "L", on="M", makes="R", version=2)
     top = listing("vm", "T", on="R", makes="S", version=3)
-    steps = plan_fetch(top, [top, overlay, master], lambda header: None, to="/x/.", masters="/x")
+    steps = plan_fetch(top, [top, overlay, master], lambda *_, **__: None, to="/x/.", masters="/x")
     assert len({step.path for step in steps}) == 3
     assert [(step.path, step.base) for step in steps][1:] == [
         (f"/x/vm-{overlay.manifest.header.id[3:11]}.qcow2", "/x/vm.raw"),
@@ -110,8 +110,20 @@ def test_no_two_steps_write_one_file() -> None:
 
 def test_a_base_takes_no_name_that_is_taken(tmp_path: Path) -> None:
     (tmp_path / "debian.raw").write_bytes(b"other")
-    steps = plan_fetch(OVERLAY, [OVERLAY, MASTER], lambda header: None, to="/to", masters=str(tmp_path))
+    steps = plan_fetch(OVERLAY, [OVERLAY, MASTER], lambda *_, **__: None, to="/to", masters=str(tmp_path))
     assert steps[0].path == str(tmp_path / f"debian-{MASTER.manifest.header.id[3:11]}.raw") == steps[1].base
+
+
+def test_what_may_be_gone_tomorrow_is_a_base_only_where_no_peer_has_the_master() -> None:
+    asked = []
+
+    def find(header: Header, path: str, *, last_resort: bool) -> None:
+        asked.append((header.name, path, last_resort))
+
+    plan_fetch(OVERLAY, [OVERLAY, MASTER], find, to="/to", masters="/m")
+    with pytest.raises(BaseImageError):
+        plan_fetch(OVERLAY, [OVERLAY], find, to="/to", masters="/m")
+    assert asked == [("vm", "/to/vm.qcow2", False), ("vm", "/to/vm.qcow2", True)]
 
 
 def test_a_base_that_nobody_has() -> None:
@@ -175,3 +187,11 @@ def test_nothing_fits() -> None:
     for text in ("vm:2", "red/vm", "vm@nobody", "b3:00000000"):
         with pytest.raises(NotFoundError):
             names(text, OVERLAY)
+
+
+def test_a_version_that_is_not_there_names_some_of_those_that_are() -> None:
+    listings = [listing("router", str(version), version=version) for version in range(1, 101)]
+    with pytest.raises(NotFoundError) as caught:
+        resolve(parse_reference("router:2000"), listings)
+    assert caught.value.why.count("router:") == 20
+    assert caught.value.why.endswith("; and 80 more")

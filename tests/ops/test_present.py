@@ -62,6 +62,13 @@ def test_a_name_means_the_file_that_holds_it(world: World) -> None:
             meant(world, text)
 
 
+def test_where_nothing_fits_what_is_here_is_to_be_looked_at(world: World) -> None:
+    for text in ("l*", "red/", "web"):
+        with pytest.raises(NotFoundError) as caught:
+            all_meant(world, text)
+        assert "fetch" not in caught.value.hint and "overlaysync tree" in caught.value.hint
+
+
 def test_several_things_are_refused_with_all_of_them_and_files_meant_has_them_all(world: World) -> None:
     web, db = make(world, "web.qcow2", "A"), make(world, "db.qcow2", "B")
     for path in (web, db):

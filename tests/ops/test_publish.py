@@ -16,6 +16,7 @@ from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.model.manifest import MAX_FOLLOWS, MAX_VERSION
 from overlaysync.model.pin import Pin
 from overlaysync.ops.publish import keep_manifest
+from overlaysync.ops.versions import other_sides
 from overlaysync.store.catalog import Held
 from overlaysync.trust.envelope import Manifest, sign_header
 from overlaysync.trust.teams import new_team
@@ -43,7 +44,7 @@ def next_of(at: Machine, text: str, file: str = "web.raw") -> Manifest:
 
 def follows(manifest: Manifest, *before: Manifest) -> bool:
     """Whether it follows exactly these."""
-    return manifest.header.followed == tuple(sorted(one.id for one in before))
+    return sorted(manifest.header.followed) == sorted(one.id for one in before)
 
 
 # -- numbers -----------------------------------------------------------------------------------------
@@ -137,6 +138,25 @@ def test_a_version_after_a_fork_was_settled_follows_both_sides(
     assert follows(next_of(bob, "after that"), settled)
 
 
+def test_a_side_of_a_fork_knows_the_other_newest_ones(ann: Machine, bob: Machine) -> None:
+    first = next_of(ann, "first")
+    bob.take(first, ann.path("web.raw"), "web.raw")
+    second, mine = next_of(ann, "ann's"), next_of(bob, "bob's")
+    catalog = bob.world.catalog
+    assert other_sides(catalog, mine) == [], "what was not seen is not known"
+    bob.sees(second, third := next_of(ann, "ann's next"))
+    assert [row.id for row in other_sides(catalog, mine)] == [third.id]
+    assert other_sides(catalog, first) == [], "both sides follow it"
+    bob.take(third, ann.path("web.raw"), "web.raw", superseded=(mine.id,))
+    settled = next_of(bob, "both")
+    assert other_sides(catalog, settled) == other_sides(catalog, mine) == []
+
+
+def test_a_stranger_s_thing_of_the_same_name_is_no_side_of_a_fork(ann: Machine, bob: Machine) -> None:
+    bob.sees(next_of(ann, "ann's"))
+    assert other_sides(bob.world.catalog, next_of(bob, "bob's")) == []
+
+
 def test_what_was_thrown_away_for_what_follows_it_makes_no_new_version(ann: Machine, bob: Machine) -> None:
     """Unpublished changes were dropped for the next version: the file is that, and nothing else."""
     first = next_of(ann, "first")
@@ -206,15 +226,25 @@ def test_a_file_goes_by_the_name_it_was_published_under(ann: Machine) -> None:
     assert second.header.name == "router" and follows(second, first)
 
 
-def test_a_file_that_was_fetched_under_another_name_begins_a_history_of_its_own(
+def test_a_file_that_is_called_otherwise_is_still_a_version_of_what_was_fetched(
     ann: Machine, bob: Machine
 ) -> None:
     first = next_of(ann, "first")
-    bob.take(first, ann.path("web.raw"), "mine.raw")
-    mine = bob.publish("mine.raw")
-    assert (mine.header.name, mine.header.version, mine.header.id) == ("mine", 1, first.header.id)
-    assert mine.publisher == bob.key.public
-    assert follows(next_of(bob, "next", "mine.raw"), mine)
+    bob.take(first, ann.path("web.raw"), "vm01/disk.raw")
+    assert bob.publisher.held_version(bob.world.known(bob.path("vm01/disk.raw")), None) == first
+    assert bob.publish("vm01/disk.raw") == first
+    second = next_of(bob, "next", "vm01/disk.raw")
+    assert (second.header.name, second.header.version) == ("web", 2) and follows(second, first)
+
+
+def test_what_was_written_to_or_is_for_others_is_not_passed_on(ann: Machine, bob: Machine) -> None:
+    first = next_of(ann, "first")
+    bob.take(first, ann.path("web.raw"), "web.raw")
+    known = bob.world.known(bob.path("web.raw"))
+    assert bob.publisher.held_version(known, "") == first
+    assert bob.publisher.held_version(known, "red") is None
+    bob.write("web.raw", "next")
+    assert bob.publisher.held_version(bob.world.known(bob.path("web.raw")), "") is None
 
 
 def test_another_file_that_continues_a_name_is_its_next_version(ann: Machine) -> None:

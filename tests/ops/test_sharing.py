@@ -70,7 +70,7 @@ def take(
         assert size == assembly.written - assembly.resumed == sum(done)
         missing = {slot for first, count in assembly.missing() for slot in range(first, first + count)}
         if not missing:
-            assembly.finish(mode=0o644)
+            os.close(assembly.finish(mode=0o644))
     finally:
         assembly.close()
     return missing
@@ -156,7 +156,7 @@ def test_a_layer_is_shared_in_its_granules(disk: World) -> None:
     try:
         with Chain.open(str(overlay)) as chain:
             LocalCopier(assembly, disk.library.load_page).take(LocalSource(chain, layer))
-        assembly.finish(mode=0o644)
+        os.close(assembly.finish(mode=0o644))
     finally:
         assembly.close()
     assert shared(path) == 8192 + CHUNK
@@ -326,7 +326,7 @@ def test_what_was_shared_is_kept_for_the_next_run(disk: World) -> None:
     source.unlink()
     again = start(disk, known.disk, path)
     assert again.resumed == SIZE
-    again.finish(mode=0o644)
+    os.close(again.finish(mode=0o644))
     assert path.read_bytes() == distinct(1)
 
 

@@ -252,6 +252,21 @@ def test_everything_claimed_is_drawn_once_and_in_one_order(
     assert build_tree([], unique) == tree
 
 
+def test_overlays_that_were_written_to_since_are_not_taken_for_one() -> None:
+    rows = [row("debian.qcow2", "D", inodes=(1,))]
+    rows += [
+        row(f"{name}.qcow2", "D", layer="L-empty", parent="D", inodes=(at, 1))
+        for at, name in enumerate(("a", "b", "c", "d"), 2)
+    ]
+    changed = ["/vm/a.qcow2", "/vm/b.qcow2"]
+    tree = build_tree(rows, [], changed=changed)
+    files = {tuple(copy.path for copy in one.entry.copies) for one in tree.rows if one.depth}
+    assert files == {("/vm/a.qcow2",), ("/vm/b.qcow2",), ("/vm/c.qcow2", "/vm/d.qcow2")}
+    assert {one.entry.content for one in tree.rows if one.depth} == {id_of("L-empty")}
+    both = build_tree(rows[:3], [], changed=changed)
+    assert len(both.rows) == 3 and all("since it was hashed" in line for line in draw_text(both)[1:])
+
+
 # -- drawing -----------------------------------------------------------------------------------------
 
 

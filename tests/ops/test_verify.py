@@ -221,6 +221,20 @@ def test_looking_at_a_damaged_master_does_not_make_the_damage_its_content(world:
 
 
 @qemu
+@pytest.mark.parametrize("how", ["stood on", "only read"])
+def test_what_was_published_under_another_path_is_not_called_unpublished(
+    world: World, master: Path, how: str
+) -> None:
+    published(world, master, "web")
+    moved = master.rename(world.images / "moved.raw")
+    if how == "stood on":
+        world.new(world.images / "vm.qcow2", moved)
+    world.known(moved)
+    words = verify(world.library, str(moved), now=NOW).expected.words
+    assert words.startswith("as it was published: web:1 by ann@lab-abc234 (")
+
+
+@qemu
 def test_a_new_version_is_what_counts_from_then_on(world: World, master: Path) -> None:
     published(world, master, "web")
     patch(master, 0, b"new")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.versions import (
     MAX_PAST,
     Standing,
@@ -268,6 +269,24 @@ def test_what_this_machine_alone_went_on_with_was_nowhere_else(ann: Machine, bob
     ann.sees(fork)
     assert not was_elsewhere(ann.world.catalog, old, second, ann.key.public), "a side of a fork says nothing"
     assert not was_elsewhere(ann.world.catalog, Standing(State.UNKNOWN), fork, ann.key.public)
+
+
+def test_what_another_version_was_only_chosen_over_is_not_kept_by_it(ann: Machine, bob: Machine) -> None:
+    first = taken(ann, bob)
+    mine, theirs = next_of(ann, "ann's"), next_of(bob, "bob's")
+    before = standing(ann, "web.raw", mine)
+    # Bob looks at Ann's side, and then decides for his own.
+    own = bob.path("web.raw").read_bytes()
+    bob.sees(mine)
+    bob.take(mine, ann.path("web.raw"), "web.raw", superseded=(theirs.id,))
+    bob.path("web.raw").write_bytes(own)
+    settled_by_bob = bob.publish("web.raw")
+    assert settled_by_bob.header.followed == (theirs.id, mine.id)
+    ann.sees(first, theirs, settled_by_bob)
+    assert state(ann, "web.raw", settled_by_bob) is State.BEHIND
+    assert not was_elsewhere(ann.world.catalog, before, settled_by_bob, ann.key.public)
+    known = ann.world.known(ann.path("web.raw"))
+    assert would_be_lost(ann.world.library, known, own=ann.key.public)
 
 
 # -- what is told to others --------------------------------------------------------------------------

@@ -393,16 +393,6 @@ def test_a_file_that_continues_a_name_follows_the_newest_that_is_here(catalog, t
     assert [held.path for held in catalog.all_held()] == [str(tmp_path / place) for place in "abc"]
 
 
-def test_files_that_are_gone_are_known_by_name(catalog, tmp_path):
-    (tmp_path / "here").touch()
-    for place, team, name in (("a", "red", "vm"), ("b", "", "vm"), ("here", "", "vm"), ("c", "", "other")):
-        catalog.hold(file_at(tmp_path / place, team=team, name=name))
-    assert [(held.path, held.team) for held in catalog.gone("vm")] == [
-        (str(tmp_path / "a"), "red"),
-        (str(tmp_path / "b"), ""),
-    ]
-
-
 def is_one_line(rows):
     """Whether each version follows the one before it, and the first nothing."""
     oldest_first = sorted(rows, key=lambda row: row.version)
@@ -533,9 +523,10 @@ def test_a_broken_image_row_is_damage(catalog, home, chain):
 
 
 def test_what_was_made_here_counts_until_the_file_is_fetched_or_published(catalog):
-    made = Made("/images/m.raw", A, MASTER, 5.5)
+    made = Made("/images/m.raw", A, MASTER, 5.5, B, (A, B))
     catalog.note_made(made)
     assert catalog.made_at(made.path) == made and catalog.made_at("/other") is None
+    assert catalog.all_made() == [made]
     catalog.hold(Held(made.path, "", "m", (bytes(32),), MASTER))
     assert catalog.made_at(made.path) is None
     catalog.note_made(replace(made, disk=None))
@@ -585,6 +576,7 @@ def test_holders_of_a_content_are_bounded(catalog):
     assert len(labels) == MAX_HOLDERS and labels[0] == f"node{MAX_HOLDERS + 2}" and labels[-1] == "node3"
 
 
+@pytest.mark.slow
 def test_flipped_bytes_give_an_answer_or_our_error(home):
     catalog = Catalog.open(home)
     catalog.pages.keep_pages({n.to_bytes(32, "big"): page(n) for n in range(8)})
@@ -641,6 +633,7 @@ catalog.close()
 """
 
 
+@pytest.mark.slow
 def test_processes_share_a_home(tmp_path):
     root = str(tmp_path / "node")
     nodes = [subprocess.Popen([sys.executable, "-c", NEIGHBOUR, root, str(n)]) for n in range(4)]

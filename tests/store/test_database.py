@@ -119,6 +119,7 @@ database.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["local", "network"])
 def test_processes_that_start_together_share_a_new_home(path, where):
     command = [sys.executable, "-c", WRITER, str(path)]

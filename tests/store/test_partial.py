@@ -509,6 +509,7 @@ def test_what_is_published_between_open_and_lock_is_not_written_to(target, journ
     assert names(target.parent) == [".vm.qcow2.part", "vm.qcow2"]
 
 
+@pytest.mark.slow
 def test_processes_that_fight_over_a_target_do_no_damage(target, journals):
     command = [sys.executable, "-c", COMPETITOR, str(target), str(journals)]
     fighters = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in range(1, 7)]
@@ -518,6 +519,68 @@ def test_processes_that_fight_over_a_target_do_no_damage(target, journals):
     content = target.read_bytes()
     assert content == content[:1] * 65536
     assert set(names(target.parent)) <= {"vm.qcow2", ".vm.qcow2.part"}
+
+
+# -- written anew ------------------------------------------------------------------------------------
+
+
+def test_a_pack_file_gets_the_name_and_both_others_go(start, target, journals):
+    part = start()
+    part.pwrite(0, [b"p" * SIZE])
+    pack = part.begin_pack(10, reserve=0)
+    pack.write([(4096, b"a" * 10), (4106, b"b"), (0, b"head")])
+    pack.end(8192)
+    reader = pack.open_reader()
+    part.publish(mode=0o444, pack=pack)
+    assert names(target.parent) == ["vm.qcow2"] and names(journals) == []
+    expected = b"head".ljust(4096, b"\0") + (b"a" * 10 + b"b").ljust(4096, b"\0")
+    assert target.read_bytes() == expected == os.pread(reader, 9000, 0)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o444
+    os.close(reader)
+
+
+def test_a_pack_file_that_was_left_is_removed(start, target):
+    start().close()
+    left = target.with_name(".vm.qcow2.pack")
+    left.write_bytes(b"half")
+    start().close()
+    assert names(target.parent) == [".vm.qcow2.part"]
+
+
+def test_what_is_no_pack_file_of_ours_is_left_alone(start, target):
+    other = target.with_name("other")
+    other.write_bytes(b"kept")
+    target.with_name(".vm.qcow2.pack").symlink_to(other)
+    with pytest.raises(NotAllowedError, match="in the way"):
+        start()
+    assert other.read_bytes() == b"kept"
+    assert names(target.parent) == [".vm.qcow2.pack", "other"]
+
+
+def test_a_pack_file_that_was_swapped_gets_no_name(start, target):
+    part = start()
+    pack = part.begin_pack(10, reserve=0)
+    path = target.with_name(".vm.qcow2.pack")
+    path.unlink()
+    path.write_bytes(b"other")
+    with pytest.raises(InUseError):
+        part.publish(pack=pack)
+    pack.drop()
+    assert path.read_bytes() == b"other" and not target.exists()
+
+
+def test_only_the_part_file_about_a_key_is_discarded(start, target, journals):
+    part = start()
+    part.note(0, 1)
+    part.checkpoint()
+    with pytest.raises(InUseError):
+        PartFile.discard(target, key=KEY, journal_dir=journals)
+    part.close()
+    PartFile.discard(target, key=b"o" * 32, journal_dir=journals)
+    assert names(target.parent) == [".vm.qcow2.part"] and len(names(journals)) == 1
+    PartFile.discard(target, key=KEY, journal_dir=journals)
+    PartFile.discard(target, key=KEY, journal_dir=journals)
+    assert names(target.parent) == [] and names(journals) == []
 
 
 # -- space -------------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ def test_between_the_limits_it_stays_as_it_is() -> None:
     assert (slow.compress, fast.compress) == (True, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "compress"), [(MBIT_100, LOOPBACK, False), (LOOPBACK, 1e6, True)]
 )

@@ -34,6 +34,7 @@ def honest(room: Room) -> None:
 # -- alike -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "limit"), [(1, 1.05), (2, 1.05), (4, 1.06), (8, 1.08), (16, 1.12), (30, 1.17)]
 )
@@ -45,6 +46,7 @@ def test_the_last_finisher(count: int, limit: int) -> None:
     honest(room)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 4))
 def test_whatever_the_random_numbers_are(seed: int) -> None:
     room, source, _ = room_of(8, seed=seed)
@@ -90,6 +92,7 @@ def test_several_seeds_share_the_work() -> None:
 # -- not alike ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_start_times_spread_over_three_seconds() -> None:
     room = Room(SIZE)
     seed = room.seed()
@@ -100,6 +103,7 @@ def test_start_times_spread_over_three_seconds() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_who_comes_when_half_is_done() -> None:
     room, seed, peers = room_of(8)
     late = room.peer("late", at=IDEAL / 2)
@@ -110,6 +114,7 @@ def test_who_comes_when_half_is_done() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_who_comes_when_all_is_done() -> None:
     room, _, _ = room_of(8)
     late = room.peer("late", at=1.5 * IDEAL)
@@ -117,6 +122,7 @@ def test_who_comes_when_all_is_done() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_a_slow_peer_does_not_slow_the_others() -> None:
     room, _, _ = room_of(7)
     alone = room.run().ratio()
@@ -129,6 +135,7 @@ def test_a_slow_peer_does_not_slow_the_others() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_links_of_different_speeds_are_all_used() -> None:
     room = Room(SIZE)
     room.seed(rate=4 * RATE)
@@ -142,6 +149,7 @@ def test_links_of_different_speeds_are_all_used() -> None:
 # -- that go wrong -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_seed_goes_when_there_is_one_copy_among_the_others() -> None:
     room, seed, peers = room_of(8)
 
@@ -168,6 +176,7 @@ def test_the_seed_goes_too_early() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_third_is_killed(at_once: bool) -> None:
     room, seed, peers = room_of(12)
@@ -180,6 +189,7 @@ def test_a_third_is_killed(at_once: bool) -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_a_link_is_cut_and_put_back() -> None:
     room, _, peers = room_of(8)
     room.clock.at(8.0, peers[3].wire.cut, 5.0)
@@ -190,6 +200,7 @@ def test_a_link_is_cut_and_put_back() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_the_seeds_link_is_cut_and_put_back() -> None:
     room, seed, _ = room_of(8)
     room.clock.at(8.0, seed.wire.cut, 5.0)
@@ -197,6 +208,7 @@ def test_the_seeds_link_is_cut_and_put_back() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 def test_four_of_five_seeds_lie(count: int) -> None:
     room = Room(SIZE)
@@ -209,6 +221,7 @@ def test_four_of_five_seeds_lie(count: int) -> None:
     honest(room)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("manner", "failure"), [(Manner.LYING, Failure.WRONG), (Manner.BOASTING, Failure.GONE)]
 )
@@ -246,6 +259,7 @@ def test_one_of_three_peers_stalls() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_many_stall() -> None:
     """More than requests may be under way: they must not use up all of them."""
     room = Room(64 * MIB)
@@ -258,6 +272,7 @@ def test_many_stall() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_all_stay_a_moment_only() -> None:
     room = Room(SIZE, stay=1.0)
     room.seed()
@@ -268,6 +283,7 @@ def test_all_stay_a_moment_only() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_a_busy_seed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     room = Room(8 * MIB)
     seed = room.seed()

@@ -873,4 +873,4 @@ class AnyEvents(RuleBasedStateMachine):
 
 
 AnyEvents.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
-test_any_events = AnyEvents.TestCase
+test_any_events = pytest.mark.slow(AnyEvents.TestCase)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,9 +31,10 @@ from tests.torture.kills import Asked, Killing
 from tests.torture.machine import try_orders
 from tests.torture.points import WHATS, Tally, Torturer
 from tests.torture.rot import memory_or
-from tests.torture.runner import Fault, Runner
+from tests.torture.runner import SOURCE, Fault, Runner
 from tests.torture.scenes import CHECKPOINT, SCENES, Stage
 from tests.torture.school import school
+from tests.torture.team_machine import try_weeks
 
 _HOUR_S = 3600
 
@@ -170,6 +173,60 @@ def machine(session: Session) -> None:
         session.add("machine", tally)
 
 
+def teams(session: Session) -> None:
+    """Any order of what the members of a team do."""
+    with session.place() as place, Lab(place / "lab", prefix=session.prefix) as lab, ExitStack() as stack:
+        runner = stack.enter_context(Runner(place, one_thread=False, prefix=session.prefix))
+        tally = Tally()
+        try:
+            seed = session.chance("teams").getrandbits(32)
+            tally.counts += try_weeks(lab, runner, seed=seed, examples=50, steps=30)
+        except Exception:
+            tally.findings.append(traceback.format_exc())
+        session.add("teams", tally)
+
+
+def fuzz(session: Session) -> None:
+    """Random images and damaged bytes: ten times what ``scripts/test`` tries, and other ones."""
+    seed = session.chance("fuzz").getrandbits(31)
+    left = None if session.end is None else max(1.0, session.end - time.monotonic())
+    words = [
+        "-q",
+        "-m",
+        "fuzz",
+        "-n",
+        "2",
+        "--dist",
+        "worksteal",
+        "-o",
+        "timeout=0",
+        "-p",
+        "no:cacheprovider",
+    ]
+    tally = Tally()
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", *words],
+        cwd=SOURCE,
+        env=os.environ | {"OVERLAYSYNC_EFFORT": "10", "OVERLAYSYNC_SEED": str(seed)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as tests:
+        try:
+            said, _ = tests.communicate(timeout=left)
+        except subprocess.TimeoutExpired:
+            tally.counts["broken off"] += 1
+        else:
+            tally.counts["runs"] += 1
+            if tests.returncode:
+                tally.findings.append(f"OVERLAYSYNC_EFFORT=10 OVERLAYSYNC_SEED={seed}\n{said}")
+        finally:
+            if tests.poll() is None:
+                os.killpg(tests.pid, signal.SIGKILL)
+    session.add("fuzz", tally)
+
+
 def rot(session: Session) -> None:
     """Bits that turn over in images."""
     chance = session.chance("rot")
@@ -205,7 +262,9 @@ PARTS: dict[str, Callable[[Session], None]] = {
     "kills": kills,
     "full": full_disk,
     "machine": machine,
+    "teams": teams,
     "rot": rot,
+    "fuzz": fuzz,
 }
 
 

@@ -61,7 +61,9 @@ def prepare(settings: dict[str, Any]) -> Callable[[list[str]], None]:
     if settings["checkpoint"]:
         partial.CHECKPOINT_BYTES = settings["checkpoint"]
     if settings["reserve"] is not None:
-        partial.PartFile.open.__func__.__kwdefaults__["reserve"] = settings["reserve"]  # type: ignore[attr-defined]
+        checks: tuple[Any, ...] = (partial.PartFile.open.__func__, partial.check_room)  # type: ignore[attr-defined]
+        for check in checks:
+            check.__kwdefaults__["reserve"] = settings["reserve"]
     _warm_up(main.run)
     return main.run
 

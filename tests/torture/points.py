@@ -49,7 +49,8 @@ class Torturer:
 
     def faults(self, whats: Iterable[str] = WHATS) -> list[Fault]:
         """One of each kind at every call that changes something, in the order of the calls."""
-        return [Fault(call.name, call.nth, what) for call in self.calls for what in whats]
+        chosen = [what for what in whats if what not in self.scene.spared]
+        return [Fault(call.name, call.nth, what) for call in self.calls for what in chosen]
 
     def try_one(self, fault: Fault) -> Tally:
         """Run the command with the fault, look, repeat the command, and look again."""

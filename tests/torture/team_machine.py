@@ -6,6 +6,7 @@ every file of every member must hold just what the model says: nothing that a gu
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections import Counter
@@ -137,7 +138,10 @@ class Team(RuleBasedStateMachine):
         self.lab, self.runner, self.counts = lab, runner, counts
         self.root = Path(tempfile.mkdtemp(dir=lab.root))
         self.byte = 0
-        self.members = [Member(Node(self.root / word, lab.prefix)) for word in ("ana", "ben", "cid")]
+        self.read: dict[bytes, bytes] = {}
+        self.members = [
+            Member(Node(self.root / word, lab.prefix, lab.forks)) for word in ("ana", "ben", "cid")
+        ]
         tag = self.root.name[-6:].replace("_", "x")
         self.team = lab.team(f"team{tag}", *(member.node for member in self.members))
 
@@ -308,13 +312,21 @@ class Team(RuleBasedStateMachine):
         assert self.run(member, "id", f"{name}.qcow2").code == DONE
         self.counts["masters lost"] += 1
 
+    def content(self, overlay: Path) -> bytes:
+        """What QEMU reads from it; files that are the same to the last byte are read once."""
+        files = overlay.read_bytes(), (overlay.parent / "base.qcow2").read_bytes()
+        digest = hashlib.sha256(b"".join(files)).digest()
+        if digest not in self.read:
+            self.read[digest] = images.content(overlay)
+        return self.read[digest]
+
     @invariant()
     def every_file_holds_what_its_guest_wrote(self) -> None:
         for member in self.members:
             present = {path.stem for path in member.node.place.glob("*.qcow2")} - {"base"}
             assert present == set(member.files), member.node.base.name
             for name, file in member.files.items():
-                seen = images.content(member.node.place / f"{name}.qcow2")
+                seen = self.content(member.node.place / f"{name}.qcow2")
                 assert tuple(seen[block * CHUNK] for block in range(BLOCKS)) == file.content
                 assert len(seen) == BLOCKS * CHUNK
         self.counts["steps"] += 1

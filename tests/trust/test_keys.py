@@ -114,6 +114,7 @@ def test_threads_that_start_together_get_one_key(path: Path) -> None:
     assert len(os.listdir(path.parent)) == 10
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_get_one_key(path: Path) -> None:
     command = [sys.executable, "-c", CONCURRENT, str(path)]
     processes = [

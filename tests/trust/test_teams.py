@@ -14,13 +14,11 @@ import pytest
 from blake3 import blake3
 
 from overlaysync.errors import NotAllowedError, NotFoundError, UsageError, WouldDestroyError
-from overlaysync.trust.certificate import key_of, make_certificate
-from overlaysync.trust.keys import NodeKey, load_or_make, node_id
 from overlaysync.trust.team_files import forget_team, keep_team, load_teams
-from overlaysync.trust.teams import MAX_TEAMS, Nonces, Role, Team, new_team, proven, read_code
+from overlaysync.trust.teams import MAX_TEAMS, Binding, Role, Team, new_team, proven, read_code
 
 RED = Team("red", bytes(range(20)), "2026-01-01T00:00:00Z")
-NONCES = Nonces(b"n" * 32, b"s" * 32, b"c" * 32)
+BINDING = Binding(b"n" * 32, b"p" * 32, b"s" * 32, b"c" * 32)
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
 # -- codes -------------------------------------------------------------------------------------------
@@ -97,24 +95,24 @@ def test_a_team_does_not_show_its_key() -> None:
 def test_a_proof_is_what_the_protocol_says(role: Role) -> None:
     mac = blake3(derive_key_context=f"overlaysync v1 team proof of a {role.name.lower()}")
     key = mac.update(RED.key + b"red").digest()
-    assert RED.prove(role, NONCES) == blake3(b"n" * 32 + b"s" * 32 + b"c" * 32, key=key).digest()
+    assert RED.prove(role, BINDING) == blake3(b"n" * 32 + b"p" * 32 + b"s" * 32 + b"c" * 32, key=key).digest()
 
 
 def test_a_member_is_told_from_others() -> None:
     blue, old = new_team("blue"), new_team("red")
-    proof = RED.prove(Role.CLIENT, NONCES)
-    assert proven(Role.CLIENT, (blue, RED), NONCES, proof) == RED
-    assert proven(Role.CLIENT, (blue, old), NONCES, proof) is None
-    assert proven(Role.CLIENT, (), NONCES, proof) is None
+    proof = RED.prove(Role.CLIENT, BINDING)
+    assert proven(Role.CLIENT, (blue, RED), BINDING, proof) == RED
+    assert proven(Role.CLIENT, (blue, old), BINDING, proof) is None
+    assert proven(Role.CLIENT, (), BINDING, proof) is None
 
 
-@pytest.mark.parametrize("bound", ["node", "server", "client"])
+@pytest.mark.parametrize("bound", ["node", "lane", "server", "client"])
 def test_a_proof_is_bound_to_everything(bound: str) -> None:
-    proof = RED.prove(Role.CLIENT, NONCES)
-    assert proven(Role.CLIENT, (RED,), replace(NONCES, **{bound: secrets.token_bytes(32)}), proof) is None
-    assert proven(Role.SERVER, (RED,), NONCES, proof) is None, "a proof sent back proves nothing"
+    proof = RED.prove(Role.CLIENT, BINDING)
+    assert proven(Role.CLIENT, (RED,), replace(BINDING, **{bound: secrets.token_bytes(32)}), proof) is None
+    assert proven(Role.SERVER, (RED,), BINDING, proof) is None, "a proof sent back proves nothing"
     for wrong in (b"", proof[:-1], proof + b"x", bytes(32), proof[::-1]):
-        assert proven(Role.CLIENT, (RED,), NONCES, wrong) is None
+        assert proven(Role.CLIENT, (RED,), BINDING, wrong) is None
 
 
 # -- files -------------------------------------------------------------------------------------------
@@ -178,48 +176,3 @@ def test_a_link_is_no_key(tmp_path: Path) -> None:
     (tmp_path / "blue.team").symlink_to("red.team")
     with pytest.raises(NotAllowedError):
         load_teams(tmp_path)
-
-
-# -- certificates ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def key(tmp_path: Path) -> NodeKey:
-    return load_or_make(tmp_path / "key")
-
-
-def test_a_certificate_says_little_and_holds_the_key(key: NodeKey) -> None:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    pem = make_certificate(key)
-    certificate = x509.load_pem_x509_certificate(pem)
-    assert key_of(certificate.public_bytes(Encoding.DER)) == key.public
-    assert certificate.subject.rfc4514_string() == f"CN={node_id(key.public)}"
-    extension = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    assert extension.critical and not extension.value.ca
-    assert len(list(certificate.extensions)) == 1
-    assert (certificate.not_valid_before_utc.year, certificate.not_valid_after_utc.year) == (1970, 9999)
-
-
-def test_what_is_no_certificate_of_a_node() -> None:
-    from datetime import UTC, datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    from overlaysync.errors import DecodeError
-
-    private = generate_private_key(SECP256R1())
-    name = x509.Name([])
-    other = (
-        x509.CertificateBuilder(name, name, private.public_key(), 1)
-        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
-        .not_valid_after(datetime(2040, 1, 1, tzinfo=UTC))
-        .sign(private, SHA256())
-    )
-    for wrong in (b"", b"x", bytes(5000), other.public_bytes(Encoding.DER)):
-        with pytest.raises(DecodeError):
-            key_of(wrong)

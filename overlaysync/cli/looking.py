@@ -1,0 +1,135 @@
+"""Looking at what is within reach for a moment, for the commands that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from overlaysync.cli.output import Output
+
+if TYPE_CHECKING:
+    from overlaysync.errors import NetworkError
+    from overlaysync.net.messages import Address
+    from overlaysync.node.node import Node
+    from overlaysync.node.reach import Reach
+    from overlaysync.node.views import PeerView
+    from overlaysync.ops.resolve import Listing
+    from overlaysync.ops.timeline import Place
+
+LOOK_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was within reach.
+
+    Attributes:
+        listings: what peers list.
+        nodes: the peers, as JSON.
+        silence: what is wrong when no peer has answered; None when one has.
+    """
+
+    listings: list[Listing]
+    nodes: list[dict[str, Any]]
+    silence: NetworkError | None
+
+    def require_answer(self) -> None:
+        """Complain when no peer has answered.
+
+        Raises:
+            NetworkError: none has.
+        """
+        if self.silence is not None:
+            raise self.silence
+
+
+def look_around(
+    node: Node,
+    output: Output,
+    peers: list[Address],
+    interfaces: list[str],
+    wait_s: float,
+    *,
+    tell: bool = True,
+) -> Seen:
+    """Return what is within reach; that nothing can be reached at all is silence as well."""
+    import asyncio
+
+    from overlaysync.errors import NetworkError
+
+    try:
+        return asyncio.run(look(node, output, peers, interfaces, wait_s, tell=tell))
+    except NetworkError as error:
+        return Seen([], [], error)
+
+
+async def look(
+    node: Node,
+    output: Output,
+    peers: list[Address],
+    interfaces: list[str],
+    wait_s: float,
+    *,
+    tell: bool = True,
+    mdns_needed: bool = True,
+) -> Seen:
+    """Return what is within reach after ``wait_s``.
+
+    Args:
+        node, output: looks, and tells.
+        peers, interfaces, wait_s: where to look, and for how long.
+        tell: whether to say which peers were asked in vain.
+        mdns_needed: whether it is an error when discovery does not work and no peer is named.
+    """
+    from overlaysync.net.client import Client
+    from overlaysync.node.reach import Reach
+    from overlaysync.trust.keys import node_id
+
+    async with (
+        Client(teams=node.teams) as client,
+        Reach.open(
+            node, client, output, peers=peers, interfaces=interfaces, mdns_needed=mdns_needed
+        ) as reach,
+    ):
+        await reach.until(lambda: False, wait_s=wait_s)
+        if tell:
+            note_silent(reach, output)
+        nodes = [
+            {
+                "node": view.label,
+                "id": node_id(view.public_key) if view.public_key else "",
+                "address": str(view.address),
+                "images": len(view.served),
+                "in_use": len(view.manifests) - len(view.served),
+                "problem": problem_of(view),
+            }
+            for view in reach.nodes()
+        ]
+        return Seen(reach.listings(), nodes, reach.silence())
+
+
+def problem_of(view: PeerView) -> str:
+    """Why a node has not said what it has; "" when it has."""
+    return view.problem or ("" if view.public_key else f"{view.address} has not answered so far")
+
+
+def note_silent(reach: Reach, output: Output) -> None:
+    """Say which of the named peers have not answered, and when nothing is listed how many others."""
+    silent = [view for view in reach.nodes() if problem_of(view)]
+    for view in silent:
+        said = view.problem and len(reach.named) > 1
+        if view.address in reach.named and not said:
+            output.note(problem_of(view))
+    announced = sum(view.announced for view in silent)
+    if announced and not reach.listings():
+        nodes = "1 node is" if announced == 1 else f"{announced} nodes are"
+        output.note(f"{nodes} announced and did not answer; to see why: overlaysync peers")
+
+
+def newest_first(listing: Listing, where: Mapping[bytes, Place]) -> tuple[str, bool, int, bytes]:
+    """By name; then what nothing follows, before what is older."""
+    from overlaysync.ops.timeline import Place
+
+    header, id = listing.manifest.header, listing.manifest.id
+    return (header.full_name, where[id] is Place.OLDER, -header.version, id)

@@ -1,0 +1,47 @@
+"""How a command is ended: by Ctrl-C, by SIGTERM, or by a terminal that goes away (SIGHUP).
+
+One way to stop: asyncio handles SIGINT well, so the others become one. Leaves out what is done then.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+INTERRUPTED = 130
+
+_asked: list[int] = []
+"""SIGTERM or SIGHUP, once one has come."""
+
+
+def install() -> None:
+    """Let SIGINT, SIGTERM and SIGHUP interrupt the command.
+
+    Shells start background jobs of scripts with SIGINT ignored, which would make them deaf to all of these.
+    Only a SIGHUP that is ignored stays so: that is what nohup is for.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _end)
+
+
+def ending() -> tuple[str, int]:
+    """Return how a command that stays was ended, and the exit code: being told to end is no failure of it."""
+    if _asked:
+        return signal.Signals(_asked[0]).name, 0
+    return "Ctrl-C", INTERRUPTED
+
+
+def leave() -> None:
+    """The command is over: if it was told to end, being told again changes nothing about its exit code."""
+    if _asked:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    # A terminal that closes may send its signal twice: the second must not break off a clean end.
+    if not _asked:
+        _asked.append(number)
+        signal.raise_signal(signal.SIGINT)

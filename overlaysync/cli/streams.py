@@ -1,0 +1,63 @@
+"""Standard output and error that may go away while a command runs: a closed pipe, a lost terminal.
+
+What cannot be shown any more is dropped, and the work goes on: the stream leads to ``/dev/null`` from then
+on, so that nothing is tried again and again. Leaves out what is shown.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+from os import get_terminal_size
+from typing import TextIO
+
+_WIDTH = 80
+"""Columns of a terminal that does not say how many it has."""
+
+
+def prepare() -> None:
+    """Make both streams usable: open those that were closed before, and let no name be unprintable."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            # Names of files may be any bytes, and terminals of any alphabet: showing them never fails.
+            stream.reconfigure(errors="backslashreplace")
+
+
+def show(text: str) -> None:
+    """Write ``text`` to standard error; when that has gone away, it is dropped."""
+    put(sys.stderr, text)
+
+
+def put(stream: TextIO, text: str) -> None:
+    """Write ``text`` to a stream; when that has gone away, it is dropped."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BlockingIOError:
+        pass  # another program made the terminal non-blocking, and it is full: it may have room later
+    except (OSError, ValueError):
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Lead a stream to ``/dev/null``, with what is still to be written: the interpreter writes it at exit."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)
+
+
+def columns() -> int:
+    """Return the columns for a line on standard error; two are left free, as some terminals wrap early."""
+    try:
+        width = get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # the terminal has gone
+        width = 0
+    return (width or _WIDTH) - 2
