@@ -177,4 +177,4 @@ def test_nodes_on_one_host_and_in_one_home_are_told_apart(open_lab: Lab) -> None
             "",
         )
     assert carol.fetch(f"{two}@alice")[0]["sources"].keys() == {second.document()["node"]}
-    assert carol.fails(NOT_FOUND, "fetch", f"{two}@bob", "--wait", "1")["what"]
+    assert carol.fails(NOT_FOUND, "fetch", f"{two}@bob", "--wait", "3")["what"]
