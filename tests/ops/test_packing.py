@@ -199,6 +199,7 @@ def test_without_room_for_both_the_part_file_is_finished_as_it_is(tmp_path: Path
     assert check(path) == 0 and content(path) == source.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster_size", [4 * KIB, 64 * KIB])
 def test_tables_do_not_grow_with_the_image(cluster_size: int) -> None:
     target = Target(Format.QCOW2, cluster_size, 64 * GIB, CHUNK, Kind.ZERO)
