@@ -17,6 +17,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests import own_network
+
 # marker → the commands its tests call, and the Debian packages that hold them
 TOOLS = {
     "qemu": (
@@ -65,6 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Where it is set, every command that a test starts would compile the whole program again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     config.stash[LEFT_OUT] = Counter()
+    if not missing_tools("lan") and not config.option.collectonly:
+        own_network.enter()
     hypothesis.settings.load_profile("ci" if in_ci() else "local")
 
 

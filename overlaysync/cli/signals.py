@@ -34,10 +34,12 @@ def ending() -> tuple[str, int]:
 
 
 def leave() -> None:
-    """The command is over: if it was told to end, being told again changes nothing about its exit code."""
+    """The command is over: if it was told to end, being told again changes nothing about its exit code.
+
+    The interpreter restores what these signals did at first while it ends, and then the kernel would end it.
+    """
     if _asked:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP))
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

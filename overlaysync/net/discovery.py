@@ -27,6 +27,7 @@ from overlaysync.net.bounds import DISCOVERY, DiscoveryBounds
 from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import host_key
 from overlaysync.net.multicast import FOLLOW_S, Multicast, Repeats
+from overlaysync.net.one_shot import OneShot
 from overlaysync.net.tidy import BoundedBrowser
 from overlaysync.net.txt import Item, decode_txt
 
@@ -86,6 +87,7 @@ class Browser:
         self._bounds = bounds
         self._faults = faults or Faults()
         self._multicast = Multicast(interfaces, self._faults)
+        self._one_shot = OneShot(SERVICE, self._multicast.reaches, self._faults)
         self.peers: OrderedDict[str, Peer] = OrderedDict()
         self._own: set[str] = set()
         self._confirmed: dict[str, str] = {}  # label → host that answered
@@ -121,10 +123,12 @@ class Browser:
             faults=self._faults,
             readdressed=self._readdressed,
         )
+        self._one_shot.ask(self._multicast.interfaces, self._multicast.zeroconf.zeroconf)
         self._follower = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
         """Listen no longer; the peers stay."""
+        self._one_shot.stop()
         if self._browser is not None:
             await self._browser.async_cancel()
         follower = [self._follower] if self._follower else []
@@ -210,6 +214,7 @@ class Browser:
         """Ask who is there, and find out anew which of the known peers are reached, and where."""
         assert self._browser is not None
         self._browser.ask_now()
+        self._one_shot.ask(self._multicast.interfaces, self._multicast.zeroconf.zeroconf)
         for record in self._multicast.zeroconf.zeroconf.cache.async_entries_with_name(SERVICE):
             if isinstance(record, DNSPointer):
                 self._heard_of(record.alias)

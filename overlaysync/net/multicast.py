@@ -33,7 +33,8 @@ FOLLOW_S = 2.0
 """How often the kernel is asked whether interfaces or addresses have changed."""
 
 _GROUP, _GROUP_6 = "224.0.0.251", "ff02::fb"
-_PORT = 5353
+PORT = 5353
+_TTL = 255  # RFC 6762, 11
 
 
 class Multicast:
@@ -204,31 +205,52 @@ def why_unusable(interface: Interface) -> str:
     return no_ipv4 if interface.ipv4 else no_ipv6
 
 
-def _why_no_ipv4(interface: Interface) -> str:
-    if not interface.ipv4:
-        return "no IPv4 address"
-    own = socket.inet_aton(interface.ipv4[0])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(_GROUP) + own)
+def open_socket(interface: Interface, version: int) -> tuple[socket.socket, tuple[object, ...]]:
+    """Return a socket that sends on ``interface``, from a port of its own, and the group's address for it.
+
+    Args:
+        interface: one that has an address of this version.
+        version: of IP, 4 or 6.
+
+    Raises:
+        OSError: multicast does not work there.
+    """
+    family, group = (socket.AF_INET, _GROUP) if version == 4 else (socket.AF_INET6, _GROUP_6)
+    index = struct.pack("@I", interface.index)
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        if version == 4:
+            own = socket.inet_aton(interface.ipv4[0])
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + own)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, own)
-            sock.connect((_GROUP, _PORT))  # sends nothing, but needs a route
-        except OSError as error:
-            return f"no multicast ({error.strerror})"
-    return ""
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _TTL)
+            return sock, (group, PORT)
+        member = socket.inet_pton(family, group) + index
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _TTL)
+        sock.bind((interface.link_local, 0, 0, interface.index))
+        return sock, (group, PORT, 0, interface.index)
+    except OSError:
+        sock.close()
+        raise
+
+
+def _why_no_ipv4(interface: Interface) -> str:
+    return _why_not_sent(interface, 4) if interface.ipv4 else "no IPv4 address"
 
 
 def _why_no_ipv6(interface: Interface) -> str:
     if not interface.link_local:
         return "neither an IPv4 nor a link-local IPv6 address"
-    index = struct.pack("@I", interface.index)
+    return _why_not_sent(interface, 6)
+
+
+def _why_not_sent(interface: Interface, version: int) -> str:
     try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-            group = socket.inet_pton(socket.AF_INET6, _GROUP_6)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + index)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-            sock.bind((interface.link_local, 0, 0, interface.index))
-            sock.connect((_GROUP_6, _PORT, 0, interface.index))
+        sock, group = open_socket(interface, version)
+        with sock:
+            sock.connect(group)  # sends nothing, but needs a route
     except OSError as error:
         return f"no multicast ({error.strerror})"
     return ""

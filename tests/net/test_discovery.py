@@ -19,7 +19,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from zeroconf import DNSAddress, DNSIncoming, DNSOutgoing, current_time_millis  # type: ignore[attr-defined]
+from zeroconf import (  # type: ignore[attr-defined]
+    DNSAddress,
+    DNSIncoming,
+    DNSOutgoing,
+    Zeroconf,
+    current_time_millis,
+)
 from zeroconf._services.browser import generate_service_query
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
@@ -27,6 +33,9 @@ from overlaysync.errors import NetworkError, UsageError
 from overlaysync.net.announcer import Announcement, Announcer
 from overlaysync.net.bounds import DISCOVERY
 from overlaysync.net.discovery import SERVICE, Browser, Peer
+from overlaysync.net.faults import Faults
+from overlaysync.net.interfaces import Interface, list_interfaces
+from overlaysync.net.one_shot import Listener, OneShot
 from overlaysync.net.txt import Item
 from overlaysync.trust.keys import node_id
 from tests.net.still import StillNetwork
@@ -74,6 +83,10 @@ async def stranger() -> AsyncIterator[AsyncZeroconf]:
         await zeroconf.async_close()
 
 
+def loopback() -> Interface:
+    return next(interface for interface in list_interfaces() if interface.name == "lo")
+
+
 def service(instance: str, **changes: object) -> AsyncServiceInfo:
     """A service as a stranger may announce it."""
     what: dict[str, object] = {
@@ -115,6 +128,50 @@ async def test_a_node_is_found_changes_and_goes(label: str) -> None:
             await until(browser, lambda: browser.peers[label].revision == "r4")
             assert browser.peers[label].items == ()
         await until(browser, lambda: label not in browser.peers)
+
+
+async def test_a_question_from_a_port_of_its_own_is_answered_to_that_port(label: str) -> None:
+    """However often others have asked, and whatever is multicast: that one does not listen there at all."""
+    zeroconf = Zeroconf(interfaces=["127.0.0.1"], unicast=True)
+    await zeroconf.async_wait_for_start()
+    wanted = f"{label}.{SERVICE}"
+    async with announcing(label, Announcement(4321, NODE)) as announcer, asyncio.timeout(15):
+        for _ in range(3):
+            zeroconf.cache.cache.clear()
+            one_shot = OneShot(SERVICE, lambda host: host == "127.0.0.1", Faults())
+            one_shot.ask([loopback()], zeroconf)
+            while not all(map(zeroconf.cache.async_entries_with_name, (wanted, announcer.host))):
+                await zeroconf.async_wait(50)
+            one_shot.stop()
+    await AsyncZeroconf(zc=zeroconf).async_close()
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "reached", "address", "taken"),
+    [
+        ("127.0.0.1", 5353, True, "127.0.0.1", True),
+        ("192.0.2.9", 5353, True, "192.0.2.9", True),
+        ("192.0.2.9", 5353, False, "192.0.2.9", False),
+        ("192.0.2.9", 40000, True, "192.0.2.9", False),
+        ("192.0.2.9", 5353, True, "127.0.0.1", False),
+    ],
+)
+async def test_answers_are_taken_from_nodes_of_this_network_alone(
+    host: str, port: int, reached: bool, address: str, taken: bool
+) -> None:
+    """A node that has not seen its network yet knows of no address but the loopback: it is asked again."""
+    faults = Faults()
+    async with stranger() as zeroconf:
+        cache = zeroconf.zeroconf.cache
+        listener = Listener(zeroconf.zeroconf, {host: reached}.__getitem__, loopback(), faults)
+        said = service("pl@bob", parsed_addresses=[address])
+        answer = DNSOutgoing(0x8400)
+        for record in (said.dns_pointer(), *said.dns_addresses()):
+            answer.add_answer_at_time(record, 0)
+        for packet in (b"", b"\xff" * 40, bytes(9001), *answer.packets()):
+            listener.datagram_received(packet, (host, port))
+        assert bool(cache.async_entries_with_name(SERVICE)) == taken
+        assert not faults.counts
 
 
 async def test_the_same_again_is_not_sent(label: str) -> None:
@@ -220,7 +277,8 @@ async def test_an_address_that_another_replaces_is_dropped_without_a_goodbye(lab
         info = service(label, parsed_addresses=["127.0.0.9"])
         await hear(browser, zeroconf, [info], f"{label}-z")
         await until(browser, lambda: label in browser.peers)
-        await asyncio.sleep(1.1)  # what is younger is not replaced (RFC 6762, 10.2)
+        zeroconf.zeroconf.registry.async_remove(info)  # answers no more questions
+        await asyncio.sleep(2.6)  # what is younger than a second is not replaced (RFC 6762, 10.2)
         moved = DNSOutgoing(0x8400)
         now = service(label, parsed_addresses=["127.0.0.1"], server=info.server)
         for record in now.dns_addresses():
