@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -26,6 +29,7 @@ class Sample:
         change: after which change it was taken.
         home: bytes of the files in its node's home.
         parts: number of part files and journals of all its node's directories.
+        open: what its descriptors are, for whoever has to find out which of them have become more.
     """
 
     change: int
@@ -34,6 +38,7 @@ class Sample:
     threads: int
     home: int
     parts: int
+    open: Counter[str] = field(default_factory=Counter)
 
 
 def sample(machine: Machine, change: int) -> Sample | None:
@@ -50,14 +55,33 @@ def sample(machine: Machine, change: int) -> Sample | None:
             continue
         home += size if path.is_relative_to(machine.node.home) else 0
         parts += "part" in path.suffix or "journal" in path.name
+    opened = _open(process)
     return Sample(
         change,
         int(status["VmRSS"].split()[0]) * KIB,
-        len(list((process / "fd").iterdir())),
+        opened.total(),
         int(status["Threads"]),
         home,
         parts,
+        opened,
     )
+
+
+def _open(process: Path) -> Counter[str]:
+    """What the descriptors of a process are: kinds of sockets with their state, directories of files."""
+    sockets: dict[str, str] = {}
+    for table in ("tcp", "tcp6", "udp", "udp6", "unix", "netlink"):
+        for line in (process / "net" / table).read_text().splitlines()[1:]:
+            words = line.split()
+            inode = {"unix": 6, "netlink": 9}.get(table, 9)
+            state = f" {words[3]}" if table.startswith("tcp") else ""
+            sockets[f"socket:[{words[inode]}]"] = table + state
+    opened: Counter[str] = Counter()
+    for descriptor in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since
+            target = os.readlink(descriptor)
+            opened[sockets.get(target) or (str(Path(target).parent) if target[0] == "/" else target)] += 1
+    return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +111,10 @@ def not_flat(samples: list[Sample]) -> list[str]:
     for what in ("descriptors", "threads", "parts"):
         course = Course.of([getattr(one, what) for one in samples])
         if course.late > course.early + _FEW:
-            grown.append(f"{what} from {course.early:g} to {course.late:g}")
+            more = samples[-1].open - samples[len(samples) // 4].open if what == "descriptors" else None
+            grown.append(
+                f"{what} from {course.early:g} to {course.late:g}{f', of them {dict(more)}' if more else ''}"
+            )
     return grown
 
 
