@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,13 +29,6 @@ from overlaysync.store.catalog import Held
 from overlaysync.trust.envelope import Manifest, sign_header
 from overlaysync.units import CHUNK, MIB
 from tests.node.observers import Heard
-
-
-@pytest.fixture
-def node(home: Path) -> Iterator[Node]:
-    made = Node.open(os.environ)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("same", [True, False])

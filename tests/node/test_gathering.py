@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,6 @@ OTHER = 12345
 """A user beside the one that runs the tests."""
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
-
-
-@pytest.fixture
-def node(home: Path) -> Iterator[Node]:
-    made = Node.open(dict(os.environ))
-    yield made
-    made.close()
 
 
 @pytest.fixture

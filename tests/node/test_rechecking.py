@@ -7,7 +7,6 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,13 +28,6 @@ from tests.node.observers import Heard
 
 DAY_S = 86400.0
 WEEK_S = 7 * DAY_S
-
-
-@pytest.fixture
-def node(home: Path) -> Iterator[Node]:
-    made = Node.open(dict(os.environ))
-    yield made
-    made.close()
 
 
 def distinct(seed: int, count: int = 8) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +15,6 @@ from tests.images import create, draw
 from tests.node.observers import Heard
 
 pytestmark = pytest.mark.qemu
-
-
-@pytest.fixture
-def node(home: Path) -> Iterator[Node]:
-    made = Node.open(dict(os.environ))
-    yield made
-    made.close()
 
 
 @pytest.fixture

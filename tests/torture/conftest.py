@@ -10,52 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.forks import Forks
-from tests.e2e.namespaces import NoNamespaceError, island
-from tests.e2e.nodes import Lab
+from tests.e2e.conftest import apart, forks, lab, open_forks, open_lab
 from tests.torture.runner import Runner
 
+__all__ = ["apart", "forks", "lab", "open_forks", "open_lab"]
+
 MakeRunner = Callable[..., Runner]
-
-
-@pytest.fixture(scope="session")
-def apart() -> Iterator[tuple[str, ...]]:
-    """Words that run a command where no node of another test is heard; none where that cannot be had."""
-    with ExitStack() as stack:
-        try:
-            made = stack.enter_context(island())
-        except NoNamespaceError:
-            yield ()
-        else:
-            yield made.prefix
-
-
-@pytest.fixture(scope="session")
-def forks(apart: tuple[str, ...]) -> Iterator[Forks]:
-    """Forks commands there."""
-    with Forks(apart) as made:
-        yield made
-
-
-@pytest.fixture(scope="session")
-def open_forks() -> Iterator[Forks]:
-    """Forks commands on this machine's own network."""
-    with Forks() as made:
-        yield made
-
-
-@pytest.fixture
-def lab(tmp_path: Path, apart: tuple[str, ...], forks: Forks) -> Iterator[Lab]:
-    """Nodes that find each other by ``--peer`` only."""
-    with Lab(tmp_path, prefix=apart, forks=forks) as made:
-        yield made
-
-
-@pytest.fixture
-def open_lab(tmp_path: Path, open_forks: Forks) -> Iterator[Lab]:
-    """Nodes on this machine's own network."""
-    with Lab(tmp_path, forks=open_forks) as made:
-        yield made
 
 
 @pytest.fixture
