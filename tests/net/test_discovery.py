@@ -87,6 +87,17 @@ def loopback() -> Interface:
     return next(interface for interface in list_interfaces() if interface.name == "lo")
 
 
+def multicast_socket() -> socket.socket:
+    """Hears what is multicast on the loopback."""
+    wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    wire.bind(("", 5353))
+    group = socket.inet_aton("224.0.0.251") + socket.inet_aton("127.0.0.1")
+    wire.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+    return wire
+
+
 def service(instance: str, **changes: object) -> AsyncServiceInfo:
     """A service as a stranger may announce it."""
     what: dict[str, object] = {
@@ -146,6 +157,22 @@ async def test_a_question_from_a_port_of_its_own_is_answered_to_that_port(label:
     await AsyncZeroconf(zc=zeroconf).async_close()
 
 
+async def test_a_node_whose_multicast_answers_are_late_or_lost_is_found(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stranger() as zeroconf:
+        send = zeroconf.zeroconf.async_send
+
+        def send_to_askers(out: DNSOutgoing, address: str | None = None, *more: Any) -> None:
+            if address is not None:
+                send(out, address, *more)
+
+        monkeypatch.setattr(zeroconf.zeroconf, "async_send", send_to_askers)
+        zeroconf.zeroconf.registry.async_add(service(label))
+        async with browsing() as browser:
+            await until(browser, lambda: label in browser.peers)
+
+
 @pytest.mark.parametrize(
     ("host", "port", "reached", "address", "taken"),
     [
@@ -174,6 +201,20 @@ async def test_answers_are_taken_from_nodes_of_this_network_alone(
         assert not faults.counts
 
 
+async def test_no_question_is_the_same_packet_as_another() -> None:
+    """Those who answer take the same packet within a second for a copy."""
+    loop = asyncio.get_running_loop()
+    one_shots = [OneShot(SERVICE, lambda host: True, Faults()) for _ in range(2)]
+    async with stranger() as zeroconf, asyncio.timeout(15):
+        with multicast_socket() as wire:
+            for one_shot in one_shots:
+                one_shot.ask([loopback()], zeroconf.zeroconf)
+            packets = [await loop.sock_recv(wire, 9000) for _ in range(4)]
+            for one_shot in one_shots:
+                one_shot.stop()
+    assert len(set(packets)) == 4
+
+
 async def test_the_same_again_is_not_sent(label: str) -> None:
     """What changes for a team alone shall not be heard."""
     loop = asyncio.get_running_loop()
@@ -186,13 +227,7 @@ async def test_the_same_again_is_not_sent(label: str) -> None:
                 return True
         return False
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
-        wire.setblocking(False)
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        wire.bind(("", 5353))
-        group = socket.inet_aton("224.0.0.251") + socket.inet_aton("127.0.0.1")
-        wire.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+    with multicast_socket() as wire:
         said = Announcement(4321, NODE, "r1")
         announcer = Announcer(label, interfaces=LO, bounds=replace(DISCOVERY, updates_s=0))
         await announcer.start(said)
