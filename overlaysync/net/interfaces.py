@@ -69,6 +69,11 @@ class Interface:
         return next(found, "")
 
     @property
+    def versions(self) -> tuple[int, ...]:
+        """Of IP, in which multicast may work on it: IPv6 needs a link-local address."""
+        return (*((4,) if self.ipv4 else ()), *((6,) if self.link_local else ()))
+
+    @property
     def lasting(self) -> tuple[str, ...]:
         """The addresses to tell others of: IPv4, then IPv6 ones that last, the link-local one at the end.
 

@@ -70,8 +70,8 @@ class OneShot:
         endpoints: list[tuple[asyncio.DatagramTransport, tuple[object, ...]]] = []
         try:
             for interface in interfaces:
-                for version in (4, 6):
-                    with suppress(OSError, IndexError):  # IndexError: it has no such address
+                for version in interface.versions:
+                    with suppress(OSError):
                         sock, group = open_socket(interface, version)
                         listener = partial(Listener, zeroconf, self._reaches, interface, self._faults)
                         transport, _ = await loop.create_datagram_endpoint(listener, sock=sock)

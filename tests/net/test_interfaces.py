@@ -39,6 +39,14 @@ def test_the_loopback_is_there() -> None:
     assert loopback in choose_interfaces()
 
 
+def test_ipv6_multicast_needs_a_link_local_address() -> None:
+    assert LO.versions == (4,) and LAN.versions == (4, 6)
+    assert (
+        interface("eth0", "fe80::7/64").versions == (6,)
+        and interface("eth0", "2001:db8::7/64").versions == ()
+    )
+
+
 @pytest.mark.parametrize(
     "name",
     [
