@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from overlaysync.ops.timeline import Place
 
 LOOK_S = 2.0
+_ANSWERS_S = 2.0
+"""So much longer for machines that have been found and are being asked: a busy one takes its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ async def look(
     tell: bool = True,
     mdns_needed: bool = True,
 ) -> Seen:
-    """Return what is within reach after ``wait_s``.
+    """Return what is within reach after ``wait_s``, and a little later where answers are awaited.
 
     Args:
         node, output: looks, and tells.
@@ -93,6 +95,8 @@ async def look(
         ) as reach,
     ):
         await reach.until(lambda: False, wait_s=wait_s)
+        if reach.looking:
+            await reach.until(lambda: not reach.looking, wait_s=_ANSWERS_S)
         if tell:
             note_silent(reach, output)
         nodes = [
