@@ -19,6 +19,8 @@ from overlaysync.ops.timeline import Place
 from overlaysync.trust.keys import node_id
 
 LOOK_S = 2.0
+_ANSWERS_S = 2.0
+"""So much longer for machines that have been found and are being asked: a busy one takes its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ async def look(
     tell: bool = True,
     mdns_needed: bool = True,
 ) -> Seen:
-    """Return what is within reach after ``wait_s``.
+    """Return what is within reach after ``wait_s``, and a little later where answers are awaited.
 
     Args:
         node, output: looks, and tells.
@@ -88,6 +90,8 @@ async def look(
         ) as reach,
     ):
         await reach.until(lambda: False, wait_s=wait_s)
+        if reach.looking:
+            await reach.until(lambda: not reach.looking, wait_s=_ANSWERS_S)
         if tell:
             note_silent(reach, output)
         nodes = [

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,20 @@ def test_a_stall_is_called_one_and_names_the_source(lab: Lab) -> None:
     result = fetch.wait()
     assert result.code == DONE
     assert progress_of(fetch)[-1]["stalled"] == 0
+
+
+def test_ls_waits_for_the_answer_of_a_machine_that_it_has_found(lab: Lab) -> None:
+    """A busy machine takes its time; its images are not "not within reach"."""
+    share, _ = start(lab)
+    share.popen.send_signal(signal.SIGSTOP)
+    ls = lab.node("bob").start("ls", "--peer", share.peer, "--wait", "0", "--json")
+    connections = Path(f"/proc/{ls.popen.pid}/net/tcp6")
+    # Remote port and state, as in proc(5): established, although it stands still.
+    connected = re.compile(rf":{share.port:04X} 01 ")
+    until(lambda: connected.search(connections.read_text()), what="a connection")
+    share.popen.send_signal(signal.SIGCONT)
+    assert ls.wait().code == DONE
+    assert [image["name"] for image in ls.document()["images"]] == [lab.name("disk")]
 
 
 def test_a_terminal_shows_no_time_left_while_nothing_comes(lab: Lab) -> None:
