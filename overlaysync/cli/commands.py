@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from overlaysync.cli.config import load_defaults
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,37 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
 ENTRIES = {entry.name: entry for entries in SECTIONS.values() for entry in entries}
 
 
+class Command(TyperCommand):
+    """A command whose help says of each argument and option what people call it, and nothing of Python's."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words after the command's name."""
+        arguments: list[Any] = [param for param in self.params if _is_argument(param)]
+        return ["[OPTIONS]", *(argument.metavar for argument in arguments)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the lists of arguments and options."""
+        params: list[Any] = self.get_params(ctx)
+        arguments = [(param.metavar, param.help or "") for param in params if _is_argument(param)]
+        options = [param.get_help_record(ctx) for param in params if not _is_argument(param)]
+        for title, rows in (("Arguments", arguments), ("Options", options)):
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(list(filter(None, rows)))
+
+
+class App(typer.Typer):
+    """Makes commands of functions."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[_Function], _Function]:
+        """Make a command of a function, under this name."""
+        return super().command(name, cls=Command, **settings)
+
+
 @functools.cache
 def load(name: str) -> Any:
     """Import the command of that name, and make it of its function; several runs in one process share it."""
-    own = typer.Typer(rich_markup_mode=None)
+    own = App(rich_markup_mode=None)
     importlib.import_module(f"overlaysync.cli.{ENTRIES[name].module}").add_commands(own)
     return typer.main.get_group(own).commands[name]
 
@@ -89,10 +119,13 @@ class Lazy(TyperCommand):
         return command.make_context(info_name, args, parent=parent, **extra)
 
 
+def _is_argument(param: Any) -> bool:
+    return bool(param.param_type_name == "argument")
+
+
 def _options(command: Any) -> dict[str, bool]:
     """The options of a command, and whether each may be given several times."""
-    options = (param for param in command.params if param.param_type_name == "option")
-    return {option.name: option.multiple for option in options}
+    return {param.name: param.multiple for param in command.params if not _is_argument(param)}
 
 
 class Commands(TyperGroup):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeAlias
 
@@ -31,6 +32,24 @@ from overlaysync.units import parse_size
 
 LEAST_RATE = 16 * 1024
 """Bytes per second: below, an answer takes so long that whoever waits for it gives up."""
+
+
+def number_from(least: float, most: float = math.inf, *, whole: bool = False) -> Callable[[Any], float]:
+    """Return what reads a number between these two, for an option."""
+    bounds = f"from {least:g} to {most:g}" if most < math.inf else f"of {least:g} or more"
+    words = f"is not a {'whole ' if whole else ''}number {bounds}"
+
+    def read(text: Any) -> float:
+        try:
+            number = int(text) if whole else float(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise typer.BadParameter(f"{printable(str(text))} {words}.")
+        return number
+
+    return read
+
 
 PeerOption: TypeAlias = Annotated[
     list[str] | None,
@@ -61,7 +80,13 @@ AcceptMasterOption: TypeAlias = Annotated[
 ]
 
 WaitOption: TypeAlias = Annotated[
-    float, typer.Option("--wait", metavar="S", min=0.0, max=600.0, help="Look for nodes this many seconds.")
+    float,
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        parser=number_from(0, 600),
+        help="Look for machines for this many seconds.",
+    ),
 ]
 
 

@@ -21,6 +21,7 @@ from overlaysync.cli.common import (
     image_fields,
     interruptible,
     listing_fields,
+    number_from,
     open_node,
     parse_format,
     parse_peers,
@@ -105,7 +106,7 @@ def fetch(
         typer.Option(
             "--seed",
             metavar="SECONDS",
-            min=0.0,
+            parser=number_from(0),
             help="Keep sharing for SECONDS after the fetch (default: until current downloaders finish).",
         ),
     ] = None,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from overlaysync.cli.commands import App
 from overlaysync.cli.output import Output, output_of
 from overlaysync.node.identity import RESTORE, Exchange, kept_keys, make_new_key, restore_key
 from overlaysync.node.node import node_label
@@ -19,7 +20,7 @@ _RUNNING = "  Restart 'overlaysync share' if it is running: it keeps the key it 
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
-    key = typer.Typer(no_args_is_help=True, help="Manage the key that identifies this machine.")
+    key = App(no_args_is_help=True, help="Manage the key that identifies this machine.")
     for command in (show, new, restore):
         key.command(command.__name__)(command)
     app.add_typer(key, name="key")

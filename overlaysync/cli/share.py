@@ -18,6 +18,7 @@ from overlaysync.cli.common import (
     PeerOption,
     RateOption,
     image_fields,
+    number_from,
     open_node,
     parse_format,
     parse_peers,
@@ -85,10 +86,10 @@ def share(
         int | None,
         typer.Option(
             "--port",
-            metavar="N",
-            min=0,
-            max=65535,
-            help="Listen on port N; 0 means a free one. [default: 29450, or a free one when that is taken]",
+            metavar="PORT",
+            parser=number_from(0, 65535, whole=True),
+            help="Listen on this port; 0 means any free one "
+            "(default: 29450, or a free one if that is taken).",
         ),
     ] = None,
     limit_rate: RateOption = None,
@@ -97,7 +98,7 @@ def share(
         typer.Option(
             "--recheck",
             metavar="DAYS",
-            min=0.0,
+            parser=number_from(0),
             help="Check images for damage that were last read more than DAYS ago (0: never).",
         ),
     ] = RECHECK_DAYS,

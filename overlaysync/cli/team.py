@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from overlaysync.cli.commands import App
 from overlaysync.cli.common import open_node
 from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import NotAllowedError, UsageError
@@ -35,7 +36,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The team.")]
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
-    team = typer.Typer(no_args_is_help=True, help="Manage teams: only members see what is shared with one.")
+    team = App(no_args_is_help=True, help="Manage teams: only members see what is shared with one.")
     for command in (create, join, show, code, leave):
         team.command(command.__name__)(command)
     app.add_typer(team, name="team")
