@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,22 +18,37 @@ from overlaysync.cli.common import (
     image_fields,
     interruptible,
     open_node,
-    output_of,
     parse_peers,
 )
 from overlaysync.cli.finding import check_membership, here, is_path, look_at
 from overlaysync.cli.looking import note_silent
-from overlaysync.cli.output import Output
-
-if TYPE_CHECKING:
-    from overlaysync.errors import BaseImageError
-    from overlaysync.model.reference import Reference
-    from overlaysync.net.messages import Address
-    from overlaysync.node.adoption import Adoption
-    from overlaysync.node.fetching import Options
-    from overlaysync.node.node import Node
-    from overlaysync.ops.adopt import Proof, Stray
-    from overlaysync.ops.library import Known
+from overlaysync.cli.output import Output, output_of
+from overlaysync.errors import BaseImageError, NotFoundError, UsageError
+from overlaysync.model.names import check_name
+from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.net.client import Client
+from overlaysync.net.messages import Address
+from overlaysync.net.rate import RateLimit
+from overlaysync.node.adoption import Adoption
+from overlaysync.node.fetching import Fetch, Options
+from overlaysync.node.node import Node, now, timestamp
+from overlaysync.node.passing import Passing
+from overlaysync.node.reach import Reach
+from overlaysync.ops.adopt import (
+    ElsewhereError,
+    Proof,
+    Stray,
+    already_stands,
+    note_history,
+    note_unverified,
+    read_over,
+    settle,
+)
+from overlaysync.ops.assemble import check_free
+from overlaysync.ops.audience import stem
+from overlaysync.ops.backing import mark_meant
+from overlaysync.ops.library import Known
+from overlaysync.ops.publish import image_path
 
 FIND_S = 5.0
 
@@ -78,10 +94,10 @@ def adopt(
     iface: InterfaceOption = None,
     wait: WaitOption = FIND_S,
 ) -> None:
-    """Put an overlay on the master that it belongs to, in a new file."""
-    from overlaysync.errors import UsageError
-    from overlaysync.model.names import check_name
-    from overlaysync.node.fetching import Options
+    """Put an overlay that was copied here on its master.
+
+    The result is a new file.
+    """
 
     if unverified and not (master and is_path(master)):
         raise UsageError(
@@ -114,10 +130,6 @@ class _Adopting:
 
     def run(self, overlay: str, master: str | None, name: str | None, *, unverified: bool) -> None:
         """Find the master, write the overlay anew, and say what shows that it belongs there."""
-        from overlaysync.errors import BaseImageError
-        from overlaysync.node.adoption import Adoption
-        from overlaysync.node.node import now
-        from overlaysync.ops.adopt import already_stands, settle
 
         stray = look_at(self.node, self.output, overlay)
         directories = [*self.options.directories, os.path.dirname(stray.path)]
@@ -143,8 +155,6 @@ class _Adopting:
 
     def _named(self, master: str | None) -> Known | Reference | None:
         """The master that the user named: an image here, or a reference to look for."""
-        from overlaysync.errors import NotFoundError
-        from overlaysync.model.reference import parse_reference
 
         if master is None:
             return None
@@ -159,11 +169,6 @@ class _Adopting:
 
     def _prove(self, adoption: Adoption, only: Known | Reference | None, name: str | None) -> Proof:
         """The overlay on its master: by what is here if that is enough, else with what peers have."""
-        import asyncio
-
-        from overlaysync.model.reference import Reference
-        from overlaysync.ops.assemble import check_free
-        from overlaysync.ops.publish import image_path
 
         if only is None:
             proof = adoption.here()
@@ -176,11 +181,6 @@ class _Adopting:
         return proof
 
     async def _within_reach(self, adoption: Adoption, only: Known | Reference | None) -> Proof:
-        from overlaysync.net.client import Client
-        from overlaysync.net.rate import RateLimit
-        from overlaysync.node.fetching import Fetch
-        from overlaysync.node.passing import Passing
-        from overlaysync.node.reach import Reach
 
         node = self.node
         async with (
@@ -203,11 +203,6 @@ class _Adopting:
 
     def _write(self, stray: Stray, known: Known, name: str | None, proof: Proof | None) -> Known:
         """Write the overlay to a new file on the master that ``known`` was read over."""
-        from overlaysync.node.node import now, timestamp
-        from overlaysync.ops.adopt import note_history
-        from overlaysync.ops.audience import stem
-        from overlaysync.ops.backing import mark_meant
-        from overlaysync.ops.publish import image_path
 
         assert known.parent is not None
         for note in known.notes:
@@ -229,9 +224,6 @@ class _Adopting:
         self, stray: Stray, only: Known | Reference | None, name: str | None, refusal: BaseImageError
     ) -> None:
         """Put the overlay on the image that the user named, and say loudly that nothing proves it."""
-        from overlaysync.node.node import timestamp
-        from overlaysync.ops.adopt import ElsewhereError, note_unverified, read_over
-        from overlaysync.ops.library import Known
 
         assert isinstance(only, Known)
         if not self.accept_master:

@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from overlaysync.cli.holders import usage_fields
 from overlaysync.cli.output import Output
+from overlaysync.errors import BrokenOffError, UsageError
+from overlaysync.formats.image import Format
+from overlaysync.model.digest import format_id
 from overlaysync.model.names import one_field, printable
-
-if TYPE_CHECKING:
-    from overlaysync.errors import OverlaysyncError, Refusal
-    from overlaysync.formats.image import Format
-    from overlaysync.net.messages import Address
-    from overlaysync.node.node import Node
-    from overlaysync.ops.again import Again
-    from overlaysync.ops.believe import Versions
-    from overlaysync.ops.library import Known
-    from overlaysync.ops.resolve import Listing
-    from overlaysync.swarm.link import Compression
-    from overlaysync.trust.book import Book
-    from overlaysync.trust.envelope import Manifest
+from overlaysync.net.messages import Address, parse_peer
+from overlaysync.node.node import Node
+from overlaysync.ops.again import Again
+from overlaysync.ops.audience import stem
+from overlaysync.ops.believe import Versions
+from overlaysync.ops.library import Known
+from overlaysync.ops.resolve import Listing
+from overlaysync.ops.timeline import is_fork
+from overlaysync.swarm.link import Compression
+from overlaysync.trust.book import Book
+from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.keys import node_id
+from overlaysync.units import parse_size
 
 LEAST_RATE = 16 * 1024
 """Bytes per second: below, an answer takes so long that whoever waits for it gives up."""
 
-_SHOWN_CANDIDATES = 20
+
+def number_from(least: float, most: float = math.inf, *, whole: bool = False) -> Callable[[Any], float]:
+    """Return what reads a number between these two, for an option."""
+    bounds = f"from {least:g} to {most:g}" if most < math.inf else f"of {least:g} or more"
+    words = f"is not a {'whole ' if whole else ''}number {bounds}"
+
+    def read(text: Any) -> float:
+        try:
+            number = int(text) if whole else float(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise typer.BadParameter(f"{printable(str(text))} {words}.")
+        return number
+
+    return read
+
 
 PeerOption: TypeAlias = Annotated[
     list[str] | None,
@@ -60,15 +80,14 @@ AcceptMasterOption: TypeAlias = Annotated[
 ]
 
 WaitOption: TypeAlias = Annotated[
-    float, typer.Option("--wait", metavar="S", min=0.0, max=600.0, help="Look for nodes this many seconds.")
+    float,
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        parser=number_from(0, 600),
+        help="Look for machines for this many seconds.",
+    ),
 ]
-
-
-def output_of(context: typer.Context) -> Output:
-    """The output that the global options set up."""
-    output = context.obj
-    assert isinstance(output, Output)
-    return output
 
 
 @contextmanager
@@ -78,7 +97,6 @@ def open_node(output: Output | None) -> Iterator[Node]:
     A command's ``output`` is told when the home is a copy of another machine's, which has then a new key.
     Completion has none: it leaves the key as it is.
     """
-    from overlaysync.node.node import Node
 
     node = Node.open(os.environ, tell=output.note if output else None)
     try:
@@ -90,7 +108,6 @@ def open_node(output: Output | None) -> Iterator[Node]:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Where data are fetched, Ctrl-C loses nothing, and the user is told so."""
-    from overlaysync.errors import BrokenOffError
 
     try:
         yield
@@ -104,8 +121,6 @@ def parse_format(text: str | None) -> Format | None:
     Raises:
         UsageError: there is no such format.
     """
-    from overlaysync.errors import UsageError
-    from overlaysync.formats.image import Format
 
     if text is None:
         return None
@@ -121,7 +136,6 @@ def refuse_format(format: Format | None, what: str, why: str) -> None:
     Raises:
         UsageError: one was given.
     """
-    from overlaysync.errors import UsageError
 
     if format is not None:
         raise UsageError(f"--format does not fit '{printable(what)}'", why=why, hint="leave --format out")
@@ -129,15 +143,12 @@ def refuse_format(format: Format | None, what: str, why: str) -> None:
 
 def parse_peers(texts: list[str] | None) -> list[Address]:
     """The addresses of ``--peer``, and of OVERLAYSYNC_PEERS (separated by blanks)."""
-    from overlaysync.net.messages import parse_peer
 
     return [parse_peer(text) for text in texts or os.environ.get("OVERLAYSYNC_PEERS", "").split()]
 
 
 def parse_rate(text: str | None) -> int | None:
     """Bytes per second of ``--limit-rate``."""
-    from overlaysync.errors import UsageError
-    from overlaysync.units import parse_size
 
     if text is None:
         return None
@@ -162,7 +173,6 @@ def again_of(
     trusted_only: bool = False,
 ) -> Again:
     """The options of a fetch or sync that the commands in its errors repeat: all that were given."""
-    from overlaysync.ops.again import Again
 
     options = ["--to", to] if to != "." else []
     options += [word for path in masters or () for word in ("--masters", path)]
@@ -178,8 +188,6 @@ def compression() -> Compression:
     Raises:
         UsageError: it is set to something else than ``auto``, ``never`` and ``always``.
     """
-    from overlaysync.errors import UsageError
-    from overlaysync.swarm.link import Compression
 
     text = os.environ.get("OVERLAYSYNC_COMPRESSION") or Compression.AUTO.value
     try:
@@ -204,10 +212,6 @@ def image_fields(
         book: says how the publisher is trusted.
         versions: all versions ever seen here, which say whether it is one side of a fork.
     """
-    from overlaysync.model.digest import format_id
-    from overlaysync.ops.audience import stem
-    from overlaysync.ops.timeline import is_fork
-    from overlaysync.trust.keys import node_id
 
     header = manifest.header if manifest else None
     layer = known.layer
@@ -241,7 +245,6 @@ def trust_fields(manifest: Manifest | None, book: Book | None) -> dict[str, str 
 
 def listing_fields(listing: Listing, book: Book, *, fork: bool) -> dict[str, Any]:
     """The JSON form of something listed by peers; ``fork``: whether it is one side of a fork."""
-    from overlaysync.trust.keys import node_id
 
     header = listing.manifest.header
     return {
@@ -283,52 +286,3 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def quoted(note: str) -> str:
     """A publisher's note for people: in quotation marks, so that it is not taken for words of ours."""
     return f"“{one_field(note)}”" if note else ""
-
-
-def error_fields(error: OverlaysyncError) -> dict[str, Any]:
-    """The JSON form of an error."""
-    from overlaysync.errors import AmbiguousError
-
-    return {
-        "what": error.what,
-        "why": error.why,
-        "hint": error.hint,
-        "candidates": list(error.candidates) if isinstance(error, AmbiguousError) else [],
-        "exit_code": error.exit_code,
-    }
-
-
-def refusal_fields(refusal: Refusal) -> dict[str, Any]:
-    """The JSON form of one of several things that could not be had."""
-    return {"name": refusal.name} | error_fields(refusal.error)
-
-
-def candidate_lines(error: OverlaysyncError) -> list[str]:
-    """Return what people are told of what a reference fits: not all, as peers may make up thousands."""
-    from overlaysync.errors import AmbiguousError
-
-    if not isinstance(error, AmbiguousError):
-        return []
-    shown, more = error.candidates[:_SHOWN_CANDIDATES], len(error.candidates) - _SHOWN_CANDIDATES
-    return [*shown, f"and {more} more, all of them with --json"] if more > 0 else list(shown)
-
-
-def refusal_lines(refusal: Refusal) -> list[str]:
-    """What people are told of one of several things that could not be had."""
-    error = refusal.error
-    lines = [f"✗ {refusal.name}: {error}", *(f"    {line}" for line in candidate_lines(error))]
-    return [*lines, f"    try: {error.hint}"] if error.hint else lines
-
-
-def of_several(refusals: Sequence[Refusal], total: int, what: str) -> OverlaysyncError:
-    """The error for several things of which some failed; its exit code is that of the first."""
-    from overlaysync.errors import OverlaysyncError
-
-    first = refusals[0].error
-    error = OverlaysyncError(
-        f"{len(refusals)} of {total} {what}",
-        why="; ".join(sorted({one.error.what for one in refusals})),
-        hint=first.hint,
-    )
-    error.exit_code = first.exit_code
-    return error

@@ -7,7 +7,9 @@ it gets, so a candidate is letters, digits and ``._-/:@`` only.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import re
 import time
@@ -15,11 +17,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from overlaysync.node.node import Node
-    from overlaysync.ops.resolve import Listing
+from overlaysync.cli.common import open_node, parse_peers
+from overlaysync.net.client import Client
+from overlaysync.node.node import Node
+from overlaysync.node.observer import Silent
+from overlaysync.node.reach import Reach
+from overlaysync.ops.resolve import Listing
+from overlaysync.store.home import Home
+from overlaysync.trust.envelope import open_envelope
 
 _LOOK_S = 0.7
 _KEEP_S = 30.0
@@ -42,7 +48,6 @@ def _is_due(text: str, incomplete: str) -> bool:
 
 
 def _candidates() -> list[str]:
-    from overlaysync.store.home import Home
 
     cache = Home.from_environment(os.environ).root / _CACHE
     found = _load(cache)
@@ -79,12 +84,6 @@ def _save(cache: Path, candidates: list[str]) -> None:
 
 def _find() -> list[str]:
     """Everything known here and listed on the LAN."""
-    import asyncio
-    import logging
-
-    from overlaysync.cli.common import open_node
-    from overlaysync.ops.resolve import Listing
-    from overlaysync.trust.envelope import open_envelope
 
     logging.disable(logging.CRITICAL)  # this process only completes
     with open_node(None) as node:
@@ -96,10 +95,6 @@ def _find() -> list[str]:
 
 
 async def _look(node: Node) -> Iterable[Listing]:
-    from overlaysync.cli.common import parse_peers
-    from overlaysync.net.client import Client
-    from overlaysync.node.observer import Silent
-    from overlaysync.node.reach import Reach
 
     async with (
         Client(teams=node.teams) as client,

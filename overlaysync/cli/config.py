@@ -8,37 +8,47 @@ file.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.store.home import Home
 
 MAX_SIZE = 1 << 20
 
-Options: TypeAlias = Mapping[str, Mapping[str, bool]]
-"""Command → option → whether it may be given several times."""
 
+def load_defaults(command: str, options: Mapping[str, bool], commands: Collection[str]) -> dict[str, Any]:
+    """Return the values that the user has set for options of a command.
 
-def load_defaults(commands: Options) -> dict[str, dict[str, Any]]:
-    """Command → option → value, as the user has set them.
+    Args:
+        command: its name.
+        options: the options it has, and whether each may be given several times.
+        commands: the names of all commands.
 
     Raises:
         UsageError: the config file is not TOML, or names what does not exist.
         NotAllowedError: it may not be read.
     """
-    defaults = _from_file(commands)
-    for command, options in commands.items():
-        for option, several in options.items():
-            value = os.environ.get(f"OVERLAYSYNC_{command}_{option}".upper())
-            if value:
-                defaults.setdefault(command, {})[option] = value.split() if several else value
+    home = Home.from_environment(os.environ)
+    path = home.config / "config.toml"
+    tables = _tables(path, home)
+    for name, table in tables.items():
+        if name not in commands or not isinstance(table, dict):
+            raise _no_such(f"{path} sets '{name}'", "command", commands)
+    for name in set(tables.get(command, ())) - set(options):
+        raise _no_such(f"{path} sets '{name}' for {command}", "option", options)
+    defaults = {name: _expanded(value) for name, value in tables.get(command, {}).items()}
+    for option, several in options.items():
+        value = os.environ.get(f"OVERLAYSYNC_{command}_{option}".upper())
+        if value:
+            defaults[option] = value.split() if several else value
     return defaults
 
 
-def _from_file(commands: Options) -> dict[str, dict[str, Any]]:
-    home = Home.from_environment(os.environ)
-    path = home.config / "config.toml"
+def _tables(path: Path, home: Home) -> dict[str, Any]:
+    """What the config file holds; nothing when there is none."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_SIZE)
@@ -50,32 +60,16 @@ def _from_file(commands: Options) -> dict[str, dict[str, Any]]:
             why="permission denied",
             hint=f"chmod u+rwX '{home.root}' '{home.config}', or set OVERLAYSYNC_HOME to one of yours",
         ) from None
-    import tomllib
-
     try:
-        tables = tomllib.loads(content.decode("utf-8"))
+        return tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path} is not a TOML file", why=str(error), hint="correct it there, or move the file away"
         ) from None
-    for command, options in tables.items():
-        if command not in commands or not isinstance(options, dict):
-            raise UsageError(
-                f"{path} sets '{command}'",
-                why="there is no such command",
-                hint=f"choose from: {', '.join(sorted(commands))}",
-            )
-        unknown = sorted(set(options) - set(commands[command]))
-        if unknown:
-            raise UsageError(
-                f"{path} sets '{unknown[0]}' for {command}",
-                why="there is no such option",
-                hint=f"choose from: {', '.join(sorted(commands[command]))}",
-            )
-    return {
-        command: {name: _expanded(value) for name, value in options.items()}
-        for command, options in tables.items()
-    }
+
+
+def _no_such(what: str, kind: str, known: Iterable[str]) -> UsageError:
+    return UsageError(what, why=f"there is no such {kind}", hint=f"choose from: {', '.join(sorted(known))}")
 
 
 def _expanded(value: Any) -> Any:

@@ -22,15 +22,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from overlaysync.cli.output import Output
 from overlaysync.errors import NetworkError, NotFoundError, OverlaysyncError, VerificationError
-from overlaysync.units import CHUNK, MIB, format_size
-
-if TYPE_CHECKING:
-    from overlaysync.node.node import Node
-    from overlaysync.ops.library import Known
+from overlaysync.formats.image import Format
+from overlaysync.model.digest import as_digests, hash_units
+from overlaysync.model.pages import PageListBuilder
+from overlaysync.node.node import Node, now
+from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.library import Known
+from overlaysync.ops.local import LocalCopier, LocalSource
+from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
+from overlaysync.units import CHUNK, MIB, PAGE_UNITS, format_size
 
 MASTER, OVERLAY, PROMOTED = "debian-demo", "router", "debian-router"
 _VIRTUAL_SIZE = 256 * MIB
@@ -146,7 +152,6 @@ class _Demo:
     # -- steps ---------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        from overlaysync.node.node import Node
 
         with _closing(Node.open(self.teacher.environment)) as node:
             master = _make_master(node, self.teacher.directory)
@@ -393,13 +398,6 @@ def _closing(node: Node) -> Iterator[Node]:
 
 def _make_master(node: Node, directory: Path) -> Known:
     """A master with random and compressible areas, as a file system has: raw first, then as qcow2."""
-    import numpy as np
-
-    from overlaysync.formats.image import Format
-    from overlaysync.node.node import now
-    from overlaysync.ops.assemble import Assembly, target_for
-    from overlaysync.ops.local import LocalCopier, LocalSource
-    from overlaysync.ops.make import MASTER_MODE
 
     raw, path = directory / f"{MASTER}.raw", directory / f"{MASTER}.qcow2"
     random = np.random.default_rng()
@@ -430,14 +428,6 @@ def _text(area: int) -> bytes:
 
 def _write_as_guest(node: Node, master: Known, path: Path) -> None:
     """Put an overlay with changed chunks in the place of the fresh one at ``path``."""
-    import numpy as np
-
-    from overlaysync.formats.image import Format
-    from overlaysync.model.digest import as_digests, hash_units
-    from overlaysync.model.pages import PageListBuilder
-    from overlaysync.ops.assemble import Assembly, target_for
-    from overlaysync.ops.make import OVERLAY_MODE, backing_name
-    from overlaysync.units import PAGE_UNITS
 
     data = memoryview(np.random.default_rng().bytes(_CHANGED_CHUNKS * CHUNK))
     units = _VIRTUAL_SIZE // CHUNK

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import fcntl
 import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from contextlib import AsyncExitStack
+from typing import Literal
 
 import typer
 
-from overlaysync.cli.common import InterfaceOption, open_node, output_of, parse_peers
-from overlaysync.cli.output import Output
-
-if TYPE_CHECKING:
-    from overlaysync.net.interfaces import Interface
-    from overlaysync.net.messages import Address
-    from overlaysync.node.node import Node
-    from overlaysync.node.twins import Twin
-    from overlaysync.store.faultlog import FaultCount
-    from overlaysync.store.home import Home
+from overlaysync.cli.common import InterfaceOption, open_node, parse_peers
+from overlaysync.cli.output import Output, output_of
+from overlaysync.errors import NetworkError, OverlaysyncError
+from overlaysync.formats.locks import hold_read_lock, in_use
+from overlaysync.net.announcer import Announcement, Announcer
+from overlaysync.net.client import Client
+from overlaysync.net.discovery import Browser
+from overlaysync.net.interfaces import Interface, choose_interfaces, is_link_local, list_interfaces
+from overlaysync.net.messages import DEFAULT_PORT, Address
+from overlaysync.node.identity import RESTORE, kept_keys
+from overlaysync.node.node import Node
+from overlaysync.node.observer import Silent
+from overlaysync.node.reach import Reach
+from overlaysync.node.twins import ADVICE, Twin
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.faultlog import FaultCount
+from overlaysync.store.home import Home
+from overlaysync.trust.keys import node_id
+from overlaysync.units import format_size
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -62,10 +79,10 @@ class Check:
 
 
 def doctor(context: typer.Context, iface: InterfaceOption = None) -> None:
-    """Check network, clock, key, space, locks and QEMU, and say what to do."""
-    import asyncio
+    """Check network, clock, key, disk and QEMU.
 
-    from overlaysync.net.interfaces import choose_interfaces, list_interfaces
+    What is wrong is said, with what to do.
+    """
 
     output, peers = output_of(context), parse_peers(None)
     found = list_interfaces()
@@ -128,7 +145,6 @@ def _is_loopback(interface: Interface) -> bool:
 
 
 async def _check_network(chosen: tuple[Interface, ...]) -> list[Check]:
-    import asyncio
 
     checks = await asyncio.gather(*(_check_multicast(interface) for interface in chosen))
     lan = [check for check, interface in zip(checks, chosen, strict=True) if not _is_loopback(interface)]
@@ -144,13 +160,6 @@ def _milder(check: Check) -> Check:
 
 async def _check_multicast(interface: Interface) -> Check:
     """Announce a node that is none on one pair of sockets, and listen for it on another."""
-    import asyncio
-    from contextlib import AsyncExitStack
-
-    from overlaysync.errors import NetworkError
-    from overlaysync.net.announcer import Announcement, Announcer
-    from overlaysync.net.discovery import Browser
-    from overlaysync.trust.keys import node_id
 
     name, only = f"multicast {interface.name}", (interface.name,)
     browser = Browser(interfaces=only)
@@ -179,11 +188,6 @@ async def _check_multicast(interface: Interface) -> Check:
 
 async def _check_port(chosen: tuple[Interface, ...]) -> Check:
     """Listen as a sharing node does, and connect to every own address."""
-    import asyncio
-    import socket
-
-    from overlaysync.net.interfaces import is_link_local
-    from overlaysync.net.messages import DEFAULT_PORT
 
     dual = socket.has_dualstack_ipv6()
     every = [(str(subnet.ip), item.name) for item in chosen for subnet in item.addresses]
@@ -212,7 +216,6 @@ async def _check_port(chosen: tuple[Interface, ...]) -> Check:
 
 
 def _is_free(port: int) -> bool:
-    import socket
 
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
@@ -224,7 +227,6 @@ def _is_free(port: int) -> bool:
 
 
 async def _connects(address: str, port: int) -> bool:
-    import asyncio
 
     try:
         async with asyncio.timeout(_CONNECT_S):
@@ -250,8 +252,6 @@ def _check_running_clock(passed: float, monotonic: float) -> Check:
 
 def _check_home() -> list[Check]:
     """The home: may it be used, where does it lie, is the catalog whole, is there room."""
-    from overlaysync.errors import OverlaysyncError
-    from overlaysync.store.home import Home
 
     home = Home.from_environment(os.environ)
     try:
@@ -272,12 +272,6 @@ def _check_home() -> list[Check]:
 
 def _check_key(output: Output, peers: Sequence[Address], interfaces: Sequence[str]) -> Check:
     """The node key: may it be used, and does another machine use it."""
-    import asyncio
-
-    from overlaysync.errors import OverlaysyncError
-    from overlaysync.node.identity import RESTORE, kept_keys
-    from overlaysync.node.twins import ADVICE
-    from overlaysync.trust.keys import node_id
 
     try:
         with open_node(output) as node:
@@ -293,10 +287,6 @@ def _check_key(output: Output, peers: Sequence[Address], interfaces: Sequence[st
 
 async def _meet_twins(node: Node, peers: Sequence[Address], interfaces: Sequence[str]) -> list[Twin]:
     """Other machines with this machine's key that are announced, or named by OVERLAYSYNC_PEERS."""
-    from overlaysync.errors import NetworkError
-    from overlaysync.net.client import Client
-    from overlaysync.node.observer import Silent
-    from overlaysync.node.reach import Reach
 
     try:
         async with (
@@ -312,10 +302,6 @@ async def _meet_twins(node: Node, peers: Sequence[Address], interfaces: Sequence
 
 
 def _check_catalog(home: Home) -> list[Check]:
-    import sqlite3
-
-    from overlaysync.errors import OverlaysyncError
-    from overlaysync.store.catalog import Catalog
 
     try:
         catalog = Catalog.open(home)
@@ -352,7 +338,6 @@ def _check_faults(faults: list[FaultCount]) -> Check:
 
 
 def _check_file_times(directory: str) -> Check:
-    import tempfile
 
     with tempfile.TemporaryFile(dir=directory) as file:
         file.write(b"x")
@@ -382,7 +367,6 @@ def _tried(name: str, check: Callable[[str], Check], directory: str) -> Check:
 
 
 def _check_space(name: str, directory: str, least: int, enough: int) -> Check:
-    import shutil
 
     try:
         free = shutil.disk_usage(directory).free
@@ -397,9 +381,6 @@ def _check_space(name: str, directory: str, least: int, enough: int) -> Check:
 
 
 def _check_locks(directory: str) -> Check:
-    import tempfile
-
-    from overlaysync.formats.locks import hold_read_lock, in_use
 
     with tempfile.NamedTemporaryFile(dir=directory, prefix=".doctor-") as file:
         other = os.open(file.name, os.O_RDONLY | os.O_CLOEXEC)
@@ -415,8 +396,6 @@ def _check_locks(directory: str) -> Check:
 
 
 def _check_reflink(directory: str) -> Check:
-    import fcntl
-    import tempfile
 
     with tempfile.TemporaryFile(dir=directory) as source, tempfile.TemporaryFile(dir=directory) as target:
         source.write(bytes(1 << 16))
@@ -429,8 +408,6 @@ def _check_reflink(directory: str) -> Check:
 
 
 def _check_qemu() -> Check:
-    import shutil
-    import subprocess
 
     program = shutil.which("qemu-img")
     if program is None:
@@ -459,6 +436,5 @@ def _check_qemu() -> Check:
 
 
 def _size(size: int) -> str:
-    from overlaysync.units import format_size
 
     return format_size(size)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated, Any
 
 import typer
 
@@ -17,38 +21,41 @@ from overlaysync.cli.common import (
     image_fields,
     interruptible,
     listing_fields,
-    of_several,
+    number_from,
     open_node,
-    output_of,
     parse_format,
     parse_peers,
     parse_rate,
-    refusal_fields,
-    refusal_lines,
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
 from overlaysync.cli.looking import note_silent
-from overlaysync.cli.output import Output
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from overlaysync.errors import Refusal
-    from overlaysync.model.reference import Reference
-    from overlaysync.net.messages import Address
-    from overlaysync.net.rate import RateLimit
-    from overlaysync.node.collection import Brought
-    from overlaysync.node.fetching import Fetch, Fetched, Options
-    from overlaysync.node.node import Node
-    from overlaysync.node.reach import Reach
-    from overlaysync.node.transfer import Transfer
-    from overlaysync.ops.believe import Versions
-    from overlaysync.ops.plan import Step
-    from overlaysync.ops.replacement import Verdict
-    from overlaysync.ops.resolve import Listing
-    from overlaysync.trust.book import Book
-
+from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
+from overlaysync.errors import Refusal, UsageError
+from overlaysync.model.digest import short_id
+from overlaysync.model.names import check_name
+from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.net.client import Client
+from overlaysync.net.messages import Address
+from overlaysync.net.rate import RateLimit
+from overlaysync.node.collection import Brought, Collection
+from overlaysync.node.fetching import Fetch, Fetched, Options
+from overlaysync.node.node import Node
+from overlaysync.node.passing import Passing
+from overlaysync.node.reach import Reach
+from overlaysync.node.serving import serve
+from overlaysync.node.sharing import Share
+from overlaysync.node.transfer import Transfer
+from overlaysync.ops.bases import lies_in
+from overlaysync.ops.believe import Versions
+from overlaysync.ops.plan import Step
+from overlaysync.ops.replacement import Rules, Verdict
+from overlaysync.ops.resolve import Listing
+from overlaysync.ops.timeline import is_fork
+from overlaysync.trust.book import Book
+from overlaysync.trust.keys import node_id
+from overlaysync.units import format_size
 
 FIND_S = 5.0
 
@@ -99,21 +106,13 @@ def fetch(
         typer.Option(
             "--seed",
             metavar="SECONDS",
-            min=0.0,
+            parser=number_from(0),
             help="Keep sharing for SECONDS after the fetch (default: until current downloaders finish).",
         ),
     ] = None,
     wait: WaitOption = FIND_S,
 ) -> None:
-    """Fetch masters or overlays, with the masters they stand on."""
-    import asyncio
-    import os
-
-    from overlaysync.errors import UsageError
-    from overlaysync.model.names import check_name
-    from overlaysync.model.reference import parse_reference
-    from overlaysync.node.fetching import Options
-    from overlaysync.ops.replacement import Rules
+    """Fetch images, with the masters they stand on."""
 
     references = [parse_reference(ref) for ref in refs]
     if name is not None:
@@ -167,15 +166,6 @@ class _Fetching:
 
         Of several things all that can be had are fetched; what cannot is listed, and makes the exit code.
         """
-        import asyncio
-        from contextlib import suppress
-
-        from overlaysync.net.client import Client
-        from overlaysync.net.rate import RateLimit
-        from overlaysync.node.collection import Collection
-        from overlaysync.node.fetching import Fetch
-        from overlaysync.node.passing import Passing
-        from overlaysync.node.reach import Reach
 
         given = RateLimit(self._rate)  # by both servers together, while it fetches and while it seeds
         async with (
@@ -229,7 +219,6 @@ class _Fetching:
         results: list[Fetched],
         refusals: list[Refusal],
     ) -> None:
-        from overlaysync.ops.timeline import is_fork
 
         book, versions = node.book(), node.catalog.versions
         more = {"failed": [refusal_fields(one) for one in refusals]} if refusals else {}
@@ -256,7 +245,6 @@ class _Fetching:
 
     def _whose(self, result: Fetched) -> str:
         """Whose the name has become, where no note has said so: that is a result."""
-        from overlaysync.trust.keys import node_id
 
         manifest = result.manifest
         if not self._output.quiet or manifest.id not in self._first_uses:
@@ -266,10 +254,6 @@ class _Fetching:
     async def _seed_for(
         self, seconds: float, node: Node, reach: Reach, results: list[Fetched], limit: RateLimit
     ) -> None:
-        import asyncio
-
-        from overlaysync.node.serving import serve
-        from overlaysync.node.sharing import Share
 
         share = Share(node, [result.known.path for result in results], None, self._output)
         try:
@@ -283,10 +267,6 @@ class _Fetching:
 
 def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
     """Say what will be fetched, on what, and from whom."""
-    import os
-
-    from overlaysync.model.digest import short_id
-    from overlaysync.units import format_size
 
     for step in steps:
         header = step.header
@@ -311,9 +291,6 @@ def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
 
 def _base_name(step: Step, options: Options) -> str:
     """What an overlay is put on: by its path, unless it lies where the user would look for it."""
-    import os
-
-    from overlaysync.ops.bases import lies_in
 
     base = step.base or ""
     expected = lies_in(base, options.directories) if step.base_here else True
@@ -330,7 +307,6 @@ def _sources(listing: Listing) -> str:
 
 def fetched_text(result: Fetched) -> str:
     """Where an image is now, and where its bytes came from."""
-    from overlaysync.units import format_size
 
     if result.already:
         return f"{result.known.path} is already here{_what_is_here(result)}"
@@ -368,7 +344,6 @@ def _what_is_here(result: Fetched) -> str:
 
 def _received(transfer: Transfer) -> str:
     """Bytes on the wire, and what they became if that is more."""
-    from overlaysync.units import format_size
 
     plain = sum(transfer.sources.values())
     compressed = f", compressed from {format_size(plain)}," if transfer.data < plain else ""

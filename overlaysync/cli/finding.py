@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from overlaysync.cli.output import Output
-
-if TYPE_CHECKING:
-    from overlaysync.formats.image import Format
-    from overlaysync.model.reference import Reference
-    from overlaysync.node.node import Node
-    from overlaysync.ops.adopt import Stray
-    from overlaysync.ops.library import Known
-    from overlaysync.ops.resolve import Listing
-    from overlaysync.trust.envelope import Manifest
+from overlaysync.errors import BaseImageError, NotFoundError, OverlaysyncError
+from overlaysync.formats.detect import open_image
+from overlaysync.formats.image import Format
+from overlaysync.formats.recognition import ending_of
+from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.node.adoption import Adoption
+from overlaysync.node.node import Node, now
+from overlaysync.node.used import is_written
+from overlaysync.ops.adopt import Stray, look
+from overlaysync.ops.audience import stem
+from overlaysync.ops.in_use import Usage
+from overlaysync.ops.library import Known, is_read_only, vouched_by
+from overlaysync.ops.present import file_meant, files_meant
+from overlaysync.ops.resolve import Listing
+from overlaysync.trust.envelope import Manifest, open_envelope
 
 
 def is_path(text: str) -> bool:
     """Whether the user means a file: it exists, or is written like a path."""
-    from overlaysync.formats.recognition import ending_of
 
     if os.path.isdir(text) and not text.startswith((".", "/", "~")):
         return False  # red/ is a team, also beside a directory red
@@ -28,7 +32,6 @@ def is_path(text: str) -> bool:
 
 def guest_size(node: Node, path: str, format: Format | None = None) -> int:
     """Return the guest bytes of an image and all below it; 0 when it cannot be read."""
-    from overlaysync.errors import OverlaysyncError
 
     try:
         return node.library.guest_size(path, format)
@@ -43,8 +46,6 @@ def examine(
 
     ``accept_master`` takes what an overlay stands on for its master, whatever is known of it.
     """
-    from overlaysync.errors import NotFoundError
-    from overlaysync.node.node import now
 
     if not is_path(path):
         raise NotFoundError(
@@ -76,7 +77,6 @@ def master_here(node: Node, output: Output, text: str, *, accept: bool) -> Known
 
 def note_writable(output: Output, *overlays: Known) -> None:
     """Say which images below overlays you may still write to: a guest above would see a mixture."""
-    from overlaysync.ops.library import is_read_only
 
     for path in dict.fromkeys(below.path for known in overlays for below in list(known.lineage)[1:]):
         if not is_read_only(path) and os.access(path, os.W_OK):
@@ -92,9 +92,6 @@ def tell_notes(output: Output, *images: Known) -> None:
 
 def look_at(node: Node, output: Output, path: str) -> Stray:
     """Hash an overlay by itself, with a progress bar."""
-    from overlaysync.formats.detect import open_image
-    from overlaysync.ops.adopt import look
-    from overlaysync.ops.library import vouched_by
 
     with open_image(path, None, vouched_by(node.catalog)) as image:
         size = image.virtual_size
@@ -113,8 +110,6 @@ def examine_stray(
     Raises:
         BaseImageError: its master is not known, or not here.
     """
-    from overlaysync.errors import BaseImageError
-    from overlaysync.node.adoption import Adoption
 
     try:
         return examine(node, output, path, accept_master=accept_master)
@@ -157,8 +152,6 @@ def paths_of(node: Node, text: str) -> list[str]:
     Raises:
         NotFoundError: there is none.
     """
-    from overlaysync.model.reference import parse_reference
-    from overlaysync.ops.present import files_meant
 
     if is_path(text):
         return [text]
@@ -172,8 +165,6 @@ def overlays_of(node: Node, output: Output, text: str) -> list[str]:
         NotFoundError: there is none.
         AmbiguousError: a name means several files.
     """
-    from overlaysync.model.reference import parse_reference
-    from overlaysync.ops.present import files_meant
 
     if is_path(text):
         return [path_of(node, text, copies=False)]
@@ -188,8 +179,6 @@ def overlays_of(node: Node, output: Output, text: str) -> list[str]:
 
 
 def _one(node: Node, text: str, *, unchanged: bool, copies: bool) -> str:
-    from overlaysync.model.reference import parse_reference
-    from overlaysync.ops.present import file_meant
 
     reference = parse_reference(text)
     return file_meant(node.library, node.book(), reference, unchanged=unchanged, copies=copies).path
@@ -201,7 +190,6 @@ def check_membership(node: Node, reference: Reference) -> None:
     Raises:
         NotFoundError: ``reference`` names a team that this node is not in.
     """
-    from overlaysync.errors import NotFoundError
 
     if reference.team is not None and not node.may_see(reference.team):
         raise NotFoundError(
@@ -213,10 +201,6 @@ def check_membership(node: Node, reference: Reference) -> None:
 
 def local_listings(node: Node) -> list[Listing]:
     """What this node knows by name and has here, or had here before a VM began to write to the file."""
-    from overlaysync.node.used import is_written
-    from overlaysync.ops.in_use import Usage
-    from overlaysync.ops.resolve import Listing
-    from overlaysync.trust.envelope import open_envelope
 
     present = {row.layer or row.disk for row in node.catalog.all_images() if node.library.known(row.path)}
     rows = [row for row in node.catalog.manifests() if row.content in present]
@@ -236,8 +220,6 @@ def local_listings(node: Node) -> list[Listing]:
 
 def manifest_of(node: Node, known: Known) -> Manifest | None:
     """The version this content is known as here: the one that the file holds first, then one of its name."""
-    from overlaysync.ops.audience import stem
-    from overlaysync.trust.envelope import open_envelope
 
     held = node.catalog.held_at(known.path)
     ids = held.manifests if held else ()

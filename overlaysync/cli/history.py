@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import asyncio
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +14,6 @@ from overlaysync.cli.common import (
     WaitOption,
     aligned,
     open_node,
-    output_of,
     parse_peers,
     quoted,
 )
@@ -20,14 +21,19 @@ from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
 from overlaysync.cli.holders import holder_words, holders, usage_fields
 from overlaysync.cli.looking import LOOK_S, look
-
-if TYPE_CHECKING:
-    from overlaysync.model.reference import Reference
-    from overlaysync.node.node import Node
-    from overlaysync.ops.resolve import Listing
-    from overlaysync.ops.timeline import Entry
-    from overlaysync.trust.book import Book
-    from overlaysync.trust.envelope import Manifest
+from overlaysync.cli.output import output_of
+from overlaysync.errors import NotFoundError
+from overlaysync.model.names import one_field
+from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.node.node import Node, now
+from overlaysync.ops.dates import ago, local_minute
+from overlaysync.ops.in_use import users
+from overlaysync.ops.resolve import Listing
+from overlaysync.ops.timeline import Entry, Place, known_versions, timeline
+from overlaysync.trust.book import Book
+from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.keys import node_id
+from overlaysync.units import format_size
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -52,13 +58,7 @@ def history(
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Show the versions of a name, what each follows, and who holds them."""
-    import asyncio
-
-    from overlaysync.errors import NotFoundError
-    from overlaysync.model.reference import parse_reference
-    from overlaysync.node.node import now
-    from overlaysync.ops.timeline import timeline
+    """Show the versions of a name, and who holds them."""
 
     output = output_of(context)
     references = [parse_reference(ref) for ref in refs]
@@ -97,7 +97,6 @@ def history(
 
 def _known(node: Node, reference: Reference) -> list[Manifest]:
     """The versions ever seen here, without those of an earlier team of that name."""
-    from overlaysync.ops.timeline import known_versions
 
     return [manifest for manifest in known_versions(node.catalog, reference) if node.counts(manifest)]
 
@@ -113,7 +112,6 @@ def _files(node: Node) -> dict[bytes, list[str]]:
 
 def _of_others(node: Node, listing: Listing) -> Listing:
     """A listing without this machine's own shares, which are not another copy."""
-    from dataclasses import replace
 
     others = [
         at
@@ -131,11 +129,6 @@ def _of_others(node: Node, listing: Listing) -> Listing:
 def _row(
     entry: Entry, having: list[dict[str, Any]], book: Book, now: float, *, local: bool
 ) -> tuple[str, ...]:
-    from overlaysync.model.names import one_field
-    from overlaysync.ops.dates import ago, local_minute
-    from overlaysync.ops.timeline import Place
-    from overlaysync.trust.keys import node_id
-    from overlaysync.units import format_size
 
     manifest, header = entry.manifest, entry.manifest.header
     doubt = book.doubt(manifest.publisher, header.team, header.name)
@@ -153,8 +146,6 @@ def _row(
 
 
 def _where(entry: Entry, having: list[dict[str, Any]], now: float, *, local: bool) -> str:
-    from overlaysync.model.names import one_field
-    from overlaysync.ops.in_use import users
 
     places = [f"at {', '.join(map(one_field, entry.held_by))}"] if entry.held_by else []
     places += ["here"] if entry.here else []
@@ -166,8 +157,6 @@ def _where(entry: Entry, having: list[dict[str, Any]], now: float, *, local: boo
 
 
 def _fields(entry: Entry) -> dict[str, Any]:
-    from overlaysync.ops.timeline import Place
-    from overlaysync.trust.keys import node_id
 
     header = entry.manifest.header
     return {

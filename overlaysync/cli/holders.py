@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from overlaysync.node.node import Node
-    from overlaysync.ops.in_use import Usage
+from overlaysync.model.names import one_field
+from overlaysync.node.node import Node, timestamp
+from overlaysync.ops.dates import ago
+from overlaysync.ops.in_use import Usage
 
 
 def holders(
@@ -21,7 +22,6 @@ def holders(
         labels: of the nodes that serve it now.
         in_use: nodes where a VM uses the file that held it; they have it no longer.
     """
-    from overlaysync.node.node import timestamp
 
     now = timestamp()
     found = [{"node": label, "now": True, "seen_at": now} for label in dict.fromkeys(labels)]
@@ -40,8 +40,6 @@ def usage_fields(in_use: Sequence[Usage]) -> list[dict[str, Any]]:
 
 def holder_words(holder: dict[str, Any], now: float) -> str:
     """Return one holder for people."""
-    from overlaysync.model.names import one_field
-    from overlaysync.ops.dates import ago
 
     label = one_field(holder["node"])
     return f"{label}, now" if holder["now"] else f"{label}, last seen {ago(holder['seen_at'], now)}".rstrip()

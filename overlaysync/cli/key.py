@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from overlaysync.cli.common import output_of
-
-if TYPE_CHECKING:
-    from overlaysync.cli.output import Output
-    from overlaysync.node.identity import Exchange
-    from overlaysync.store.home import Home
+from overlaysync.cli.commands import App
+from overlaysync.cli.output import Output, output_of
+from overlaysync.node.identity import RESTORE, Exchange, kept_keys, make_new_key, restore_key
+from overlaysync.node.node import node_label
+from overlaysync.store.home import Home
+from overlaysync.trust.hardware import hardware_of, load_hardware
+from overlaysync.trust.keys import load_or_make, node_id
 
 _RUNNING = "  Restart 'overlaysync share' if it is running: it keeps the key it was started with."
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
-    key = typer.Typer(no_args_is_help=True, help="Manage the node key: it identifies this machine to others.")
+    key = App(no_args_is_help=True, help="Manage the key that identifies this machine.")
     for command in (show, new, restore):
         key.command(command.__name__)(command)
     app.add_typer(key, name="key")
@@ -27,10 +28,6 @@ def add_commands(app: typer.Typer) -> None:
 
 def show(context: typer.Context) -> None:
     """Show the key of this machine, and its former ones."""
-    from overlaysync.node.identity import kept_keys
-    from overlaysync.node.node import node_label
-    from overlaysync.trust.hardware import hardware_of, load_hardware
-    from overlaysync.trust.keys import load_or_make, node_id
 
     output, home = output_of(context), _home()
     key = load_or_make(home.node_key)
@@ -56,7 +53,6 @@ def show(context: typer.Context) -> None:
 
 def new(context: typer.Context) -> None:
     """Give this machine a new key, and keep the former one."""
-    from overlaysync.node.identity import RESTORE, make_new_key
 
     output = output_of(context)
     _report(
@@ -76,13 +72,11 @@ def restore(
     ] = False,
 ) -> None:
     """Take back the key that this machine had before."""
-    from overlaysync.node.identity import restore_key
 
     _report(output_of(context), restore_key(_home(), anywhere=anywhere))
 
 
 def _report(output: Output, exchange: Exchange, *more: str) -> None:
-    from overlaysync.trust.keys import node_id
 
     fingerprint, former = node_id(exchange.key.public), node_id(exchange.former.key.public)
     document: dict[str, Any] = {
@@ -100,6 +94,5 @@ def _report(output: Output, exchange: Exchange, *more: str) -> None:
 
 def _home() -> Home:
     """The home, whatever hardware is here: these commands are about that."""
-    from overlaysync.store.home import Home
 
     return Home.from_environment(os.environ).prepare()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,23 +12,27 @@ from overlaysync.cli.common import (
     PeerOption,
     WaitOption,
     aligned,
-    error_fields,
     listing_fields,
     open_node,
-    output_of,
     parse_peers,
     quoted,
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership, local_listings
 from overlaysync.cli.looking import LOOK_S, look_around, newest_first
-
-if TYPE_CHECKING:
-    from overlaysync.errors import OverlaysyncError
-    from overlaysync.model.reference import Reference
-    from overlaysync.ops.resolve import Listing
-    from overlaysync.ops.timeline import Place
-    from overlaysync.trust.book import Book
+from overlaysync.cli.output import output_of
+from overlaysync.cli.refusals import error_fields
+from overlaysync.errors import NotFoundError, OverlaysyncError
+from overlaysync.model.digest import short_id
+from overlaysync.model.names import one_field
+from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.node.node import now
+from overlaysync.ops.dates import ago
+from overlaysync.ops.in_use import in_use_words
+from overlaysync.ops.resolve import Listing, fits, fitting
+from overlaysync.ops.timeline import Place, places
+from overlaysync.trust.book import Book
+from overlaysync.units import format_size
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -53,10 +57,6 @@ def ls(
     wait: WaitOption = LOOK_S,
 ) -> None:
     """List masters and overlays within reach."""
-    from overlaysync.model.reference import parse_reference
-    from overlaysync.node.node import now
-    from overlaysync.ops.resolve import fits
-    from overlaysync.ops.timeline import Place, places
 
     output = output_of(context)
     reference = parse_reference(ref) if ref else None
@@ -96,8 +96,6 @@ def ls(
 
 def _nothing_fits(reference: Reference, listings: list[Listing]) -> OverlaysyncError | None:
     """What to say of a reference that fits none of the listings."""
-    from overlaysync.errors import NotFoundError
-    from overlaysync.ops.resolve import fitting
 
     try:
         fitting(reference, listings)
@@ -107,11 +105,6 @@ def _nothing_fits(reference: Reference, listings: list[Listing]) -> OverlaysyncE
 
 
 def _table(listings: list[Listing], book: Book, where: Mapping[bytes, Place], now: float) -> list[str]:
-    from overlaysync.model.digest import short_id
-    from overlaysync.model.names import one_field
-    from overlaysync.ops.dates import ago
-    from overlaysync.ops.in_use import in_use_words
-    from overlaysync.units import format_size
 
     return aligned(
         [
@@ -143,7 +136,6 @@ def _how_many(listing: Listing) -> str:
 
 def _standing(listing: Listing, listings: list[Listing], book: Book, where: Mapping[bytes, Place]) -> str:
     """What is said of a version beside the others: "2 versions, forked", "older", "other publisher"."""
-    from overlaysync.ops.timeline import Place
 
     header, publisher = listing.manifest.header, listing.manifest.publisher
     doubt = book.doubt(publisher, header.team, header.name)
@@ -169,7 +161,7 @@ def peers(
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """List the nodes within reach."""
+    """List the machines within reach."""
     output = output_of(context)
     with open_node(output) as node:
         seen = look_around(node, output, parse_peers(peer), iface or [], wait, tell=False)

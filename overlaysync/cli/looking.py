@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from overlaysync.cli.output import Output
-
-if TYPE_CHECKING:
-    from overlaysync.errors import NetworkError
-    from overlaysync.net.messages import Address
-    from overlaysync.node.node import Node
-    from overlaysync.node.reach import Reach
-    from overlaysync.node.views import PeerView
-    from overlaysync.ops.resolve import Listing
-    from overlaysync.ops.timeline import Place
+from overlaysync.errors import NetworkError
+from overlaysync.net.client import Client
+from overlaysync.net.messages import Address
+from overlaysync.node.node import Node
+from overlaysync.node.reach import Reach
+from overlaysync.node.views import PeerView
+from overlaysync.ops.resolve import Listing
+from overlaysync.ops.timeline import Place
+from overlaysync.trust.keys import node_id
 
 LOOK_S = 2.0
 _ANSWERS_S = 2.0
@@ -56,9 +57,6 @@ def look_around(
     tell: bool = True,
 ) -> Seen:
     """Return what is within reach; that nothing can be reached at all is silence as well."""
-    import asyncio
-
-    from overlaysync.errors import NetworkError
 
     try:
         return asyncio.run(look(node, output, peers, interfaces, wait_s, tell=tell))
@@ -84,9 +82,6 @@ async def look(
         tell: whether to say which peers were asked in vain.
         mdns_needed: whether it is an error when discovery does not work and no peer is named.
     """
-    from overlaysync.net.client import Client
-    from overlaysync.node.reach import Reach
-    from overlaysync.trust.keys import node_id
 
     async with (
         Client(teams=node.teams) as client,
@@ -133,7 +128,6 @@ def note_silent(reach: Reach, output: Output) -> None:
 
 def newest_first(listing: Listing, where: Mapping[bytes, Place]) -> tuple[str, bool, int, bytes]:
     """By name; then what nothing follows, before what is older."""
-    from overlaysync.ops.timeline import Place
 
     header, id = listing.manifest.header, listing.manifest.id
     return (header.full_name, where[id] is Place.OLDER, -header.version, id)

@@ -12,27 +12,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from overlaysync import __version__
-from overlaysync.cli import (
-    adopt,
-    doctor,
-    fetch,
-    history,
-    key,
-    look,
-    make,
-    share,
-    show,
-    signals,
-    streams,
-    sync,
-    team,
-    tools,
-    trusting,
-    verify,
-)
-from overlaysync.cli.common import candidate_lines, error_fields, output_of
-from overlaysync.cli.config import load_defaults
-from overlaysync.cli.output import Output, Settings
+from overlaysync.cli import signals, streams
+from overlaysync.cli.commands import Commands
+from overlaysync.cli.output import Output, Settings, output_of
+from overlaysync.cli.refusals import candidate_lines, error_fields
 from overlaysync.errors import BrokenOffError, OverlaysyncError
 from overlaysync.store.files import translate
 
@@ -42,29 +25,12 @@ _GLOBAL_FLAGS = ("--json", "--quiet", "-q", "--no-color")
 
 app = typer.Typer(
     name="overlaysync",
+    cls=Commands,
     help="Share QEMU master images and overlays between the machines of a lab.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (
-    share,
-    fetch,
-    sync,
-    look,
-    show,
-    history,
-    trusting,
-    make,
-    adopt,
-    verify,
-    tools,
-    team,
-    key,
-    doctor,
-):
-    module.add_commands(app)
 
 
 def _version(context: typer.Context, wanted: bool) -> None:
@@ -108,16 +74,11 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(words: list[str]) -> int:
     words = globals_first(words)
+    if all(word in _GLOBAL_FLAGS for word in words):
+        words.append("--help")
     output = Output(settings(words))
     try:
-        group = _group()
-        result = group.main(
-            args=words,
-            obj=output,
-            standalone_mode=False,
-            prog_name="overlaysync",
-            default_map={} if _COMPLETION in os.environ else load_defaults(_options(group)),
-        )
+        result = _group().main(args=words, obj=output, standalone_mode=False, prog_name="overlaysync")
         if result == signals.INTERRUPTED:  # typer makes this of a KeyboardInterrupt
             raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
@@ -143,16 +104,6 @@ def _run(words: list[str]) -> int:
 def _group() -> Any:
     """All commands. To make it of their functions takes time: several runs in one process share it."""
     return typer.main.get_command(app)
-
-
-def _options(group: Any) -> dict[str, dict[str, bool]]:
-    """The options of each command, and whether each may be given several times."""
-    return {
-        name: {
-            option.name: option.multiple for option in command.params if option.param_type_name == "option"
-        }
-        for name, command in group.commands.items()
-    }
 
 
 def globals_first(words: Sequence[str]) -> list[str]:
@@ -186,6 +137,9 @@ def _report(output: Output, error: OverlaysyncError) -> int:
 def _report_usage(output: Output, error: Exception) -> int:
     message = error.format_message()  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
+    if context and message == context.get_help():  # a group of commands, without one: nothing is wrong
+        typer.echo(message)
+        return 0
     command = context.command_path if context else "overlaysync"
     fields = {"what": message, "why": "", "hint": f"{command} --help", "candidates": [], "exit_code": 2}
     output.error(f"{message}\n  try: {command} --help", fields)

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+import sys
+from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 
-from overlaysync.cli.common import (
-    AcceptMasterOption,
-    FormatOption,
-    image_fields,
-    open_node,
-    output_of,
-    parse_format,
-)
+from overlaysync.cli.common import AcceptMasterOption, FormatOption, image_fields, open_node, parse_format
 from overlaysync.cli.finding import (
     examine,
     examine_stray,
+    guest_size,
     master_here,
     note_writable,
     overlays_of,
     path_of,
     tell_notes,
 )
-from overlaysync.cli.output import Output
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from overlaysync.formats.image import Format
-    from overlaysync.node.node import Node
-    from overlaysync.ops.library import Known
+from overlaysync.cli.output import Output, output_of
+from overlaysync.errors import UsageError
+from overlaysync.formats.image import Format
+from overlaysync.model.digest import short_id
+from overlaysync.node.node import Node, now
+from overlaysync.ops.audience import stem
+from overlaysync.ops.backing import check_meant
+from overlaysync.ops.discard import check_discardable
+from overlaysync.ops.discard import discard as discard_image
+from overlaysync.ops.library import Known
+from overlaysync.ops.loss import check_nothing_lost, lost_with
+from overlaysync.ops.publish import check_ending, image_path
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -52,10 +52,10 @@ def new(
     format: FormatOption = None,
     accept_master: AcceptMasterOption = False,
 ) -> None:
-    """Make a fresh overlay on a master that is as it was published."""
-    from overlaysync.formats.image import Format
-    from overlaysync.node.node import now
-    from overlaysync.ops.publish import check_ending
+    """Make a fresh overlay on a master.
+
+    The master must be as it was published.
+    """
 
     output = output_of(context)
     chosen = parse_format(format) or _suffix_format(path) or Format.QCOW2
@@ -81,14 +81,12 @@ def _as_expected(node: Node, base: Known) -> str:
 
 
 def _suffix_format(path: str) -> Format | None:
-    from overlaysync.formats.image import Format
 
     suffix = os.path.splitext(path)[1].lower().removeprefix(".")
     return Format(suffix) if suffix in list(Format) else None
 
 
 def _refuse_raw(format: Format) -> None:
-    from overlaysync.errors import UsageError
 
     if format == "raw":
         raise UsageError("A raw image cannot be an overlay", hint="name it *.qcow2 or *.qed, or say --format")
@@ -108,13 +106,10 @@ def promote(
     ] = False,
     accept_master: AcceptMasterOption = False,
 ) -> None:
-    """Make a new standalone read-only master out of an overlay."""
-    from overlaysync.model.digest import short_id
-    from overlaysync.node.node import now
-    from overlaysync.ops.backing import check_meant
-    from overlaysync.ops.discard import check_discardable
-    from overlaysync.ops.discard import discard as discard_image
-    from overlaysync.ops.publish import image_path
+    """Turn an overlay into a new master.
+
+    The master is a file of its own, and read-only.
+    """
 
     output = output_of(context)
     chosen = parse_format(format)
@@ -152,7 +147,6 @@ def _check_snapshots(node: Node, known: Known, what: str, option: str, yes: bool
     Raises:
         WouldDestroyError: the overlay has internal snapshots.
     """
-    from overlaysync.ops.loss import check_nothing_lost
 
     if not yes:
         hint = f"leave {option} out, to keep the overlay; to lose its snapshots: the same command with --yes"
@@ -165,8 +159,6 @@ def discard(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove overlays that are no longer needed."""
-    from overlaysync.ops.discard import check_discardable
-    from overlaysync.ops.discard import discard as discard_image
 
     output = output_of(context)
     with open_node(output) as node:
@@ -189,9 +181,6 @@ def discard(
 
 def _lost(node: Node, output: Output, path: str, going: list[str]) -> str:
     """What would be lost with an overlay and the others that go; "" for nothing."""
-    from overlaysync.cli.finding import guest_size
-    from overlaysync.node.node import now
-    from overlaysync.ops.loss import lost_with
 
     output.begin(f"looking at {os.path.basename(path)}", guest_size(node, path))
     try:
@@ -208,9 +197,6 @@ def _confirmed(overlays: list[str], lost: Mapping[str, str]) -> bool:
     Raises:
         UsageError: stdin is no terminal.
     """
-    import sys
-
-    from overlaysync.errors import UsageError
 
     if not sys.stdin.isatty():
         raise UsageError(
@@ -243,13 +229,10 @@ def rebase(
     ] = False,
     accept_master: AcceptMasterOption = False,
 ) -> None:
-    """Move an overlay to another master, losing nothing, in a new file."""
-    from overlaysync.errors import UsageError
-    from overlaysync.node.node import now
-    from overlaysync.ops.audience import stem
-    from overlaysync.ops.backing import check_meant
-    from overlaysync.ops.discard import check_discardable
-    from overlaysync.ops.publish import image_path
+    """Move an overlay to another master, in a new file.
+
+    The guest sees the same disk as before.
+    """
 
     output = output_of(context)
     if replace and (name or to):

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import typer
+
 from overlaysync.cli import streams
 from overlaysync.cli.log import LoggedWork, stamped
 from overlaysync.cli.progress import STALLED_S, Audience, Progress
@@ -161,6 +163,13 @@ class Output:
             if self._work:
                 self._work.end()
                 self._work = None
+
+
+def output_of(context: typer.Context) -> Output:
+    """The output that the global options set up."""
+    output = context.obj
+    assert isinstance(output, Output)
+    return output
 
 
 def _safe(text: str) -> str:

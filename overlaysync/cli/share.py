@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,23 +18,33 @@ from overlaysync.cli.common import (
     PeerOption,
     RateOption,
     image_fields,
+    number_from,
     open_node,
-    output_of,
     parse_format,
     parse_peers,
     parse_rate,
     refuse_format,
 )
 from overlaysync.cli.finding import note_writable
-from overlaysync.cli.output import Output
+from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.signals import ending
-
-if TYPE_CHECKING:
-    from overlaysync.net.messages import Address
-    from overlaysync.node.gathering import Wishes
-    from overlaysync.node.node import Node
-    from overlaysync.node.sharing import Share
-    from overlaysync.node.used import Used
+from overlaysync.errors import NotAllowedError, UsageError
+from overlaysync.model.digest import short_id
+from overlaysync.model.manifest import MAX_NOTE
+from overlaysync.model.names import one_field
+from overlaysync.net.client import Client
+from overlaysync.net.messages import Address
+from overlaysync.net.rate import RateLimit
+from overlaysync.node.gathering import Wishes
+from overlaysync.node.node import Node
+from overlaysync.node.observer import Silent
+from overlaysync.node.reach import Reach
+from overlaysync.node.serving import serve
+from overlaysync.node.sharing import Share
+from overlaysync.node.used import Used
+from overlaysync.ops.collecting import Rules
+from overlaysync.trust.keys import node_id
+from overlaysync.units import format_size
 
 RECHECK_DAYS = 7.0
 _DAY_S = 86400
@@ -74,10 +86,10 @@ def share(
         int | None,
         typer.Option(
             "--port",
-            metavar="N",
-            min=0,
-            max=65535,
-            help="Listen on port N; 0 means a free one. [default: 29450, or a free one when that is taken]",
+            metavar="PORT",
+            parser=number_from(0, 65535, whole=True),
+            help="Listen on this port; 0 means any free one "
+            "(default: 29450, or a free one if that is taken).",
         ),
     ] = None,
     limit_rate: RateOption = None,
@@ -86,16 +98,12 @@ def share(
         typer.Option(
             "--recheck",
             metavar="DAYS",
-            min=0.0,
+            parser=number_from(0),
             help="Check images for damage that were last read more than DAYS ago (0: never).",
         ),
     ] = RECHECK_DAYS,
 ) -> None:
     """Share images until interrupted."""
-    import asyncio
-
-    from overlaysync.node.gathering import Wishes
-    from overlaysync.ops.collecting import Rules
 
     output = output_of(context)
     output.stay()
@@ -137,7 +145,6 @@ def _audience(team: str | None, public: bool) -> str | None:
     Raises:
         UsageError: both are given, or the team has no name.
     """
-    from overlaysync.errors import UsageError
 
     if team is not None and public:
         raise UsageError("--team and --public exclude each other", hint="leave one of them out")
@@ -156,8 +163,6 @@ def _note(text: str) -> str:
     Raises:
         UsageError: it is too long, or has several lines.
     """
-    from overlaysync.errors import UsageError
-    from overlaysync.model.manifest import MAX_NOTE
 
     if len(text) > MAX_NOTE or not text.isprintable():
         raise UsageError(
@@ -172,9 +177,6 @@ def _confirmation(yes: bool) -> Callable[[Sequence[str]], None]:
     """What asks before a team's images become public."""
 
     def confirm(names: Sequence[str]) -> None:
-        import sys
-
-        from overlaysync.errors import NotAllowedError, UsageError
 
         listed = ", ".join(names)
         if yes:
@@ -194,14 +196,6 @@ def _confirmation(yes: bool) -> Callable[[Sequence[str]], None]:
 async def _share(
     node: Node, output: Output, paths: list[str], team: str | None, wishes: Wishes, served: _Served
 ) -> None:
-    import asyncio
-
-    from overlaysync.net.client import Client
-    from overlaysync.net.rate import RateLimit
-    from overlaysync.node.observer import Silent
-    from overlaysync.node.reach import Reach
-    from overlaysync.node.serving import serve
-    from overlaysync.node.sharing import Share
 
     share = Share(node, paths, team, output, wishes)
     peers, interfaces = served.peers, served.interfaces
@@ -236,10 +230,6 @@ async def _share(
 
 
 def _print_share(output: Output, share: Share, port: int, where: str) -> None:
-    from overlaysync.model.digest import short_id
-    from overlaysync.model.names import one_field
-    from overlaysync.trust.keys import node_id
-    from overlaysync.units import format_size
 
     lines = []
     book = share.node.book()

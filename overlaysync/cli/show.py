@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +18,6 @@ from overlaysync.cli.common import (
     image_fields,
     listing_fields,
     open_node,
-    output_of,
     parse_format,
     parse_peers,
     refuse_format,
@@ -32,17 +33,25 @@ from overlaysync.cli.finding import (
 )
 from overlaysync.cli.holders import holder_words, holders
 from overlaysync.cli.looking import LOOK_S, look, newest_first
-from overlaysync.cli.output import Output
-
-if TYPE_CHECKING:
-    from overlaysync.formats.image import Format
-    from overlaysync.model.reference import Reference
-    from overlaysync.node.node import Node
-    from overlaysync.ops.resolve import Listing
-    from overlaysync.ops.timeline import Place
-    from overlaysync.store.catalog import ManifestRow
-    from overlaysync.trust.book import Book
-    from overlaysync.trust.envelope import Manifest
+from overlaysync.cli.output import Output, output_of
+from overlaysync.errors import AmbiguousError
+from overlaysync.formats.files import open_regular
+from overlaysync.formats.image import Format
+from overlaysync.formats.locks import in_use_for_writing, writer_of
+from overlaysync.model.digest import format_id
+from overlaysync.model.names import one_field
+from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.node.node import Node, now
+from overlaysync.ops.believe import meant_here, to_look_at
+from overlaysync.ops.discard import standing_on
+from overlaysync.ops.library import full_name
+from overlaysync.ops.resolve import Listing, fits, fitting
+from overlaysync.ops.timeline import Place, places
+from overlaysync.ops.trust_words import age, who
+from overlaysync.store.catalog import ManifestRow
+from overlaysync.trust.book import Book
+from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.units import format_size
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -76,8 +85,10 @@ def show(
     peer: PeerOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Show a thing in full, both sides of a fork, or all of a team: ids, sizes, lineage, copies."""
-    from overlaysync.node.node import now
+    """Show everything about an image: ids, sizes, copies.
+
+    Of a fork both sides are shown, and of a team all that it has.
+    """
 
     output = output_of(context)
     insisted = parse_format(format)
@@ -95,7 +106,6 @@ def show(
 
 def _rows(fields: dict[str, Any], find: Callable[[bytes], ManifestRow | None], now: float) -> list[str]:
     """``fields`` for people: one line each, lists one line an item."""
-    from overlaysync.units import format_size
 
     lines = []
     for name, value in fields.items():
@@ -112,9 +122,6 @@ def _rows(fields: dict[str, Any], find: Callable[[bytes], ManifestRow | None], n
 
 def _in_words(name: str, value: Any, find: Callable[[bytes], ManifestRow | None], now: float) -> Any:
     """A value for people: versions by their numbers, dates with their age."""
-    from overlaysync.model.names import one_field
-    from overlaysync.ops.library import full_name
-    from overlaysync.ops.trust_words import age
 
     if name == "follows":
         row = find(bytes.fromhex(value))
@@ -135,11 +142,6 @@ def _in_words(name: str, value: Any, find: Callable[[bytes], ManifestRow | None]
 def _show_image(
     node: Node, output: Output, path: str, format: Format | None, *, accept_master: bool = False
 ) -> dict[str, Any]:
-    from overlaysync.formats.files import open_regular
-    from overlaysync.formats.locks import in_use_for_writing, writer_of
-    from overlaysync.model.digest import format_id
-    from overlaysync.ops.discard import standing_on
-    from overlaysync.trust.envelope import open_envelope
 
     known = examine(node, output, path, format, accept_master=accept_master)
     manifest = manifest_of(node, known)
@@ -169,7 +171,6 @@ def _show_image(
 
 def _signature(manifest: Manifest, book: Book) -> str:
     """Who signed what, and how that publisher is trusted for the name."""
-    from overlaysync.ops.trust_words import who
 
     header = manifest.header
     about = (manifest.publisher, header.team, header.name)
@@ -185,11 +186,6 @@ def _signature(manifest: Manifest, book: Book) -> str:
 def _show_reference(
     node: Node, output: Output, text: str, peers: list[str] | None, wait_s: float
 ) -> list[dict[str, Any]]:
-    import asyncio
-
-    from overlaysync.model.reference import parse_reference
-    from overlaysync.ops.resolve import fits
-    from overlaysync.ops.timeline import Place, places
 
     reference = parse_reference(text)
     listings = local_listings(node)
@@ -220,13 +216,6 @@ def _shown(
     where: Mapping[bytes, Place],
 ) -> list[Listing]:
     """The things to show: the one that is meant, the sides of a fork, or the newest of each name."""
-    from dataclasses import replace
-
-    from overlaysync.errors import AmbiguousError
-    from overlaysync.node.node import now
-    from overlaysync.ops.believe import meant_here, to_look_at
-    from overlaysync.ops.resolve import fitting
-    from overlaysync.ops.timeline import Place
 
     book = node.book()
     candidates = fitting(reference, listings)

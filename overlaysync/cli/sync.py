@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any
 
 import typer
 
@@ -15,30 +18,28 @@ from overlaysync.cli.common import (
     again_of,
     compression,
     interruptible,
-    of_several,
     open_node,
-    output_of,
     parse_peers,
     parse_rate,
-    refusal_fields,
-    refusal_lines,
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.fetch import FIND_S, fetched_fields, fetched_text, show_plan
 from overlaysync.cli.finding import check_membership
 from overlaysync.cli.looking import note_silent
-from overlaysync.cli.output import Output
+from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
 from overlaysync.cli.signals import ending
-
-if TYPE_CHECKING:
-    from overlaysync.model.reference import Reference
-    from overlaysync.net.messages import Address
-    from overlaysync.node.fetching import Fetched, Options
-    from overlaysync.node.node import Node
-    from overlaysync.node.passing import Passing
-    from overlaysync.node.reach import Reach
-    from overlaysync.node.replica import Replica
-    from overlaysync.node.syncing import Change, Round, Sync
+from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.net.client import Client
+from overlaysync.net.messages import Address
+from overlaysync.net.rate import RateLimit
+from overlaysync.node.fetching import Fetch, Fetched, Options
+from overlaysync.node.node import Node
+from overlaysync.node.passing import Passing
+from overlaysync.node.reach import Reach
+from overlaysync.node.replica import Replica
+from overlaysync.node.serving import serve
+from overlaysync.node.syncing import Change, Round, Sync, check_followable, sync_options
 
 _RECHECK_S = 7 * 86400.0
 """As long as a share."""
@@ -79,12 +80,10 @@ def sync(
     limit_rate: RateOption = None,
     wait: WaitOption = FIND_S,
 ) -> None:
-    """Bring images to their newest version, and leave alone what has changed here."""
-    import asyncio
-    import os
+    """Bring images to their newest version.
 
-    from overlaysync.model.reference import parse_reference
-    from overlaysync.node.syncing import check_followable, sync_options
+    What has changed here is left alone.
+    """
 
     references = [parse_reference(ref) for ref in refs]
     again = again_of(to, masters, peer, iface)
@@ -133,14 +132,6 @@ class _Syncing:
 
     async def run(self, node: Node, references: list[Reference]) -> None:
         """Bring everything once; then tell what is not at its newest version, or stay and follow."""
-        import asyncio
-
-        from overlaysync.net.client import Client
-        from overlaysync.net.rate import RateLimit
-        from overlaysync.node.fetching import Fetch
-        from overlaysync.node.passing import Passing
-        from overlaysync.node.reach import Reach
-        from overlaysync.node.syncing import Sync
 
         given = RateLimit(self._rate)  # by both servers together
         async with (
@@ -179,10 +170,6 @@ class _Syncing:
         self, node: Node, work: Sync, done: Round, reach: Reach, passing: Passing, limit: Any
     ) -> None:
         """Share what is here, and follow what is published, until Ctrl-C."""
-        import asyncio
-
-        from overlaysync.node.replica import Replica
-        from overlaysync.node.serving import serve
 
         replica = Replica(node, (), None, self.output)
         for one in done.brought:
@@ -229,7 +216,6 @@ class _Syncing:
 
     def _tell(self, change: Change) -> None:
         """One line with the time for what has changed."""
-        from datetime import datetime
 
         clock = "" if self.output.logs else datetime.now().astimezone().strftime("%H:%M:%S ")
         if change.refusal is not None:

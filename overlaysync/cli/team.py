@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import stat
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
-from overlaysync.cli.common import open_node, output_of
-
-if TYPE_CHECKING:
-    from overlaysync.cli.output import Output
-    from overlaysync.node.node import Node
-    from overlaysync.ops.team_things import Farewell
-    from overlaysync.store.members import Member
-    from overlaysync.trust.teams import Team
+from overlaysync.cli.commands import App
+from overlaysync.cli.common import open_node
+from overlaysync.cli.output import Output, output_of
+from overlaysync.errors import NotAllowedError, UsageError
+from overlaysync.model.names import printable
+from overlaysync.node.node import Node, now, timestamp
+from overlaysync.ops.team_things import Farewell, farewell, held_here, things_of
+from overlaysync.ops.trust_words import age
+from overlaysync.store.files import translate
+from overlaysync.store.members import Member
+from overlaysync.trust.keys import node_id
+from overlaysync.trust.team_files import forget_team, keep_team, not_in_team
+from overlaysync.trust.teams import Team, new_team, read_code
 
 _CODE_LIMIT = 4096
 _STDIN = "-"
@@ -26,9 +36,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The team.")]
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
-    team = typer.Typer(
-        no_args_is_help=True, help="Manage teams: only members see what is shared with a team."
-    )
+    team = App(no_args_is_help=True, help="Manage teams: only members see what is shared with one.")
     for command in (create, join, show, code, leave):
         team.command(command.__name__)(command)
     app.add_typer(team, name="team")
@@ -36,8 +44,6 @@ def add_commands(app: typer.Typer) -> None:
 
 def create(context: typer.Context, name: NameArgument) -> None:
     """Make a team, and print its code."""
-    from overlaysync.trust.team_files import keep_team
-    from overlaysync.trust.teams import new_team
 
     output = output_of(context)
     made = _dated(new_team(name))
@@ -66,9 +72,6 @@ def join(
     ] = None,
 ) -> None:
     """Join a team; asks for its code."""
-    from overlaysync.errors import UsageError
-    from overlaysync.trust.team_files import keep_team
-    from overlaysync.trust.teams import read_code
 
     output = output_of(context)
     if source not in (None, _STDIN):
@@ -92,8 +95,6 @@ def show(
     ] = None,
 ) -> None:
     """List the teams this machine is in, and the members it has seen."""
-    from overlaysync.ops.team_things import held_here, things_of
-    from overlaysync.store.members import Member
 
     output = output_of(context)
     with open_node(output) as node:
@@ -120,9 +121,6 @@ def show(
 
 def code(context: typer.Context, name: NameArgument) -> None:
     """Show the code of a team again, on a terminal, after a question."""
-    import sys
-
-    from overlaysync.errors import UsageError
 
     output = output_of(context)
     with open_node(output) as node:
@@ -145,11 +143,6 @@ def leave(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Leave a team: its key is removed from this machine."""
-    import sys
-
-    from overlaysync.errors import UsageError
-    from overlaysync.ops.team_things import farewell
-    from overlaysync.trust.team_files import forget_team
 
     output = output_of(context)
     with open_node(output) as node:
@@ -180,7 +173,6 @@ def _team(node: Node, name: str) -> Team:
     Raises:
         NotFoundError: it is in none.
     """
-    from overlaysync.trust.team_files import not_in_team
 
     team = node.teams.get(name)
     if team is None:
@@ -220,7 +212,6 @@ def _tell_lost(output: Output, lost: Farewell, name: str) -> None:
 
 def _member_fields(member: Member) -> dict[str, Any]:
     """The JSON form of a member; this machine was never seen by itself."""
-    from overlaysync.trust.keys import node_id
 
     return {
         "node": member.label,
@@ -241,10 +232,6 @@ def _member_fields(member: Member) -> dict[str, Any]:
 
 
 def _team_lines(team: Team, members: list[Member]) -> list[str]:
-    from overlaysync.model.names import printable
-    from overlaysync.node.node import now
-    from overlaysync.ops.trust_words import age
-    from overlaysync.trust.keys import node_id
 
     rows = []
     for member in members:
@@ -280,9 +267,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _dated(team: Team) -> Team:
-    from dataclasses import replace
-
-    from overlaysync.node.node import timestamp
 
     return replace(team, since=timestamp())
 
@@ -293,10 +277,6 @@ def _code(name: str, file: str | None) -> str:
     Raises:
         OverlaysyncError: the file cannot be read, or others may read it.
     """
-    import getpass
-    import sys
-
-    from overlaysync.model.names import printable
 
     if file is not None and file != _STDIN:
         return _read_file(file)
@@ -306,11 +286,6 @@ def _code(name: str, file: str | None) -> str:
 
 
 def _read_file(path: str) -> str:
-    import os
-    import stat
-
-    from overlaysync.errors import NotAllowedError
-    from overlaysync.store.files import translate
 
     try:
         with open(path, "rb") as file:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import typer
 
-from overlaysync.cli.common import open_node, output_of
-
-if TYPE_CHECKING:
-    from overlaysync.node.node import Node
-    from overlaysync.ops.tree import Entry, Tree
+from overlaysync.cli.common import open_node
+from overlaysync.cli.demo import run
+from overlaysync.cli.output import output_of
+from overlaysync.errors import WouldDestroyError
+from overlaysync.model.datamap import DataMap
+from overlaysync.model.digest import format_id
+from overlaysync.node.node import Node
+from overlaysync.ops.resolve import Listing
+from overlaysync.ops.tree import Entry, EntryKind, Tree, build_tree
+from overlaysync.ops.tree_drawing import SVG_START, draw_svg, draw_text
+from overlaysync.store.files import rename_new, translate
+from overlaysync.trust.envelope import open_envelope
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -28,7 +36,6 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the demo's directory.")] = False,
 ) -> None:
     """Show the main job in under a minute."""
-    from overlaysync.cli.demo import run
 
     run(output_of(context), keep=keep)
 
@@ -42,7 +49,6 @@ def tree(
     replace: Annotated[bool, typer.Option("--replace", help="Replace any file of that name.")] = False,
 ) -> None:
     """Show masters, overlays and promotions as a family tree."""
-    from overlaysync.ops.tree_drawing import draw_svg, draw_text
 
     output = output_of(context)
     with open_node(output) as node:
@@ -60,10 +66,6 @@ def tree(
 
 def _family(node: Node) -> Tree:
     """The tree of what this node knows, without the files that are gone."""
-    from overlaysync.model.datamap import DataMap
-    from overlaysync.ops.resolve import Listing
-    from overlaysync.ops.tree import build_tree
-    from overlaysync.trust.envelope import open_envelope
 
     rows = [row for row in node.catalog.all_images() if os.path.exists(row.path)]
     changed = {row.path for row in rows if node.library.known(row.path) is None}
@@ -78,10 +80,6 @@ def _family(node: Node) -> Tree:
 
 
 def _entry_fields(entry: Entry) -> dict[str, Any]:
-    from datetime import UTC, datetime
-
-    from overlaysync.model.digest import format_id
-    from overlaysync.ops.tree import EntryKind
 
     def text(id: bytes | None) -> str | None:
         return format_id(id) if id else None
@@ -118,9 +116,6 @@ def _write_drawing(path: str, text: str, replace: bool) -> None:
     Raises:
         WouldDestroyError: something else is there.
     """
-    from overlaysync.errors import WouldDestroyError
-    from overlaysync.ops.tree_drawing import SVG_START
-    from overlaysync.store.files import translate
 
     real = os.path.realpath(path)
     try:
@@ -143,7 +138,6 @@ def _begins_with(path: str, start: str) -> bool:
 
 def _put(path: str, text: str, *, new: bool) -> None:
     """Give ``path`` a text; a ``new`` one replaces nothing."""
-    from overlaysync.store.files import rename_new
 
     parent, name = os.path.split(path)
     scratch = f".{name}.{os.getpid()}"

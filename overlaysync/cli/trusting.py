@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from overlaysync.cli.common import InterfaceOption, PeerOption, WaitOption, open_node, output_of, parse_peers
+from overlaysync.cli.common import InterfaceOption, PeerOption, WaitOption, open_node, parse_peers
 from overlaysync.cli.looking import LOOK_S, look
-from overlaysync.cli.output import Output
-
-if TYPE_CHECKING:
-    from overlaysync.errors import NotFoundError
-    from overlaysync.model.pin import Pin, Sighting
-    from overlaysync.net.messages import Address
-    from overlaysync.node.node import Node
-    from overlaysync.trust.book import Book
+from overlaysync.cli.output import Output, output_of
+from overlaysync.errors import NotFoundError, UsageError
+from overlaysync.model.names import one_field
+from overlaysync.model.pin import DistrustedPublisher, Pin, Sighting, TrustedPublisher
+from overlaysync.model.reference import parse_reference
+from overlaysync.net.messages import Address
+from overlaysync.node.node import Node, timestamp
+from overlaysync.ops.believe import conflicts
+from overlaysync.ops.trust_words import who
+from overlaysync.trust.book import Book, Trust, find_publisher
+from overlaysync.trust.keys import node_id
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -42,8 +46,7 @@ def trust(
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Trust a publisher; or list the publishers that you trust or distrust."""
-    from overlaysync.errors import UsageError
+    """Trust a publisher, or list those you trust or distrust."""
 
     output = output_of(context)
     with open_node(output) as node:
@@ -66,10 +69,10 @@ def untrust(
         ),
     ],
 ) -> None:
-    """Forget a publisher that you trust: the next first use of its names decides again."""
-    from overlaysync.errors import NotFoundError
-    from overlaysync.ops.trust_words import who
-    from overlaysync.trust.book import find_publisher
+    """Forget a publisher that you trust.
+
+    The next first use of its names decides again.
+    """
 
     output = output_of(context)
     with open_node(output) as node:
@@ -94,9 +97,6 @@ def untrust(
 
 def _not_trusted(error: NotFoundError, fingerprint: str, book: Book) -> NotFoundError:
     """Why there is nothing to forget."""
-    from overlaysync.errors import NotFoundError
-    from overlaysync.trust.book import find_publisher
-    from overlaysync.trust.keys import node_id
 
     try:
         publisher = find_publisher(fingerprint, book.distrusted)
@@ -125,10 +125,6 @@ def distrust(
     wait: WaitOption = LOOK_S,
 ) -> None:
     """Refuse everything that a publisher signs, for good."""
-    from overlaysync.errors import UsageError
-    from overlaysync.model.pin import DistrustedPublisher
-    from overlaysync.node.node import timestamp
-    from overlaysync.ops.trust_words import who
 
     output = output_of(context)
     with open_node(output) as node:
@@ -186,7 +182,6 @@ def _names(publisher: bytes, book: Book) -> str:
 
 def _refused_fields(publisher: bytes, book: Book) -> dict[str, Any]:
     """The JSON form of a distrusted publisher."""
-    from overlaysync.trust.keys import node_id
 
     entry = book.distrusted[publisher]
     return {"publisher": node_id(publisher), "by": entry.label, "distrusted_since": entry.since}
@@ -194,8 +189,6 @@ def _refused_fields(publisher: bytes, book: Book) -> dict[str, Any]:
 
 def _fields(publisher: bytes, book: Book) -> dict[str, Any]:
     """The JSON form of a publisher and its names."""
-    from overlaysync.trust.book import Trust
-    from overlaysync.trust.keys import node_id
 
     names = [
         {
@@ -227,7 +220,6 @@ def _fields(publisher: bytes, book: Book) -> dict[str, Any]:
 
 
 def _head(entry: dict[str, Any]) -> str:
-    from overlaysync.model.names import one_field
 
     return f"{entry['publisher']}  {one_field(entry['by'])}".rstrip()
 
@@ -260,10 +252,6 @@ class _Look:
 
 
 def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where: _Look) -> None:
-    from overlaysync.model.pin import Pin, TrustedPublisher
-    from overlaysync.node.node import timestamp
-    from overlaysync.ops.believe import conflicts
-    from overlaysync.ops.trust_words import who
 
     book = node.book()
     publisher = _find(node, output, fingerprint, book, where)
@@ -300,15 +288,12 @@ def _label(sightings: Iterable[Sighting], publisher: bytes, book: Book) -> str:
 
 
 def _before(pin: Pin) -> dict[str, str]:
-    from overlaysync.trust.keys import node_id
 
     return {"name": pin.name, "team": pin.team, "publisher": node_id(pin.publisher)}
 
 
 def _named(text: str, published: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Team and name that ``--name`` means: in any team that the publisher uses, unless it says which."""
-    from overlaysync.errors import UsageError
-    from overlaysync.model.reference import parse_reference
 
     reference = parse_reference(text)
     if reference.name is None or reference.version is not None or reference.peer is not None:
@@ -325,10 +310,6 @@ def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look
     Raises:
         NotFoundError: there is none.
     """
-    import asyncio
-
-    from overlaysync.errors import NotFoundError
-    from overlaysync.trust.book import find_publisher
 
     known = [*(seen.publisher for seen in node.catalog.sightings()), *_publishers(book), *book.distrusted]
     try:

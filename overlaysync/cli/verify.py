@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,23 +17,26 @@ from overlaysync.cli.common import (
     PeerOption,
     compression,
     interruptible,
-    of_several,
     open_node,
-    output_of,
     parse_format,
     parse_peers,
-    refusal_fields,
-    refusal_lines,
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import guest_size, paths_of
-from overlaysync.cli.output import Output
+from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
 from overlaysync.errors import OverlaysyncError, Refusal, VerificationError, WouldDestroyError
-
-if TYPE_CHECKING:
-    from overlaysync.formats.image import Format
-    from overlaysync.node.node import Node
-    from overlaysync.ops.verify import Damage, Verdict
+from overlaysync.formats.image import Format
+from overlaysync.model.digest import short_id
+from overlaysync.node.node import Node, now
+from overlaysync.node.repairing import repair
+from overlaysync.ops.again import Again
+from overlaysync.ops.audience import stem
+from overlaysync.ops.expected import Basis
+from overlaysync.ops.loss import lost_by_repair
+from overlaysync.ops.trust_words import who
+from overlaysync.ops.verify import Damage, Verdict
+from overlaysync.ops.verify import verify as verify_image
 
 _WRITTEN = "it has been written to since, perhaps by a VM"
 _NAMED_DAMAGE = 20
@@ -61,7 +65,10 @@ def verify(
     format: InsistOption = None,
     peer: PeerOption = None,
 ) -> None:
-    """Re-read images and compare them with what was published, or is known of them."""
+    """Compare images with what was published, and repair them.
+
+    Every byte is read. What was never published is compared with what is known of it.
+    """
     output = output_of(context)
     addresses, insisted = parse_peers(peer), parse_format(format)
     how = _How(
@@ -101,9 +108,6 @@ class _How:
 
 
 def _verify(node: Node, output: Output, path: str, how: _How) -> Finding:
-    from overlaysync.node.node import now
-    from overlaysync.ops.loss import lost_by_repair
-    from overlaysync.ops.verify import verify as verify_image
 
     output.begin(f"verifying {os.path.basename(path)}", guest_size(node, path, how.format))
     try:
@@ -148,7 +152,6 @@ class Finding:
 
     def lines(self, output: Output) -> list[str]:
         """The lines for people."""
-        from overlaysync.model.digest import short_id
 
         verdict, path, expected = self.verdict, self.verdict.path, self.verdict.expected
         if not verdict.damage:
@@ -179,7 +182,6 @@ class Finding:
         return self.verdict.known.notes if self.verdict.known else ()
 
     def _get_one(self) -> str:
-        from overlaysync.ops.again import Again
 
         return Again(self.unlike, ("--to", os.path.dirname(self.verdict.path))).fetch("--replace")
 
@@ -238,7 +240,6 @@ def _way_of(finding: Finding) -> str:
 
 def _ways(verdict: Verdict, how: _How) -> str:
     """How to keep what a file holds that would be lost, then how to go back to what it held."""
-    from overlaysync.ops.expected import Basis
 
     path = shlex.quote(verdict.path)
     # What a guest wrote to a published image is its next version; snapshots and what cannot be read is none.
@@ -261,8 +262,6 @@ def _refuse_to_lose(verdict: Verdict, lost: str, how: _How) -> None:
 
 def _unlike_its_name(node: Node, verdict: Verdict) -> str:
     """The name of a master's file when others of that name are known, and none has its content."""
-    from overlaysync.ops.audience import stem
-    from overlaysync.ops.expected import Basis
 
     expected = verdict.expected
     if verdict.damage or expected.layer is not None or expected.basis is Basis.PUBLISHED:
@@ -275,7 +274,6 @@ def _unlike_its_name(node: Node, verdict: Verdict) -> str:
 
 def _other_version(node: Node, verdict: Verdict) -> str:
     """Which published version a file holds that does not hold what it must; "" for none."""
-    from overlaysync.ops.trust_words import who
 
     if not verdict.damage or verdict.known is None:
         return ""
@@ -284,9 +282,6 @@ def _other_version(node: Node, verdict: Verdict) -> str:
 
 
 def _repair(node: Node, output: Output, verdict: Verdict, addresses: list[Any]) -> Verdict:
-    import asyncio
-
-    from overlaysync.node.repairing import repair
 
     with interruptible():
         return asyncio.run(repair(node, output, verdict, addresses, compression=compression()))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from overlaysync.cli.common import candidate_lines, compression, error_fields, parse_rate, refusal_lines
+from overlaysync.cli.common import compression, parse_rate
+from overlaysync.cli.refusals import candidate_lines, error_fields, refusal_lines
 from overlaysync.errors import AmbiguousError, Refusal, UsageError
 from overlaysync.swarm.link import Compression
 

@@ -1,0 +1,29 @@
+"""The help command."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from overlaysync.errors import UsageError
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module to ``app``."""
+    app.command("help")(help)
+
+
+def help(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[COMMAND]...", help="A command, or two words of one.")
+    ] = None,
+) -> None:
+    """Show the help of a command."""
+    at: Any = context.find_root()
+    for word in command or ():
+        if not isinstance(at.command, typer.core.TyperGroup) or word not in at.command.commands:
+            raise UsageError(f"There is no command '{' '.join(command or ())}'", hint="overlaysync --help")
+        at = at.command.commands[word].make_context(word, [], parent=at, resilient_parsing=True)
+    typer.echo(at.get_help())
