@@ -72,7 +72,7 @@ class Assembly:
     ) -> Assembly:
         """Plan ``path`` and open its part file; what an interrupted run left is verified and kept.
 
-        ``progress`` is told of the bytes verified, and may end that with an exception.
+        ``progress`` is told of the bytes verified, and may end the planning and that with an exception.
 
         Raises:
             WouldDestroyError: the name is taken and ``replace`` is not set.
@@ -82,7 +82,7 @@ class Assembly:
         """
         if not replace:
             check_free(path)
-        data = DataMap(pages, load)
+        data = DataMap(pages, load, progress=progress)
         layout = plan_layout(target, data)
         part = PartFile.open(
             path,
@@ -214,7 +214,14 @@ class Assembly:
             self._drop_pack()
             raise
 
-    def finish(self, *, mode: int, replace: bool = False, check: Callable[[int], None] | None = None) -> int:
+    def finish(
+        self,
+        *,
+        mode: int,
+        replace: bool = False,
+        check: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
+    ) -> int:
         """Write tables and header, and give the file its name.
 
         Args:
@@ -222,6 +229,7 @@ class Assembly:
             replace: whether the name may be taken.
             check: looks at the finished file, by a descriptor that it closes, and raises if it must not get
                 the name.
+            progress: is called for each part of the tables, with 0; may end the work with an exception.
 
         Returns:
             A descriptor of the file, which the caller closes: what is noted of it is to come from there, as
@@ -235,6 +243,8 @@ class Assembly:
         self._refuse_disguise()
         if self._pack is None:
             for offset, data in self._layout.metadata():
+                if progress:
+                    progress(0)
                 self._part.pwrite(offset, [data])
         if check is not None:
             try:
