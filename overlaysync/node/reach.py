@@ -340,6 +340,7 @@ class Reach:
             found = {peer.label: peer for peer in self.browser.found()}
             for key in [key for key, view in self.views.items() if view.announced and key not in found]:
                 self._list(self.views.pop(key), {})
+                self._unmask()
                 self._has_changed()
             for peer in found.values():
                 try:
@@ -395,17 +396,21 @@ class Reach:
             view.announced, view.revision, view.addresses = True, announced.revision, announced.addresses
         task = asyncio.create_task(self._look_in_turn(view, addresses, gossip, announced))
         self._asking[key] = task
-        task.add_done_callback(lambda _: self._looked(key, announced))
+        task.add_done_callback(lambda _: self._looked(key))
 
-    def _looked(self, key: str, announced: Peer | None) -> None:
+    def _looked(self, key: str) -> None:
         self._ended(self._asking.pop(key))
         view = self.views.get(key)  # gone when the peer said goodbye while it was asked
         if view and view.problem:
             self.dials.failed(*view.address, monotonic())
         elif view:
             self.dials.answered(*view.address)
-        if announced and self.browser and view and not view.problem:
-            self.browser.confirm(announced, view.address.host)
+        if self.browser and view and view.announced:
+            if view.problem:
+                self.browser.unanswered(key)
+            else:
+                self.browser.confirm(key, *view.address)
+        self._unmask()
         self._has_changed()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -486,10 +491,10 @@ class Reach:
         if answer.catalog is not None:
             view.public_key = answer.catalog.node
             view.label = one_field(answer.catalog.label)
-            view.alias = self._is_alias(view)
             view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
             view.boot, view.in_use, view.pasts = answer.catalog.boot, {}, set()
             view.public = await asyncio.to_thread(self._open_all, answer.catalog, "", view)
+        view.alias = self._is_alias(view)
         view.in_use = {id: since for id, since in view.in_use.items() if id in view.public}
         self._list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
@@ -631,7 +636,9 @@ class Reach:
 
         By key only among this machine's own addresses: elsewhere anybody could claim another's.
         """
-        others = [other for other in self.nodes() if other is not view and other.public_key]
+        others = [
+            other for other in self.nodes() if other is not view and other.public_key and not other.problem
+        ]
         return any(other.address == view.address for other in others) or (
             self._neighbourhood.is_here(view.address.host)
             and any(
@@ -640,6 +647,14 @@ class Reach:
                 for other in others
             )
         )
+
+    def _unmask(self) -> None:
+        """Let views stand for themselves again where the one that stood for them has gone or moved."""
+        nodes = {view.address for view in self.nodes() if view.public_key and not view.problem}
+        for view in self.views.values():
+            if view.alias and view.address not in nodes and not self._is_alias(view):
+                nodes.add(view.address)
+                view.alias, view.revision = False, ""  # ask again, for its teams' catalogs were not asked for
 
     def _open_all(self, catalog: CatalogMessage, team: str, view: PeerView) -> dict[bytes, Manifest]:
         """Verify envelopes and keep their headers; a wrong one is left out, its neighbours are not.
