@@ -109,6 +109,24 @@ def test_a_named_file_swapped_for_a_link_is_not_followed(node: Node, common: Pat
     share.close()
 
 
+def test_the_directory_of_a_named_file_swapped_for_a_link_is_not_followed(
+    node: Node, common: Path, tmp_path: Path
+) -> None:
+    for directory in (tmp_path / "private", common / "below"):
+        directory.mkdir()
+    secret = disk(tmp_path / "private" / "a.raw", 7)
+    named = disk(common / "below" / "a.raw")
+    share = sharing(node, Heard(), named)
+    assert set(shared(share)) == {str(named)}
+    named.parent.rename(common / "moved")
+    named.parent.symlink_to(secret.parent)
+    disk(common / "moved" / "a.raw", 3)  # so that it is looked at again
+    for _ in range(3):
+        share.refresh()
+    assert shared(share) == {}
+    share.close()
+
+
 def test_a_directory_swapped_for_a_link_is_not_followed(node: Node, common: Path, tmp_path: Path) -> None:
     home = tmp_path / "private"
     home.mkdir()
