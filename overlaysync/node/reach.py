@@ -358,21 +358,27 @@ class Reach:
         Where it answered before comes first: anybody can announce another address in its name.
         """
         view, now = self.views.get(peer.label), monotonic()
-        if peer.label in self._asking or not is_told_port(peer.port) or not self._has_news(view, peer):
+        asking = self._asking.get(peer.label)
+        if not is_told_port(peer.port) or not self._has_news(view, peer):
+            return
+        if asking and not (view and _has_moved(view, peer) and peer.addresses != view.addresses):
             return
         hosts = [host for host in peer.addresses if self._asks.take(host, now)]
         addresses = [Address(host, peer.port) for host in hosts]
         if view is not None and view.answered:
             addresses.insert(0, view.address)
         if hosts:
+            if asking:  # where it was: nothing may be heard of that for long
+                asking.cancel()
+                del self._asking[peer.label]
             self._ask(peer.label, tuple(dict.fromkeys(addresses)), announced=peer)
 
     def _has_news(self, view: PeerView | None, peer: Peer) -> bool:
         """Whether there is anything to ask a peer for."""
         if view is None or view.problem or 0 < view.unproven < _PROOFS:
             return True
-        if peer.addresses != view.addresses and view.address.host not in peer.addresses:
-            return True  # it has moved, as is said; where it answered may still be tried first
+        if peer.addresses != view.addresses and _has_moved(view, peer):
+            return True  # as is said; where it answered may still be tried first
         return self.catalogs and view.revision != peer.revision
 
     def _ask(
@@ -394,10 +400,13 @@ class Reach:
             view.announced, view.revision, view.addresses = True, announced.revision, announced.addresses
         task = asyncio.create_task(self._look_in_turn(view, addresses, gossip, announced))
         self._asking[key] = task
-        task.add_done_callback(lambda _: self._looked(key, announced))
+        task.add_done_callback(lambda task: self._looked(task, key, announced))
 
-    def _looked(self, key: str, announced: Peer | None) -> None:
-        self._ended(self._asking.pop(key))
+    def _looked(self, task: asyncio.Task[None], key: str, announced: Peer | None) -> None:
+        self._ended(task)
+        if self._asking.get(key) is not task:
+            return  # it is being asked elsewhere since
+        del self._asking[key]
         view = self.views.get(key)  # gone when the peer said goodbye while it was asked
         if view and view.problem:
             self.dials.failed(*view.address, monotonic())
@@ -695,6 +704,11 @@ class Reach:
         before = History([manifest_row(manifest), *past.values()]).before(manifest.id)
         rows = [row for id, row in past.items() if id in before]
         self.node.catalog.note_manifests(rows, at=timestamp())
+
+
+def _has_moved(view: PeerView, peer: Peer) -> bool:
+    """Whether a peer is announced, but not where it has answered."""
+    return view.address.host not in peer.addresses
 
 
 def _is_another(answer: CatalogAnswer, view: PeerView) -> bool:
