@@ -360,21 +360,27 @@ class Reach:
         Where it answered before comes first: anybody can announce another address in its name.
         """
         view, now = self.views.get(peer.label), monotonic()
-        if peer.label in self._asking or not is_told_port(peer.port) or not self._has_news(view, peer):
+        asking = self._asking.get(peer.label)
+        if not is_told_port(peer.port) or not self._has_news(view, peer):
+            return
+        if asking and not (view and _has_moved(view, peer) and peer.addresses != view.addresses):
             return
         hosts = [host for host in peer.addresses if self._asks.take(host, now)]
         addresses = [Address(host, peer.port) for host in hosts]
         if view is not None and view.answered:
             addresses.insert(0, view.address)
         if hosts:
+            if asking:  # where it was: nothing may be heard of that for long
+                asking.cancel()
+                del self._asking[peer.label]
             self._ask(peer.label, tuple(dict.fromkeys(addresses)), announced=peer)
 
     def _has_news(self, view: PeerView | None, peer: Peer) -> bool:
         """Whether there is anything to ask a peer for."""
         if view is None or view.problem or 0 < view.unproven < _PROOFS:
             return True
-        if peer.addresses != view.addresses and view.address.host not in peer.addresses:
-            return True  # it has moved, as is said; where it answered may still be tried first
+        if peer.addresses != view.addresses and _has_moved(view, peer):
+            return True  # as is said; where it answered may still be tried first
         return self.catalogs and view.revision != peer.revision
 
     def _ask(
@@ -396,10 +402,13 @@ class Reach:
             view.announced, view.revision, view.addresses = True, announced.revision, announced.addresses
         task = asyncio.create_task(self._look_in_turn(view, addresses, gossip, announced))
         self._asking[key] = task
-        task.add_done_callback(lambda _: self._looked(key))
+        task.add_done_callback(lambda task: self._looked(task, key))
 
-    def _looked(self, key: str) -> None:
-        self._ended(self._asking.pop(key))
+    def _looked(self, task: asyncio.Task[None], key: str) -> None:
+        self._ended(task)
+        if self._asking.get(key) is not task:
+            return  # it is being asked elsewhere since
+        del self._asking[key]
         view = self.views.get(key)  # gone when the peer said goodbye while it was asked
         if view and view.problem:
             self.dials.failed(*view.address, monotonic())
@@ -491,10 +500,11 @@ class Reach:
         if answer.catalog is not None:
             view.public_key = answer.catalog.node
             view.label = one_field(answer.catalog.label)
+        view.alias = self._is_alias(view)
+        if answer.catalog is not None:
             view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
             view.boot, view.in_use, view.pasts = answer.catalog.boot, {}, set()
             view.public = await asyncio.to_thread(self._open_all, answer.catalog, "", view)
-        view.alias = self._is_alias(view)
         view.in_use = {id: since for id, since in view.in_use.items() if id in view.public}
         self._list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
@@ -737,6 +747,11 @@ class Reach:
                     follows += earlier.header.followed
         finally:
             self.node.catalog.note_manifests(rows, at=timestamp())
+
+
+def _has_moved(view: PeerView, peer: Peer) -> bool:
+    """Whether a peer is announced, but not where it has answered."""
+    return view.address.host not in peer.addresses
 
 
 def _is_another(answer: CatalogAnswer, view: PeerView) -> bool:
