@@ -170,8 +170,12 @@ class Client:
 
     # -- small things --------------------------------------------------------------------------------
 
-    async def catalog(self, address: Address, etag: str = "") -> CatalogAnswer:
-        """What the peer serves; nothing when it still has the catalog with this ETag."""
+    async def catalog(self, address: Endpoint, etag: str = "") -> CatalogAnswer:
+        """What the peer serves to everybody or to a team; nothing when its catalog still has this ETag.
+
+        Raises:
+            GoneError: one of the two is not in the team.
+        """
         answer = await self._get(address, "catalog", MAX_CATALOG_SIZE, etag=etag)
         if answer.status == 304:
             return CatalogAnswer(None, etag)
@@ -183,7 +187,9 @@ class Client:
         Raises:
             GoneError: they are not.
         """
-        return decode_catalog(await self._body(address, "catalog", MAX_CATALOG_SIZE))
+        answer = await self.catalog(address)
+        assert answer.catalog is not None
+        return answer.catalog
 
     async def peers(self, address: Endpoint) -> tuple[Address, ...]:
         """The peers that the peer knows."""
@@ -230,20 +236,15 @@ class Client:
         self, address: Endpoint, path: str, limit: int, *, compress: bool = False
     ) -> tuple[bytes, bool]:
         """A small body, of at most ``limit`` bytes as it comes, and whether it is compressed."""
-        if isinstance(address, Address):
-            answer = await self._get(address, path, limit, compress=compress)
-            return answer.body, answer.packed
-        buffer = memoryview(bytearray(limit))
-        request = _request(address, path, compress=compress)
-        async with self._place(address, small=True) as host:
-            head = await self._exchange(address, host, request, buffer, compress=compress, at_most=True)
-        _check_status(address, head.status, str(head.retry_after))
-        return bytes(buffer[: head.length]), head.compressed
+        answer = await self._get(address, path, limit, compress=compress)
+        return answer.body, answer.packed
 
     async def _get(
-        self, address: Address, path: str, limit: int, *, etag: str = "", compress: bool = False
+        self, address: Endpoint, path: str, limit: int, *, etag: str = "", compress: bool = False
     ) -> _Answer:
         """What is answered with status 200, or 304 when ``etag`` is still good."""
+        if isinstance(address, PrivateAddress):
+            return await self._get_private(address, path, limit, etag=etag, compress=compress)
         fields = {"Host": _host_field(address)}
         if etag:
             fields["If-None-Match"] = etag
@@ -274,6 +275,18 @@ class Client:
             raise _unreachable(address, error.os_error) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise PeerError(f"{address} answers wrongly", why=printable(str(error))) from None
+
+    async def _get_private(
+        self, address: PrivateAddress, path: str, limit: int, *, etag: str, compress: bool
+    ) -> _Answer:
+        buffer = memoryview(bytearray(limit))
+        request = _request(address, path, compress=compress, etag=etag)
+        async with self._place(address, small=True) as host:
+            head = await self._exchange(address, host, request, buffer, compress=compress, at_most=True)
+        if head.status == 304 and etag:
+            return _Answer(head.status)
+        _check_status(address, head.status, str(head.retry_after))
+        return _Answer(head.status, head.etag, bytes(buffer[: head.length]), head.compressed)
 
     # -- image data ----------------------------------------------------------------------------------
 
@@ -504,9 +517,10 @@ def _host_field(address: Endpoint) -> str:
     return str(Address(address.host.partition("%")[0], address.port))
 
 
-def _request(address: Endpoint, path: str, *, compress: bool = False) -> bytes:
+def _request(address: Endpoint, path: str, *, compress: bool = False, etag: str = "") -> bytes:
     host = _host_field(address)
     fields = f"Accept-Encoding: {ENCODING}\r\n" if compress else ""
+    fields += f"If-None-Match: {etag}\r\n" if etag else ""
     return f"GET /v1/{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: overlaysync\r\n{fields}\r\n".encode(
         "ascii"
     )

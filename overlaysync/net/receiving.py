@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from overlaysync.errors import PeerError
-from overlaysync.net.bounds import ClientBounds
+from overlaysync.net.bounds import MAX_ETAG, ClientBounds
 from overlaysync.net.rate import RateLimit
 from overlaysync.swarm.link import Link
 from overlaysync.units import KIB
@@ -27,6 +27,8 @@ _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
 _END = b"\r\n\r\n"
 _WAKE_SIZE = 64 * KIB
+_NOT_MODIFIED = 304
+"""The one answer that has no body and does not say so."""
 
 
 class ConnectionLostError(PeerError):
@@ -47,6 +49,7 @@ class Head:
         retry_after: seconds, 0 when the peer does not say.
         close: whether the connection ends after the body.
         compressed: whether the body is a zstd frame.
+        etag: of the body, cut to what is sent back; "" when the peer gave none.
     """
 
     status: int
@@ -54,6 +57,7 @@ class Head:
     retry_after: int
     close: bool
     compressed: bool = False
+    etag: str = ""
 
 
 def parse_head(data: bytes) -> Head:
@@ -72,7 +76,8 @@ def parse_head(data: bytes) -> Head:
         if field is None or field[1].lower() in fields:
             raise PeerError("The peer sends a damaged or repeated header field")
         fields[field[1].lower()] = field[2]
-    length = fields.get(b"content-length", b"")
+    length = fields.get(b"content-length", b"0" if int(status[1]) == _NOT_MODIFIED else b"")
+    etag = fields.get(b"etag", b"")[:MAX_ETAG]
     encoding = fields.get(b"content-encoding")
     if b"transfer-encoding" in fields or encoding not in (None, b"zstd") or not _is_number(length, 18):
         raise PeerError("The peer sends a body of unknown length or form")
@@ -83,6 +88,7 @@ def parse_head(data: bytes) -> Head:
         int(retry_after) if _is_number(retry_after, 6) else 0,
         fields.get(b"connection", b"").lower() == b"close",
         encoding is not None,
+        etag.decode("ascii") if etag.isascii() else "",
     )
 
 

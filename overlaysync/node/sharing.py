@@ -34,7 +34,7 @@ from overlaysync.ops.library import Known
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
 from overlaysync.ops.packing import grows, packing_of
-from overlaysync.ops.trust_words import who
+from overlaysync.ops.trust_words import two_sides, who
 from overlaysync.ops.versions import other_sides, past_envelopes
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest, open_envelope
@@ -81,6 +81,8 @@ class Share:
     _offers: dict[bytes, ImageOffer] = field(default_factory=dict)
     _rotten: dict[str, tuple[Fingerprint, str]] = field(default_factory=dict)
     _used: UsedFiles = field(default_factory=UsedFiles)
+    _heard: bool = False
+    _forks: set[tuple[bytes, bytes]] = field(default_factory=set)
     _changes: int = 0
     _gathering: Gathering = field(init=False)
 
@@ -110,6 +112,20 @@ class Share:
 
     def peers(self) -> Sequence[Address]:
         return self.neighbours()
+
+    def names(self) -> dict[tuple[str, str], frozenset[bytes]]:
+        """What this node has published of what is shared: by team and name the contents."""
+        found: dict[tuple[str, str], frozenset[bytes]] = {}
+        for offer in self.offers():
+            header = offer.manifest.header
+            if offer.manifest.publisher == self.public_key:
+                key = header.team, header.name
+                found[key] = found.get(key, frozenset()) | {header.content_id}
+        return found
+
+    def hear(self) -> None:
+        """Versions of what is shared were seen: at the next refresh it is said which of it they fork."""
+        self._heard = True
 
     # -- publishing, called from a thread ------------------------------------------------------------
 
@@ -166,6 +182,10 @@ class Share:
             if path not in shared and not self._rot(path) and self._gathering.is_news(path):
                 self._publish_later(path, found)
         self._tell_new(set(self._shared) - before)
+        if self._heard:
+            self._heard = False
+            for one in self.shared:
+                self._warn_of_fork(one.known, one.manifest)
         self._tidy_used()
         return self._changes != changes
 
@@ -339,15 +359,21 @@ class Share:
             )
 
     def _warn_of_fork(self, image: Known, manifest: Manifest) -> None:
-        """Say that what this node published is one side of a fork, and how to settle it."""
+        """Say that what this node published is one side of a fork, and how to settle it; once of a pair."""
         if manifest.publisher != self.public_key:
             return
-        name, path = manifest.header.full_name, shlex.quote(image.path)
-        for row in other_sides(self.node.catalog, manifest):
+        header, refuses = manifest.header, self.node.book().refuses
+        name, path = header.full_name, shlex.quote(image.path)
+        known = self.node.versions(header.team, header.name)
+        versions = [row for row in known if not refuses(row.publisher)]
+        for row in other_sides(versions, manifest):
+            if (manifest.id, row.id) in self._forks:
+                continue
+            self._forks.add((manifest.id, row.id))
             directory, file = map(shlex.quote, os.path.split(image.path))
             self.observer.note(
-                f"  This forks {name}: {name}:{manifest.header.version} does not follow {row.title} by "
-                f"{who(row.publisher, row.label)}. To take that one, so that your next version follows both: "
+                f"  This forks {name}: {two_sides(manifest, row)}. "
+                "To take that one, so that your next version follows both: "
                 f"overlaysync fetch {short_id(row.content)} --to {directory} --as {file} --discard-changes; "
                 f"to go on beside it under another name: overlaysync share --as NAME {path}"
             )

@@ -96,7 +96,9 @@ def test_a_fork_is_said_by_history_ls_and_show_and_settled_by_what_follows_both(
     with shared(bob, theirs) as other:
         alice.json("ls", name, "--peer", other.peer, "--wait", "2")
         with shared(alice, mine) as share:
-            said = re.search(r"This forks .* by bob@.* overlaysync (fetch .*?);", share.stderr)
+            said = re.search(
+                r"This forks .*: neither of your .* and bob@.* overlaysync (fetch .*?);", share.stderr
+            )
         assert said, share.stderr
         taken = alice.run(*shlex.split(said[1]), "--peer", other.peer)
         assert taken.code == DONE, taken.stderr
