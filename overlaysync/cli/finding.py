@@ -69,7 +69,16 @@ def master_here(node: Node, output: Output, text: str, *, accept: bool) -> Known
         NotFoundError, AmbiguousError: as :func:`here`.
         BaseImageError: it was replaced or written to, and ``accept`` is not set.
     """
-    known = here(node, output, text, accept_master=accept)
+    try:
+        known = here(node, output, text, accept_master=accept)
+    except NotFoundError:
+        if is_path(text) or parse_reference(text).id_prefix is not None:
+            raise
+        # The file of that name was written to: that is the news, with what it held and what it holds.
+        known = examine(node, output, _one(node, text, unchanged=False, copies=True), accept_master=accept)
+        if not accept:
+            node.library.check_as_published(known)
+            raise
     if not accept:
         node.library.check_as_published(known)
     return known

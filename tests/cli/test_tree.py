@@ -104,6 +104,18 @@ def test_a_foreign_file_is_replaced_only_when_that_is_said(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("replace", [[], ["--replace"]])
+def test_an_image_is_never_replaced(vm: Path, tmp_path: Path, replace: list[str]) -> None:
+    stray, named, disk = tmp_path / "stray.svg", tmp_path / "notes.img", tmp_path / "disk"
+    stray.write_bytes(vm.read_bytes())
+    named.write_text("called like an image")
+    disk.write_bytes(bytes(510) + b"\x55\xaa")
+    for path in (vm, vm.with_name("debian.raw"), stray, named, disk):
+        before = path.read_bytes()
+        done = overlaysync("tree", "--svg", path, *replace, code=9)
+        assert path.read_bytes() == before and "--replace" not in done.stderr
+
+
+@pytest.mark.parametrize("replace", [[], ["--replace"]])
 def test_what_is_no_file_is_never_replaced(tmp_path: Path, replace: list[str]) -> None:
     directory, fifo = tmp_path / "directory.svg", tmp_path / "fifo.svg"
     directory.mkdir()
