@@ -18,6 +18,7 @@ from overlaysync.formats.recognition import ending_of, looks_like_image
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
 from overlaysync.node.node import Node
+from overlaysync.ops.library import is_as_hashed
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.tree import Entry, EntryKind, Tree, build_tree
 from overlaysync.ops.tree_drawing import SVG_START, draw_svg, draw_text
@@ -74,7 +75,10 @@ def _family(node: Node) -> Tree:
     """The tree of what this node knows, without the files that are gone."""
 
     rows = [row for row in node.catalog.all_images() if os.path.exists(row.path)]
-    changed = {row.path for row in rows if node.library.known(row.path) is None}
+    other = [row for row in rows if node.library.known(row.path) is None]
+    # Of an overlay that was not written to, only what is below can be another.
+    astray = {row.path for row in other if row.layer and is_as_hashed(row)}
+    changed = {row.path for row in other} - astray
     manifests = node.catalog.manifests()
     sizes: dict[bytes, int] = {}
     for content in {row.layer or row.disk for row in rows} - {row.content for row in manifests}:
@@ -82,7 +86,7 @@ def _family(node: Node) -> Tree:
         if pages is not None:
             sizes[content] = DataMap(pages, node.library.load_page).size
     listings = [Listing(open_envelope(row.envelope)) for row in manifests]
-    return build_tree(rows, listings, changed=changed, data_sizes=sizes)
+    return build_tree(rows, listings, changed=changed, master_changed=astray, data_sizes=sizes)
 
 
 def _entry_fields(entry: Entry) -> dict[str, Any]:
@@ -109,6 +113,7 @@ def _entry_fields(entry: Entry) -> dict[str, Any]:
                 "path": copy.path,
                 "format": copy.format,
                 "changed": copy.changed,
+                "master_changed": copy.master_changed,
                 "verified_at": datetime.fromtimestamp(copy.verified_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             }
             for copy in entry.copies

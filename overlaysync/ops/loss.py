@@ -16,11 +16,10 @@ from overlaysync.errors import OverlaysyncError, WouldDestroyError
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.recognition import always
 from overlaysync.model.datamap import DataMap
-from overlaysync.model.digest import Kind
 from overlaysync.model.history import History
 from overlaysync.model.names import one_field
 from overlaysync.ops.hashing import Progress
-from overlaysync.ops.library import Known, Library
+from overlaysync.ops.library import Known, Library, is_blank
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.verify import Verdict
 from overlaysync.store.catalog import ManifestRow
@@ -204,7 +203,7 @@ def _chosen_over(library: Library, row: ManifestRow) -> set[bytes | str]:
 def _has_data(path: str) -> bool:
     """Whether anything is written to the image itself."""
     with open_image(path, vouched=always) as image:
-        return any(extent.kind is not Kind.UNALLOCATED for extent in image.extents(0, image.virtual_size))
+        return not is_blank(image)
 
 
 def _hides(known: Known) -> bool:

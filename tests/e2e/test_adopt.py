@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,9 +134,11 @@ def test_only_the_user_takes_a_master_without_proof(student: Node, shared: Share
     run_on(stick, shared.master)
     master = Path(shutil.copy(shared.master, student.place / "a.qcow2"))
     master.chmod(0o444)
-    error = student.fails(NO_BASE, "adopt", stick, "--master", master, *NOW)
-    assert f"--master '{master}' --unverified" in error["hint"]
-    assert student.fails(USAGE, "adopt", stick, "--unverified", *NOW)["hint"]
+    where = ("--to", ".", "--masters", "masters", "--as", "mine")
+    error = student.fails(NO_BASE, "adopt", stick, *where, "--master", master, *NOW)
+    same = shlex.join(["overlaysync", "adopt", str(stick), *where])
+    assert f"{same} --master {master} --unverified" in error["hint"], "into the same place"
+    assert student.fails(USAGE, "adopt", stick, *where, "--unverified", *NOW)["hint"].startswith(same)
     assert student.fails(USAGE, "adopt", stick, "--master", "a", "--unverified", *NOW)["hint"]
 
     result = student.run("adopt", stick, "--master", master, "--unverified", "--as", "mine", *NOW)

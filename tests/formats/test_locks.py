@@ -129,7 +129,7 @@ def test_a_share_that_holds_an_image_is_named(fd: int, tmp_path: Path) -> None:
         "sys.stdin.read()\n"
     )
     assert locks.user_of(fd) == "another program"
-    command = [sys.executable, program, "--quiet", "share", tmp_path / "vm.raw"]
+    command = [sys.executable, str(program), "--quiet", "share", str(tmp_path / "vm.raw")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline() == b"held\n"
         assert locks.in_use(fd) and not locks.in_use_for_writing(fd)
