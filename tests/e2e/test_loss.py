@@ -159,6 +159,11 @@ def test_those_who_list_what_was_here_have_it(lab: Lab, node: Node, vm: Path, ma
     share = bob.share(stranger)
     node.json("ls", "--peer", share.peer)
     assert holders(node, share.document()["shared"][0]["disk"]) == [], "what was never here is not noted"
+    assert holders(node, layer), "that it is not shared now does not mean that it is gone"
+    theirs.stop()
+    disks.write(bob.place / vm.name, 0, disks.noise("bob's", 64 * KIB))
+    node.json("ls", "--peer", bob.share(bob.place / vm.name).peer)
+    assert holders(node, layer) == [], "Bob's file holds the next version by now"
 
 
 def test_what_was_fetched_and_not_changed_can_be_had_again(
