@@ -123,7 +123,7 @@ class ClientBounds:
     connections_per_host: int = 6
     idle_s: float = 10
     max_retry_s: float = 60
-    records: int = 64
+    records: int = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _HEADER = 5  # type, version, and the length of what follows
-_READ = 64 * KIB
+_READ = 256 * KIB
 """Received at once at most, so that what is useful in it is seen before much more has come."""
 
 
