@@ -36,6 +36,7 @@ from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.library import Known
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
+from overlaysync.store.place import entry_at
 from overlaysync.units import CHUNK, MIB, PAGE_UNITS, format_size
 
 MASTER, OVERLAY, PROMOTED = "debian-demo", "router", "debian-router"
@@ -447,9 +448,10 @@ def _write_as_guest(node: Node, master: Known, path: Path) -> None:
         backing_name=backing_name(str(path), master.path),
         backing_format=Format.QCOW2,
     )
-    assembly = Assembly.open(path, target, layer, pages.__getitem__, node.home.journals, replace=True)
+    replaces = entry_at(path)
+    assembly = Assembly.open(path, target, layer, pages.__getitem__, node.home.journals, replaces=replaces)
     try:
         assembly.accept(0, _CHANGED_CHUNKS, data)
-        assembly.finish(mode=OVERLAY_MODE, replace=True)
+        assembly.finish(mode=OVERLAY_MODE, replaces=replaces)
     finally:
         assembly.close()

@@ -21,7 +21,7 @@ from overlaysync.cli.finding import (
     tell_notes,
 )
 from overlaysync.cli.output import Output, output_of
-from overlaysync.errors import UsageError
+from overlaysync.errors import OverlaysyncError, UsageError
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
 from overlaysync.node.node import Node, now
@@ -130,7 +130,11 @@ def promote(
         finally:
             output.end()
         if discard_it:
-            discard_image(overlay, node.catalog)
+            try:
+                discard_image(overlay, node.catalog, known.files[0])
+            except OverlaysyncError:
+                output.note(f"  the new master is made: {master.path}; the overlay is kept")
+                raise
     tell_notes(output, master)
     lines = [
         output.good(
@@ -163,8 +167,7 @@ def discard(
     output = output_of(context)
     with open_node(output) as node:
         overlays = list(dict.fromkeys(path for text in overlays for path in overlays_of(node, output, text)))
-        for path in overlays:
-            check_discardable(path, node.catalog)
+        judged = {path: check_discardable(path, node.catalog) for path in overlays}
         going = [os.path.realpath(path) for path in overlays]
         lost = {path: _lost(node, output, path, going) for path in going}
         fields = [{"path": path, "lost": what or None} for path, what in lost.items()]
@@ -173,8 +176,8 @@ def discard(
             document = {"discarded": [], "would_lose": fields}
             output.result(document, f"{names} {'is' if len(overlays) == 1 else 'are'} kept")
             return
-        for path in overlays:
-            discard_image(path, node.catalog)
+        for path, file in judged.items():
+            discard_image(path, node.catalog, file)
     lines = [output.good(f"{path} discarded") for path in overlays]
     output.result({"discarded": list(lost), "lost": fields}, *lines)
 
@@ -246,13 +249,16 @@ def rebase(
         if replace:
             check_discardable(overlay, node.catalog)
             _check_snapshots(node, known, f"Not replacing {overlay}", "--replace", yes)
-            path = known.path
+            path, replaces = known.path, known.files[0].entry
         else:
             chosen = name or f"{stem(known.path)}-on-{stem(base.path)}"[:64]
             path = image_path(to or os.path.dirname(known.path), chosen, known.geometry.format)
+            replaces = None
         output.begin(f"rebasing {os.path.basename(overlay)}", known.disk.virtual_size)
         try:
-            moved = node.maker.rebase(known, base, path, now=now(), replace=replace, progress=output.advance)
+            moved = node.maker.rebase(
+                known, base, path, now=now(), replaces=replaces, progress=output.advance
+            )
         finally:
             output.end()
     tell_notes(output, moved)

@@ -17,6 +17,7 @@ import numpy as np
 from overlaysync.errors import ImageError, NotAllowedError, NotFoundError
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_ON_THE_WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -66,7 +67,7 @@ def open_in(folder: int | None, name: str, path: str) -> int:
     """
     try:
         return _open(name, folder, path)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"There is no file {path} any more", hint=_to_look(path)) from error
     except PermissionError as error:
         raise NotAllowedError(f"Cannot read {path}", why="permission denied", hint=may_read(path)) from error
@@ -88,6 +89,14 @@ def leads_to(path: str, fd: int) -> bool:
 
 
 def _open(name: str, folder: int | None, path: str) -> int:
+    if folder is None:
+        directory, name = os.path.split(name)
+        name = name or "."
+        above = _enter(directory)
+        try:
+            return _open(name, above, path)
+        finally:
+            os.close(above)
     # Looked at before it is opened: opening alone can move a tape or wake a device.
     _require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode, path)
     fd = os.open(name, _FLAGS, dir_fd=folder)
@@ -96,6 +105,22 @@ def _open(name: str, folder: int | None, path: str) -> int:
     except BaseException:
         os.close(fd)
         raise
+    return fd
+
+
+def _enter(directory: str) -> int:
+    """Open a directory by its real path, on which nothing may be a link any more: it has been resolved.
+
+    Raises:
+        OSError: there is none, or a link; whoever may write one of the directories may have put it there.
+    """
+    fd = os.open("/", _ON_THE_WAY)
+    for name in filter(None, directory.split("/")):
+        try:
+            inner = os.open(name, _ON_THE_WAY, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = inner
     return fd
 
 

@@ -132,7 +132,7 @@ class DiscoveryBounds:
 
     Attributes:
         peers: peers kept.
-        confirmed: of these, the ones of one host that stay because they have answered.
+        confirmed: of these, places (address and port) of one host that stay because they have answered.
         addresses: addresses kept of one peer.
         resolve_s: time to resolve one peer.
         resolves: peers resolved at once.

@@ -61,6 +61,7 @@ from overlaysync.ops.versions import State, history_of, is_news, past_envelopes,
 from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
 from overlaysync.store.partial import check_room
+from overlaysync.store.place import Entry
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import format_size
 
@@ -423,13 +424,12 @@ class Fetch:
 
     async def make(self, step: Step, verdict: Verdict) -> Fetched:
         """Make one image whose base is here, in the place of what is there if ``verdict`` says so."""
-        replace = verdict.replaces
         transfer = Transfer()
         pages = await self._page_list(step, transfer)
         base = await asyncio.to_thread(self._base, step)
         if base:
             await asyncio.to_thread(mark_meant, self.node.catalog, base, self.options.directories)
-        assembly = await self._in_thread(self._assembly, step, pages, base, replace)
+        assembly = await self._in_thread(self._assembly, step, pages, base, verdict.entry)
         past = await asyncio.to_thread(past_envelopes, self.node.catalog, step.listing.manifest)
         offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page, past)
         mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
@@ -440,7 +440,9 @@ class Fetch:
                 if step.packing:
                     self._pack(step, step.packing, assembly)
                 check_still(step.path, verdict.file)
-                file = assembly.finish(mode=mode, replace=replace, check=check)
+                file = assembly.finish(
+                    mode=mode, replaces=verdict.entry, check=check, progress=self._check_stopping
+                )
                 return self._remember(step, pages, assembly.path, file)
 
             known = await self._fill(step, assembly, offer, transfer, finish)
@@ -468,7 +470,7 @@ class Fetch:
             with suppress(OverlaysyncError):
                 discard_part(Path(step.path), _target(step, pages, None), pages, self.node.home.journals)
 
-    def _assembly(self, step: Step, pages: PageList, base: Known | None, replace: bool) -> Assembly:
+    def _assembly(self, step: Step, pages: PageList, base: Known | None, replaces: Entry | None) -> Assembly:
         target = _target(step, pages, base)
         make_directory(os.path.dirname(step.path))
         return Assembly.open(
@@ -477,7 +479,7 @@ class Fetch:
             pages,
             self.node.library.load_page,
             self.node.home.journals,
-            replace=replace,
+            replaces=replaces,
             progress=self._check_stopping,
         )
 
@@ -531,7 +533,9 @@ class Fetch:
         """
         keeper = PageKeeper(self.node.catalog)
         with self.node.library.open(path, step.format, file=file) as chain:
-            disk = combine(base.disk, pages, self.node.library.load_page, chain, keeper.keep)
+            disk = combine(
+                base.disk, pages, self.node.library.load_page, chain, keeper.keep, self._check_stopping
+            )
         keeper.flush()
         if disk.id != step.header.result_id:
             raise VerificationError(

@@ -95,7 +95,9 @@ async def repair(
             packing=packing_of(header, format),
         )
         file = verdict.known.files[0] if verdict.known else None
-        healed = await fetch.make(step, Verdict(standing=Standing(State.UNKNOWN), file=file))
+        healed = await fetch.make(
+            step, Verdict(standing=Standing(State.UNKNOWN), file=file, entry=verdict.entry)
+        )
         hold_again(node.catalog, healed.known)
     return verify_image(node.library, verdict.path, now=now())
 

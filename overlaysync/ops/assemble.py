@@ -30,6 +30,7 @@ from overlaysync.ops.hashing import Progress
 from overlaysync.ops.packing import Packer, Packing
 from overlaysync.store.pack import PackFile
 from overlaysync.store.partial import PartFile
+from overlaysync.store.place import Entry
 from overlaysync.units import MIB, PAGE_UNITS
 
 PLAN_CONTEXT = "overlaysync v1 plan"
@@ -67,22 +68,22 @@ class Assembly:
         load: LoadPage,
         journals: Path,
         *,
-        replace: bool = False,
+        replaces: Entry | None = None,
         progress: Progress | None = None,
     ) -> Assembly:
         """Plan ``path`` and open its part file; what an interrupted run left is verified and kept.
 
-        ``progress`` is told of the bytes verified, and may end that with an exception.
+        ``progress`` is told of the bytes verified, and may end the planning and that with an exception.
 
         Raises:
-            WouldDestroyError: the name is taken and ``replace`` is not set.
+            WouldDestroyError: the name is taken, and nothing may be replaced.
             InUseError: another process writes it.
             NoSpaceError: it does not fit.
             ImageError: the target format cannot hold it.
         """
-        if not replace:
+        if replaces is None:
             check_free(path)
-        data = DataMap(pages, load)
+        data = DataMap(pages, load, progress=progress)
         layout = plan_layout(target, data)
         part = PartFile.open(
             path,
@@ -214,27 +215,37 @@ class Assembly:
             self._drop_pack()
             raise
 
-    def finish(self, *, mode: int, replace: bool = False, check: Callable[[int], None] | None = None) -> int:
+    def finish(
+        self,
+        *,
+        mode: int,
+        replaces: Entry | None = None,
+        check: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
+    ) -> int:
         """Write tables and header, and give the file its name.
 
         Args:
             mode: of the file.
-            replace: whether the name may be taken.
+            replaces: what may be replaced; see :meth:`PartFile.publish`.
             check: looks at the finished file, by a descriptor that it closes, and raises if it must not get
                 the name.
+            progress: is called for each part of the tables, with 0; may end the work with an exception.
 
         Returns:
             A descriptor of the file, which the caller closes: what is noted of it is to come from there, as
             its name may lead to another by then.
 
         Raises:
-            WouldDestroyError: the name is taken and ``replace`` is not set.
+            WouldDestroyError: something else has the name.
             ImageError: as a raw file it would be taken for an image of another format.
         """
         assert self.have.complete(), "an image is published whole or not at all"
         self._refuse_disguise()
         if self._pack is None:
             for offset, data in self._layout.metadata():
+                if progress:
+                    progress(0)
                 self._part.pwrite(offset, [data])
         if check is not None:
             try:
@@ -244,7 +255,7 @@ class Assembly:
                 raise
         file = self._pack.open_reader() if self._pack else self.open_reader()
         try:
-            self._part.publish(mode=mode, replace=replace, pack=self._pack)
+            self._part.publish(mode=mode, replaces=replaces, pack=self._pack)
         except BaseException:
             os.close(file)
             raise

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import closing
 
 from overlaysync.errors import InUseError, WouldDestroyError
 from overlaysync.formats.chain import reachable
 from overlaysync.formats.detect import open_image
-from overlaysync.formats.files import open_regular
+from overlaysync.formats.files import open_named, open_regular
 from overlaysync.formats.locks import in_use, in_use_for_writing, writer_of
+from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.ops.folders import image_files
 from overlaysync.ops.library import vouched_by
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.files import sync_directory, translate
 
 
-def check_discardable(path: str, catalog: Catalog) -> None:
-    """Refuse what must not be removed.
+def check_discardable(path: str, catalog: Catalog) -> Fingerprint:
+    """Refuse what must not be removed; return the fingerprint of what may.
 
     Raises:
         WouldDestroyError: it is a master, or overlays stand on it.
         InUseError: QEMU has it open.
         ImageError: it is not an image.
     """
+    fd, real = open_named(path)
     # It alone: an overlay whose master is gone is good for nothing else.
-    image = open_image(path, vouched=vouched_by(catalog))
-    image.close()
-    if image.backing is None:
-        raise WouldDestroyError(
-            f"{path} is a master, not an overlay",
-            hint="remove a master by hand, once no overlay stands on it",
-        )
-    check_unneeded(path, catalog)
+    with closing(open_image(real, vouched=vouched_by(catalog), file=fd)) as image:
+        if image.backing is None:
+            raise WouldDestroyError(
+                f"{path} is a master, not an overlay",
+                hint="remove a master by hand, once no overlay stands on it",
+            )
+        _check_unneeded(fd, path, catalog)
+        return Fingerprint.of(os.fstat(fd))
 
 
 def check_unneeded(path: str, catalog: Catalog, *, instead: str = "") -> None:
@@ -48,16 +51,18 @@ def check_unneeded(path: str, catalog: Catalog, *, instead: str = "") -> None:
     """
     fd = open_regular(path)
     try:
-        if in_use(fd):
-            who = writer_of(fd) or "another program"
-            written = in_use_for_writing(fd)
-            hint = (
-                "shut the VM down first" if written else "end what reads it first: a VM, or overlaysync share"
-            )
-            raise InUseError(f"{path} is in use", why=f"by {who}", hint=hint)
-        status = os.fstat(fd)
+        _check_unneeded(fd, path, catalog, instead=instead)
     finally:
         os.close(fd)
+
+
+def _check_unneeded(fd: int, path: str, catalog: Catalog, *, instead: str = "") -> None:
+    if in_use(fd):
+        who = writer_of(fd) or "another program"
+        written = in_use_for_writing(fd)
+        hint = "shut the VM down first" if written else "end what reads it first: a VM, or overlaysync share"
+        raise InUseError(f"{path} is in use", why=f"by {who}", hint=hint)
+    status = os.fstat(fd)
     standing = standing_on(path, (status.st_dev, status.st_ino), catalog)
     if standing:
         raise WouldDestroyError(
@@ -82,21 +87,47 @@ def standing_on(path: str, inode: tuple[int, int], catalog: Catalog) -> list[str
     return found
 
 
-def discard(path: str, catalog: Catalog) -> None:
+def discard(path: str, catalog: Catalog, judged: Fingerprint) -> None:
     """Remove the overlay, after :func:`check_discardable`; a symlink that led to it goes too.
 
+    Args:
+        path: the overlay.
+        catalog: forgets it.
+        judged: its fingerprint when it was decided that it goes; a path may lead elsewhere since.
+
     Raises:
-        NotAllowedError: the directory is not writable. And as :func:`check_discardable`.
+        NotAllowedError: the directory is not writable.
+        WouldDestroyError: it is another file by now, or was written to. And as :func:`check_discardable`.
     """
-    check_discardable(path, catalog)
+    if not _is_same(check_discardable(path, catalog), judged):
+        raise _changed(path)
     real = os.path.realpath(path)
+    directory, name = os.path.split(real)
     try:
-        os.unlink(real)
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not _is_same(Fingerprint.of(os.stat(name, dir_fd=folder, follow_symlinks=False)), judged):
+                raise _changed(path)
+            os.unlink(name, dir_fd=folder)
+            sync_directory(folder)
+        finally:
+            os.close(folder)
         if os.path.islink(path):
             os.unlink(path)
-        sync_directory(os.path.dirname(real))
     except OSError as error:
-        directory = os.path.dirname(real)
         hint = f"it takes the right to write to its directory: ls -ld {shlex.quote(directory)}"
         raise translate(error, f"Cannot remove {path}", directory=directory, hint=hint) from error
     catalog.forget_image(real)
+
+
+def _is_same(present: Fingerprint, judged: Fingerprint) -> bool:
+    """Whether it is the same file with the same content; its other names and its rights may change."""
+    return present._replace(ctime_ns=0) == judged._replace(ctime_ns=0)
+
+
+def _changed(path: str) -> WouldDestroyError:
+    return WouldDestroyError(
+        f"{path} is no longer what it was when you said that it goes",
+        why="it was written to since, or another file has its name",
+        hint=f"ls -l {shlex.quote(path)}, and then the same command again",
+    )

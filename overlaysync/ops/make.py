@@ -38,6 +38,7 @@ from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.publish import rebuilt_cluster_size
 from overlaysync.store.catalog import Made
 from overlaysync.store.files import make_directory
+from overlaysync.store.place import Entry
 from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div
 
 MASTER_MODE = 0o444
@@ -117,7 +118,7 @@ class Maker:
         path: str,
         *,
         now: float,
-        replace: bool = False,
+        replaces: Entry | None = None,
         progress: Progress | None = None,
     ) -> Known:
         """An overlay on ``base`` whose guest sees what the guest of ``known`` sees.
@@ -153,7 +154,7 @@ class Maker:
             keeper.flush()
             # Not larger than a granule: of a larger cluster only some granules may differ from the base.
             format, cluster_size = known.geometry.format, min(rebuilt_cluster_size(known), layer.unit)
-            work = _Work(path, layer, known.disk, format, cluster_size, known, base, replace)
+            work = _Work(path, layer, known.disk, format, cluster_size, known, base, replaces)
             made = self._write(work, LocalSource(chain, layer), now=now, progress=progress)
         return self._pass_doubt(known, made)
 
@@ -252,7 +253,7 @@ class Maker:
         make_directory(os.path.dirname(work.path))
         try:
             assembly = Assembly.open(
-                Path(work.path), target, work.content, load, self._journals, replace=work.replace
+                Path(work.path), target, work.content, load, self._journals, replaces=work.replaces
             )
         except WouldDestroyError:
             if made := self._made_before(work, source, now):
@@ -268,7 +269,7 @@ class Maker:
                 )
             if base:
                 self._check_unchanged(base)
-            file = assembly.finish(mode=OVERLAY_MODE if base else MASTER_MODE, replace=work.replace)
+            file = assembly.finish(mode=OVERLAY_MODE if base else MASTER_MODE, replaces=work.replaces)
         finally:
             assembly.close()
         made = self._library.remember(assembly.path, work.format, work.content, work.disk, file=file, now=now)
@@ -299,7 +300,7 @@ class _Work:
     cluster_size: int
     source: Known
     base: Known | None = None
-    replace: bool = False
+    replaces: Entry | None = None
 
 
 class _Difference:

@@ -22,6 +22,7 @@ from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.trust_words import age, who
 from overlaysync.ops.versions import Standing, State, compare, was_elsewhere
 from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.place import Entry, entry_at
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import format_size
 
@@ -51,16 +52,13 @@ class Verdict:
         known: the image that is there, when it stays as it is: already here.
         standing: how what is there stands to what is offered; None when nothing is there.
         file: fingerprint of the file that is to be replaced, as it was when it was judged.
+        entry: what had the name before it was judged, when that is to be replaced: a link, or a file.
     """
 
     known: Known | None = None
     standing: Standing | None = None
     file: Fingerprint | None = None
-
-    @property
-    def replaces(self) -> bool:
-        """Whether something that is there will be replaced."""
-        return self.known is None and self.standing is not None
+    entry: Entry | None = None
 
     @property
     def superseded(self) -> tuple[bytes, ...]:
@@ -97,7 +95,8 @@ def judge(
         InUseError: a VM has it open, and it is not what is offered.
         BaseImageError: it cannot be compared, because its own master is missing or another.
     """
-    if not os.path.lexists(path):
+    entry = entry_at(path)
+    if entry is None:
         return Verdict()
     header = offered.header
     again = again or Again(header.full_name)
@@ -105,7 +104,7 @@ def judge(
         f"to put it beside: {again.fetch('--masters', 'DIR') if brought else again.fetch('--as', 'NAME')}"
     )
     if os.path.islink(path):
-        return _judge_link(library, path, offered, Rules() if brought else rules, now, again)
+        return _judge_link(library, path, offered, Rules() if brought else rules, now, again, entry)
     try:
         known = library.examine(path, now=now)
     except InUseError:
@@ -113,7 +112,7 @@ def judge(
     except OverlaysyncError as error:
         if rules.discard_changes and not brought:
             check_unneeded(path, library.catalog)
-            return Verdict(standing=Standing(State.UNKNOWN))
+            return Verdict(standing=Standing(State.UNKNOWN), entry=entry)
         if isinstance(error, BaseImageError):
             raise  # for :func:`judge_stray`, where the right one is here
         raise WouldDestroyError(
@@ -131,7 +130,7 @@ def judge(
     check_unneeded(path, library.catalog, instead=again.fetch("--as", "NAME"))
     if not rules.discard_changes:
         _refuse(library, known, standing, offered, rules, own, now, again)
-    return Verdict(standing=standing, file=known.files[0])
+    return Verdict(standing=standing, file=known.files[0], entry=entry)
 
 
 def check_still(path: str, judged: Fingerprint | None) -> None:
@@ -186,6 +185,7 @@ def judge_stray(
         BaseImageError: the user does not allow that, or it holds something else.
         WouldDestroyError, InUseError: it may not be replaced.
     """
+    entry = entry_at(path)
     try:
         known = library.examine_over(path, base)
     except BaseImageError:
@@ -202,11 +202,11 @@ def judge_stray(
         raise BaseImageError(
             str(astray), why=astray.why, hint=f"to put it on {base.path}: {again.fetch('--replace')}"
         )
-    return Verdict(standing=standing, file=known.files[0])
+    return Verdict(standing=standing, file=known.files[0], entry=entry)
 
 
 def _judge_link(
-    library: Library, path: str, offered: Manifest, rules: Rules, now: float, again: Again
+    library: Library, path: str, offered: Manifest, rules: Rules, now: float, again: Again, entry: Entry
 ) -> Verdict:
     """A link may be replaced: what it leads to stays where it is."""
     try:
@@ -216,7 +216,7 @@ def _judge_link(
     except OverlaysyncError:
         pass  # a relative backing name, say, that leads nowhere from here
     if (rules.replace and not rules.forward_only) or rules.discard_changes:
-        return Verdict(standing=Standing(State.UNKNOWN))
+        return Verdict(standing=Standing(State.UNKNOWN), entry=entry)
     raise WouldDestroyError(
         f"{path} is a link to {os.path.realpath(path)}",
         why=f"it cannot be used there as {offered.header.full_name}:{offered.header.version}",

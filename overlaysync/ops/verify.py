@@ -18,6 +18,7 @@ from overlaysync.ops.hashing import Progress
 from overlaysync.ops.library import Known, Library
 from overlaysync.ops.versions import hold_again
 from overlaysync.store.catalog import ImageRow
+from overlaysync.store.place import Entry, entry_at
 from overlaysync.units import PAGE_UNITS
 
 
@@ -45,6 +46,7 @@ class Verdict:
         damage: where they differ; empty means verified.
         known: the image as it is now; None when it cannot be read as one.
         unreadable: why it cannot; "" when it can.
+        entry: what had its name when that was read.
     """
 
     expected: Expected
@@ -53,6 +55,7 @@ class Verdict:
     damage: tuple[Damage, ...]
     known: Known | None = None
     unreadable: str = ""
+    entry: Entry | None = None
 
     @property
     def path(self) -> str:
@@ -98,6 +101,7 @@ def verify(
     if row and format not in (None, row.format):
         raise ImageError(f"it is known as a {row.format} image, not as {format}", path=path)
     format = Format(row.format) if row else format
+    entry = entry_at(expected.path)
     touched, below = _written(library, expected, row, format)
     # Rot below an overlay is named where its guest sees it; a master that was written to is another one.
     accept = accept_master or not below
@@ -107,13 +111,13 @@ def verify(
         )
     except ImageError as error:
         size = row.virtual_size if row else 0
-        return Verdict(expected, touched, below, (Damage(0, size),), unreadable=error.reason)
+        return Verdict(expected, touched, below, (Damage(0, size),), None, error.reason, entry)
     damage = () if known.disk.id in expected.also else tuple(_damage(library, expected, known))
     if not damage:
         library.confirm(known, now=now)
         if expected.basis in (Basis.PUBLISHED, Basis.MADE):
             hold_again(library.catalog, known)
-    return Verdict(expected, touched, below, damage, known)
+    return Verdict(expected, touched, below, damage, known, entry=entry)
 
 
 def _written(

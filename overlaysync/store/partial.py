@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ from overlaysync.store.files import (
 )
 from overlaysync.store.journal import KEY_SIZE, Journal, JournalHeader, Run, merge_runs
 from overlaysync.store.pack import PackFile
-from overlaysync.store.place import Place, open_locked, part_path
+from overlaysync.store.place import Entry, Place, open_locked, part_path
 from overlaysync.units import MIB, format_size
 
 RESERVE = 64 * MIB
@@ -293,13 +294,20 @@ class PartFile:
             _check_room(self._fd, self.target, missing=room, reserve=reserve)
             return PackFile(self._place)
 
-    def publish(self, *, mode: int = 0o644, replace: bool = False, pack: PackFile | None = None) -> None:
+    def publish(
+        self, *, mode: int = 0o644, replaces: Entry | None = None, pack: PackFile | None = None
+    ) -> None:
         """Give the finished file its name, durably, and close it. Its mode is less what the umask forbids.
 
         Where there is a pack file, that gets the name, and the part file is removed.
 
+        Args:
+            mode: of the file.
+            replaces: what may be replaced, as it was when that was decided: a path may lead elsewhere since.
+            pack: the same image, written anew.
+
         Raises:
-            WouldDestroyError: the target exists and ``replace`` is not set; the part file is kept.
+            WouldDestroyError: something else has the name; the part file is kept.
             OverlaysyncError: the bytes could not be brought to disk.
         """
         with self._checkpoint_lock:
@@ -315,7 +323,7 @@ class PartFile:
                         why=f"{self.path} was moved or replaced",
                         hint="leave that file alone while it is written, and repeat the command",
                     )
-                self._rename(self._place.pack if pack else self.path.name, replace=replace)
+                self._rename(self._place.pack if pack else self.path.name, replaces)
                 os.fsync(self._place.directory)
                 if pack:
                     # Not before the other name lasts: a crash must leave one of the two.
@@ -348,9 +356,16 @@ class PartFile:
         if not 0 <= offset <= self.size - length:
             raise ValueError(f"{length} bytes at {offset} in a file of {self.size}")
 
-    def _rename(self, name: str, *, replace: bool) -> None:
+    def _rename(self, name: str, replaces: Entry | None) -> None:
         directory, target = self._place.directory, self.target.name
-        if replace:
+        present = self._place.entry() if replaces else None
+        if present is not None:
+            if present != replaces:
+                raise WouldDestroyError(
+                    f"{self.target} is not the file that was to be replaced",
+                    why="another has its name by now",
+                    hint=f"ls -l {shlex.quote(str(self.target.parent))}, and then the same command again",
+                )
             os.rename(name, target, src_dir_fd=directory, dst_dir_fd=directory)
             return
         try:

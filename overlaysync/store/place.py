@@ -11,8 +11,21 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from overlaysync.errors import InUseError, NotAllowedError
+
+Entry: TypeAlias = tuple[int, int]
+"""What a name in a directory means: device and inode, of a link itself."""
+
+
+def entry_at(path: str | Path) -> Entry | None:
+    """Return what ``path`` means at present; None when nothing has that name."""
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,11 @@ class Place:
     def status(self) -> os.stat_result | None:
         """Of the part file's name; None when there is none."""
         return self._stat(self.part.name)
+
+    def entry(self) -> Entry | None:
+        """What the target's name means at present."""
+        status = self._stat(self.target.name)
+        return (status.st_dev, status.st_ino) if status else None
 
     def finish_link(self, status: os.stat_result) -> bool:
         """Drop the part file's name if it is a second one of the target.

@@ -13,8 +13,8 @@ from overlaysync.store.partial import PartFile
 rename = PartFile._rename
 
 
-def rename_and_die(part: PartFile, name: str, **options: Any) -> None:
-    rename(part, name, **options)
+def rename_and_die(part: PartFile, *arguments: Any) -> None:
+    rename(part, *arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

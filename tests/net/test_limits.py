@@ -460,7 +460,7 @@ async def test_peers_kept() -> None:
     browser = Browser()
     for number in range(5):
         browser._keep(peer(number))
-        browser.confirm(peer(number), peer(number).addresses[0])
+        browser.confirm(peer(number).label, peer(number).addresses[0], 40000 + number)
     for number in range(5, 3000):
         browser._keep(peer(number))
         if number % 2:
@@ -473,7 +473,7 @@ async def test_peers_of_one_ipv6_network_are_of_one_host() -> None:
     browser = Browser(bounds=replace(DISCOVERY, confirmed=2))
     for number in range(5):
         browser._keep(peer(number))
-        browser.confirm(peer(number), f"fe80::{number + 1}%eth0")
+        browser.confirm(peer(number).label, f"fe80::{number + 1}%eth0", 40001)
     assert len(browser._confirmed) == 2
 
 

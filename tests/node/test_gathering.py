@@ -109,6 +109,24 @@ def test_a_named_file_swapped_for_a_link_is_not_followed(node: Node, common: Pat
     share.close()
 
 
+def test_the_directory_of_a_named_file_swapped_for_a_link_is_not_followed(
+    node: Node, common: Path, tmp_path: Path
+) -> None:
+    for directory in (tmp_path / "private", common / "below"):
+        directory.mkdir()
+    secret = disk(tmp_path / "private" / "a.raw", 7)
+    named = disk(common / "below" / "a.raw")
+    share = sharing(node, Heard(), named)
+    assert set(shared(share)) == {str(named)}
+    named.parent.rename(common / "moved")
+    named.parent.symlink_to(secret.parent)
+    disk(common / "moved" / "a.raw", 3)  # so that it is looked at again
+    for _ in range(3):
+        share.refresh()
+    assert shared(share) == {}
+    share.close()
+
+
 def test_a_directory_swapped_for_a_link_is_not_followed(node: Node, common: Path, tmp_path: Path) -> None:
     home = tmp_path / "private"
     home.mkdir()
@@ -236,6 +254,16 @@ def test_a_compressed_image_that_is_cut_meanwhile_is_not_called_damaged(node: No
     image = convert(plain, tmp_path / "a.qcow2", compress=True)
     with pytest.raises(InUseError, match="changed while it was read"):
         node.library.examine(image, now=1.0, progress=lambda _: os.truncate(image, 4096))
+
+
+def test_what_is_left_out_changes_no_name(node: Node, tmp_path: Path) -> None:
+    vm = tmp_path / "vm01"
+    vm.mkdir()
+    image = disk(vm / "disk.raw")
+    (vm / "bad.img").write_bytes(b"8 bytes!")
+    share = sharing(node, Heard(), vm)
+    assert shared(share) == {str(image): "vm01:1"}
+    share.close()
 
 
 def test_a_tree_without_end_is_left_where_it_becomes_too_deep(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from overlaysync.ops.adopt import (
     read_over,
     unproven,
 )
-from overlaysync.ops.discard import discard
+from overlaysync.ops.discard import check_discardable, discard
 from overlaysync.ops.expected import Basis
 from overlaysync.ops.publish import Publisher, keep_manifest
 from overlaysync.trust.book import Book
@@ -357,7 +357,7 @@ def test_what_was_taken_unproven_proves_nothing_later(world: World, master: Path
     if fate == "removed":
         new.unlink()
     if fate == "discarded":
-        discard(str(new), world.catalog)
+        discard(str(new), world.catalog, check_discardable(str(new), world.catalog))
     assert find(world, overlay, moved.parent) is None
 
 

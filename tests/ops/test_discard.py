@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.errors import ImageError, InUseError, NotAllowedError, NotFoundError, WouldDestroyError
+from overlaysync.errors import (
+    ImageError,
+    InUseError,
+    NotAllowedError,
+    NotFoundError,
+    OverlaysyncError,
+    WouldDestroyError,
+)
 from overlaysync.ops.discard import check_discardable, discard, standing_on
 from overlaysync.units import MIB
 from tests.images import convert, create, draw
@@ -35,7 +42,7 @@ def test_an_overlay_goes_and_nothing_else(world: World, master: Path, overlay: P
     other = create(world.images / "other.qcow2", backing=master)
     before = sha(master)
     world.known(overlay)
-    discard(str(overlay), world.catalog)
+    discard(str(overlay), world.catalog, check_discardable(str(overlay), world.catalog))
     assert sorted(os.listdir(world.images)) == ["master.raw", "other.qcow2"]
     assert world.catalog.image_at(overlay) is None and world.catalog.image_at(master) is not None
     assert sha(master) == before and other.exists()
@@ -45,7 +52,7 @@ def refused(world: World, path: Path, error: type[Exception]) -> str:
     """The refusal; whatever is in the directory stays as it is."""
     before = sorted((entry.name, entry.stat().st_ino) for entry in os.scandir(world.images))
     with pytest.raises(error) as caught:
-        discard(str(path), world.catalog)
+        discard(str(path), world.catalog, check_discardable(str(path), world.catalog))
     assert sorted((entry.name, entry.stat().st_ino) for entry in os.scandir(world.images)) == before
     return str(caught.value)
 
@@ -59,8 +66,8 @@ def test_a_master_stays(world: World, master: Path, suffix: str) -> None:
 def test_what_others_stand_on_stays(world: World, overlay: Path) -> None:
     top = create(world.images / "top.qed", backing=overlay)
     assert str(top) in refused(world, overlay, WouldDestroyError)
-    discard(str(top), world.catalog)
-    discard(str(overlay), world.catalog)
+    discard(str(top), world.catalog, check_discardable(str(top), world.catalog))
+    discard(str(overlay), world.catalog, check_discardable(str(overlay), world.catalog))
 
 
 def test_what_stands_on_it_two_layers_up_counts(world: World, overlay: Path) -> None:
@@ -78,8 +85,8 @@ def test_an_overlay_whose_master_is_gone_goes_unless_something_stands_on_it(
         master.unlink()
         refused(world, top, InUseError)
     assert str(top) in refused(world, overlay, WouldDestroyError)
-    discard(str(top), world.catalog)
-    discard(str(overlay), world.catalog)
+    discard(str(top), world.catalog, check_discardable(str(top), world.catalog))
+    discard(str(overlay), world.catalog, check_discardable(str(overlay), world.catalog))
     assert not overlay.exists()
 
 
@@ -91,7 +98,7 @@ def test_what_stands_on_it_in_another_directory_counts_once_it_is_known(
     world.known(top)
     assert str(top) in refused(world, overlay, WouldDestroyError)
     top.unlink()
-    discard(str(overlay), world.catalog)
+    discard(str(overlay), world.catalog, check_discardable(str(overlay), world.catalog))
 
 
 def test_other_names_of_the_file_do_not_help(world: World, master: Path, overlay: Path) -> None:
@@ -128,7 +135,7 @@ def test_what_a_vm_has_open_stays(world: World, overlay: Path, read_only: bool) 
         with pytest.raises(InUseError) as caught:
             check_discardable(str(overlay), world.catalog)
         assert ("overlaysync share" in caught.value.hint) == read_only, "a share only reads"
-    discard(str(overlay), world.catalog)
+    discard(str(overlay), world.catalog, check_discardable(str(overlay), world.catalog))
 
 
 def test_what_is_no_image_stays(world: World) -> None:
@@ -138,11 +145,40 @@ def test_what_is_no_image_stays(world: World) -> None:
     refused(world, world.images / "missing.qcow2", NotFoundError)
 
 
+def test_what_has_come_into_its_place_since_it_was_judged_stays(
+    world: World, overlay: Path, tmp_path: Path
+) -> None:
+    """Whoever owns its directory may swap the file, or the whole directory, for a link to another's."""
+    judged = check_discardable(str(overlay), world.catalog)
+    precious = tmp_path / "theirs" / overlay.name
+    precious.parent.mkdir()
+    precious.write_bytes(overlay.read_bytes())
+    moved = world.images.rename(tmp_path / "moved")
+    world.images.symlink_to(precious.parent)
+    with pytest.raises(OverlaysyncError):
+        discard(str(overlay), world.catalog, judged)
+    world.images.unlink()
+    moved.rename(world.images)
+    overlay.rename(overlay.with_name("aside.qcow2"))
+    overlay.symlink_to(precious)
+    with pytest.raises(OverlaysyncError):
+        discard(str(overlay), world.catalog, judged)
+    assert precious.exists() and overlay.is_symlink()
+
+
+def test_what_was_written_to_since_it_was_judged_stays(world: World, overlay: Path) -> None:
+    judged = check_discardable(str(overlay), world.catalog)
+    draw(overlay, "B")
+    with pytest.raises(WouldDestroyError, match="no longer what it was"):
+        discard(str(overlay), world.catalog, judged)
+    assert overlay.exists()
+
+
 def test_a_symlink_and_what_it_leads_to_go_together(world: World, master: Path, overlay: Path) -> None:
     link = world.images / "link.qcow2"
     link.symlink_to(overlay.name)
     check_discardable(str(link), world.catalog)
-    discard(str(link), world.catalog)
+    discard(str(link), world.catalog, check_discardable(str(link), world.catalog))
     assert os.listdir(world.images) == ["master.raw"]
 
 

@@ -62,7 +62,7 @@ def test_both_move_an_unchanged_file_forward(world: World, web: Path, tmp_path: 
     second = from_bob(world, first, tmp_path, first)
     for rules in (FETCH, SYNC):
         verdict = judged(world, web, second, rules)
-        assert verdict.replaces and verdict.standing and verdict.standing.state is State.BEHIND
+        assert verdict.entry and verdict.standing and verdict.standing.state is State.BEHIND
 
 
 def test_sync_leaves_a_file_of_unknown_origin_also_where_nothing_would_be_lost(
@@ -73,7 +73,7 @@ def test_sync_leaves_a_file_of_unknown_origin_also_where_nothing_would_be_lost(
     stray = create(world.images / "stray.qcow2", MIB)
     draw(stray, "C")
     world.known(Path(shutil.copy(stray, world.images / "copy.qcow2")))
-    assert judged(world, stray, theirs, FETCH).replaces
+    assert judged(world, stray, theirs, FETCH).entry
     with pytest.raises(WouldDestroyError) as caught:
         judged(world, stray, theirs, SYNC)
     assert "overlaysync fetch web --replace" in caught.value.hint
@@ -83,7 +83,7 @@ def test_sync_leaves_a_link(world: World, web: Path, tmp_path: Path) -> None:
     theirs = from_bob(world, published(world, web), tmp_path)
     link = world.images / "link.qcow2"
     link.symlink_to(web)
-    assert judged(world, link, theirs, FETCH).replaces
+    assert judged(world, link, theirs, FETCH).entry
     with pytest.raises(WouldDestroyError) as caught:
         judged(world, link, theirs, SYNC)
     assert "overlaysync fetch web --replace" in caught.value.hint

@@ -245,7 +245,7 @@ def test_a_fast_forward_takes_the_place_of_what_was_followed(
 ) -> None:
     offered = newer(world, publish(world, master), tmp_path)
     verdict = judge(world.library, str(master), offered, Rules(replace=True), own=own(world), now=NOW)
-    assert verdict.replaces and verdict.file == world.known(master).files[0]
+    assert verdict.entry and verdict.file == world.known(master).files[0]
 
 
 def test_a_fast_forward_over_snapshots_is_refused(world: World, master: Path, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_fast_forward_over_snapshots_is_refused(world: World, master: Path, tm
         judge(world.library, str(master), offered, Rules(replace=True), own=own(world), now=NOW)
     assert "--discard-changes" in caught.value.hint
     rules = Rules(replace=True, discard_changes=True)
-    assert judge(world.library, str(master), offered, rules, own=own(world), now=NOW).replaces
+    assert judge(world.library, str(master), offered, rules, own=own(world), now=NOW).entry
 
 
 def test_what_a_guest_writes_during_a_transfer_is_not_replaced(world: World, master: Path) -> None:

@@ -26,6 +26,7 @@ from overlaysync.ops.library import Known
 from overlaysync.ops.make import backing_name
 from overlaysync.ops.publish import Publisher, image_path
 from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.place import entry_at
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import CHUNK, MIB
 from tests import reference
@@ -269,7 +270,7 @@ def test_what_a_guest_wrote_where_nothing_was_is_not_left_behind(
         if how == "promote":
             world.maker.promote(known, str(world.images / "next.raw"), format=Format.RAW, now=NOW)
         else:
-            world.maker.rebase(known, base, str(overlay), now=NOW, replace=True)
+            world.maker.rebase(known, base, str(overlay), now=NOW, replaces=entry_at(overlay))
 
 
 def test_promote_keeps_a_manifests_promise_or_refuses(world: World, overlay: Path) -> None:

@@ -66,7 +66,7 @@ class Room:
             return error.exit_code
         finally:
             assert tree(self.bob.world.images) == before
-        assert (verdict.known is None) == verdict.replaces or verdict == Verdict()
+        assert (verdict.known is None) == (verdict.entry is not None) or verdict == Verdict()
         return HERE if verdict.known else DONE
 
     def outcomes(self, offered: Manifest, file: str = "web.raw", **more: bool) -> tuple[str | int, ...]:

@@ -55,7 +55,9 @@ class World:
         return self.maker.promote(self.known(overlay), str(path), format=format, now=NOW)
 
     def rebase(self, overlay: Path, base: Path, path: Path, *, replace: bool = False) -> Known:
-        return self.maker.rebase(self.known(overlay), self.known(base), str(path), now=NOW, replace=replace)
+        known = self.known(overlay)
+        replaces = known.files[0].entry if replace else None
+        return self.maker.rebase(known, self.known(base), str(path), now=NOW, replaces=replaces)
 
 
 def sha(path: Path) -> str:

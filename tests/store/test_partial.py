@@ -27,6 +27,7 @@ from overlaysync.store import files
 from overlaysync.store.direct import aligned_buffer
 from overlaysync.store.journal import Journal
 from overlaysync.store.partial import CHECKPOINT_BYTES, PartFile, journal_path
+from overlaysync.store.place import entry_at
 from overlaysync.units import KIB, MIB
 
 KEY = b"k" * 32
@@ -318,7 +319,7 @@ def test_an_existing_target_is_never_replaced_unasked(start, target):
         part.publish()
     assert target.read_text() == "precious"
     assert part.path.exists()
-    part.publish(replace=True)
+    part.publish(replaces=entry_at(target))
     assert target.stat().st_size == SIZE
     assert names(target.parent) == ["vm.qcow2"]
 
@@ -336,10 +337,35 @@ def test_other_things_of_that_name_are_kept_too(start, target, kind):
     assert target.is_symlink() or target.is_dir()
 
 
+@pytest.mark.usefixtures("rename_way")
+def test_a_file_that_another_has_put_in_the_place_is_not_replaced(start, target):
+    target.write_text("may go")
+    judged = entry_at(target)
+    part = start()
+    target.rename(target.with_name("kept"))
+    target.write_text("precious")
+    with pytest.raises(WouldDestroyError, match="not the file that was to be replaced"):
+        part.publish(replaces=judged)
+    assert target.read_text() == "precious" and part.path.exists()
+
+
+def test_a_directory_that_was_swapped_for_a_link_leads_to_no_file_of_another(start, target, tmp_path):
+    target.write_text("may go")
+    judged = entry_at(target)
+    precious = tmp_path / "elsewhere" / target.name
+    precious.parent.mkdir()
+    precious.write_text("precious")
+    target.parent.rename(tmp_path / "moved")
+    target.parent.symlink_to(precious.parent)
+    with pytest.raises(WouldDestroyError, match="not the file that was to be replaced"):
+        start().publish(replaces=judged)
+    assert precious.read_text() == "precious"
+
+
 def test_replacing_a_symlink_does_not_follow_it(start, target, tmp_path):
     (tmp_path / "precious").write_text("precious")
     target.symlink_to(tmp_path / "precious")
-    start().publish(replace=True)
+    start().publish(replaces=entry_at(target))
     assert not target.is_symlink()
     assert (tmp_path / "precious").read_text() == "precious"
 
@@ -392,7 +418,7 @@ def test_a_part_file_that_was_replaced_is_not_published(start, target):
     part.path.unlink()
     part.path.write_text("evil")
     with pytest.raises(InUseError, match="moved or replaced"):
-        part.publish(replace=True)
+        part.publish(replaces=entry_at(target))
     assert not target.exists()
     part.abandon()
     assert part.path.read_text() == "evil"
@@ -463,6 +489,7 @@ import sys
 from pathlib import Path
 from overlaysync.errors import InUseError
 from overlaysync.store.partial import PartFile
+from overlaysync.store.place import entry_at
 target, journals, me = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 won = 0
 for turn in range(60):
@@ -480,7 +507,7 @@ for turn in range(60):
     elif turn % 3 == 1:
         part.abandon()
     else:
-        part.publish(replace=True)
+        part.publish(replaces=entry_at(target))
         won += 1
 print(won)
 """
