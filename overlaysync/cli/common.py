@@ -182,6 +182,24 @@ def again_of(
     return Again("", tuple(options), name, format)
 
 
+def given(context: typer.Context, *but: str) -> tuple[str, ...]:
+    """Return the options that the user gave, as they can be typed again, without those named in ``but``."""
+
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name in but or parameter.param_type_name != "option" or source is None:
+            continue
+        value = context.params.get(name)
+        if source.name != "COMMANDLINE" or value in (None, False):
+            continue
+        option = parameter.opts[-1]
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [option] if one is True else [option, f"{one:g}" if isinstance(one, float) else str(one)]
+    return tuple(words)
+
+
 def compression() -> Compression:
     """Whether to ask for compressed data: OVERLAYSYNC_COMPRESSION.
 

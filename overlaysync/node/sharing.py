@@ -260,7 +260,7 @@ class Share:
                     passed=self.node.publisher.held_version(image, team) is not None,
                 )
             )
-        names = assign_names(candidates, self._taken(images), options=_audience_option(team))
+        names = assign_names(candidates, self._taken(images), again=self.wishes.again)
         for candidate in candidates:
             name = names[candidate.path]
             if candidate.asked and name not in (stem(candidate.path), candidate.given, candidate.noted):
@@ -275,7 +275,7 @@ class Share:
             raise AmbiguousError(
                 "--as names one image, and several are to be shared",
                 candidates=tuple(found),
-                hint=f"overlaysync share --as {self.wishes.name} PATH",
+                hint=self.wishes.again.share("PATH"),
             )
         return check_name(self.wishes.name)
 
@@ -310,6 +310,7 @@ class Share:
             names=names,
             note=note,
             continues=bool(self.wishes.name),
+            again=self.wishes.again,
         )
         places = {id(one): depth for depth, one in enumerate(image.lineage)}
         for below, manifest in lineage:
@@ -339,14 +340,14 @@ class Share:
         """Say that what this node published is one side of a fork, and how to settle it."""
         if manifest.publisher != self.public_key:
             return
-        name, path = manifest.header.full_name, shlex.quote(image.path)
+        name = manifest.header.full_name
         for row in other_sides(self.node.catalog, manifest):
             directory, file = map(shlex.quote, os.path.split(image.path))
             self.observer.note(
                 f"  This forks {name}: {name}:{manifest.header.version} does not follow {row.title} by "
                 f"{who(row.publisher, row.label)}. To take that one, so that your next version follows both: "
                 f"overlaysync fetch {short_id(row.content)} --to {directory} --as {file} --discard-changes; "
-                f"to go on beside it under another name: overlaysync share --as NAME {path}"
+                "to go on beside it under another name: " + self.wishes.again.share(image.path, name="NAME")
             )
 
     def _check_member(self, team: str, what: str) -> None:
@@ -478,13 +479,6 @@ class Share:
             return path not in shared and (is_written(path) or not self._gathering.is_tried(path))
 
         self._changes += self._used.keep(still)
-
-
-def _audience_option(team: str | None) -> str:
-    """The option of ``share`` that says whom an image is for."""
-    if team is None:
-        return ""
-    return f"--team {team}" if team else "--public"
 
 
 def change_of(path: str) -> str:

@@ -7,13 +7,13 @@ adopted overlay, and whatever else shows a guest the same disk are for those who
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from overlaysync.errors import NotAllowedError
 from overlaysync.formats.recognition import ending_of
 from overlaysync.model.names import name_from
+from overlaysync.ops.again import PUBLIC, ShareAgain
 from overlaysync.ops.library import Known
 from overlaysync.store.catalog import MAX_HELD, Catalog, Held, ManifestRow
 
@@ -112,7 +112,7 @@ class Audiences:
         origin = self._origin(known, name)
         return origin.team if origin and origin.left else ""
 
-    def choose(self, known: Known, name: str, name_of: Callable[[str], str]) -> str:
+    def choose(self, known: Known, name: str, name_of: Callable[[str], str], again: ShareAgain) -> str:
         """Return whom an image is for when the user does not say: whom it was for, or what is below it.
 
         Raises:
@@ -125,7 +125,7 @@ class Audiences:
         if origin is None:
             return ""
         if origin.left:
-            raise left(known, origin.team, image if image is not known else None)
+            raise left(known, origin.team, again, image if image is not known else None)
         return origin.team
 
     def _origin(self, known: Known, name: str) -> Origin | None:
@@ -166,13 +166,13 @@ class Audiences:
         return max(origins, key=lambda origin: (origin.left, origin.team), default=None)
 
 
-def left(known: Known, team: str, master: Known | None = None) -> NotAllowedError:
+def left(known: Known, team: str, again: ShareAgain, master: Known | None = None) -> NotAllowedError:
     """Return the error for an image, or one on a ``master``, that was for a team this machine has left."""
     it = f"its master {master.path}" if master else "it"
-    paths = " ".join(shlex.quote(image.path) for image in (master, known) if image)
+    paths = [image.path for image in (master, known) if image]
     return NotAllowedError(
         f"Cannot share {known.path} with team '{team}'",
         why=f"{it} was shared with that team, and this machine is not in it any more",
-        hint=f"choose a new audience for it: overlaysync share --public {paths}, "
-        f"or for another team: overlaysync share --team TEAM {paths}",
+        hint=f"choose a new audience for it: {again.share(*paths, audience=PUBLIC)}, "
+        f"or for another team: {again.share(*paths, audience=('--team', 'TEAM'))}",
     )
