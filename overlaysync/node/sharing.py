@@ -220,7 +220,10 @@ class Share:
 
         What was written to a public image while a team's share runs is for the team: nobody made it public.
         """
-        audience = self.node.publisher.known_audience(image)
+        origin = self.node.publisher.origin(image)
+        audience = origin.team if origin else None
+        if origin and origin.why and self.team == origin.team and not origin.left:
+            return self.team
         known = self.node.catalog.manifests(team="", content=image.content.id)
         narrower = self.team and audience == "" and not known
         return self.team if audience is None or narrower else None
@@ -294,9 +297,9 @@ class Share:
     def _confirm_public(self, images: Iterable[Known], names: Mapping[str, str]) -> None:
         """Ask before what was a team's is made public."""
         team_things = [
-            f"{team}/{names[image.path]}"
+            f"{image.path} ({origin.why})" if origin.why else f"{origin.team}/{names[image.path]}"
             for image in images
-            if (team := self.node.publisher.known_audience(image))
+            if (origin := self.node.publisher.origin(image)) and origin.team
         ]
         if team_things:
             self.wishes.confirm(team_things)

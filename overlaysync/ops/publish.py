@@ -18,7 +18,7 @@ from overlaysync.model.names import check_name
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.model.pin import Pin
 from overlaysync.ops.again import PUBLIC, ShareAgain
-from overlaysync.ops.audience import Audiences, stem
+from overlaysync.ops.audience import Audiences, Origin, stem
 from overlaysync.ops.library import Known, Library
 from overlaysync.store.catalog import Catalog, Held, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
@@ -200,10 +200,14 @@ class Publisher:
     ) -> NotAllowedError:
         whom = f"team '{team}'" if team else "everybody"
         audience = ("--team", team) if team else PUBLIC
+        both = f"share both: {again.share(image.path, known.path, audience=audience)}"
+        if not team and owner in self._teams:
+            theirs = again.share(known.path, audience=("--team", owner))
+            both = f"with that team: {theirs}; or, to make public what is the team's, {both}"
         return NotAllowedError(
             f"Cannot share {known.path} with {whom}",
-            why=f"its master {image.path} is shared with team '{owner}' only",
-            hint=f"share both: {again.share(image.path, known.path, audience=audience)}",
+            why=f"its master {image.path} is shared with team '{owner}' only, or holds data of that team",
+            hint=both,
         )
 
     def _manifest(
@@ -268,13 +272,18 @@ class Publisher:
         """Return whom an image is for when the user does not say.
 
         Raises:
-            NotAllowedError: it, or its master, was for a team that this machine has left.
+            NotAllowedError: it, or its master, was for a team that this machine has left; or it holds a
+                team's data, and whom it is for is for the user to say.
         """
         return self._audiences.choose(known, name, self.name_of, again)
 
     def known_audience(self, known: Known) -> str | None:
         """Return whom an image was for so far: a team, "" for everybody, None when nothing is known of it."""
         return self._audiences.known(known, self.name_of(known.path))
+
+    def origin(self, known: Known) -> Origin | None:
+        """Return whom an image was for so far, or whose data it holds; None when nothing is known of it."""
+        return self._audiences.origin(known, self.name_of(known.path))
 
     def _header(self, known: Known, name: str, team: str, created: str, note: str) -> Header:
         """The header of a first version."""
