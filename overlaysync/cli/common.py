@@ -24,6 +24,7 @@ from overlaysync.ops.believe import Versions
 from overlaysync.ops.library import Known
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.timeline import is_fork
+from overlaysync.ops.trust_words import trust_of
 from overlaysync.swarm.link import Compression
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
@@ -258,7 +259,7 @@ def trust_fields(manifest: Manifest | None, book: Book | None) -> dict[str, str 
     if manifest is None or book is None:
         return {"trusted": None, "trusted_since": None}
     about = (manifest.publisher, manifest.header.team, manifest.header.name)
-    return {"trusted": book.trust(*about).value, "trusted_since": book.since(*about)}
+    return {"trusted": trust_of(manifest, book), "trusted_since": book.since(*about)}
 
 
 def listing_fields(listing: Listing, book: Book, *, fork: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shlex
 from collections import Counter
@@ -360,11 +361,13 @@ class Share:
             NotAllowedError: this node is not in ``team``.
         """
         if not self.node.may_see(team):
-            raise NotAllowedError(
-                what,
-                why="this machine is not in that team",
-                hint=f"overlaysync team create {team}, or with its code: overlaysync team join {team}",
-            )
+            ways = f"with its code: overlaysync team join {team}; or, for a new team: "
+            ways += f"overlaysync team create {team}"
+            (near, *_) = (*difflib.get_close_matches(team, sorted(self.node.teams), n=1), "")
+            if near:
+                meant = self.wishes.again.share(*self.paths, audience=("--team", near))
+                ways = f"if you meant '{near}': {meant}; to join, {ways}"
+            raise NotAllowedError(what, why="this machine is not in that team", hint=ways)
 
     def _advance(self, size: int) -> None:
         """Report progress; the only place where hashing can be told to stop."""

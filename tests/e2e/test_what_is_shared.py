@@ -161,6 +161,9 @@ def test_an_empty_team_is_a_mistake_and_publishes_nothing(lab: Lab) -> None:
     alice = lab.node("alice")
     image = master(alice.place / "secret.qcow2")
     error = alice.fails(USAGE, "share", "--team", "", image)
+    alice.json("team", "create", "red")
+    typed = alice.fails(NOT_ALLOWED, "share", "--team", "rde", image)
+    assert typed["hint"].startswith(f"if you meant 'red': overlaysync share --team red {image};")
     assert "team show" in error["hint"] and "--public" not in error["hint"]
     assert alice.json("ls", "--local")["images"] == []
     assert alice.fails(USAGE, "share", "--team", "red", "--public", image)
