@@ -239,6 +239,6 @@ class _Adopting:
         text = f"{made.path}  on {made.parent.path}: {words}"
         self.output.result(
             image_fields(made) | fields | {"notes": list(made.notes) if verified else [words]},
-            self.output.good(text) if verified else f"✗ NOT VERIFIED  {text}",
+            self.output.good(text) if verified else f"NOT VERIFIED  {text}",
             f"  {stray.path} is unchanged; remove it when the VM runs from the new file",
         )

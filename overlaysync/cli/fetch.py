@@ -299,10 +299,10 @@ def _base_name(step: Step, options: Options) -> str:
 
 def _sources(listing: Listing) -> str:
     """The nodes that have it, and how many machines those are."""
-    labels = ", ".join(listing.labels) or "no peer"
-    if len(listing.labels) < 2:
-        return labels
-    return f"{labels} (×{listing.machines})"
+    labels = list(dict.fromkeys(listing.labels))  # one may run several commands there
+    if len(labels) < 2:
+        return "".join(labels) or "no peer"
+    return f"{', '.join(labels)} (×{listing.machines})"
 
 
 def fetched_text(result: Fetched) -> str:

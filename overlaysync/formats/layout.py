@@ -33,10 +33,13 @@ class UnitMap(Protocol):
     """What a layout is planned from (a manifest's data map fulfils it).
 
     ``kind_pages`` gives (page number, kinds of its units) in rising order, PAGE_UNITS units a page; all other
-    units are ``blank``. It is called more than once and gives the same every time.
+    units are ``blank``. ``kind_groups`` gives the same with like pages together: (their numbers, kinds). Both
+    are called more than once and give the same every time.
     """
 
     def kind_pages(self) -> Iterator[tuple[int, Kinds]]: ...
+
+    def kind_groups(self) -> Iterator[tuple[NDArray[np.int64], Kinds]]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ Source: docs/interop/qed_spec.rst ("Tables") and docs/interop/qcow2.rst ("Cluste
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -45,21 +44,25 @@ class ClusterMap:
         self._target = target
         self._units = units
         self._layered = target.backing_name is not None
+        self._fill = self._layered and target.blank == Kind.ZERO
         self.page_clusters = PAGE_UNITS * target.unit // target.cluster_size
         self._ranks = _Ranks(target) if target.cluster_size > target.unit else None
         self.data_count = 0
         self.unit_count = 0
         tables = [np.empty(0, dtype=np.int64)]
-        for index, kinds in self._pages():
-            clusters = self._clusters(index, kinds)
+        for pages, kinds in self._groups():
+            clusters = self._clusters(int(pages[0]), kinds)
             data = clusters == Kind.DATA
             if self._ranks:
-                self._ranks.add(index, data)
-            self.unit_count += int(np.count_nonzero(kinds == Kind.DATA))
-            self.data_count += int(np.count_nonzero(data))
+                self._ranks.add(pages, data)
+            self.unit_count += len(pages) * int(np.count_nonzero(kinds == Kind.DATA))
+            self.data_count += len(pages) * int(np.count_nonzero(data))
             present = np.maximum.reduceat(clusters, np.arange(0, len(clusters), table_entries))
-            tables.append(index * self.page_clusters // table_entries + np.flatnonzero(present))
+            first = pages * self.page_clusters // table_entries
+            tables.append(np.unique(first[:, None] + np.flatnonzero(present)))
         self.tables: NDArray[np.int64] = np.unique(np.concatenate(tables))
+        if self._ranks:
+            self._ranks.end()
 
     def offsets(self, first_slot: int, units: NDArray[np.int64]) -> NDArray[np.int64]:
         """Offsets in the data area; arguments and errors as in :meth:`Layout.locate`."""
@@ -85,36 +88,55 @@ class ClusterMap:
         if current >= 0:
             yield span
 
-    def _pages(self) -> Iterator[tuple[int, Kinds]]:
-        """(page number, kinds) of every page that needs an entry."""
+    def _groups(self) -> Iterator[tuple[NDArray[np.int64], Kinds]]:
+        """(page numbers, kinds) of every page that needs an entry, those that are alike together."""
         least = Kind.ZERO if self._layered else Kind.DATA
-        for index, kinds in self._all_pages():
+        for pages, kinds in self._all_groups():
             highest = kinds.max()
             if highest > Kind.DATA:
-                raise ImageError(f"page {index} of the unit map has units of unknown kind {highest}")
+                raise ImageError(f"page {pages[0]} of the unit map has units of unknown kind {highest}")
             if highest >= least:
-                yield index, kinds
+                yield pages, kinds
+
+    def _all_groups(self) -> Iterator[tuple[NDArray[np.int64], Kinds]]:
+        """The unit map's pages, checked, and those it leaves out where even they need entries."""
+        count = ceil_div(self._target.unit_count, PAGE_UNITS)
+        seen = np.zeros(count, dtype=np.bool_)
+        for pages, kinds in self._units.kind_groups():
+            for page in (int(pages[0]), int(pages[-1])):
+                if not 0 <= page < count or len(kinds) != page_length(self._target.unit_count, page):
+                    raise ImageError(f"page {page} of the unit map, {len(kinds)} units, is out of place")
+            if seen[pages].any() or (pages[1:] <= pages[:-1]).any():
+                raise ImageError(f"page {pages[0]} of the unit map, or one like it, is out of place")
+            seen[pages] = True
+            yield pages, kinds
+        if self._fill:
+            blank = np.flatnonzero(~seen)
+            for pages in (blank[blank < count - 1], blank[blank == count - 1]):
+                if len(pages):
+                    yield pages, self._blank_page(int(pages[0]))
+
+    def _pages(self) -> Iterator[tuple[int, Kinds]]:
+        """(page number, kinds) of every page that needs an entry, in order."""
+        least = Kind.ZERO if self._layered else Kind.DATA
+        return ((index, kinds) for index, kinds in self._all_pages() if kinds.max() >= least)
 
     def _all_pages(self) -> Iterator[tuple[int, Kinds]]:
-        """The unit map's pages, checked, and those it leaves out where even they need entries."""
-        target = self._target
-        fill = self._layered and target.blank == Kind.ZERO
-        page_count = ceil_div(target.unit_count, PAGE_UNITS)
+        """The unit map's pages, and those it leaves out where even they need entries, in order."""
         done = 0
         for index, kinds in self._units.kind_pages():
-            if not done <= index < page_count or len(kinds) != page_length(target.unit_count, index):
-                raise ImageError(f"page {index} of the unit map, {len(kinds)} units, is out of place")
-            if fill:
-                yield from self._blank_pages(done, index)
+            if self._fill:
+                yield from ((page, self._blank_page(page)) for page in range(done, index))
             yield index, kinds
             done = index + 1
-        if fill:
-            yield from self._blank_pages(done, page_count)
+        if self._fill:
+            count = ceil_div(self._target.unit_count, PAGE_UNITS)
+            yield from ((page, self._blank_page(page)) for page in range(done, count))
 
-    def _blank_pages(self, first: int, end: int) -> Iterator[tuple[int, Kinds]]:
-        for index in range(first, end):
-            length = page_length(self._target.unit_count, index)
-            yield index, np.full(length, self._target.blank, dtype=np.uint8)
+    def _blank_page(self, index: int) -> Kinds:
+        """A page that the unit map leaves out."""
+        length = page_length(self._target.unit_count, index)
+        return np.full(length, self._target.blank, dtype=np.uint8)
 
     def _clusters(self, index: int, kinds: Kinds) -> Kinds:
         """What the L2 entries say of the clusters of page ``index``."""
@@ -151,17 +173,30 @@ class _Ranks:
         self._cluster_size = target.cluster_size
         self._per_cluster = target.cluster_size // target.unit
         self._row_size = ceil_div(PAGE_UNITS // self._per_cluster, 8)
-        self._pages = array("q")
-        self._starts = array("q")
-        self._count = 0
-        self._bits = bytearray()
+        self._pages: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._starts: NDArray[np.int64] = self._pages
+        self._bits: NDArray[np.uint8] = np.empty((0, self._row_size), dtype=np.uint8)
+        self._added: list[tuple[NDArray[np.int64], NDArray[np.uint8], int]] = []
 
-    def add(self, page: int, data: NDArray[np.bool_]) -> None:
-        """Append a page; ``data`` says which of its clusters are DATA."""
-        self._pages.append(page)
-        self._starts.append(self._count)
-        self._count += int(np.count_nonzero(data))
-        self._bits += np.packbits(data).tobytes().ljust(self._row_size, b"\0")
+    def add(self, pages: NDArray[np.int64], data: NDArray[np.bool_]) -> None:
+        """Add pages that are alike; ``data`` says which of the clusters of each are DATA."""
+        row = np.zeros(self._row_size, dtype=np.uint8)
+        packed = np.packbits(data)
+        row[: len(packed)] = packed
+        self._added.append((pages, row, int(np.count_nonzero(data))))
+
+    def end(self) -> None:
+        """All pages are added."""
+        if not self._added:
+            return
+        pages = np.concatenate([pages for pages, _, _ in self._added])
+        repeats = [len(pages) for pages, _, _ in self._added]
+        group = np.repeat(np.arange(len(repeats)), repeats)
+        order = np.argsort(pages)
+        counts = np.array([count for _, _, count in self._added], dtype=np.int64)[group[order]]
+        self._pages, self._starts = pages[order], np.cumsum(counts) - counts
+        self._bits = np.stack([row for _, row, _ in self._added])[group[order]]
+        self._added = []
 
     def offsets(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
         """Offsets in the data area of the units numbered ``units``; shape (count,).
@@ -172,15 +207,15 @@ class _Ranks:
         page, unit = np.divmod(units, PAGE_UNITS)
         cluster, inside = np.divmod(unit, self._per_cluster)
         wanted, inverse = np.unique(page, return_inverse=True)
-        pages = np.frombuffer(self._pages, dtype=np.int64)
-        rows = np.searchsorted(pages, wanted)
-        if (np.take(pages, rows, mode="clip") != wanted).any():
+        rows = np.searchsorted(self._pages, wanted)
+        if len(wanted) and (
+            not len(self._pages) or (np.take(self._pages, rows, mode="clip") != wanted).any()
+        ):
             raise IndexError("a unit lies in no data cluster")
-        packed = np.frombuffer(self._bits, dtype=np.uint8).reshape(-1, self._row_size)[rows]
-        data = np.unpackbits(packed, axis=1)
+        data = np.unpackbits(self._bits[rows], axis=1)
         if not data[inverse, cluster].all():
             raise IndexError("a unit lies in no data cluster")
-        before = np.frombuffer(self._starts, dtype=np.int64)[rows, None] + np.cumsum(data, axis=1) - 1
+        before = self._starts[rows, None] + np.cumsum(data, axis=1) - 1
         offsets: NDArray[np.int64] = before[inverse, cluster] * self._cluster_size + inside * self._unit
         return offsets
 

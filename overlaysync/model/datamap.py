@@ -2,22 +2,24 @@
 
 The number is the unit's *slot*. Transfers, have maps and journals speak of slots, so a run of slots is all
 data and its length in bytes is known. Both ends derive the same map from the same page list. Held in memory:
-one number per page present; page bodies are loaded when asked for.
+a few numbers per page present and two bits per unit of each distinct page; page bodies are loaded when asked
+for.
 """
 
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from overlaysync.model.digest import Digests, Kind, Kinds, kinds_of
-from overlaysync.model.pages import LoadPage, PageList
+from overlaysync.model.pages import LoadPage, PageList, page_length
 from overlaysync.units import PAGE_UNITS
 
 _CACHED_PAGES = 64
@@ -39,34 +41,65 @@ class SlotRun:
 
 
 class DataMap:
-    """Numbers the DATA units of ``pages``; page bodies come from ``load``. Several threads may use it."""
+    """Numbers the DATA units of ``pages``; page bodies come from ``load``. Several threads may use it.
 
-    def __init__(self, pages: PageList, load: LoadPage) -> None:
+    A list may name one page at any number of places, which costs its sender nothing. So each distinct page
+    is loaded and looked at once, here; its places only count.
+
+    Args:
+        progress: is called for each distinct page, with 0; may end the work with an exception.
+    """
+
+    def __init__(
+        self, pages: PageList, load: LoadPage, *, progress: Callable[[int], None] | None = None
+    ) -> None:
         self.pages = pages
         self._load = load
         self._cache: OrderedDict[int, tuple[NDArray[np.int64], Digests]] = OrderedDict()
         self._lock = threading.Lock()
-        starts = [0]
-        last_unit = -1
-        for index in pages.indices:
-            units = index * PAGE_UNITS + np.flatnonzero(self.kinds(index) == Kind.DATA)
-            starts.append(starts[-1] + len(units))
-            if len(units):
-                last_unit = int(units[-1])
-        self._starts = starts
-        short = pages.unit - pages.unit_length(last_unit) if last_unit >= 0 else 0
-        self.count = starts[-1]
+        self._indices = np.array(pages.indices, dtype=np.int64)
+        self._sorts = _sorts_of(pages)
+        firsts = np.unique(self._sorts, return_index=True)[1]
+        self._kinds: list[bytes] = []
+        counts = np.zeros(len(firsts), dtype=np.int64)
+        known: dict[bytes, bytes] = {}
+        for sort, at in enumerate(firsts.tolist()):
+            if progress:
+                progress(0)
+            kinds = kinds_of(pages.load(pages.indices[at], load))
+            counts[sort] = np.count_nonzero(kinds == Kind.DATA)
+            packed = _packed(kinds)
+            self._kinds.append(known.setdefault(packed, packed))
+        self._starts = array("q", bytes(8) + np.cumsum(counts[self._sorts]).tobytes())
+        self.count = self._starts[-1]
+        short = pages.unit - pages.unit_length(self._last_unit()) if self.count else 0
         self.size = self.count * pages.unit - short
         """Bytes of all DATA units together."""
 
-    def kinds(self, index: int) -> Kinds:
-        """The kinds of the units of page ``index``."""
-        return kinds_of(self.pages.load(index, self._load))
+    def _last_unit(self) -> int:
+        """The number of the last DATA unit, when there is one."""
+        at = bisect_left(self._starts, self.count) - 1
+        return self.pages.indices[at] * PAGE_UNITS + int(np.flatnonzero(self._kinds_at(at) == Kind.DATA)[-1])
+
+    def _kinds_at(self, at: int) -> Kinds:
+        """The kinds of the units of the ``at``-th page present."""
+        length = page_length(self.pages.unit_count, self.pages.indices[at])
+        return _unpacked(self._kinds[self._sorts[at]], length)
 
     def kind_pages(self) -> Iterator[tuple[int, Kinds]]:
         """(page number, kinds) of every page present; all other units are ``pages.blank``."""
-        for index in self.pages.indices:
-            yield index, self.kinds(index)
+        for at, index in enumerate(self.pages.indices):
+            yield index, self._kinds_at(at)
+
+    def kind_groups(self) -> Iterator[tuple[NDArray[np.int64], Kinds]]:
+        """The same, each distinct page once: (rising numbers of the places where it is, kinds)."""
+        order = np.argsort(self._sorts, kind="stable")
+        ends = np.cumsum(np.bincount(self._sorts, minlength=len(self._kinds)))
+        first = 0
+        for end in ends.tolist():
+            places = order[first:end]
+            yield self._indices[places], self._kinds_at(int(places[0]))
+            first = end
 
     def span(self, first: int, count: int) -> int:
         """Bytes in the slots ``first`` .. ``first + count - 1``."""
@@ -74,31 +107,56 @@ class DataMap:
         last = count and first + count == self.count
         return full - (self.count * self.pages.unit - self.size) if last else full
 
-    def runs(self, first: int, count: int) -> Iterator[SlotRun]:
-        """The slots ``first`` .. ``first + count - 1`` page by page."""
+    def runs(self, first: int, count: int, *, pages: Container[int] | None = None) -> Iterator[SlotRun]:
+        """The slots ``first`` .. ``first + count - 1`` page by page; only those of ``pages``, if given."""
         end = first + count
         if not 0 <= first <= end <= self.count:
             raise IndexError(f"slots {first}..{end} of {self.count}")
         while first < end:
             at = bisect_right(self._starts, first) - 1
-            units, digests = self._data(at)
+            if pages is not None and self.pages.indices[at] not in pages:
+                first = self._starts[at + 1]
+                continue
+            data, digests = self._data(at)
             low = first - self._starts[at]
-            high = min(end - self._starts[at], len(units))
-            yield SlotRun(first, units[low:high], digests[low:high])
+            high = min(end - self._starts[at], len(data))
+            units = self.pages.indices[at] * PAGE_UNITS + data[low:high]
+            yield SlotRun(first, units, digests[low:high])
             first += high - low
 
     def _data(self, at: int) -> tuple[NDArray[np.int64], Digests]:
-        """Unit numbers and digests of the DATA units of the ``at``-th page present."""
+        """Numbers within it and digests of the DATA units of the ``at``-th page present."""
+        sort = int(self._sorts[at])
         with self._lock:
-            if at in self._cache:
-                self._cache.move_to_end(at)
-                return self._cache[at]
-        index = self.pages.indices[at]
-        digests = self.pages.load(index, self._load)
+            if sort in self._cache:
+                self._cache.move_to_end(sort)
+                return self._cache[sort]
+        digests = self.pages.load(self.pages.indices[at], self._load)
         data = np.flatnonzero(kinds_of(digests) == Kind.DATA)
-        result = (index * PAGE_UNITS + data, digests[data])
+        result = (data, digests[data])
         with self._lock:
-            self._cache[at] = result
+            self._cache[sort] = result
             if len(self._cache) > _CACHED_PAGES:
                 self._cache.popitem(last=False)
         return result
+
+
+def _sorts_of(pages: PageList) -> NDArray[np.int64]:
+    """A number for each distinct page, by place. The end of the list is like no other: it may be shorter."""
+    numbers: dict[bytes, int] = {}
+    found = (numbers.setdefault(digest, len(numbers)) for digest in pages.digests)
+    sorts = np.fromiter(found, dtype=np.int64, count=len(pages.digests))
+    if pages.indices and pages.indices[-1] == (pages.unit_count - 1) // PAGE_UNITS:
+        sorts[-1] = len(set(pages.digests[:-1]))
+    return sorts
+
+
+def _packed(kinds: Kinds) -> bytes:
+    """Kinds at four in a byte."""
+    return np.packbits(np.unpackbits(kinds[:, None], axis=1)[:, 6:]).tobytes()
+
+
+def _unpacked(packed: bytes, length: int) -> Kinds:
+    bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=2 * length)
+    kinds: Kinds = 2 * bits[::2] + bits[1::2]
+    return kinds

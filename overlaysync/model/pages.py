@@ -13,7 +13,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -48,6 +48,14 @@ _ENTRY = np.dtype([("index", "<u8"), ("digest", "u1", (DIGEST_SIZE,))])
 
 LoadPage: TypeAlias = Callable[[bytes], bytes]
 """Page digest → page body."""
+
+
+_LOADED = 64
+
+
+def loaded_once(load: LoadPage) -> LoadPage:
+    """``load``, but pages asked for lately are kept: a list may name one at any number of places."""
+    return lru_cache(_LOADED)(load)
 
 
 def page_digest(body: bytes | memoryview) -> bytes:

@@ -65,7 +65,8 @@ class Browser:
 
     When there is no place for another, the one that was heard of longest ago goes, unless it has been
     confirmed: a flood of made-up peers pushes out neither those that answered nor those that come later.
-    One host may answer by any number of names, so only some of each host are kept for having answered.
+    One host may answer by any number of names, so of each host only some places (addresses with a port) are
+    kept for having answered, each by one name.
     Anybody can say that a peer has gone, so one is dropped only when it does not answer any more.
 
     Args:
@@ -90,7 +91,9 @@ class Browser:
         self._one_shot = OneShot(SERVICE, self._multicast.reaches, self._faults)
         self.peers: OrderedDict[str, Peer] = OrderedDict()
         self._own: set[str] = set()
-        self._confirmed: dict[str, str] = {}  # label → host that answered
+        self._confirmed: dict[str, tuple[str, str, int]] = {}  # label → where it answered, by host
+        self._silent: set[str] = set()  # of these, the ones that did not answer when they were asked last
+        self._freed = False  # whether one of these places has become free
         self._pending: OrderedDict[str, None] = OrderedDict()
         self._wanted = asyncio.Semaphore(0)
         self._workers: list[asyncio.Task[None]] = []
@@ -155,12 +158,32 @@ class Browser:
         """Wait for the next change of the peers."""
         await self._changed.wait()
 
-    def confirm(self, peer: Peer, host: str) -> None:
-        """The peer has answered at ``host``: keep it, however many others are announced."""
-        host = host_key(host)
-        of_host = sum(other == host for other in self._confirmed.values())
-        if peer.label in self.peers and of_host < self._bounds.confirmed:
-            self._confirmed[peer.label] = host
+    def confirm(self, label: str, host: str, port: int) -> None:
+        """A peer has answered there: keep it, however many others are announced.
+
+        One label for a place is enough: what others call the same node uses up nothing. A label that keeps
+        silent gives way.
+        """
+        if label not in self.peers:
+            return
+        place = (host_key(host), host, port)
+        if self._confirmed.get(label, place) != place:
+            self._give_back(label)
+        self._silent.discard(label)
+        others = [other for other in self._confirmed if other != label]
+        same = [other for other in others if self._confirmed[other] == place]
+        of_host = [other for other in others if self._confirmed[other][0] == place[0]]
+        rivals = same or (of_host if len(of_host) >= self._bounds.confirmed else [])
+        if rivals and not self._silent.isdisjoint(rivals):
+            self._give_back(next(other for other in rivals if other in self._silent))
+            rivals = []
+        if not rivals:
+            self._confirmed[label] = place
+
+    def unanswered(self, label: str) -> None:
+        """A peer has not answered where it did: another may have its place."""
+        if label in self._confirmed:
+            self._silent.add(label)
 
     # -- inside --------------------------------------------------------------------------------------
 
@@ -207,6 +230,8 @@ class Browser:
                     repeats.begin(loop.time())
                 if moved or repeats.due(loop.time()):
                     self._look_again()
+                elif self._freed:
+                    self._hear_known()
             except Exception as error:
                 self._faults.count(error, "following the interfaces")
 
@@ -215,6 +240,11 @@ class Browser:
         assert self._browser is not None
         self._browser.ask_now()
         self._one_shot.ask(self._multicast.interfaces, self._multicast.zeroconf.zeroconf)
+        self._hear_known()
+
+    def _hear_known(self) -> None:
+        """Resolve all names that are known, also of peers that had to go."""
+        self._freed = False
         for record in self._multicast.zeroconf.zeroconf.cache.async_entries_with_name(SERVICE):
             if isinstance(record, DNSPointer):
                 self._heard_of(record.alias)
@@ -293,8 +323,13 @@ class Browser:
             elif self._browser is not None:
                 self._browser.ask_again_soon()  # it will announce anew what was withdrawn in its name
 
+    def _give_back(self, label: str) -> None:
+        """A label stands for no place any more: another one for it may have had to go."""
+        self._silent.discard(label)
+        self._freed |= self._confirmed.pop(label, None) is not None
+
     def _drop(self, label: str) -> None:
-        self._confirmed.pop(label, None)
+        self._give_back(label)
         self._asked_at.pop(label, None)
         if self.peers.pop(label, None) is not None:
             self._notify()

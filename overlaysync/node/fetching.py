@@ -440,7 +440,9 @@ class Fetch:
                 if step.packing:
                     self._pack(step, step.packing, assembly)
                 check_still(step.path, verdict.file)
-                file = assembly.finish(mode=mode, replaces=verdict.entry, check=check)
+                file = assembly.finish(
+                    mode=mode, replaces=verdict.entry, check=check, progress=self._check_stopping
+                )
                 return self._remember(step, pages, assembly.path, file)
 
             known = await self._fill(step, assembly, offer, transfer, finish)
@@ -531,7 +533,9 @@ class Fetch:
         """
         keeper = PageKeeper(self.node.catalog)
         with self.node.library.open(path, step.format, file=file) as chain:
-            disk = combine(base.disk, pages, self.node.library.load_page, chain, keeper.keep)
+            disk = combine(
+                base.disk, pages, self.node.library.load_page, chain, keeper.keep, self._check_stopping
+            )
         keeper.flush()
         if disk.id != step.header.result_id:
             raise VerificationError(

@@ -1,4 +1,4 @@
-"""How often one host is dialled because others told of it, and asked because it announces itself.
+"""How often one host is dialled because others told of it, and asked for catalogs and histories.
 
 Anybody can invent peers, as many as he likes, on a host of his or of somebody else's. So what counts is the
 host: an IPv4 address, or the /64 network of an IPv6 one. Sans-IO: times are arguments, in seconds.
@@ -25,7 +25,7 @@ _FREE_FAILURES = 4
 _LONGEST_BACKOFF_S = 64.0
 
 FIRST_ASKS = 64
-"""Catalogs asked of one host without any pause: so many nodes may run on a hypervisor."""
+"""Catalogs, or histories, asked of one host without any pause: so many nodes may run on a hypervisor."""
 
 _ASKS_PER_S = 0.4
 _LEAST_ASKS_PER_S = 1 / 160
@@ -107,7 +107,7 @@ class DialBudget:
 
 @dataclass(slots=True)
 class _Pace:
-    """How many catalogs may be asked of a host.
+    """How many catalogs, or histories, may be asked of a host.
 
     Attributes:
         left: asks that need not wait.
@@ -121,7 +121,7 @@ class _Pace:
 
 
 class AskBudget:
-    """How often hosts are asked for catalogs, whatever they announce."""
+    """How often hosts are asked for catalogs, or for histories, whatever they announce."""
 
     def __init__(self) -> None:
         self._hosts: OrderedDict[str, _Pace] = OrderedDict()
@@ -139,3 +139,10 @@ class AskBudget:
         if pace.left < 1:
             pace.rate = max(_LEAST_ASKS_PER_S, pace.rate / 2)
         return True
+
+    def spend(self, host: str, now: float) -> None:
+        """Use up what is left to a host, which has answered with what is of no use."""
+        if self.take(host, now):
+            pace = self._hosts[host_key(host)]
+            pace.left = min(pace.left, 1.0)
+            self.take(host, now)

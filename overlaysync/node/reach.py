@@ -11,7 +11,7 @@ from itertools import islice
 from time import monotonic
 
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
-from overlaysync.model.history import History
+from overlaysync.model.manifest import manifest_id
 from overlaysync.model.names import one_field
 from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
 from overlaysync.net.client import CatalogAnswer, Client, GoneError
@@ -97,6 +97,7 @@ class Reach:
     alarm: Callable[[str], None] | None = None
     twins: Twins = field(init=False)
     _asks: AskBudget = field(default_factory=AskBudget)
+    _histories: AskBudget = field(default_factory=AskBudget)
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
@@ -339,6 +340,7 @@ class Reach:
             found = {peer.label: peer for peer in self.browser.found()}
             for key in [key for key, view in self.views.items() if view.announced and key not in found]:
                 self._list(self.views.pop(key), {})
+                self._unmask()
                 self._has_changed()
             for peer in found.values():
                 try:
@@ -358,21 +360,27 @@ class Reach:
         Where it answered before comes first: anybody can announce another address in its name.
         """
         view, now = self.views.get(peer.label), monotonic()
-        if peer.label in self._asking or not is_told_port(peer.port) or not self._has_news(view, peer):
+        asking = self._asking.get(peer.label)
+        if not is_told_port(peer.port) or not self._has_news(view, peer):
+            return
+        if asking and not (view and _has_moved(view, peer) and peer.addresses != view.addresses):
             return
         hosts = [host for host in peer.addresses if self._asks.take(host, now)]
         addresses = [Address(host, peer.port) for host in hosts]
         if view is not None and view.answered:
             addresses.insert(0, view.address)
         if hosts:
+            if asking:  # where it was: nothing may be heard of that for long
+                asking.cancel()
+                del self._asking[peer.label]
             self._ask(peer.label, tuple(dict.fromkeys(addresses)), announced=peer)
 
     def _has_news(self, view: PeerView | None, peer: Peer) -> bool:
         """Whether there is anything to ask a peer for."""
         if view is None or view.problem or 0 < view.unproven < _PROOFS:
             return True
-        if peer.addresses != view.addresses and view.address.host not in peer.addresses:
-            return True  # it has moved, as is said; where it answered may still be tried first
+        if peer.addresses != view.addresses and _has_moved(view, peer):
+            return True  # as is said; where it answered may still be tried first
         return self.catalogs and view.revision != peer.revision
 
     def _ask(
@@ -394,17 +402,24 @@ class Reach:
             view.announced, view.revision, view.addresses = True, announced.revision, announced.addresses
         task = asyncio.create_task(self._look_in_turn(view, addresses, gossip, announced))
         self._asking[key] = task
-        task.add_done_callback(lambda _: self._looked(key, announced))
+        task.add_done_callback(lambda task: self._looked(task, key))
 
-    def _looked(self, key: str, announced: Peer | None) -> None:
-        self._ended(self._asking.pop(key))
+    def _looked(self, task: asyncio.Task[None], key: str) -> None:
+        self._ended(task)
+        if self._asking.get(key) is not task:
+            return  # it is being asked elsewhere since
+        del self._asking[key]
         view = self.views.get(key)  # gone when the peer said goodbye while it was asked
         if view and view.problem:
             self.dials.failed(*view.address, monotonic())
         elif view:
             self.dials.answered(*view.address)
-        if announced and self.browser and view and not view.problem:
-            self.browser.confirm(announced, view.address.host)
+        if self.browser and view and view.announced:
+            if view.problem:
+                self.browser.unanswered(key)
+            else:
+                self.browser.confirm(key, *view.address)
+        self._unmask()
         self._has_changed()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -485,9 +500,10 @@ class Reach:
         if answer.catalog is not None:
             view.public_key = answer.catalog.node
             view.label = one_field(answer.catalog.label)
-            view.alias = self._is_alias(view)
+        view.alias = self._is_alias(view)
+        if answer.catalog is not None:
             view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
-            view.boot, view.in_use = answer.catalog.boot, {}
+            view.boot, view.in_use, view.pasts = answer.catalog.boot, {}, set()
             view.public = await asyncio.to_thread(self._open_all, answer.catalog, "", view)
         view.in_use = {id: since for id, since in view.in_use.items() if id in view.public}
         self._list(view, view.public | await self._look_in_private(view))
@@ -630,7 +646,9 @@ class Reach:
 
         By key only among this machine's own addresses: elsewhere anybody could claim another's.
         """
-        others = [other for other in self.nodes() if other is not view and other.public_key]
+        others = [
+            other for other in self.nodes() if other is not view and other.public_key and not other.problem
+        ]
         return any(other.address == view.address for other in others) or (
             self._neighbourhood.is_here(view.address.host)
             and any(
@@ -639,6 +657,14 @@ class Reach:
                 for other in others
             )
         )
+
+    def _unmask(self) -> None:
+        """Let views stand for themselves again where the one that stood for them has gone or moved."""
+        nodes = {view.address for view in self.nodes() if view.public_key and not view.problem}
+        for view in self.views.values():
+            if view.alias and view.address not in nodes and not self._is_alias(view):
+                nodes.add(view.address)
+                view.alias, view.revision = False, ""  # ask again, for its teams' catalogs were not asked for
 
     def _open_all(self, catalog: CatalogMessage, team: str, view: PeerView) -> dict[bytes, Manifest]:
         """Verify envelopes and keep their headers; a wrong one is left out, its neighbours are not.
@@ -666,15 +692,27 @@ class Reach:
         return manifests
 
     async def _learn_history(self, view: PeerView) -> None:
-        """Ask the peer for headers of earlier versions, where what it lists follows unknown ones."""
-        unknown = await asyncio.to_thread(self._without_past, list(view.manifests.values()))
+        """Ask the peer for headers of earlier versions, where what it lists follows unknown ones.
+
+        A wrong answer is the last one for a while: it is paid for with all that its host may still be asked.
+        """
+        unasked = [manifest for id, manifest in view.manifests.items() if id not in view.pasts]
+        unknown = await asyncio.to_thread(self._without_past, unasked)
+        host = view.address.host
         for manifest in unknown[:_HISTORIES]:
+            if not self._histories.take(host, monotonic()):
+                return
             endpoint = view.endpoint(manifest.header.team)
             try:
                 envelopes = await self.client.history(endpoint, manifest.id)
+                view.pasts.add(manifest.id)
                 await asyncio.to_thread(self._keep_past, manifest, envelopes)
+            except GoneError:
+                view.pasts.add(manifest.id)
             except Exception as error:
                 self.faults.contain(error, "asking a peer for earlier versions")
+                self._histories.spend(host, monotonic())
+                return
 
     def _without_past(self, manifests: list[Manifest]) -> list[Manifest]:
         """Those with versions before them that are not known here, the highest of each name first."""
@@ -684,17 +722,36 @@ class Reach:
         ]
         return sorted(unknown, key=lambda manifest: -manifest.header.version)
 
-    def _keep_past(self, manifest: Manifest, envelopes: Iterable[bytes]) -> None:
-        """Keep the headers of versions that ``manifest`` really follows, of the same name and team."""
-        past = {}
-        for envelope in envelopes:
-            with suppress(OverlaysyncError):
-                earlier = self._open(envelope)
-                if earlier.header.full_name == manifest.header.full_name and earlier.belongs(self.node.teams):
-                    past[earlier.id] = manifest_row(earlier)
-        before = History([manifest_row(manifest), *past.values()]).before(manifest.id)
-        rows = [row for id, row in past.items() if id in before]
-        self.node.catalog.note_manifests(rows, at=timestamp())
+    def _keep_past(self, manifest: Manifest, envelopes: tuple[bytes, ...]) -> None:
+        """Keep the headers of versions that ``manifest`` really follows, of the same name and team.
+
+        Its ids say which envelopes these are, and theirs say which come before: what nobody follows is
+        dropped without a look at its signature, which takes fifty times as long as its id.
+
+        Raises:
+            DecodeError: one of them is wrong, or none is what was asked for; those found before are kept.
+        """
+        given = {manifest_id(envelope): envelope for envelope in envelopes}
+        if given and given.keys().isdisjoint(manifest.header.followed):
+            raise DecodeError("the history of a manifest has nothing that it follows")
+        rows, follows = [], list(manifest.header.followed)
+        try:
+            while follows:
+                envelope = given.pop(follows.pop(), None)
+                if envelope is None:
+                    continue
+                earlier = open_envelope(envelope)
+                same = earlier.header.full_name == manifest.header.full_name
+                if same and earlier.belongs(self.node.teams):
+                    rows.append(manifest_row(earlier))
+                    follows += earlier.header.followed
+        finally:
+            self.node.catalog.note_manifests(rows, at=timestamp())
+
+
+def _has_moved(view: PeerView, peer: Peer) -> bool:
+    """Whether a peer is announced, but not where it has answered."""
+    return view.address.host not in peer.addresses
 
 
 def _is_another(answer: CatalogAnswer, view: PeerView) -> bool:

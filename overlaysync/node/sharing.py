@@ -244,7 +244,10 @@ class Share:
         """The name of each image to be published, and of all that they stand on."""
         present = {shared.known.path: shared.known for shared in self._shared.values()}
         images = {image.path: image for top in (*present.values(), *known.values()) for image in top.lineage}
-        in_folder = Counter(item.folder for item in found.values() if item.folder)
+        left_out = self._gathering.left_out
+        in_folder = Counter(
+            item.folder for path, item in found.items() if item.folder and path not in left_out
+        )
         candidates = []
         for path, image in images.items():
             asked, folder = path in found, found[path].folder if path in found else ""

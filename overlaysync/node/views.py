@@ -32,6 +32,7 @@ class PeerView:
         in_use: those of the manifests that it lists without their data, and since when a VM uses them there.
         boot: what it says its machine has in common with other nodes there; b"" when it says nothing.
         alias: whether it is a node on this machine that another of its addresses already stands for.
+        pasts: those of the manifests whose past it has told, or does not know, since its catalog has changed.
         things: what it lists to each team of this node that it has proven to be in.
         size: bytes of the envelopes it lists.
         counted: whether what it lists counts, with all others' that nobody named.
@@ -55,6 +56,7 @@ class PeerView:
     public: dict[bytes, Manifest] = field(default_factory=dict)
     in_use: dict[bytes, str] = field(default_factory=dict)
     boot: bytes = b""
+    pasts: set[bytes] = field(default_factory=set)
     things: dict[str, tuple[Thing, ...]] = field(default_factory=dict)
     size: int = 0
     counted: bool = False

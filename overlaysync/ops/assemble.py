@@ -73,7 +73,7 @@ class Assembly:
     ) -> Assembly:
         """Plan ``path`` and open its part file; what an interrupted run left is verified and kept.
 
-        ``progress`` is told of the bytes verified, and may end that with an exception.
+        ``progress`` is told of the bytes verified, and may end the planning and that with an exception.
 
         Raises:
             WouldDestroyError: the name is taken, and nothing may be replaced.
@@ -83,7 +83,7 @@ class Assembly:
         """
         if replaces is None:
             check_free(path)
-        data = DataMap(pages, load)
+        data = DataMap(pages, load, progress=progress)
         layout = plan_layout(target, data)
         part = PartFile.open(
             path,
@@ -216,7 +216,12 @@ class Assembly:
             raise
 
     def finish(
-        self, *, mode: int, replaces: Entry | None = None, check: Callable[[int], None] | None = None
+        self,
+        *,
+        mode: int,
+        replaces: Entry | None = None,
+        check: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> int:
         """Write tables and header, and give the file its name.
 
@@ -225,6 +230,7 @@ class Assembly:
             replaces: what may be replaced; see :meth:`PartFile.publish`.
             check: looks at the finished file, by a descriptor that it closes, and raises if it must not get
                 the name.
+            progress: is called for each part of the tables, with 0; may end the work with an exception.
 
         Returns:
             A descriptor of the file, which the caller closes: what is noted of it is to come from there, as
@@ -238,6 +244,8 @@ class Assembly:
         self._refuse_disguise()
         if self._pack is None:
             for offset, data in self._layout.metadata():
+                if progress:
+                    progress(0)
                 self._part.pwrite(offset, [data])
         if check is not None:
             try:

@@ -29,7 +29,7 @@ from overlaysync.model.digest import (
     hash_units,
     kinds_of,
 )
-from overlaysync.model.pages import LoadPage, PageList, PageListBuilder, page_length
+from overlaysync.model.pages import LoadPage, PageList, PageListBuilder, loaded_once, page_length
 from overlaysync.store.direct import aligned_buffer
 from overlaysync.units import CHUNK, KIB, MIB, PAGE_UNITS, ceil_div, clamp_granule
 
@@ -247,16 +247,24 @@ def _hash(hasher: RegionHasher, unit: int, parent: bytes | None, keep: KeepPage)
 
 
 def combine(
-    parent: PageList, layer: PageList, load: LoadPage, chain: Chain | None, keep: KeepPage
+    parent: PageList,
+    layer: PageList,
+    load: LoadPage,
+    chain: Chain | None,
+    keep: KeepPage,
+    progress: Progress | None = None,
 ) -> PageList:
     """The page list of the disk that ``layer`` makes of the disk ``parent``.
 
     Only chunks that the layer covers in part, or that change length at an end of the parent, are read
-    (through ``chain``, the overlay on its parent).
+    (through ``chain``, the overlay on its parent). A page that a list names at many places is not loaded for
+    each of them. ``progress`` is called for each page, with 0; it may end the work with an exception.
     """
     builder = PageListBuilder(virtual_size=layer.virtual_size, unit=CHUNK, parent=None, keep=keep)
-    combiner = _Combiner(parent, layer, load, chain)
+    combiner = _Combiner(parent, layer, loaded_once(load), chain)
     for index, body in in_order(lambda index: (index, combiner.page(index)), combiner.busy_pages()):
+        if progress:
+            progress(0)
         builder.add(index, body)
     return builder.build()
 

@@ -20,7 +20,7 @@ from overlaysync.errors import ImageError
 from overlaysync.formats.chain import Chain
 from overlaysync.model.datamap import SlotRun
 from overlaysync.model.digest import Digests, Kind, equal_rows, kinds_of
-from overlaysync.model.pages import LoadPage, PageList
+from overlaysync.model.pages import LoadPage, PageList, loaded_once
 from overlaysync.ops.assemble import BATCH, Assembly
 from overlaysync.ops.hashing import HASHERS, Progress, in_order
 from overlaysync.store.direct import aligned_buffer
@@ -61,7 +61,7 @@ class LocalCopier:
     Args:
         assembly: takes them.
         load: gives pages.
-        progress: is told of the bytes taken.
+        progress: is told of the bytes taken, and may end the work with an exception.
     """
 
     def __init__(self, assembly: Assembly, load: LoadPage, progress: Progress | None = None) -> None:
@@ -87,15 +87,24 @@ class LocalCopier:
 
     def _same_offset(self, pages: PageList) -> Iterator[_Copy]:
         """Copies of units that the source has where the target has them."""
+        load = loaded_once(self._load)
+        theirs = set(pages.indices)
         for first, count in list(self._assembly.missing()):
-            for run in self._assembly.data.runs(first, count):
-                yield from _matching(run, pages, self._load, self._assembly)
+            for run in self._assembly.data.runs(first, count, pages=theirs):
+                self._check()
+                yield from _matching(run, pages, load, self._assembly)
 
     def _any_offset(self, pages: PageList) -> Iterator[_Copy]:
         """Copies of whole units that the source has elsewhere; the source's pages are read once a window."""
+        load = loaded_once(self._load)
         for wanted in self._windows():
             for index in pages.indices:
-                yield from wanted.found_in(index, pages.load(index, self._load))
+                self._check()
+                yield from wanted.found_in(index, pages.load(index, load))
+
+    def _check(self) -> None:
+        if self._progress:
+            self._progress(0)
 
     def _windows(self) -> Iterator[_Wanted]:
         """What is missing; if one window holds it, it is kept for the next source: it only gets less."""

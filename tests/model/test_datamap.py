@@ -7,13 +7,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from overlaysync.formats.image import Format
+from overlaysync.formats.layout import Target
+from overlaysync.formats.plan import plan_layout
 from overlaysync.model import datamap
 from overlaysync.model.datamap import DataMap
-from overlaysync.model.digest import UNALLOCATED, ZERO
+from overlaysync.model.digest import UNALLOCATED, ZERO, Kind
 from overlaysync.model.pages import PageList, PageListBuilder
 from overlaysync.units import PAGE_UNITS
 from tests import reference
@@ -123,3 +127,31 @@ def test_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.intruder is not None
     cache.intruder.join()
     assert [*cache] == [1]
+
+
+def test_a_page_at_many_places_is_loaded_once() -> None:
+    """A list of 16 MB may name one page at 400,000 places: planning must not cost that many loads."""
+    kept: dict[bytes, bytes] = {}
+    alike, other = (row(number) + UNALLOCATED * (PAGE_UNITS - 1) for number in (9, 8))
+    count = 100_000
+    size = count * PAGE_UNITS * UNIT - 3 * UNIT
+    builder = PageListBuilder(virtual_size=size, unit=UNIT, parent=bytes(32), keep=kept.__setitem__)
+    for index in range(count - 1):
+        builder.add(index, other if index == 7 else alike)
+    builder.add(count - 1, alike[: (PAGE_UNITS - 3) * 32])
+    loads: list[bytes] = []
+
+    def load(digest: bytes) -> bytes:
+        loads.append(digest)
+        return kept[digest]
+
+    map = DataMap(builder.build(), load)
+    target = Target(Format.QCOW2, 4096, size, UNIT, Kind.UNALLOCATED, b"below", Format.RAW)
+    layout = plan_layout(target, map)
+    assert (map.count, len(loads)) == (count, 3)
+    assert [run.units.tolist() for run in map.runs(6, 3)] == [[at * PAGE_UNITS] for at in (6, 7, 8)]
+    (run,) = map.runs(0, count, pages={7})
+    assert (run.first, run.units.tolist(), run.digests.tobytes()) == (7, [7 * PAGE_UNITS], row(8))
+    last = layout.locate(count - 1, np.array([(count - 1) * PAGE_UNITS]))
+    assert int(last[0]) - int(layout.locate(0, np.array([0]))[0]) == (count - 1) * UNIT
+    assert len(loads) < 8, loads

@@ -430,7 +430,7 @@ async def test_no_more_peers_than_allowed_and_those_that_answered_stay(label: st
     browser = Browser(interfaces=LO, bounds=replace(DISCOVERY, peers=3))
     async with browsing(browser), stranger() as zeroconf:
         await hear(browser, zeroconf, [], f"{label}-first")
-        browser.confirm(browser.peers[f"{label}-first"], "127.0.0.1")
+        browser.confirm(f"{label}-first", "127.0.0.1", 7)
         await hear(browser, zeroconf, [service(f"{label}-{n}") for n in range(8)], f"{label}-last")
         assert len(browser.peers) <= 3
         assert f"{label}-first" in browser.peers
@@ -442,10 +442,60 @@ async def test_one_host_that_answers_by_many_names_hides_nobody(label: str) -> N
         for number in range(8):
             name = f"{label}-{number}"
             await hear(browser, zeroconf, [], name)
-            browser.confirm(browser.peers[name], "127.0.0.1")
+            browser.confirm(name, "127.0.0.1", 2000 + number)
         await hear(browser, zeroconf, [], f"{label}-honest")
         await hear(browser, zeroconf, [], f"{label}-one-more")
         assert f"{label}-honest" in browser.peers
+
+
+def crowd(browser: Browser, *labels: str) -> None:
+    """Let these be heard of, as many others after them as there is room for."""
+    for label in (*labels, *(f"made-up-{number}" for number in range(browser._bounds.peers))):
+        browser._keep(Peer(label, "", ("127.0.0.9",), 7))
+
+
+def test_made_up_names_for_one_place_use_up_nothing_that_others_need() -> None:
+    browser = Browser(bounds=replace(DISCOVERY, peers=6, confirmed=2))
+    for number in range(4):
+        browser._keep(Peer(f"f{number}", "", ("127.0.0.1",), 7))
+        browser.confirm(f"f{number}", "127.0.0.1", 7)
+    browser._keep(Peer("honest", "", ("127.0.0.1",), 8))
+    browser.confirm("honest", "127.0.0.1", 8)
+    crowd(browser)
+    assert {"f0", "honest"} < set(browser.peers)
+    assert "f1" not in browser.peers, "one name for a place is enough"
+
+
+@pytest.mark.parametrize("how", ["moves", "keeps silent", "goes"])
+def test_a_name_that_stands_for_a_place_no_more_gives_it_back(how: str) -> None:
+    browser = Browser(bounds=replace(DISCOVERY, peers=6, confirmed=1))
+    for name in ("false", "honest"):
+        browser._keep(Peer(name, "", ("127.0.0.1",), 7))
+        browser.confirm(name, "127.0.0.1", 7)
+    assert list(browser._confirmed) == ["false"]
+    if how == "moves":
+        browser.confirm("false", "127.0.0.2", 7)
+    elif how == "keeps silent":
+        browser.unanswered("false")
+    else:
+        browser._doubt("false")
+    browser.confirm("honest", "127.0.0.1", 7)
+    assert browser._freed, "others for the place may have had to go, and are looked for among the known"
+    crowd(browser)
+    assert "honest" in browser.peers
+    assert ("false" in browser.peers) == (how == "moves")
+
+
+async def test_a_name_that_had_to_go_is_found_when_the_place_of_another_is_free(label: str) -> None:
+    """What is withdrawn was the only name that this node kept of a place; the other is still announced."""
+    browser = Browser(interfaces=LO, bounds=replace(DISCOVERY, peers=3))
+    async with browsing(browser), stranger() as zeroconf:
+        await hear(browser, zeroconf, [], f"{label}-honest")
+        browser._drop(f"{label}-honest")
+        await hear(browser, zeroconf, [], f"{label}-false")
+        browser.confirm(f"{label}-false", "127.0.0.1", 7)
+        browser._drop(f"{label}-false")
+        await until(browser, lambda: f"{label}-honest" in browser.peers)
 
 
 KIND = (b"_overlaysync", b"_tcp", b"local")
@@ -537,7 +587,7 @@ async def test_a_flood_bounds_memory_and_hides_nobody(label: str) -> None:
     rng = random.Random(1)
     async with browsing() as browser, announcing(f"{label}-a", Announcement(4321, NODE)):
         await until(browser, lambda: f"{label}-a" in browser.peers)
-        browser.confirm(browser.peers[f"{label}-a"], "127.0.0.1")
+        browser.confirm(f"{label}-a", "127.0.0.1", 7)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))

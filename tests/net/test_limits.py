@@ -299,7 +299,7 @@ async def test_length_of_an_etag() -> None:
 
 async def test_size_of_a_page() -> None:
     async with Client() as client, scripted(says(ok(bytes(bounds.MAX_PAGE_SIZE + 1)))) as address:
-        with pytest.raises(PeerError, match="were expected"):
+        with pytest.raises(PeerError, match="offers"):
             await client.page(address, NODE, NODE)
 
 
@@ -355,6 +355,26 @@ async def test_age_of_an_idle_connection() -> None:
             await ask_data(client, address, 5)
             await asyncio.sleep(0.3)
     assert len(connections) == 2
+
+
+async def test_an_idle_connection_is_not_kept() -> None:
+    """Of peers that are asked once, there may be many."""
+    ended = asyncio.Event()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ok(CATALOG))
+        await reader.read()
+        ended.set()
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with Client(bounds=replace(CLIENT, idle_s=0.1)) as client:
+        await ask_catalog(client, Address("127.0.0.1", server.sockets[0].getsockname()[1]))
+        async with asyncio.timeout(5):
+            await ended.wait()
+        assert not client._hosts
+    server.close()
 
 
 # -- discovery -----------------------------------------------------------------------------------------
@@ -440,7 +460,7 @@ async def test_peers_kept() -> None:
     browser = Browser()
     for number in range(5):
         browser._keep(peer(number))
-        browser.confirm(peer(number), peer(number).addresses[0])
+        browser.confirm(peer(number).label, peer(number).addresses[0], 40000 + number)
     for number in range(5, 3000):
         browser._keep(peer(number))
         if number % 2:
@@ -453,7 +473,7 @@ async def test_peers_of_one_ipv6_network_are_of_one_host() -> None:
     browser = Browser(bounds=replace(DISCOVERY, confirmed=2))
     for number in range(5):
         browser._keep(peer(number))
-        browser.confirm(peer(number), f"fe80::{number + 1}%eth0")
+        browser.confirm(peer(number).label, f"fe80::{number + 1}%eth0", 40001)
     assert len(browser._confirmed) == 2
 
 

@@ -256,6 +256,16 @@ def test_a_compressed_image_that_is_cut_meanwhile_is_not_called_damaged(node: No
         node.library.examine(image, now=1.0, progress=lambda _: os.truncate(image, 4096))
 
 
+def test_what_is_left_out_changes_no_name(node: Node, tmp_path: Path) -> None:
+    vm = tmp_path / "vm01"
+    vm.mkdir()
+    image = disk(vm / "disk.raw")
+    (vm / "bad.img").write_bytes(b"8 bytes!")
+    share = sharing(node, Heard(), vm)
+    assert shared(share) == {str(image): "vm01:1"}
+    share.close()
+
+
 def test_a_tree_without_end_is_left_where_it_becomes_too_deep(tmp_path: Path) -> None:
     """Others may make one in a directory that a share reads again and again."""
     at, made = tmp_path, []

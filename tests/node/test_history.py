@@ -14,6 +14,7 @@ import pytest
 
 from overlaysync.errors import DecodeError, PeerError
 from overlaysync.model.history import History
+from overlaysync.model.manifest import manifest_id
 from overlaysync.net import messages
 from overlaysync.net.bounds import MAX_HISTORY_ITEMS, MAX_HISTORY_SIZE
 from overlaysync.net.client import Client, GoneError
@@ -113,8 +114,7 @@ async def look(node: Node, *peers: Address, catalogs: bool = True) -> tuple[Reac
     async with Asking(node) as client:
         reach = Reach(node, client, Silent(), None, named=peers, catalogs=catalogs)
         await reach._watch()
-        while await reach.another(wait_s=5):
-            pass
+        await quiet(reach)
         assert isinstance(client, Asking)
         return reach, client.asked
 
@@ -229,16 +229,75 @@ async def test_damaged_headers_are_dropped_and_their_neighbours_are_not(node: No
     assert versions(node) == [3, 2, 1]
 
 
-async def test_a_past_in_a_circle_ends(node: Node, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None can be signed; a catalog that is wrong must not stop anybody all the same."""
+async def test_signatures_that_nobody_has_promised_are_not_verified(
+    node: Node, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verifying takes much longer than sending: a thousand envelopes in each answer would keep us busy."""
+    verified = count_verified(monkeypatch)
     first, second = peer.line(2)
-    rows = {first.id: manifest_row(first), second.id: manifest_row(second)}
-    rows[first.id] = replace(rows[first.id], follows=(second.id,))
-    monkeypatch.setattr(module, "manifest_row", lambda manifest: rows[manifest.id])
-    peer.serve(second, first.envelope, second.envelope)
-    async with served(peer) as address, asyncio.timeout(10):
+    strange = [peer.version(name=f"n{number}").envelope for number in range(99)]
+    peer.serve(second, *strange[:50], first.envelope, *strange[50:])
+    async with served(peer) as address:
         await look(node, address)
     assert versions(node) == [2, 1]
+    assert [one for one in verified if one != second.envelope] == [first.envelope]
+
+
+async def test_a_wrong_history_is_the_last_that_the_host_is_asked_for(
+    node: Node, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = count_verified(monkeypatch)
+    wrong = []
+    for version in peer.line(9):
+        wrong.append(version.envelope[:60] + bytes([version.envelope[60] ^ 1]) + version.envelope[61:])
+    for number in range(4):
+        header = peer.version(name=f"n{number}").header
+        follows = tuple(sorted(manifest_id(one).hex() for one in wrong))
+        followed = msgspec.structs.replace(header, version=10, follows=follows[:8])
+        peer.serve(sign_header(followed, peer.key), *wrong)
+    asked: list[bytes] = []
+    async with served(peer) as one, served(peer) as two, Asking(node) as client:
+        reach = Reach(node, client, Silent(), None, named=(one, two))
+        await reach._watch()
+        for _ in range(3):
+            await quiet(reach)
+            reach.ask_again()
+        await quiet(reach)
+        assert isinstance(client, Asking)
+        asked = client.asked
+    assert len(asked) in (1, 2), "the other port may have been asked at the same moment"
+    assert len([one for one in verified if one in wrong]) == len(asked)
+    assert len(reach.listings()) == 4, "what it lists counts all the same"
+
+
+async def test_nobody_is_asked_again_for_a_past_that_it_does_not_know(node: Node, peer: Peer) -> None:
+    _, second = peer.line(2)
+    peer.serve(second)
+    async with served(peer) as address, Asking(node) as client:
+        reach = Reach(node, client, Silent(), None, named=(address,))
+        await reach._watch()
+        await quiet(reach)
+        reach.ask_again()
+        await quiet(reach)
+        assert isinstance(client, Asking) and client.asked == [second.id]
+
+
+async def quiet(reach: Reach) -> None:
+    """Wait until no peer is being asked."""
+    while await reach.another(wait_s=5):
+        pass
+
+
+def count_verified(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The envelopes whose signatures are verified from now on."""
+    verified: list[bytes] = []
+
+    def verify(envelope: bytes) -> Manifest:
+        verified.append(envelope)
+        return open_envelope(envelope)
+
+    monkeypatch.setattr(module, "open_envelope", verify)
+    return verified
 
 
 BODIES = {

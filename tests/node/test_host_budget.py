@@ -116,3 +116,11 @@ def test_what_has_answered_is_bounded() -> None:
         budget.answered(host, 40001)
     (told,) = budget._hosts.values()
     assert len(told.answered) <= ANSWERED
+
+
+def test_a_host_that_answers_with_what_is_of_no_use_has_to_wait() -> None:
+    budget = AskBudget()
+    assert budget.take(HOST, 0.0)
+    budget.spend(HOST, 0.0)
+    assert not budget.take(HOST, 4.0) and budget.take(HOST, 5.0), "half as many in that time as usual"
+    assert budget.take("192.0.2.77", 0.0)

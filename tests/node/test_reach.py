@@ -329,6 +329,57 @@ async def test_a_named_peer_that_is_asked_again_has_what_it_has_then(tmp_path: P
         assert await ask_again(reach) == []
 
 
+@pytest.mark.parametrize("how", ["goes", "moves"])
+async def test_a_node_is_found_when_the_name_that_stood_for_it_has_gone(tmp_path: Path, how: str) -> None:
+    """Anybody can announce a name at the address of another node, and withdraw it or move it afterwards."""
+    shelf, other = make_shelf(tmp_path), make_shelf(tmp_path)
+    shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
+    async with (
+        serving(Server(shelf)) as address,
+        serving(Server(other)) as elsewhere,
+        reaching(tmp_path) as reach,
+    ):
+        browser = Announced()
+        reach.browser = cast(Any, browser)
+        browser.peers = [Peer(name, "", (address.host,), address.port, "r") for name in ("false", "honest")]
+        for peer in browser.peers:
+            reach._consider(peer)
+            await ask_again(reach)
+        assert [key for key, view in reach.views.items() if view.alias] == ["honest"]
+        assert await ask_again(reach) == ["web"]
+        if how == "moves":
+            reach._ask("false", (elsewhere,), announced=browser.peers[0])
+            while await reach.another(wait_s=5):
+                pass
+        else:
+            del browser.peers[0]
+            watching = asyncio.create_task(reach._watch())
+            while "false" in reach.views or reach.looking:
+                await asyncio.sleep(0.01)
+            watching.cancel()
+        assert [key for key, view in reach.views.items() if view.alias] == []
+        assert [listing.manifest.header.name for listing in reach.listings()] == ["web"]
+
+
+class Announced:
+    """A browser that has heard what a test says."""
+
+    def __init__(self) -> None:
+        self.peers: list[Peer] = []
+
+    def found(self) -> tuple[Peer, ...]:
+        return tuple(self.peers)
+
+    async def changed(self) -> None:
+        await asyncio.Event().wait()
+
+    def confirm(self, label: str, host: str, port: int) -> None:
+        pass
+
+    def unanswered(self, label: str) -> None:
+        pass
+
+
 async def test_what_was_announced_while_nobody_heard_it_is_found_all_the_same(tmp_path: Path) -> None:
     """A switch that was apart, or a lost packet: no announcement comes later."""
     shelf = make_shelf(tmp_path)
@@ -437,7 +488,8 @@ async def test_a_peer_that_has_moved_is_found_though_its_old_address_keeps_silen
             there, moved = Address("127.0.0.1", port), Peer("x", "", ("127.0.0.2",), port, "r")
             view = reach.views["x"] = PeerView(there, answered=True, announced=True, revision="r")
             began = time.monotonic()
-            reach._ask("x", (there, Address("127.0.0.2", port)), announced=moved)
+            reach._ask("x", (there,))  # as from time to time, just before the announcement comes
+            reach._consider(moved)
             while view.address == there and await reach.another(wait_s=30):
                 pass
             assert view.address.host == "127.0.0.2" and time.monotonic() - began < 9
