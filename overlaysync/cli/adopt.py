@@ -15,8 +15,8 @@ from overlaysync.cli.common import (
     InterfaceOption,
     PeerOption,
     WaitOption,
-    again_of,
     compression,
+    given,
     image_fields,
     interruptible,
     open_node,
@@ -101,10 +101,12 @@ def adopt(
     The result is a new file.
     """
 
-    typed = _typed(to, masters, peer, iface, name, accept_master)
+    again = given(context, "master", "unverified")
     if unverified and not (master and is_path(master)):
-        again = shlex.join(["overlaysync", "adopt", overlay, *typed, "--master", "PATH", "--unverified"])
-        raise UsageError("--unverified needs the path of the master", hint=again)
+        raise UsageError(
+            "--unverified needs the path of the master",
+            hint=shlex.join(["overlaysync", "adopt", overlay, *again, "--master", "PATH", "--unverified"]),
+        )
     if name is not None:
         check_name(name)
     options = Options(
@@ -114,24 +116,8 @@ def adopt(
     )
     addresses = parse_peers(peer)
     with open_node(output_of(context)) as node, interruptible():
-        work = _Adopting(output_of(context), node, options, addresses, iface or [], accept_master, typed)
+        work = _Adopting(output_of(context), node, options, addresses, iface or [], accept_master, again)
         work.run(overlay, master, name, unverified=unverified)
-
-
-def _typed(
-    to: str | None,
-    masters: list[str] | None,
-    peers: list[str] | None,
-    interfaces: list[str] | None,
-    name: str | None,
-    accept_master: bool,
-) -> tuple[str, ...]:
-    """The options that the commands in errors repeat: all that say where things go, and where to look."""
-
-    place = ("--to", to) if to is not None else ()  # also the directory we are in: it is not the default
-    named = ("--as", name) if name is not None else ()
-    accepted = ("--accept-master",) if accept_master else ()
-    return (*place, *again_of(".", masters, peers, interfaces).options, *named, *accepted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +130,12 @@ class _Adopting:
     peers: list[Address]
     interfaces: list[str]
     accept_master: bool
-    typed: tuple[str, ...]
+    again: tuple[str, ...] = ()
 
     def run(self, overlay: str, master: str | None, name: str | None, *, unverified: bool) -> None:
         """Find the master, write the overlay anew, and say what shows that it belongs there."""
 
-        stray = replace(look_at(self.node, self.output, overlay), options=self.typed)
+        stray = replace(look_at(self.node, self.output, overlay), options=self.again)
         directories = [*self.options.directories, os.path.dirname(stray.path)]
         adoption = Adoption(self.node, stray, list(dict.fromkeys(directories)), self.output)
         only = self._named(master)

@@ -248,7 +248,7 @@ def _shared_names(replica: Replica) -> list[str]:
 
 def _pass_on(replica: Replica, fetched: tuple[Fetched, ...]) -> None:
     for one in fetched:
-        replica.add(one.known)
+        replica.add(one.known, (one.here.id,))
 
 
 def _state(result: Fetched) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -222,7 +222,10 @@ class Share:
 
         What was written to a public image while a team's share runs is for the team: nobody made it public.
         """
-        audience = self.node.publisher.known_audience(image)
+        origin = self.node.publisher.origin(image)
+        audience = origin.team if origin else None
+        if origin and origin.why and self.team == origin.team and not origin.left:
+            return self.team
         known = self.node.catalog.manifests(team="", content=image.content.id)
         narrower = self.team and audience == "" and not known
         return self.team if audience is None or narrower else None
@@ -265,7 +268,7 @@ class Share:
                     passed=self.node.publisher.held_version(image, team) is not None,
                 )
             )
-        names = assign_names(candidates, self._taken(images), options=_audience_option(team))
+        names = assign_names(candidates, self._taken(images), again=self.wishes.again)
         for candidate in candidates:
             name = names[candidate.path]
             if candidate.asked and name not in (stem(candidate.path), candidate.given, candidate.noted):
@@ -280,7 +283,7 @@ class Share:
             raise AmbiguousError(
                 "--as names one image, and several are to be shared",
                 candidates=tuple(found),
-                hint=f"overlaysync share --as {self.wishes.name} PATH",
+                hint=self.wishes.again.share("PATH"),
             )
         return check_name(self.wishes.name)
 
@@ -299,9 +302,9 @@ class Share:
     def _confirm_public(self, images: Iterable[Known], names: Mapping[str, str]) -> None:
         """Ask before what was a team's is made public."""
         team_things = [
-            f"{team}/{names[image.path]}"
+            f"{image.path} ({origin.why})" if origin.why else f"{origin.team}/{names[image.path]}"
             for image in images
-            if (team := self.node.publisher.known_audience(image))
+            if (origin := self.node.publisher.origin(image)) and origin.team
         ]
         if team_things:
             self.wishes.confirm(team_things)
@@ -315,6 +318,7 @@ class Share:
             names=names,
             note=note,
             continues=bool(self.wishes.name),
+            again=self.wishes.again,
         )
         places = {id(one): depth for depth, one in enumerate(image.lineage)}
         for below, manifest in lineage:
@@ -344,7 +348,7 @@ class Share:
         """Say that what this node published is one side of a fork, and how to settle it."""
         if manifest.publisher != self.public_key:
             return
-        name, path = manifest.header.full_name, shlex.quote(image.path)
+        name = manifest.header.full_name
         for row in other_sides(self.node.catalog, manifest):
             lost = would_be_lost(self.node.library, image, own=self.public_key)
             alone = f" ({lost})" if lost else ""
@@ -357,7 +361,7 @@ class Share:
                 f"To have both: {again.fetch('--as', beside)}; "
                 "to choose, told first what is lost: "
                 f"{again.fetch('--as', os.path.basename(image.path))}; "
-                f"to go on under another name: overlaysync share --as NAME {path}"
+                "to go on under another name: " + self.wishes.again.share(image.path, name="NAME")
             )
 
     def _check_member(self, team: str, what: str) -> None:
@@ -367,11 +371,13 @@ class Share:
             NotAllowedError: this node is not in ``team``.
         """
         if not self.node.may_see(team):
-            raise NotAllowedError(
-                what,
-                why="this machine is not in that team",
-                hint=f"overlaysync team create {team}, or with its code: overlaysync team join {team}",
-            )
+            ways = f"with its code: overlaysync team join {team}; or, for a new team: "
+            ways += f"overlaysync team create {team}"
+            (near, *_) = (*difflib.get_close_matches(team, sorted(self.node.teams), n=1), "")
+            if near:
+                meant = self.wishes.again.share(*self.paths, audience=("--team", near))
+                ways = f"if you meant '{near}': {meant}; to join, {ways}"
+            raise NotAllowedError(what, why="this machine is not in that team", hint=ways)
 
     def _advance(self, size: int) -> None:
         """Report progress; the only place where hashing can be told to stop."""
@@ -489,13 +495,6 @@ class Share:
             return path not in shared and (is_written(path) or not self._gathering.is_tried(path))
 
         self._changes += self._used.keep(still)
-
-
-def _audience_option(team: str | None) -> str:
-    """The option of ``share`` that says whom an image is for."""
-    if team is None:
-        return ""
-    return f"--team {team}" if team else "--public"
 
 
 def change_of(path: str) -> str:

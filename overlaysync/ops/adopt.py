@@ -57,7 +57,7 @@ class Stray:
         layer: its own granules. Where granules lie whole in clusters, they are the same over any master.
         backing: the name of its master in its header.
         file: its fingerprint.
-        options: what was said of places, names and peers, which the commands in errors repeat.
+        options: of the command that adopts it, which the commands in its errors repeat.
     """
 
     path: str
@@ -67,9 +67,10 @@ class Stray:
     file: Fingerprint
     options: tuple[str, ...] = ()
 
-    def again(self, *more: str) -> str:
-        """Return the command that adopts it, into the same place and with more options."""
-        return shlex.join(["overlaysync", "adopt", self.path, *self.options, *more])
+    @property
+    def command(self) -> str:
+        """The command that adopts it, as it was given, but for what is said of the master."""
+        return shlex.join(["overlaysync", "adopt", self.path, *self.options])
 
     @property
     def is_exact(self) -> bool:
@@ -445,20 +446,20 @@ def unproven(
     where = f"known here or offered by {asked}" if asked else "known here"
     size = format_size(stray.layer.virtual_size)
     found = only.path if only else guess
-    master = found or "PATH"
-    go_on = f"if you are sure of its master: {stray.again('--master', master, '--unverified')}"
+    master = f"'{found}'" if found else "PATH"
+    go_on = f"if you are sure of its master: {stray.command} --master {master} --unverified"
     if stray.is_empty and only is None:
         return BaseImageError(
             f"Cannot tell which master {stray.path} belongs to",
             why=f"nothing was written to it, so it fits any master of {size}",
-            hint=stray.again("--master", master),
+            hint=f"{stray.command} --master {master}",
         )
     wanted = missing_disks(claims)
     if wanted and only is None:
         return BaseImageError(
             f"The master of {stray.path} is neither on this machine nor within reach",
             why=f"it belongs on {' or '.join(wanted)}",
-            hint=f"{stray.again('--peer', 'HOST')}, or with --masters DIR; {go_on}",
+            hint=f"{stray.command} --peer HOST, or with --masters DIR; {go_on}",
         )
     why = f"no overlay of its size ({size}) that is {where} has its content"
     if only:
@@ -466,7 +467,7 @@ def unproven(
     return BaseImageError(
         f"Cannot prove which master {stray.path} belongs to",
         why=f"{why}; its header names {display(stray.backing)}",
-        hint=f"ask its publisher to share it, then: {stray.again('--peer', 'HOST')}; {go_on}",
+        hint=f"ask its publisher to share it, then: {stray.command} --peer HOST; {go_on}",
     )
 
 
@@ -486,7 +487,7 @@ def _belongs_elsewhere(stray: Stray, only: bytes, claims: Sequence[Claim]) -> El
     return ElsewhereError(
         f"{stray.path} does not belong on {format_id(only)}",
         why=f"it belongs on {format_id(claim.parent)}: {claim.words}",
-        hint=f"{stray.again()} (without --master)",
+        hint=f"{stray.command} (without --master)",
     )
 
 
@@ -495,5 +496,5 @@ def _disputed(stray: Stray, claims: Sequence[Claim]) -> BaseImageError:
     return BaseImageError(
         f"{stray.path} may belong on {len(claims)} different masters",
         why=sides,
-        hint=f"{stray.again('--master', 'REF')}, with the id (b3:…) of the right one",
+        hint=f"{stray.command} --master REF, with the id (b3:…) of the right one",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,29 @@ def test_folders_below_are_spoken_of_and_entered_on_demand(lab: Lab) -> None:
     assert "4" in error["why"] and "share -r" in error["hint"]
     share = alice.share("-r", alice.place, "--exclude", "vm2", "--exclude", "vm3/disk*")
     assert set(names(share)) == {"vm0", "vm1"}
+
+
+def test_the_command_that_a_refusal_prints_shares_with_the_same_team_in_the_same_words(lab: Lab) -> None:
+    alice, stranger = lab.node("alice"), lab.node("stranger")
+    team = lab.team("red", alice)
+    folder = alice.place / "our vms"
+    for number in range(3):
+        master(folder / f"vm{number}" / "hda.qcow2", "ABC"[number])
+    words = ("--team", team, "-m", "not for others", "--exclude", "vm2", "--limit-rate", "20M")
+    error = alice.fails(NOT_FOUND, "share", *words, folder)
+    command = shlex.split(error["hint"])
+    assert command[:2] == ["overlaysync", "share"] and "-r" in command
+    share = alice.share(*command[2:])
+    assert {(item["team"], item["name"]) for item in share.document()["shared"]} == {
+        (team, "vm0"),
+        (team, "vm1"),
+    }
+    assert {item["note"] for item in share.document()["shared"]} == {"not for others"}
+    assert "vm0" not in stranger.run("ls", "--peer", share.peer).stdout
+    share.stop()
+    several = alice.fails(USAGE, "share", *words, "--as", "lab", folder / "vm0", folder / "vm1")
+    command = shlex.split(several["hint"])
+    assert sorted(command[2:]) == sorted([*words, "--as", "lab", "PATH"])
 
 
 def test_what_is_left_out_is_said(lab: Lab) -> None:
@@ -143,7 +167,10 @@ def test_an_empty_team_is_a_mistake_and_publishes_nothing(lab: Lab) -> None:
     alice = lab.node("alice")
     image = master(alice.place / "secret.qcow2")
     error = alice.fails(USAGE, "share", "--team", "", image)
-    assert "--public" in error["hint"]
+    alice.json("team", "create", "red")
+    typed = alice.fails(NOT_ALLOWED, "share", "--team", "rde", image)
+    assert typed["hint"].startswith(f"if you meant 'red': overlaysync share --team red {image};")
+    assert "team show" in error["hint"] and "--public" not in error["hint"]
     assert alice.json("ls", "--local")["images"] == []
     assert alice.fails(USAGE, "share", "--team", "red", "--public", image)
 

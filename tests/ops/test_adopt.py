@@ -330,7 +330,7 @@ def test_without_proof_nothing_is_taken_and_the_way_on_is_said(
     assert error.exit_code == 5
     assert "2 peers" in error.why
     same = f"overlaysync adopt {overlay} --to vm --masters 'my masters'"
-    assert f"{same} --peer HOST;" in error.hint and f"{same} --master {master} --unverified" in error.hint
+    assert f"{same} --peer HOST;" in error.hint and f"{same} --master '{master}' --unverified" in error.hint
 
 
 def test_what_was_taken_unproven_is_noted_for_good(world: World, master: Path) -> None:
