@@ -143,7 +143,7 @@ class _Syncing:
                 Fetch(node, client, reach, self.output, self._options, passing),
                 references,
                 looked=lambda: note_silent(reach, self.output),
-                planned=lambda steps: show_plan(self.output, steps, self._options),
+                planned=lambda steps, verdict: show_plan(self.output, steps, self._options, verdict),
             )
             done = await work.first()
             if self._watch:

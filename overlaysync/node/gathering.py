@@ -190,7 +190,8 @@ class Gathering:
                 self.observer.note(f"  links left out of {path}: {', '.join(links)} (name one to share it)")
         if self.left_out:
             total = len(self.left_out) + shared
-            self.observer.note(f"  {len(self.left_out)} of {total} images are not shared")
+            are = "is" if len(self.left_out) == 1 else "are"
+            self.observer.note(f"  {len(self.left_out)} of {total} images {are} not shared")
 
     def nothing_found(self) -> NotFoundError:
         """Return the error for paths in which there is no image at all."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from overlaysync.errors import (
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
-from overlaysync.model.digest import short_id
+from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import check_name
 from overlaysync.net.messages import Address
@@ -28,10 +27,12 @@ from overlaysync.node.gathering import Gathering, Looked, Wishes, fingerprint_at
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.used import Used, UsedFiles, is_written
+from overlaysync.ops.again import Again
 from overlaysync.ops.audience import stem
 from overlaysync.ops.folders import Found
 from overlaysync.ops.in_use import InUse
 from overlaysync.ops.library import Known
+from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
 from overlaysync.ops.packing import grows, packing_of
@@ -349,12 +350,18 @@ class Share:
             return
         name = manifest.header.full_name
         for row in other_sides(self.node.catalog, manifest):
-            directory, file = map(shlex.quote, os.path.split(image.path))
+            lost = would_be_lost(self.node.library, image, own=self.public_key)
+            alone = f" ({lost})" if lost else ""
+            again = Again(short_id(row.content), ("--to", os.path.dirname(image.path)))
+            beside = f"{stem(image.path)[:50]}-{row.content.hex()[:MIN_ID_DIGITS]}"
+            # What is typed as it stands must not lose this side: the second refuses, and says what is lost.
             self.observer.note(
-                f"  This forks {name}: {name}:{manifest.header.version} does not follow {row.title} by "
-                f"{who(row.publisher, row.label)}. To take that one, so that your next version follows both: "
-                f"overlaysync fetch {short_id(row.content)} --to {directory} --as {file} --discard-changes; "
-                "to go on beside it under another name: " + self.wishes.again.share(image.path, name="NAME")
+                f"  This forks {name}: your {name}:{manifest.header.version}{alone} and {row.title} by "
+                f"{who(row.publisher, row.label)} do not follow each other. "
+                f"To have both: {again.fetch('--as', beside)}; "
+                "to choose, told first what is lost: "
+                f"{again.fetch('--as', os.path.basename(image.path))}; "
+                "to go on under another name: " + self.wishes.again.share(image.path, name="NAME")
             )
 
     def _check_member(self, team: str, what: str) -> None:

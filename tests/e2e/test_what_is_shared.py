@@ -102,8 +102,14 @@ def test_what_is_left_out_is_said(lab: Lab) -> None:
     master(alice.place / "below" / "x.qcow2", "B")
     share = alice.share(alice.place)
     assert list(names(share).values()) == [str(image)]
-    for word in ("link.qcow2", "broken.qcow2", "1 of 2", "share -r"):
+    for word in ("link.qcow2", "broken.qcow2", "1 of 2 images is not", "share -r"):
         assert word in share.stderr
+    missing = alice.fails(NOT_FOUND, "share", alice.place / "typo.qcow2")
+    assert "any more" not in missing["what"], "it never was there"
+    directory = alice.fails(NOT_FOUND, "verify", "below/")
+    assert "is a directory" in directory["what"] and "below/*.qcow2" in directory["hint"]
+    none = alice.fails(NOT_FOUND, "fetch", f"{image.stem}:9", "--peer", share.peer, "--wait", "0.5")
+    assert f"{image.stem}:1" in none["why"] and "these" not in none["hint"]
 
 
 def test_an_overlay_and_its_base_of_one_stem(lab: Lab) -> None:
