@@ -147,8 +147,12 @@ class Client:
 
     # -- small things --------------------------------------------------------------------------------
 
-    async def catalog(self, address: Address, etag: str = "") -> CatalogAnswer:
-        """What the peer serves; nothing when it still has the catalog with this ETag."""
+    async def catalog(self, address: Endpoint, etag: str = "") -> CatalogAnswer:
+        """What the peer serves to everybody or to a team; nothing when its catalog still has this ETag.
+
+        Raises:
+            GoneError: one of the two is not in the team.
+        """
         head, body = await self._small(address, "catalog", MAX_CATALOG_SIZE, etag=etag)
         if head.status == NOT_MODIFIED:
             return CatalogAnswer(None, etag)
@@ -160,7 +164,9 @@ class Client:
         Raises:
             GoneError: they are not.
         """
-        return decode_catalog(await self._body(address, "catalog", MAX_CATALOG_SIZE))
+        answer = await self.catalog(address)
+        assert answer.catalog is not None
+        return answer.catalog
 
     async def peers(self, address: Endpoint) -> tuple[Address, ...]:
         """The peers that the peer knows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,11 +17,11 @@ from overlaysync.node.identity import identify, words_of
 from overlaysync.ops.library import Library
 from overlaysync.ops.make import Maker
 from overlaysync.ops.publish import Publisher
-from overlaysync.store.catalog import Catalog
+from overlaysync.store.catalog import Catalog, ManifestRow
 from overlaysync.store.home import Home
 from overlaysync.store.presence import Presence
 from overlaysync.trust.book import Book
-from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.envelope import Manifest, is_vouched
 from overlaysync.trust.keys import NodeKey, load_or_make, short_node_id
 from overlaysync.trust.team_files import load_teams
 from overlaysync.trust.teams import Team
@@ -83,6 +83,12 @@ class Node:
         What is here of a team that this machine is not in keeps its name.
         """
         return manifest.header.team not in self.teams or manifest.belongs(self.teams)
+
+    def versions(self, team: str, name: str) -> Sequence[ManifestRow]:
+        """All versions of a name ever seen here, without those of an earlier team of that name."""
+        rows = self.catalog.versions(team, name)
+        key = self.teams.get(team)
+        return rows if key is None else [row for row in rows if is_vouched(row.envelope, key)]
 
     def book(self) -> Book:
         """Who is trusted for what at this moment."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -17,10 +17,11 @@ from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
 from overlaysync.net.client import CatalogAnswer, Client, GoneError
 from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import is_told_port
+from overlaysync.net.interfaces import host_key, is_told_port
 from overlaysync.net.messages import Address, CatalogMessage, Endpoint, PrivateAddress
 from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.resolving import resolve
+from overlaysync.node.hearing import Hearing
 from overlaysync.node.host_budget import AskBudget, DialBudget
 from overlaysync.node.listed import Listed
 from overlaysync.node.nearness import Neighbourhood
@@ -83,6 +84,7 @@ class Reach:
         faults: unexpected exceptions; none of them ends the search.
         dials: of the addresses that others tell of, the ones that are dialled.
         alarm: is told of other machines with this node's key; None for the observer.
+        hearing: what is asked of others without their ``catalogs``; None for nothing.
         twins: other machines with this node's key.
     """
 
@@ -96,6 +98,7 @@ class Reach:
     faults: Faults = field(default_factory=Faults)
     dials: DialBudget = field(default_factory=DialBudget)
     alarm: Callable[[str], None] | None = None
+    hearing: Hearing | None = None
     twins: Twins = field(init=False)
     _asks: AskBudget = field(default_factory=AskBudget)
     _histories: AskBudget = field(default_factory=AskBudget)
@@ -149,7 +152,14 @@ class Reach:
                 raise
             observer.note(str(error))
         reach = cls(
-            node, client, observer, browser, named=named, catalogs=catalogs, faults=faults, alarm=alarm
+            node,
+            client,
+            observer,
+            browser,
+            named=named,
+            catalogs=catalogs,
+            faults=faults,
+            alarm=alarm,
         )
         if browser is not None:
             browser.still_there = reach._still_there
@@ -284,7 +294,7 @@ class Reach:
             if not view.announced:
                 named = next((address for address in self.named if str(address) == key), None)
                 self._ask(key, (named or view.address,), gossip=named is not None)
-            elif self.catalogs and view.tls and self.node.teams:
+            elif (self.catalogs and view.tls and self.node.teams) or _is_member(view):
                 self._ask(key, (view.address,))
             elif view.answered:
                 announced.append(key)
@@ -337,6 +347,9 @@ class Reach:
         for address in self.named:
             self._ask(str(address), (address,), gossip=True)
         again_at = monotonic() + _AGAIN_S
+        while self.browser is None and not self.catalogs:
+            await asyncio.sleep(_AGAIN_S)
+            self.ask_again()
         while self.browser is not None:
             found = {peer.label: peer for peer in self.browser.found()}
             for key in [key for key, view in self.views.items() if view.announced and key not in found]:
@@ -476,7 +489,8 @@ class Reach:
     async def _look(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
         """Fill ``view`` from the first address that answers."""
         if not self.catalogs:
-            await self._greet(view, addresses, gossip)
+            if await self._greet(view, addresses, gossip):
+                await self._hear(view)
             return
         resolved = await self._resolve(addresses)
         for address in resolved:
@@ -509,7 +523,7 @@ class Reach:
         view.in_use = {id: since for id, since in view.in_use.items() if id in view.public}
         self._list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
-            await self._learn_history(view)
+            await self._learn_history(view, view.manifests)
         self._cut_lists()
         if gossip:
             await self._ask_its_peers(address)
@@ -533,7 +547,7 @@ class Reach:
             self.faults.contain(error, "asking a peer to prove this machine's key")
             view.unproven += 1
 
-    async def _greet(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> None:
+    async def _greet(self, view: PeerView, addresses: tuple[Address, ...], gossip: bool) -> bool:
         """Find out where a peer answers, which is told to others; what it has is not needed here."""
         for address in await self._resolve(addresses):
             try:
@@ -544,7 +558,28 @@ class Reach:
             view.address, view.problem, view.answered = address, "", True
             if gossip:
                 self._ask_those(told, address)
+            return True
+        return False
+
+    async def _hear(self, view: PeerView) -> None:
+        """Ask a peer that answers for other versions of what is shared here; it may be asked in vain."""
+        if self.hearing is None:
             return
+        host = host_key(view.address.host)
+        views = list(self.views.items())
+        peer = next(
+            (
+                self.browser.peers.get(key)
+                for key, one in views
+                if one is view and self.browser and view.announced
+            ),
+            None,
+        )
+        beside = sum(host_key(one.address.host) == host for _, one in views)
+        try:
+            await self.hearing.ask(view, peer, beside=beside, opened=self._open, learn=self._learn_history)
+        except Exception as error:
+            self.faults.contain(error, "asking a peer for versions of what is shared here")
 
     async def _ask_its_peers(self, address: Address) -> None:
         """Ask those that a peer tells of as well."""
@@ -694,18 +729,25 @@ class Reach:
             self.node.catalog.forget_holdings(view.public_key, view.label, gone)
         return manifests
 
-    async def _learn_history(self, view: PeerView) -> None:
+    async def _learn_history(
+        self, view: PeerView, manifests: Mapping[bytes, Manifest], where: Endpoint | None = None
+    ) -> None:
         """Ask the peer for headers of earlier versions, where what it lists follows unknown ones.
 
         A wrong answer is the last one for a while: it is paid for with all that its host may still be asked.
+
+        Args:
+            view: the peer.
+            manifests: what of it is looked at.
+            where: where to ask it; None for where it serves them.
         """
-        unasked = [manifest for id, manifest in view.manifests.items() if id not in view.pasts]
+        unasked = [manifest for id, manifest in manifests.items() if id not in view.pasts]
         unknown = await asyncio.to_thread(self._without_past, unasked)
         host = view.address.host
         for manifest in unknown[:_HISTORIES]:
             if not self._histories.take(host, monotonic()):
                 return
-            endpoint = view.endpoint(manifest.header.team)
+            endpoint = where or view.endpoint(manifest.header.team)
             try:
                 envelopes = await self.client.history(endpoint, manifest.id)
                 view.pasts.add(manifest.id)
@@ -755,6 +797,11 @@ class Reach:
 def _has_moved(view: PeerView, peer: Peer) -> bool:
     """Whether a peer is announced, but not where it has answered."""
     return view.address.host not in peer.addresses
+
+
+def _is_member(view: PeerView) -> bool:
+    """Whether a share was told by a peer what it lists to one of its teams."""
+    return any(team and heard.etag for team, heard in view.heard.items())
 
 
 def _is_another(answer: CatalogAnswer, view: PeerView) -> bool:

@@ -17,6 +17,7 @@ from overlaysync.net.server import Server
 from overlaysync.net.shelf import View
 from overlaysync.net.txt import Item
 from overlaysync.node.deliveries import Deliveries
+from overlaysync.node.hearing import Hearing
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.reach import NOTED_S, Reach
 from overlaysync.node.rechecking import rechecked
@@ -52,6 +53,8 @@ async def serve(
     faults.tell(share.observer.note)
     deliveries = Deliveries(share.observer.log)
     sent = partial(_note_sent, share, deliveries)
+    if reach is not None and not reach.catalogs:
+        reach.hearing = Hearing(node, reach.client, share.names, share.hear)
     server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults)
     port = await server.start(port=port)
     if reach is not None:

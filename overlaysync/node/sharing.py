@@ -36,7 +36,7 @@ from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
 from overlaysync.ops.packing import grows, packing_of
-from overlaysync.ops.trust_words import who
+from overlaysync.ops.trust_words import two_sides, who
 from overlaysync.ops.versions import other_sides, past_envelopes
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest, open_envelope
@@ -83,6 +83,8 @@ class Share:
     _offers: dict[bytes, ImageOffer] = field(default_factory=dict)
     _rotten: dict[str, tuple[Fingerprint, str]] = field(default_factory=dict)
     _used: UsedFiles = field(default_factory=UsedFiles)
+    _heard: bool = False
+    _forks: set[tuple[bytes, bytes]] = field(default_factory=set)
     _changes: int = 0
     _gathering: Gathering = field(init=False)
 
@@ -112,6 +114,20 @@ class Share:
 
     def peers(self) -> Sequence[Address]:
         return self.neighbours()
+
+    def names(self) -> dict[tuple[str, str], frozenset[bytes]]:
+        """What this node has published of what is shared: by team and name the contents."""
+        found: dict[tuple[str, str], frozenset[bytes]] = {}
+        for offer in self.offers():
+            header = offer.manifest.header
+            if offer.manifest.publisher == self.public_key:
+                key = header.team, header.name
+                found[key] = found.get(key, frozenset()) | {header.content_id}
+        return found
+
+    def hear(self) -> None:
+        """Versions of what is shared were seen: at the next refresh it is said which of it they fork."""
+        self._heard = True
 
     # -- publishing, called from a thread ------------------------------------------------------------
 
@@ -168,6 +184,10 @@ class Share:
             if path not in shared and not self._rot(path) and self._gathering.is_news(path):
                 self._publish_later(path, found)
         self._tell_new(set(self._shared) - before)
+        if self._heard:
+            self._heard = False
+            for one in self.shared:
+                self._warn_of_fork(one.known, one.manifest)
         self._tidy_used()
         return self._changes != changes
 
@@ -345,19 +365,24 @@ class Share:
             )
 
     def _warn_of_fork(self, image: Known, manifest: Manifest) -> None:
-        """Say that what this node published is one side of a fork, and how to settle it."""
+        """Say that what this node published is one side of a fork, and how to settle it; once of a pair."""
         if manifest.publisher != self.public_key:
             return
-        name = manifest.header.full_name
-        for row in other_sides(self.node.catalog, manifest):
+        header, refuses = manifest.header, self.node.book().refuses
+        name = header.full_name
+        known = self.node.versions(header.team, header.name)
+        versions = [row for row in known if not refuses(row.publisher)]
+        for row in other_sides(versions, manifest):
+            if (manifest.id, row.id) in self._forks:
+                continue
+            self._forks.add((manifest.id, row.id))
             lost = would_be_lost(self.node.library, image, own=self.public_key)
-            alone = f" ({lost})" if lost else ""
+            alone = f"; of yours, {lost}" if lost else ""
             again = Again(short_id(row.content), ("--to", os.path.dirname(image.path)))
             beside = f"{stem(image.path)[:50]}-{row.content.hex()[:MIN_ID_DIGITS]}"
             # What is typed as it stands must not lose this side: the second refuses, and says what is lost.
             self.observer.note(
-                f"  This forks {name}: your {name}:{manifest.header.version}{alone} and {row.title} by "
-                f"{who(row.publisher, row.label)} do not follow each other. "
+                f"  This forks {name}: {two_sides(manifest, row)}{alone}. "
                 f"To have both: {again.fetch('--as', beside)}; "
                 "to choose, told first what is lost: "
                 f"{again.fetch('--as', os.path.basename(image.path))}; "

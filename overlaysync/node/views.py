@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
@@ -10,6 +10,23 @@ from overlaysync.ops.in_use import Usage
 from overlaysync.ops.resolve import Listing
 from overlaysync.store.members import Thing
 from overlaysync.trust.envelope import Manifest
+
+
+@dataclass(slots=True)
+class Heard:
+    """What was heard of one node for one audience.
+
+    Attributes:
+        etag: of its catalog; "" to get all of it.
+        revision: what it announced then.
+        names: those that it was asked for.
+        again_at: when to ask again, by the monotonic clock.
+    """
+
+    etag: str = ""
+    revision: str = ""
+    names: Set[tuple[str, str]] = frozenset()
+    again_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -37,6 +54,7 @@ class PeerView:
         size: bytes of the envelopes it lists.
         counted: whether what it lists counts, with all others' that nobody named.
         noted: what was last said of its private lane: a command that stays asks again and again.
+        heard: what a share heard of it, by team.
         asked_at: when it was last asked, by the monotonic clock.
         unproven: how often it has claimed this node's key and could not be asked to prove it.
     """
@@ -63,6 +81,7 @@ class PeerView:
     noted: str = ""
     unproven: int = 0
     asked_at: float = 0.0
+    heard: dict[str, Heard] = field(default_factory=dict)
 
     @property
     def host(self) -> str:

@@ -174,6 +174,17 @@ def _only(side: Listing, everything: Sequence[Listing]) -> str:
     return short_id(header.content_id)
 
 
+def two_sides(mine: Manifest, other: ManifestRow) -> str:
+    """The two sides of a fork in a sentence, the first of which this node published."""
+    header, key = mine.header, node_id(other.publisher)
+    title = f"{header.full_name}:{header.version}"
+    theirs = f"{one_field(other.label)}'s {other.title} ({key})" if other.label else f"{key}'s {other.title}"
+    if other.publisher == mine.publisher:
+        title += f" ({short_id(header.content_id)})"
+        theirs = f"your {other.title} ({short_id(other.content)})"
+    return f"neither of your {title} and {theirs} follows the other"
+
+
 def describe_side(listing: Listing, now: float) -> str:
     """One version of a fork: what, how much, by whom, when, and who has it."""
     header = listing.manifest.header

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -33,23 +33,44 @@ def history_of(catalog: Catalog, manifests: Sequence[Manifest]) -> History:
     return History([*seen, *map(manifest_row, manifests)])
 
 
-def other_sides(catalog: Catalog, manifest: Manifest) -> list[ManifestRow]:
-    """Return the other newest versions of a name: of one past with ``manifest``, and not followed by it.
+def of_one_history(versions: Iterable[ManifestRow], manifest: Manifest) -> list[ManifestRow]:
+    """Return those of ``versions`` of one name that make one history with ``manifest``.
+
+    In a team a name belongs to the team. A public one belongs to its publisher: what a stranger calls so
+    makes nothing older and forks nothing.
+    """
+    return [row for row in versions if manifest.header.team or row.publisher == manifest.publisher]
+
+
+def other_sides(versions: Iterable[ManifestRow], manifest: Manifest) -> list[ManifestRow]:
+    """Return the other newest versions of a name, that neither follow ``manifest`` nor are followed by it.
 
     None when another version follows ``manifest``: then that is on the one side, and not this.
+
+    Args:
+        versions: all that are known of the name, and that count.
+        manifest: one of them.
     """
-    header = manifest.header
-    versions = catalog.versions(header.team, header.name)
-    history = History([*versions, manifest_row(manifest)])
+    rows = [*of_one_history(versions, manifest), manifest_row(manifest)]
+    history = History(rows)
     before = history.before(manifest.id)
-    newest = history.newest(versions)
+    newest = history.newest({row.id: row for row in rows}.values())
     if any(history.is_before(manifest.id, row.id) for row in newest):
         return []
-    return [
-        row
-        for row in newest
-        if row.id not in before | {manifest.id} and ({row.id} | history.before(row.id)) & before
-    ]
+    mine = manifest_row(manifest)
+    return [row for row in newest if row.id not in before | {mine.id} and is_other_side(history, mine, row)]
+
+
+def is_other_side(history: History, one: ManifestRow, other: ManifestRow) -> bool:
+    """Whether of two versions of one history, neither of which follows the other, each is one side of a fork.
+
+    They are when they come from one version. So are those of two publishers that are not known to: they may
+    have begun at the same time. But a publisher may begin a name anew, and that is nobody's other side.
+    """
+    if one.content == other.content:
+        return False
+    shared = history.before(one.id) & history.before(other.id)
+    return bool(shared) or one.publisher != other.publisher
 
 
 def is_news(catalog: Catalog, held: tuple[bytes, ...], offered: Manifest) -> bool:

@@ -54,9 +54,7 @@ class Manifest:
         if not self.header.team:
             return True
         team = teams.get(self.header.team)
-        return team is not None and compare_digest(
-            self.envelope[_VOUCHER_AT:_PREFIX_SIZE], team.vouch(_vouched(self.envelope))
-        )
+        return team is not None and is_vouched(self.envelope, team)
 
 
 def sign_header(header: Header, key: NodeKey, team: Team | None = None) -> Manifest:
@@ -94,6 +92,11 @@ def open_envelope(envelope: bytes) -> Manifest:
     if not header.team and envelope[_VOUCHER_AT:_PREFIX_SIZE] != _NO_TEAM:
         raise DecodeError("a public manifest has the voucher of a team")
     return Manifest(manifest_id(envelope), header, publisher, envelope)
+
+
+def is_vouched(envelope: bytes, team: Team) -> bool:
+    """Whether a member of ``team`` made an envelope, whose signature was verified before."""
+    return compare_digest(envelope[_VOUCHER_AT:_PREFIX_SIZE], team.vouch(_vouched(envelope)))
 
 
 def _vouched(envelope: bytes) -> bytes:

@@ -98,7 +98,7 @@ def test_a_fork_is_said_by_history_ls_and_show_and_settled_by_what_follows_both(
     with shared(bob, theirs) as other:
         alice.json("ls", name, "--peer", other.peer, "--wait", "2")
         with shared(alice, mine) as share:
-            (said,) = re.findall("This forks .* by bob@.*", share.stderr)
+            (said,) = re.findall("This forks .* bob@.*", share.stderr)
         assert lonely in said, said
         both, choose = re.findall("overlaysync (fetch [^;]*);", said)
         beside = alice.json(*shlex.split(both), "--peer", other.peer)["fetched"][0]

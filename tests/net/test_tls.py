@@ -133,6 +133,18 @@ async def test_everything_that_the_public_lane_has(
         assert bytes(buffer) == expected
 
 
+async def test_a_team_s_catalog_that_is_the_same_does_not_come_again(
+    server: Server, client: Client, shelf: FakeShelf
+) -> None:
+    first = await client.catalog(lane(server))
+    assert first.catalog is not None and first.etag
+    assert (await client.catalog(lane(server), first.etag)).catalog is None
+    shelf.items = []
+    changed = await client.catalog(lane(server), first.etag)
+    assert changed.catalog is not None and changed.etag != first.etag
+    assert len(server._members) == 1, "the connection is used again after an answer without a body"
+
+
 async def test_connections_are_used_again(server: Server, client: Client, offer: Offer) -> None:
     for _ in range(5):
         await client.private_catalog(lane(server))

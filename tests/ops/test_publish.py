@@ -37,9 +37,15 @@ def bob(tmp_path: Path) -> Iterator[Machine]:
         yield made
 
 
-def next_of(at: Machine, text: str, file: str = "web.raw") -> Manifest:
+def next_of(at: Machine, text: str, file: str = "web.raw", team: str | None = None) -> Manifest:
     at.write(file, text)
-    return at.publish(file)
+    return at.publish(file, team=team)
+
+
+def sides(at: Machine, manifest: Manifest) -> list[bytes]:
+    """The other sides of a fork, as far as a machine knows."""
+    header = manifest.header
+    return [row.id for row in other_sides(at.world.catalog.versions(header.team, header.name), manifest)]
 
 
 def follows(manifest: Manifest, *before: Manifest) -> bool:
@@ -139,22 +145,43 @@ def test_a_version_after_a_fork_was_settled_follows_both_sides(
 
 
 def test_a_side_of_a_fork_knows_the_other_newest_ones(ann: Machine, bob: Machine) -> None:
-    first = next_of(ann, "first")
+    first = next_of(ann, "first", team="red")
     bob.take(first, ann.path("web.raw"), "web.raw")
     second, mine = next_of(ann, "ann's"), next_of(bob, "bob's")
-    catalog = bob.world.catalog
-    assert other_sides(catalog, mine) == [], "what was not seen is not known"
+    assert sides(bob, mine) == [], "what was not seen is not known"
     bob.sees(second, third := next_of(ann, "ann's next"))
-    assert [row.id for row in other_sides(catalog, mine)] == [third.id]
-    assert other_sides(catalog, first) == [], "both sides follow it"
+    assert sides(bob, mine) == [third.id]
+    assert sides(bob, first) == [], "both sides follow it"
     bob.take(third, ann.path("web.raw"), "web.raw", superseded=(mine.id,))
     settled = next_of(bob, "both")
-    assert other_sides(catalog, settled) == other_sides(catalog, mine) == []
+    assert sides(bob, settled) == sides(bob, mine) == []
 
 
-def test_a_stranger_s_thing_of_the_same_name_is_no_side_of_a_fork(ann: Machine, bob: Machine) -> None:
-    bob.sees(next_of(ann, "ann's"))
-    assert other_sides(bob.world.catalog, next_of(bob, "bob's")) == []
+def test_two_members_that_begin_one_name_at_the_same_time_make_a_fork(ann: Machine, bob: Machine) -> None:
+    theirs, mine = next_of(ann, "ann's", team="red"), next_of(bob, "bob's", team="red")
+    bob.sees(theirs)
+    assert sides(bob, mine) == [theirs.id]
+
+
+def test_a_name_that_its_publisher_begins_anew_is_no_fork(ann: Machine) -> None:
+    """The file was discarded, say, and another VM has its name now."""
+    next_of(ann, "first", team="red")
+    ann.world.catalog.forget_image(ann.path("web.raw"))
+    assert sides(ann, next_of(ann, "another VM", team="red")) == []
+
+
+@pytest.mark.parametrize("common", [False, True], ids=["no common past", "one past"])
+def test_a_stranger_s_version_of_a_name_is_no_side_of_a_fork(
+    ann: Machine, bob: Machine, common: bool
+) -> None:
+    """Outside teams a name belongs to a publisher, whatever others make of its versions."""
+    first = next_of(ann, "first")
+    if common:
+        bob.take(first, ann.path("web.raw"), "web.raw")
+    theirs, mine = next_of(bob, "bob's"), next_of(ann, "ann's")
+    ann.sees(theirs)
+    bob.sees(mine)
+    assert sides(ann, mine) == sides(bob, theirs) == []
 
 
 def test_what_was_thrown_away_for_what_follows_it_makes_no_new_version(ann: Machine, bob: Machine) -> None:
