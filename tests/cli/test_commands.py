@@ -36,6 +36,7 @@ def test_what_reads_the_result_may_close_the_pipe(words: list[str], unbuffered: 
 
 
 @pytest.mark.parametrize("words", [["--help"], [], ["fetc"], ["--version"]])
+@pytest.mark.slow
 def test_no_command_is_imported_for_the_list_of_commands(words: list[str]) -> None:
     script = (
         "import sys\n"

@@ -15,7 +15,7 @@ import pytest
 from overlaysync.ops.tree_drawing import SVG_START
 from overlaysync.units import CHUNK, MIB
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 def overlaysync(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -89,6 +89,7 @@ LIES: dict[str, Script] = {
 
 @each_call
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+@pytest.mark.slow
 async def test_a_lie_is_a_peer_error(client: Client, call: Call, lie: Script) -> None:
     async with scripted(lie) as address, asyncio.timeout(5):
         with pytest.raises(PeerError):
@@ -137,6 +138,7 @@ async def test_what_is_not_served(client: Client, call: Call, status: int) -> No
             await call(client, address)
 
 
+@pytest.mark.slow
 async def test_bytes_now_and_then_do_not_keep_a_request_alive() -> None:
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(ok(b"", length=100))
@@ -285,12 +287,14 @@ async def failure(client: Client, call: Call, address: Address) -> PeerError:
 
 
 @each_request
+@pytest.mark.slow
 async def test_who_says_nothing_is_silent(client: Client, call: Call) -> None:
     async with scripted(stall) as address:
         assert isinstance(await failure(client, call, address), SilentError)
 
 
 @each_request
+@pytest.mark.slow
 async def test_who_does_not_take_the_connection_is_silent(client: Client, call: Call) -> None:
     with deaf() as address:
         assert isinstance(await failure(client, call, address), SilentError)

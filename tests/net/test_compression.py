@@ -290,6 +290,7 @@ async def test_nothing_is_compressed_unasked(shelf: FakeShelf, tmp_path: Path, c
     assert not calls
 
 
+@pytest.mark.slow
 async def test_what_does_not_shrink_goes_plain_and_is_soon_left_alone(
     shelf: FakeShelf, tmp_path: Path, client: Client, calls: list[int]
 ) -> None:

@@ -304,6 +304,7 @@ async def test_size_of_a_page() -> None:
 
 
 @both
+@pytest.mark.slow
 async def test_silence_of_a_server(ask: Ask) -> None:
     async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -343,6 +344,7 @@ async def test_size_of_a_head(ask: Ask) -> None:
                 await ask(client, address)
 
 
+@pytest.mark.slow
 async def test_age_of_an_idle_connection() -> None:
     connections = set()
 
@@ -439,6 +441,7 @@ async def test_peers_resolved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert resolver.most == 4
 
 
+@pytest.mark.slow
 async def test_time_to_resolve_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     async with resolving(monkeypatch, resolve_s=0.05, pace_s=0) as (_, resolver):
         await asyncio.sleep(0.5)
@@ -484,6 +487,7 @@ async def test_addresses_of_a_peer() -> None:
     assert len(browser._multicast.reachable(announced)) == DISCOVERY.addresses
 
 
+@pytest.mark.slow
 async def test_pause_between_two_updates() -> None:
     """All changes within a pause are one announcement."""
     sent = []

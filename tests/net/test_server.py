@@ -418,6 +418,7 @@ async def test_idle_and_dripping_connections_are_closed(shelf: FakeShelf) -> Non
                 assert await closed(raw.reader)
 
 
+@pytest.mark.slow
 async def test_a_client_that_never_reads_is_dropped(shelf: FakeShelf, tmp_path: Path) -> None:
     sent: list[int] = []
     shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 64, shelf.key))
@@ -500,6 +501,7 @@ async def test_busy_connections_of_the_host_with_the_most_make_room(shelf: FakeS
                 await busy[0].reader.read()
 
 
+@pytest.mark.slow
 async def test_bodies_at_once_are_bounded(shelf: FakeShelf, tmp_path: Path, client: Client) -> None:
     shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 64, shelf.key))
     big = shelf.items[1].manifest.id
@@ -518,6 +520,7 @@ async def test_bodies_at_once_are_bounded(shelf: FakeShelf, tmp_path: Path, clie
         await client.read_slots(address, big, ((0, 1),), memoryview(bytearray(CHUNK)))
 
 
+@pytest.mark.slow
 async def test_a_rate_is_shared_by_all_bodies(shelf: FakeShelf, tmp_path: Path, client: Client) -> None:
     shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 8, shelf.key))
     big = shelf.items[1].manifest.id

@@ -153,6 +153,7 @@ async def test_connections_are_used_again(server: Server, client: Client, offer:
 
 
 @pytest.mark.parametrize("size", [MIB, 24 * MIB])
+@pytest.mark.slow
 async def test_big_bodies_side_by_side(tmp_path: Path, client: Client, shelf: FakeShelf, size: int) -> None:
     content = os.urandom(MIB) * (size // MIB)
     offer = make_private(tmp_path / "big.raw", content, shelf.key, RED)
@@ -167,6 +168,7 @@ async def test_big_bodies_side_by_side(tmp_path: Path, client: Client, shelf: Fa
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
+@pytest.mark.slow
 async def test_a_rate_limit_holds(shelf: FakeShelf, offer: Offer, side: str) -> None:
     limit = RateLimit(4 * MIB)
     free = RateLimit(None)
@@ -442,6 +444,7 @@ async def test_an_idle_connection_is_closed(shelf: FakeShelf) -> None:
                 assert await raw.reader.read() == b""
 
 
+@pytest.mark.slow
 async def test_a_node_that_never_shakes_hands(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         begun = time.monotonic()
@@ -460,6 +463,7 @@ async def test_nobody_listens(client: Client) -> None:
 # -- bodies ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_client_that_reads_nothing_is_dropped(tmp_path: Path, shelf: FakeShelf) -> None:
     offer = make_private(tmp_path / "big.raw", os.urandom(MIB) * 32, shelf.key, RED)
     shelf.items.append(offer)
@@ -520,6 +524,7 @@ async def test_records_of_any_size_are_no_stall(client: Client, stranger: NodeKe
 
 
 @pytest.mark.parametrize("kept", [1, 100, CHUNK // 2])
+@pytest.mark.slow
 async def test_a_body_that_stops_is_a_stall(client: Client, stranger: NodeKey, kept: int) -> None:
     async def stop(writer: asyncio.StreamWriter) -> None:
         writer.write(ok(bytes(CHUNK))[:-kept])

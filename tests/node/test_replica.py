@@ -133,6 +133,7 @@ def test_the_next_version_is_told_and_what_was_deleted_is_called_so(node: Node, 
     replica.close()
 
 
+@pytest.mark.slow
 def test_what_files_hold_of_the_named_things_is_served_and_work_on_them_only_said(
     node: Node, vm: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_the_directory_of_the_masters_was_renamed(world: World, master: Path, cl
 
 
 @pytest.mark.parametrize("cluster_size", CLUSTERS)
+@pytest.mark.slow
 def test_a_copied_overlay_is_known_by_a_manifest_that_a_peer_offers(
     world: World, master: Path, cluster_size: int
 ) -> None:
@@ -389,6 +390,7 @@ def test_a_guess_that_was_published_is_still_a_guess(
         assert text not in world.known(new).notes, "it was proven"
 
 
+@pytest.mark.slow
 def test_what_becomes_of_a_guess_is_one_too(world: World, master: Path) -> None:
     """Written to and published again, moved, rebased, promoted, stood on."""
     other = make_master(world.images / "other.qcow2", "CC-D")

@@ -413,6 +413,7 @@ def lab(room: Room) -> Lab:
 
 
 @qemu
+@pytest.mark.slow
 def test_an_overlay_has_a_history_as_a_master_has(lab: Lab) -> None:
     first = lab.offer_overlay(1)
     lab.take_overlay(first)
@@ -424,6 +425,7 @@ def test_an_overlay_has_a_history_as_a_master_has(lab: Lab) -> None:
 
 
 @qemu
+@pytest.mark.slow
 def test_internal_snapshots_are_work_that_is_nowhere_else(lab: Lab) -> None:
     lab.take_overlay(lab.offer_overlay(1))
     run("qemu-img", "snapshot", "-c", "before the exam", lab.bob.path("vm.qcow2"))
@@ -436,6 +438,7 @@ def test_internal_snapshots_are_work_that_is_nowhere_else(lab: Lab) -> None:
 
 @qemu
 @pytest.mark.parametrize("master", ["gone", "another"])
+@pytest.mark.slow
 def test_an_overlay_that_has_lost_its_master(lab: Lab, master: str) -> None:
     lab.take_overlay(lab.offer_overlay(1))
     if master == "gone":
@@ -446,6 +449,7 @@ def test_an_overlay_that_has_lost_its_master(lab: Lab, master: str) -> None:
 
 
 @qemu
+@pytest.mark.slow
 def test_what_overlays_stand_on_stays_whatever_is_allowed(lab: Lab) -> None:
     lab.take_overlay(lab.offer_overlay(1))
     lab.ann.path("vm.qcow2").unlink()
@@ -458,6 +462,7 @@ def test_what_overlays_stand_on_stays_whatever_is_allowed(lab: Lab) -> None:
 
 @qemu
 @pytest.mark.parametrize("state", ["behind", "written to", "unknown"])
+@pytest.mark.slow
 def test_what_a_vm_has_open_stays_whatever_is_allowed(lab: Lab, state: str) -> None:
     path = lab.take_overlay(lab.offer_overlay(1))
     offered = lab.offer_overlay(2)
@@ -474,6 +479,7 @@ def test_what_a_vm_has_open_stays_whatever_is_allowed(lab: Lab, state: str) -> N
 
 
 @qemu
+@pytest.mark.slow
 def test_of_an_overlay_without_data_nothing_is_lost(lab: Lab) -> None:
     """It was made and never started; but zeros that hide the master are a guest's."""
     create(lab.bob.path("vm.qcow2"), backing=lab.bob.path("base.raw"))
