@@ -66,6 +66,7 @@ def names_in(function: ast.expr) -> Iterator[str]:
             yield from names_in(orelse)
 
 
+@pytest.mark.slow
 def test_every_refusal_says_what_to_type_next() -> None:
     found = [
         (path.relative_to(TREE).as_posix(), line, name)

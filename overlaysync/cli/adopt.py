@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from overlaysync.cli.common import (
     PeerOption,
     WaitOption,
     compression,
+    given,
     image_fields,
     interruptible,
     open_node,
@@ -99,10 +101,11 @@ def adopt(
     The result is a new file.
     """
 
+    again = given(context, "master", "unverified")
     if unverified and not (master and is_path(master)):
         raise UsageError(
             "--unverified needs the path of the master",
-            hint=f"overlaysync adopt '{overlay}' --master PATH --unverified",
+            hint=shlex.join(["overlaysync", "adopt", overlay, *again, "--master", "PATH", "--unverified"]),
         )
     if name is not None:
         check_name(name)
@@ -113,7 +116,7 @@ def adopt(
     )
     addresses = parse_peers(peer)
     with open_node(output_of(context)) as node, interruptible():
-        work = _Adopting(output_of(context), node, options, addresses, iface or [], accept_master)
+        work = _Adopting(output_of(context), node, options, addresses, iface or [], accept_master, again)
         work.run(overlay, master, name, unverified=unverified)
 
 
@@ -127,11 +130,12 @@ class _Adopting:
     peers: list[Address]
     interfaces: list[str]
     accept_master: bool
+    again: tuple[str, ...] = ()
 
     def run(self, overlay: str, master: str | None, name: str | None, *, unverified: bool) -> None:
         """Find the master, write the overlay anew, and say what shows that it belongs there."""
 
-        stray = look_at(self.node, self.output, overlay)
+        stray = replace(look_at(self.node, self.output, overlay), options=self.again)
         directories = [*self.options.directories, os.path.dirname(stray.path)]
         adoption = Adoption(self.node, stray, list(dict.fromkeys(directories)), self.output)
         only = self._named(master)

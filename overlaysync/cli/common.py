@@ -24,6 +24,7 @@ from overlaysync.ops.believe import Versions
 from overlaysync.ops.library import Known
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.timeline import is_fork
+from overlaysync.ops.trust_words import trust_of
 from overlaysync.swarm.link import Compression
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
@@ -182,6 +183,24 @@ def again_of(
     return Again("", tuple(options), name, format)
 
 
+def given(context: typer.Context, *but: str) -> tuple[str, ...]:
+    """Return the options that the user gave, as they can be typed again, without those named in ``but``."""
+
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name in but or parameter.param_type_name != "option" or source is None:
+            continue
+        value = context.params.get(name)
+        if source.name != "COMMANDLINE" or value in (None, False):
+            continue
+        option = parameter.opts[-1]
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [option] if one is True else [option, f"{one:g}" if isinstance(one, float) else str(one)]
+    return tuple(words)
+
+
 def compression() -> Compression:
     """Whether to ask for compressed data: OVERLAYSYNC_COMPRESSION.
 
@@ -240,7 +259,7 @@ def trust_fields(manifest: Manifest | None, book: Book | None) -> dict[str, str 
     if manifest is None or book is None:
         return {"trusted": None, "trusted_since": None}
     about = (manifest.publisher, manifest.header.team, manifest.header.name)
-    return {"trusted": book.trust(*about).value, "trusted_since": book.since(*about)}
+    return {"trusted": trust_of(manifest, book), "trusted_since": book.since(*about)}
 
 
 def listing_fields(listing: Listing, book: Book, *, fork: bool) -> dict[str, Any]:

@@ -178,7 +178,7 @@ class _Fetching:
                 fetch,
                 dry_run=self._dry_run,
                 looked=lambda: note_silent(reach, self._output),
-                planned=lambda steps: show_plan(self._output, steps, self._options),
+                planned=lambda steps, verdict: show_plan(self._output, steps, self._options, verdict),
             )
             single = len(references) == 1 and not references[0].is_many
             brought = []
@@ -228,11 +228,12 @@ class _Fetching:
                 "plan": [
                     listing_fields(step.listing, book, fork=is_fork(step.listing.manifest, versions))
                     | {"path": step.path, "base": step.base, "already_here": _is_here(verdict)}
+                    | {"would_lose": (verdict.lost or None) if verdict else None}
                     for step, verdict in plans
                 ]
             }
             lines = [
-                f"{step.path} is already here" if _is_here(verdict) else f"would write {step.path}"
+                f"{step.path} is already here" if _is_here(verdict) else _would_write(step, verdict)
                 for step, verdict in plans
             ]
             self._output.result(document | more, *lines)
@@ -266,8 +267,8 @@ class _Fetching:
             share.close()
 
 
-def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
-    """Say what will be fetched, on what, and from whom."""
+def show_plan(output: Output, steps: Sequence[Step], options: Options, verdict: Verdict | None) -> None:
+    """Say what will be fetched, on what, from which peers, and what it takes the place of."""
 
     for step in steps:
         header = step.header
@@ -281,6 +282,8 @@ def show_plan(output: Output, steps: Sequence[Step], options: Options) -> None:
             here = "here, verified" if step.base_here else "will be fetched first"
             text += f", on {_base_name(step, options)} {short_id(header.parent_id)} ({here})"
         output.note(f"{text}  from {_sources(step.listing)}")
+    if verdict is not None and verdict.replaces:
+        output.note(f"  replaces {verdict.replaces} at {steps[-1].path}")
     # Where missing masters go, when that is not where the user would expect them.
     masters, place = options.masters, options.masters_place
     missing = [step for step in steps if step.brought or not step.header.is_layer]
@@ -315,7 +318,8 @@ def fetched_text(result: Fetched) -> str:
     parts = [f"{_received(transfer)} from {', '.join(transfer.sources)}"] if transfer.data else []
     parts += [f"{format_size(transfer.local)} from images here"] if transfer.local else []
     parts += [f"{format_size(transfer.resumed)} from before"] if transfer.resumed else []
-    return f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified"
+    replaced = f" · replaced {result.verdict.replaces}" if result.verdict.replaces else ""
+    return f"{result.known.path}  {'; '.join(parts) or 'nothing to transfer'} · verified{replaced}"
 
 
 def fetched_fields(result: Fetched, book: Book, versions: Versions) -> dict[str, Any]:
@@ -328,11 +332,17 @@ def fetched_fields(result: Fetched, book: Book, versions: Versions) -> dict[str,
         "local": transfer.local,
         "resumed": transfer.resumed,
         "sources": transfer.sources,
+        "lost": result.verdict.lost or None,
     }
 
 
 def _is_here(verdict: Verdict | None) -> bool:
     return verdict is not None and verdict.known is not None
+
+
+def _would_write(step: Step, verdict: Verdict | None) -> str:
+    replaced = f", which replaces {verdict.replaces}" if verdict and verdict.replaces else ""
+    return f"would write {step.path}{replaced}"
 
 
 def _what_is_here(result: Fetched) -> str:

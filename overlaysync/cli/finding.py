@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 from overlaysync.cli.output import Output
 from overlaysync.errors import BaseImageError, NotFoundError, OverlaysyncError
@@ -16,8 +17,8 @@ from overlaysync.node.used import is_written
 from overlaysync.ops.adopt import Stray, look
 from overlaysync.ops.audience import stem
 from overlaysync.ops.in_use import Usage
-from overlaysync.ops.library import Known, is_read_only, vouched_by
-from overlaysync.ops.present import file_meant, files_meant
+from overlaysync.ops.library import Known, is_as_hashed, is_read_only, vouched_by
+from overlaysync.ops.present import Present, file_meant, files_meant
 from overlaysync.ops.resolve import Listing
 from overlaysync.trust.envelope import Manifest, open_envelope
 
@@ -69,7 +70,16 @@ def master_here(node: Node, output: Output, text: str, *, accept: bool) -> Known
         NotFoundError, AmbiguousError: as :func:`here`.
         BaseImageError: it was replaced or written to, and ``accept`` is not set.
     """
-    known = here(node, output, text, accept_master=accept)
+    try:
+        known = here(node, output, text, accept_master=accept)
+    except NotFoundError:
+        if is_path(text) or parse_reference(text).id_prefix is not None:
+            raise
+        # The file of that name was written to: that is the news, with what it held and what it holds.
+        known = examine(node, output, _one(node, text, unchanged=False, copies=True), accept_master=accept)
+        if not accept:
+            node.library.check_as_published(known)
+            raise
     if not accept:
         node.library.check_as_published(known)
     return known
@@ -155,7 +165,7 @@ def paths_of(node: Node, text: str) -> list[str]:
 
     if is_path(text):
         return [text]
-    return [file.path for file in files_meant(node.library, node.book(), parse_reference(text))]
+    return [file.path for file in _files_meant(node, text)]
 
 
 def overlays_of(node: Node, output: Output, text: str) -> list[str]:
@@ -168,7 +178,7 @@ def overlays_of(node: Node, output: Output, text: str) -> list[str]:
 
     if is_path(text):
         return [path_of(node, text, copies=False)]
-    files = files_meant(node.library, node.book(), parse_reference(text))
+    files = _files_meant(node, text)
     if not parse_reference(text).is_many:
         return [path_of(node, text, copies=False)]
     overlays = [file.path for file in files if file.is_overlay]
@@ -178,10 +188,39 @@ def overlays_of(node: Node, output: Output, text: str) -> list[str]:
     return overlays or [file.path for file in files]
 
 
+def _files_meant(node: Node, text: str) -> list[Present]:
+    """The files on this machine that a reference means.
+
+    Raises:
+        NotFoundError: there is none; a directory of that name is none either.
+    """
+
+    try:
+        return files_meant(node.library, node.book(), parse_reference(text))
+    except NotFoundError as error:
+        raise _no_directory(text) or error from error
+
+
+def _no_directory(text: str) -> NotFoundError | None:
+    """The error for a word that means nothing here, but is the name of a directory; None for another word."""
+
+    if not os.path.isdir(text):
+        return None
+    images = shlex.quote(os.path.normpath(text))
+    return NotFoundError(
+        f"{text} is a directory, and this command takes images",
+        why="no image that is known here has that name or team",
+        hint=f"name the images: {images}/*.qcow2",
+    )
+
+
 def _one(node: Node, text: str, *, unchanged: bool, copies: bool) -> str:
 
     reference = parse_reference(text)
-    return file_meant(node.library, node.book(), reference, unchanged=unchanged, copies=copies).path
+    try:
+        return file_meant(node.library, node.book(), reference, unchanged=unchanged, copies=copies).path
+    except NotFoundError as error:
+        raise _no_directory(text) or error from error
 
 
 def check_membership(node: Node, reference: Reference) -> None:
@@ -202,7 +241,11 @@ def check_membership(node: Node, reference: Reference) -> None:
 def local_listings(node: Node) -> list[Listing]:
     """What this node knows by name and has here, or had here before a VM began to write to the file."""
 
-    present = {row.layer or row.disk for row in node.catalog.all_images() if node.library.known(row.path)}
+    present = {
+        row.layer or row.disk
+        for row in node.catalog.all_images()
+        if node.library.known(row.path) or (row.layer and is_as_hashed(row))
+    }
     rows = [row for row in node.catalog.manifests() if row.content in present]
     used = [
         row

@@ -65,9 +65,9 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     code = _run(words)
     try:
         sys.stdout.flush()
-    except OSError:  # what reads our output has gone: the interpreter would complain again at exit
+    except OSError as error:  # the interpreter would complain again at exit
         streams.silence(sys.stdout)
-        code = code or 1
+        code = code or (streams.CLOSED if isinstance(error, BrokenPipeError) else 1)
     signals.leave()
     sys.exit(code)
 
@@ -86,11 +86,13 @@ def _run(words: list[str]) -> int:
         return _report(output, error)
     except (KeyboardInterrupt, typer.Abort):
         return _report(output, BrokenOffError("interrupted"))
-    except BrokenPipeError:  # what reads our output has gone
-        return 1
+    except BrokenPipeError:  # what reads our output has had enough: no mistake, and nothing to say
+        return streams.CLOSED
     except typer.Exit as stop:
         return int(stop.exit_code)
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # typer makes 1 of it
+            return streams.CLOSED
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of typer's

@@ -24,6 +24,7 @@ from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import OverlaysyncError, UsageError
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
+from overlaysync.model.names import printable
 from overlaysync.node.node import Node, now
 from overlaysync.ops.audience import stem
 from overlaysync.ops.backing import check_meant
@@ -161,6 +162,9 @@ def discard(
     context: typer.Context,
     overlays: Annotated[list[str], typer.Argument(metavar="PATH|REF...", help="Overlays to remove.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Only show what would be removed, and lost.")
+    ] = False,
 ) -> None:
     """Remove overlays that are no longer needed."""
 
@@ -171,7 +175,11 @@ def discard(
         going = [os.path.realpath(path) for path in overlays]
         lost = {path: _lost(node, output, path, going) for path in going}
         fields = [{"path": path, "lost": what or None} for path, what in lost.items()]
-        if not yes and not _confirmed(overlays, lost):
+        if dry_run:
+            lines = [f"would remove {path}: {_lost_words(what)}" for path, what in lost.items()]
+            output.result({"discarded": [], "would_lose": fields}, *lines)
+            return
+        if not yes and not _confirmed(output, overlays, lost):
             names = ", ".join(overlays)
             document = {"discarded": [], "would_lose": fields}
             output.result(document, f"{names} {'is' if len(overlays) == 1 else 'are'} kept")
@@ -194,21 +202,41 @@ def _lost(node: Node, output: Output, path: str, going: list[str]) -> str:
         output.end()
 
 
-def _confirmed(overlays: list[str], lost: Mapping[str, str]) -> bool:
+def _lost_words(what: str) -> str:
+    return what or "nothing would be lost"
+
+
+def _confirmed(output: Output, overlays: list[str], lost: Mapping[str, str]) -> bool:
     """Whether the user agrees, told what would be lost.
 
     Raises:
         UsageError: stdin is no terminal.
     """
 
+    lines = [f"{path}: {_lost_words(what)}" for path, what in lost.items()]
     if not sys.stdin.isatty():
+        for line in lines:
+            output.note(f"  {line}")
         raise UsageError(
             "Cannot ask for confirmation: stdin is not a terminal",
-            hint="the same command with --yes, to remove without being asked",
+            why=_summary(lost),
+            hint="the same command with --yes, to remove without being asked; with --dry-run, to see "
+            "what would be lost",
         )
-    for path, what in lost.items():
-        typer.echo(f"  {path}: {what or 'nothing would be lost'}", err=True)
-    return typer.confirm(f"Remove {', '.join(overlays)} for good?", err=True)
+    for line in lines:
+        typer.echo(f"  {printable(line)}", err=True)
+    which = overlays[0] if len(overlays) == 1 else f"these {len(overlays)} overlays"
+    return typer.confirm(f"Remove {which} for good?", err=True)
+
+
+def _summary(lost: Mapping[str, str]) -> str:
+    """Of how many of the files something would be lost, and what, where it is one."""
+
+    losing = {path: what for path, what in lost.items() if what}
+    if len(lost) == 1:
+        return "".join(f"{path}: {_lost_words(what)}" for path, what in lost.items())
+    many = "nothing would be lost" if not losing else f"something would be lost with {len(losing)} of them"
+    return f"{len(lost)} overlays would be removed, and {many}"
 
 
 def rebase(

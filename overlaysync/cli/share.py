@@ -17,6 +17,7 @@ from overlaysync.cli.common import (
     InterfaceOption,
     PeerOption,
     RateOption,
+    given,
     image_fields,
     number_from,
     open_node,
@@ -42,6 +43,7 @@ from overlaysync.node.reach import Reach
 from overlaysync.node.serving import serve
 from overlaysync.node.sharing import Share
 from overlaysync.node.used import Used
+from overlaysync.ops.again import PUBLIC, ShareAgain
 from overlaysync.ops.collecting import Rules
 from overlaysync.trust.keys import node_id
 from overlaysync.units import format_size
@@ -110,6 +112,12 @@ def share(
     insisted = parse_format(format)
     for directory in filter(os.path.isdir, paths):
         refuse_format(insisted, directory, "it is a directory, and --format says what one image is")
+    # Not --yes: what becomes public by a command that we made up is asked about.
+    again = ShareAgain(
+        audience=PUBLIC if public else ("--team", team) if team else (),
+        options=given(context, "team", "public", "name", "yes"),
+        name=name or "",
+    )
     wishes = Wishes(
         name=name or "",
         note=_note(note),
@@ -117,6 +125,7 @@ def share(
         format=insisted,
         accept_master=accept_master,
         confirm=_confirmation(yes),
+        again=again,
     )
     served = _Served(parse_peers(peer), iface or [], port, parse_rate(limit_rate), recheck * _DAY_S or None)
     with open_node(output) as node:
@@ -152,7 +161,7 @@ def _audience(team: str | None, public: bool) -> str | None:
         raise UsageError(
             "--team needs the name of a team, and got an empty one",
             why="the variable that should hold it may be unset",
-            hint="to share with everybody: --public",
+            hint="name it: --team NAME; overlaysync team show, for those that this machine is in",
         )
     return "" if public else team
 

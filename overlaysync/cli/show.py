@@ -47,7 +47,7 @@ from overlaysync.ops.discard import standing_on
 from overlaysync.ops.library import full_name
 from overlaysync.ops.resolve import Listing, fits, fitting
 from overlaysync.ops.timeline import Place, places
-from overlaysync.ops.trust_words import age, who
+from overlaysync.ops.trust_words import age, trust_of, who
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest, open_envelope
@@ -174,8 +174,14 @@ def _signature(manifest: Manifest, book: Book) -> str:
 
     header = manifest.header
     about = (manifest.publisher, header.team, header.name)
-    words = {"own": "yours", "explicit": "trusted", "first-use": "trusted on first use", "no": "not trusted"}
-    trust, since = book.trust(*about).value, book.since(*about)
+    words = {
+        "own": "yours",
+        "explicit": "trusted",
+        "first-use": "trusted on first use",
+        "team": "trusted as a member of the team",
+        "no": "not trusted",
+    }
+    trust, since = trust_of(manifest, book), book.since(*about)
     return (
         f"{header.full_name}:{header.version} by {who(manifest.publisher, header.by)}, "
         f"{words.get(trust, trust)}"

@@ -13,6 +13,9 @@ from contextlib import suppress
 from os import get_terminal_size
 from typing import TextIO
 
+CLOSED = 141
+"""Exit code when what reads the result closes the pipe: as of a program that SIGPIPE ended, in a shell."""
+
 _WIDTH = 80
 """Columns of a terminal that does not say how many it has."""
 

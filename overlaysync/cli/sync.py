@@ -143,7 +143,7 @@ class _Syncing:
                 Fetch(node, client, reach, self.output, self._options, passing),
                 references,
                 looked=lambda: note_silent(reach, self.output),
-                planned=lambda steps: show_plan(self.output, steps, self._options),
+                planned=lambda steps, verdict: show_plan(self.output, steps, self._options, verdict),
             )
             done = await work.first()
             if self._watch:
@@ -248,7 +248,7 @@ def _shared_names(replica: Replica) -> list[str]:
 
 def _pass_on(replica: Replica, fetched: tuple[Fetched, ...]) -> None:
     for one in fetched:
-        replica.add(one.known)
+        replica.add(one.known, (one.here.id,))
 
 
 def _state(result: Fetched) -> str:

@@ -11,10 +11,14 @@ import typer
 from overlaysync.cli.common import open_node
 from overlaysync.cli.demo import run
 from overlaysync.cli.output import output_of
-from overlaysync.errors import WouldDestroyError
+from overlaysync.errors import InUseError, WouldDestroyError
+from overlaysync.formats.files import open_regular
+from overlaysync.formats.locks import in_use, user_of
+from overlaysync.formats.recognition import ending_of, looks_like_image
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
 from overlaysync.node.node import Node
+from overlaysync.ops.library import is_as_hashed
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.tree import Entry, EntryKind, Tree, build_tree
 from overlaysync.ops.tree_drawing import SVG_START, draw_svg, draw_text
@@ -46,7 +50,9 @@ def demo(
 def tree(
     context: typer.Context,
     svg: Annotated[str | None, typer.Option("--svg", metavar="FILE", help="Draw it into this file.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace any file of that name.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a file of that name, unless it is a disk image.")
+    ] = False,
 ) -> None:
     """Show masters, overlays and promotions as a family tree."""
 
@@ -56,7 +62,8 @@ def tree(
     document: dict[str, Any] = {"tree": [_entry_fields(row.entry) for row in family.rows]}
     lines = draw_text(family)
     if svg is not None:
-        _write_drawing(svg, draw_svg(family), replace)
+        with open_node(output) as node:
+            _write_drawing(svg, draw_svg(family), replace, node)
         document["svg"] = os.path.abspath(svg)
         lines = [output.good(f"{svg}  family tree of {len(family.rows)} images")]
     output.result(document, *lines)
@@ -68,7 +75,10 @@ def _family(node: Node) -> Tree:
     """The tree of what this node knows, without the files that are gone."""
 
     rows = [row for row in node.catalog.all_images() if os.path.exists(row.path)]
-    changed = {row.path for row in rows if node.library.known(row.path) is None}
+    other = [row for row in rows if node.library.known(row.path) is None]
+    # Of an overlay that was not written to, only what is below can be another.
+    astray = {row.path for row in other if row.layer and is_as_hashed(row)}
+    changed = {row.path for row in other} - astray
     manifests = node.catalog.manifests()
     sizes: dict[bytes, int] = {}
     for content in {row.layer or row.disk for row in rows} - {row.content for row in manifests}:
@@ -76,7 +86,7 @@ def _family(node: Node) -> Tree:
         if pages is not None:
             sizes[content] = DataMap(pages, node.library.load_page).size
     listings = [Listing(open_envelope(row.envelope)) for row in manifests]
-    return build_tree(rows, listings, changed=changed, data_sizes=sizes)
+    return build_tree(rows, listings, changed=changed, master_changed=astray, data_sizes=sizes)
 
 
 def _entry_fields(entry: Entry) -> dict[str, Any]:
@@ -103,6 +113,7 @@ def _entry_fields(entry: Entry) -> dict[str, Any]:
                 "path": copy.path,
                 "format": copy.format,
                 "changed": copy.changed,
+                "master_changed": copy.master_changed,
                 "verified_at": datetime.fromtimestamp(copy.verified_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             }
             for copy in entry.copies
@@ -110,11 +121,12 @@ def _entry_fields(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _write_drawing(path: str, text: str, replace: bool) -> None:
-    """Write the drawing whole or not at all; over an older drawing, or over any file when told so.
+def _write_drawing(path: str, text: str, replace: bool, node: Node) -> None:
+    """Write the drawing whole or not at all; over an older drawing, or over a file when told so.
 
     Raises:
-        WouldDestroyError: something else is there.
+        WouldDestroyError: something else is there; an image is never replaced.
+        InUseError: a program has it open as an image.
     """
 
     real = os.path.realpath(path)
@@ -122,13 +134,32 @@ def _write_drawing(path: str, text: str, replace: bool) -> None:
         old = os.path.lexists(real)
         if old and not os.path.isfile(real):
             raise WouldDestroyError(f"{path} is not a file", hint="choose another name")
-        if old and not replace and not _begins_with(real, SVG_START):
-            raise WouldDestroyError(
-                f"{path} exists and is not a family tree", hint="choose another name, or say --replace"
-            )
+        if old and not _begins_with(real, SVG_START):
+            _check_no_image(real, path, node)
+            if not replace:
+                raise WouldDestroyError(
+                    f"{path} exists and is not a family tree", hint="choose another name, or say --replace"
+                )
         _put(real, text, new=not old)
     except OSError as error:
         raise translate(error, f"Cannot write {path}", hint="name another file: --svg FILE") from error
+
+
+def _check_no_image(real: str, path: str, node: Node) -> None:
+    """Refuse to put a drawing in the place of an image: one that is known here, or what looks like one."""
+
+    hint = "choose another name: --svg FILE.svg"
+    fd = open_regular(real)
+    try:
+        if in_use(fd):
+            raise InUseError(f"{path} is in use as an image", why=f"by {user_of(fd)}", hint=hint)
+        known = node.catalog.image_at(real) or node.catalog.held_at(real) or node.catalog.made_at(real)
+        if known or ending_of(path) or ending_of(real) or looks_like_image(fd):
+            raise WouldDestroyError(
+                f"{path} is a disk image", why="a drawing never takes the place of one", hint=hint
+            )
+    finally:
+        os.close(fd)
 
 
 def _begins_with(path: str, start: str) -> bool:

@@ -46,7 +46,10 @@ def trust(
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Trust a publisher, or list those you trust or distrust."""
+    """Trust a publisher, or list those you trust or distrust.
+
+    One that you distrust is distrusted no longer, and is trusted as it was before.
+    """
 
     output = output_of(context)
     with open_node(output) as node:
@@ -107,7 +110,7 @@ def _not_trusted(error: NotFoundError, fingerprint: str, book: Book) -> NotFound
     short = node_id(publisher)[:9]
     return NotFoundError(
         f"The publisher {node_id(publisher)} is not trusted, but distrusted",
-        hint=f"to take that back: overlaysync trust {short}; to forget it altogether, then: "
+        hint=f"to take that back, so that all is as before: overlaysync trust {short}; to forget it, then: "
         f"overlaysync untrust {short}",
     )
 
@@ -144,7 +147,9 @@ def distrust(
         "  Everything that it signed is refused, by name and by id. Images already here stay.",
     ]
     lines += [f"  Its names belong to no publisher now: {names}"] if names else []
-    lines.append(f"  To take this back: overlaysync trust {fields['publisher'][:9]}")
+    lines.append(
+        f"  To take this back, so that all is as before: overlaysync trust {fields['publisher'][:9]}"
+    )
     output.result({"distrusted": fields, "before": _fields(publisher, book)}, *lines)
 
 
@@ -258,6 +263,9 @@ def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where
     sightings = node.catalog.sightings()
     published = [(seen.team, seen.name) for seen in sightings if seen.publisher == publisher]
     label = _label(sightings, publisher, book)
+    if name is None and book.refuses(publisher):
+        _end_distrust(node, output, publisher, label)
+        return
     if name is None:
         keys = [(pin.team, pin.name) for pin in conflicts(publisher, published, book)]
     else:
@@ -279,6 +287,26 @@ def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where
         "was_distrusted": book.refuses(publisher),
     }
     output.result(document, *lines)
+
+
+def _end_distrust(node: Node, output: Output, publisher: bytes, label: str) -> None:
+    """Make all as it was before the publisher was distrusted: no name of another's becomes its own."""
+    node.catalog.pins.end_distrust(publisher)
+    book = node.book()
+    fields, names = _fields(publisher, book), _names(publisher, book)
+    lines = [output.good(f"no longer distrusted: {who(publisher, label)}")]
+    if fields["all_names"]:
+        lines.append("  It is trusted whatever it publishes, as before")
+    else:
+        has = (
+            f"Its names are its own again: {names}"
+            if names
+            else "No name belongs to it, and no other changed"
+        )
+        lines.append(
+            f"  {has}. To trust it for a name: overlaysync trust {node_id(publisher)[:9]} --name NAME"
+        )
+    output.result({"trusted": fields, "before": [], "was_distrusted": True}, *lines)
 
 
 def _label(sightings: Iterable[Sighting], publisher: bytes, book: Book) -> str:

@@ -122,12 +122,15 @@ def _verify(node: Node, output: Output, path: str, how: _How) -> Finding:
     finally:
         output.end()
     lost = lost_by_repair(node.library, verdict, own=node.key.public) if verdict.damage else ""
+    origin = node.publisher.origin(verdict.known) if lost and verdict.known else None
+    team = origin.team if origin and origin.why else ""
     healed: tuple[Damage, ...] = ()
     if verdict.damage and how.repair:
-        _refuse_to_lose(verdict, lost, how)
+        _refuse_to_lose(verdict, lost, how, team)
         healed, verdict = verdict.damage, _repair(node, output, verdict, how.addresses)
         lost = ""
-    return Finding(verdict, healed, lost, _unlike_its_name(node, verdict), how, _other_version(node, verdict))
+    unlike, holds = _unlike_its_name(node, verdict), _other_version(node, verdict)
+    return Finding(verdict, healed, lost, unlike, how, holds, team)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,7 @@ class Finding:
         unlike: the name whose versions it is none of; "" when it is one, or nothing is known of that.
         how: how it was verified.
         holds: the published version that it holds instead, and by whom; "" for none.
+        team: whose data it was found to hold, where healing it would lose something; "" for no team's.
     """
 
     verdict: Verdict
@@ -149,6 +153,7 @@ class Finding:
     unlike: str
     how: _How
     holds: str = ""
+    team: str = ""
 
     def lines(self, output: Output) -> list[str]:
         """The lines for people."""
@@ -230,7 +235,7 @@ def _way_of(finding: Finding) -> str:
     """What to do about a file that differs."""
     verdict, how = finding.verdict, finding.how
     if finding.lost:
-        return _ways(verdict, how)
+        return _ways(verdict, how, finding.team)
     command = how.repair_command(verdict.path)
     if finding.holds:
         back = f"{command}, to put {verdict.expected.since} in the place of {finding.holds}"
@@ -238,25 +243,29 @@ def _way_of(finding: Finding) -> str:
     return f"{command}, to heal it from peers"
 
 
-def _ways(verdict: Verdict, how: _How) -> str:
+def _ways(verdict: Verdict, how: _How, team: str = "") -> str:
     """How to keep what a file holds that would be lost, then how to go back to what it held."""
 
     path = shlex.quote(verdict.path)
+    keep = f"cp {path} COPY"
     # What a guest wrote to a published image is its next version; snapshots and what cannot be read is none.
     is_version = verdict.touched and verdict.known is not None and verdict.expected.basis is Basis.PUBLISHED
-    keep = (
-        f"overlaysync share {path} (a new version), or: cp {path} COPY" if is_version else f"cp {path} COPY"
-    )
+    if team:  # an overlay was committed into its master, say: that must not become a public version
+        keep += f", and then, for the team whose data it holds: overlaysync share --team {team} COPY"
+    elif is_version and verdict.expected.layer is None:
+        keep += f", or: overlaysync share {path} (a new version)"
+    elif is_version:
+        keep = f"overlaysync share {path} (a new version), or: {keep}"
     back = how.repair_command(verdict.path, "--yes")
     return f"to keep what it holds: {keep}; to lose that, and go back to what it was: {back}"
 
 
-def _refuse_to_lose(verdict: Verdict, lost: str, how: _How) -> None:
+def _refuse_to_lose(verdict: Verdict, lost: str, how: _How, team: str = "") -> None:
     if lost and not how.yes:
         raise WouldDestroyError(
             f"Not healing {verdict.path}: data would be lost",
             why=f"{_WRITTEN}, and {lost}" if verdict.touched else lost,
-            hint=_ways(verdict, how),
+            hint=_ways(verdict, how, team),
         )
 
 

@@ -68,7 +68,8 @@ def open_in(folder: int | None, name: str, path: str) -> int:
     try:
         return _open(name, folder, path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"There is no file {path} any more", hint=_to_look(path)) from error
+        gone = "" if folder is None else " any more"  # in a directory, it was seen a moment ago
+        raise NotFoundError(f"There is no file {path}{gone}", hint=_to_look(path)) from error
     except PermissionError as error:
         raise NotAllowedError(f"Cannot read {path}", why="permission denied", hint=may_read(path)) from error
     except OSError as error:

@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from overlaysync.errors import InUseError
 
@@ -85,8 +85,30 @@ def writer_of(fd: int) -> str:
     """
     status = os.fstat(fd)
     for pid, number in _open_files(status.st_dev, status.st_ino):
-        if pid != os.getpid() and _locks_for_writing(pid, number):
+        if pid != os.getpid() and _locks(pid, number, _WRITERS):
             return f"{_read(f'/proc/{pid}/comm').strip()} (pid {pid})"
+    return ""
+
+
+def user_of(fd: int) -> str:
+    """Return which program has the image open, for people; "another program" where that cannot be known.
+
+    A share of this user's is named as what it is: ``overlaysync share (pid 1234)``.
+    """
+    status = os.fstat(fd)
+    for pid, number in _open_files(status.st_dev, status.st_ino):
+        if pid != os.getpid() and _locks(pid, number, _USERS):
+            return f"{_own_command(pid) or _read(f'/proc/{pid}/comm').strip()} (pid {pid})"
+    return "another program"
+
+
+def _own_command(pid: int) -> str:
+    """``overlaysync share``, where a process is a command of this program; else ""."""
+    words = _read(f"/proc/{pid}/cmdline").split("\0")
+    for index, word in enumerate(words[:4]):
+        if os.path.basename(word) == "overlaysync" or word.endswith("overlaysync/__main__.py"):
+            command = next((other for other in words[index + 1 :] if other.isalpha()), "")
+            return f"overlaysync {command}".strip()
     return ""
 
 
@@ -94,7 +116,7 @@ def _in_use(fd: int, path: str) -> InUseError:
     return InUseError(
         f"{path or 'The image'} is open for writing",
         why=f"by {writer_of(fd) or 'another program'}",
-        hint="shut down the machine that uses it",
+        hint="shut the VM down first",
     )
 
 
@@ -127,13 +149,13 @@ def _open_files(device: int, inode: int) -> Iterator[tuple[int, str]]:
                 yield int(pid), number
 
 
-def _locks_for_writing(pid: int, number: str) -> bool:
-    """Whether a descriptor holds a lock on a byte that writers lock (``lock:`` lines of fdinfo)."""
+def _locks(pid: int, number: str, wanted: Iterable[int]) -> bool:
+    """Whether a descriptor holds a lock on one of the ``wanted`` bytes (``lock:`` lines of fdinfo)."""
     for line in _read(f"/proc/{pid}/fdinfo/{number}").splitlines():
         words = line.split()
         if words[:1] == ["lock:"] and "OFDLCK" in words and words[-1].isdigit():
             first, last = int(words[-2]), int(words[-1])
-            if any(first <= byte <= last for byte in _WRITERS):
+            if any(first <= byte <= last for byte in wanted):
                 return True
     return False
 

@@ -170,6 +170,11 @@ def has_disk_signature(fd: int) -> bool:
 # -- the rule ----------------------------------------------------------------------------------------
 
 
+def looks_like_image(fd: int) -> bool:
+    """Whether a file begins like an image of any format, or looks like a disk."""
+    return foreign_format(os.pread(fd, HEAD_SIZE, 0)) is not None or has_disk_signature(fd)
+
+
 def objection(path: str, fd: int, format: Format) -> str:
     """Return why the file must not be taken for an image of the format that it begins like.
 

@@ -67,6 +67,17 @@ class History:
                 return True
         return False
 
+    def heirs(self, id: bytes) -> set[bytes]:
+        """Return the ids of all versions that were made from one, directly or through others."""
+        return _reached(id, {new: follows[:1] for new, follows in self._follows.items()})
+
+    def chosen_over(self, id: bytes) -> set[bytes]:
+        """Return the ids of all versions that follow one and were not made from it: they may hold none of it.
+
+        A fork is settled by a version that follows all its sides, and was made from the first of those alone.
+        """
+        return _reached(id, self._follows) - self.heirs(id)
+
     def newest(self, versions: Iterable[V]) -> list[V]:
         """Return those of ``versions`` that no other of them follows: one, or the sides of a fork."""
         kept = list(versions)
@@ -83,3 +94,19 @@ class History:
         return max(
             (item for item in versions if item.id in shared), key=lambda item: item.version, default=None
         )
+
+
+def _reached(id: bytes, follows: Mapping[bytes, tuple[bytes, ...]]) -> set[bytes]:
+    """The ids of all that follow one, directly or through others."""
+    after: dict[bytes, list[bytes]] = {}
+    for new, before in follows.items():
+        for old in before:
+            after.setdefault(old, []).append(new)
+    found: set[bytes] = set()
+    waiting = [id]
+    while waiting:
+        for new in after.get(waiting.pop(), ()):
+            if new not in found:
+                found.add(new)
+                waiting.append(new)
+    return found

@@ -40,6 +40,7 @@ MAX_COMPRESSED_BODY = 4 * MIB  # data of a request, before they are compressed; 
 
 MAX_PAGE_SIZE = PAGE_SIZE
 MAX_PAGE_LIST_SIZE = MAX_LIST_SIZE
+RECORDS_SIZE = 16 * KIB  # of an answer by TLS, after which the server may send as many records again
 MAX_MANIFEST_SIZE = MAX_ENVELOPE_SIZE
 MAX_HISTORY_ITEMS = 1024  # envelopes of versions before one
 MAX_HISTORY_SIZE = 2 * MIB  # a thousand of some 900 bytes, in base64
@@ -51,7 +52,8 @@ class ServerBounds:
     """What a client may take from the server.
 
     Attributes:
-        connections: open connections in all; beyond, the longest idle one is closed, or the new one refused.
+        connections: open connections in all; beyond, an idle one is closed, or one of the host with the most,
+            or the new one refused.
         connections_per_address: the same for one client address; many teams may share a hypervisor's.
         keepalive_s: an idle connection, or one that drips its request, lives this long.
         line_size: request line; it carries the slot ranges.
@@ -69,7 +71,9 @@ class ServerBounds:
         queue: pending connections in the kernel.
         stop_s: responses under way get this long when the server stops.
         handshake_s: a TLS handshake is over within this time …
-        handshakes: … and so many are under way at once, of one address as many as it may have connections.
+        handshakes: … and so many are under way at once, of one address as many as it may have connections;
+            beyond, one of the host with the most ends, or the new one is refused.
+        records: TLS records that may come during a handshake, and for each request.
     """
 
     connections: int = 512
@@ -91,6 +95,7 @@ class ServerBounds:
     stop_s: float = 1
     handshake_s: float = 5
     handshakes: int = 128
+    records: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,8 @@ class ClientBounds:
         connections_per_host: to one address and port.
         idle_s: an idle connection is not used again after this time; less than the server keeps it.
         max_retry_s: longest Retry-After that is believed.
+        records: TLS records that may come during a handshake, and for an answer, and for each
+            ``RECORDS_SIZE`` bytes of it.
     """
 
     connect_s: float = 3
@@ -116,6 +123,7 @@ class ClientBounds:
     connections_per_host: int = 6
     idle_s: float = 10
     max_retry_s: float = 60
+    records: int = 128
 
 
 @dataclass(frozen=True, slots=True)

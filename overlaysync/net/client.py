@@ -1,7 +1,7 @@
 """The HTTP client: asks one node for one thing, and believes nothing about it.
 
-Small things (catalog, manifests, pages) go through aiohttp, image data through :mod:`.receiving`; on the
-private lane, where each connection begins with a proof of membership, everything does.
+Small things (catalog, manifests, pages) and image data have connections of their own to each peer; on the
+private lane each begins with a proof of membership. How an answer is received: :mod:`.receiving`.
 What came is bounded here; signatures and ids are checked by the caller, page digests here. Every failure that
 is the peer's is a PeerError, so that a transfer can go on with the others.
 """
@@ -17,10 +17,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-import aiohttp
-from yarl import URL
+from typing import TYPE_CHECKING
 
 from overlaysync.errors import DecodeError, OverlaysyncError, PeerError
 from overlaysync.model.names import printable
@@ -29,7 +26,6 @@ from overlaysync.net.bounds import (
     CLIENT,
     MAX_CATALOG_SIZE,
     MAX_COMPRESSED_BODY,
-    MAX_ETAG,
     MAX_HISTORY_SIZE,
     MAX_PAGE_LIST_SIZE,
     MAX_PAGE_SIZE,
@@ -51,14 +47,18 @@ from overlaysync.net.messages import (
     encode_slots,
 )
 from overlaysync.net.rate import RateLimit
-from overlaysync.net.receiving import ConnectionLostError, DataConnection, Head, SilentError
+from overlaysync.net.receiving import NOT_MODIFIED, ConnectionLostError, DataConnection, Head, SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion, decode_swarm, encode_question
-from overlaysync.net.tls import SERVER_NAME, client_context, shown_by
+from overlaysync.net.tls import SERVER_NAME, client_context, connect, shown_by
 from overlaysync.swarm.link import Compression, Link
 from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Binding, Role, Team, proven
 
 if TYPE_CHECKING:
     from overlaysync.trust.certificate import Shown
+
+
+_NEXT_ADDRESS_S = 0.25
+"""Of a name with several addresses the next is tried after so long, as RFC 8305 has it."""
 
 
 class BusyError(PeerError):
@@ -82,16 +82,6 @@ class CatalogAnswer:
 
     catalog: CatalogMessage | None
     etag: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """A small answer: its body as it came, and whether that is compressed."""
-
-    status: int
-    etag: str = ""
-    body: bytes = b""
-    packed: bool = False
 
 
 @dataclass(slots=True)
@@ -128,21 +118,7 @@ class Client:
         self._limit = limit or RateLimit(None)
         self._hosts: dict[tuple[Endpoint, bool], _Host] = {}
         self._answering: set[DataConnection] = set()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,  # who is asked, and how often, is bounded by those who ask
-                limit_per_host=bounds.connections_per_host,
-                keepalive_timeout=bounds.idle_s,
-                use_dns_cache=False,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=bounds.connect_s, sock_read=bounds.read_s),
-            max_line_size=bounds.head_size,
-            max_field_size=bounds.head_size,
-            headers={"Accept-Encoding": "identity", "User-Agent": "overlaysync"},
-        )
+        self._sweeping: asyncio.TimerHandle | None = None
 
     @property
     def rate(self) -> int | None:
@@ -162,11 +138,12 @@ class Client:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         for host in self._hosts.values():
             for connection in host.idle:
                 connection.abort()
         self._hosts.clear()
-        await self._session.close()
 
     # -- small things --------------------------------------------------------------------------------
 
@@ -176,10 +153,10 @@ class Client:
         Raises:
             GoneError: one of the two is not in the team.
         """
-        answer = await self._get(address, "catalog", MAX_CATALOG_SIZE, etag=etag)
-        if answer.status == 304:
+        head, body = await self._small(address, "catalog", MAX_CATALOG_SIZE, etag=etag)
+        if head.status == NOT_MODIFIED:
             return CatalogAnswer(None, etag)
-        return CatalogAnswer(decode_catalog(answer.body), answer.etag)
+        return CatalogAnswer(decode_catalog(body), head.etag)
 
     async def private_catalog(self, address: PrivateAddress) -> CatalogMessage:
         """What the peer serves to a team that both are in.
@@ -208,8 +185,8 @@ class Client:
     async def page(self, address: Endpoint, manifest_id: bytes, digest: bytes) -> tuple[bytes, int]:
         """A page, verified, and how many bytes it had on the wire."""
         path = f"manifests/{manifest_id.hex()}/pages/{digest.hex()}"
-        body, packed = await self._small(address, path, MAX_PAGE_SIZE, compress=self._packs_pages)
-        page = decompress_at_most(body, MAX_PAGE_SIZE) if packed else body
+        head, body = await self._small(address, path, MAX_PAGE_SIZE, compress=self._packs_pages)
+        page = decompress_at_most(body, MAX_PAGE_SIZE) if head.compressed else body
         if page_digest(page) != digest:
             raise PeerError(f"{address} sent a page with another digest")
         return page, len(body)
@@ -230,63 +207,19 @@ class Client:
 
     async def _body(self, address: Endpoint, path: str, limit: int) -> bytes:
         """A small body, of at most ``limit`` bytes."""
-        return (await self._small(address, path, limit))[0]
+        return (await self._small(address, path, limit))[1]
 
     async def _small(
-        self, address: Endpoint, path: str, limit: int, *, compress: bool = False
-    ) -> tuple[bytes, bool]:
-        """A small body, of at most ``limit`` bytes as it comes, and whether it is compressed."""
-        answer = await self._get(address, path, limit, compress=compress)
-        return answer.body, answer.packed
-
-    async def _get(
         self, address: Endpoint, path: str, limit: int, *, etag: str = "", compress: bool = False
-    ) -> _Answer:
-        """What is answered with status 200, or 304 when ``etag`` is still good."""
-        if isinstance(address, PrivateAddress):
-            return await self._get_private(address, path, limit, etag=etag, compress=compress)
-        fields = {"Host": _host_field(address)}
-        if etag:
-            fields["If-None-Match"] = etag
-        if compress:
-            fields["Accept-Encoding"] = ENCODING
-        try:
-            # The silence that aiohttp bounds may be broken by a byte now and then: bound the whole as well.
-            async with asyncio.timeout(
-                self._bounds.connect_s + self._bounds.read_s + limit / self._bounds.min_rate
-            ):
-                async with self._session.get(
-                    _url(address, path), headers=fields, allow_redirects=False
-                ) as answer:
-                    _check_head(address, answer, self._bounds.head_size)
-                    status = answer.status
-                    if status == 304 and etag:
-                        return _Answer(status)
-                    _check_status(address, status, answer.headers.get("Retry-After", ""))
-                    encoding = answer.headers.get("Content-Encoding", "identity")
-                    if encoding not in ("identity", ENCODING if compress else "identity"):
-                        raise PeerError(f"{address} sent an encoded body")
-                    body = await _read(answer, limit)
-                    fresh = answer.headers.get("ETag", "")[:MAX_ETAG]
-                    return _Answer(status, fresh, body, encoding == ENCODING)
-        except TimeoutError:
-            raise SilentError(f"{address} does not answer in time") from None
-        except aiohttp.ClientConnectorError as error:
-            raise _unreachable(address, error.os_error) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise PeerError(f"{address} answers wrongly", why=printable(str(error))) from None
-
-    async def _get_private(
-        self, address: PrivateAddress, path: str, limit: int, *, etag: str, compress: bool
-    ) -> _Answer:
+    ) -> tuple[Head, bytes]:
+        """What is answered with status 200, or 304 when ``etag`` is still good; at most ``limit`` bytes."""
         buffer = memoryview(bytearray(limit))
-        request = _request(address, path, compress=compress, etag=etag)
+        request = _request(address, path, etag=etag, compress=compress)
         async with self._place(address, small=True) as host:
             head = await self._exchange(address, host, request, buffer, compress=compress, at_most=True)
-        if head.status == 304 and etag:
-            return _Answer(head.status)
-        _check_status(address, head.status, str(head.retry_after))
-        return _Answer(head.status, head.etag, bytes(buffer[: head.length]), head.compressed)
+        if not (etag and head.status == NOT_MODIFIED):
+            _check_status(address, head.status, str(head.retry_after))
+        return head, bytes(buffer[: head.length])
 
     # -- image data ----------------------------------------------------------------------------------
 
@@ -356,13 +289,11 @@ class Client:
                 return await self._ask(host, connection, answer)
             except ConnectionLostError:
                 continue  # closed by the peer while it was idle: no reason to doubt the peer
-        connection = DataConnection(
-            self._bounds, self._limit, self._link, tls=isinstance(address, PrivateAddress)
-        )
         if isinstance(address, PrivateAddress):
-            await self._open_private(address, connection)
+            connection = await self._open_private(address)
             answer = connection.begin(request, buffer, compress=compress, at_most=at_most)
         else:
+            connection = DataConnection(self._bounds, self._limit, self._link)
             answer = connection.begin(request, buffer, compress=compress, at_most=at_most)
             await self._connect(address, connection)
         try:
@@ -370,32 +301,36 @@ class Client:
         except PeerError as error:
             raise _no_data(address, error) from None
 
-    async def _connect(self, address: Endpoint, connection: DataConnection) -> None:
+    async def _connect(self, address: Address, connection: DataConnection) -> None:
         loop = asyncio.get_running_loop()
-        tls: dict[str, Any] = {}
-        limit_s = self._bounds.connect_s
-        if isinstance(address, PrivateAddress):
-            tls = {"ssl": client_context(), "server_hostname": SERVER_NAME}
-            tls |= {"ssl_handshake_timeout": self._bounds.handshake_s, "ssl_shutdown_timeout": limit_s}
-            limit_s += self._bounds.handshake_s
         try:
-            async with asyncio.timeout(limit_s):
-                await loop.create_connection(lambda: connection, address.host, address.port, **tls)
-        except (
-            TimeoutError,
-            ConnectionAbortedError,
-        ):  # the latter is how a handshake ends that takes too long
-            connection.abort()
-            raise SilentError(f"{address} does not answer") from None
-        except ssl.SSLError:
-            connection.abort()
-            raise PeerError(f"{address} does not answer", why="it does not speak TLS 1.3") from None
-        except OSError as error:
-            connection.abort()
-            raise _unreachable(address, error) from None
+            async with _connecting(address, self._bounds.connect_s):
+                await loop.create_connection(
+                    lambda: connection, address.host, address.port, happy_eyeballs_delay=_NEXT_ADDRESS_S
+                )
         except BaseException:
             connection.abort()
             raise
+
+    async def _connect_tls(self, address: PrivateAddress) -> DataConnection:
+        async with _connecting(address, self._bounds.connect_s):
+            sock = await connect(address.host, address.port, self._bounds.records)
+        connection = DataConnection(self._bounds, self._limit, self._link, sock)
+        try:
+            async with _connecting(address, self._bounds.handshake_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection,
+                    sock=sock,
+                    ssl=client_context(),
+                    server_hostname=SERVER_NAME,
+                    ssl_handshake_timeout=self._bounds.handshake_s,
+                    ssl_shutdown_timeout=self._bounds.connect_s,
+                )
+        except BaseException:
+            connection.abort()
+            sock.close()
+            raise
+        return connection
 
     # -- the private lane ----------------------------------------------------------------------------
 
@@ -405,14 +340,13 @@ class Client:
         Raises:
             PeerError: there is no connection, or no certificate that can be judged.
         """
-        connection = DataConnection(self._bounds, self._limit, self._link, tls=True)
-        await self._connect(address, connection)
+        connection = await self._connect_tls(address)
         try:
             return _shown_behind(address, connection)
         finally:
             connection.abort()
 
-    async def _open_private(self, address: PrivateAddress, connection: DataConnection) -> None:
+    async def _open_private(self, address: PrivateAddress) -> DataConnection:
         """Connect, see who answers, and prove to each other to be in the team; nothing else is said before.
 
         Raises:
@@ -422,12 +356,13 @@ class Client:
         team = self._teams.get(address.team)
         if team is None:
             raise GoneError(f"this node is not in the team of {address}")
-        await self._connect(address, connection)
+        connection = await self._connect_tls(address)
         try:
             shown = _shown_behind(address, connection)
             if address.key not in (b"", shown.node):
                 raise PeerError(f"{address} is another node than was expected")
             await self._prove(address, connection, team, shown)
+            return connection
         except (PeerError, DecodeError) as error:
             connection.abort()
             raise _no_data(address, error) from None
@@ -460,7 +395,44 @@ class Client:
             self._answering.discard(connection)
         if connection.usable:
             host.idle.append(connection)
+            self._sweep_later()
         return head
+
+    def _sweep_later(self) -> None:
+        if self._sweeping is None:
+            loop = asyncio.get_running_loop()
+            self._sweeping = loop.call_later(self._bounds.idle_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close connections that will not be used again: of those once asked, many are not asked any more."""
+        self._sweeping = None
+        for key, host in list(self._hosts.items()):
+            for connection in host.idle:
+                if not connection.usable or connection.idle_for >= self._bounds.idle_s:
+                    connection.abort()
+            host.idle = [connection for connection in host.idle if connection.usable]
+            if host.idle:
+                self._sweep_later()
+            elif not host.users:
+                del self._hosts[key]
+
+
+@asynccontextmanager
+async def _connecting(address: Endpoint, limit_s: float) -> AsyncIterator[None]:
+    """Make of what fails inside, or takes longer, what it says of the peer.
+
+    Raises:
+        PeerError: nothing was connected.
+    """
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except (TimeoutError, ConnectionAbortedError):  # the latter is how a handshake ends that takes too long
+        raise SilentError(f"{address} does not answer") from None
+    except ssl.SSLError:
+        raise PeerError(f"{address} does not answer", why="it does not speak TLS 1.3") from None
+    except OSError as error:
+        raise _unreachable(address, error) from None
 
 
 def _shown_behind(address: PrivateAddress, connection: DataConnection) -> Shown:
@@ -508,29 +480,18 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno).lower() if error.errno else printable(str(error))
 
 
-def _url(address: Address, path: str) -> URL:
-    return URL(f"http://{address}/v1/{path}", encoded=True)
-
-
 def _host_field(address: Endpoint) -> str:
     """The Host field: a scope is this machine's own (RFC 6874, section 4)."""
     return str(Address(address.host.partition("%")[0], address.port))
 
 
-def _request(address: Endpoint, path: str, *, compress: bool = False, etag: str = "") -> bytes:
-    host = _host_field(address)
-    fields = f"Accept-Encoding: {ENCODING}\r\n" if compress else ""
-    fields += f"If-None-Match: {etag}\r\n" if etag else ""
-    return f"GET /v1/{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: overlaysync\r\n{fields}\r\n".encode(
-        "ascii"
-    )
-
-
-def _check_head(address: Endpoint, answer: aiohttp.ClientResponse, limit: int) -> None:
-    """aiohttp bounds each line, and how many there are; together they can be much more."""
-    if sum(len(name) + len(value) for name, value in answer.raw_headers) > limit:
-        answer.close()
-        raise PeerError(f"{address} sends too many header fields")
+def _request(address: Endpoint, path: str, *, etag: str = "", compress: bool = False) -> bytes:
+    fields = [f"GET /v1/{path} HTTP/1.1", f"Host: {_host_field(address)}", "User-Agent: overlaysync"]
+    if etag:
+        fields.append(f"If-None-Match: {etag}")
+    if compress:
+        fields.append(f"Accept-Encoding: {ENCODING}")
+    return "\r\n".join([*fields, "", ""]).encode("ascii")
 
 
 def _check_status(address: Endpoint, status: int, retry_after: str) -> None:
@@ -542,17 +503,3 @@ def _check_status(address: Endpoint, status: int, retry_after: str) -> None:
     if status in (404, 410):
         raise GoneError(f"{address} does not serve this" + (" any more" if status == 410 else ""))
     raise PeerError(f"{address} answers {status}")
-
-
-async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, which must not be longer than ``limit``."""
-    if (answer.content_length or 0) > limit:
-        answer.close()
-        raise PeerError(f"An answer of {answer.content_length} bytes, at most {limit} were expected")
-    body = bytearray()
-    async for part in answer.content.iter_any():
-        body += part
-        if len(body) > limit:
-            answer.close()
-            raise PeerError(f"An answer of more than {limit} bytes")
-    return bytes(body)

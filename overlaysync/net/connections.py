@@ -1,7 +1,8 @@
 """aiohttp's low-level server with a bound on connections, in all and for each client address.
 
-When there is no place left, the connection that has been idle longest makes room (an honest client just
-opens a new one); when none is idle, the newcomer is told to come back. A connection counts until it is gone:
+When there is no place left, a connection that is idle makes room (an honest client just opens a new one),
+first the longest idle one of the host with the most; when none is idle, the oldest of that host, if the
+newcomer's has fewer; else the newcomer is told to come back. A connection counts until it is gone:
 one that was closed while its client takes nothing still has its descriptor and its memory. How many places
 there are depends on the descriptors that the process may have: a server that has none left answers nobody.
 """
@@ -14,14 +15,14 @@ import random
 import resource
 import socket
 import struct
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from aiohttp import web
 
 from overlaysync.net.bounds import ServerBounds
+from overlaysync.net.crowd import Crowd
 
 MAX_DESCRIPTORS = 65536
 """Open files to ask the system for; more would not be used."""
@@ -91,10 +92,9 @@ class BoundedServer(web.Server):
             auto_decompress=False,
         )
         self._bounds = bounds
-        self._addresses: Counter[str] = Counter()
-        self._open: dict[web.RequestHandler, str] = {}
+        self._open: Crowd[web.RequestHandler] = Crowd()
         self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
-        self._idle: dict[web.RequestHandler, str] = {}  # in the order they became idle
+        self._idle: dict[web.RequestHandler, None] = {}  # in the order they became idle
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -106,8 +106,8 @@ class BoundedServer(web.Server):
             return
         self._transports[handler] = transport
         self._limit_silence(transport)
-        self._open[handler] = self._idle[handler] = address
-        self._addresses[address] += 1
+        self._open.add(handler, address)
+        self._idle[handler] = None
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
@@ -128,29 +128,38 @@ class BoundedServer(web.Server):
             yield
         finally:
             if handler in self._open:
-                self._idle[handler] = self._open[handler]
+                self._idle[handler] = None
 
     def _make_room(self, address: str) -> bool:
-        if self._addresses[address] >= self._bounds.connections_per_address:
-            return self._close_idle(address)
-        return len(self._open) < self._bounds.connections or self._close_idle(None)
+        if self._open.count(address) >= self._bounds.connections_per_address:
+            return self._close_idle(one for one in self._idle if self._open.is_of(one, address))
+        if len(self._open) < self._bounds.connections:
+            return True
+        longest = self._open.first_of_largest(self._idle)
+        return self._close_idle(self._idle if longest is None else [longest]) or self._break_off(address)
 
-    def _close_idle(self, address: str | None) -> bool:
-        for handler, owner in self._idle.items():
-            if address in (None, owner):
-                transport = self._transports[handler]
-                self._forget(handler)
-                handler.force_close()
-                if transport.get_write_buffer_size():  # closing waits for a client that takes nothing
-                    reset(transport)
-                return True
+    def _close_idle(self, idle: Iterable[web.RequestHandler]) -> bool:
+        """Close the first of these, if there is one."""
+        for handler in idle:
+            transport = self._transports[handler]
+            self._forget(handler)
+            handler.force_close()
+            if transport.get_write_buffer_size():  # closing waits for a client that takes nothing
+                reset(transport)
+            return True
         return False
+
+    def _break_off(self, address: str) -> bool:
+        """End the oldest connection of the host with the most, if that of ``address`` has fewer."""
+        oldest = self._open.first_of_largest()
+        if oldest is None or not self._open.gives_way(oldest, address):
+            return False
+        transport = self._transports[oldest]
+        self._forget(oldest)
+        reset(transport)
+        return True
 
     def _forget(self, handler: web.RequestHandler) -> None:
         self._idle.pop(handler, None)
         self._transports.pop(handler, None)
-        address = self._open.pop(handler, None)
-        if address is not None:
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
+        self._open.remove(handler)

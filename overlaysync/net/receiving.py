@@ -1,9 +1,10 @@
-"""Bodies straight into the caller's buffer: a small, strict HTTP/1.1 client for image data alone.
+"""Bodies straight into the caller's buffer: a small, strict HTTP/1.1 client.
 
-aiohttp's client makes a bytes object of everything it receives and hands it through a queue; here the kernel
-copies to the place where the data are hashed. What it understands is what our server sends: a status, fields,
+Others make a bytes object of everything they receive and hand it through a queue; here the kernel copies to
+the place where the data are hashed. What it understands is what our server sends: a status, fields,
 Content-Length and that many bytes, which are a zstd frame where that was asked for (the caller unpacks it).
-The rest of HTTP (chunks, other encodings, interim answers) is an error.
+The rest of HTTP (chunks, other encodings, interim answers) is an error, and seen with the first packet: a
+client that speaks all of it works through interim answers and trailers for as long as a peer sends them.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from overlaysync.errors import PeerError
-from overlaysync.net.bounds import MAX_ETAG, ClientBounds
+from overlaysync.net.bounds import MAX_ETAG, RECORDS_SIZE, ClientBounds
 from overlaysync.net.rate import RateLimit
+from overlaysync.net.records import RecordSocket, TooManyRecordsError
 from overlaysync.swarm.link import Link
 from overlaysync.units import KIB
 
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
+NOT_MODIFIED = 304
 _END = b"\r\n\r\n"
 _WAKE_SIZE = 64 * KIB
-_NOT_MODIFIED = 304
-"""The one answer that has no body and does not say so."""
 
 
 class ConnectionLostError(PeerError):
@@ -49,7 +50,7 @@ class Head:
         retry_after: seconds, 0 when the peer does not say.
         close: whether the connection ends after the body.
         compressed: whether the body is a zstd frame.
-        etag: of the body, cut to what is sent back; "" when the peer gave none.
+        etag: its beginning; "" when the peer gives none.
     """
 
     status: int
@@ -76,8 +77,8 @@ def parse_head(data: bytes) -> Head:
         if field is None or field[1].lower() in fields:
             raise PeerError("The peer sends a damaged or repeated header field")
         fields[field[1].lower()] = field[2]
-    length = fields.get(b"content-length", b"0" if int(status[1]) == _NOT_MODIFIED else b"")
-    etag = fields.get(b"etag", b"")[:MAX_ETAG]
+    # An answer without a body says how long that would be, or nothing.
+    length = fields.get(b"content-length", b"") if int(status[1]) != NOT_MODIFIED else b"0"
     encoding = fields.get(b"content-encoding")
     if b"transfer-encoding" in fields or encoding not in (None, b"zstd") or not _is_number(length, 18):
         raise PeerError("The peer sends a body of unknown length or form")
@@ -88,7 +89,7 @@ def parse_head(data: bytes) -> Head:
         int(retry_after) if _is_number(retry_after, 6) else 0,
         fields.get(b"connection", b"").lower() == b"close",
         encoding is not None,
-        etag.decode("ascii") if etag.isascii() else "",
+        fields.get(b"etag", b"")[:MAX_ETAG].decode("ascii", "ignore"),
     )
 
 
@@ -110,19 +111,22 @@ class DataConnection(asyncio.BufferedProtocol):
         bounds: how long the peer may be silent, and its least rate.
         limit: the rate of all that is received.
         link: is told what is received.
-        tls: whether it is to be connected by TLS.
+        sock: what counts the TLS records of the connection, if it is to be one.
 
     Attributes:
         transport: the connection; None before it is there.
     """
 
-    def __init__(self, bounds: ClientBounds, limit: RateLimit, link: Link, *, tls: bool = False) -> None:
+    def __init__(
+        self, bounds: ClientBounds, limit: RateLimit, link: Link, sock: RecordSocket | None = None
+    ) -> None:
         self._bounds = bounds
         self._limit = limit
         self._link = link
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
-        self._tls = tls
+        self._sock = sock
+        self._useful = 0  # bytes since more records were allowed
         self._state = _State.IDLE
         self._head_buffer = memoryview(bytearray(bounds.head_size))
         self._body = memoryview(b"")
@@ -199,6 +203,9 @@ class DataConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._watched += nbytes
+        self._useful += nbytes
+        if self._useful >= RECORDS_SIZE:
+            self._allow_records()
         if self._state is _State.BODY:
             self._filled += nbytes
             self._link.received(nbytes, self._loop.time(), data=not self._at_most)
@@ -212,6 +219,9 @@ class DataConnection(asyncio.BufferedProtocol):
             self._end(PeerError("The peer sends what was not asked for"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, TooManyRecordsError):
+            self._end(PeerError("The connection was closed", why=str(exc)))
+            return
         early = self._state is _State.HEAD and not self._filled
         self._end(
             ConnectionLostError("The connection was lost") if early else PeerError("The body ended early")
@@ -222,7 +232,13 @@ class DataConnection(asyncio.BufferedProtocol):
     def _send(self) -> None:
         assert self.transport is not None
         self.transport.write(self._request)
+        self._allow_records()
         self._start_watch()
+
+    def _allow_records(self) -> None:
+        self._useful = 0
+        if self._sock is not None:
+            self._sock.renew()
 
     def _check_head(self) -> None:
         data = bytes(self._head_buffer[: self._filled])
@@ -263,7 +279,7 @@ class DataConnection(asyncio.BufferedProtocol):
 
         Not over TLS: the kernel counts records there, and what is asked for may never come as so many bytes.
         """
-        if self._tls:
+        if self._sock is not None:
             return
         least = max(1, min(_WAKE_SIZE, len(self._body) - self._filled)) if self._limit.rate is None else 1
         if least != self._least and self.transport is not None:
@@ -330,7 +346,7 @@ class DataConnection(asyncio.BufferedProtocol):
 
     def _unread(self) -> int:
         """Bytes that have come, and wait in the kernel for more: see :meth:`_wait_for_more`."""
-        if self._tls or self.transport is None:
+        if self._sock is not None or self.transport is None:
             return 0
         sock = self.transport.get_extra_info("socket")
         return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -199,6 +199,8 @@ class Server:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert self._http is not None
+        if self._tls is not None:
+            self._tls.renew(request.protocol)
         with self._http.busy(request):
             try:
                 response = await self._respond(request)

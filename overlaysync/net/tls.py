@@ -1,4 +1,4 @@
-"""TLS for the private lane: version 1.3, a certificate that the node key signed, handshakes within bounds.
+"""TLS for the private lane: version 1.3, a certificate that the node key signed, all of it within bounds.
 
 The standard library cannot be asked to accept one key, so it checks no chain here: TLS itself shows that the
 other side has the private half of its certificate's key, and :func:`shown_by` which node key has signed that.
@@ -11,15 +11,17 @@ import asyncio
 import os
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from overlaysync.errors import DecodeError
 from overlaysync.net.bounds import ServerBounds
+from overlaysync.net.crowd import Crowd
 from overlaysync.net.faults import Faults
 from overlaysync.net.machine import machine_mark
+from overlaysync.net.records import RecordSocket
 
 if TYPE_CHECKING:
     from overlaysync.trust.certificate import Shown
@@ -29,6 +31,8 @@ SERVER_NAME = "overlaysync"
 """What clients send as the server's name, which goes in the clear: the same for all."""
 
 _PAUSE_S = 0.1
+_GRACE_S = 0.5
+"""An honest handshake is over by then."""
 
 
 def server_context(key: NodeKey) -> tuple[ssl.SSLContext, Shown]:
@@ -74,6 +78,37 @@ def shown_by(transport: asyncio.BaseTransport) -> Shown:
     return read_certificate(certificate)
 
 
+async def connect(host: str, port: int, records: int) -> RecordSocket:
+    """A TCP connection on which TLS can be spoken.
+
+    Raises:
+        OSError: there is none.
+    """
+    loop = asyncio.get_running_loop()
+    try:  # an address needs no thread
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    failure = OSError("no address")
+    for family, kind, protocol, _, address in found:
+        try:
+            sock = RecordSocket(family, kind, protocol, records=records)
+        except OSError as error:
+            failure = error
+            continue
+        try:
+            await loop.sock_connect(sock, address)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure
+
+
 def is_private(transport: asyncio.BaseTransport | None) -> bool:
     """Whether a connection came by TLS."""
     return transport is not None and transport.get_extra_info("ssl_object") is not None
@@ -105,7 +140,8 @@ class TlsListener:
         self.shown: Shown | None = None
         self._sockets: Sequence[socket.socket] = ()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._shaking: Counter[str] = Counter()
+        self._shaking: Crowd[asyncio.Task[None]] = Crowd()
+        self._connections: WeakValueDictionary[asyncio.BaseProtocol, RecordSocket] = WeakValueDictionary()
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
         """Accept on these listening sockets, which are closed at the end."""
@@ -122,10 +158,17 @@ class TlsListener:
         for sock in self._sockets:
             sock.close()
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def renew(self, protocol: asyncio.BaseProtocol) -> None:
+        """A request has come on this connection: its client may send as much again."""
+        sock = self._connections.get(protocol)
+        if sock is not None:
+            sock.renew()
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -140,27 +183,46 @@ class TlsListener:
                 await asyncio.sleep(_PAUSE_S)
                 continue
             host = str(address[0])
-            if (
-                self._shaking.total() >= self._bounds.handshakes
-                or self._shaking[host] >= self._bounds.connections_per_address
-            ):
+            if not self._make_room(host):
                 sock.close()
                 continue
-            self._shaking[host] += 1
-            self._start(self._shake(sock, host))
+            counting = RecordSocket(fileno=sock.detach(), records=self._bounds.records)
+            shaking = self._start(self._shake(counting))
+            self._shaking.add(shaking, host)
+            shaking.add_done_callback(self._shaking.remove)
 
-    async def _shake(self, sock: socket.socket, host: str) -> None:
+    def _make_room(self, address: str) -> bool:
+        """Whether another handshake may begin, if need be instead of the oldest of the host with the most."""
+        if self._shaking.count(address) >= self._bounds.connections_per_address:
+            return False
+        if len(self._shaking) < self._bounds.handshakes:
+            return True
+        oldest = self._shaking.first_of_largest()
+        if oldest is None or not (
+            self._shaking.gives_way(oldest, address) or self._shaking.age(oldest) > _GRACE_S
+        ):
+            return False
+        self._shaking.remove(oldest)
+        oldest.cancel()
+        return True
+
+    async def _shake(self, sock: RecordSocket) -> None:
+        def protocol() -> asyncio.BaseProtocol:
+            made = self._factory()
+            self._connections[made] = sock
+            return made
+
         try:
             if self._context is None:  # made when it is needed: most nodes never see a member of a team
                 self._context, self.shown = server_context(self._key)
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._factory,
+                protocol,
                 sock,
                 ssl=self._context,
                 ssl_handshake_timeout=self._bounds.handshake_s,
                 ssl_shutdown_timeout=self._bounds.stop_s,
             )
-        except OSError:  # not TLS 1.3, too slow, gone; no descriptor is left
+        except OSError:  # not TLS 1.3, too slow, gone, too many records; no descriptor is left
             sock.close()
         except Exception as error:
             sock.close()
@@ -168,7 +230,3 @@ class TlsListener:
         except BaseException:
             sock.close()
             raise
-        finally:
-            self._shaking[host] -= 1
-            if not self._shaking[host]:
-                del self._shaking[host]

@@ -16,6 +16,9 @@ from overlaysync.ops.believe import Choice
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Verdict
 
+Planned = Callable[[Sequence[Step], Verdict | None], None]
+"""Is told of the steps of one thing, and of the verdict on its place."""
+
 
 @dataclass(frozen=True, slots=True)
 class Brought:
@@ -40,7 +43,8 @@ class Collection:
         fetch: does one thing.
         dry_run: only plan.
         looked: called after each search.
-        planned: told of the steps before they are done, unless what was asked for is here already.
+        planned: told of the steps before they are done, and of the verdict on the place of what was asked
+            for; unless that is here already.
         refusals: what could not be had so far, and why.
         first_uses: manifest ids whose names became their publisher's.
     """
@@ -48,7 +52,7 @@ class Collection:
     fetch: Fetch
     dry_run: bool = False
     looked: Callable[[], None] = lambda: None
-    planned: Callable[[Sequence[Step]], None] = lambda _: None
+    planned: Planned = lambda _, __: None
     refusals: list[Refusal] = field(default_factory=list)
     first_uses: set[bytes] = field(default_factory=set)
 
@@ -91,7 +95,7 @@ class Collection:
                 verdict = await self.fetch.judge(steps, choice)
                 if verdict is None or verdict.known is None:
                     self.fetch.require_holders(steps)
-                    self.planned(steps)
+                    self.planned(steps, verdict)
                 if claim is choice.listing and self.fetch.accept(choice, dry_run=self.dry_run):
                     self.first_uses.add(choice.manifest.id)
                 fetched = [] if self.dry_run else await self.fetch.run(steps, choice)

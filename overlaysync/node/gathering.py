@@ -6,7 +6,6 @@ What cannot be shared is said once, and tried again when it has changed. Leaves 
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ from overlaysync.formats.locks import hold_read_lock, release
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
+from overlaysync.ops.again import ShareAgain
 from overlaysync.ops.backing import check_meant
 from overlaysync.ops.collecting import Rules, collect, images_below, links_in
 from overlaysync.ops.folders import Folder, Found
@@ -36,6 +36,7 @@ class Wishes:
         format: what the named images are, whatever their names and contents suggest; None to look.
         accept_master: whether an overlay's master is taken for its own, whatever is known of it.
         confirm: called with the names of images that would become public and were a team's; raises to refuse.
+        again: the command that errors print.
     """
 
     name: str = ""
@@ -44,6 +45,7 @@ class Wishes:
     format: Format | None = None
     accept_master: bool = False
     confirm: Callable[[Sequence[str]], None] = lambda names: None
+    again: ShareAgain = field(default_factory=ShareAgain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,8 @@ class Gathering:
                 self.observer.note(f"  links left out of {path}: {', '.join(links)} (name one to share it)")
         if self.left_out:
             total = len(self.left_out) + shared
-            self.observer.note(f"  {len(self.left_out)} of {total} images are not shared")
+            are = "is" if len(self.left_out) == 1 else "are"
+            self.observer.note(f"  {len(self.left_out)} of {total} images {are} not shared")
 
     def nothing_found(self) -> NotFoundError:
         """Return the error for paths in which there is no image at all."""
@@ -198,7 +201,7 @@ class Gathering:
             return NotFoundError(
                 f"There is no image in {named} itself",
                 why=f"its subdirectories hold {below}",
-                hint=f"overlaysync share -r {' '.join(map(shlex.quote, self.paths))}",
+                hint=self.wishes.again.share(*self.paths, more=("-r",)),
             )
         return NotFoundError(
             f"There is no image in {named}", hint="images are named *.qcow2, *.qed, *.raw or *.img"
@@ -239,7 +242,7 @@ class Gathering:
             for note in known.notes:
                 self.observer.note(f"{found.path}: {note}")
             _check_is_one(known)
-            check_meant(known, self._named(), self.node.catalog, sharing=True)
+            check_meant(known, self._named(), self.node.catalog, sharing=self.wishes.again)
         except BaseException:
             chain.close()
             raise

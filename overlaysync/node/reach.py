@@ -32,6 +32,7 @@ from overlaysync.node.views import PeerView, listings_of
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing
 from overlaysync.ops.team_things import things_of
+from overlaysync.ops.versions import left_behind
 from overlaysync.store.members import Member
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.keys import node_id
@@ -724,6 +725,8 @@ class Reach:
             self.node.catalog.note_holdings(
                 view.public_key, view.label, contents, at=timestamp(), fresh=lately
             )
+            gone = left_behind(self.node.catalog, view.public_key, view.label, rows)
+            self.node.catalog.forget_holdings(view.public_key, view.label, gone)
         return manifests
 
     async def _learn_history(

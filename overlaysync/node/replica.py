@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,8 @@ from overlaysync.node.used import is_written
 from overlaysync.ops.bases import lies_in
 from overlaysync.ops.library import Known, full_name
 from overlaysync.ops.present import Present, files_meant
+from overlaysync.ops.resolve import fits_name
+from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope
 
 
@@ -30,13 +32,19 @@ from overlaysync.trust.envelope import Manifest, open_envelope
 class Replica(Share):
     """The shelf of a node that follows others; ``paths`` and ``team`` mean nothing to it."""
 
-    _waiting: deque[Known] = field(default_factory=deque)
+    _waiting: deque[tuple[Known, frozenset[bytes] | None]] = field(default_factory=deque)
     _begun: bool = False
     _told: set[str] = field(default_factory=set)
 
-    def add(self, image: Known) -> None:
-        """Serve an image, with what it stands on, from the next refresh on; may be called from any thread."""
-        self._waiting.append(image)
+    def add(self, image: Known, versions: Iterable[bytes] | None = None) -> None:
+        """Serve an image, with what it stands on, from the next refresh on; may be called from any thread.
+
+        Args:
+            image: what is served.
+            versions: ids of the manifests of which it is served as one; None for whichever its file holds. A
+                file may hold a version under another name as well, or for others: nobody named that.
+        """
+        self._waiting.append((image, None if versions is None else frozenset(versions)))
 
     def add_held(
         self, references: Sequence[Reference], directories: Sequence[str], refused: Collection[str]
@@ -50,25 +58,29 @@ class Replica(Share):
             directories: of several copies those in these are served.
             refused: full names of things of which something was said already.
         """
-        files = {file.path: file for reference in references for file in self._meant(reference)}
-        shared = {shared.known.path for shared in self._shared.values()}
+        found = [pair for reference in references for pair in self._meant(reference)]
+        files = {file.path: file for file, _ in found}
         for file in sorted(files.values(), key=lambda file: not lies_in(file.path, directories)):
+            rows = {row.id: row for other, rows in found if other.path == file.path for row in rows}
             if file.changed:
-                self._tell_written(file, refused)
-            elif file.path not in shared:
+                self._tell_written(file, next(iter(rows.values())), refused)
+            elif not rows.keys() & self._shared.keys():
                 with suppress(OverlaysyncError, OSError):  # in use by a VM, say
-                    self.add(self.node.library.examine(file.path, now=now()))
+                    self.add(self.node.library.examine(file.path, now=now()), rows)
 
-    def _meant(self, reference: Reference) -> list[Present]:
-        """The files here that hold, or held, a version of what is named."""
+    def _meant(self, reference: Reference) -> list[tuple[Present, list[ManifestRow]]]:
+        """The files here that hold, or held, versions of what is named, and those versions."""
         try:
             found = files_meant(self.node.library, self.node.book(), reference)
         except NotFoundError:
             return []
-        return [file for file in found if file.versions]
+        meant = [
+            (file, [row for row in file.versions if fits_name(reference, row.team, row.name)])
+            for file in found
+        ]
+        return [(file, rows) for file, rows in meant if rows]
 
-    def _tell_written(self, file: Present, refused: Collection[str]) -> None:
-        row = file.versions[0]
+    def _tell_written(self, file: Present, row: ManifestRow, refused: Collection[str]) -> None:
         if file.path in self._told or row.title.rpartition(":")[0] in refused:
             return
         self._told.add(file.path)
@@ -85,17 +97,21 @@ class Replica(Share):
             if why or not offer.unchanged():
                 self._withdraw(manifest_id, why or change_of(offer.path))
         while self._waiting:
-            for image in (top := self._waiting.popleft()).lineage:
-                self._offer_version(image, asked=image is top)
+            top, versions = self._waiting.popleft()
+            manifest = self._version(top, versions)
+            if manifest is None:
+                continue  # what holds no version is not for others
+            for image in top.lineage:
+                version = manifest if image is top else self._below(image, manifest)
+                self._offer_version(image, version, asked=image is top)
         self._changes += self._used.keep(is_written)
         if self._begun:  # what it begins with is in the result of the command
             self._tell_new(set(self._shared) - before)
         self._begun = True
         return self._changes != changes
 
-    def _offer_version(self, image: Known, *, asked: bool) -> None:
-        """Offer an image as the version that it holds; one that holds none is not for others."""
-        manifest = self._version(image)
+    def _offer_version(self, image: Known, manifest: Manifest | None, *, asked: bool) -> None:
+        """Offer an image as a version that it holds; one that holds none is not for others."""
         if manifest is None:
             return
         try:
@@ -104,16 +120,24 @@ class Replica(Share):
         except (OverlaysyncError, OSError) as error:
             self.observer.note(f"not shared: {image.path}: {error}")
 
-    def _version(self, image: Known) -> Manifest | None:
-        """The version that the file was noted to hold; else any that this node may see of its content."""
+    def _version(self, image: Known, among: Collection[bytes] | None) -> Manifest | None:
+        """The first of the versions of an image, of those that are meant."""
+        found = self._versions(image)
+        return next((one for one in found if among is None or one.id in among), None)
+
+    def _below(self, image: Known, top: Manifest) -> Manifest | None:
+        """The version of an image that one of ``top`` stands on, which those whom that is for can get."""
+        found = [one for one in self._versions(image) if one.header.team in ("", top.header.team)]
+        return next(iter(found), None)
+
+    def _versions(self, image: Known) -> list[Manifest]:
+        """What the file was noted to hold, then all else that this node may see of its content."""
         catalog = self.node.catalog
         noted = catalog.held_at(image.path)
         held = [row for row in map(catalog.find_manifest, noted.manifests if noted else ()) if row]
-        for row in (*held, *catalog.manifests(content=image.content.id)):
-            manifest = open_envelope(row.envelope)
-            if row.content == image.content.id and manifest.belongs(self.node.teams):
-                return manifest
-        return None
+        rows = [*held, *catalog.manifests(content=image.content.id)]
+        found = [open_envelope(row.envelope) for row in rows if row.content == image.content.id]
+        return [manifest for manifest in found if manifest.belongs(self.node.teams)]
 
     def _keep_unwritten(self, chain: Chain, image: Known) -> None:
         pass

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ from overlaysync.errors import (
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
-from overlaysync.model.digest import short_id
+from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import check_name
 from overlaysync.net.messages import Address
@@ -27,10 +27,12 @@ from overlaysync.node.gathering import Gathering, Looked, Wishes, fingerprint_at
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.used import Used, UsedFiles, is_written
+from overlaysync.ops.again import Again
 from overlaysync.ops.audience import stem
 from overlaysync.ops.folders import Found
 from overlaysync.ops.in_use import InUse
 from overlaysync.ops.library import Known
+from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
 from overlaysync.ops.packing import grows, packing_of
@@ -240,7 +242,10 @@ class Share:
 
         What was written to a public image while a team's share runs is for the team: nobody made it public.
         """
-        audience = self.node.publisher.known_audience(image)
+        origin = self.node.publisher.origin(image)
+        audience = origin.team if origin else None
+        if origin and origin.why and self.team == origin.team and not origin.left:
+            return self.team
         known = self.node.catalog.manifests(team="", content=image.content.id)
         narrower = self.team and audience == "" and not known
         return self.team if audience is None or narrower else None
@@ -283,7 +288,7 @@ class Share:
                     passed=self.node.publisher.held_version(image, team) is not None,
                 )
             )
-        names = assign_names(candidates, self._taken(images), options=_audience_option(team))
+        names = assign_names(candidates, self._taken(images), again=self.wishes.again)
         for candidate in candidates:
             name = names[candidate.path]
             if candidate.asked and name not in (stem(candidate.path), candidate.given, candidate.noted):
@@ -298,7 +303,7 @@ class Share:
             raise AmbiguousError(
                 "--as names one image, and several are to be shared",
                 candidates=tuple(found),
-                hint=f"overlaysync share --as {self.wishes.name} PATH",
+                hint=self.wishes.again.share("PATH"),
             )
         return check_name(self.wishes.name)
 
@@ -317,9 +322,9 @@ class Share:
     def _confirm_public(self, images: Iterable[Known], names: Mapping[str, str]) -> None:
         """Ask before what was a team's is made public."""
         team_things = [
-            f"{team}/{names[image.path]}"
+            f"{image.path} ({origin.why})" if origin.why else f"{origin.team}/{names[image.path]}"
             for image in images
-            if (team := self.node.publisher.known_audience(image))
+            if (origin := self.node.publisher.origin(image)) and origin.team
         ]
         if team_things:
             self.wishes.confirm(team_things)
@@ -333,6 +338,7 @@ class Share:
             names=names,
             note=note,
             continues=bool(self.wishes.name),
+            again=self.wishes.again,
         )
         places = {id(one): depth for depth, one in enumerate(image.lineage)}
         for below, manifest in lineage:
@@ -363,19 +369,24 @@ class Share:
         if manifest.publisher != self.public_key:
             return
         header, refuses = manifest.header, self.node.book().refuses
-        name, path = header.full_name, shlex.quote(image.path)
+        name = header.full_name
         known = self.node.versions(header.team, header.name)
         versions = [row for row in known if not refuses(row.publisher)]
         for row in other_sides(versions, manifest):
             if (manifest.id, row.id) in self._forks:
                 continue
             self._forks.add((manifest.id, row.id))
-            directory, file = map(shlex.quote, os.path.split(image.path))
+            lost = would_be_lost(self.node.library, image, own=self.public_key)
+            alone = f"; of yours, {lost}" if lost else ""
+            again = Again(short_id(row.content), ("--to", os.path.dirname(image.path)))
+            beside = f"{stem(image.path)[:50]}-{row.content.hex()[:MIN_ID_DIGITS]}"
+            # What is typed as it stands must not lose this side: the second refuses, and says what is lost.
             self.observer.note(
-                f"  This forks {name}: {two_sides(manifest, row)}. "
-                "To take that one, so that your next version follows both: "
-                f"overlaysync fetch {short_id(row.content)} --to {directory} --as {file} --discard-changes; "
-                f"to go on beside it under another name: overlaysync share --as NAME {path}"
+                f"  This forks {name}: {two_sides(manifest, row)}{alone}. "
+                f"To have both: {again.fetch('--as', beside)}; "
+                "to choose, told first what is lost: "
+                f"{again.fetch('--as', os.path.basename(image.path))}; "
+                "to go on under another name: " + self.wishes.again.share(image.path, name="NAME")
             )
 
     def _check_member(self, team: str, what: str) -> None:
@@ -385,11 +396,13 @@ class Share:
             NotAllowedError: this node is not in ``team``.
         """
         if not self.node.may_see(team):
-            raise NotAllowedError(
-                what,
-                why="this machine is not in that team",
-                hint=f"overlaysync team create {team}, or with its code: overlaysync team join {team}",
-            )
+            ways = f"with its code: overlaysync team join {team}; or, for a new team: "
+            ways += f"overlaysync team create {team}"
+            (near, *_) = (*difflib.get_close_matches(team, sorted(self.node.teams), n=1), "")
+            if near:
+                meant = self.wishes.again.share(*self.paths, audience=("--team", near))
+                ways = f"if you meant '{near}': {meant}; to join, {ways}"
+            raise NotAllowedError(what, why="this machine is not in that team", hint=ways)
 
     def _advance(self, size: int) -> None:
         """Report progress; the only place where hashing can be told to stop."""
@@ -507,13 +520,6 @@ class Share:
             return path not in shared and (is_written(path) or not self._gathering.is_tried(path))
 
         self._changes += self._used.keep(still)
-
-
-def _audience_option(team: str | None) -> str:
-    """The option of ``share`` that says whom an image is for."""
-    if team is None:
-        return ""
-    return f"--team {team}" if team else "--public"
 
 
 def change_of(path: str) -> str:

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field, replace
 from overlaysync.errors import OverlaysyncError, Refusal, UsageError
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.reference import Reference
-from overlaysync.node.collection import Brought, Collection
+from overlaysync.node.collection import Brought, Collection, Planned
 from overlaysync.node.fetching import Fetch, Fetched, Options
 from overlaysync.ops.again import Again
 from overlaysync.ops.believe import Choice
-from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Rules
 
 RULES = Rules(replace=True, forward_only=True)
@@ -88,7 +87,7 @@ class Sync:
     fetch: Fetch
     references: Sequence[Reference]
     looked: Callable[[], None] = lambda: None
-    planned: Callable[[Sequence[Step]], None] = lambda _: None
+    planned: Planned = lambda _, __: None
     last: Round = field(default_factory=lambda: Round((), ()))
     _settled: dict[str, tuple[Brought, Fingerprint]] = field(default_factory=dict)
     _asked: float = 0.0

@@ -12,6 +12,7 @@ Left out: bringing a missing master here (:mod:`overlaysync.node.adoption`), wri
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum, auto
@@ -56,6 +57,7 @@ class Stray:
         layer: its own granules. Where granules lie whole in clusters, they are the same over any master.
         backing: the name of its master in its header.
         file: its fingerprint.
+        options: of the command that adopts it, which the commands in its errors repeat.
     """
 
     path: str
@@ -63,6 +65,12 @@ class Stray:
     layer: PageList
     backing: str
     file: Fingerprint
+    options: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """The command that adopts it, as it was given, but for what is said of the master."""
+        return shlex.join(["overlaysync", "adopt", self.path, *self.options])
 
     @property
     def is_exact(self) -> bool:
@@ -439,19 +447,19 @@ def unproven(
     size = format_size(stray.layer.virtual_size)
     found = only.path if only else guess
     master = f"'{found}'" if found else "PATH"
-    go_on = f"if you are sure of its master: overlaysync adopt '{stray.path}' --master {master} --unverified"
+    go_on = f"if you are sure of its master: {stray.command} --master {master} --unverified"
     if stray.is_empty and only is None:
         return BaseImageError(
             f"Cannot tell which master {stray.path} belongs to",
             why=f"nothing was written to it, so it fits any master of {size}",
-            hint=f"overlaysync adopt '{stray.path}' --master {master}",
+            hint=f"{stray.command} --master {master}",
         )
     wanted = missing_disks(claims)
     if wanted and only is None:
         return BaseImageError(
             f"The master of {stray.path} is neither on this machine nor within reach",
             why=f"it belongs on {' or '.join(wanted)}",
-            hint=f"overlaysync adopt '{stray.path}' --peer HOST, or with --masters DIR; {go_on}",
+            hint=f"{stray.command} --peer HOST, or with --masters DIR; {go_on}",
         )
     why = f"no overlay of its size ({size}) that is {where} has its content"
     if only:
@@ -459,7 +467,7 @@ def unproven(
     return BaseImageError(
         f"Cannot prove which master {stray.path} belongs to",
         why=f"{why}; its header names {display(stray.backing)}",
-        hint=f"ask its publisher to share it, then: overlaysync adopt '{stray.path}' --peer HOST; {go_on}",
+        hint=f"ask its publisher to share it, then: {stray.command} --peer HOST; {go_on}",
     )
 
 
@@ -479,7 +487,7 @@ def _belongs_elsewhere(stray: Stray, only: bytes, claims: Sequence[Claim]) -> El
     return ElsewhereError(
         f"{stray.path} does not belong on {format_id(only)}",
         why=f"it belongs on {format_id(claim.parent)}: {claim.words}",
-        hint=f"overlaysync adopt '{stray.path}' (without --master)",
+        hint=f"{stray.command} (without --master)",
     )
 
 
@@ -488,5 +496,5 @@ def _disputed(stray: Stray, claims: Sequence[Claim]) -> BaseImageError:
     return BaseImageError(
         f"{stray.path} may belong on {len(claims)} different masters",
         why=sides,
-        hint=f"overlaysync adopt '{stray.path}' --master REF, with the id (b3:…) of the right one",
+        hint=f"{stray.command} --master REF, with the id (b3:…) of the right one",
     )

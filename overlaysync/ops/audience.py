@@ -1,19 +1,21 @@
 """Audience: whom an image is for, by what is known of its file, its content, and what it was made of.
 
 A team's content must not become public because it has got a new file: a promoted master, a rebased or
-adopted overlay, and whatever else shows a guest the same disk are for those whom the source was for.
+adopted overlay, and whatever else shows a guest the same disk are for those whom the source was for. What
+only holds some of a team's data is nobody's before the user says whom it is for.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from overlaysync.errors import NotAllowedError
 from overlaysync.formats.recognition import ending_of
 from overlaysync.model.names import name_from
+from overlaysync.ops.again import PUBLIC, ShareAgain
+from overlaysync.ops.kinship import kin
 from overlaysync.ops.library import Known
 from overlaysync.store.catalog import MAX_HELD, Catalog, Held, ManifestRow
 
@@ -25,10 +27,12 @@ class Origin:
     Attributes:
         team: "" for everybody.
         left: whether this machine is not in that team any more.
+        why: of a team's that only its data, or its name and master, tell: what they tell; else "".
     """
 
     team: str
     left: bool = False
+    why: str = ""
 
 
 def stem(path: str) -> str:
@@ -104,28 +108,38 @@ class Audiences:
 
     def known(self, known: Known, name: str) -> str | None:
         """Return whom an image was for so far: a team, "" for everybody, None when nothing is known."""
-        origin = self._origin(known, name)
+        origin = self.origin(known, name)
         return origin.team if origin else None
 
     def left_team(self, known: Known, name: str) -> str:
         """Return the team that an image was for and that this machine has left; "" when there is none."""
-        origin = self._origin(known, name)
+        origin = self.origin(known, name)
         return origin.team if origin and origin.left else ""
 
-    def choose(self, known: Known, name: str, name_of: Callable[[str], str]) -> str:
+    def origin(self, known: Known, name: str) -> Origin | None:
+        """Return whom an image was for so far, or whose data it holds; None when nothing is known of it."""
+        noted = self._origin(known, name)
+        if noted is not None and noted.team:
+            return noted
+        return self._kin(known, noted) or noted
+
+    def choose(self, known: Known, name: str, name_of: Callable[[str], str], again: ShareAgain) -> str:
         """Return whom an image is for when the user does not say: whom it was for, or what is below it.
 
         Raises:
-            NotAllowedError: it, or its master, was for a team that this machine has left.
+            NotAllowedError: it, or its master, was for a team that this machine has left; or it holds a
+                team's data, and whom it is for is for the user to say.
         """
-        origin, image = self._origin(known, name), known
+        origin, image = self.origin(known, name), known
+        if origin is not None and origin.why:
+            raise _unsaid(known, origin, again)
         while origin is None and image.parent:
             image = image.parent
             origin = self._origin_below(image, name_of(image.path))
         if origin is None:
             return ""
         if origin.left:
-            raise left(known, origin.team, image if image is not known else None)
+            raise left(known, origin.team, again, image if image is not known else None)
         return origin.team
 
     def _origin(self, known: Known, name: str) -> Origin | None:
@@ -145,6 +159,30 @@ class Audiences:
         return self._of_rows(self._catalog.manifests(content=known.content.id), "") or self._origin(
             known, name
         )
+
+    def _kin(self, known: Known, noted: Origin | None) -> Origin | None:
+        """The team whose data an image holds that is not known as that team's."""
+        catalog = self._catalog
+        if catalog.manifests(team="", content=known.content.id):
+            return None
+        rows = [row for row in catalog.manifests() if row.team]
+        row = kin(catalog, known, sorted(rows, key=self._is_mine, reverse=True))
+        if row is not None:
+            why = f"it holds data of {row.title}, which are in no public image known here"
+            return Origin(row.team, not self._is_mine(row), why)
+        row = None if noted else self._namesake(known)
+        if row is None:
+            return None
+        why = f"it is called like {row.title} and stands on the same master, and nothing else is known of it"
+        return Origin(row.team, not self._is_mine(row), why)
+
+    def _namesake(self, known: Known) -> ManifestRow | None:
+        """A team's overlay of that name on the same master, whose data are not known here."""
+        if known.parent is None:
+            return None
+        name, below = stem(known.path), known.parent.disk.id
+        rows = [row for row in self._catalog.layers() if row.team and (row.name, row.parent) == (name, below)]
+        return max(rows, key=lambda row: (self._is_mine(row), row.version), default=None)
 
     def _of_rows(self, rows: Sequence[ManifestRow], name: str) -> Origin | None:
         """Of what this node may see: what has the name first, and then what is public."""
@@ -166,13 +204,26 @@ class Audiences:
         return max(origins, key=lambda origin: (origin.left, origin.team), default=None)
 
 
-def left(known: Known, team: str, master: Known | None = None) -> NotAllowedError:
+def left(known: Known, team: str, again: ShareAgain, master: Known | None = None) -> NotAllowedError:
     """Return the error for an image, or one on a ``master``, that was for a team this machine has left."""
     it = f"its master {master.path}" if master else "it"
-    paths = " ".join(shlex.quote(image.path) for image in (master, known) if image)
+    paths = [image.path for image in (master, known) if image]
     return NotAllowedError(
         f"Cannot share {known.path} with team '{team}'",
         why=f"{it} was shared with that team, and this machine is not in it any more",
-        hint=f"choose a new audience for it: overlaysync share --public {paths}, "
-        f"or for another team: overlaysync share --team TEAM {paths}",
+        hint=f"choose a new audience for it: {again.share(*paths, audience=PUBLIC)}, "
+        f"or for another team: {again.share(*paths, audience=('--team', 'TEAM'))}",
+    )
+
+
+def _unsaid(known: Known, origin: Origin, again: ShareAgain) -> NotAllowedError:
+    """Return the error for an image that holds a team's data, when nobody said whom it is for."""
+    team, path = origin.team, known.path
+    gone = ", and this machine is not in that team any more" if origin.left else ""
+    whom = ("--team", "TEAM" if origin.left else team)
+    return NotAllowedError(
+        f"Not sharing {path} before you say whom it is for",
+        why=f"{origin.why}{gone}",
+        hint=f"for {'another team' if origin.left else 'the team'}: {again.share(path, audience=whom)}; "
+        f"or, for everybody: {again.share(path, audience=PUBLIC)}",
     )

@@ -12,27 +12,30 @@ from collections.abc import Collection
 
 from overlaysync.errors import NotAllowedError
 from overlaysync.formats.image import Format
+from overlaysync.ops.again import ShareAgain
 from overlaysync.ops.library import Known
 from overlaysync.store.catalog import Catalog
 
 
-def check_meant(known: Known, named: Collection[str], catalog: Catalog, *, sharing: bool = False) -> None:
+def check_meant(
+    known: Known, named: Collection[str], catalog: Catalog, *, sharing: ShareAgain | None = None
+) -> None:
     """Refuse an overlay that stands on a file the user has not meant.
 
     Args:
         known: the overlay; a master is always meant.
         named: real paths of files and directories that the user named.
         catalog: knows what was named, fetched and published before.
-        sharing: whether the command is ``share``, which takes the backing file as well.
+        sharing: the command, if it is ``share``, which takes the backing file as well.
 
     Raises:
         NotAllowedError: it does.
     """
     for image in list(known.lineage)[1:]:
-        if not _is_meant(image, known.path, named, catalog, sharing=sharing):
+        if not _is_meant(image, known.path, named, catalog, sharing=sharing is not None):
             kind = "a raw file" if image.geometry.format is Format.RAW else "a file elsewhere"
             way = (
-                f"overlaysync share '{image.path}' '{known.path}'"
+                sharing.share(image.path, known.path)
                 if sharing
                 else (f"overlaysync id '{image.path}', and then this command again")
             )

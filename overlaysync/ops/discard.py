@@ -10,7 +10,7 @@ from overlaysync.errors import InUseError, WouldDestroyError
 from overlaysync.formats.chain import reachable
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import open_named, open_regular
-from overlaysync.formats.locks import in_use, in_use_for_writing, writer_of
+from overlaysync.formats.locks import in_use, in_use_for_writing, user_of, writer_of
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.ops.folders import image_files
 from overlaysync.ops.library import vouched_by
@@ -58,10 +58,9 @@ def check_unneeded(path: str, catalog: Catalog, *, instead: str = "") -> None:
 
 def _check_unneeded(fd: int, path: str, catalog: Catalog, *, instead: str = "") -> None:
     if in_use(fd):
-        who = writer_of(fd) or "another program"
-        written = in_use_for_writing(fd)
-        hint = "shut the VM down first" if written else "end what reads it first: a VM, or overlaysync share"
-        raise InUseError(f"{path} is in use", why=f"by {who}", hint=hint)
+        first = "shut the VM down first" if in_use_for_writing(fd) else "end what reads it first"
+        hint = f"to have both: {instead}; or {first}" if instead else first
+        raise InUseError(f"{path} is in use", why=f"by {writer_of(fd) or user_of(fd)}", hint=hint)
     status = os.fstat(fd)
     standing = standing_on(path, (status.st_dev, status.st_ino), catalog)
     if standing:

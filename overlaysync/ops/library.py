@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from overlaysync.errors import BaseImageError, ImageError, InUseError, OverlaysyncError
 from overlaysync.formats.chain import Chain, is_own
 from overlaysync.formats.files import leads_to
-from overlaysync.formats.image import Format, Geometry
+from overlaysync.formats.image import Format, Geometry, Image
 from overlaysync.formats.locks import hold_read_lock
 from overlaysync.formats.recognition import Vouched
-from overlaysync.model.digest import format_id
+from overlaysync.model.digest import Kind, format_id, short_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
@@ -327,7 +327,7 @@ class Library:
                 return
             wanted, ids = expected.content, expected.ids
         if not {parent.disk.id, parent.content.id} & ids:
-            raise self.other_master(chain.top.real_path, parent, wanted)
+            raise self.other_master(chain.top.real_path, parent, wanted, empty=is_blank(chain.top))
 
     def _row_of(self, chain: Chain) -> ImageRow | None:
         """What is known of the top file, written to or not; or of the file that was moved here as it was."""
@@ -338,8 +338,11 @@ class Library:
         # A moved file keeps the time of its last write; only its inode's number may be another file's by now.
         return next((row for row in self.catalog.all_images() if row.fingerprint[:4] == file[:4]), None)
 
-    def other_master(self, path: str, parent: Known, wanted: bytes) -> BaseImageError:
-        """Return the error for an overlay whose master has other content; says where the right one is."""
+    def other_master(self, path: str, parent: Known, wanted: bytes, *, empty: bool = False) -> BaseImageError:
+        """Return the error for an overlay whose master has other content; says where the right one is.
+
+        One that is ``empty`` fits any master, so that the right one must be named.
+        """
         here = next((row.path for row in self.holders(wanted) if row.path != parent.path), None)
         manifests = self.catalog.manifests(content=wanted)
         called = f" ({full_name(manifests[0])}, by {one_field(manifests[0].label)})" if manifests else ""
@@ -349,11 +352,15 @@ class Library:
             hint = f"overlaysync verify --repair '{parent.path}'"
         else:
             where = f"its master is here as {here}" if here else "its master will be fetched"
-            hint = f"overlaysync adopt '{path}' ({where})"
+            named = f" --master '{here or short_id(wanted)}'" if empty else ""
+            hint = f"overlaysync adopt '{path}'{named} ({where})"
+        mixed = "what the guest sees would be a mixture of both"
+        if empty:
+            mixed = "nothing is in the overlay itself; after a qemu-img commit its work is in that file"
         return BaseImageError(
             f"{path} does not stand on its master any more",
             why=f"it was made on {format_id(wanted)}{called}, and {parent.path} now holds "
-            f"{format_id(parent.disk.id)}: what the guest sees would be a mixture of both",
+            f"{format_id(parent.disk.id)}: {mixed}",
             hint=f"{hint}; or, if the master was changed on purpose: the same command with --accept-master",
         )
 
@@ -493,6 +500,20 @@ def is_before(created: str, doubt: Doubt) -> bool:
 def full_name(row: ManifestRow) -> str:
     """``team/name:version`` of a manifest."""
     return row.title
+
+
+def is_blank(image: Image) -> bool:
+    """Return whether nothing is written to the image itself."""
+    extents = image.extents(0, image.virtual_size)
+    return all(extent.kind is Kind.UNALLOCATED for extent in extents)
+
+
+def is_as_hashed(row: ImageRow) -> bool:
+    """Return whether the file itself is as it was hashed, whatever became of its master."""
+    try:
+        return Fingerprint.of(os.stat(row.path)) == row.fingerprint
+    except OSError:
+        return False
 
 
 def is_read_only(path: str) -> bool:

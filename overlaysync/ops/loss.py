@@ -1,7 +1,8 @@
 """Loss: the one place that decides whether removing or replacing a file loses guest data for good.
 
-Guest data count as safe when another image here holds them, when another publisher signed them or a version
-that was made from them (so that it had them), or when another machine was seen to have them. Internal
+Guest data count as safe when another image here holds them, when another machine was seen to have them, or
+when another publisher signed them or a version that was made from them: so it had them. That it had them says
+nothing once a fork was settled: the side that was given up is held by none that only follows it. Internal
 snapshots are guest data that travel nowhere, so they are never safe. What may be lost is for the user to
 confirm; what is asked and how is for the command.
 """
@@ -9,21 +10,28 @@ confirm; what is asked and how is for the command.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from overlaysync.errors import OverlaysyncError, WouldDestroyError
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.recognition import always
 from overlaysync.model.datamap import DataMap
-from overlaysync.model.digest import Kind
+from overlaysync.model.history import History
 from overlaysync.model.names import one_field
 from overlaysync.ops.hashing import Progress
-from overlaysync.ops.library import Known, Library
+from overlaysync.ops.library import Known, Library, is_blank
+from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.verify import Verdict
 from overlaysync.store.catalog import ManifestRow
+from overlaysync.trust.envelope import Manifest
 
 _NAMED = 8
 """Snapshots that are named."""
+
+_HEIRS = 64
+"""Versions made from one that are looked at, the newest first; with more, none is known to be kept."""
+
+NO_OTHER = "no other machine is known to have this version"
 
 _UNPUBLISHED = "what its guest wrote is in no other file here, and was never published"
 
@@ -35,6 +43,7 @@ def would_be_lost(
     own: bytes,
     keeping: bool = False,
     going: Collection[str] = (),
+    offered: Manifest | None = None,
 ) -> str:
     """Return what would be lost with the file of ``known``, as the reason in an error; "" for nothing.
 
@@ -45,15 +54,15 @@ def would_be_lost(
         keeping: whether the active state is kept elsewhere by the command itself, so that only internal
             snapshots matter.
         going: real paths of other files that go as well, so that they keep nothing.
+        offered: what is to take the file's place, and can be had now.
     """
     snapshots = _snapshots(known.path)
     if snapshots:
         return snapshots
-    if keeping or _is_elsewhere(library, known, own, {known.path, *going}):
+    rows = _versions_of(library, known, offered)
+    if keeping or _is_elsewhere(library, known, rows, own, {known.path, *going}, offered):
         return ""
-    if library.catalog.manifests(content=known.content.id):
-        return "no other machine is known to have this version"
-    return _UNPUBLISHED
+    return NO_OTHER if rows else _UNPUBLISHED
 
 
 def check_nothing_lost(
@@ -127,14 +136,29 @@ def _snapshots(path: str) -> str:
     return f"it has {what}{listed}, kept in no other file"
 
 
-def _is_elsewhere(library: Library, known: Known, own: bytes, going: Collection[str]) -> bool:
-    """Whether what the guest sees can be had without the file of ``known`` and the others that go."""
+def _versions_of(library: Library, known: Known, offered: Manifest | None) -> list[ManifestRow]:
+    """The versions that have the content of a file; of the name that is offered also those only seen."""
+    header = offered.header if offered else None
+    seen = library.catalog.versions(header.team, header.name) if header else []
+    rows = [*library.catalog.manifests(content=known.content.id), *seen]
+    return list({row.id: row for row in rows if row.content == known.content.id}.values())
+
+
+def _is_elsewhere(
+    library: Library,
+    known: Known,
+    rows: Sequence[ManifestRow],
+    own: bytes,
+    going: Collection[str],
+    offered: Manifest | None,
+) -> bool:
+    """Whether what the guest sees can be had without the file of ``known`` and the others that go.
+
+    ``rows`` are the versions that have its content.
+    """
     if known.layer is not None and not DataMap(known.layer, library.load_page).count and not _hides(known):
         return True  # nothing was written since it was made
-    rows = library.catalog.manifests(content=known.content.id)
-    if any(row.publisher != own for row in rows) or library.catalog.holders(known.content.id):
-        return True
-    if any(_is_followed(library, row, own) for row in rows):
+    if any(_lives_on(library, row, own, offered) for row in rows) or _is_held(library, known, rows):
         return True
     inode = known.files[0][:2] if known.files else None
     return any(
@@ -143,16 +167,43 @@ def _is_elsewhere(library: Library, known: Known, own: bytes, going: Collection[
     )
 
 
-def _is_followed(library: Library, row: ManifestRow, own: bytes) -> bool:
-    """Whether another publisher signed a version that was made from this one: so it had it."""
+def _lives_on(library: Library, row: ManifestRow, own: bytes, offered: Manifest | None) -> bool:
+    """Whether another publisher signed a version or one that was made from it, and did not give that up.
+
+    What is ``offered`` can be had, whatever versions of others say that they were chosen over it.
+    """
     versions = library.catalog.versions(row.team, row.name)
-    return any(later.publisher != own and row.id in later.follows[:1] for later in versions)
+    here = manifest_row(offered) if offered else None
+    if here and (here.team, here.name) == (row.team, row.name):
+        versions = [here, *(other for other in versions if other.id != here.id)]
+    history = History(versions)
+    heirs = history.heirs(row.id) | {row.id}
+    theirs = [heir for heir in versions if heir.id in heirs and heir.publisher != own]
+    return any(heir is here or not history.chosen_over(heir.id) for heir in theirs[:_HEIRS])
+
+
+def _is_held(library: Library, known: Known, rows: Sequence[ManifestRow]) -> bool:
+    """Whether another machine was seen to have the content, and has not given it up since."""
+    holders = library.catalog.holders(known.content.id)
+    if not holders:
+        return False
+    over = {settler for row in rows for settler in _chosen_over(library, row)}
+    return any(not {holder.node, holder.label} & over for holder in holders)
+
+
+def _chosen_over(library: Library, row: ManifestRow) -> set[bytes | str]:
+    """The keys and labels of the publishers that have settled a fork for another side than a version."""
+    versions = library.catalog.versions(row.team, row.name)
+    history = History(versions)
+    over = history.chosen_over(row.id)
+    settlers = [later for later in versions if later.id in over]
+    return {mark for later in settlers for mark in (later.publisher, later.label) if mark}
 
 
 def _has_data(path: str) -> bool:
     """Whether anything is written to the image itself."""
     with open_image(path, vouched=always) as image:
-        return any(extent.kind is not Kind.UNALLOCATED for extent in image.extents(0, image.virtual_size))
+        return not is_blank(image)
 
 
 def _hides(known: Known) -> bool:

@@ -20,14 +20,16 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlaysync.errors import AmbiguousError
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.names import name_from
+from overlaysync.ops.again import ShareAgain
 from overlaysync.ops.audience import stem
+
+_PLAIN = ShareAgain()
 
 _GENERIC = re.compile(
     r"(?:disk|image|img|drive|root|rootfs|"
@@ -86,14 +88,14 @@ class Candidate:
 
 
 def assign_names(
-    candidates: Iterable[Candidate], taken: Mapping[str, str], *, options: str = ""
+    candidates: Iterable[Candidate], taken: Mapping[str, str], *, again: ShareAgain = _PLAIN
 ) -> dict[str, str]:
     """Return the name of each path.
 
     Args:
         candidates: all images to be published together.
         taken: names of other files of this node, and their paths.
-        options: what a command needs beside a name and a path, to publish one of them for the same audience.
+        again: the command that publishes one of them for the same audience.
 
     Raises:
         AmbiguousError: two different images would have one name.
@@ -114,12 +116,12 @@ def assign_names(
         for path in _continuing_elsewhere(alike):
             names[path] = stem(path)
     for alike in _alike(everything, names):
-        raise _collision(names[alike[0].path], alike, options)
+        raise _collision(names[alike[0].path], alike, again)
     for path, name in names.items():
         candidate = everything[path]
         other = taken.get(name, path)
         if other != path and candidate.asked and candidate.is_free and other not in everything:
-            raise _taken(name, other, path, options)
+            raise _taken(name, other, path, again)
     return names
 
 
@@ -160,24 +162,20 @@ def _name_by_folders(everything: Mapping[str, Candidate], names: dict[str, str])
                 names[item.path] = name_from(folder if item.alone else f"{folder}-{stem(item.path)}")
 
 
-def _collision(name: str, alike: Sequence[Candidate], options: str) -> AmbiguousError:
+def _collision(name: str, alike: Sequence[Candidate], again: ShareAgain) -> AmbiguousError:
     # One that is passed on keeps its name, whatever the user says of others.
     path = min(alike, key=lambda one: (not one.is_new, not one.is_free)).path
     return AmbiguousError(
         f"{len(alike)} different images would be called '{name}'",
         candidates=tuple(candidate.path for candidate in alike),
-        hint=f"give one another name: {_command('NAME', path, options)}",
+        hint=f"give one another name: {again.share(path, name='NAME')}",
     )
 
 
-def _taken(name: str, other: str, path: str, options: str) -> AmbiguousError:
+def _taken(name: str, other: str, path: str, again: ShareAgain) -> AmbiguousError:
     return AmbiguousError(
         f"Another image on this machine is already named '{name}'",
         candidates=(other, path),
-        hint=f"{_command('NAME', path, options)}; or, if it is the next version of the other: "
-        f"{_command(name, path, options)}",
+        hint=f"{again.share(path, name='NAME')}; or, if it is the next version of the other: "
+        f"{again.share(path, name=name)}",
     )
-
-
-def _command(name: str, path: str, options: str) -> str:
-    return " ".join(filter(None, ("overlaysync share", options, f"--as {name}", shlex.quote(path))))

@@ -18,7 +18,8 @@ from overlaysync.model.manifest import MAX_FOLLOWS, MAX_VERSION, Header
 from overlaysync.model.names import check_name
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.model.pin import Pin
-from overlaysync.ops.audience import Audiences, stem
+from overlaysync.ops.again import PUBLIC, ShareAgain
+from overlaysync.ops.audience import Audiences, Origin, stem
 from overlaysync.ops.library import Known, Library
 from overlaysync.store.catalog import Catalog, Held, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
@@ -28,6 +29,7 @@ from overlaysync.units import CHUNK
 
 _NO_TEAMS: Mapping[str, Team] = MappingProxyType({})
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
+_PLAIN = ShareAgain()
 
 
 def image_path(directory: str, name: str, format: Format) -> str:
@@ -125,6 +127,7 @@ class Publisher:
         names: Mapping[str, str] = _NO_NAMES,
         note: str = "",
         continues: bool = False,
+        again: ShareAgain = _PLAIN,
     ) -> list[tuple[Known, Manifest]]:
         """Return the manifests of ``known`` and of all images below it, top first.
 
@@ -135,19 +138,20 @@ class Publisher:
             known: the image that was asked for.
             team, created, note, continues: as for :meth:`publish`.
             names: by path, where a file is to be called other than by :meth:`name_of`.
+            again: the command that errors print.
 
         Raises:
             NotAllowedError: this node is not in the team, or the team cannot get an image below.
         """
         name = names.get(known.path) or self.name_of(known.path)
-        team = self.audience(known, name) if team is None else team
+        team = self.audience(known, name, again) if team is None else team
         below = [
-            (image, self._below(known, image, team, created, names.get(image.path)))
+            (image, self._below(known, image, team, created, names.get(image.path), again))
             for image in reversed(list(known.lineage)[1:])
         ]
         for image, manifest in below:
             if manifest.header.team not in ("", team):
-                raise self._out_of_reach(known, image, team, manifest.header.team)
+                raise self._out_of_reach(known, image, team, manifest.header.team, again)
         top = self.publish(known, team=team, created=created, name=name, note=note, continues=continues)
         return [(known, top), *reversed(below)]
 
@@ -175,7 +179,9 @@ class Publisher:
         unchanged = rows and all(row.content == known.content.id for row in rows)
         return open_envelope(rows[0].envelope) if unchanged else None
 
-    def _below(self, known: Known, image: Known, team: str, created: str, name: str | None) -> Manifest:
+    def _below(
+        self, known: Known, image: Known, team: str, created: str, name: str | None, again: ShareAgain
+    ) -> Manifest:
         """The manifest of an image that ``known`` stands on.
 
         Raises:
@@ -187,16 +193,22 @@ class Publisher:
         name = check_name(name or self.name_of(image.path))
         owner = self.known_audience(image)
         if owner and (owner != team or self._audiences.left_team(image, name)):
-            raise self._out_of_reach(known, image, team, owner)
+            raise self._out_of_reach(known, image, team, owner, again)
         return self._manifest(image, team, name, created, "", False)
 
-    def _out_of_reach(self, known: Known, image: Known, team: str, owner: str) -> NotAllowedError:
+    def _out_of_reach(
+        self, known: Known, image: Known, team: str, owner: str, again: ShareAgain
+    ) -> NotAllowedError:
         whom = f"team '{team}'" if team else "everybody"
-        option = f"--team {team}" if team else "--public"
+        audience = ("--team", team) if team else PUBLIC
+        both = f"share both: {again.share(image.path, known.path, audience=audience)}"
+        if not team and owner in self._teams:
+            theirs = again.share(known.path, audience=("--team", owner))
+            both = f"with that team: {theirs}; or, to make public what is the team's, {both}"
         return NotAllowedError(
             f"Cannot share {known.path} with {whom}",
-            why=f"its master {image.path} is shared with team '{owner}' only",
-            hint=f"share both: overlaysync share {option} '{image.path}' '{known.path}'",
+            why=f"its master {image.path} is shared with team '{owner}' only, or holds data of that team",
+            hint=both,
         )
 
     def _manifest(
@@ -265,17 +277,22 @@ class Publisher:
         opened = (open_envelope(row.envelope) for row in rows)
         return [manifest for manifest in opened if manifest.belongs(self._teams)]
 
-    def audience(self, known: Known, name: str) -> str:
+    def audience(self, known: Known, name: str, again: ShareAgain = _PLAIN) -> str:
         """Return whom an image is for when the user does not say.
 
         Raises:
-            NotAllowedError: it, or its master, was for a team that this machine has left.
+            NotAllowedError: it, or its master, was for a team that this machine has left; or it holds a
+                team's data, and whom it is for is for the user to say.
         """
-        return self._audiences.choose(known, name, self.name_of)
+        return self._audiences.choose(known, name, self.name_of, again)
 
     def known_audience(self, known: Known) -> str | None:
         """Return whom an image was for so far: a team, "" for everybody, None when nothing is known of it."""
         return self._audiences.known(known, self.name_of(known.path))
+
+    def origin(self, known: Known) -> Origin | None:
+        """Return whom an image was for so far, or whose data it holds; None when nothing is known of it."""
+        return self._audiences.origin(known, self.name_of(known.path))
 
     def _header(self, known: Known, name: str, team: str, created: str, note: str) -> Header:
         """The header of a first version."""

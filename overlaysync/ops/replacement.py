@@ -20,7 +20,7 @@ from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, Library, full_name
 from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.trust_words import age, who
-from overlaysync.ops.versions import Standing, State, compare, was_elsewhere
+from overlaysync.ops.versions import Standing, State, compare
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.store.place import Entry, entry_at
 from overlaysync.trust.envelope import Manifest, open_envelope
@@ -53,12 +53,33 @@ class Verdict:
         standing: how what is there stands to what is offered; None when nothing is there.
         file: fingerprint of the file that is to be replaced, as it was when it was judged.
         entry: what had the name before it was judged, when that is to be replaced: a link, or a file.
+        lost: what would be lost with that file, as :func:`would_be_lost`; "" for nothing.
     """
 
     known: Known | None = None
     standing: Standing | None = None
     file: Fingerprint | None = None
     entry: Entry | None = None
+    lost: str = ""
+
+    @property
+    def replaces(self) -> str:
+        """What the offered takes the place of, and who else has it, for people; "" for nothing to speak of.
+
+        That a version takes the place of one that it follows goes without saying, unless something is lost.
+        """
+        if self.known is not None or (self.file is None and not self.lost):
+            return ""
+        state = self.standing.state if self.standing else State.UNKNOWN
+        if state is State.BEHIND and not self.lost:
+            return ""
+        names = _names(self.standing.held) if self.standing else ""
+        if state is State.CHANGED:
+            what = f"what was written here since {names}"
+        else:
+            what = names or "another file"
+        side = ", your side of the fork" if state is State.FORKED else ""
+        return f"{what}{side} ({self.lost or 'another machine or file is known to have it'})"
 
     @property
     def superseded(self) -> tuple[bytes, ...]:
@@ -112,7 +133,8 @@ def judge(
     except OverlaysyncError as error:
         if rules.discard_changes and not brought:
             check_unneeded(path, library.catalog)
-            return Verdict(standing=Standing(State.UNKNOWN), entry=entry)
+            lost = f"what it holds cannot be compared with other files: {error}"
+            return Verdict(standing=Standing(State.UNKNOWN), entry=entry, lost=lost)
         if isinstance(error, BaseImageError):
             raise  # for :func:`judge_stray`, where the right one is here
         raise WouldDestroyError(
@@ -128,9 +150,10 @@ def judge(
             f"{path} exists and is not {header.full_name}:{header.version}", hint=elsewhere
         )
     check_unneeded(path, library.catalog, instead=again.fetch("--as", "NAME"))
+    lost = would_be_lost(library, known, own=own, offered=offered)
     if not rules.discard_changes:
-        _refuse(library, known, standing, offered, rules, own, now, again)
-    return Verdict(standing=standing, file=known.files[0], entry=entry)
+        _refuse(known, standing, offered, rules, lost, now, again)
+    return Verdict(standing=standing, file=known.files[0], entry=entry, lost=lost)
 
 
 def check_still(path: str, judged: Fingerprint | None) -> None:
@@ -193,16 +216,15 @@ def judge_stray(
     standing = compare(library.catalog, os.path.realpath(path), known.content.id, offered)
     if standing.state not in (State.SAME, State.BEHIND):
         raise astray
-    same = standing.state is State.SAME
-    keeping = same or was_elsewhere(library.catalog, standing, offered, own)
-    if would_be_lost(library, known, own=own, keeping=keeping) and not rules.discard_changes:
+    lost = would_be_lost(library, known, own=own, keeping=standing.state is State.SAME, offered=offered)
+    if lost and not rules.discard_changes:
         raise astray
     check_unneeded(path, library.catalog)
     if not rules.replace and not rules.discard_changes:
         raise BaseImageError(
             str(astray), why=astray.why, hint=f"to put it on {base.path}: {again.fetch('--replace')}"
         )
-    return Verdict(standing=standing, file=known.files[0], entry=entry)
+    return Verdict(standing=standing, file=known.files[0], entry=entry, lost=lost)
 
 
 def _judge_link(
@@ -225,12 +247,11 @@ def _judge_link(
 
 
 def _refuse(
-    library: Library,
     known: Known,
     standing: Standing,
     offered: Manifest,
     rules: Rules,
-    own: bytes,
+    lost: str,
     now: float,
     again: Again,
 ) -> None:
@@ -253,9 +274,10 @@ def _refuse(
                 f"to lose it: {again.fetch('--discard-changes')}",
             )
         case State.FORKED:
-            raise _fork(known, standing, offered, now, again)
-    keeping = was_elsewhere(library.catalog, standing, offered, own)
-    why = would_be_lost(library, known, own=own, keeping=keeping)
+            raise _fork(known, standing, offered, lost, now, again)
+    why = lost
+    if why and standing.state is State.BEHIND:
+        why = f"it holds {_names(standing.held)}, which {new} follows: {lost}"
     if why or not rules.replace or (rules.forward_only and standing.state is not State.BEHIND):
         away = "to lose it" if why else "to replace it"
         option = "--discard-changes" if why else "--replace"
@@ -266,8 +288,10 @@ def _refuse(
         )
 
 
-def _fork(known: Known, standing: Standing, offered: Manifest, now: float, again: Again) -> WouldDestroyError:
-    """Both sides of a fork, and what they have in common."""
+def _fork(
+    known: Known, standing: Standing, offered: Manifest, lost: str, now: float, again: Again
+) -> WouldDestroyError:
+    """Both sides of a fork, what they have in common, and what it costs to take the other."""
     mine = next(iter(standing.held))
     common = (
         f"their last common version is {full_name(standing.common)}"
@@ -277,9 +301,11 @@ def _fork(known: Known, standing: Standing, offered: Manifest, now: float, again
     return WouldDestroyError(
         f"'{offered.header.full_name}' is forked: neither version follows the other",
         why=f"here    {_side(open_envelope(mine.envelope), now)}\n"
+        f"{f'          {lost}{chr(10)}' if lost else ''}"
         f"  there   {_side(offered, now)}\n  {common}",
         hint=f"to have both: {again.fetch('--as', 'NAME')}; "
-        f"to take theirs instead of {known.path}: {again.fetch('--discard-changes')}",
+        f"to take theirs instead of {known.path}{', which is then lost' if lost else ''}: "
+        f"{again.fetch('--discard-changes')}",
     )
 
 

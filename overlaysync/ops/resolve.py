@@ -154,7 +154,7 @@ def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
         return NotFoundError(
             f"Nobody has '{reference}'",
             why="there is " + "; ".join(having[:_NAMED_OTHERS]) + more,
-            hint=f"name one of these: {loose}",
+            hint=f"the newest that is within reach: {loose}",
         )
     if not listings:
         return NotFoundError(

@@ -39,12 +39,14 @@ class Copy:
         format: ``raw``, ``qed`` or ``qcow2``.
         changed: whether the file was written since it was hashed.
         verified_at: when it was hashed, seconds since 1970.
+        master_changed: whether only what the file stands on was written to or replaced since.
     """
 
     path: str
     format: str
     changed: bool
     verified_at: float
+    master_changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ def build_tree(
     listings: Iterable[Listing],
     *,
     changed: Collection[str] = (),
+    master_changed: Collection[str] = (),
     data_sizes: Mapping[bytes, int] | None = None,
 ) -> Tree:
     """The tree of all that is known.
@@ -143,13 +146,16 @@ def build_tree(
         images: files here.
         listings: manifests known here or listed by peers.
         changed: paths of ``images`` that were written since they were hashed.
+        master_changed: paths of those whose masters alone were.
         data_sizes: bytes of data by content id, for what has no manifest.
     """
     rows = sorted(images, key=lambda row: row.path)
     drafts: dict[bytes, _Draft] = {}
     # What is as it was hashed comes first: of the others, one may stand for what they all were.
     for row in sorted(rows, key=lambda row: row.path in changed):
-        _draft(drafts, row, apart=row.path in changed).add_image(row, row.path in changed)
+        _draft(drafts, row, apart=row.path in changed).add_image(
+            row, row.path in changed, row.path in master_changed
+        )
     for listing in listings:
         _draft(drafts, listing).add_listing(listing)
     for id, size in (data_sizes or {}).items():
@@ -201,9 +207,9 @@ class _Draft:
         highest = max((version.version for version in self.versions if version.name == self.name), default=0)
         return (self.kind is EntryKind.MISSING, self.name, highest, self.id)
 
-    def add_image(self, row: ImageRow, changed: bool) -> None:
+    def add_image(self, row: ImageRow, changed: bool, master_changed: bool) -> None:
         self.virtual_size = row.virtual_size
-        self.copies.append(Copy(row.path, row.format, changed, row.verified_at))
+        self.copies.append(Copy(row.path, row.format, changed, row.verified_at, master_changed))
 
     def add_listing(self, listing: Listing) -> None:
         header = listing.manifest.header

@@ -37,6 +37,8 @@ def details(entry: Entry) -> list[str]:
         facts.append(f"×{len(entry.copies)}")
     if all(copy.changed for copy in entry.copies):
         facts.append("written to since it was hashed")
+    elif all(copy.master_changed for copy in entry.copies):
+        facts.append("its master was written to or replaced")
     return facts
 
 

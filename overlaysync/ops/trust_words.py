@@ -46,6 +46,13 @@ def who(publisher: bytes, label: str) -> str:
     return f"{one_field(label)} ({node_id(publisher)})" if label else node_id(publisher)
 
 
+def trust_of(manifest: Manifest, book: Book) -> str:
+    """How a publisher is trusted for what it signed; "team" where that is by the team's key alone."""
+    header = manifest.header
+    trust = book.trust(manifest.publisher, header.team, header.name)
+    return "team" if header.team and trust is Trust.NO else trust.value
+
+
 def first_use(manifest: Manifest, *, dry_run: bool) -> str:
     """A name that becomes the publisher's when it is here, unless it is a dry run, and what to compare."""
     fingerprint, name = node_id(manifest.publisher), manifest.header.full_name

@@ -80,6 +80,29 @@ def is_news(catalog: Catalog, held: tuple[bytes, ...], offered: Manifest) -> boo
     return any(history.is_before(id, offered.id) for id in held)
 
 
+def left_behind(catalog: Catalog, node: bytes, label: str, listed: Sequence[ManifestRow]) -> set[bytes]:
+    """Return the contents that a peer was seen to have, and has gone on from: it lists what follows them.
+
+    Args:
+        catalog: knows what was seen there, and the histories.
+        node, label: the peer.
+        listed: what it lists now.
+    """
+    rows = [
+        row
+        for content in catalog.holdings(node, label) - {row.content for row in listed}
+        for row in catalog.manifests(content=content)
+    ]
+    found = set()
+    for team, name in {(row.team, row.name) for row in rows}:
+        newest = [row for row in listed if (row.team, row.name) == (team, name)]
+        if newest:
+            history = History([*catalog.versions(team, name), *newest])
+            before = history.before(*(row.id for row in newest))
+            found |= {row.content for row in rows if row.id in before}
+    return found
+
+
 def settled(catalog: Catalog, taken: Manifest, superseded: Sequence[bytes]) -> tuple[bytes, ...]:
     """Return what a file holds that ``taken`` was written to: that, and what it was chosen over.
 
@@ -156,19 +179,3 @@ def compare(catalog: Catalog, path: str, content: bytes, offered: Manifest) -> S
         return Standing(State.UNKNOWN, current)
     common = history.last_common(current[0].id, offered.id, versions)
     return Standing(State.FORKED, current, common)
-
-
-def was_elsewhere(catalog: Catalog, standing: Standing, offered: Manifest, own: bytes) -> bool:
-    """Whether another publisher made a version, offered now, out of what is here: it must have had that.
-
-    A version that was only chosen over what is here says nothing: it may hold none of it.
-    """
-    header = offered.header
-    rows = [manifest_row(offered), *catalog.versions(header.team, header.name)]
-    history = History(rows)
-    before = {offered.id} | history.before(offered.id)
-    return any(
-        row.id in before and row.publisher != own and history.is_made_from(held.id, row.id)
-        for row in rows
-        for held in standing.held
-    )

@@ -489,6 +489,19 @@ class Catalog:
             for content in news:
                 _note_holder(connection, content, node, label, at)
 
+    def holdings(self, node: bytes, label: str) -> set[bytes]:
+        """The contents that another node was seen to have, by its key or its label."""
+        with self._database.read() as connection:
+            rows = connection.execute(f"SELECT content FROM holders WHERE {_OF_NODE}", (node, label))
+            return {content for (content,) in rows}
+
+    def forget_holdings(self, node: bytes, label: str, contents: Iterable[bytes]) -> None:
+        """Note that another node has contents no longer."""
+        gone = [(node, label, content) for content in contents]
+        if gone:
+            with self._database.write() as connection:
+                connection.executemany(f"DELETE FROM holders WHERE {_OF_NODE} AND content = ?", gone)
+
     def holders(self, content: bytes) -> list[Holder]:
         """The other nodes that were seen to have a content, the latest first."""
         query = "SELECT node, label, seen_at FROM holders WHERE content = ? ORDER BY seen_at DESC, node"
@@ -531,6 +544,8 @@ def _note_holder(connection: sqlite3.Connection, content: bytes, node: bytes, la
     connection.execute("INSERT OR REPLACE INTO holders VALUES (?, ?, ?, ?)", (content, node, label, at))
     connection.execute(_FORGET_HOLDERS, (content, MAX_HOLDERS))
 
+
+_OF_NODE = "(node = ? OR label = ?)"
 
 _FORGET_HOLDERS = """
     DELETE FROM holders WHERE rowid IN (

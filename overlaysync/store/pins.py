@@ -1,4 +1,8 @@
-"""Pins, trusted and distrusted publishers, in the catalog. What they mean is for others."""
+"""Pins, trusted and distrusted publishers, in the catalog. What they mean is for others.
+
+While a publisher is distrusted its pins and its trust count for nothing, but they are kept: when the distrust
+ends, all is as it was before, but for names that have become another's.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from overlaysync.model.pin import DistrustedPublisher, Pin, TrustedPublisher
 from overlaysync.store.database import Database
 
 _PIN_COLUMNS = "team, name, publisher, since, explicit, label"
+_COUNTS = "publisher NOT IN (SELECT publisher FROM distrusted)"
 
 
 class PinStore:
@@ -19,9 +24,11 @@ class PinStore:
         self._database = database
 
     def pins(self) -> list[Pin]:
-        """All, by team and name."""
+        """All that count, by team and name."""
         with self._database.read() as connection:
-            rows = connection.execute(f"SELECT {_PIN_COLUMNS} FROM pins ORDER BY team, name").fetchall()
+            rows = connection.execute(
+                f"SELECT {_PIN_COLUMNS} FROM pins WHERE {_COUNTS} ORDER BY team, name"
+            ).fetchall()
         return [
             Pin(team, name, publisher, since, bool(explicit), label)
             for team, name, publisher, since, explicit, label in rows
@@ -30,7 +37,7 @@ class PinStore:
     def trusted(self) -> list[TrustedPublisher]:
         """All publishers that the user trusts, whom first."""
         with self._database.read() as connection:
-            query = "SELECT publisher, since, label FROM trusted ORDER BY since, publisher"
+            query = f"SELECT publisher, since, label FROM trusted WHERE {_COUNTS} ORDER BY since, publisher"
             return [TrustedPublisher(*row) for row in connection.execute(query)]
 
     def distrusted(self) -> list[DistrustedPublisher]:
@@ -40,8 +47,11 @@ class PinStore:
             return [DistrustedPublisher(*row) for row in connection.execute(query)]
 
     def pin_first(self, pin: Pin) -> None:
-        """Pin a name, unless it is pinned."""
+        """Pin a name, unless it is pinned to a publisher that counts."""
         with self._database.write() as connection:
+            connection.execute(
+                f"DELETE FROM pins WHERE (team, name) = (?, ?) AND NOT {_COUNTS}", (pin.team, pin.name)
+            )
             connection.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?, ?, ?, ?)", _row(pin))
 
     def trust(self, publisher: TrustedPublisher | None, pins: Iterable[Pin]) -> None:
@@ -65,10 +75,14 @@ class PinStore:
             _forget(connection, publisher)
 
     def distrust(self, publisher: DistrustedPublisher) -> None:
-        """Refuse a publisher for good, and forget that it was trusted and had names, in one step."""
+        """Refuse a publisher for good: that it was trusted and had names counts no more."""
         with self._database.write() as connection:
-            _forget(connection, publisher.publisher)
             connection.execute("INSERT OR IGNORE INTO distrusted VALUES (?, ?, ?)", astuple(publisher))
+
+    def end_distrust(self, publisher: bytes) -> None:
+        """Refuse a publisher no longer: what it was trusted for and had before counts again."""
+        with self._database.write() as connection:
+            connection.execute("DELETE FROM distrusted WHERE publisher = ?", (publisher,))
 
 
 def _forget(connection: sqlite3.Connection, publisher: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -19,7 +20,23 @@ def test_the_line_of_a_command_is_the_first_of_its_help(name: str) -> None:
     assert len(ENTRIES[name].help) < 60, "one line on a terminal of 80 columns"
 
 
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    "words", [["--help"], ["help", "ls"], ["--version"], ["key", "show"], ["tree", "--json"]]
+)
+@pytest.mark.parametrize("unbuffered", [[], ["-u"]])
+def test_what_reads_the_result_may_close_the_pipe(words: list[str], unbuffered: list[str]) -> None:
+    """As of a program that SIGPIPE ends: that is no mistake, and there is nothing to say."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, *unbuffered, "-m", "overlaysync", *words]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.parametrize("words", [["--help"], [], ["fetc"], ["--version"]])
+@pytest.mark.slow
 def test_no_command_is_imported_for_the_list_of_commands(words: list[str]) -> None:
     script = (
         "import sys\n"

@@ -26,7 +26,7 @@ from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 def complete(line: str, *, shell: str = "bash", **environment: str) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 from overlaysync.ops.tree_drawing import SVG_START
 from overlaysync.units import CHUNK, MIB
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 def overlaysync(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -68,7 +68,9 @@ def test_an_overlay_is_shown_under_its_master(vm: Path) -> None:
 
 def test_what_changed_is_said_and_what_is_gone_is_not_shown(vm: Path) -> None:
     os.truncate(vm.with_name("debian.raw"), 2 * MIB)
-    assert all("since it was hashed" in line for line in overlaysync("tree").stdout.splitlines())
+    first, second = overlaysync("tree").stdout.splitlines()
+    assert "written to since it was hashed" in first
+    assert "its master was written to or replaced" in second and "hashed" not in second
     vm.with_name("debian.raw").unlink()
     missing, overlay = entries()
     assert missing["kind"] == "missing"
@@ -101,6 +103,18 @@ def test_a_foreign_file_is_replaced_only_when_that_is_said(tmp_path: Path) -> No
     assert svg.read_text() == '<svg xmlns="http://www.w3.org/2000/svg"/>'
     overlaysync("tree", "--svg", svg, "--replace")
     assert svg.read_text().startswith(SVG_START)
+
+
+@pytest.mark.parametrize("replace", [[], ["--replace"]])
+def test_an_image_is_never_replaced(vm: Path, tmp_path: Path, replace: list[str]) -> None:
+    stray, named, disk = tmp_path / "stray.svg", tmp_path / "notes.img", tmp_path / "disk"
+    stray.write_bytes(vm.read_bytes())
+    named.write_text("called like an image")
+    disk.write_bytes(bytes(510) + b"\x55\xaa")
+    for path in (vm, vm.with_name("debian.raw"), stray, named, disk):
+        before = path.read_bytes()
+        done = overlaysync("tree", "--svg", path, *replace, code=9)
+        assert path.read_bytes() == before and "--replace" not in done.stderr
 
 
 @pytest.mark.parametrize("replace", [[], ["--replace"]])

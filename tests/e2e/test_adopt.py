@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,7 +136,11 @@ def test_only_the_user_takes_a_master_without_proof(student: Node, shared: Share
     master.chmod(0o444)
     error = student.fails(NO_BASE, "adopt", stick, "--master", master, *NOW)
     assert f"--master '{master}' --unverified" in error["hint"]
-    assert student.fails(USAGE, "adopt", stick, "--unverified", *NOW)["hint"]
+    places = ("--to", "some where", "--masters", "m")
+    for code, more in ((USAGE, ("--unverified",)), (NO_BASE, ())):
+        way = shlex.split(student.fails(code, "adopt", stick, *more, *places, *NOW)["hint"])
+        at = way.index("--to")
+        assert tuple(way[at : at + 4]) == places, "what is printed puts it where this was to put it"
     assert student.fails(USAGE, "adopt", stick, "--master", "a", "--unverified", *NOW)["hint"]
 
     result = student.run("adopt", stick, "--master", master, "--unverified", "--as", "mine", *NOW)

@@ -11,7 +11,7 @@ import pytest
 from overlaysync.units import KIB, MIB
 from tests import images
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NO_BASE, WOULD_DESTROY, Lab, Node
+from tests.e2e.nodes import DONE, IN_USE, NO_BASE, WOULD_DESTROY, Lab, Node
 from tests.e2e.versions import edit, shared
 
 pytestmark = pytest.mark.qemu
@@ -121,6 +121,9 @@ def test_a_newer_master_goes_beside_one_that_overlays_stand_on(lab: Lab) -> None
     edit(master, "a newer one")
     with shared(alice, master, vm, "--team", team) as share:
         hint = bob.fails(WOULD_DESTROY, "fetch", master.stem, *WHERE, "--replace", "--peer", share.peer)
+        with shared(bob, mine):
+            used = bob.fails(IN_USE, "fetch", master.stem, *WHERE, "--replace", "--peer", share.peer)
+        assert "--as NAME" in used["hint"] and "another program" not in used["why"]
         done = [bob.json("sync", f"{team}/", *WHERE, "--peer", share.peer) for _ in range(2)]
     states = [{one["name"]: one["state"] for one in document["synced"]} for document in done]
     assert states[0][master.stem] == "fetched" and states[1][master.stem] == "current"

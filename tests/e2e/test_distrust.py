@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,7 +97,7 @@ def test_untrust_forgets_and_distrust_lasts_until_it_is_taken_back(lab: Lab) -> 
     student.fails(NOT_ALLOWED, *fetch)
 
     trusted = student.json("trust", key)
-    assert trusted["was_distrusted"] and trusted["trusted"]["trusted"] == "explicit"
+    assert trusted["was_distrusted"] and trusted["trusted"]["trusted"] == "first-use", "as it was before"
     assert student.json("trust")["distrusted"] == []
     student.json(*fetch)
 
@@ -126,3 +127,21 @@ def test_a_master_that_only_it_has_signed_is_not_brought_along(lab: Lab) -> None
     error = student.fails(NOT_ALLOWED, "fetch", overlay.stem, "--peer", second.peer, "--wait", "1")
     assert key in error["why"] and f"overlaysync trust {key[:9]}" in error["hint"]
     assert student.files() == set() and student.json("trust")["trusted"] == []
+
+
+def test_taking_a_distrust_back_gives_it_no_name_that_is_another_s(lab: Lab) -> None:
+    """The command that ``distrust`` prints, typed literally; two publishers share what is called alike."""
+    name, teacher, ben, student = lab.name("debian"), *map(lab.node, ("teacher", "ben", "student"))
+    first = teacher.share(raw(teacher, name))
+    (item,) = student.json("fetch", name, "--peer", first.peer, "--wait", "1")["fetched"]
+    second = ben.share(raw(ben, name, "of ben"))
+    key = second.document()["shared"][0]["publisher"]
+    before = student.json("trust")
+    told = student.run("distrust", key, "--peer", second.peer, "--wait", "1").stdout
+    (command,) = re.findall(r"overlaysync (trust [^ \n]*)", told)
+    back = student.run(*command.split())
+    assert "no longer distrusted" in back.stdout and "now belongs" not in back.stdout
+    assert student.json("trust") == before
+    peers = ("--peer", first.peer, "--peer", second.peer, "--wait", "1")
+    (again,) = student.json("fetch", name, *peers)["fetched"]
+    assert again["publisher"] == item["publisher"]

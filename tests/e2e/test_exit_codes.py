@@ -254,7 +254,7 @@ def test_a_directory_of_what_is_in_use(lab: Lab) -> None:
     os.truncate(node.place / "torn.qed", 40)
     with disks.opened_by_qemu(disks.make_master(node.place / "busy.qcow2", size=MIB)):
         error = node.fails(IN_USE, "share", node.place)
-    assert "busy.qcow2" in error["what"] and "shut down" in error["hint"]
+    assert "busy.qcow2" in error["what"] and "shut the VM down" in error["hint"]
     assert "torn.qed" in node.fails(BAD_IMAGE, "share", "torn.qed")["what"]
 
 

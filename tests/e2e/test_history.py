@@ -10,7 +10,7 @@ import pytest
 
 from overlaysync.units import MIB
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NOT_FOUND, USAGE, Lab, Node
+from tests.e2e.nodes import DONE, NOT_FOUND, USAGE, WOULD_DESTROY, Lab, Node
 from tests.e2e.versions import edit, publish, shared
 
 pytestmark = pytest.mark.qemu
@@ -92,16 +92,26 @@ def test_a_fork_is_said_by_history_ls_and_show_and_settled_by_what_follows_both(
         error = carol.fails(USAGE, "fetch", name, *asked)
         assert len(error["candidates"]) == 2
 
-    # Alice takes Bob's side on purpose, as her share says, and goes on from there: what follows follows both.
+    # Nothing that her share prints loses Alice's side unasked. She takes Bob's on purpose, and goes on from
+    # there: what follows follows both.
+    content, lonely = mine.read_bytes(), "no other machine is known to have this version"
     with shared(bob, theirs) as other:
         alice.json("ls", name, "--peer", other.peer, "--wait", "2")
         with shared(alice, mine) as share:
-            said = re.search(
-                r"This forks .*: neither of your .* and bob@.* overlaysync (fetch .*?);", share.stderr
-            )
-        assert said, share.stderr
-        taken = alice.run(*shlex.split(said[1]), "--peer", other.peer)
-        assert taken.code == DONE, taken.stderr
+            (said,) = re.findall("This forks .* bob@.*", share.stderr)
+        assert lonely in said, said
+        both, choose = re.findall("overlaysync (fetch [^;]*);", said)
+        beside = alice.json(*shlex.split(both), "--peer", other.peer)["fetched"][0]
+        assert disks.identical(theirs, Path(beside["path"])) and mine.read_bytes() == content
+        Path(beside["path"]).unlink()
+        refused = alice.fails(WOULD_DESTROY, *shlex.split(choose), "--peer", other.peer)
+        assert lonely in refused["why"] and "--discard-changes" in refused["hint"]
+        take = (*shlex.split(choose), "--discard-changes", "--peer", other.peer)
+        dry = alice.run(*take, "--dry-run")
+        assert "your side of the fork" in dry.stdout and lonely in dry.stdout and lonely in dry.stderr
+        assert lonely in alice.json(*take, "-n")["plan"][-1]["would_lose"] and mine.read_bytes() == content
+        taken = alice.run(*take)
+        assert taken.code == DONE and lonely in taken.stdout and lonely in taken.stderr
     edit(mine, "settled")
     with shared(alice, mine) as share, shared(bob, theirs) as other:
         asked = ("--peer", share.peer, "--peer", other.peer, "--wait", "2")

@@ -102,10 +102,19 @@ def test_discard_says_what_is_lost(node: Node, vm: Path, master: Path) -> None:
     assert "no other machine" in lost(node, vm)
 
 
-def test_discard_asks_and_without_a_terminal_says_that_it_cannot(node: Node, vm: Path) -> None:
+def test_discard_asks_and_without_a_terminal_says_that_it_cannot(node: Node, vm: Path, master: Path) -> None:
     error = node.fails(USAGE, "discard", vm)
     assert "stdin is not a terminal" in error["what"] and "--yes" in error["hint"]
-    assert vm.exists()
+    assert "never published" in error["why"]
+    other = Path(node.json("new", "other.qcow2", "--master", master)["path"])
+    for words in ((), ("--dry-run",)):
+        done = node.run("discard", vm, other, *words)
+        assert done.code == (DONE if words else USAGE)
+        lines = (done.stdout if words else done.stderr).splitlines()
+        assert any(str(vm) in line and "never published" in line for line in lines)
+        assert any(str(other) in line and "nothing would be lost" in line for line in lines)
+    assert [bool(one["lost"]) for one in node.json("discard", vm, other, "-n")["would_lose"]] == [True, False]
+    assert vm.exists() and other.exists()
     assert "never published" in lost(node, vm)
 
 
@@ -150,6 +159,11 @@ def test_those_who_list_what_was_here_have_it(lab: Lab, node: Node, vm: Path, ma
     share = bob.share(stranger)
     node.json("ls", "--peer", share.peer)
     assert holders(node, share.document()["shared"][0]["disk"]) == [], "what was never here is not noted"
+    assert holders(node, layer), "that it is not shared now does not mean that it is gone"
+    theirs.stop()
+    disks.write(bob.place / vm.name, 0, disks.noise("bob's", 64 * KIB))
+    node.json("ls", "--peer", bob.share(bob.place / vm.name).peer)
+    assert holders(node, layer) == [], "Bob's file holds the next version by now"
 
 
 def test_what_was_fetched_and_not_changed_can_be_had_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -113,6 +114,10 @@ def test_nothing_new_is_put_on_a_master_that_is_not_what_it_was(lab: Lab, origin
     was = node.json("id", master)["disk"]
     other = disks.make_overlay(node.place / "other.qcow2", disks.make_master(node.place / "own.qcow2"))
     write_into(master)
+    if origin is not hashed:  # by its name as by its path
+        error = node.fails(NO_BASE, "new", "n.qcow2", "--master", master.stem)
+        assert was in error["why"] and str(master) in error["what"]
+        assert vm.stem in {one["name"] for one in node.json("ls", "--local")["images"]}, "it was not touched"
     now = node.json("id", master)["disk"]
     for command in [("new", "n.qcow2", "--master", master), ("rebase", other, "--onto", master)] * 2:
         error = node.fails(NO_BASE, *command)
@@ -182,10 +187,16 @@ def test_a_days_work_committed_by_mistake_is_not_healed_away(lab: Lab) -> None:
     bob.fetch(master.stem, "--peer", share.peer)
     path, vm = bob.place / master.name, bob.place / "vm.qcow2"
     bob.json("new", vm, "--master", path)
+    (bob.place / "saved").mkdir()
+    bob.json("id", shutil.copy(path, bob.place / "saved"))
     disks.write(vm, 0, disks.noise("a day's work", 64 * KIB))
     work = images.content(vm)
     path.chmod(0o644)
     images.run("qemu-img", "commit", "-q", "-f", "qcow2", vm)
     bob.fails(WOULD_DESTROY, "verify", path, "--repair", "--peer", share.peer)
     assert images.content(path) == work
-    bob.fails(NO_BASE, "id", vm)
+    error = bob.fails(NO_BASE, "id", vm)
+    assert "its work is in that file" in error["why"]
+    # What is printed can be typed: it names the master, as an empty overlay fits any.
+    (command,) = re.findall(r"overlaysync (adopt .*?) \(", error["hint"])
+    assert bob.run(*shlex.split(command), "--peer", share.peer).code == DONE, command

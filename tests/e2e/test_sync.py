@@ -134,6 +134,38 @@ def test_work_and_forks_are_listed_and_never_touched(lab: Lab) -> None:
     assert disks.identical(paths["fine"], bob.place / paths["fine"].name)
 
 
+def test_the_last_copy_of_a_side_that_was_given_up_stays(lab: Lab) -> None:
+    """Ben settles a fork for Ann's side. His own, Cleo still has, and by then no other machine."""
+    nodes = [lab.node(word) for word in ("ann", "ben", "cleo")]
+    ann, ben, cleo = nodes
+    team = lab.team("red", *nodes)
+    ours = disks.make_master(ann.place / f"{lab.name('web')}.qcow2", size=MIB)
+    name = f"{team}/{ours.stem}"
+    with shared(ann, ours, "--team", team) as share:
+        ben.fetch(name, "--peer", share.peer)
+    side, kept = ben.place / ours.name, cleo.place / ours.name
+    edit(ours, "ann")
+    edit(side, "ben", offset=512 * KIB)
+    with shared(ben, side) as share:
+        cleo.fetch(name, "--peer", share.peer)
+        cleo.json("ls", name, "--peer", share.peer, "--wait", "0.5")
+    before = kept.read_bytes()
+    with shared(ann, ours) as share:
+        ben.fetch(name, "--peer", share.peer, "--discard-changes")
+    with shared(ben, side) as share:
+        refused = cleo.run("sync", name, "--json", "--peer", share.peer)
+        (failed,) = (
+            refused.document["failed"] if "failed" in refused.document else [refused.document["error"]]
+        )
+    assert refused.code == WOULD_DESTROY and kept.read_bytes() == before
+    assert "no other machine is known to have this version" in failed["why"]
+    assert "--as NAME" in failed["hint"] and "--discard-changes" in failed["hint"]
+    # An untouched file that is merely older goes forward as ever.
+    edit(side, "ben goes on")
+    with shared(ben, side) as share:
+        assert states(ann.json("sync", name, "--peer", share.peer)) == {f"{name.split('/')[1]}:4": "updated"}
+
+
 def test_a_link_is_left_alone(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     master = disks.make_master(alice.place / f"{lab.name('web')}.qcow2", size=MIB)

@@ -169,6 +169,7 @@ def test_only_members_share_with_a_team(lab: Lab) -> None:
     assert alice.fails(USAGE, "share", image, "--team", "../x")
     share = alice.share(image, "--team", team)
     (fetched,) = bob.fetch(f"{team}/", "--peer", share.peer)
+    assert fetched["trusted"] == "team", "its key vouches"
     share.stop()
 
     again = bob.share(fetched["path"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,29 @@ def test_folders_below_are_spoken_of_and_entered_on_demand(lab: Lab) -> None:
     assert set(names(share)) == {"vm0", "vm1"}
 
 
+def test_the_command_that_a_refusal_prints_shares_with_the_same_team_in_the_same_words(lab: Lab) -> None:
+    alice, stranger = lab.node("alice"), lab.node("stranger")
+    team = lab.team("red", alice)
+    folder = alice.place / "our vms"
+    for number in range(3):
+        master(folder / f"vm{number}" / "hda.qcow2", "ABC"[number])
+    words = ("--team", team, "-m", "not for others", "--exclude", "vm2", "--limit-rate", "20M")
+    error = alice.fails(NOT_FOUND, "share", *words, folder)
+    command = shlex.split(error["hint"])
+    assert command[:2] == ["overlaysync", "share"] and "-r" in command
+    share = alice.share(*command[2:])
+    assert {(item["team"], item["name"]) for item in share.document()["shared"]} == {
+        (team, "vm0"),
+        (team, "vm1"),
+    }
+    assert {item["note"] for item in share.document()["shared"]} == {"not for others"}
+    assert "vm0" not in stranger.run("ls", "--peer", share.peer).stdout
+    share.stop()
+    several = alice.fails(USAGE, "share", *words, "--as", "lab", folder / "vm0", folder / "vm1")
+    command = shlex.split(several["hint"])
+    assert sorted(command[2:]) == sorted([*words, "--as", "lab", "PATH"])
+
+
 def test_what_is_left_out_is_said(lab: Lab) -> None:
     alice = lab.node("alice")
     image = master(alice.place / f"{lab.name('web')}.qcow2")
@@ -78,8 +102,14 @@ def test_what_is_left_out_is_said(lab: Lab) -> None:
     master(alice.place / "below" / "x.qcow2", "B")
     share = alice.share(alice.place)
     assert list(names(share).values()) == [str(image)]
-    for word in ("link.qcow2", "broken.qcow2", "1 of 2", "share -r"):
+    for word in ("link.qcow2", "broken.qcow2", "1 of 2 images is not", "share -r"):
         assert word in share.stderr
+    missing = alice.fails(NOT_FOUND, "share", alice.place / "typo.qcow2")
+    assert "any more" not in missing["what"], "it never was there"
+    directory = alice.fails(NOT_FOUND, "verify", "below/")
+    assert "is a directory" in directory["what"] and "below/*.qcow2" in directory["hint"]
+    none = alice.fails(NOT_FOUND, "fetch", f"{image.stem}:9", "--peer", share.peer, "--wait", "0.5")
+    assert f"{image.stem}:1" in none["why"] and "these" not in none["hint"]
 
 
 def test_an_overlay_and_its_base_of_one_stem(lab: Lab) -> None:
@@ -137,7 +167,10 @@ def test_an_empty_team_is_a_mistake_and_publishes_nothing(lab: Lab) -> None:
     alice = lab.node("alice")
     image = master(alice.place / "secret.qcow2")
     error = alice.fails(USAGE, "share", "--team", "", image)
-    assert "--public" in error["hint"]
+    alice.json("team", "create", "red")
+    typed = alice.fails(NOT_ALLOWED, "share", "--team", "rde", image)
+    assert typed["hint"].startswith(f"if you meant 'red': overlaysync share --team red {image};")
+    assert "team show" in error["hint"] and "--public" not in error["hint"]
     assert alice.json("ls", "--local")["images"] == []
     assert alice.fails(USAGE, "share", "--team", "red", "--public", image)
 

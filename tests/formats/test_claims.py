@@ -17,6 +17,7 @@ def array(*clusters: int) -> np.ndarray:
 
 
 @given(st.lists(st.lists(CLUSTERS, max_size=12), max_size=6))
+@pytest.mark.slow
 def test_claims_are_those_of_a_plain_set(claims: list[list[int]]) -> None:
     taken: set[int] = set()
     owned = ClusterSet()
@@ -50,6 +51,7 @@ def test_clusters_all_over_a_huge_file_are_too_scattered() -> None:
         ClusterSet().claim(np.arange(0, 2000 << 18, 1 << 18))
 
 
+@pytest.mark.slow
 def test_a_terabyte_in_64_kib_clusters_fits() -> None:
     owned = ClusterSet()
     for start in range(0, 1 << 24, 1 << 17):

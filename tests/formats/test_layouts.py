@@ -313,6 +313,7 @@ def test_qemu_reads_qcow2(case: Case, masters: tuple[Path, bytes]) -> None:
 @pytest.mark.parametrize("format", TABLED)
 @settings(max_examples=60)
 @given(data=st.data())
+@pytest.mark.slow
 def test_nothing_overlaps(format: Format, data: st.DataObject) -> None:
     case = data.draw(cases(format))
     layout = plan_layout(case.target, case.pages)
@@ -332,6 +333,7 @@ def test_nothing_overlaps(format: Format, data: st.DataObject) -> None:
 @pytest.mark.parametrize("format", TABLED)
 @settings(max_examples=60)
 @given(data=st.data())
+@pytest.mark.slow
 def test_units_are_found_from_any_slot(format: Format, data: st.DataObject) -> None:
     case = data.draw(cases(format))
     layout = plan_layout(case.target, case.pages)
@@ -480,6 +482,7 @@ def test_longest_name_in_qcow2(length: int, tmp_path: Path) -> None:
     ("format", "cluster_size"), [(Format.QED, CHUNK), (Format.QCOW2, CHUNK), (Format.QCOW2, 2 * MIB)]
 )
 @pytest.mark.parametrize("size", [TIB, 10 * TIB])
+@pytest.mark.slow
 def test_large_and_sparse(format: Format, cluster_size: int, size: int, tmp_path: Path) -> None:
     target = make_target(format, virtual_size=size + SECTOR, cluster_size=cluster_size, blank=Kind.ZERO)
     last = target.unit_count - 1

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +117,23 @@ def test_release_gives_the_lock_up(fd: int, tmp_path: Path) -> None:
         assert locks.in_use(other)
         locks.release(fd)
         assert not locks.in_use(other)
+
+
+def test_a_share_that_holds_an_image_is_named(fd: int, tmp_path: Path) -> None:
+    program = tmp_path / "overlaysync"
+    program.write_text(
+        "import os, sys\n"
+        "from overlaysync.formats.locks import hold_read_lock\n"
+        "hold_read_lock(os.open(sys.argv[-1], os.O_RDONLY))\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    assert locks.user_of(fd) == "another program"
+    command = [sys.executable, str(program), "--quiet", "share", str(tmp_path / "vm.raw")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"held\n"
+        assert locks.in_use(fd) and not locks.in_use_for_writing(fd)
+        assert locks.user_of(fd) == f"overlaysync share (pid {process.pid})"
 
 
 def test_an_exclusive_lock_of_another_program_is_a_conflict(fd: int, tmp_path: Path) -> None:

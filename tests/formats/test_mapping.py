@@ -49,6 +49,7 @@ def test_a_window_holds_the_bytes_and_leaves_no_lease_behind(path: Path, fd: int
         assert view is None
 
 
+@pytest.mark.slow
 def test_who_cuts_the_file_waits_for_the_window(path: Path, fd: int) -> None:
     mapped = Mapping(fd)
     with mapped.window(0, MIB) as view, mapped.window(0, CHUNK) as other:
@@ -100,6 +101,7 @@ with Chain.open(path, Format.RAW) as chain:
 """
 
 
+@pytest.mark.slow
 def test_a_file_cut_while_it_is_hashed_does_not_end_the_process(path: Path) -> None:
     command = [sys.executable, "-c", HASH, str(path), CUT]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

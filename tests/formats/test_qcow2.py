@@ -488,6 +488,7 @@ def test_too_little_is_refused(stored: bytes) -> None:
     assert inflate(zstd.compress(b"a" * 511), 512, Compression.ZSTD) is None
 
 
+@pytest.mark.slow
 def test_bombs_end_at_the_cluster() -> None:
     bomb = bytes(64 * MIB)
     assert inflate(deflated(bomb), 512, Compression.ZLIB) == bytes(512)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +68,7 @@ def test_one_that_is_not_listed_still_joins_the_others() -> None:
     assert newest("a b<a c<b", among="ac") == "c"
 
 
+@pytest.mark.slow
 def test_a_long_chain() -> None:
     count = 50_000
     chain = [Numbered(number, number + 1, (number - 1,) if number else ()) for number in range(count)]
@@ -188,6 +190,7 @@ def test_whatever_follows_whatever_it_is_as_the_reference_says(graph: Mapping[st
 
 
 @given(GRAPHS, GRAPHS)
+@pytest.mark.slow
 def test_what_strangers_add_takes_nothing_out_of_a_past(
     graph: Mapping[str, str], strange: Mapping[str, str]
 ) -> None:

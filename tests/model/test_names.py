@@ -133,6 +133,7 @@ def test_bad(name: str) -> None:
 @example("..")
 @example("\u1100\u1161")
 @example("\U00020000" * 70)
+@pytest.mark.slow
 def test_whatever_passes_is_harmless_and_whatever_does_not_is_made_so(text: str) -> None:
     if is_name(text):
         assert is_harmless(text)
@@ -161,6 +162,7 @@ def test_long_names_are_cut_between_characters() -> None:
 
 @settings(max_examples=300)
 @given(NASTY, st.integers(0, 100))
+@pytest.mark.slow
 def test_printable(text: str, limit: int) -> None:
     shown = printable(text, limit)
     assert shown.isprintable()
@@ -173,6 +175,7 @@ def test_printable(text: str, limit: int) -> None:
 @given(NASTY, st.integers(0, 100))
 @example("a  b", 10)
 @example(" a\n b ", 10)
+@pytest.mark.slow
 def test_one_field(text: str, limit: int) -> None:
     shown = one_field(text, limit)
     assert shown.isprintable() and "  " not in shown and shown == shown.strip()

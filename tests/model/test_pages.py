@@ -211,6 +211,7 @@ def test_pages_that_are_left_out_are_blank() -> None:
 
 
 @given(st.lists(st.sampled_from([ZERO, A, B]), min_size=1, max_size=5), st.integers(1, PAGE_UNITS))
+@pytest.mark.slow
 def test_built_as_the_reference_builds_it(kinds: list[bytes], last: int) -> None:
     """One row a page differs from ZERO, or none does."""
     count = (len(kinds) - 1) * PAGE_UNITS + last

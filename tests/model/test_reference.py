@@ -102,6 +102,7 @@ NAMES = st.from_regex(r"[a-z0-9é][a-z0-9._-]{0,20}", fullmatch=True).filter(is_
 
 
 @given(st.none() | NAMES, NAMES, st.none() | st.integers(1, 2**31 - 1), st.none() | NAMES)
+@pytest.mark.slow
 def test_what_is_written_is_read(team: str | None, name: str, version: int | None, peer: str | None) -> None:
     reference = Reference(team=team, name=name, version=version, peer=peer)
     text = str(reference)

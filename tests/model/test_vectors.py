@@ -180,6 +180,7 @@ def test_have_map(case: dict[str, Any]) -> None:
 # -- the files ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_files_are_as_the_reference_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_text() for path in reference.VECTORS.iterdir()}
     monkeypatch.setattr(reference, "VECTORS", tmp_path)

@@ -66,6 +66,8 @@ TESTS = {
     "ServerBounds.stop_s": "test_server.py::test_stopping_ends_bodies_that_nobody_reads",
     "ServerBounds.handshake_s": "test_tls.py::test_a_handshake_that_stalls_ends",
     "ServerBounds.handshakes": "test_tls.py::test_handshakes_are_bounded_in_all",
+    "ServerBounds.records": "test_records.py::test_a_client_that_demands_new_keys_is_dropped",
+    "ClientBounds.records": "test_records.py::test_a_server_that_demands_new_keys_is_a_failed_peer",
     "ClientBounds.handshake_s": "test_tls.py::test_a_node_that_never_shakes_hands",
     "ClientBounds.connect_s": "test_client.py::test_who_does_not_take_the_connection_is_silent",
     "ClientBounds.read_s": "test_limits.py::test_silence_of_a_server",

@@ -151,6 +151,7 @@ def expected(name: str, offer: Offer) -> bytes | None:
 
 
 @pytest.mark.parametrize("role", ROLES)
+@pytest.mark.slow
 async def test_every_cell(world: World, role: str) -> None:
     cells = 0
     shelf, secret = world.shelf, world.secret

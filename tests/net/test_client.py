@@ -79,6 +79,9 @@ LIES: dict[str, Script] = {
     "encoded": says(ok(CATALOG, "Content-Encoding: gzip")),
     "error": says(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"),
     "not modified, unasked": says(b"HTTP/1.1 304 Not Modified\r\n\r\n"),
+    "interim answers": says(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "early hints": says(b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"),
+    "extensions of chunks": says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;a\r\n"),
     "not HTTP": says(b"SSH-2.0-OpenSSH_9.2\r\n\r\n", then_close=True),
     "nothing": says(then_close=True),
 }
@@ -86,10 +89,23 @@ LIES: dict[str, Script] = {
 
 @each_call
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+@pytest.mark.slow
 async def test_a_lie_is_a_peer_error(client: Client, call: Call, lie: Script) -> None:
     async with scripted(lie) as address, asyncio.timeout(5):
         with pytest.raises(PeerError):
             await call(client, address)
+
+
+@each_call
+@pytest.mark.parametrize("lie", ["interim answers", "early hints", "extensions of chunks"])
+async def test_what_the_protocol_does_not_use_is_no_beginning_of_an_answer(
+    client: Client, call: Call, lie: str
+) -> None:
+    """The peer says no more: whoever waits for the rest finds it silent, and asks it again."""
+    async with scripted(LIES[lie]) as address:
+        with pytest.raises(PeerError) as caught:
+            await call(client, address)
+        assert not isinstance(caught.value, SilentError)
 
 
 @each_call
@@ -122,6 +138,7 @@ async def test_what_is_not_served(client: Client, call: Call, status: int) -> No
             await call(client, address)
 
 
+@pytest.mark.slow
 async def test_bytes_now_and_then_do_not_keep_a_request_alive() -> None:
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(ok(b"", length=100))
@@ -131,7 +148,7 @@ async def test_bytes_now_and_then_do_not_keep_a_request_alive() -> None:
 
     async with Client(bounds=HASTY_CLIENT) as client, scripted(drip) as address:
         async with asyncio.timeout(3):
-            with pytest.raises(PeerError, match="in time"):
+            with pytest.raises(PeerError, match="stalls"):
                 await client.page_list(address, ID, 100)
 
 
@@ -270,12 +287,14 @@ async def failure(client: Client, call: Call, address: Address) -> PeerError:
 
 
 @each_request
+@pytest.mark.slow
 async def test_who_says_nothing_is_silent(client: Client, call: Call) -> None:
     async with scripted(stall) as address:
         assert isinstance(await failure(client, call, address), SilentError)
 
 
 @each_request
+@pytest.mark.slow
 async def test_who_does_not_take_the_connection_is_silent(client: Client, call: Call) -> None:
     with deaf() as address:
         assert isinstance(await failure(client, call, address), SilentError)

@@ -290,6 +290,7 @@ async def test_nothing_is_compressed_unasked(shelf: FakeShelf, tmp_path: Path, c
     assert not calls
 
 
+@pytest.mark.slow
 async def test_what_does_not_shrink_goes_plain_and_is_soon_left_alone(
     shelf: FakeShelf, tmp_path: Path, client: Client, calls: list[int]
 ) -> None:
@@ -538,7 +539,7 @@ async def page(answer: bytes, compression: Compression = Compression.AUTO) -> by
 
 
 async def test_a_peer_may_answer_with_a_plain_page_or_a_compressed_one() -> None:
-    for answer in (ok(PAGE), ok(PAGE, "Content-Encoding: identity"), ok(compress(PAGE), SAID)):
+    for answer in (ok(PAGE), ok(compress(PAGE), SAID)):
         assert await page(answer) == PAGE
 
 
@@ -569,10 +570,10 @@ async def test_what_a_page_promises_is_not_unpacked_when_it_is_too_much(
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd, zstd", "br"])
 async def test_a_page_in_another_encoding_is_refused(encoding: str) -> None:
-    with pytest.raises(PeerError, match="encoded"):
+    with pytest.raises(PeerError, match="unknown length or form"):
         await page(ok(compress(PAGE), f"Content-Encoding: {encoding}"))
 
 
 async def test_a_compressed_page_that_was_not_asked_for() -> None:
-    with pytest.raises(PeerError, match="encoded"):
+    with pytest.raises(PeerError, match="not asked for"):
         await page(ok(compress(PAGE), SAID), Compression.NEVER)

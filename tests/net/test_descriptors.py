@@ -59,6 +59,7 @@ def crowd(address: Address, *, hosts: int, each: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 async def test_a_crowd_does_not_use_up_the_descriptors(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", _SERVE, str(tmp_path), "256"],

@@ -299,11 +299,12 @@ async def test_length_of_an_etag() -> None:
 
 async def test_size_of_a_page() -> None:
     async with Client() as client, scripted(says(ok(bytes(bounds.MAX_PAGE_SIZE + 1)))) as address:
-        with pytest.raises(PeerError, match="were expected"):
+        with pytest.raises(PeerError, match="offers"):
             await client.page(address, NODE, NODE)
 
 
 @both
+@pytest.mark.slow
 async def test_silence_of_a_server(ask: Ask) -> None:
     async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -343,6 +344,7 @@ async def test_size_of_a_head(ask: Ask) -> None:
                 await ask(client, address)
 
 
+@pytest.mark.slow
 async def test_age_of_an_idle_connection() -> None:
     connections = set()
 
@@ -355,6 +357,26 @@ async def test_age_of_an_idle_connection() -> None:
             await ask_data(client, address, 5)
             await asyncio.sleep(0.3)
     assert len(connections) == 2
+
+
+async def test_an_idle_connection_is_not_kept() -> None:
+    """Of peers that are asked once, there may be many."""
+    ended = asyncio.Event()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ok(CATALOG))
+        await reader.read()
+        ended.set()
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with Client(bounds=replace(CLIENT, idle_s=0.1)) as client:
+        await ask_catalog(client, Address("127.0.0.1", server.sockets[0].getsockname()[1]))
+        async with asyncio.timeout(5):
+            await ended.wait()
+        assert not client._hosts
+    server.close()
 
 
 # -- discovery -----------------------------------------------------------------------------------------
@@ -419,6 +441,7 @@ async def test_peers_resolved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert resolver.most == 4
 
 
+@pytest.mark.slow
 async def test_time_to_resolve_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     async with resolving(monkeypatch, resolve_s=0.05, pace_s=0) as (_, resolver):
         await asyncio.sleep(0.5)
@@ -464,6 +487,7 @@ async def test_addresses_of_a_peer() -> None:
     assert len(browser._multicast.reachable(announced)) == DISCOVERY.addresses
 
 
+@pytest.mark.slow
 async def test_pause_between_two_updates() -> None:
     """All changes within a pause are one announcement."""
     sent = []

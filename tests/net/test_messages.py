@@ -65,6 +65,7 @@ def runs(draw: st.DrawFn) -> tuple[tuple[int, int], ...]:
 
 
 @given(runs())
+@pytest.mark.slow
 def test_slot_ranges_survive_the_wire(runs: tuple[tuple[int, int], ...]) -> None:
     text = encode_slots(runs)
     assert len(text) <= MAX_SLOTS_TEXT
@@ -129,6 +130,7 @@ def test_a_slot_range_has_one_spelling(text: str) -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=20), st.text(max_size=60))
+@pytest.mark.slow
 def test_a_catalog_survives_the_wire(envelopes: list[bytes], label: str) -> None:
     catalog = decode_catalog(encode_catalog(NODE, label, envelopes))
     assert catalog.node == NODE
@@ -140,6 +142,7 @@ def test_a_catalog_survives_the_wire(envelopes: list[bytes], label: str) -> None
     st.lists(st.tuples(st.binary(min_size=1, max_size=200), st.datetimes()), max_size=5),
     st.one_of(st.just(b""), st.binary(min_size=16, max_size=16)),
 )
+@pytest.mark.slow
 def test_what_is_in_use_and_what_tells_machines_apart_survive_the_wire(
     envelopes: list[bytes], used: list[tuple[bytes, datetime]], boot: bytes
 ) -> None:

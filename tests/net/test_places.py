@@ -291,6 +291,7 @@ async def test_a_body_that_is_cancelled_gives_its_place_back() -> None:
         st.tuples(st.sampled_from(["ask", "ask", "end", "cancel", "tick"]), st.integers(0, 30)), max_size=60
     ),
 )
+@pytest.mark.slow
 def test_whatever_happens_in_whatever_order_no_place_is_lost(
     places: int, most: int, waiting: int, steps: list[tuple[str, int]]
 ) -> None:

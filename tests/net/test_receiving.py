@@ -252,6 +252,7 @@ async def test_large_and_small_bodies_on_one_connection(client: Client) -> None:
     assert len(connections) == 1
 
 
+@pytest.mark.slow
 async def test_a_peer_that_is_slow_but_fast_enough_is_not_given_up(client: Client) -> None:
     """What waits in the kernel for more to come has been sent all the same."""
     size = 160 * KIB
@@ -295,6 +296,7 @@ async def stop_before_a_wake_up(reader: asyncio.StreamReader, writer: asyncio.St
 
 
 @pytest.mark.parametrize("script", [stall, drip, stop_near_the_end, stop_before_a_wake_up])
+@pytest.mark.slow
 async def test_a_slow_peer_costs_seconds_at_most(client: Client, script: Script) -> None:
     began = asyncio.get_running_loop().time()
     with pytest.raises(SilentError, match="stalls"):
@@ -340,6 +342,7 @@ async def test_a_cancelled_read_leaves_the_buffer_alone(client: Client) -> None:
     assert other == b"1111122222"
 
 
+@pytest.mark.slow
 async def test_a_client_may_limit_what_it_receives() -> None:
     rate = 10 * MIB
     async with Client(limit=RateLimit(rate), bounds=HASTY_CLIENT) as client:
@@ -350,6 +353,7 @@ async def test_a_client_may_limit_what_it_receives() -> None:
 
 
 @pytest.mark.parametrize(("size", "rate"), [(2 * KIB, 10 * KIB), (16 * KIB, 64 * KIB)])
+@pytest.mark.slow
 async def test_a_pause_for_the_limit_is_not_the_peers_stall(size: int, rate: int) -> None:
     bounds = replace(HASTY_CLIENT, read_s=0.2, connections_per_host=4)
     pauses = []

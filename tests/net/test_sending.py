@@ -37,6 +37,7 @@ def read(segment: FileSegment | bytes | bytearray) -> bytes:
         max_size=20,
     )
 )
+@pytest.mark.slow
 def test_gathering_changes_no_byte(file: int, wanted: list[tuple[bool, int, int] | bytes]) -> None:
     segments: list[Segment] = []
     for one in wanted:
@@ -72,6 +73,7 @@ def test_a_file_that_is_too_short_is_noticed(file: int) -> None:
         list(gather([FileSegment(file, len(CONTENT) - 10, 20)]))
 
 
+@pytest.mark.slow
 def test_batches_bound_what_is_held(file: int) -> None:
     reader = PieceReader(FileSegment(file, at % MIB, 1024) for at in range(0, 256 * MIB, 2048))
     batches = []

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -418,6 +418,7 @@ async def test_idle_and_dripping_connections_are_closed(shelf: FakeShelf) -> Non
                 assert await closed(raw.reader)
 
 
+@pytest.mark.slow
 async def test_a_client_that_never_reads_is_dropped(shelf: FakeShelf, tmp_path: Path) -> None:
     sent: list[int] = []
     shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 64, shelf.key))
@@ -483,6 +484,24 @@ async def test_connections_in_all_are_bounded(shelf: FakeShelf, tmp_path: Path) 
                     )
 
 
+async def test_busy_connections_of_the_host_with_the_most_make_room(shelf: FakeShelf, tmp_path: Path) -> None:
+    shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 64, shelf.key))
+    target = f"/v1/manifests/{shelf.items[1].manifest.id.hex()}/data?slots=0-1023"
+    async with (
+        serving(Server(shelf, bounds=replace(SERVER, connections=3))) as address,
+        AsyncExitStack() as all_,
+    ):
+        busy = [await all_.enter_async_context(connect(address, host="127.0.0.2")) for _ in range(3)]
+        for raw in busy:
+            raw.writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await raw.reader.readexactly(1)
+        async with connect(address, host="127.0.0.3") as other:
+            assert (await other.ask("/v1/catalog"))[0] == 200
+            with pytest.raises(ConnectionResetError):
+                await busy[0].reader.read()
+
+
+@pytest.mark.slow
 async def test_bodies_at_once_are_bounded(shelf: FakeShelf, tmp_path: Path, client: Client) -> None:
     shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 64, shelf.key))
     big = shelf.items[1].manifest.id
@@ -501,6 +520,7 @@ async def test_bodies_at_once_are_bounded(shelf: FakeShelf, tmp_path: Path, clie
         await client.read_slots(address, big, ((0, 1),), memoryview(bytearray(CHUNK)))
 
 
+@pytest.mark.slow
 async def test_a_rate_is_shared_by_all_bodies(shelf: FakeShelf, tmp_path: Path, client: Client) -> None:
     shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 8, shelf.key))
     big = shelf.items[1].manifest.id

@@ -441,6 +441,7 @@ async def test_who_finds_the_line_full_is_told_at_once(shelf: FakeShelf, big: Of
             assert (await other.ask(f"{base(big)}/data?slots=0-0"))[0] == 503
 
 
+@pytest.mark.slow
 async def test_one_client_with_many_requests_does_not_starve_another(
     shelf: FakeShelf, big: Offer, client: Client
 ) -> None:

@@ -99,6 +99,7 @@ async def gone(before: int, *, within_s: float) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 async def test_who_leaves_answers_untaken_holds_no_descriptor_when_it_has_made_room(shelf: FakeShelf) -> None:
     server = Server(shelf, bounds=replace(SERVER, connections_per_address=1))
     async with serving(server) as address:
@@ -108,6 +109,7 @@ async def test_who_leaves_answers_untaken_holds_no_descriptor_when_it_has_made_r
             await gone(before + 3, within_s=5)  # the two of the honest one, and the client's end of the other
 
 
+@pytest.mark.slow
 async def test_answers_left_untaken_end_their_connection(shelf: FakeShelf) -> None:
     server = Server(shelf, bounds=replace(SERVER, keepalive_s=1, write_s=2))
     async with serving(server) as address:

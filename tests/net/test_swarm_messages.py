@@ -151,6 +151,7 @@ def test_any_text_is_a_question_or_a_decode_error(text: str) -> None:
     st.lists(members, max_size=20),
     st.integers(0, 300),
 )
+@pytest.mark.slow
 def test_an_answer_survives_the_wire(held: tuple[int, list[int]], others: list[Member], cursor: int) -> None:
     count, pieces = held
     log = log_of(count, *pieces)
@@ -163,6 +164,7 @@ def test_an_answer_survives_the_wire(held: tuple[int, list[int]], others: list[M
 
 
 @given(st.integers(0, 300), st.lists(members, max_size=20))
+@pytest.mark.slow
 def test_the_answer_of_who_has_everything(count: int, others: list[Member]) -> None:
     answer = decode_swarm(encode_swarm("pl@bob", count, None, cursor=7, members=others), count)
     assert (answer.held, answer.members) == (None, tuple(others))
@@ -367,6 +369,7 @@ nearly_answers = st.fixed_dictionaries(
 
 
 @given(st.binary(max_size=200) | nearly_answers.map(lambda message: json.dumps(message).encode()))
+@pytest.mark.slow
 def test_any_bytes_give_an_answer_within_bounds_or_a_decode_error(body: bytes) -> None:
     try:
         answer = decode_swarm(body, 10)

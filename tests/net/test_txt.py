@@ -41,6 +41,7 @@ def test_round_trip() -> None:
 
 
 @given(st.lists(st.text(min_size=1, max_size=64), max_size=30))
+@pytest.mark.slow
 def test_entries_obey_dns_sd(foreign: list[str]) -> None:
     entries = encode_txt(text(*foreign))
     assert sum(len(key) + len(value) + 2 for key, value in entries.items()) <= DISCOVERY.txt_size
@@ -123,5 +124,6 @@ def test_foreign_entries_are_bounded() -> None:
 
 
 @given(st.dictionaries(st.binary(max_size=80), st.none() | st.binary(max_size=80), max_size=10))
+@pytest.mark.slow
 def test_any_record_gives_a_text_or_none(entries: dict[bytes, bytes | None]) -> None:
     decode_txt({b"v": b"1", **entries})

@@ -14,6 +14,8 @@ def forgetful_node(*, teams: Iterable[str] = ()) -> Node:
     catalog = SimpleNamespace(
         note_manifests=lambda rows, at: None,
         note_holdings=lambda *what, **when: None,
+        holdings=lambda *of_whom: set(),
+        forget_holdings=lambda *what: None,
         find_manifest=lambda id: None,
         members=SimpleNamespace(note=lambda *what, **when: None),
     )

@@ -146,6 +146,7 @@ async def test_a_last_unit_that_is_short_counts_as_long_as_it_is(catalog: Catalo
 
 @pytest.mark.parametrize("off", [-CHUNK, -1, 1, CHUNK])
 @pytest.mark.parametrize("make", list(CONTENTS.values())[:5], ids=list(CONTENTS)[:5])
+@pytest.mark.slow
 async def test_another_sum_of_data_keeps_nothing(catalog: Catalog, make: Any, off: int) -> None:
     honest = make()
     what = honest.says(data_size=honest.header.data_size + off)
@@ -206,6 +207,7 @@ async def test_a_page_that_is_not_canonical_keeps_nothing(catalog: Catalog, body
     assert kept(catalog, what) == (set(), False)
 
 
+@pytest.mark.slow
 async def test_pages_of_a_fetch_that_failed_go_and_those_of_others_stay(catalog: Catalog) -> None:
     shared = [sparse(number) for number in range(1, 4)]
     before = content(shared)
@@ -222,6 +224,7 @@ async def test_pages_of_a_fetch_that_failed_go_and_those_of_others_stay(catalog:
     assert kept(catalog, what) == (set(what.bodies), True)
 
 
+@pytest.mark.slow
 async def test_pages_that_are_mostly_markers_take_little_room(catalog: Catalog) -> None:
     what = content([sparse(1) for _ in range(2000)])
     await fetch(catalog, what)

@@ -80,6 +80,7 @@ class Cancelling(Heard):
                 time.sleep(0.001)
 
 
+@pytest.mark.slow
 async def test_who_is_stopped_stops_while_it_copies_and_while_it_looks_at_what_it_has(
     node: Node, tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ async def heard(reach: Reach, within_s: float) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_long_lists_are_cut_and_short_ones_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     async def everything(address: Address) -> list[Manifest]:
         return manifests(len(MANY), f"of-{address.host}-")
@@ -150,6 +151,7 @@ def test_what_is_listed_no_more_does_not_count() -> None:
     assert listed.size == 0
 
 
+@pytest.mark.slow
 async def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def slowly(address: Address) -> list[Manifest]:
         await asyncio.sleep(0.001)
@@ -163,6 +165,7 @@ async def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(reach.views) == 2 * DISCOVERY.peers
 
 
+@pytest.mark.slow
 async def test_who_is_known_is_asked_again_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     now: list[Manifest] = []
 

@@ -108,6 +108,7 @@ def test_a_host_that_keeps_still_for_long_may_have_news_again() -> None:
     assert all(budget.take(HOST, 20_000) for _ in range(FIRST_ASKS))
 
 
+@pytest.mark.slow
 def test_what_has_answered_is_bounded() -> None:
     budget = DialBudget()
     for number in range(2 * ANSWERED):

@@ -154,6 +154,7 @@ async def test_who_has_not_asked_for_a_while_is_not_waited_for(
     assert node.passing.waiting() == []
 
 
+@pytest.mark.slow
 async def test_it_does_not_stay_for_ever(node: Fetcher, client: Client) -> None:
     finish(node)
     await ask(client, node, OTHER, 0)

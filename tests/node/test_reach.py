@@ -474,6 +474,7 @@ async def test_a_peer_that_has_gone_lists_nothing_until_it_is_back(tmp_path: Pat
 
 
 @pytest.mark.parametrize("catalogs", [True, False])
+@pytest.mark.slow
 async def test_a_peer_that_has_moved_is_found_though_its_old_address_keeps_silent(
     tmp_path: Path, catalogs: bool
 ) -> None:

@@ -275,6 +275,7 @@ def test_what_is_changed_while_it_is_read_is_no_rot(
 # -- gently ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_keeps_the_rate(node: Node, tmp_path: Path) -> None:
     path = raw(tmp_path / "disk.raw", 1, count=512)
     share, _ = sharing(node, path)
@@ -284,6 +285,7 @@ def test_it_keeps_the_rate(node: Node, tmp_path: Path) -> None:
     assert time.monotonic() - began >= 0.7  # 32 MiB in windows of 8; there is no wait after the last
 
 
+@pytest.mark.slow
 async def test_it_goes_round_by_itself_and_ends_at_once(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +319,7 @@ async def test_without_an_age_nothing_is_read(node: Node, tmp_path: Path) -> Non
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("recheck")]
 
 
+@pytest.mark.slow
 async def test_the_round_leaves_out_what_others_fetch(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

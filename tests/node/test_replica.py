@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from overlaysync.model.reference import parse_reference
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.replica import Replica
 from overlaysync.ops.library import Known
+from overlaysync.ops.publish import Publisher
+from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK, MIB
 from tests.images import create, draw
 from tests.node.observers import Heard
@@ -103,9 +107,6 @@ def test_a_version_that_took_a_file_s_place_is_served_instead(node: Node, vm: Pa
 
 def test_an_image_of_another_s_team_is_not_served(node: Node, vm: Path) -> None:
     """The machine has left the team: its voucher cannot be checked any more."""
-    from overlaysync.ops.publish import Publisher
-    from overlaysync.trust.teams import new_team
-
     known = examine(node, vm)
     Publisher(node.library, node.key, node.label, {"red": new_team("red")}).publish(
         known, team="red", created=timestamp()
@@ -132,6 +133,7 @@ def test_the_next_version_is_told_and_what_was_deleted_is_called_so(node: Node, 
     replica.close()
 
 
+@pytest.mark.slow
 def test_what_files_hold_of_the_named_things_is_served_and_work_on_them_only_said(
     node: Node, vm: Path
 ) -> None:
@@ -160,4 +162,27 @@ def test_what_files_hold_of_the_named_things_is_served_and_work_on_them_only_sai
     assert node.catalog.versions("", "vm")[0].version == 1
     published(node, vm)  # by another command
     assert look() == {"base:1", "vm:2"}
+    replica.close()
+
+
+def test_what_a_file_also_holds_for_others_is_not_served(node: Node, vm: Path) -> None:
+    """What is named is a team's: a copy of it that was once public stays out, and the master comes along."""
+    red = new_team("red")
+    ours = Publisher(node.library, node.key, node.label, {"red": red})
+    (base, web), stray = (
+        (examine(node, vm.with_name("base.qcow2")), examine(node, vm)),
+        vm.with_name("my.qcow2"),
+    )
+    ours.publish(base, team="", created=timestamp())
+    ours.publish(web, team="red", created=timestamp())
+    shutil.copyfile(vm, stray)
+    ours.publish(examine(node, stray), team="", created=timestamp())
+    vm.unlink()
+    node = replace(node, teams={"red": red})
+    replica = Replica(node, (), None, Heard())
+    for _ in range(2):
+        replica.add_held([parse_reference("red/")], [str(vm.parent)], ())
+        replica.refresh()
+        shared = {(one.manifest.header.full_name, one.known.path) for one in replica.shared}
+        assert shared == {("red/vm", str(stray)), ("base", base.path)}
     replica.close()

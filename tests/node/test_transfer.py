@@ -93,6 +93,7 @@ async def test_one_alone_gets_everything_from_the_seed(tmp_path: Path, whole: Of
     assert a.around.observer.advanced == {"pl@bob": SIZE}
 
 
+@pytest.mark.slow
 async def test_three_that_fetch_at_once_take_little_more_than_one_copy_from_the_seed(
     tmp_path: Path, whole: Offer, shelf: FakeShelf, stack: AsyncExitStack
 ) -> None:
@@ -114,6 +115,7 @@ async def test_three_that_fetch_at_once_take_little_more_than_one_copy_from_the_
         assert set(each.transfer.sources) <= others | {"pl@bob"}
 
 
+@pytest.mark.slow
 async def test_what_fetchers_have_among_them_is_enough(
     tmp_path: Path, whole: Offer, shelf: FakeShelf, stack: AsyncExitStack
 ) -> None:
@@ -152,6 +154,7 @@ async def test_a_seed_that_dies_before_a_copy_is_out_leaves_the_fetch_to_be_resu
         assert 0 < a.assembly.written < SIZE
 
 
+@pytest.mark.slow
 async def test_who_is_done_says_so(tmp_path: Path, whole: Offer, seed: Seed, shelf: FakeShelf) -> None:
     members = shelf.swarms.of(whole.manifest.id)
     async with (
@@ -475,6 +478,7 @@ async def test_a_crowd_of_members_that_are_not_there_costs_little(
     assert a.transferring._company() <= MAX_SOURCES // 2
 
 
+@pytest.mark.slow
 async def test_somebody_who_registers_and_never_answers_does_not_keep_a_fetch_alive(
     tmp_path: Path, whole: Offer, shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,6 +496,7 @@ async def test_somebody_who_registers_and_never_answers_does_not_keep_a_fetch_al
             await asyncio.wait_for(a.transferring.run(), 8)
 
 
+@pytest.mark.slow
 async def test_many_silent_sources_of_one_host_do_not_stretch_a_fetch(
     tmp_path: Path, whole: Offer, seed: Seed
 ) -> None:

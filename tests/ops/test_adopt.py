@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -146,6 +147,7 @@ def test_the_directory_of_the_masters_was_renamed(world: World, master: Path, cl
 
 
 @pytest.mark.parametrize("cluster_size", CLUSTERS)
+@pytest.mark.slow
 def test_a_copied_overlay_is_known_by_a_manifest_that_a_peer_offers(
     world: World, master: Path, cluster_size: int
 ) -> None:
@@ -324,10 +326,12 @@ def test_without_proof_nothing_is_taken_and_the_way_on_is_said(
     claims = claims_of(world, stray)
     assert on_its_master(world.library, stray, claims, [str(master.parent)], now=NOW) is None
     assert prove(world.library, stray, base, claims) is None
+    stray = replace(stray, options=("--to", "vm", "--masters", "my masters"))
     error = unproven(stray, claims, only=base, asked="2 peers", guess="")
     assert error.exit_code == 5
     assert "2 peers" in error.why
-    assert f"--master '{master}' --unverified" in error.hint
+    same = f"overlaysync adopt {overlay} --to vm --masters 'my masters'"
+    assert f"{same} --peer HOST;" in error.hint and f"{same} --master '{master}' --unverified" in error.hint
 
 
 def test_what_was_taken_unproven_is_noted_for_good(world: World, master: Path) -> None:
@@ -386,6 +390,7 @@ def test_a_guess_that_was_published_is_still_a_guess(
         assert text not in world.known(new).notes, "it was proven"
 
 
+@pytest.mark.slow
 def test_what_becomes_of_a_guess_is_one_too(world: World, master: Path) -> None:
     """Written to and published again, moved, rebased, promoted, stood on."""
     other = make_master(world.images / "other.qcow2", "CC-D")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import NodeKey, load_or_make
 from overlaysync.trust.teams import Team, new_team
 from overlaysync.units import CHUNK
-from tests.images import Op, apply, content, create
+from tests.images import Op, apply, content, create, run
 from tests.ops.world import NOW, World
 
 AT = "2026-01-10T10:00:00Z"
@@ -149,7 +150,7 @@ def test_a_master_of_a_team_that_was_left_becomes_nobody_else_s_by_an_overlay(
     check_ways(site.refused(overlay), master, overlay)
     for team, option in (("", "--public"), ("blue", "--team blue")):
         error = site.refused(overlay, team)
-        assert str(master) in error.why and f"{option} '{master}' '{overlay}'" in error.hint
+        assert str(master) in error.why and f"{option} {master} {overlay}" in error.hint
     if "red" in site.teams:
         assert str(master) in site.refused(overlay, "red").hint
     assert len(site.world.catalog.manifests()) == 1, "nothing was published"
@@ -280,3 +281,112 @@ def test_a_new_overlay_on_a_public_master_is_public(site: Site) -> None:
     made = Path(site.world.new(site.world.images / "vm.qcow2", master).path)
     apply(made, [Op("write", 0, 512, 9)])
     assert site.audience(made) == ""
+
+
+# -- what holds a part of a team's data ----------------------------------------------------------------
+
+
+def pages_of(first: int, count: int, seed: int = 1) -> list[Op]:
+    """Writes of chunks that are like no others."""
+    return [Op("write", number * CHUNK, CHUNK, seed + number) for number in range(first, first + count)]
+
+
+def a_team_s_work(site: Site, cluster: int = CHUNK) -> tuple[Path, Path]:
+    """A public master, and an overlay of 7 chunks on it that is a team's."""
+    master = site.world.images / "master.raw"
+    master.write_bytes(b"".join(bytes([number + 100]) * CHUNK for number in range(16)))
+    site.share(master, "")
+    overlay = create(site.world.images / "web.qcow2", backing=master, cluster_size=cluster)
+    apply(overlay, pages_of(2, 7))
+    site.share(overlay, "red")
+    return master, overlay
+
+
+def written_copy(site: Site, overlay: Path, name: str = "copy") -> Path:
+    """A copy that a guest wrote to: one new chunk, and one of the team's written over."""
+    copy = shutil.copyfile(overlay, site.world.images / f"{name}.qcow2")
+    apply(copy, pages_of(8, 2, seed=50))
+    return copy
+
+
+def check_asked(error: NotAllowedError, path: Path, *ways: str) -> None:
+    """Whom it is for is asked, and each way is a command about that file."""
+    assert "before you say whom it is for" in error.what
+    assert re.findall(r"overlaysync [^;]*", error.hint) == [f"overlaysync share {way} {path}" for way in ways]
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("cluster", [4096, CHUNK, 2 * CHUNK])
+def test_a_copy_of_a_team_s_overlay_that_was_written_to_is_asked_about(site: Site, cluster: int) -> None:
+    _, overlay = a_team_s_work(site, cluster)
+    copy = written_copy(site, overlay)
+    error = site.refused(copy)
+    check_asked(error, copy, "--team red", "--public")
+    assert "red/web:1" in error.why
+    assert site.publisher.known_audience(site.world.known(copy)) == "red"
+    # So is one that was flattened; and what became public by the user's word stays so.
+    flat = site.world.images / "flat.raw"
+    flat.write_bytes(content(copy))
+    check_asked(site.refused(flat), flat, "--team red", "--public")
+    assert site.share(copy, "").header.team == ""
+    apply(copy, pages_of(12, 1, seed=90))
+    assert site.audience(copy) == ""
+
+
+@pytest.mark.qemu
+@LEAVING
+def test_so_it_is_when_the_team_was_left(site: Site, change: Callable[[Site], None]) -> None:
+    _, overlay = a_team_s_work(site)
+    apply(overlay, pages_of(12, 1))
+    change(site)
+    copy = shutil.copyfile(overlay, site.world.images / "copy.qcow2")
+    error = site.refused(copy)
+    check_asked(error, copy, "--team TEAM", "--public")
+    assert "not in that team any more" in error.why
+
+
+@pytest.mark.qemu
+def test_a_public_master_that_a_team_s_overlay_was_committed_into_is_asked_about(site: Site) -> None:
+    master, overlay = a_team_s_work(site)
+    run("qemu-img", "commit", "-q", overlay)
+    check_asked(site.refused(master), master, "--team red", "--public")
+    # What stands on it is not public either, whoever made it.
+    other = create(site.world.images / "other.qcow2", backing=master)
+    apply(other, pages_of(14, 1))
+    assert str(master) in site.refused(other, "").why
+
+
+@pytest.mark.qemu
+def test_what_has_only_public_data_in_common_with_a_team_s_is_public(site: Site) -> None:
+    """The master's, and those of a public overlay that the team's was made of."""
+    master, _ = a_team_s_work(site)
+    other = create(site.world.images / "other.qcow2", backing=master)
+    apply(other, pages_of(8, 8, seed=30))
+    assert site.audience(other) == ""
+    update = raw(site, "update")
+    update.write_bytes(master.read_bytes()[: 15 * CHUNK] + bytes([7]) * CHUNK)
+    assert site.audience(update) == ""
+    started = create(site.world.images / "started.qcow2", backing=master)
+    apply(started, pages_of(2, 7, seed=60))
+    site.share(started, "")
+    copy = shutil.copyfile(started, site.world.images / "teamwork.qcow2")
+    apply(copy, pages_of(12, 1))
+    site.share(copy, "red")
+    again = written_copy(site, started, "again")
+    assert site.audience(again) == ""
+
+
+@pytest.mark.qemu
+def test_an_overlay_that_is_called_like_a_team_s_on_the_same_master_is_asked_about(site: Site) -> None:
+    """After a home was lost, only the team's catalog was seen again, and no digest of its data."""
+    _, overlay = a_team_s_work(site)
+    (row,) = site.world.catalog.manifests(team="red")
+    apply(overlay, pages_of(12, 1))
+    lost = World.make(site.world.images.parent / "new")
+    new = Site(lost, site.key, site.teams)
+    assert new.publisher.known_audience(lost.known(overlay)) is None
+    lost.catalog.note_manifests([row], at=AT)
+    check_asked(new.refused(overlay), overlay, "--team red", "--public")
+    moved = overlay.rename(overlay.with_name("another.qcow2"))
+    assert new.audience(moved) == ""
+    lost.catalog.close()

@@ -596,6 +596,7 @@ BOOKS = st.builds(
     known=BOOKS,
     trusted_only=st.booleans(),
 )
+@pytest.mark.slow
 def test_a_name_means_the_newest_of_its_team_or_of_its_publisher(
     name: str | None,
     team: str | None,
@@ -650,6 +651,7 @@ def test_a_name_means_the_newest_of_its_team_or_of_its_publisher(
     name=NAMES,
     remember=st.booleans(),
 )
+@pytest.mark.slow
 def test_strangers_change_nothing_about_a_pinned_name(
     everything: list[Listing], data: st.DataObject, known: Book, name: str, remember: bool
 ) -> None:

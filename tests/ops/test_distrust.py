@@ -161,6 +161,7 @@ LISTINGS = st.builds(
     listings=st.lists(LISTINGS, min_size=1, max_size=10),
     trusted_only=st.booleans(),
 )
+@pytest.mark.slow
 def test_whatever_is_asked_for_it_is_never_chosen(
     text: str, listings: list[Listing], trusted_only: bool
 ) -> None:

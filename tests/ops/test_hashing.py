@@ -67,6 +67,7 @@ def test_one_content_has_one_id_in_every_format(
 
 
 @pytest.mark.parametrize("cluster_size", [512, 4 * KIB, 64 * KIB, 2 * MIB])
+@pytest.mark.slow
 def test_compressed(master: Path, expected: reference.Listed, tmp_path: Path, cluster_size: int) -> None:
     copy = convert(master, tmp_path / "copy.qcow2", compress=True, cluster_size=cluster_size)
     assert disk_of(copy).id == expected.id
@@ -143,6 +144,7 @@ def check_chain(world: World, chain: tuple[Spec, ...]) -> None:
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
+@pytest.mark.slow
 def test_chains(chain: tuple[Spec, ...]) -> None:
     with fresh_world() as world:
         check_chain(world, chain)
@@ -159,6 +161,7 @@ def test_many_chains(chain: tuple[Spec, ...]) -> None:
 
 @pytest.mark.parametrize("geometry", OVERLAYS, ids=str)
 @pytest.mark.parametrize("size", [SIZE - CHUNK - 512, SIZE + 4 * CHUNK + 512])
+@pytest.mark.slow
 def test_overlays_whose_size_differs(master: Path, world: World, geometry, size: int) -> None:
     ops = (
         Op("write", 512, 512, 1),

@@ -168,6 +168,7 @@ CHANGES = ["written to", "copied over", "moved over"]
 @pytest.mark.parametrize("how", CHANGES)
 @pytest.mark.parametrize("looked", [False, True], ids=["", "master looked at"])
 @pytest.mark.parametrize("used", [False, True], ids=["", "overlay written to"])
+@pytest.mark.slow
 def test_a_master_replaced_under_an_overlay(
     world: World, master: Path, overlay: Path, how: str, looked: bool, used: bool
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_master_replaced_under_an_overlay_that_was_made_here(world: World, mas
 
 @pytest.mark.parametrize("how", CHANGES)
 @pytest.mark.parametrize("known", ["the top", "all"])
+@pytest.mark.slow
 def test_a_master_replaced_two_layers_below(
     world: World, master: Path, overlay: Path, how: str, known: str
 ) -> None:

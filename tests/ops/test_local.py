@@ -255,6 +255,7 @@ def test_a_source_that_shrank(world: World) -> None:
     assert taken(world, wanted, source, known)[1] >= set(range(1, 16))
 
 
+@pytest.mark.slow
 def test_a_source_whose_compressed_clusters_are_damaged(world: World) -> None:
     data = b"".join(bytes([number + 1]) * (MIB // 2) + distinct(number + 1, 8) for number in range(4))
     wanted = raw(world, "wanted.raw", data)

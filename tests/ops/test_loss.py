@@ -151,6 +151,7 @@ def snapshot(path: Path, *names: str) -> None:
         run("qemu-img", "snapshot", "-c", name, path)
 
 
+@pytest.mark.slow
 def test_internal_snapshots_are_named_and_never_safe(world: World, overlay: Path, tmp_path: Path) -> None:
     snapshot(overlay, "before-exam")
     from_another(world, publish(world, overlay), tmp_path)

@@ -87,6 +87,7 @@ def mode(path: Path) -> int:
 
 @pytest.mark.parametrize("suffix", OVERLAY_FORMATS)
 @pytest.mark.parametrize("base_suffix", FORMATS)
+@pytest.mark.slow
 def test_new(world: World, master: Path, suffix: str, base_suffix: str) -> None:
     base = convert(master, world.images / f"base.{base_suffix}") if base_suffix != "raw" else master
     before = sha(base)
@@ -207,6 +208,7 @@ def test_a_stem_lacks_the_endings_of_images_alone(file: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.slow
 def test_promote(world: World, master: Path, overlay: Path, suffix: str) -> None:
     before = sha(master), sha(overlay)
     path = world.images / f"next.{suffix}"
@@ -220,6 +222,7 @@ def test_promote(world: World, master: Path, overlay: Path, suffix: str) -> None
 
 
 @pytest.mark.parametrize("geometry", OVERLAYS, ids=str)
+@pytest.mark.slow
 def test_promote_from_any_geometry(world: World, master: Path, geometry: Geometry) -> None:
     path = create(world.images / f"vm.{geometry.format}", 3 * MIB, backing=master, **geometry.options)
     apply(path, [Op("write", 512, 1024, 1), Op("zero", MIB, 512), Op("write", 3 * MIB - 512, 512, 2)])
@@ -260,6 +263,7 @@ def test_promote_notices_bytes_that_changed_meanwhile(
 
 
 @pytest.mark.parametrize("how", ["promote", "rebase"])
+@pytest.mark.slow
 def test_what_a_guest_wrote_where_nothing_was_is_not_left_behind(
     world: World, master: Path, overlay: Path, how: str
 ) -> None:
@@ -273,6 +277,7 @@ def test_what_a_guest_wrote_where_nothing_was_is_not_left_behind(
             world.maker.rebase(known, base, str(overlay), now=NOW, replaces=entry_at(overlay))
 
 
+@pytest.mark.slow
 def test_promote_keeps_a_manifests_promise_or_refuses(world: World, overlay: Path) -> None:
     known = world.known(overlay)
     publisher = Publisher(world.library, load_or_make(world.home.node_key), "ann@lab-abc234")
@@ -316,6 +321,7 @@ def other_masters(world: World, master: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("geometry", OVERLAYS, ids=str)
+@pytest.mark.slow
 def test_rebase(world: World, master: Path, geometry: Geometry) -> None:
     overlay = create(world.images / f"vm.{geometry.format}", backing=master, **geometry.options)
     apply(overlay, [Op("write", 3 * CHUNK + 512, 8192, 1), Op("zero", 0, CHUNK), Op("write", MIB, 512, 2)])
@@ -347,6 +353,7 @@ def test_rebase_stores_only_what_differs(world: World, master: Path, overlay: Pa
     assert made.layer == world.known(overlay).layer
 
 
+@pytest.mark.slow
 def test_rebase_in_place(world: World, master: Path, overlay: Path) -> None:
     before, base = content(overlay), other_masters(world, master)["other"]
     made = world.rebase(overlay, base, overlay, replace=True)
@@ -394,6 +401,7 @@ def test_rebase_onto_a_base_that_changed_meanwhile(world: World, master: Path, o
 # -- again -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_a_stopped_run_had_made_is_taken(world: World, master: Path, overlay: Path) -> None:
     """It may have been stopped after the name was given, and its user types the same again."""
     other = other_masters(world, master)["alike"]
@@ -410,6 +418,7 @@ def test_what_a_stopped_run_had_made_is_taken(world: World, master: Path, overla
     assert all(world.library.known(path) for path in before)
 
 
+@pytest.mark.slow
 def test_nothing_else_is_taken_for_it(world: World, master: Path, overlay: Path) -> None:
     bases = other_masters(world, master)
     new, kept, moved = (world.images / f"{word}.qcow2" for word in ("new", "kept", "moved"))

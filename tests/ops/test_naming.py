@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from overlaysync.errors import AmbiguousError
+from overlaysync.ops.again import ShareAgain
 from overlaysync.ops.naming import Candidate, assign_names
 
 A, B, C = b"A" * 32, b"B" * 32, b"C" * 32
@@ -143,13 +144,14 @@ def test_two_files_that_both_go_on_from_one_thing_do_not_share_its_name() -> Non
 
 def test_the_command_of_a_refusal_settles_it() -> None:
     """It names a file that may get another name, and keeps the audience."""
+    again = ShareAgain(("--team", "red"), ("-m", "secret"))
     passed = image("/m/web.raw", A, noted="web", passed=True)
     new = image("/vm/my vm/web.raw", B)
     with pytest.raises(AmbiguousError) as caught:
-        assign_names([passed, new], {}, options="--team red")
-    assert caught.value.hint.endswith("overlaysync share --team red --as NAME '/vm/my vm/web.raw'")
-    names = assign_names([passed, replace(new, noted="other")], {}, options="--team red")
+        assign_names([passed, new], {}, again=again)
+    assert caught.value.hint.endswith("overlaysync share --team red -m secret --as NAME '/vm/my vm/web.raw'")
+    names = assign_names([passed, replace(new, noted="other")], {}, again=again)
     assert list(names.values()) == ["web", "other"]
     with pytest.raises(AmbiguousError) as caught:
-        assign_names([new], {"web": "/old/web.raw"}, options="--team red")
-    assert caught.value.hint.count("overlaysync share --team red --as ") == 2
+        assign_names([new], {"web": "/old/web.raw"}, again=again)
+    assert caught.value.hint.count("overlaysync share --team red -m secret --as ") == 2

@@ -154,6 +154,7 @@ def test_a_disk_that_is_being_written_gives_what_is_here(
 
 @pytest.mark.qemu
 @pytest.mark.parametrize(("format", "cluster_size"), TARGETS[1:])
+@pytest.mark.slow
 def test_a_layer_that_is_being_written_gives_what_is_here(
     tmp_path: Path, format: Format, cluster_size: int
 ) -> None:
@@ -216,6 +217,7 @@ def descriptors(path: Path) -> int:
     return found
 
 
+@pytest.mark.slow
 def test_a_descriptor_lives_as_long_as_its_offer(tmp_path: Path) -> None:
     world = World.make(tmp_path)
     whole = offer_of(world, make_disk(world))

@@ -71,6 +71,7 @@ def packed(
 
 @pytest.mark.parametrize("compression", list(Compression))
 @pytest.mark.parametrize("cluster_size", [512, 4 * KIB, 64 * KIB, 256 * KIB, 2 * MIB])
+@pytest.mark.slow
 def test_qemu_finds_nothing_wrong(tmp_path: Path, cluster_size: int, compression: Compression) -> None:
     world = World.make(tmp_path)
     source, path = world.images / "disk.raw", world.images / "packed.qcow2"
@@ -94,6 +95,7 @@ def test_qemu_finds_nothing_wrong(tmp_path: Path, cluster_size: int, compression
 
 
 @pytest.mark.parametrize("compression", list(Compression))
+@pytest.mark.slow
 def test_it_is_as_small_as_qemus(tmp_path: Path, compression: Compression) -> None:
     world = World.make(tmp_path)
     source = world.images / "disk.raw"
@@ -109,6 +111,7 @@ def test_it_is_as_small_as_qemus(tmp_path: Path, compression: Compression) -> No
     assert world.known(world.images / "ours.qcow2", fresh=True).content.id == known.content.id
 
 
+@pytest.mark.slow
 def test_an_empty_disk_and_one_with_all_kinds_of_ends(tmp_path: Path) -> None:
     world = World.make(tmp_path)
     contents = {

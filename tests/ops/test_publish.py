@@ -317,6 +317,7 @@ catalog.close()
 """
 
 
+@pytest.mark.slow
 def test_processes_that_publish_one_file_make_one_version(ann: Machine, tmp_path: Path) -> None:
     first = next_of(ann, "first")
     ann.write("web.raw", "second")

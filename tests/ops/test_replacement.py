@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
+from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.replacement import Rules, Verdict, judge
 from overlaysync.ops.versions import State
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id
 from overlaysync.units import MIB
 from tests.images import Op, apply, create, run
-from tests.ops.machines import Machine, inode_of, machine
+from tests.ops.machines import CREATED, Machine, inode_of, machine
 from tests.ops.test_discard import opened_by_qemu
 from tests.ops.world import NOW, sha
 
@@ -170,6 +171,73 @@ def test_unchanged_what_was_published_here_alone(room: Room) -> None:
         first.header.content_id, b"A" * 32, "ann@lab-abc234", at="2026-01-31T12:00:00Z"
     )
     assert room.outcomes(second) == (9, DONE, DONE)
+
+
+def settled_fork(room: Room) -> tuple[Manifest, Manifest]:
+    """Bob has Carl's side of a fork, which Carl gave up for Ann's. (That side, and what follows both.)"""
+    ann, bob = room.ann, room.bob
+    with machine(bob.world.images.parent.parent, "carl") as carl:
+        first = room.offer("first")
+        carl.take(first, ann.path("web.raw"), "web.raw")
+        theirs = room.offer("ann's")
+        carl.write("web.raw", "carl's")
+        given_up = carl.publish("web.raw")
+        bob.sees(first)
+        bob.take(given_up, carl.path("web.raw"), "web.raw")
+        carl.take(theirs, ann.path("web.raw"), "web.raw", superseded=(given_up.id,))
+        settled = carl.publish("web.raw")
+        bob.sees(theirs, settled)
+        assert settled.header.version == 3 and settled.header.followed == (theirs.id, given_up.id)
+        return given_up, settled
+
+
+def test_a_side_that_was_given_up_is_not_kept_by_what_follows_it_in_name(room: Room) -> None:
+    """Carl had what Bob has; but he chose Ann's over it, and no other machine is known to have it."""
+    given_up, settled = settled_fork(room)
+    bob, content = room.bob, given_up.header.content_id
+    assert room.judge(settled, DISCARD).lost and room.outcomes(settled) == (9, 9, DONE)
+    with pytest.raises(WouldDestroyError, match="no other machine") as caught:
+        room.judge(settled, SYNC)
+    assert "--as NAME" in caught.value.hint and "--discard-changes" in caught.value.hint
+    known, own = bob.world.known(bob.path("web.raw")), bob.key.public
+    assert would_be_lost(bob.world.library, known, own=own)
+    # Carl was seen to have it before he gave it up.
+    bob.world.catalog.note_holder(content, given_up.publisher, given_up.header.by, at=CREATED)
+    assert would_be_lost(bob.world.library, known, own=own)
+    # Another machine, or a file here, that has it is what counts.
+    bob.world.catalog.note_holder(content, b"D" * 32, "dora@lab-abc234", at=CREATED)
+    assert would_be_lost(bob.world.library, known, own=own) == ""
+    assert room.outcomes(settled) == (9, DONE, DONE)
+
+
+def test_a_side_that_another_went_on_with_is_kept_by_that(room: Room) -> None:
+    given_up, settled = settled_fork(room)
+    ann, bob = room.ann, room.bob
+    ann.take(given_up, bob.path("web.raw"), "side.raw")
+    ann.write("side.raw", "more of carl's")
+    further = ann.publish("side.raw")
+    assert further.header.followed == (given_up.id,)
+    bob.sees(further)
+    assert room.outcomes(further) == (9, DONE, DONE), "it was made from what is here"
+    known = bob.world.known(bob.path("web.raw"))
+    assert would_be_lost(bob.world.library, known, own=bob.key.public) == ""
+    assert room.judge(settled, SYNC).entry
+
+
+def test_what_replaces_a_side_says_who_else_has_it(room: Room) -> None:
+    room.taken()
+    room.bob.write("web.raw", "bob's")
+    mine, offered = room.bob.publish("web.raw"), room.offer("ann's")
+    verdict = room.judge(offered, DISCARD)
+    assert verdict.replaces == "web:2, your side of the fork (no other machine is known to have this version)"
+    with pytest.raises(WouldDestroyError, match="no other machine") as caught:
+        room.judge(offered, NONE)
+    assert "then lost" in caught.value.hint
+    room.bob.world.catalog.note_holder(mine.header.content_id, b"D" * 32, "dora@lab-abc234", at=CREATED)
+    verdict = room.judge(offered, DISCARD)
+    assert verdict.lost == "" and "another machine or file is known" in verdict.replaces
+    room.bob.write("web.raw", "work")
+    assert "written here since web:2 (what its guest wrote" in room.judge(offered, DISCARD).replaces
 
 
 @pytest.mark.parametrize("offered", ["what it was", "what follows it", "a fork"])
@@ -345,6 +413,7 @@ def lab(room: Room) -> Lab:
 
 
 @qemu
+@pytest.mark.slow
 def test_an_overlay_has_a_history_as_a_master_has(lab: Lab) -> None:
     first = lab.offer_overlay(1)
     lab.take_overlay(first)
@@ -356,6 +425,7 @@ def test_an_overlay_has_a_history_as_a_master_has(lab: Lab) -> None:
 
 
 @qemu
+@pytest.mark.slow
 def test_internal_snapshots_are_work_that_is_nowhere_else(lab: Lab) -> None:
     lab.take_overlay(lab.offer_overlay(1))
     run("qemu-img", "snapshot", "-c", "before the exam", lab.bob.path("vm.qcow2"))
@@ -368,6 +438,7 @@ def test_internal_snapshots_are_work_that_is_nowhere_else(lab: Lab) -> None:
 
 @qemu
 @pytest.mark.parametrize("master", ["gone", "another"])
+@pytest.mark.slow
 def test_an_overlay_that_has_lost_its_master(lab: Lab, master: str) -> None:
     lab.take_overlay(lab.offer_overlay(1))
     if master == "gone":
@@ -378,6 +449,7 @@ def test_an_overlay_that_has_lost_its_master(lab: Lab, master: str) -> None:
 
 
 @qemu
+@pytest.mark.slow
 def test_what_overlays_stand_on_stays_whatever_is_allowed(lab: Lab) -> None:
     lab.take_overlay(lab.offer_overlay(1))
     lab.ann.path("vm.qcow2").unlink()
@@ -390,6 +462,7 @@ def test_what_overlays_stand_on_stays_whatever_is_allowed(lab: Lab) -> None:
 
 @qemu
 @pytest.mark.parametrize("state", ["behind", "written to", "unknown"])
+@pytest.mark.slow
 def test_what_a_vm_has_open_stays_whatever_is_allowed(lab: Lab, state: str) -> None:
     path = lab.take_overlay(lab.offer_overlay(1))
     offered = lab.offer_overlay(2)
@@ -406,6 +479,7 @@ def test_what_a_vm_has_open_stays_whatever_is_allowed(lab: Lab, state: str) -> N
 
 
 @qemu
+@pytest.mark.slow
 def test_of_an_overlay_without_data_nothing_is_lost(lab: Lab) -> None:
     """It was made and never started; but zeros that hide the master are a guest's."""
     create(lab.bob.path("vm.qcow2"), backing=lab.bob.path("base.raw"))

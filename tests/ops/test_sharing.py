@@ -96,6 +96,7 @@ def take_same(world: World, data: bytes, path: Path) -> set[int]:
         ("new.qed", CHUNK),
     ],
 )
+@pytest.mark.slow
 def test_the_same_content_takes_no_room_in_any_format(disk: World, name: str, cluster_size: int) -> None:
     data = distinct(1)
     source = raw(disk, "source.raw", data)
@@ -118,6 +119,7 @@ def test_what_changed_is_missing_and_the_rest_shared(disk: World) -> None:
     assert shared(path.with_name(".new.raw.part")) == SIZE - 4 * CHUNK
 
 
+@pytest.mark.slow
 def test_data_elsewhere_are_shared_too(disk: World) -> None:
     wanted = raw(disk, "wanted.raw", distinct(2, 3) + distinct(1))
     source, path = raw(disk, "old.raw", distinct(1)), disk.images / "new.qcow2"
@@ -133,6 +135,7 @@ def test_parts_of_a_chunk_are_copied(disk: World) -> None:
     assert path.read_bytes() == data
 
 
+@pytest.mark.slow
 def test_a_promoted_overlay_shares_with_itself_and_its_master(disk: World) -> None:
     master = raw(disk, "master.raw", distinct(1))
     overlay = create(disk.images / "vm.qcow2", backing=master, cluster_size=4096)
@@ -145,6 +148,7 @@ def test_a_promoted_overlay_shares_with_itself_and_its_master(disk: World) -> No
     assert disk.known(path, fresh=True).disk.id == promoted.disk.id
 
 
+@pytest.mark.slow
 def test_a_layer_is_shared_in_its_granules(disk: World) -> None:
     master = raw(disk, "base.raw", distinct(1))
     overlay = create(disk.images / "vm.qcow2", backing=master, cluster_size=4096)
@@ -219,6 +223,7 @@ def test_a_source_that_changes_after_it_was_shared_changes_nothing(
     assert (disk.images / "source.raw").read_bytes() != distinct(1)
 
 
+@pytest.mark.slow
 def test_of_a_source_that_is_being_written_only_what_is_right_is_kept(
     disk: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +244,7 @@ def test_of_a_source_that_is_being_written_only_what_is_right_is_kept(
         assert part[chunk * CHUNK :][:CHUNK] == data[chunk * CHUNK :][:CHUNK]
 
 
+@pytest.mark.slow
 def test_what_rotted_is_missing_and_what_comes_later_is_written_over_it(disk: World) -> None:
     data, path = distinct(1), disk.images / "new.qcow2"
     wanted = disk.known(raw(disk, "wanted.raw", data))
@@ -282,6 +288,7 @@ def test_elsewhere_everything_is_copied(kind: str, tmp_path: Path) -> None:
         world.catalog.close()
 
 
+@pytest.mark.slow
 def test_between_file_systems_everything_is_copied(disk: World, tmp_path: Path) -> None:
     source, path = tmp_path / "source.raw", disk.images / "new.raw"
     source.write_bytes(distinct(1))

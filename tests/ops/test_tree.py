@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -235,6 +236,7 @@ _claims = st.lists(
 
 
 @given(_claims, st.randoms(use_true_random=False))
+@pytest.mark.slow
 def test_everything_claimed_is_drawn_once_and_in_one_order(
     claims: list[Listing], chance: random.Random
 ) -> None:

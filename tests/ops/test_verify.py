@@ -72,6 +72,7 @@ def master(world: World) -> Path:
 
 @qemu
 @pytest.mark.parametrize("suffix", ["raw", "qcow2", "qed"])
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_master(world: World, master: Path, suffix: str) -> None:
     path = master if suffix == "raw" else convert(master, world.images / f"copy.{suffix}", cluster_size=4096)
     world.known(path)
@@ -90,6 +91,7 @@ def test_every_flipped_bit_of_a_master(world: World, master: Path, suffix: str) 
 @qemu
 @pytest.mark.parametrize("suffix", ["qcow2", "qed"])
 @pytest.mark.parametrize("cluster_size", [4096, 65536])
+@pytest.mark.slow
 def test_every_flipped_bit_of_an_overlay(world: World, master: Path, suffix: str, cluster_size: int) -> None:
     path = create(world.images / f"vm.{suffix}", backing=master, cluster_size=cluster_size)
     apply(
@@ -304,6 +306,7 @@ def test_a_master_made_here_must_stay_as_it_was_made(world: World, master: Path)
 
 
 @qemu
+@pytest.mark.slow
 def test_what_a_path_held_before_says_nothing_of_what_is_made_there(world: World, master: Path) -> None:
     vm = create(world.images / "vm.qcow2", backing=master)
     apply(vm, [Op("write", CHUNK, 512, 7)])
@@ -358,6 +361,7 @@ LASTS = st.sampled_from([512, CHUNK - 512, CHUNK])
 
 @settings(max_examples=60)
 @given(ROWS, ROWS, COUNTS, COUNTS, LASTS, LASTS)
+@pytest.mark.slow
 def test_differences(
     left: dict[int, bytes], right: dict[int, bytes], count: int, other: int, last: int, other_last: int
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from overlaysync.ops.loss import would_be_lost
+from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.versions import (
     MAX_PAST,
     Standing,
@@ -17,13 +18,13 @@ from overlaysync.ops.versions import (
     history_of,
     hold_again,
     is_news,
+    left_behind,
     past_envelopes,
     settled,
-    was_elsewhere,
 )
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.teams import new_team
-from tests.ops.machines import Machine, machine
+from tests.ops.machines import CREATED, Machine, machine
 
 RED = new_team("red")
 
@@ -247,34 +248,9 @@ def test_a_file_that_was_written_anew_holds_what_it_held(ann: Machine) -> None:
     assert ann.world.catalog.held_at(other.path) is None
 
 
-def test_what_another_made_a_version_of_was_elsewhere(ann: Machine, bob: Machine) -> None:
-    first = next_of(ann, "first")
-    old = standing(ann, "web.raw", first)
-    assert old.held
-    bob.take(first, ann.path("web.raw"), "web.raw")
-    second = next_of(bob, "second")
-    ann.sees(second)
-    assert was_elsewhere(ann.world.catalog, old, second, ann.key.public)
-    ann.take(second, bob.path("web.raw"), "web.raw")
-    assert was_elsewhere(ann.world.catalog, old, next_of(ann, "third"), ann.key.public)
-
-
-def test_what_this_machine_alone_went_on_with_was_nowhere_else(ann: Machine, bob: Machine) -> None:
-    first = next_of(ann, "first")
-    bob.take(first, ann.path("web.raw"), "web.raw")
-    old = standing(ann, "web.raw", first)
-    second = next_of(ann, "second")
-    assert not was_elsewhere(ann.world.catalog, old, second, ann.key.public)
-    fork = next_of(bob, "bob's")
-    ann.sees(fork)
-    assert not was_elsewhere(ann.world.catalog, old, second, ann.key.public), "a side of a fork says nothing"
-    assert not was_elsewhere(ann.world.catalog, Standing(State.UNKNOWN), fork, ann.key.public)
-
-
 def test_what_another_version_was_only_chosen_over_is_not_kept_by_it(ann: Machine, bob: Machine) -> None:
     first = taken(ann, bob)
     mine, theirs = next_of(ann, "ann's"), next_of(bob, "bob's")
-    before = standing(ann, "web.raw", mine)
     # Bob looks at Ann's side, and then decides for his own.
     own = bob.path("web.raw").read_bytes()
     bob.sees(mine)
@@ -284,9 +260,28 @@ def test_what_another_version_was_only_chosen_over_is_not_kept_by_it(ann: Machin
     assert settled_by_bob.header.followed == (theirs.id, mine.id)
     ann.sees(first, theirs, settled_by_bob)
     assert state(ann, "web.raw", settled_by_bob) is State.BEHIND
-    assert not was_elsewhere(ann.world.catalog, before, settled_by_bob, ann.key.public)
     known = ann.world.known(ann.path("web.raw"))
     assert would_be_lost(ann.world.library, known, own=ann.key.public)
+
+
+def test_a_machine_that_lists_what_follows_a_version_has_that_no_longer(ann: Machine, bob: Machine) -> None:
+    first = taken(ann, bob)
+    second = next_of(ann, "second")
+    catalog, label = bob.world.catalog, first.header.by
+    catalog.note_holder(first.header.content_id, first.publisher, label, at=CREATED)
+
+    def gone(*listed: Manifest) -> set[bytes]:
+        return left_behind(catalog, first.publisher, label, [*map(manifest_row, listed)])
+
+    assert gone(first) == gone(first, second) == gone() == set()
+    assert gone(second) == {first.header.content_id}
+    bob.sees(second)
+    assert gone(next_of(ann, "third")) == {first.header.content_id}
+    assert left_behind(catalog, b"C" * 32, "carl@lab", [manifest_row(second)]) == set()
+    catalog.forget_holdings(b"C" * 32, "carl@lab", gone(second))
+    assert catalog.holders(first.header.content_id)
+    catalog.forget_holdings(first.publisher, label, gone(second))
+    assert catalog.holders(first.header.content_id) == []
 
 
 # -- what is told to others --------------------------------------------------------------------------

@@ -79,6 +79,7 @@ def test_a_block_that_fails_leaves_nothing(path):
     database.close()
 
 
+@pytest.mark.slow
 def test_many_threads_share_one_database(path):
     database = Database.open(path)
     with ThreadPoolExecutor(8) as pool:
@@ -181,6 +182,7 @@ def test_the_advice_works(path):
     database.close()
 
 
+@pytest.mark.slow
 def test_a_truncated_file_is_damage(path):
     database = Database.open(path)
     for number in range(300):

@@ -44,3 +44,16 @@ def test_only_trust_takes_it_back(store: PinStore) -> None:
     store.distrust(REFUSED)
     store.trust(TrustedPublisher(P, PIN.since), [])
     assert store.distrusted() == []
+
+
+def test_when_it_ends_all_is_as_before_but_for_names_that_became_another_s(store: PinStore) -> None:
+    web, trusted = replace(PIN, name="web"), TrustedPublisher(P, PIN.since)
+    store.trust(trusted, [PIN, web])
+    store.distrust(REFUSED)
+    store.pin_first(replace(web, publisher=Q))
+    store.end_distrust(P)
+    assert (store.pins(), store.trusted(), store.distrusted()) == (
+        [PIN, replace(web, publisher=Q)],
+        [trusted],
+        [],
+    )

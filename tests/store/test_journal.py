@@ -54,6 +54,7 @@ def test_a_journal_about_something_else_is_not_taken(path, whole):
     assert resume(path.with_name("none")) is None
 
 
+@pytest.mark.slow
 def test_torn_at_every_byte_it_claims_what_was_complete(path, whole):
     start = len(HEADER.encode())
     for length in range(len(whole)):
@@ -76,6 +77,7 @@ def test_a_torn_tail_does_not_hide_what_is_appended_later(path, whole):
     assert resume(path) == merge_runs([*RUNS[:3], (500, 1)])
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_ends_the_claims_there(path, whole):
     start = len(HEADER.encode())
     for offset in range(len(whole)):
@@ -121,6 +123,7 @@ def test_a_symlink_is_not_followed(path, whole):
     assert path.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_full_journal_is_rewritten_shorter(path, monkeypatch):
     monkeypatch.setattr(journal_module, "MAX_JOURNAL", 1000)
     journal = Journal.create(path, HEADER)
@@ -155,6 +158,7 @@ runs = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=12)
 
 
 @given(runs=runs)
+@pytest.mark.slow
 def test_merged_runs_are_the_same_slots(runs):
     def slots(of):
         return {slot for first, count in of for slot in range(first, first + count)}

@@ -371,6 +371,7 @@ def test_replacing_a_symlink_does_not_follow_it(start, target, tmp_path):
 
 
 @pytest.mark.usefixtures("rename_way")
+@pytest.mark.slow
 def test_of_many_renames_to_one_name_one_wins(tmp_path):
     directory = os.open(tmp_path, os.O_RDONLY)
     ready = threading.Barrier(8)
@@ -530,6 +531,7 @@ PartFile.open(target, key=bytes(32), size=5000, data_bytes=5000, journal_dir=jou
 """
 
 
+@pytest.mark.slow
 def test_what_is_published_between_open_and_lock_is_not_written_to(target, journals):
     subprocess.run([sys.executable, "-c", QUICKER, str(target), str(journals)], check=True)
     assert target.read_bytes() == b"whole" * 1000
@@ -711,6 +713,7 @@ assert (disk / "vm.raw").read_bytes() == b"x" * size
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+@pytest.mark.slow
 def test_a_disk_that_is_full_harms_nothing(tmp_path, journals):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -79,6 +79,7 @@ def test_the_scores_are_the_same_on_every_machine() -> None:
 
 
 @given(st.lists(st.sets(st.sampled_from(ROOM)), max_size=6))
+@pytest.mark.slow
 def test_like_a_new_one_whatever_went_before(turns: list[set[str]]) -> None:
     duty, before = Duty("node0", 64), set[str]()
     for others in turns:

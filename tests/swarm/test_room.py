@@ -63,6 +63,7 @@ def test_a_hundred() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_a_small_content() -> None:
     room, seed, _ = room_of(8, 16 * MIB)
     assert room.run().ratio() <= 1.6
@@ -71,6 +72,7 @@ def test_a_small_content() -> None:
 
 
 @pytest.mark.parametrize(("rate", "limit"), [(RATE / 10, 1.15), (RATE * 10, 1.5)])
+@pytest.mark.slow
 def test_slower_and_faster_links(rate: float, limit: float) -> None:
     size = 64 * MIB if rate < RATE else SIZE
     room = Room(size)
@@ -165,6 +167,7 @@ def test_the_seed_goes_when_there_is_one_copy_among_the_others() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_the_seed_goes_too_early() -> None:
     room, seed, peers = room_of(4)
     room.clock.at(IDEAL / 2, room.kill, seed)
@@ -249,6 +252,7 @@ def test_one_of_three_seeds_stalls() -> None:
     honest(room)
 
 
+@pytest.mark.slow
 def test_one_of_three_peers_stalls() -> None:
     room, seed, peers = room_of(2)
     room.peer("stalling", manner=Manner.STALLING)

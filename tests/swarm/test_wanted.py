@@ -26,6 +26,7 @@ def slots_of(runs: list[tuple[int, int]]) -> set[int]:
 
 
 @given(RUNS, st.lists(RUNS, max_size=5))
+@pytest.mark.slow
 def test_like_a_set_of_slots(missing: list[tuple[int, int]], arrivals: list[list[tuple[int, int]]]) -> None:
     wanted, model = wanted_of(missing), slots_of(missing)
     for runs in arrivals:
@@ -63,6 +64,7 @@ def test_free_and_fresh() -> None:
 
 
 @given(st.lists(st.integers(0, 5), min_size=13, max_size=13), st.sets(st.integers(0, 12)), st.integers(1, 15))
+@pytest.mark.slow
 def test_the_rarest(copies: list[int], pieces: set[int], most: int) -> None:
     wanted = wanted_of([(0, COUNT)])
     wanted.copies[:] = copies
@@ -90,6 +92,7 @@ def test_joined_runs() -> None:
 
 
 @given(RUNS, RUNS)
+@pytest.mark.slow
 def test_runs_without_others(runs: list[tuple[int, int]], others: list[tuple[int, int]]) -> None:
     rest = without(runs, sorted(others))
     assert slots_of(rest) == slots_of(runs) - slots_of(others)
