@@ -200,7 +200,8 @@ class _Fetching:
                 total = len(collection.refusals) + len({one.choice.manifest.id for one in brought})
                 for refusal in collection.refusals:
                     self._output.note("\n".join(refusal_lines(refusal)))
-                raise of_several(collection.refusals, total, "could not be fetched")
+                told = self._output.tells
+                raise of_several(collection.refusals, total, "could not be fetched", told=told)
 
     def _tell_newer(self, fetch: Fetch, brought: Brought) -> None:
         """Say when the version that was asked for is not the newest within reach."""

@@ -19,7 +19,7 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
-from overlaysync.cli.holders import holder_words, holders, usage_fields
+from overlaysync.cli.holders import holders, seen_words, usage_fields
 from overlaysync.cli.looking import LOOK_S, look
 from overlaysync.cli.output import output_of
 from overlaysync.errors import NotFoundError
@@ -151,8 +151,8 @@ def _where(entry: Entry, having: list[dict[str, Any]], now: float, *, local: boo
     places += ["here"] if entry.here else []
     places += [f"in use at {users(entry.in_use)}"] if entry.in_use else []
     if not places:
-        places = ["not here" if local else "no machine within reach"]
-        places += [holder_words(holder, now) for holder in having[:1]]
+        seen = [f"; last seen at {seen_words(holder, now)}" for holder in having[:1]]
+        return "".join(["not here" if local else "no machine within reach", *seen])
     return ", ".join(places)
 
 

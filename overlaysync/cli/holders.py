@@ -43,3 +43,8 @@ def holder_words(holder: dict[str, Any], now: float) -> str:
 
     label = one_field(holder["node"])
     return f"{label}, now" if holder["now"] else f"{label}, last seen {ago(holder['seen_at'], now)}".rstrip()
+
+
+def seen_words(holder: dict[str, Any], now: float) -> str:
+    """Return for people where a version was last seen, and how long ago."""
+    return f"{one_field(holder['node'])} {ago(holder['seen_at'], now)}".rstrip()

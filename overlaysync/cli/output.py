@@ -100,6 +100,11 @@ class Output:
 
     # -- the observer --------------------------------------------------------------------------------
 
+    @property
+    def tells(self) -> bool:
+        """Whether people read its notes."""
+        return not (self.quiet or self.json)
+
     def note(self, text: str) -> None:
         """A line on stderr that ``--quiet`` leaves out."""
         if self.quiet:

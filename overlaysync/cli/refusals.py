@@ -43,14 +43,17 @@ def refusal_lines(refusal: Refusal) -> list[str]:
     return [*lines, f"    try: {error.hint}"] if error.hint else lines
 
 
-def of_several(refusals: Sequence[Refusal], total: int, what: str) -> OverlaysyncError:
-    """The error for several things of which some failed; its exit code is that of the first."""
+def of_several(refusals: Sequence[Refusal], total: int, what: str, *, told: bool) -> OverlaysyncError:
+    """The error for several things of which some failed; its exit code is that of the first.
+
+    Where each was ``told`` by itself, why and what to do are not said again.
+    """
 
     first = refusals[0].error
     error = OverlaysyncError(
         f"{len(refusals)} of {total} {what}",
-        why="; ".join(sorted({one.error.what for one in refusals})),
-        hint=first.hint,
+        why="" if told else "; ".join(sorted({one.error.what for one in refusals})),
+        hint="" if told else first.hint,
     )
     error.exit_code = first.exit_code
     return error

@@ -244,7 +244,7 @@ def _shown(
         if len({item.manifest.header.full_name for item in meant}) == 1 and len(sides) > 1:
             output.note(f"{sides[0].manifest.header.full_name}: {len(sides)} versions, forked")
             return sorted(sides, key=lambda item: newest_first(item, where))
-    listing, problem = to_look_at(reference, listings, book, node.catalog.versions, now=now())
+    listing, problem = to_look_at(reference, listings, book, node.versions, now=now(), held=node.held())
     if problem:
         output.note(f"fetch would refuse {listing.manifest.header.full_name}: {problem}")
     return [listing]

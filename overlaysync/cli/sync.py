@@ -162,7 +162,7 @@ class _Syncing:
             raise done.refusals[0].error
         for refusal in done.refusals:
             self.output.note("\n".join(refusal_lines(refusal)))
-        raise of_several(done.refusals, total, "not at the newest version")
+        raise of_several(done.refusals, total, "not at the newest version", told=self.output.tells)
 
     # -- staying -------------------------------------------------------------------------------------
 

@@ -228,7 +228,7 @@ def _report(output: Output, findings: list[Finding], failed: list[Refusal]) -> N
             hint=_way_of(first),
         )
     if failed:
-        raise of_several(failed, total, "could not be verified")
+        raise of_several(failed, total, "could not be verified", told=output.tells)
 
 
 def _way_of(finding: Finding) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from overlaysync.errors import (
 from overlaysync.formats.image import Format
 from overlaysync.formats.layout import Target
 from overlaysync.model.digest import short_id
+from overlaysync.model.history import History
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
@@ -55,13 +56,14 @@ from overlaysync.ops.packing import Packing
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Rules, Verdict, check_still, judge, judge_stray
-from overlaysync.ops.resolve import Listing
-from overlaysync.ops.trust_words import only_distrusted
+from overlaysync.ops.resolve import Listing, fits_name
+from overlaysync.ops.trust_words import AwayError, not_within_reach, only_distrusted
 from overlaysync.ops.versions import State, history_of, is_news, past_envelopes, settled
 from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
 from overlaysync.store.partial import check_room
 from overlaysync.store.place import Entry
+from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import format_size
 
@@ -88,6 +90,7 @@ class Options:
         rules: which files may be replaced.
         trusted_only: whether only publishers count that the user has said to trust.
         wait_s: how long to look for peers.
+        all_known: whether of several things those are missed that a team is known to have.
         again: what a command needs that fetches one of the things into the same places.
     """
 
@@ -98,6 +101,7 @@ class Options:
     rules: Rules = field(default_factory=Rules)
     trusted_only: bool = False
     wait_s: float = 4.0
+    all_known: bool = False
     again: Again = field(default_factory=Again)
 
     @property
@@ -172,11 +176,13 @@ class Fetch:
 
         def found() -> bool:
             try:
-                choices = self._choose(reference).choices
+                now = self._choose(reference)
+                if any(isinstance(one.error, (AwayError, NotFoundError)) for one in now.refusals):
+                    return False
                 return all(
-                    choice.step_back is None and self._has_holder(choice.listing) for choice in choices
+                    choice.step_back is None and self._has_holder(choice.listing) for choice in now.choices
                 )
-            except (NotFoundError, NotAllowedError):
+            except (NotFoundError, NotAllowedError, AwayError):
                 return False  # a peer that has it, or the publisher of the name, may answer yet
             except OverlaysyncError:
                 return True
@@ -189,15 +195,35 @@ class Fetch:
             raise
 
     def _choose(self, reference: Reference) -> Found:
-        about = (reference, self.reach.listings(), self.node.book(), self.node.catalog.versions)
-        trusted_only = self.options.trusted_only
-        again = self.options.again
+        listings, book = self.reach.listings(), self.node.book()
+        about = (reference, listings, book, self.node.versions)
+        trusted_only, again, held = self.options.trusted_only, self.options.again, self.node.held()
         if not reference.is_many:
-            return Found((choose(*about, now=now(), trusted_only=trusted_only, again=again),))
-        choices, refusals = choose_all(*about, now=now(), trusted_only=trusted_only, again=again)
+            return Found((choose(*about, now=now(), trusted_only=trusted_only, again=again, held=held),))
+        choices, refusals = choose_all(*about, now=now(), trusted_only=trusted_only, again=again, held=held)
+        if self.options.all_known and not reference.peer:
+            refusals += self._unlisted(reference, listings, book, held)
         # Overlays first: they say which masters are brought along, and where those go.
         choices.sort(key=lambda choice: not choice.manifest.header.is_layer)
         return Found(tuple(choices), tuple(refusals))
+
+    def _unlisted(
+        self, reference: Reference, listings: Sequence[Listing], book: Book, held: Collection[bytes]
+    ) -> list[Refusal]:
+        """What teams are known to have of what is meant, and neither a peer lists nor a file here holds."""
+        catalog = self.node.catalog
+        listed = {(item.manifest.header.team, item.manifest.header.name) for item in listings}
+        known = {(seen.team, seen.name) for seen in catalog.sightings() if seen.team in self.node.teams}
+        refusals = []
+        for team, name in sorted(known - listed):
+            if not fits_name(reference, team, name):
+                continue
+            rows = [row for row in self.node.versions(team, name) if not book.refuses(row.publisher)]
+            newest = History(rows).newest(rows)
+            if newest and not any(row.id in held for row in newest):
+                error = not_within_reach(newest[0], catalog.holders(newest[0].content))
+                refusals.append(Refusal(f"{team}/{name}", error))
+        return refusals
 
     def accept(self, choice: Choice, *, dry_run: bool) -> bool:
         """Say whose word is taken. Nothing is pinned by it: that is for :meth:`run`, when the image is here.

@@ -111,7 +111,7 @@ class Hearing:
             if not self._budget.take(view.address.host, now):
                 return
             heard = view.heard[team] = Heard()
-        new_names = not names.keys() <= heard.names
+        new_names = heard.etag != "" and not names.keys() <= heard.names
         same = peer is not None and not team and peer.revision == heard.revision
         if not new_names and (same or now < heard.again_at - _EARLY_S):
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +90,11 @@ class Node:
         rows = self.catalog.versions(team, name)
         key = self.teams.get(team)
         return rows if key is None else [row for row in rows if is_vouched(row.envelope, key)]
+
+    def held(self) -> set[bytes]:
+        """The ids of the versions that files here hold, or held and were chosen over."""
+        rows = self.catalog.all_held()
+        return {id for row in rows if os.path.lexists(row.path) for id in row.manifests}
 
     def book(self) -> Book:
         """Who is trusted for what at this moment."""

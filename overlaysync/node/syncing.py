@@ -141,7 +141,7 @@ class Sync:
 
 def sync_options(to: str, masters: Sequence[str], *, wait_s: float, again: Again) -> Options:
     """Return the options of a fetch that only moves forward."""
-    return Options(to=to, masters=tuple(masters), rules=RULES, wait_s=wait_s, again=again)
+    return Options(to=to, masters=tuple(masters), rules=RULES, wait_s=wait_s, again=again, all_known=True)
 
 
 def _forward(before: Round, now: Round) -> list[Change]:

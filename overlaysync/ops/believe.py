@@ -6,8 +6,8 @@ Rules:
     3. A public name that belongs to no publisher here yet means what its one publisher signed; of several the
        user chooses.
     4. Of the versions so found the newest is meant: the one that no other follows. Two such are a fork, and
-       none is chosen. One that is followed by a version seen here before is a step back, and is refused
-       unless it is named by its version.
+       none is chosen, also while one of them is away, until a version follows both. One that is followed by a
+       version seen here before is a step back, and is refused unless it is named by its version.
     5. An id means its content, whoever signed it: content is checked against it (a few digits of one can be
        imitated, so the whole is shown then). So does NAME@PEER where the peer has nothing of the name's
        publisher; that is the user's word, and moves no pin.
@@ -17,7 +17,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -26,8 +26,10 @@ from overlaysync.model.history import History
 from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
 from overlaysync.ops.again import Again
+from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing, fits, fitting, one_of, resolve
 from overlaysync.ops.trust_words import (
+    AwayError,
     StrangerError,
     first_use,
     forked,
@@ -38,6 +40,7 @@ from overlaysync.ops.trust_words import (
     too_old,
     who,
 )
+from overlaysync.ops.versions import is_other_side, of_one_history
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest
@@ -93,8 +96,14 @@ def choose(
     now: float,
     trusted_only: bool = False,
     again: Again | None = None,
+    held: Collection[bytes] | None = None,
 ) -> Choice:
     """Return the one thing that ``reference`` means.
+
+    Args:
+        reference, listings, book, versions, now, trusted_only, again: what is meant, among what, and to whom.
+        held: ids of the versions that files here hold or were chosen over. With these the side of a fork
+            counts as well that is not within reach; None for what is listed only.
 
     Raises:
         NotFoundError: nothing fits.
@@ -105,7 +114,9 @@ def choose(
     """
     everything = list(listings)
     candidates = fitting(reference, everything)
-    choosing = _Choosing(book, versions, now, trusted_only, believable(everything, book), again or Again())
+    choosing = _Choosing(
+        book, versions, now, trusted_only, believable(everything, book), again or Again(), held
+    )
     candidates = choosing.believable(reference, candidates)
     by = choosing.by_name if reference.id_prefix is None else choosing.by_id
     return replace(by(reference, candidates), asked=str(reference))
@@ -120,6 +131,7 @@ def choose_all(
     now: float,
     trusted_only: bool = False,
     again: Again | None = None,
+    held: Collection[bytes] | None = None,
 ) -> tuple[list[Choice], list[Refusal]]:
     """Return everything that a whole team or a pattern means, and what of it cannot be had.
 
@@ -132,7 +144,9 @@ def choose_all(
     """
     everything = list(listings)
     candidates = fitting(reference, everything)
-    choosing = _Choosing(book, versions, now, trusted_only, believable(everything, book), again or Again())
+    choosing = _Choosing(
+        book, versions, now, trusted_only, believable(everything, book), again or Again(), held
+    )
     of_teams = {_key(item) for item in candidates if item.manifest.header.team}
     kept = believable(candidates, book)
     if not kept and not of_teams:
@@ -174,13 +188,21 @@ def believable(listings: Iterable[Listing], book: Book) -> list[Listing]:
 
 
 def to_look_at(
-    reference: Reference, listings: Iterable[Listing], book: Book, versions: Versions, *, now: float
+    reference: Reference,
+    listings: Iterable[Listing],
+    book: Book,
+    versions: Versions,
+    *,
+    now: float,
+    held: Collection[bytes] | None = None,
 ) -> tuple[Listing, str]:
     """Return the thing to show, and why it would not be fetched ("" when it would)."""
     everything = list(listings)
     try:
-        choice = choose(reference, everything, book, versions, now=now)
+        choice = choose(reference, everything, book, versions, now=now, held=held)
         return choice.listing, str(choice.step_back or "")
+    except AwayError as error:
+        return choose(reference, everything, book, versions, now=now).listing, str(error)
     except NotAllowedError as error:
         kept = [item for item in believable(everything, book) if fits(reference, item)]
         return resolve(reference, kept or everything)[0], str(error)
@@ -248,6 +270,7 @@ class _Choosing:
     trusted_only: bool
     everything: list[Listing]
     again: Again
+    held: Collection[bytes] | None
 
     def believable(self, reference: Reference, candidates: list[Listing]) -> list[Listing]:
         """The candidates that no distrusted publisher signed.
@@ -274,13 +297,12 @@ class _Choosing:
             meant = self._newest(meant, reason)
         publishers = {item.manifest.publisher for item in meant if not item.manifest.header.team}
         contents = {listing.manifest.header.content_id for listing in meant}
+        away = self._away(reference, meant)
         several = reason is Reason.FIRST_USE and len(publishers) > 1
-        if len(contents) > 1 and len({_key(listing) for listing in meant}) == 1:
-            raise (
-                several_publishers(reference, meant)
-                if several
-                else forked(reference, meant, self.everything, self.now, self.again)
-            )
+        if len(contents) > 1 and several and len({_key(listing) for listing in meant}) == 1:
+            raise several_publishers(reference, meant)
+        if len(contents) + len(away) > 1 and len({_key(listing) for listing in meant}) == 1:
+            raise forked(reference, meant, away, self.everything, self.now, self.again)
         one_of(reference, meant)
         reason = Reason.SAME_CONTENT if several else reason
         if reference.version is not None:
@@ -356,6 +378,34 @@ class _Choosing:
         seen = max(later, key=lambda row: row.version)
         problem = too_old(reference, listing, seen, self.now, own=self.book.own, again=self.again)
         return replace(_choice(listing, reason), later=later, step_back=problem)
+
+    def _away(self, reference: Reference, meant: Sequence[Listing]) -> list[ManifestRow]:
+        """The other sides of a fork that are known here, and are neither within reach nor in a file here.
+
+        Who names a version, or a peer, has chosen. What this node published itself is away by its own doing.
+        """
+        if self.held is None or reference.version is not None or reference.peer:
+            return []
+        if len({_key(listing) for listing in meant}) != 1:
+            return []
+        listed = [manifest_row(listing.manifest) for listing in meant]
+        rows = {row.id: row for row in listed}
+        for row in self.versions(*_key(meant[0])):
+            if not self.book.refuses(row.publisher) and of_one_history([row], meant[0].manifest):
+                rows.setdefault(row.id, row)
+        history = History(rows.values())
+        return [
+            row
+            for row in history.newest(rows.values())
+            if row.id not in self.held
+            and row.publisher != self.book.own
+            and all(
+                row.id != one.id
+                and not history.is_before(one.id, row.id)
+                and is_other_side(history, one, row)
+                for one in listed
+            )
+        ]
 
     def _later(self, listing: Listing) -> tuple[ManifestRow, ...]:
         """Versions seen here that follow it, in a team by any member, else by its publisher."""

@@ -13,6 +13,7 @@ from overlaysync.formats.image import Format
 from overlaysync.formats.recognition import ending_of, fits_ending
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Kind, format_id, kinds_of
+from overlaysync.model.history import History
 from overlaysync.model.manifest import MAX_FOLLOWS, MAX_VERSION, Header
 from overlaysync.model.names import check_name
 from overlaysync.model.pages import LoadPage, PageList
@@ -221,23 +222,31 @@ class Publisher:
             )
         header = self._header(known, name, team, created, note)
         likeness = self._likeness(known)
+        history = History(self._library.catalog.versions(team, name))
+
+        def of_mine(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
+            """The newest first, and of several publishers' this node's own."""
+            return sorted(
+                (row for row in rows if self._belongs(row)),
+                key=lambda row: (row.publisher != self._key.public, -row.version),
+            )
 
         def decide(held: Sequence[ManifestRow], same: Sequence[ManifestRow]) -> ManifestRow:
             held = [row for row in held if self._belongs(row)]
             if held:
                 if all(row.content == known.content.id for row in held):
                     return held[0]
+                before = {row.id for row in held} | history.before(*(row.id for row in held))
+                if moved_here := of_mine([row for row in same if row.id not in before]):
+                    return moved_here[0]
                 first = max(held, key=lambda row: likeness.get(row.id, 0))
                 others = sorted(row.id.hex() for row in held[:MAX_FOLLOWS] if row.id != first.id)
                 follows = (first.id.hex(), *others[: MAX_FOLLOWS - 1])
                 version = _next(name, max(row.version for row in held))
                 return self._sign(msgspec.structs.replace(header, version=version, follows=follows))
-            # Another copy of what is known: the newest, and of several this node's own.
-            of_mine = sorted(
-                (row for row in same if self._belongs(row)),
-                key=lambda row: (row.publisher != self._key.public, -row.version),
-            )
-            return of_mine[0] if of_mine else self._sign(header)
+            # Another copy of what is known.
+            copies = of_mine(same)
+            return copies[0] if copies else self._sign(header)
 
         as_held = Held(known.path, team, name, (), known.files[0])
         row = self._library.catalog.publish(as_held, known.content.id, decide, continues=continues)

@@ -5,10 +5,10 @@ Labels are what nodes call themselves, so a fingerprint is always beside them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from overlaysync.errors import AmbiguousError, NotAllowedError
+from overlaysync.errors import AmbiguousError, NotAllowedError, NotFoundError
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import one_field
 from overlaysync.model.pin import Pin
@@ -17,7 +17,7 @@ from overlaysync.ops.again import Again
 from overlaysync.ops.dates import ago
 from overlaysync.ops.in_use import users
 from overlaysync.ops.resolve import Listing, describe, fits
-from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.catalog import Holder, ManifestRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id
@@ -35,6 +35,10 @@ _NAMED_PUBLISHERS = 3
 
 class StrangerError(NotAllowedError):
     """Only publishers list something whose word does not count here."""
+
+
+class AwayError(AmbiguousError):
+    """A name is forked, and a side of that is not within reach: it may be soon."""
 
 
 def who(publisher: bytes, label: str) -> str:
@@ -146,22 +150,42 @@ def too_old(
 
 
 def forked(
-    reference: Reference, sides: Sequence[Listing], everything: Sequence[Listing], now: float, again: Again
+    reference: Reference,
+    sides: Sequence[Listing],
+    away: Sequence[ManifestRow],
+    everything: Sequence[Listing],
+    now: float,
+    again: Again,
 ) -> AmbiguousError:
-    """Two or more newest versions, none of which follows another."""
+    """Two or more newest versions, none of which follows another; what is ``away`` cannot be had now."""
+    numbers = {row.version for row in away}
     ways = {
-        side.manifest.header.content_id: again.about(_only(side, everything)).fetch()
+        side.manifest.header.content_id: again.about(_only(side, everything, numbers)).fetch()
         for side in sides[:_NAMED_SIDES]
     }
-    return AmbiguousError(
-        f"'{reference}' is forked: it has {len(sides)} newest versions, and neither follows the other",
-        candidates=tuple(sorted(describe_side(side, now) for side in sides)),
-        hint=f"to take one of them: {'; or: '.join(ways.values())}",
+    count = len(sides) + len(away)
+    described = [describe_side(side, now) for side in sides] + [_describe_away(row, now) for row in away]
+    which = "the one that is within reach" if len(ways) == 1 else "one of them"
+    return (AwayError if away else AmbiguousError)(
+        f"'{reference}' is forked: it has {count} newest versions, and neither follows the other",
+        candidates=tuple(sorted(described)),
+        hint=f"to take {which}: {'; or: '.join(ways.values())}",
     )
 
 
-def _only(side: Listing, everything: Sequence[Listing]) -> str:
-    """A reference that means this version and no other: the shortest, and the id where no other will do."""
+def _describe_away(row: ManifestRow, now: float) -> str:
+    """A version of a fork that no machine within reach has."""
+    return (
+        f"{row.title}  {short_id(row.content)}  by {one_field(row.label) or node_id(row.publisher)} on "
+        f"{row.created}{age(row.created, now)}  no machine within reach has it"
+    )
+
+
+def _only(side: Listing, everything: Sequence[Listing], away: Collection[int]) -> str:
+    """A reference that means this version and no other: the shortest, and the id where no other will do.
+
+    Versions that are ``away`` have these numbers.
+    """
     header = side.manifest.header
     named = Reference(team=header.team or None, name=header.name, version=header.version)
     # Labels are what nodes call themselves: one that reads as something else is not printed to be typed.
@@ -169,9 +193,20 @@ def _only(side: Listing, everything: Sequence[Listing]) -> str:
     nodes = [text for text in (*labels, *side.peers) if one_field(text) == text][:_TRIED_NODES]
     for reference in (named, *(replace(named, peer=text) for text in nodes)):
         meant = {item.manifest.header.content_id for item in everything if fits(reference, item)}
-        if meant == {header.content_id}:
+        if meant == {header.content_id} and (reference.peer or header.version not in away):
             return str(reference)
     return short_id(header.content_id)
+
+
+def not_within_reach(row: ManifestRow, holders: Sequence[Holder]) -> NotFoundError:
+    """Something that a team is known to have, and no machine within reach lists."""
+    name = row.title.rpartition(":")[0]
+    seen = "; ".join(f"last seen at {one_field(one.label)} on {one.seen_at}" for one in holders[:1])
+    return NotFoundError(
+        f"No machine within reach has '{name}'",
+        why=seen or f"{row.title} was published by {who(row.publisher, row.label)} on {row.created}",
+        hint=f"overlaysync history {name}; it comes when a machine that has it shares it",
+    )
 
 
 def two_sides(mine: Manifest, other: ManifestRow) -> str:

@@ -196,6 +196,41 @@ def test_what_nobody_has_is_said_and_the_rest_comes(lab: Lab) -> None:
     assert [one["name"] for one in result.document["failed"]] == ["nothing-like-it"]
 
 
+def test_a_known_fork_is_not_decided_by_who_is_away_and_nothing_that_is_known_is_missed(lab: Lab) -> None:
+    nodes = [lab.node(word) for word in ("alice", "bob", "carol")]
+    alice, bob, carol = nodes
+    team, web, db = lab.team("red", *nodes), lab.name("web"), lab.name("db")
+    mine, _ = (disks.make_master(alice.place / f"{name}.qcow2", size=MIB) for name in (web, db))
+    with shared(alice, alice.place, "--team", team) as share:
+        (item,) = bob.fetch(f"{team}/{web}", "--peer", share.peer)
+        carol.fetch(f"{team}/{web}", "--peer", share.peer)
+    theirs = Path(item["path"])
+    edit(mine, "alice")
+    edit(theirs, "bob")
+    with shared(alice, alice.place) as share, shared(bob, theirs) as side:
+        carol.json("history", f"{team}/", "--peer", share.peer, "--peer", side.peer, "--wait", "2")
+    with shared(bob, theirs) as side:
+        peers = ("--peer", side.peer, "--wait", "1")
+        for to in ("--to", carol.place), ("--to", carol.place / "new"):
+            refused = carol.run("sync", f"{team}/{web}", *to, *peers, "--json")
+            (error,) = refused.document["failed"]
+            assert refused.code == error["exit_code"] == USAGE and not refused.document["synced"]
+            assert len(error["candidates"]) == 2
+            (away,) = (line for line in error["candidates"] if "no machine within reach" in line)
+            assert "alice@" in away and "@bob" in error["hint"]
+        assert len(carol.fails(USAGE, "fetch", f"{team}/{web}", "--as", "x", *peers)["candidates"]) == 2
+        result = carol.run("sync", f"{team}/", *peers, "--json")
+        failed = {one["name"]: one for one in result.document["failed"]}
+        assert {name: one["exit_code"] for name, one in failed.items()} == {
+            f"{team}/{web}": USAGE,
+            f"{team}/{db}": NOT_FOUND,
+        }
+        text = carol.run("sync", f"{team}/", *peers).stderr
+        assert text.count("is forked") == text.count(f"has '{team}/{db}'") == 1, "each problem once"
+        taken = carol.run(*shlex.split(error["hint"].partition("overlaysync ")[2]))
+        assert taken.code == DONE, taken.stderr
+
+
 # -- watching ----------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from overlaysync.errors import AmbiguousError, NotAllowedError, NotFoundError, OverlaysyncError, Refusal
 from overlaysync.model.digest import format_id, short_id
 from overlaysync.model.manifest import Header
-from overlaysync.model.pin import Pin, TrustedPublisher
+from overlaysync.model.pin import DistrustedPublisher, Pin, TrustedPublisher
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.ops.believe import (
     Choice,
@@ -29,6 +29,7 @@ from overlaysync.ops.believe import (
 )
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.resolve import Listing
+from overlaysync.ops.trust_words import AwayError
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
@@ -669,3 +670,58 @@ def test_strangers_change_nothing_about_a_pinned_name(
 
     alone = outcome(honest, seen(*honest) if remember else nothing)
     assert outcome([*honest, *listed], seen(*everything) if remember else nothing) == alone
+
+
+# -- forks of which a side is away -------------------------------------------------------------------
+
+
+def known_fork() -> tuple[Listing, Listing, Listing]:
+    """A version of a team, and two that members made of it."""
+    first = signed(OTHER, team="red", created="2026-01-30T12:00:00Z")
+    return first, signed(OTHER, team="red", after=[first]), signed(STRANGER, team="red", after=[first])
+
+
+def with_held(text: str, *listed: Listing, versions: Versions, held: Iterable[bytes] = ()) -> Choice:
+    return choose(parse_reference(text), listed, book(), versions, now=NOW, held=set(held))
+
+
+@pytest.mark.parametrize("text", ["red/router", "router"])
+def test_a_known_fork_stays_one_while_a_side_of_it_is_away(text: str) -> None:
+    first, ours, theirs = known_fork()
+    with pytest.raises(AmbiguousError) as caught:
+        with_held(text, ours, first, versions=seen(first, theirs))
+    away, here = sorted(caught.value.candidates, key=lambda line: "no machine within reach" not in line)
+    assert "label2@host" in away and "somebody@lab" in here
+    assert (
+        caught.value.hint == "to take the one that is within reach: overlaysync fetch red/router:2@somebody"
+    )
+    _, refusals = choose_all(parse_reference("red/"), [ours], book(), seen(first, theirs), now=NOW, held=())
+    assert [(one.name, type(one.error)) for one in refusals] == [("red/router", AwayError)]
+
+
+def test_a_known_fork_is_settled_by_what_follows_both_or_by_who_chooses() -> None:
+    first, ours, theirs = known_fork()
+    settled = signed(OTHER, team="red", after=[ours, theirs])
+    assert with_held("red/router", settled, versions=seen(first, ours, theirs)).listing == settled
+    for text in ("red/router:2", "red/router@somebody", short_id(ours.manifest.header.content_id)):
+        assert with_held(text, ours, versions=seen(first, theirs)).listing == ours
+    held = [theirs.manifest.id]
+    assert with_held("red/router", ours, versions=seen(first, theirs), held=held).listing == ours, (
+        "it is in a file here: what is at the place decides"
+    )
+
+
+def test_no_stranger_and_no_distrusted_publisher_makes_a_fork_that_is_away() -> None:
+    first = signed(TEACHER)
+    teachers, strangers = signed(TEACHER, after=[first]), signed(STRANGER, after=[first])
+    known = book(("router", TEACHER))
+    meant = choose(
+        parse_reference("router"), [teachers], known, seen(first, strangers), now=NOW, held=frozenset()
+    )
+    assert meant.listing == teachers
+    _, ours, theirs = known_fork()
+    refusing = Book.of(OWN, [], [], [DistrustedPublisher(STRANGER, SINCE)])
+    meant = choose(
+        parse_reference("red/router"), [ours], refusing, seen(first, theirs), now=NOW, held=frozenset()
+    )
+    assert meant.listing == ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,18 @@ def test_a_stranger_s_version_of_a_name_is_no_side_of_a_fork(
     ann.sees(theirs)
     bob.sees(mine)
     assert sides(ann, mine) == sides(bob, theirs) == []
+
+
+def test_a_file_that_was_moved_over_another_is_the_version_that_it_is(ann: Machine) -> None:
+    """It was put right under another name, published, and moved to where it belongs."""
+    first = next_of(ann, "first", team="red")
+    ann.write("rescued.raw", "put right")
+    second = ann.publish("rescued.raw", team="red", name="web", note="put right", continues=True)
+    assert follows(second, first)
+    os.replace(ann.path("rescued.raw"), ann.path("web.raw"))
+    assert ann.publish("web.raw") == second
+    assert sides(ann, second) == []
+    assert follows(next_of(ann, "third"), second)
 
 
 def test_what_was_thrown_away_for_what_follows_it_makes_no_new_version(ann: Machine, bob: Machine) -> None:
