@@ -74,7 +74,7 @@ def check_image(item: dict[str, Any], path: Path, *, overlay: bool, published: b
     for key in ("layer", "parent"):
         assert ID.fullmatch(item[key]) if overlay else item[key] is None
     assert (item["publisher"] is not None) == published
-    assert (item["trusted"] in ("own", "explicit", "first-use", "no")) == published
+    assert (item["trusted"] in ("own", "explicit", "first-use", "team", "no")) == published
     assert isinstance(item["version"], int) == published
 
 
@@ -145,7 +145,7 @@ def test_the_documents_of_the_commands_that_need_it(lab: Lab) -> None:
         assert listed.keys() >= LISTED
         for key in COMMON - {"path", "trusted", "trusted_since"}:
             assert listed[key] == top[key]
-        assert (top["trusted"], listed["trusted"], listed["trusted_since"]) == ("own", "no", None)
+        assert (top["trusted"], listed["trusted"], listed["trusted_since"]) == ("own", "team", None)
         assert document["node"] in listed["nodes"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", listed["created"])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from overlaysync.cli.streams import CLOSED
 from overlaysync.units import MIB
 from tests.e2e import disks
 from tests.e2e.nodes import DONE, INTERRUPTED, Lab, Node, free_port, until
@@ -194,4 +195,4 @@ def test_a_result_that_has_no_room_is_said_and_no_traceback(lab: Lab) -> None:
         node.words("id", path), env=node.environment(), stdout=write, stderr=subprocess.PIPE, check=False
     )
     os.close(write)
-    assert done.returncode == 1 and done.stderr == b""
+    assert done.returncode == CLOSED and done.stderr == b""

@@ -238,7 +238,8 @@ def test_members_go_on_from_each_other_s_versions_and_trust_nobody(lab: Lab) -> 
     second = publish(bob, 0)
     assert shared(second) == (2, [id_of(first)])
     error = alice.fails(IN_USE, "fetch", name, "--peer", second.peer, "--replace")
-    assert "overlaysync share" in error["hint"], "it is her own share that has it open"
+    assert f"(pid {first.popen.pid})" in error["why"], "it is her own share that has it open"
+    assert "--as" in error["hint"]
     first.stop()
     error = alice.fails(WOULD_DESTROY, "fetch", name, "--peer", second.peer)
     assert "--replace" in error["hint"]

@@ -113,8 +113,10 @@ async def look(node: Node, *peers: Address, catalogs: bool = True) -> tuple[Reac
     """A reach that has asked these peers, and the ids whose history it asked for."""
     async with Asking(node) as client:
         reach = Reach(node, client, Silent(), None, named=peers, catalogs=catalogs)
-        await reach._watch()
+        watching = asyncio.create_task(reach._watch())  # where only shared, it goes on for good
+        await asyncio.sleep(0)
         await quiet(reach)
+        watching.cancel()
         assert isinstance(client, Asking)
         return reach, client.asked
 
