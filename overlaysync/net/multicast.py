@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from zeroconf import Error as ZeroconfError
+from zeroconf import Zeroconf
 from zeroconf.asyncio import AsyncZeroconf
 
 from overlaysync.errors import NetworkError, OverlaysyncError
@@ -35,6 +36,7 @@ FOLLOW_S = 2.0
 _GROUP, _GROUP_6 = "224.0.0.251", "ff02::fb"
 PORT = 5353
 _TTL = 255  # RFC 6762, 11
+_IP_MULTICAST_ALL, _IPV6_MULTICAST_ALL = 49, 29  # linux/in.h, linux/in6.h
 
 
 class Multicast:
@@ -85,6 +87,7 @@ class Multicast:
             zeroconf = Sturdy(self._faults, interfaces=list(self._wanted))
             self._zeroconf, self._indexes = AsyncZeroconf(zc=zeroconf), self._wanted
             await zeroconf.async_wait_for_start()
+            _hear_only_joined(zeroconf)
             zeroconf.async_add_listener(Tidy(self._faults), None)
         except OverlaysyncError:
             await self.close()
@@ -118,6 +121,7 @@ class Multicast:
         if len(same) < len(sockets):
             await zeroconf.async_update_interfaces(same)
         await zeroconf.async_update_interfaces(list(sockets))
+        _hear_only_joined(zeroconf)
 
     def reaches(self, address: str) -> bool:
         """Whether ``address`` is reached without a router, or is this machine's own."""
@@ -195,6 +199,19 @@ class Repeats:
             return False
         self._due.popleft()
         return True
+
+
+def _hear_only_joined(zeroconf: Zeroconf) -> None:
+    """Take no packets of groups that other sockets of this machine have joined.
+
+    Linux passes these on as well. A node would answer on interfaces that were not chosen, or with the
+    loopback's address where it does not know the network yet.
+    """
+    for reader in zeroconf.engine.readers:
+        sock = reader.transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
 
 
 def why_unusable(interface: Interface) -> str:

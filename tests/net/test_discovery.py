@@ -7,6 +7,7 @@ import ipaddress
 import os
 import random
 import resource
+import shlex
 import socket
 import struct
 import subprocess
@@ -663,6 +664,62 @@ def test_two_machines_on_one_wire_without_any_route() -> None:
         "found 10.77.0.1",
         "found 10.77.0.2",
     ]
+
+
+_ELSEWHERE = """
+import asyncio
+import socket
+
+from zeroconf import DNSOutgoing, DNSPointer, RecordUpdateListener
+from overlaysync.net.faults import Faults
+from overlaysync.net.multicast import Multicast
+
+GROUP, RESPONSE, PTR, IN = "224.0.0.251", 0x8400, 12, 1
+
+class Names(RecordUpdateListener):
+    heard = asyncio.Event()
+
+    def async_update_records(self, zeroconf, now, records):
+        for record in records:
+            print(record.new.alias)
+        self.heard.set()
+
+def say(name, address):
+    answer = DNSOutgoing(RESPONSE)
+    answer.add_answer_at_time(DNSPointer("_x._tcp.local.", PTR, IN, 60, name), 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as speaker:
+        speaker.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+        speaker.sendto(answer.packets()[0], (GROUP, 5353))
+
+async def main():
+    joined = socket.inet_aton(GROUP) + socket.inet_aton("10.77.0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
+        multicast = Multicast(["lo"], Faults())
+        await multicast.start()
+        multicast.zeroconf.zeroconf.async_add_listener(Names(), None)
+        say("elsewhere.local.", "10.77.0.1")
+        say("here.local.", "127.0.0.1")
+        await Names.heard.wait()
+        await multicast.close()
+
+asyncio.run(main())
+"""
+
+
+def test_what_was_joined_for_another_program_is_not_heard() -> None:
+    """A node that uses one interface does not answer on another, where the system's own mDNS listens."""
+    done = in_namespace(
+        f"""
+        ip link set lo up
+        ip link add lab0 type veth peer name lab1
+        ip address add 10.77.0.1/24 dev lab0
+        ip link set lab0 up
+        ip link set lab1 up
+        {sys.executable} -c {shlex.quote(_ELSEWHERE)}
+        """
+    )
+    assert done.stdout == "here.local.\n", done.stderr
 
 
 def test_taps_are_left_out_unless_named() -> None:

@@ -31,7 +31,7 @@ class Engine:
     """Stands for the library: keeps what it was told to use."""
 
     def __init__(self) -> None:
-        self.engine = SimpleNamespace(senders=[])
+        self.engine = SimpleNamespace(senders=[], readers=[])
         self.told: list[list[str | int]] = []
 
     async def async_update_interfaces(self, interfaces: list[str | int]) -> None:
