@@ -37,6 +37,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("share", "share", "Share images until interrupted."),
         Entry("fetch", "fetch", "Fetch images, with the masters they stand on."),
         Entry("sync", "sync", "Bring images to their newest version."),
+        Entry("settle", "settle", "Settle a fork in favour of a file here."),
         Entry("adopt", "adopt", "Put an overlay that was copied here on its master."),
     ),
     "The life of an image": (

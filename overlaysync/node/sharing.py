@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from shlex import quote
 
 from overlaysync.errors import (
     AmbiguousError,
@@ -386,6 +387,7 @@ class Share:
                 f"To have both: {again.fetch('--as', beside)}; "
                 "to choose, told first what is lost: "
                 f"{again.fetch('--as', os.path.basename(image.path))}; "
+                f"to choose yours: overlaysync settle {quote(image.path)}; "
                 "to go on under another name: " + self.wishes.again.share(image.path, name="NAME")
             )
 

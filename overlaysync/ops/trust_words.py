@@ -166,10 +166,11 @@ def forked(
     count = len(sides) + len(away)
     described = [describe_side(side, now) for side in sides] + [_describe_away(row, now) for row in away]
     which = "the one that is within reach" if len(ways) == 1 else "one of them"
+    settle = "; to end the fork without the other, once you have it: overlaysync settle FILE" if away else ""
     return (AwayError if away else AmbiguousError)(
         f"'{reference}' is forked: it has {count} newest versions, and neither follows the other",
         candidates=tuple(sorted(described)),
-        hint=f"to take {which}: {'; or: '.join(ways.values())}",
+        hint=f"to take {which}: {'; or: '.join(ways.values())}{settle}",
     )
 
 

@@ -1,0 +1,115 @@
+"""The settle command: end a fork for what a file here holds, also when the other side cannot be had."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from overlaysync.cli.common import open_node
+from overlaysync.cli.output import Output, output_of
+from overlaysync.errors import NotFoundError, UsageError
+from overlaysync.model.digest import format_id
+from overlaysync.node.node import Node, now
+from overlaysync.ops.trust_words import age, who
+from overlaysync.ops.versions import other_sides
+from overlaysync.store.catalog import MAX_HELD, Held, ManifestRow
+from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.trust.keys import node_id
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module to ``app``."""
+    app.command("settle")(settle)
+
+
+def settle(
+    context: typer.Context,
+    path: Annotated[str, typer.Argument(metavar="FILE", help="The file whose side of the fork goes on.")],
+) -> None:
+    """Settle a fork in favour of a file here."""
+    output = output_of(context)
+    with open_node(output) as node:
+        held = _held(node, path)
+        mine = _version(node, held, path)
+        sides = _sides(node, mine)
+        chosen = dict.fromkeys((*held.manifests, *(row.id for row in sides)))
+        node.catalog.hold(replace(held, manifests=tuple(chosen)[:MAX_HELD]))
+    _report(output, path, mine, sides)
+
+
+def _held(node: Node, path: str) -> Held:
+    """What the file held when it was last fetched or published here.
+
+    Raises:
+        NotFoundError: there is no such file.
+        UsageError: neither was ever done with it.
+    """
+    if not os.path.lexists(path):
+        raise NotFoundError(f"There is no file {path}", hint="overlaysync tree, for paths")
+    held = node.catalog.held_at(os.path.realpath(path))
+    if held is None:
+        raise UsageError(
+            f"{path} is no version of anything yet",
+            why="it was neither fetched nor shared on this machine",
+            hint=f"overlaysync share {shlex.quote(path)}",
+        )
+    return held
+
+
+def _version(node: Node, held: Held, path: str) -> Manifest:
+    """The version that the file was last.
+
+    Raises:
+        UsageError: it was a team's that this machine is not in.
+    """
+    row = node.catalog.find_manifest(held.manifests[0]) if held.manifests else None
+    mine = open_envelope(row.envelope) if row else None
+    if mine is None or not mine.belongs(node.teams):
+        raise UsageError(
+            f"{path} is no version of this machine's",
+            why=f"it was one of team '{held.team}'" if held.team else "nothing is known of what it was",
+            hint=f"overlaysync share {shlex.quote(path)}",
+        )
+    return mine
+
+
+def _sides(node: Node, mine: Manifest) -> list[ManifestRow]:
+    """The other sides of the fork, of publishers that are not distrusted."""
+    refuses = node.book().refuses
+    rows = node.versions(mine.header.team, mine.header.name)
+    return other_sides([row for row in rows if not refuses(row.publisher)], mine)
+
+
+def _report(output: Output, path: str, mine: Manifest, sides: list[ManifestRow]) -> None:
+    name = mine.header.full_name
+    settled = [
+        {
+            "version": row.version,
+            "id": format_id(row.content),
+            "manifest": row.id.hex(),
+            "publisher": node_id(row.publisher),
+            "by": row.label,
+            "created": row.created,
+        }
+        for row in sides
+    ]
+    document = {"team": mine.header.team, "name": mine.header.name, "path": path, "settled": settled}
+    if not sides:
+        output.result(document, f"{name}:{mine.header.version} has no other side: nothing to settle")
+        return
+    moment = now()
+    lines = [
+        f"  {row.title} by {who(row.publisher, row.label)} on {row.created}{age(row.created, moment)}"
+        for row in sides
+    ]
+    output.result(
+        document,
+        output.good(f"{path} is chosen over:"),
+        *lines,
+        f"The next version that you share follows {'it' if len(sides) == 1 else 'them'} too: "
+        f"overlaysync share {shlex.quote(path)}",
+    )
