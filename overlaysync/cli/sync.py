@@ -72,6 +72,10 @@ def sync(
             "(default: --to). May be repeated.",
         ),
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="PATTERN", help="Leave out names that fit. May be repeated."),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Stay until Ctrl-C: follow what is published, and share it.")
     ] = False,
@@ -90,7 +94,7 @@ def sync(
     for reference in references:
         check_followable(reference, again)
     directories = [os.path.abspath(path) for path in masters or ()]
-    options = sync_options(os.path.abspath(to), directories, wait_s=wait, again=again)
+    options = sync_options(os.path.abspath(to), directories, exclude=exclude or (), wait_s=wait, again=again)
     work = _Syncing(
         output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), watch
     )
@@ -171,7 +175,7 @@ class _Syncing:
     ) -> None:
         """Share what is here, and follow what is published, until Ctrl-C."""
 
-        replica = Replica(node, (), None, self.output)
+        replica = Replica(node, (), None, self.output, leaves_out=self._options.leaves_out)
         for one in done.brought:
             _pass_on(replica, one.fetched)
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -91,6 +92,7 @@ class Options:
         trusted_only: whether only publishers count that the user has said to trust.
         wait_s: how long to look for peers.
         all_known: whether of several things those are missed that a team is known to have.
+        exclude: patterns of names that are left out of several things.
         again: what a command needs that fetches one of the things into the same places.
     """
 
@@ -102,6 +104,7 @@ class Options:
     trusted_only: bool = False
     wait_s: float = 4.0
     all_known: bool = False
+    exclude: tuple[str, ...] = ()
     again: Again = field(default_factory=Again)
 
     @property
@@ -113,6 +116,11 @@ class Options:
     def masters_place(self) -> str:
         """Where a missing master goes."""
         return next((path for path in self.masters if may_write(path)), self.to)
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether a thing is left out; ``name`` is that of the team, if it is a team's, and its own."""
+        words = (name, name.rpartition("/")[2])
+        return any(fnmatchcase(word, pattern) for pattern in self.exclude for word in words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +213,11 @@ class Fetch:
             refusals += self._unlisted(reference, listings, book, held)
         # Overlays first: they say which masters are brought along, and where those go.
         choices.sort(key=lambda choice: not choice.manifest.header.is_layer)
-        return Found(tuple(choices), tuple(refusals))
+        out = self.options.leaves_out
+        return Found(
+            tuple(choice for choice in choices if not out(choice.manifest.header.full_name)),
+            tuple(refusal for refusal in refusals if not out(refusal.name)),
+        )
 
     def _unlisted(
         self, reference: Reference, listings: Sequence[Listing], book: Book, held: Collection[bytes]

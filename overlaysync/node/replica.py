@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,8 +30,13 @@ from overlaysync.trust.envelope import Manifest, open_envelope
 
 @dataclass(slots=True)
 class Replica(Share):
-    """The shelf of a node that follows others; ``paths`` and ``team`` mean nothing to it."""
+    """The shelf of a node that follows others; ``paths`` and ``team`` mean nothing to it.
 
+    Attributes:
+        leaves_out: whether a thing of that full name is not served, though it is meant.
+    """
+
+    leaves_out: Callable[[str], bool] = lambda _: False
     _waiting: deque[tuple[Known, frozenset[bytes] | None]] = field(default_factory=deque)
     _begun: bool = False
     _told: set[str] = field(default_factory=set)
@@ -74,14 +79,15 @@ class Replica(Share):
             found = files_meant(self.node.library, self.node.book(), reference)
         except NotFoundError:
             return []
-        meant = [
-            (file, [row for row in file.versions if fits_name(reference, row.team, row.name)])
-            for file in found
-        ]
+
+        def is_meant(row: ManifestRow) -> bool:
+            return fits_name(reference, row.team, row.name) and not self.leaves_out(_name(row))
+
+        meant = [(file, list(filter(is_meant, file.versions))) for file in found]
         return [(file, rows) for file, rows in meant if rows]
 
     def _tell_written(self, file: Present, row: ManifestRow, refused: Collection[str]) -> None:
-        if file.path in self._told or row.title.rpartition(":")[0] in refused:
+        if file.path in self._told or _name(row) in refused:
             return
         self._told.add(file.path)
         self.observer.note(
@@ -141,3 +147,8 @@ class Replica(Share):
 
     def _keep_unwritten(self, chain: Chain, image: Known) -> None:
         pass
+
+
+def _name(row: ManifestRow) -> str:
+    """The name of a version, with its team's."""
+    return row.title.rpartition(":")[0]

@@ -139,9 +139,19 @@ class Sync:
         return done
 
 
-def sync_options(to: str, masters: Sequence[str], *, wait_s: float, again: Again) -> Options:
+def sync_options(
+    to: str, masters: Sequence[str], *, exclude: Sequence[str], wait_s: float, again: Again
+) -> Options:
     """Return the options of a fetch that only moves forward."""
-    return Options(to=to, masters=tuple(masters), rules=RULES, wait_s=wait_s, again=again, all_known=True)
+    return Options(
+        to=to,
+        masters=tuple(masters),
+        rules=RULES,
+        wait_s=wait_s,
+        all_known=True,
+        exclude=tuple(exclude),
+        again=again,
+    )
 
 
 def _forward(before: Round, now: Round) -> list[Change]:

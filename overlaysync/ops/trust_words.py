@@ -206,7 +206,8 @@ def not_within_reach(row: ManifestRow, holders: Sequence[Holder]) -> NotFoundErr
     return NotFoundError(
         f"No machine within reach has '{name}'",
         why=seen or f"{row.title} was published by {who(row.publisher, row.label)} on {row.created}",
-        hint=f"overlaysync history {name}; it comes when a machine that has it shares it",
+        hint=f"overlaysync history {name}; it comes when a machine that has it shares it; "
+        f"to do without it: --exclude {name}",
     )
 
 

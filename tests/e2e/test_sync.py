@@ -226,8 +226,12 @@ def test_a_known_fork_is_not_decided_by_who_is_away_and_nothing_that_is_known_is
             f"{team}/{db}": NOT_FOUND,
         }
         text = carol.run("sync", f"{team}/", *peers).stderr
+        less = carol.run("sync", f"{team}/", *peers, "--exclude", "db*", "--json")
+        assert [one["name"] for one in less.document["failed"]] == [f"{team}/{web}"]
+        none = carol.run("sync", f"{team}/", *peers, "--exclude", f"{team}/{web}", "--exclude", "db*")
+        assert none.code == DONE, none.stderr
         assert text.count("is forked") == text.count(f"has '{team}/{db}'") == 1, "each problem once"
-        taken = carol.run(*shlex.split(error["hint"].partition("overlaysync ")[2]))
+        taken = carol.run(*shlex.split(error["hint"].partition(";")[0].partition("overlaysync ")[2]))
         assert taken.code == DONE, taken.stderr
 
 

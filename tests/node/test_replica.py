@@ -165,6 +165,15 @@ def test_what_files_hold_of_the_named_things_is_served_and_work_on_them_only_sai
     replica.close()
 
 
+def test_what_is_left_out_is_not_served(node: Node, vm: Path) -> None:
+    published(node, vm)
+    replica = Replica(node, (), None, Heard(), leaves_out=lambda name: name == "vm")
+    replica.add_held([parse_reference("vm"), parse_reference("base")], [str(vm.parent)], ())
+    replica.refresh()
+    assert served(replica) == {"base:1"}
+    replica.close()
+
+
 def test_what_a_file_also_holds_for_others_is_not_served(node: Node, vm: Path) -> None:
     """What is named is a team's: a copy of it that was once public stays out, and the master comes along."""
     red = new_team("red")
