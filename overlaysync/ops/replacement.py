@@ -291,15 +291,21 @@ def _refuse(
 def _fork(
     known: Known, standing: Standing, offered: Manifest, lost: str, now: float, again: Again
 ) -> WouldDestroyError:
-    """Both sides of a fork, what they have in common, and what it costs to take the other."""
-    mine = next(iter(standing.held))
+    """Both sides of a fork, what they have in common, and what it costs to take the other.
+
+    Outside teams what another publisher calls by the same name is something else, and no other side.
+    """
+    mine, name = next(iter(standing.held)), offered.header.full_name
+    stranger = not offered.header.team and mine.publisher != offered.publisher
     common = (
         f"their last common version is {full_name(standing.common)}"
         if standing.common
         else "no common version of theirs is known on this machine"
     )
     return WouldDestroyError(
-        f"'{offered.header.full_name}' is forked: neither version follows the other",
+        f"{known.path} and the '{name}' that is offered are of different publishers"
+        if stranger
+        else f"'{name}' is forked: neither version follows the other",
         why=f"here    {_side(open_envelope(mine.envelope), now)}\n"
         f"{f'          {lost}{chr(10)}' if lost else ''}"
         f"  there   {_side(offered, now)}\n  {common}",

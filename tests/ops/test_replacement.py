@@ -268,6 +268,7 @@ def test_a_fork_names_both_sides(room: Room) -> None:
         with pytest.raises(WouldDestroyError) as caught:
             room.judge(offered, rules)
         text = caught.value.why
+        assert "different publishers" in caught.value.what and "forked" not in caught.value.what
         for made, word in ((mine, "10:00:00Z"), (offered, "11:00:00Z")):
             assert node_id(made.publisher) in text and made.header.by in text and word in text
         assert text.count("web:2") == 2 and text.count("64 KiB") == 2 and "after the crash" in text
