@@ -254,6 +254,7 @@ def test_members_go_on_from_each_other_s_versions_and_trust_nobody(lab: Lab) -> 
     assert len(bob.fails(USAGE, "fetch", name, *both, "--replace")["candidates"]) == 2
     left.stop()
     error = alice.fails(WOULD_DESTROY, "fetch", f"{name}:3@carl", "--peer", right.peer, "--replace")
+    assert error["what"] == f"'{name}' is forked: neither version follows the other"
     assert "alice@" in error["why"] and "carl@" in error["why"] and f"{name}:2" in error["why"]
     second.stop()
     (item,) = alice.fetch(f"{name}:3@carl", "--peer", right.peer, "--discard-changes")
