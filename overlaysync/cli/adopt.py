@@ -34,8 +34,8 @@ from overlaysync.net.rate import RateLimit
 from overlaysync.node.adoption import Adoption
 from overlaysync.node.fetching import Fetch, Options
 from overlaysync.node.node import Node, now, timestamp
-from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
+from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.adopt import (
     ElsewhereError,
     Proof,
@@ -197,9 +197,9 @@ class _Adopting:
                 interfaces=self.interfaces,
                 mdns_needed=False,
             ) as reach,
-            Passing.open(node, reach, limit=RateLimit(None)) as passing,
+            PartialSeeder.open(node, reach, limit=RateLimit(None)) as seeder,
         ):
-            fetch = Fetch(node, client, reach, self.output, self.options, passing)
+            fetch = Fetch(node, client, reach, self.output, self.options, seeder)
             try:
                 return await adoption.within_reach(fetch, only)
             finally:

@@ -6,7 +6,6 @@ A command's module is imported when the command is used, so that ``--help`` and 
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from overlaysync.cli.config import load_defaults
+from overlaysync.cli.later import later
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -55,7 +55,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("history", "history", "Show the versions of a name, and who holds them."),
         Entry("tree", "tools", "Show masters, overlays and promotions as a family tree."),
         Entry("peers", "look", "List the machines within reach."),
-        Entry("id", "show", "Print the ids of an image."),
+        Entry("id", "identify", "Print the ids of an image."),
     ),
     "Teams and trust": (
         Entry("team", "team", "Manage teams: only members see what is shared with one."),
@@ -106,7 +106,7 @@ class App(typer.Typer):
 def load(name: str) -> Any:
     """Import the command of that name, and make it of its function; several runs in one process share it."""
     own = App(rich_markup_mode=None)
-    importlib.import_module(f"overlaysync.cli.{ENTRIES[name].module}").add_commands(own)
+    later(f"cli.{ENTRIES[name].module}").add_commands(own)
     return typer.main.get_group(own).commands[name]
 
 

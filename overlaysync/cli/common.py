@@ -20,11 +20,11 @@ from overlaysync.net.messages import Address, parse_peer
 from overlaysync.node.node import Node
 from overlaysync.ops.again import Again
 from overlaysync.ops.audience import stem
-from overlaysync.ops.believe import Versions
 from overlaysync.ops.library import Known
-from overlaysync.ops.resolve import Listing
+from overlaysync.ops.matching import Listing
+from overlaysync.ops.name_policy import Versions
 from overlaysync.ops.timeline import is_fork
-from overlaysync.ops.trust_words import trust_of
+from overlaysync.ops.trust_messages import trust_of
 from overlaysync.swarm.link import Compression
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest

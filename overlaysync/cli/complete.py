@@ -7,27 +7,17 @@ it gets, so a candidate is letters, digits and ``._-/:@`` only.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 
-from overlaysync.cli.common import open_node, parse_peers
-from overlaysync.net.client import Client
-from overlaysync.node.node import Node
-from overlaysync.node.observer import Silent
-from overlaysync.node.reach import Reach
-from overlaysync.ops.resolve import Listing
+from overlaysync.cli.later import later
 from overlaysync.store.home import Home
-from overlaysync.trust.envelope import open_envelope
 
-_LOOK_S = 0.7
 _KEEP_S = 30.0
 _CACHE = "completion.json"
 _CACHE_LIMIT = 1 << 20
@@ -55,7 +45,7 @@ def _candidates() -> list[str]:
     cache = Home.from_environment(os.environ).root / _CACHE
     found = _load(cache)
     if found is None:
-        found = _find()
+        found = later("cli.candidates").find(_CANDIDATES_LIMIT, _SAFE)
         _save(cache, found)
     return found
 
@@ -80,38 +70,3 @@ def _save(cache: Path, candidates: list[str]) -> None:
         with os.fdopen(descriptor, "w") as file:
             json.dump({"at": time.time(), "candidates": candidates}, file)
         os.replace(scratch, cache)
-
-
-# -- looking -----------------------------------------------------------------------------------------
-
-
-def _find() -> list[str]:
-    """Everything known here and listed on the LAN."""
-
-    logging.disable(logging.CRITICAL)  # this process only completes
-    with open_node(None) as node:
-        listings = [Listing(open_envelope(row.envelope)) for row in node.catalog.manifests()]
-        with suppress(Exception):
-            listings += asyncio.run(_look(node))
-    safe = {text for listing in listings for text in _references(listing) if _SAFE.fullmatch(text)}
-    return sorted(safe)[:_CANDIDATES_LIMIT]
-
-
-async def _look(node: Node) -> Iterable[Listing]:
-
-    async with (
-        Client(teams=node.teams) as client,
-        Reach.open(node, client, Silent(), peers=parse_peers(None)) as reach,
-    ):
-        await reach.until(lambda: False, wait_s=_LOOK_S)
-        return reach.listings()
-
-
-def _references(listing: Listing) -> Iterator[str]:
-    header = listing.manifest.header
-    if header.team:
-        yield f"{header.team}/"
-    for name in {header.name, header.full_name}:
-        yield name
-        yield f"{name}:{header.version}"
-        yield from (f"{name}@{label}" for label in listing.labels)

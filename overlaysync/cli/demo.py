@@ -36,7 +36,7 @@ from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.library import Known
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
-from overlaysync.store.place import entry_at
+from overlaysync.store.target import entry_at
 from overlaysync.units import CHUNK, MIB, PAGE_UNITS, format_size
 
 MASTER, OVERLAY, PROMOTED = "debian-demo", "router", "debian-router"

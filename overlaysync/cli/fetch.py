@@ -40,18 +40,18 @@ from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.collection import Brought, Collection
+from overlaysync.node.download import TransferStats
 from overlaysync.node.fetching import Fetch, Fetched, Options
 from overlaysync.node.node import Node
-from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
+from overlaysync.node.reshare import PartialSeeder
 from overlaysync.node.serving import serve
 from overlaysync.node.sharing import Share
-from overlaysync.node.transfer import Transfer
 from overlaysync.ops.bases import lies_in
-from overlaysync.ops.believe import Versions
+from overlaysync.ops.matching import Listing
+from overlaysync.ops.name_policy import Versions
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Rules, Verdict
-from overlaysync.ops.resolve import Listing
 from overlaysync.ops.timeline import is_fork
 from overlaysync.trust.book import Book
 from overlaysync.trust.keys import node_id
@@ -171,9 +171,9 @@ class _Fetching:
         async with (
             Client(limit=RateLimit(self._rate), compression=self._compression, teams=node.teams) as client,
             Reach.open(node, client, self._output, peers=self._peers, interfaces=self._interfaces) as reach,
-            Passing.open(node, reach, limit=given) as passing,
+            PartialSeeder.open(node, reach, limit=given) as seeder,
         ):
-            fetch = Fetch(node, client, reach, self._output, self._options, passing)
+            fetch = Fetch(node, client, reach, self._output, self._options, seeder)
             collection = Collection(
                 fetch,
                 dry_run=self._dry_run,
@@ -195,7 +195,7 @@ class _Fetching:
                 await self._seed_for(self._seed, node, reach, results, given)
             elif self._seed is None:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
-                    await passing.linger()
+                    await seeder.linger()
             if collection.refusals:
                 total = len(collection.refusals) + len({one.choice.manifest.id for one in brought})
                 for refusal in collection.refusals:
@@ -353,7 +353,7 @@ def _what_is_here(result: Fetched) -> str:
     return f" as {here.full_name}:{here.version}, which is newer than {found.full_name}:{found.version}"
 
 
-def _received(transfer: Transfer) -> str:
+def _received(transfer: TransferStats) -> str:
     """Bytes on the wire, and what they became if that is more."""
 
     plain = sum(transfer.sources.values())

@@ -18,8 +18,8 @@ from overlaysync.ops.adopt import Stray, look
 from overlaysync.ops.audience import stem
 from overlaysync.ops.in_use import Usage
 from overlaysync.ops.library import Known, is_as_hashed, is_read_only, vouched_by
+from overlaysync.ops.matching import Listing
 from overlaysync.ops.present import Present, file_meant, files_meant
-from overlaysync.ops.resolve import Listing
 from overlaysync.trust.envelope import Manifest, open_envelope
 
 

@@ -28,7 +28,7 @@ from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.node import Node, now
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.in_use import users
-from overlaysync.ops.resolve import Listing
+from overlaysync.ops.matching import Listing
 from overlaysync.ops.timeline import Entry, Place, known_versions, timeline
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest

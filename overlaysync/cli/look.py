@@ -29,7 +29,7 @@ from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.node import now
 from overlaysync.ops.dates import ago
 from overlaysync.ops.in_use import in_use_words
-from overlaysync.ops.resolve import Listing, fits, fitting
+from overlaysync.ops.matching import Listing, fits, fitting
 from overlaysync.ops.timeline import Place, places
 from overlaysync.trust.book import Book
 from overlaysync.units import format_size

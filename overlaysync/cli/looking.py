@@ -14,7 +14,7 @@ from overlaysync.net.messages import Address
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
 from overlaysync.node.views import PeerView
-from overlaysync.ops.resolve import Listing
+from overlaysync.ops.matching import Listing
 from overlaysync.ops.timeline import Place
 from overlaysync.trust.keys import node_id
 

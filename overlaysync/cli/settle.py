@@ -14,7 +14,7 @@ from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import NotFoundError, UsageError
 from overlaysync.model.digest import format_id
 from overlaysync.node.node import Node, now
-from overlaysync.ops.trust_words import age, who
+from overlaysync.ops.trust_messages import age, who
 from overlaysync.ops.versions import other_sides
 from overlaysync.store.catalog import MAX_HELD, Held, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope

@@ -29,7 +29,6 @@ from overlaysync.cli.finding import (
     is_path,
     local_listings,
     manifest_of,
-    path_of,
 )
 from overlaysync.cli.holders import holder_words, holders
 from overlaysync.cli.looking import LOOK_S, look, newest_first
@@ -42,12 +41,12 @@ from overlaysync.model.digest import format_id
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.node import Node, now
-from overlaysync.ops.believe import meant_here, to_look_at
 from overlaysync.ops.discard import standing_on
 from overlaysync.ops.library import full_name
-from overlaysync.ops.resolve import Listing, fits, fitting
+from overlaysync.ops.matching import Listing, fits, fitting
+from overlaysync.ops.name_policy import meant_here, to_look_at
 from overlaysync.ops.timeline import Place, places
-from overlaysync.ops.trust_words import age, trust_of, who
+from overlaysync.ops.trust_messages import age, trust_of, who
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest, open_envelope
@@ -55,24 +54,8 @@ from overlaysync.units import format_size
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
+    """Add the command of this module to ``app``."""
     app.command("show")(show)
-    app.command("id")(identify)
-
-
-def identify(
-    context: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="PATH|REF", help="An image on this machine.")],
-    format: InsistOption = None,
-    accept_master: AcceptMasterOption = False,
-) -> None:
-    """Print the ids of an image."""
-    output = output_of(context)
-    with open_node(output) as node:
-        known = examine(node, output, path_of(node, path), parse_format(format), accept_master=accept_master)
-        fields = image_fields(known)
-    lines = [f"{name:7} {fields[name]}" for name in ("disk", "layer", "parent") if fields[name]]
-    output.result(fields, *lines)
 
 
 def show(

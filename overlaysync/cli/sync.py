@@ -35,9 +35,9 @@ from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.fetching import Fetch, Fetched, Options
 from overlaysync.node.node import Node
-from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
 from overlaysync.node.replica import Replica
+from overlaysync.node.reshare import PartialSeeder
 from overlaysync.node.serving import serve
 from overlaysync.node.syncing import Change, Round, Sync, check_followable, sync_options
 
@@ -141,20 +141,20 @@ class _Syncing:
         async with (
             Client(limit=RateLimit(self._rate), compression=self._compression, teams=node.teams) as client,
             Reach.open(node, client, self.output, peers=self._peers, interfaces=self._interfaces) as reach,
-            Passing.open(node, reach, limit=given) as passing,
+            PartialSeeder.open(node, reach, limit=given) as seeder,
         ):
             work = Sync(
-                Fetch(node, client, reach, self.output, self._options, passing),
+                Fetch(node, client, reach, self.output, self._options, seeder),
                 references,
                 looked=lambda: note_silent(reach, self.output),
                 planned=lambda steps, verdict: show_plan(self.output, steps, self._options, verdict),
             )
             done = await work.first()
             if self._watch:
-                await self._follow(node, work, done, reach, passing, given)
+                await self._follow(node, work, done, reach, seeder, given)
             self._print(node, done)
             with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
-                await passing.linger()
+                await seeder.linger()
             self._complain(done)
 
     def _complain(self, done: Round) -> None:
@@ -171,7 +171,7 @@ class _Syncing:
     # -- staying -------------------------------------------------------------------------------------
 
     async def _follow(
-        self, node: Node, work: Sync, done: Round, reach: Reach, passing: Passing, limit: Any
+        self, node: Node, work: Sync, done: Round, reach: Reach, seeder: PartialSeeder, limit: Any
     ) -> None:
         """Share what is here, and follow what is published, until Ctrl-C."""
 
@@ -197,8 +197,8 @@ class _Syncing:
                 self.output.note(f"  shared from here: {', '.join(names) or 'nothing yet'}")
                 self.watching = True
                 while True:
-                    await passing.linger(longest_s=_HAND_OVER_S)
-                    passing.let_go()
+                    await seeder.linger(longest_s=_HAND_OVER_S)
+                    seeder.let_go()
                     await work.news()
                     for change in await work.again():
                         self._tell(change)

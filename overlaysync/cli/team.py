@@ -19,7 +19,7 @@ from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.model.names import printable
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.ops.team_things import Farewell, farewell, held_here, things_of
-from overlaysync.ops.trust_words import age
+from overlaysync.ops.trust_messages import age
 from overlaysync.store.files import translate
 from overlaysync.store.members import Member
 from overlaysync.trust.keys import node_id

@@ -19,7 +19,7 @@ from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
 from overlaysync.node.node import Node
 from overlaysync.ops.library import is_as_hashed
-from overlaysync.ops.resolve import Listing
+from overlaysync.ops.matching import Listing
 from overlaysync.ops.tree import Entry, EntryKind, Tree, build_tree
 from overlaysync.ops.tree_drawing import SVG_START, draw_svg, draw_text
 from overlaysync.store.files import rename_new, translate

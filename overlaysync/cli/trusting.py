@@ -18,8 +18,8 @@ from overlaysync.model.pin import DistrustedPublisher, Pin, Sighting, TrustedPub
 from overlaysync.model.reference import parse_reference
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node, timestamp
-from overlaysync.ops.believe import conflicts
-from overlaysync.ops.trust_words import who
+from overlaysync.ops.name_policy import conflicts
+from overlaysync.ops.trust_messages import who
 from overlaysync.trust.book import Book, Trust, find_publisher
 from overlaysync.trust.keys import node_id
 

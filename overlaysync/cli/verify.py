@@ -23,18 +23,18 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import guest_size, paths_of
+from overlaysync.cli.later import later
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
 from overlaysync.errors import OverlaysyncError, Refusal, VerificationError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
 from overlaysync.node.node import Node, now
-from overlaysync.node.repairing import repair
 from overlaysync.ops.again import Again
 from overlaysync.ops.audience import stem
 from overlaysync.ops.expected import Basis
 from overlaysync.ops.loss import lost_by_repair
-from overlaysync.ops.trust_words import who
+from overlaysync.ops.trust_messages import who
 from overlaysync.ops.verify import Damage, Verdict
 from overlaysync.ops.verify import verify as verify_image
 
@@ -291,6 +291,7 @@ def _other_version(node: Node, verdict: Verdict) -> str:
 
 
 def _repair(node: Node, output: Output, verdict: Verdict, addresses: list[Any]) -> Verdict:
-
+    repair = later("node.repair").repair
     with interruptible():
-        return asyncio.run(repair(node, output, verdict, addresses, compression=compression()))
+        healed: Verdict = asyncio.run(repair(node, output, verdict, addresses, compression=compression()))
+    return healed

@@ -28,7 +28,7 @@ from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import host_key
 from overlaysync.net.multicast import FOLLOW_S, Multicast, Repeats
 from overlaysync.net.one_shot import OneShot
-from overlaysync.net.tidy import BoundedBrowser
+from overlaysync.net.record_limits import BoundedBrowser
 from overlaysync.net.txt import Item, decode_txt
 
 SERVICE = "_overlaysync._tcp.local."

@@ -27,7 +27,7 @@ from overlaysync.net.interfaces import (
     is_on_link,
     list_interfaces,
 )
-from overlaysync.net.tidy import Sturdy, Tidy
+from overlaysync.net.record_limits import Sturdy, Tidy
 
 HINT = "--peer HOST works without discovery; 'overlaysync doctor' tests the network"
 FOLLOW_S = 2.0

@@ -1,8 +1,8 @@
 """The HTTP server: what a node serves to anybody who asks, and over TLS to the members of its teams.
 
 GET only, for a HEAD costs what its body would; no request has a body, and none from a web page is answered.
-Leaves out who may see what: a :class:`~.shelf.View` shows only what may be served. "No" and "absent" are one
-answer, byte for byte. Paths (docs/protocol.md):
+Leaves out who may see what: a :class:`~.content_provider.View` shows only what may be served.
+"No" and "absent" are one answer, byte for byte. Paths (docs/protocol.md):
 
     /v1/catalog                             what is served, with an ETag
     /v1/peers                               other nodes this one knows
@@ -40,6 +40,7 @@ from overlaysync.net.boot import boot_hash
 from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, reset, retry_after
+from overlaysync.net.content_provider import ContentProvider, View
 from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import is_link_local, is_told_port, told_to
 from overlaysync.net.membership import Membership
@@ -52,12 +53,11 @@ from overlaysync.net.messages import (
     encode_peers,
     is_host_field,
 )
-from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.sending import BodySender, Piece, PieceReader, Sender, StalledError, TlsSender
-from overlaysync.net.shelf import Shelf, View
 from overlaysync.net.swarm_messages import decode_question, encode_swarm
 from overlaysync.net.tls import TlsListener, is_private
+from overlaysync.net.upload_slots import NoSlotError, UploadSlots
 from overlaysync.ops.offer import Offer
 from overlaysync.swarm.members import Member
 from overlaysync.trust.keys import NodeKey
@@ -86,10 +86,10 @@ class _Answer(Exception):
 
 
 class Server:
-    """Serves a shelf.
+    """Serves the contents of a provider.
 
     Args:
-        shelf: what to serve.
+        provider: what to serve.
         limit: a rate for all image data together.
         sent: called after each body of image data with manifest id, client address and bytes sent.
         bounds: limits.
@@ -104,7 +104,7 @@ class Server:
 
     def __init__(
         self,
-        shelf: Shelf,
+        provider: ContentProvider,
         *,
         limit: RateLimit | None = None,
         sent: Callable[[bytes, str, int], None] | None = None,
@@ -113,7 +113,7 @@ class Server:
         teams: Mapping[str, Team] | None = None,
         faults: Faults | None = None,
     ) -> None:
-        self._shelf = shelf
+        self._provider = provider
         self._faults = faults or Faults()
         self._key = key
         self._teams = teams or {}
@@ -124,7 +124,7 @@ class Server:
         bodies = bounds.bodies
         if self._limit.rate is not None:
             bodies = max(1, min(bodies, self._limit.rate // _LEAST_SHARE))
-        self._places = Places(bounds, bodies)
+        self._slots = UploadSlots(bounds, bodies)
         self._catalogs: dict[frozenset[str], tuple[str, bytes]] = {}
         self._compressor = Compressor(bounds.compressed_size)
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="serve")
@@ -261,7 +261,7 @@ class Server:
         raise _Answer(404)
 
     def _get_peers(self, asker: str) -> web.Response:
-        places = ((told_to(address.host, asker), address.port) for address in self._shelf.peers())
+        places = ((told_to(address.host, asker), address.port) for address in self._provider.peers())
         told = (str(Address(host, port)) for host, port in places if host)
         return web.Response(body=encode_peers(told), content_type=_JSON)
 
@@ -269,7 +269,7 @@ class Server:
         """Return what this client may see; or the answer, when it is about to prove that it may see more."""
         transport = request.transport
         if transport is None or not is_private(transport):
-            return View(self._shelf)
+            return View(self._provider)
         member = self._members.setdefault(transport, Membership())
         body: bytes | None = None
         match path:
@@ -280,7 +280,7 @@ class Server:
                 if self._tls is not None and self._tls.shown is not None:
                     body = member.answer(query, self._tls.shown, self._teams.values())
             case _ if member.teams:
-                return View(self._shelf, member.teams)
+                return View(self._provider, member.teams)
         if body is None:
             raise _Answer(404)
         return web.Response(body=body, content_type=_BINARY)
@@ -293,8 +293,8 @@ class Server:
         known, body = self._catalogs.get(view.teams, ("", b""))
         if known != revision:
             body = encode_catalog(
-                self._shelf.public_key,
-                self._shelf.label,
+                self._provider.public_key,
+                self._provider.label,
                 (offer.manifest.envelope for offer in view.offers()),
                 tls=self.tls,
                 boot=self._boot,
@@ -332,7 +332,7 @@ class Server:
 
     def _get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
         question = decode_question(request.rel_url.raw_query_string)
-        members = self._shelf.swarms.of(offer.manifest.id)
+        members = self._provider.swarms.of(offer.manifest.id)
         now = asyncio.get_running_loop().time()
         host = asker_of(request)
         if question.member and is_told_port(question.port):
@@ -347,7 +347,7 @@ class Server:
         if len(others) > MAX_TOLD:
             others = random.sample(others, MAX_TOLD)
         body = encode_swarm(
-            self._shelf.label, offer.pieces.count, offer.log, cursor=question.cursor, members=others
+            self._provider.label, offer.pieces.count, offer.log, cursor=question.cursor, members=others
         )
         return web.Response(body=body, content_type=_JSON)
 
@@ -371,7 +371,7 @@ class Server:
         length = sum(offer.data.span(first, count) for first, count in runs)
         packed = self._compressor.body(offer, runs, length) if _takes_zstd(request) else nullcontext()
         try:
-            async with self._places.place(asker_of(request), lambda: abort(request)), packed as body:
+            async with self._slots.place(asker_of(request), lambda: abort(request)), packed as body:
                 tls = is_private(request.transport)
                 reader = PieceReader(() if body else offer.segments(runs), sendfile=not tls)
                 # Read before the head is sent: an image that has changed is still a clean 410.
@@ -382,7 +382,7 @@ class Server:
                 await response.prepare(request)
                 sender = self._sender(request, response, tls=tls)
                 await self._send_data(request, offer, reader, batch, sender, length)
-        except NoPlaceError:
+        except NoSlotError:
             raise _Answer(503, Retry_After=str(retry_after(self._bounds))) from None
         return response
 

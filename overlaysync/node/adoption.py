@@ -9,20 +9,23 @@ import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from overlaysync.errors import BaseImageError
 from overlaysync.model.digest import short_id
 from overlaysync.model.reference import Reference
-from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.ops.adopt import Claim, Claims, Proof, Stray, candidates, on_its_master, prove, unproven
 from overlaysync.ops.bases import find_base
-from overlaysync.ops.believe import Choice, Reason
 from overlaysync.ops.folders import image_files
 from overlaysync.ops.library import Known
+from overlaysync.ops.name_policy import Choice, Reason
 from overlaysync.ops.plan import Step, plan_master
 from overlaysync.units import format_size
+
+if TYPE_CHECKING:  # what is here is adopted without the network's modules, which are slow to import
+    from overlaysync.node.fetching import Fetch
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from time import monotonic
 from overlaysync.errors import BaseImageError, OverlaysyncError, Refusal, VerificationError
 from overlaysync.model.reference import Reference
 from overlaysync.node.fetching import Fetch, Fetched
-from overlaysync.ops.believe import Choice
+from overlaysync.ops.name_policy import Choice
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Verdict
 

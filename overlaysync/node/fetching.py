@@ -33,18 +33,17 @@ from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.net.client import Client
-from overlaysync.node.asking import Anyone
-from overlaysync.node.describing import Describing
+from overlaysync.node.any_source import AnySource
+from overlaysync.node.download import Download, TransferStats
+from overlaysync.node.metadata import Metadata
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
-from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
-from overlaysync.node.transfer import Transfer, Transferring
+from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.again import Again
 from overlaysync.ops.assemble import Assembly, discard_part, target_for
 from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.bases import find_base, path_below
-from overlaysync.ops.believe import Choice, Reason, believable, choose, choose_all, new_pin, remark
 from overlaysync.ops.folders import images_in
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.in_use import no_holder
@@ -52,18 +51,19 @@ from overlaysync.ops.library import Known, PageKeeper
 from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.master_place import Wish, place_of_master
+from overlaysync.ops.matching import Listing, fits_name
+from overlaysync.ops.name_policy import Choice, Reason, believable, choose, choose_all, new_pin, remark
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.packing import Packing
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Rules, Verdict, check_still, judge, judge_stray
-from overlaysync.ops.resolve import Listing, fits_name
-from overlaysync.ops.trust_words import AwayError, not_within_reach, only_distrusted
+from overlaysync.ops.trust_messages import AwayError, not_within_reach, only_distrusted
 from overlaysync.ops.versions import State, history_of, is_news, past_envelopes, settled
 from overlaysync.store.catalog import Held
 from overlaysync.store.files import make_directory, may_write
 from overlaysync.store.partial import check_room
-from overlaysync.store.place import Entry
+from overlaysync.store.target import Entry
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import format_size
@@ -146,7 +146,7 @@ class Fetched:
     manifest: Manifest
     known: Known
     already: bool
-    transfer: Transfer
+    transfer: TransferStats
     verdict: Verdict = _NOTHING_THERE
 
     @property
@@ -167,13 +167,13 @@ class Fetch:
     reach: Reach
     observer: Observer
     options: Options
-    passing: Passing
+    seeder: PartialSeeder
     _stopping: bool = False
-    _describing: Describing = field(init=False)
+    _metadata: Metadata = field(init=False)
 
     def __post_init__(self) -> None:
-        anyone = Anyone(self.reach, wait_s=self.options.wait_s)
-        self._describing = Describing(self.client, anyone, self.node.catalog.pages)
+        sources = AnySource(self.reach, wait_s=self.options.wait_s)
+        self._metadata = Metadata(self.client, sources, self.node.catalog.pages)
 
     async def find(self, reference: Reference, *, wait_s: float) -> Found:
         """Return what ``reference`` means among all that is within reach, to a node with these pins.
@@ -181,7 +181,7 @@ class Fetch:
         It is looked for as long as ``wait_s``, and no longer than that when it is found.
 
         Raises:
-            NotFoundError, AmbiguousError, NotAllowedError: see :func:`overlaysync.ops.believe.choose`.
+            NotFoundError, AmbiguousError, NotAllowedError: see :func:`overlaysync.ops.name_policy.choose`.
         """
 
         def found() -> bool:
@@ -447,7 +447,7 @@ class Fetch:
                 if verdict.known is None:
                     raise
         await asyncio.to_thread(self._drop_leftover, step)
-        return Fetched(step.listing.manifest, verdict.known, True, Transfer(), verdict)
+        return Fetched(step.listing.manifest, verdict.known, True, TransferStats(), verdict)
 
     def _hold(self, step: Step, fetched: Fetched) -> None:
         """Note which version the file holds now; one that is newer than what was offered stays noted."""
@@ -467,7 +467,7 @@ class Fetch:
 
     async def make(self, step: Step, verdict: Verdict) -> Fetched:
         """Make one image whose base is here, in the place of what is there if ``verdict`` says so."""
-        transfer = Transfer()
+        transfer = TransferStats()
         pages = await self._page_list(step, transfer)
         base = await asyncio.to_thread(self._base, step)
         if base:
@@ -490,7 +490,7 @@ class Fetch:
 
             known = await self._fill(step, assembly, offer, transfer, finish)
         except BaseException:
-            self.passing.withdraw(offer)
+            self.seeder.withdraw(offer)
             raise
         return Fetched(step.listing.manifest, known, False, transfer, verdict)
 
@@ -531,7 +531,7 @@ class Fetch:
         step: Step,
         assembly: Assembly,
         offer: PartOffer,
-        transfer: Transfer,
+        transfer: TransferStats,
         finish: Callable[[], Known],
     ) -> Known:
         """Get all data from here and from peers, give what there is to others, and finish the file."""
@@ -542,11 +542,11 @@ class Fetch:
         try:
             self.observer.advance(assembly.resumed)
             await in_thread(self._take_local, step, assembly, transfer)
-            self.passing.begin(offer)
-            transferring = Transferring(self.reach, step, assembly, offer, transfer, threads, self.passing)
-            await transferring.run()
-            known, _ = await asyncio.gather(in_thread(finish), transferring.say_goodbye())
-            self.passing.finish(offer)
+            self.seeder.begin(offer)
+            download = Download(self.reach, step, assembly, offer, transfer, threads, self.seeder)
+            await download.run()
+            known, _ = await asyncio.gather(in_thread(finish), download.say_goodbye())
+            self.seeder.finish(offer)
             return known
         except asyncio.CancelledError:
             self._stopping = True
@@ -594,7 +594,7 @@ class Fetch:
         assert disk is not None, "it was kept when the result was checked"
         return self.node.library.remember(path, step.format, pages, disk, file=file, now=now())
 
-    def _take_local(self, step: Step, assembly: Assembly, transfer: Transfer) -> None:
+    def _take_local(self, step: Step, assembly: Assembly, transfer: TransferStats) -> None:
         """Take what images here hold: known ones, and unknown ones of the same size beside the target."""
         if assembly.have.complete():
             return
@@ -635,7 +635,7 @@ class Fetch:
 
     # -- manifest ------------------------------------------------------------------------------------
 
-    async def _page_list(self, step: Step, transfer: Transfer) -> PageList:
+    async def _page_list(self, step: Step, transfer: TransferStats) -> PageList:
         """Return the page list of the content, with all its pages kept here."""
         header = step.header
         transfer.manifest += len(step.listing.manifest.envelope)
@@ -646,7 +646,7 @@ class Fetch:
             pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
         if pages is None:
             await asyncio.to_thread(check_room, Path(step.path), header.data_size)
-            pages, received = await self._describing.fetch(header)
+            pages, received = await self._metadata.fetch(header)
             transfer.manifest += received
         if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
             raise VerificationError(

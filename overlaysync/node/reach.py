@@ -19,18 +19,18 @@ from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import host_key, is_told_port
 from overlaysync.net.messages import Address, CatalogMessage, Endpoint, PrivateAddress
-from overlaysync.net.places import NoPlaceError, Places
 from overlaysync.net.resolving import resolve
+from overlaysync.net.upload_slots import NoSlotError, UploadSlots
 from overlaysync.node.hearing import Hearing
 from overlaysync.node.host_budget import AskBudget, DialBudget
 from overlaysync.node.listed import Listed
-from overlaysync.node.nearness import Neighbourhood
+from overlaysync.node.locality import Neighbourhood
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.twins import Twins
 from overlaysync.node.views import PeerView, listings_of
+from overlaysync.ops.matching import Listing
 from overlaysync.ops.publish import manifest_row
-from overlaysync.ops.resolve import Listing
 from overlaysync.ops.team_things import things_of
 from overlaysync.ops.versions import left_behind
 from overlaysync.store.members import Member
@@ -112,7 +112,7 @@ class Reach:
     _listed: Listed = field(default_factory=Listed)
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _open: Callable[[bytes], Manifest] = field(default_factory=lambda: lru_cache(_OPENED)(open_envelope))
-    _places: Places = field(default_factory=lambda: Places(_LOOKING, _LOOKS))
+    _slots: UploadSlots = field(default_factory=lambda: UploadSlots(_LOOKING, _LOOKS))
 
     def __post_init__(self) -> None:
         self.twins = Twins(self.client, self.alarm or self.observer.note)
@@ -459,13 +459,13 @@ class Reach:
                 await self._look(view, addresses, gossip)
                 await self._look_for_twin(view, announced)
                 return
-            async with self._places.place(view.address.host, lambda: limit.reschedule(loop.time())), limit:
+            async with self._slots.place(view.address.host, lambda: limit.reschedule(loop.time())), limit:
                 limit.reschedule(loop.time() + _LOOK_S)
                 if announced and await self._has_left(view, announced):
                     addresses = tuple(address for address in addresses if address != view.address)
                 await self._look(view, addresses, gossip)
                 await self._look_for_twin(view, announced)
-        except (TimeoutError, NoPlaceError):
+        except (TimeoutError, NoSlotError):
             view.problem = f"{view.address} takes too long to say what it has"
         except Exception as error:
             failure = self.faults.contain(error, "asking a peer for its catalog")

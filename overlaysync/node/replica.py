@@ -22,15 +22,15 @@ from overlaysync.node.sharing import Share, change_of
 from overlaysync.node.used import is_written
 from overlaysync.ops.bases import lies_in
 from overlaysync.ops.library import Known, full_name
+from overlaysync.ops.matching import fits_name
 from overlaysync.ops.present import Present, files_meant
-from overlaysync.ops.resolve import fits_name
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope
 
 
 @dataclass(slots=True)
 class Replica(Share):
-    """The shelf of a node that follows others; ``paths`` and ``team`` mean nothing to it.
+    """The contents of a node that follows others; ``paths`` and ``team`` mean nothing to it.
 
     Attributes:
         leaves_out: whether a thing of that full name is not served, though it is meant.

@@ -37,7 +37,7 @@ from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
 from overlaysync.ops.packing import grows, packing_of
-from overlaysync.ops.trust_words import two_sides, who
+from overlaysync.ops.trust_messages import two_sides, who
 from overlaysync.ops.versions import other_sides, past_envelopes
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest, open_envelope
@@ -62,7 +62,7 @@ class Shared:
 
 @dataclass(slots=True)
 class Share:
-    """The shelf of a sharing node.
+    """The contents of a sharing node.
 
     Args:
         node: publishes.
@@ -94,7 +94,7 @@ class Share:
             self.node, self.paths, self.wishes, self.observer, self._advance, self._list_used
         )
 
-    # -- the shelf, called from the event loop -------------------------------------------------------
+    # -- what is served, called from the event loop --------------------------------------------------
 
     @property
     def label(self) -> str:

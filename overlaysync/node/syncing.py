@@ -18,7 +18,7 @@ from overlaysync.model.reference import Reference
 from overlaysync.node.collection import Brought, Collection, Planned
 from overlaysync.node.fetching import Fetch, Fetched, Options
 from overlaysync.ops.again import Again
-from overlaysync.ops.believe import Choice
+from overlaysync.ops.name_policy import Choice
 from overlaysync.ops.replacement import Rules
 
 RULES = Rules(replace=True, forward_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.ops.in_use import Usage
-from overlaysync.ops.resolve import Listing
+from overlaysync.ops.matching import Listing
 from overlaysync.store.members import Thing
 from overlaysync.trust.envelope import Manifest
 

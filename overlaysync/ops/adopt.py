@@ -33,7 +33,7 @@ from overlaysync.ops.bases import find_base
 from overlaysync.ops.hashing import Progress, hash_layer
 from overlaysync.ops.library import Known, Library, PageKeeper, is_before, vouched_by
 from overlaysync.ops.publish import keep_manifest
-from overlaysync.ops.trust_words import who
+from overlaysync.ops.trust_messages import who
 from overlaysync.store.catalog import Doubt, Held, ImageRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest, open_envelope

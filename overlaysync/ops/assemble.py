@@ -30,7 +30,7 @@ from overlaysync.ops.hashing import Progress
 from overlaysync.ops.packing import Packer, Packing
 from overlaysync.store.pack import PackFile
 from overlaysync.store.partial import PartFile
-from overlaysync.store.place import Entry
+from overlaysync.store.target import Entry
 from overlaysync.units import MIB, PAGE_UNITS
 
 PLAN_CONTEXT = "overlaysync v1 plan"

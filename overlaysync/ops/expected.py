@@ -19,7 +19,7 @@ from overlaysync.formats.chain import backing_path
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.recognition import always
 from overlaysync.model.fingerprint import Fingerprint
-from overlaysync.ops.trust_words import who
+from overlaysync.ops.trust_messages import who
 from overlaysync.store.catalog import Catalog, ImageRow
 
 

@@ -68,7 +68,7 @@ class LocalCopier:
         self._assembly = assembly
         self._load = load
         self._progress = progress
-        self._wanted: _Wanted | None = None
+        self._wanted: _DigestIndex | None = None
 
     def take(self, source: LocalSource) -> int:
         """Take every missing unit that ``source`` holds; returns the bytes taken.
@@ -106,20 +106,20 @@ class LocalCopier:
         if self._progress:
             self._progress(0)
 
-    def _windows(self) -> Iterator[_Wanted]:
+    def _windows(self) -> Iterator[_DigestIndex]:
         """Yield what is missing.
 
         If one window holds it, it is kept for the next source: it only gets less.
         """
         windows = list(_windows(list(self._assembly.missing())))
         if len(windows) == 1 and self._wanted is None:
-            self._wanted = _Wanted(self._assembly, windows[0])
+            self._wanted = _DigestIndex(self._assembly, windows[0])
         if windows and self._wanted is not None:
             self._wanted.begin()
             yield self._wanted
             return
         for window in windows:
-            yield _Wanted(self._assembly, window)
+            yield _DigestIndex(self._assembly, window)
 
 
 class _Taker:
@@ -223,7 +223,7 @@ def _windows(missing: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
         yield window
 
 
-class _Wanted:
+class _DigestIndex:
     """A window of missing slots, searchable by digest."""
 
     def __init__(self, assembly: Assembly, window: list[tuple[int, int]]) -> None:

@@ -38,7 +38,7 @@ from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.publish import rebuilt_cluster_size
 from overlaysync.store.catalog import Made
 from overlaysync.store.files import make_directory
-from overlaysync.store.place import Entry
+from overlaysync.store.target import Entry
 from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div
 
 MASTER_MODE = 0o444

@@ -14,9 +14,9 @@ from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
 from overlaysync.ops.again import Again
 from overlaysync.ops.library import Known
+from overlaysync.ops.matching import Listing
 from overlaysync.ops.packing import Packing, packing_of
 from overlaysync.ops.publish import image_path
-from overlaysync.ops.resolve import Listing
 
 MAX_LINEAGE = 32
 """Layers one above the other; as deep as a chain may be."""

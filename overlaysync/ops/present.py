@@ -2,7 +2,7 @@
 
 A file counts by the versions that it holds, and one that was written to since by those that it held: a VM's
 work is not lost sight of because the VM has run. Two files with the same content are copies of one thing.
-Left out: what peers have (:mod:`overlaysync.ops.believe`).
+Left out: what peers have (:mod:`overlaysync.ops.name_policy`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from overlaysync.model.history import History
 from overlaysync.model.reference import Reference
 from overlaysync.ops.audience import stem
 from overlaysync.ops.library import Library, full_name, is_read_only
-from overlaysync.ops.resolve import fits_name
+from overlaysync.ops.matching import fits_name
 from overlaysync.store.catalog import ImageRow, ManifestRow
 from overlaysync.trust.book import Book
 

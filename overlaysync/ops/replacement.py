@@ -19,10 +19,10 @@ from overlaysync.ops.again import Again
 from overlaysync.ops.discard import check_unneeded
 from overlaysync.ops.library import Known, Library, full_name
 from overlaysync.ops.loss import would_be_lost
-from overlaysync.ops.trust_words import age, who
+from overlaysync.ops.trust_messages import age, who
 from overlaysync.ops.versions import Standing, State, compare
 from overlaysync.store.catalog import ManifestRow
-from overlaysync.store.place import Entry, entry_at
+from overlaysync.store.target import Entry, entry_at
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import format_size
 

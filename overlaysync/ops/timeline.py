@@ -14,10 +14,10 @@ from enum import Enum, auto
 from overlaysync.model.history import History
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference
-from overlaysync.ops.believe import Versions, newest_versions
 from overlaysync.ops.in_use import Usage
+from overlaysync.ops.matching import Listing, fits_name, fitting
+from overlaysync.ops.name_policy import Versions, newest_versions
 from overlaysync.ops.publish import manifest_row
-from overlaysync.ops.resolve import Listing, fits_name, fitting
 from overlaysync.store.catalog import Catalog, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.keys import node_id

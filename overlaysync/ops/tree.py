@@ -18,7 +18,7 @@ from enum import StrEnum
 
 from overlaysync.model.names import one_field
 from overlaysync.ops.audience import stem
-from overlaysync.ops.resolve import Listing
+from overlaysync.ops.matching import Listing
 from overlaysync.store.catalog import ImageRow
 
 

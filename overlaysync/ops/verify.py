@@ -18,7 +18,7 @@ from overlaysync.ops.hashing import Progress
 from overlaysync.ops.library import Known, Library
 from overlaysync.ops.versions import hold_again
 from overlaysync.store.catalog import ImageRow
-from overlaysync.store.place import Entry, entry_at
+from overlaysync.store.target import Entry, entry_at
 from overlaysync.units import PAGE_UNITS
 
 

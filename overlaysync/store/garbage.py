@@ -17,7 +17,7 @@ from overlaysync.errors import DecodeError
 from overlaysync.model.pages import PageList
 from overlaysync.store.database import Database
 from overlaysync.store.journal import MAX_PATH, JournalHeader
-from overlaysync.store.place import part_path
+from overlaysync.store.target import part_path
 
 _NEEDED = """
     SELECT disk FROM images

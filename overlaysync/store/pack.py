@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from overlaysync.store.files import translate, write_all_at
-from overlaysync.store.place import Place
+from overlaysync.store.target import Place
 
 
 class PackFile:

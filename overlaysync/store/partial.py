@@ -40,7 +40,7 @@ from overlaysync.store.files import (
 )
 from overlaysync.store.journal import KEY_SIZE, Journal, JournalHeader, Run, merge_runs
 from overlaysync.store.pack import PackFile
-from overlaysync.store.place import Entry, Place, open_locked, part_path
+from overlaysync.store.target import Entry, Place, open_locked, part_path
 from overlaysync.units import MIB, format_size
 
 RESERVE = 64 * MIB

@@ -6,13 +6,13 @@ what to do next. Times are arguments; seconds of any clock that only goes forwar
 How slots are chosen, piece by piece (:mod:`overlaysync.model.pieces`):
 
 * alone: in guest order, in requests as large as the source is fast;
-* among others who fetch, with no more seeds than those: from the seeds only what is this node's duty
-  (:mod:`.duty`) and what nobody else has yet, so that a seed sends everything about once; near the end who is
-  through with that helps another, a piece at a time; all else from the others, rarest first. When everything
-  has been brought in, a seed is a source like any other;
-* with seeds enough for all: rarest first from everybody;
-* when (almost) nothing is under way any more, from the seeds also what is the duty of others;
-* what is late is asked a second time of somebody else, once nothing else is left to ask.
+* among other fetching nodes, with no more seeds than these: from the seeds only this node's duty
+  (:mod:`.assignment`) and what no other node has yet, so that a seed sends everything about once; near the
+  end a node that has done its duty helps another, a piece at a time; all else from the others, rarest first.
+  When everything has been brought in, a seed is a source like any other;
+* with enough seeds for all: rarest first from all sources;
+* when (almost) nothing is under way any more, from the seeds also the duty of other nodes;
+* what is late is asked of a second source, once nothing else is left to ask.
 
 A source is asked for nothing before its first question has ended: it may tell of others. It gets one request
 at first, and one more with each success: many nodes begin at once, and do not know of each other yet.
@@ -30,9 +30,9 @@ import numpy as np
 
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.pieces import Pieces
-from overlaysync.swarm.duty import Duty
+from overlaysync.swarm.assignment import Assignment
+from overlaysync.swarm.missing import MissingPieces, PieceMask, PieceNumbers, Run, Runs, join, without
 from overlaysync.swarm.source import Failure, Source
-from overlaysync.swarm.wanted import PieceMask, PieceNumbers, Run, Runs, Wanted, join, without
 
 MAX_RUNS = 64
 """Most (first, count) runs in a request; the wire's own limit is higher."""
@@ -141,8 +141,10 @@ class Schedule:
         self._request_size = request_size
         self._per_source = per_source
         self._random = random or Random()
-        self._wanted = Wanted(missing, self.pieces, np.random.default_rng(self._random.getrandbits(64)))
-        self._duty = Duty(me, self.pieces.count)
+        self._missing = MissingPieces(
+            missing, self.pieces, np.random.default_rng(self._random.getrandbits(64))
+        )
+        self._assignment = Assignment(me, self.pieces.count)
         self._sources: dict[str, Source] = {}
         self._live: dict[str, Source] = {}
         self._requests: dict[Request, None] = {}
@@ -161,14 +163,14 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Whether nothing is missing."""
-        return not self._wanted.left
+        return not self._missing.left
 
     def exhausted(self, now: float) -> bool:
         """Whether something is missing and nobody is left who has it, or is going to."""
         if self.finished or self._requests:
             return False
         live = self._live.values()
-        if any(source.pieces is None or (source.pieces & self._wanted.open).any() for source in live):
+        if any(source.pieces is None or (source.pieces & self._missing.open).any() for source in live):
             return False
         return not live or (self._news_at is not None and now - self._news_at > _HOPELESS_S)
 
@@ -188,16 +190,16 @@ class Schedule:
     @property
     def missing_size(self) -> int:
         """Bytes missing, to about one unit."""
-        return self._wanted.left * self._unit
+        return self._missing.left * self._unit
 
     @property
     def whole_count(self) -> int:
         """Pieces that are whole."""
-        return self.pieces.count - int(np.count_nonzero(self._wanted.open))
+        return self.pieces.count - int(np.count_nonzero(self._missing.open))
 
     def held(self) -> list[int]:
         """Return the pieces that are whole, rising."""
-        whole: list[int] = np.flatnonzero(~self._wanted.open).tolist()
+        whole: list[int] = np.flatnonzero(~self._missing.open).tolist()
         return whole
 
     def cursor(self, name: str) -> int:
@@ -219,7 +221,7 @@ class Schedule:
         """Note which nodes (member ids) fetch the same at present."""
         others = set(fetchers)
         self._fetchers = len(others)
-        if self._duty.share_with(others):
+        if self._assignment.share_with(others):
             self._wet()
 
     def heard(self, name: str, *, held: Sequence[int] | None, cursor: int, now: float) -> None:
@@ -245,7 +247,7 @@ class Schedule:
             fresh = said[~source.pieces[said]]
         if len(fresh):
             source.pieces[fresh] = True
-            self._wanted.copies[fresh] += 1
+            self._missing.copies[fresh] += 1
             source.dry, self._news_at = False, now
 
     def silent(self, name: str, now: float, *, for_good: bool = False) -> None:
@@ -290,7 +292,7 @@ class Schedule:
         whole = self._came(request, good) if good else []
         source.bad(failure, now, retry_after)
         if source.dropped and self._live.pop(request.source, None) and source.pieces is not None:
-            self._wanted.copies -= source.pieces
+            self._missing.copies -= source.pieces
         self._wet()
         return whole
 
@@ -343,7 +345,7 @@ class Schedule:
         if not self._obsolete:
             return []
         self._obsolete = False
-        return [request for request in self._requests if self._wanted.asks_nothing(request.runs)]
+        return [request for request in self._requests if self._missing.asks_nothing(request.runs)]
 
     # -- choosing ------------------------------------------------------------------------------------
 
@@ -359,8 +361,8 @@ class Schedule:
         """Return what seeds should be asked for; None when they are sources like any other."""
         if not self._fetchers or sum(source.seed for source in self._live.values()) > self._fetchers:
             return None
-        fresh = self._wanted.fresh()
-        return fresh & self._duty.mine if fresh.any() else None
+        fresh = self._missing.fresh()
+        return fresh & self._assignment.mine if fresh.any() else None
 
     def _ready(self, now: float, *, seeds: bool) -> list[tuple[str, Source]]:
         """Return the sources, or only ``seeds``, that can take a request; those that failed come last."""
@@ -386,28 +388,28 @@ class Schedule:
     def _choose(self, source: Source, fresh: PieceMask | None, room: int) -> PieceNumbers:
         """Pieces to fill ``room`` slots with from a source, the best first."""
         most = min(room, MAX_RUNS)
-        free = self._wanted.free(source.pieces)
+        free = self._missing.free(source.pieces)
         if not self._fetchers:
             return np.flatnonzero(free)[:most]
         if source.seed and fresh is not None:
             own = np.flatnonzero(free & fresh)[:most]
             return own if len(own) else self._help(free)
-        return self._wanted.rarest(free, most)
+        return self._missing.rarest(free, most)
 
     def _help(self, free: PieceMask) -> PieceNumbers:
         """Return, near the end, a piece that is another's duty and this node's next.
 
         It is the last of them, as the other begins with the first.
         """
-        fresh = self._wanted.fresh()
+        fresh = self._missing.fresh()
         if np.count_nonzero(fresh) > len(fresh) // _HELP:
             return np.empty(0, dtype=np.intp)
-        return np.flatnonzero(free & fresh & self._duty.next)[-1:]
+        return np.flatnonzero(free & fresh & self._assignment.next)[-1:]
 
     def _others_duty(self, room: int) -> PieceNumbers:
         """Return what no peer has and is not under way, first what is nearly this node's duty."""
-        pieces = np.flatnonzero(self._wanted.free(None) & self._wanted.fresh())
-        return pieces[np.argsort(self._duty.scores[pieces])[: -min(room, MAX_RUNS) - 1 : -1]]
+        pieces = np.flatnonzero(self._missing.free(None) & self._missing.fresh())
+        return pieces[np.argsort(self._assignment.scores[pieces])[: -min(room, MAX_RUNS) - 1 : -1]]
 
     def _late(self, now: float) -> list[Request]:
         """Return the requests that take too long, the oldest first."""
@@ -423,7 +425,7 @@ class Schedule:
         for request in late:
             for piece in request.pieces:
                 asked.setdefault(piece, set()).add(request.source)
-        wanted = self._wanted
+        wanted = self._missing
         pieces = [
             piece for piece in asked if wanted.open[piece] and wanted.flying[piece] == len(asked[piece])
         ]
@@ -443,7 +445,7 @@ class Schedule:
         asked: list[int] = []
         runs: list[Run] = []
         for piece in pieces:
-            found = self._wanted.runs_of(piece, room, MAX_RUNS - len(runs))
+            found = self._missing.runs_of(piece, room, MAX_RUNS - len(runs))
             asked.append(piece)
             runs += found
             room -= sum(count for _, count in found)
@@ -455,7 +457,7 @@ class Schedule:
         size = sum(self._span(first, count) for first, count in joined)
         request = Request(name, joined, size, tuple(asked), now)
         self._requests[request] = None
-        self._wanted.flying[asked] += 1
+        self._missing.flying[asked] += 1
         if not source.in_flight:
             source.pace.begin(now)
         source.in_flight += 1
@@ -466,7 +468,7 @@ class Schedule:
         size = int(source.pace.rate * (_COMPANY_REQUEST_S if self._fetchers else _REQUEST_S))
         count = self._count()
         if count > 1:
-            size = min(size, self._wanted.left * self._unit // (2 * count * self._depth))
+            size = min(size, self._missing.left * self._unit // (2 * count * self._depth))
         least = self.pieces.slots * self._unit
         return max(1, min(max(size, least), self._request_size) // self._unit)
 
@@ -489,17 +491,17 @@ class Schedule:
         source.ask_at = now + crowd * min(often, _ASK_S * source.answers)
 
     def _came(self, request: Request, runs: Iterable[Run]) -> list[int]:
-        whole = self._wanted.came(runs, request.pieces)
+        whole = self._missing.came(runs, request.pieces)
         touched = list(request.pieces)
-        self._obsolete |= bool(self._wanted.flying[touched].any())
-        if self._wanted.open[touched].any():
+        self._obsolete |= bool(self._missing.flying[touched].any())
+        if self._missing.open[touched].any():
             self._wet()
         return whole
 
     def _ended(self, request: Request) -> Source:
         del self._requests[request]
         self._here.discard(request)
-        self._wanted.flying[list(request.pieces)] -= 1
+        self._missing.flying[list(request.pieces)] -= 1
         source = self._sources[request.source]
         source.in_flight -= 1
         return source

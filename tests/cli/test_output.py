@@ -12,7 +12,7 @@ from overlaysync.cli.look import _table
 from overlaysync.cli.output import Output, Settings
 from overlaysync.cli.show import _rows
 from overlaysync.net.messages import decode_catalog, encode_catalog
-from overlaysync.ops.resolve import Listing
+from overlaysync.ops.matching import Listing
 from overlaysync.ops.timeline import Place
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest

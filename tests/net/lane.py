@@ -19,7 +19,7 @@ from overlaysync.trust.certificate import Shown
 from overlaysync.trust.envelope import sign_header
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Binding, Role, Team
-from tests.net.shelf import Raw, make_offer
+from tests.net.content_provider import Raw, make_offer
 
 CLIENT_NONCE = b"c" * 32
 

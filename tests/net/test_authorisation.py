@@ -21,8 +21,8 @@ from overlaysync.net.server import Server
 from overlaysync.ops.offer import Offer
 from overlaysync.trust.teams import Binding, Role, Team, new_team
 from overlaysync.units import CHUNK
+from tests.net.content_provider import FakeShelf, Raw, connect, make_offer, make_shelf
 from tests.net.lane import CLIENT_NONCE, RawTls, connect_tls, listening, make_private
-from tests.net.shelf import FakeShelf, Raw, connect, make_offer, make_shelf
 
 RED, BLUE = new_team("red"), new_team("blue")
 OLD_RED, GREEN = new_team("red"), new_team("green")

@@ -19,7 +19,7 @@ from overlaysync.net.receiving import SilentError
 from overlaysync.net.swarm_messages import SwarmQuestion, encode_swarm
 from overlaysync.swarm.members import Member
 from overlaysync.units import CHUNK
-from tests.net.shelf import HASTY_CLIENT, Script, deaf, ok, says, scripted, undialled, unused_port
+from tests.net.content_provider import HASTY_CLIENT, Script, deaf, ok, says, scripted, undialled, unused_port
 
 ID = bytes(32)
 CATALOG = encode_catalog(ID, "pl@bob", [b"envelope"])

@@ -33,9 +33,7 @@ from overlaysync.units import CHUNK, KIB, MIB
 from tests.counts import record_counts
 from tests.effort import EFFORT, SEEDS
 from tests.net import frames
-from tests.net.fuzzing import LARGE, TEXT
-from tests.net.lane import lane, listening, make_private
-from tests.net.shelf import (
+from tests.net.content_provider import (
     HASTY_CLIENT,
     FakeShelf,
     connect,
@@ -46,6 +44,8 @@ from tests.net.shelf import (
     scripted,
     serving,
 )
+from tests.net.fuzzing import LARGE, TEXT
+from tests.net.lane import lane, listening, make_private
 
 ROOT = Path(__file__).parents[2]
 TAIL = 512

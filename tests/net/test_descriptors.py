@@ -21,14 +21,14 @@ from overlaysync.net.connections import MAX_DESCRIPTORS, fitting, raise_descript
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
-from tests.net.shelf import FakeShelf, connect, make_shelf, serving
+from tests.net.content_provider import FakeShelf, connect, make_shelf, serving
 
 _SERVE = """
 import asyncio, resource, sys
 from pathlib import Path
 from overlaysync.net.faults import Faults
 from overlaysync.net.server import Server
-from tests.net.shelf import make_shelf
+from tests.net.content_provider import make_shelf
 
 async def main(directory, limit):
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))

@@ -25,13 +25,13 @@ from overlaysync.net.client import Client
 from overlaysync.net.discovery import SERVICE, Browser
 from overlaysync.net.faults import Faults
 from overlaysync.net.receiving import DataConnection
+from overlaysync.net.record_limits import Sturdy, Tidy, can_be_sent, tidy
 from overlaysync.net.server import Server
-from overlaysync.net.tidy import Sturdy, Tidy, can_be_sent, tidy
 from overlaysync.net.tls import TlsListener
 from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK
+from tests.net.content_provider import FakeShelf, connect, make_offer, make_shelf, serving
 from tests.net.lane import lane, listening
-from tests.net.shelf import FakeShelf, connect, make_offer, make_shelf, serving
 from tests.net.still import StillNetwork
 
 NOTHING = cast(Any, None)
@@ -267,7 +267,7 @@ async def test_a_record_that_breaks_us_keeps_no_other_out(monkeypatch: pytest.Mo
         seen.append(record.alias)
         return bool(breaks())
 
-    monkeypatch.setattr("overlaysync.net.tidy.tidy", look)
+    monkeypatch.setattr("overlaysync.net.record_limits.tidy", look)
     faults = Faults()
     records = [RecordUpdate(pointer(f"{label}.{SERVICE}"), None) for label in "ab"]
     Tidy(faults).async_update_records(NOTHING, 0, records)

@@ -39,8 +39,7 @@ from overlaysync.net.receiving import SilentError
 from overlaysync.net.server import Server
 from overlaysync.net.swarm_messages import decode_question, decode_swarm
 from overlaysync.units import CHUNK, MIB
-from tests.net.limits import IMPLIED, TESTS, all_limits
-from tests.net.shelf import (
+from tests.net.content_provider import (
     HASTY_CLIENT,
     FakeShelf,
     connect,
@@ -51,6 +50,7 @@ from tests.net.shelf import (
     scripted,
     serving,
 )
+from tests.net.limits import IMPLIED, TESTS, all_limits
 from tests.net.still import StillNetwork
 
 NODE = bytes(32)

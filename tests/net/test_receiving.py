@@ -17,7 +17,7 @@ from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import DataConnection, Head, SilentError, parse_head
 from overlaysync.units import KIB, MIB
-from tests.net.shelf import HASTY_CLIENT, Script, ok, says, scripted, unused_port
+from tests.net.content_provider import HASTY_CLIENT, Script, ok, says, scripted, unused_port
 
 MANIFEST = bytes(32)
 RUNS = ((0, 1),)

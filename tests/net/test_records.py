@@ -18,9 +18,9 @@ from overlaysync.net.records import RecordSocket, TooManyRecordsError
 from overlaysync.net.server import Server
 from overlaysync.net.tls import server_context
 from overlaysync.trust.teams import new_team
+from tests.net.content_provider import make_shelf, ok
 from tests.net.key_updates import key_update
 from tests.net.lane import RawTls, connect_tls, listening
-from tests.net.shelf import make_shelf, ok
 
 RED = new_team("red")
 RECORD = b"\x17\x03\x03"

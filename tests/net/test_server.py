@@ -27,7 +27,7 @@ from overlaysync.ops.in_use import InUse
 from overlaysync.ops.offer import ImageOffer, Offer
 from overlaysync.trust.envelope import Manifest
 from overlaysync.units import CHUNK, MIB
-from tests.net.shelf import HASTY_SERVER, FakeShelf, connect, make_offer, make_shelf, serving
+from tests.net.content_provider import HASTY_SERVER, FakeShelf, connect, make_offer, make_shelf, serving
 
 TAIL = 512
 CONTENT = os.urandom(40 * CHUNK + TAIL)

@@ -16,7 +16,7 @@ from overlaysync.net.bounds import SERVER
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
 from overlaysync.units import CHUNK, MIB
-from tests.net.shelf import FakeShelf, connect, make_offer, make_shelf, serving
+from tests.net.content_provider import FakeShelf, connect, make_offer, make_shelf, serving
 
 ADDRESSES = 4
 SLOTS = 1024

@@ -33,8 +33,8 @@ from overlaysync.trust.keys import NodeKey, load_or_make
 from overlaysync.trust.teams import Binding, Role, Team, new_team
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.net.certificates import strange_context
+from tests.net.content_provider import FakeShelf, deaf, make_shelf, ok, undialled, unused_port
 from tests.net.lane import connect_tls, lane, listening, make_private
-from tests.net.shelf import FakeShelf, deaf, make_shelf, ok, undialled, unused_port
 
 RED = new_team("red")
 TAIL = 512

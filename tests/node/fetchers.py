@@ -18,13 +18,13 @@ from overlaysync.net.faults import Faults
 from overlaysync.net.interfaces import is_told_port
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
+from overlaysync.node.download import Download, TransferStats
 from overlaysync.node.host_budget import DialBudget
-from overlaysync.node.passing import Passing
-from overlaysync.node.transfer import Transfer, Transferring
+from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.offer import Offer, PartOffer
 from overlaysync.trust.keys import load_or_make
-from tests.net.shelf import make_part
+from tests.net.content_provider import make_part
 from tests.node.observers import Heard
 
 
@@ -71,18 +71,18 @@ class Fetcher:
     label: str
     path: Path
     around: Around
-    passing: Passing
+    seeder: PartialSeeder
     part: PartOffer
     assembly: Assembly
-    transfer: Transfer
-    transferring: Transferring
+    transfer: TransferStats
+    download: Download
 
     async def run(self) -> None:
         """Fetch to the end, as the command does."""
-        await self.transferring.run()
+        await self.download.run()
         os.close(self.assembly.finish(mode=0o644))
-        await self.transferring.say_goodbye()
-        self.passing.finish(self.part)
+        await self.download.say_goodbye()
+        self.seeder.finish(self.part)
 
     @property
     def content(self) -> bytes:
@@ -90,7 +90,7 @@ class Fetcher:
 
     @property
     def dropped(self) -> dict[str, Any]:
-        return self.transferring._schedule.dropped()
+        return self.download._schedule.dropped()
 
 
 @asynccontextmanager
@@ -122,20 +122,16 @@ async def fetcher(
     part, assembly = make_part(place / "copy.raw", whole)
     for slot, data in held:
         assert not assembly.accept(slot, 1, memoryview(data))
-    transfer = Transfer()
+    transfer = TransferStats()
     step = SimpleNamespace(header=whole.manifest.header, listing=SimpleNamespace(manifest=whole.manifest))
     async with Client(limit=RateLimit(rate), bounds=bounds) as client:
         around = Around(node, client, whole, list(seeds), believed=believed)
-        async with Passing.open(cast(Any, node), cast(Any, around), limit=RateLimit(rate)) as passing:
-            passing.begin(part)
+        async with PartialSeeder.open(cast(Any, node), cast(Any, around), limit=RateLimit(rate)) as seeder:
+            seeder.begin(part)
             threads = ThreadPoolExecutor(2)
-            transferring = Transferring(
-                cast(Any, around), cast(Any, step), assembly, part, transfer, threads, passing
-            )
+            download = Download(cast(Any, around), cast(Any, step), assembly, part, transfer, threads, seeder)
             try:
-                yield Fetcher(
-                    label, place / "copy.raw", around, passing, part, assembly, transfer, transferring
-                )
+                yield Fetcher(label, place / "copy.raw", around, seeder, part, assembly, transfer, download)
             finally:
                 threads.shutdown()
                 assembly.close()

@@ -25,8 +25,8 @@ from overlaysync.node.reach import Reach
 from overlaysync.ops.offer import Offer
 from overlaysync.trust.envelope import Manifest
 from overlaysync.units import CHUNK
+from tests.net.content_provider import make_offer, make_shelf, serving
 from tests.net.fuzzing_decoders import MASTER
-from tests.net.shelf import make_offer, make_shelf, serving
 from tests.node.fetchers import fetcher, soon
 from tests.node.observers import Heard
 from tests.node.stand_ins import forgetful_node
@@ -227,7 +227,7 @@ async def test_what_a_source_tells_of_others_may_break_without_harm(
 ) -> None:
     shelf = make_shelf(tmp_path)
     shelf.items.append(whole)
-    monkeypatch.setattr("overlaysync.node.transfer.Transferring._hear_of", breaks)
+    monkeypatch.setattr("overlaysync.node.download.Download._hear_of", breaks)
     async with serving(Server(shelf)) as good, fetcher(tmp_path / "a", whole, [good]) as a:
         async with asyncio.timeout(20):
             await a.run()

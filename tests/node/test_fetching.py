@@ -16,14 +16,14 @@ import pytest
 
 from overlaysync.errors import StoppedError, WouldDestroyError
 from overlaysync.formats.image import Format
+from overlaysync.node.download import TransferStats
 from overlaysync.node.fetching import Fetch, Fetched, Options
 from overlaysync.node.node import Node, now, timestamp
-from overlaysync.node.transfer import Transfer
-from overlaysync.ops.believe import Choice, Reason
+from overlaysync.ops.matching import Listing
+from overlaysync.ops.name_policy import Choice, Reason
 from overlaysync.ops.plan import Step
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Verdict
-from overlaysync.ops.resolve import Listing
 from overlaysync.ops.versions import Standing, State
 from overlaysync.store.catalog import Held
 from overlaysync.trust.envelope import Manifest, sign_header
@@ -88,10 +88,10 @@ async def test_who_is_stopped_stops_while_it_copies_and_while_it_looks_at_what_i
     image.write_bytes(os.urandom(64 * MIB))
     known = node.library.examine(str(image), now=now())
     manifest = node.publisher.publish(known, team=None, created=timestamp())
-    passing = SimpleNamespace(withdraw=lambda offer: None)
+    seeder = SimpleNamespace(withdraw=lambda offer: None)
     nothing = cast(Any, None)
     loop, observer = asyncio.get_running_loop(), Cancelling()
-    fetch = Fetch(node, nothing, nothing, observer, Options(), cast(Any, passing))
+    fetch = Fetch(node, nothing, nothing, observer, Options(), cast(Any, seeder))
     step = Step(Listing(manifest, (), ()), str(target), Format.RAW)
     making = asyncio.create_task(fetch.make(step, Verdict()))
     observer.cancel = lambda: loop.call_soon_threadsafe(making.cancel)
@@ -101,7 +101,7 @@ async def test_who_is_stopped_stops_while_it_copies_and_while_it_looks_at_what_i
     assert 0 < observer.advanced[""] < 32 * MIB
 
     again = Heard()
-    fetch = Fetch(node, nothing, nothing, again, Options(), cast(Any, passing), _stopping=True)
+    fetch = Fetch(node, nothing, nothing, again, Options(), cast(Any, seeder), _stopping=True)
     with pytest.raises(StoppedError):
         await fetch.make(step, Verdict())
     assert not again.advanced, "it ended before it could say how much is here"
@@ -142,7 +142,9 @@ def test_the_other_side_of_a_fork_stays_noted_until_something_follows_both(
         ids = tuple(one.id for one in held)
         node.catalog.hold(Held(known.path, "", "web", ids, known.files[0]))
         standing = Standing(State.SAME if already else State.BEHIND)
-        fetched = Fetched(manifest, known, already, Transfer(), Verdict(known if already else None, standing))
+        fetched = Fetched(
+            manifest, known, already, TransferStats(), Verdict(known if already else None, standing)
+        )
         fetch._hold(Step(Listing(manifest, (), ()), str(target), Format.RAW), fetched)
         noted = node.catalog.held_at(known.path)
         assert noted is not None and noted.file == known.files[0]

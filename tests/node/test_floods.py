@@ -17,7 +17,7 @@ from overlaysync.net.bounds import DISCOVERY, MAX_CATALOG_SIZE
 from overlaysync.net.client import CatalogAnswer
 from overlaysync.net.discovery import Peer
 from overlaysync.net.messages import Address, decode_catalog, encode_catalog
-from overlaysync.node import nearness
+from overlaysync.node import locality
 from overlaysync.node import reach as module
 from overlaysync.node.host_budget import FIRST_ASKS, TOLD_PORTS
 from overlaysync.node.listed import Listed
@@ -66,7 +66,7 @@ async def reaching(
     monkeypatch: pytest.MonkeyPatch, answers: Callable[[Address], Any], *named: Address
 ) -> AsyncIterator[tuple[Reach, Clients]]:
     clients = Clients(answers)
-    monkeypatch.setattr(nearness, "is_own", lambda host, found: False)
+    monkeypatch.setattr(locality, "is_own", lambda host, found: False)
     reach = Reach(forgetful_node(), cast(Any, clients), Silent(), None, named=named)
     try:
         yield reach, clients
@@ -189,7 +189,7 @@ async def test_hosts_that_stall_hold_up_nobody_else(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(module, "_LOOK_S", 3600.0)
     async with reaching(monkeypatch, stall) as (reach, clients):
-        reach._places._bounds = replace(module._LOOKING, place_s=0.05)
+        reach._slots._bounds = replace(module._LOOKING, place_s=0.05)
         flood(reach, hosts=4)
         while clients.now < module._LOOKS:
             await asyncio.sleep(0.01)
@@ -245,7 +245,7 @@ async def test_a_node_that_only_shares_asks_for_no_catalog_and_opens_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One host with a hundred names whose catalogs change all the time."""
-    monkeypatch.setattr(nearness, "is_own", lambda host, found: False)
+    monkeypatch.setattr(locality, "is_own", lambda host, found: False)
     greeted = Greeted()
     reach = Reach(cast(Any, None), cast(Any, greeted), Silent(), None, catalogs=False)
     for revision in range(50):
@@ -323,7 +323,7 @@ async def test_a_peer_that_tells_of_many_on_one_host_makes_us_dial_few(
     async def told(address: Address) -> tuple[Address, ...]:
         return tuple(Address("192.0.2.222", port) for port in (22, 80, *range(2000, 2254)))
 
-    monkeypatch.setattr(nearness, "is_on_link", lambda host, found: True)
+    monkeypatch.setattr(locality, "is_on_link", lambda host, found: True)
     async with reaching(monkeypatch, refuse, named) as (reach, clients):
         cast(Any, clients).peers = told
         await reach._watch()

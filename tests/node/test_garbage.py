@@ -12,7 +12,7 @@ from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
 from overlaysync.store.journal import JournalHeader
 from overlaysync.store.partial import journal_path
-from overlaysync.store.place import part_path
+from overlaysync.store.target import part_path
 from overlaysync.units import CHUNK
 from tests import images
 

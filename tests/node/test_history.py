@@ -30,7 +30,7 @@ from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team, new_team
 from overlaysync.units import CHUNK
-from tests.net.shelf import FakeShelf, make_offer, make_shelf, ok, says, scripted
+from tests.net.content_provider import FakeShelf, make_offer, make_shelf, ok, says, scripted
 
 RED, OLD_RED = new_team("red"), new_team("red")
 

@@ -21,7 +21,7 @@ from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.interfaces import Interface, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
-from overlaysync.node import nearness as module
+from overlaysync.node import locality as module
 from overlaysync.node import reach as reach_module
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
@@ -32,7 +32,7 @@ from overlaysync.ops.publish import manifest_row
 from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK
-from tests.net.shelf import make_offer, make_shelf, serving, unused_port
+from tests.net.content_provider import make_offer, make_shelf, serving, unused_port
 from tests.node.stand_ins import forgetful_node
 
 LINK, LINK_6 = "192.0.2.9", "2001:db8::9"

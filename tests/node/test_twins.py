@@ -14,13 +14,13 @@ from overlaysync.net.messages import Address, PrivateAddress
 from overlaysync.net.server import Server
 from overlaysync.node import reach as module
 from overlaysync.node import twins
-from overlaysync.node.nearness import Neighbourhood
+from overlaysync.node.locality import Neighbourhood
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
 from overlaysync.trust.certificate import Shown
 from overlaysync.trust.keys import NodeKey, load_or_make, node_id
+from tests.net.content_provider import FakeShelf, unused_port
 from tests.net.lane import listening
-from tests.net.shelf import FakeShelf, unused_port
 from tests.node.observers import Heard
 
 

@@ -15,9 +15,9 @@ from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.pin import DistrustedPublisher, Pin
 from overlaysync.model.reference import parse_reference
-from overlaysync.ops.believe import Choice, choose, choose_all, meant_here, new_pin, to_look_at
+from overlaysync.ops.matching import Listing
+from overlaysync.ops.name_policy import Choice, choose, choose_all, meant_here, new_pin, to_look_at
 from overlaysync.ops.publish import manifest_row
-from overlaysync.ops.resolve import Listing
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest

@@ -15,7 +15,7 @@ from overlaysync.ops.folders import image_files
 from overlaysync.ops.hashing import hash_disk
 from overlaysync.ops.library import Known
 from overlaysync.ops.publish import Publisher
-from overlaysync.ops.recheck import recheck
+from overlaysync.ops.scrub import recheck
 from overlaysync.ops.verify import verify
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import CHUNK, MIB

@@ -26,7 +26,7 @@ from overlaysync.ops.library import Known
 from overlaysync.ops.make import backing_name
 from overlaysync.ops.publish import Publisher, image_path
 from overlaysync.store.catalog import ManifestRow
-from overlaysync.store.place import entry_at
+from overlaysync.store.target import entry_at
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import CHUNK, MIB
 from tests import reference

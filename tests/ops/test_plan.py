@@ -13,8 +13,8 @@ from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.reference import parse_reference
+from overlaysync.ops.matching import Listing, resolve
 from overlaysync.ops.plan import MAX_LINEAGE, plan_fetch
-from overlaysync.ops.resolve import Listing, resolve
 from overlaysync.trust.envelope import sign_header
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team

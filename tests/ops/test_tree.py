@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from overlaysync.model.digest import format_id
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.manifest import Header
-from overlaysync.ops.resolve import Listing
+from overlaysync.ops.matching import Listing
 from overlaysync.ops.tree import Entry, EntryKind, Tree, build_tree
 from overlaysync.ops.tree_drawing import SVG_START, describe, draw_svg, draw_text
 from overlaysync.store.catalog import ImageRow

@@ -27,7 +27,7 @@ from overlaysync.store import files
 from overlaysync.store.direct import aligned_buffer
 from overlaysync.store.journal import Journal
 from overlaysync.store.partial import CHECKPOINT_BYTES, PartFile, journal_path
-from overlaysync.store.place import entry_at
+from overlaysync.store.target import entry_at
 from overlaysync.units import KIB, MIB
 
 KEY = b"k" * 32
@@ -490,7 +490,7 @@ import sys
 from pathlib import Path
 from overlaysync.errors import InUseError
 from overlaysync.store.partial import PartFile
-from overlaysync.store.place import entry_at
+from overlaysync.store.target import entry_at
 target, journals, me = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 won = 0
 for turn in range(60):

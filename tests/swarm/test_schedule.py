@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import UNALLOCATED
 from overlaysync.model.pages import PageListBuilder
-from overlaysync.swarm.duty import Duty
+from overlaysync.swarm.assignment import Assignment
 from overlaysync.swarm.schedule import MAX_RUNS, PER_SOURCE, Request, Schedule
 from overlaysync.swarm.source import Failure
 
@@ -435,7 +435,7 @@ def test_the_work_is_not_shared_with_the_doubtful() -> None:
 def test_near_the_end_who_is_through_with_its_duty_helps_the_next_from_the_other_end() -> None:
     count, peer = 200, "b"
     made = schedule(PIECE * count, peers=peer)
-    duty = Duty("me", count)
+    duty = Assignment("me", count)
     duty.share_with(["me", peer])
     theirs = np.flatnonzero(~duty.mine).tolist()
     assert (duty.next == ~duty.mine).all(), "of two, each is the other's helper"
@@ -556,7 +556,7 @@ def test_what_a_dropped_peer_had_is_new_again() -> None:
         made.cancelled(request)
     made.failed(request, Failure.WRONG, 0.0)
     made.heard("b", held=[8, 9], cursor=10, now=0.0)  # an answer that was under way
-    duty = Duty("me", 10)
+    duty = Assignment("me", 10)
     duty.share_with("bc")
     brought_in = {piece for request in drain(made, 0.5) for piece in request.pieces}
     assert brought_in == set(np.flatnonzero(duty.mine)) and {8, 9} & brought_in

@@ -1,4 +1,4 @@
-"""Resolve references against what is listed: by this node's catalog, by peers, or both."""
+"""Matches references with what is listed: by this node's catalog, by peers, or by both."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.node import rechecking
+from overlaysync.node import scrubber
 from overlaysync.node.node import Node, now
-from overlaysync.node.rechecking import Rechecker, rechecked
+from overlaysync.node.scrubber import Scrubber, rechecked
 from overlaysync.node.sharing import Share, Shared
 from overlaysync.ops.offer import ImageOffer
-from overlaysync.ops.recheck import recheck
+from overlaysync.ops.scrub import recheck
 from overlaysync.store.catalog import ImageRow
 from overlaysync.swarm.members import Member
 from overlaysync.units import CHUNK, MIB
@@ -74,7 +74,7 @@ def names(share: Share) -> set[str]:
 
 
 def check_all(share: Share, *, age_s: float = WEEK_S) -> list[bool]:
-    checker = Rechecker(share, age_s, rate=1 << 40)
+    checker = Scrubber(share, age_s, rate=1 << 40)
     return [checker.check(shared) for shared in share.shared]
 
 
@@ -229,7 +229,7 @@ def test_a_rotten_master_does_not_come_back_with_an_overlay(
 def test_what_is_young_is_not_read(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = raw(tmp_path / "disk.raw", 1)
     share, _ = sharing(node, path)
-    monkeypatch.setattr(rechecking, "recheck", lambda *_args, **_options: pytest.fail("it was read"))
+    monkeypatch.setattr(scrubber, "recheck", lambda *_args, **_options: pytest.fail("it was read"))
     assert check_all(share) == [False]
     grow_old(node, path, by_s=WEEK_S - 60)
     assert check_all(share) == [False]
@@ -248,7 +248,7 @@ def test_what_is_being_fetched_waits_but_not_for_ever(node: Node, tmp_path: Path
     share, _ = sharing(node, path)
     grow_old(node, path)
     (shared,) = share.shared
-    checker = Rechecker(share, WEEK_S)
+    checker = Scrubber(share, WEEK_S)
     assert not checker.check(shared, wanted=True)
     grow_old(node, path, by_s=2 * WEEK_S + 60)
     assert checker.check(shared, wanted=True)
@@ -266,7 +266,7 @@ def test_what_is_changed_while_it_is_read_is_no_rot(
         rot(node, path, CHUNK)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(rechecking, "recheck", changed)
+    monkeypatch.setattr(scrubber, "recheck", changed)
     assert check_all(share) == [False]
     assert share.refresh()  # as changed: it comes back as a new version
     assert now() - row_of(node, path).verified_at > WEEK_S
@@ -281,7 +281,7 @@ def test_it_keeps_the_rate(node: Node, tmp_path: Path) -> None:
     share, _ = sharing(node, path)
     grow_old(node, path)
     began = time.monotonic()
-    assert Rechecker(share, WEEK_S, rate=32 * MIB).check(share.shared[0])
+    assert Scrubber(share, WEEK_S, rate=32 * MIB).check(share.shared[0])
     assert time.monotonic() - began >= 0.7  # 32 MiB in windows of 8; there is no wait after the last
 
 
@@ -293,17 +293,17 @@ async def test_it_goes_round_by_itself_and_ends_at_once(
     share, _ = sharing(node, path)
     grow_old(node, path)
     begun = threading.Event()
-    monkeypatch.setattr(rechecking, "RATE", MIB)
-    monkeypatch.setattr(rechecking, "ROUND_S", 0.0)
-    real = rechecking.Pacer.__call__
+    monkeypatch.setattr(scrubber, "RATE", MIB)
+    monkeypatch.setattr(scrubber, "ROUND_S", 0.0)
+    real = scrubber.Pacer.__call__
 
-    def noticed(pacer: rechecking.Pacer, size: int) -> None:
+    def noticed(pacer: scrubber.Pacer, size: int) -> None:
         begun.set()
         assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == 19
         real(pacer, size)
 
-    monkeypatch.setattr(rechecking.Pacer, "__call__", noticed)
-    monkeypatch.setattr(Rechecker.__init__, "__kwdefaults__", {"rate": MIB})
+    monkeypatch.setattr(scrubber.Pacer, "__call__", noticed)
+    monkeypatch.setattr(Scrubber.__init__, "__kwdefaults__", {"rate": MIB})
     async with rechecked(share, WEEK_S):
         assert await asyncio.to_thread(begun.wait, 20)
         await asyncio.sleep(0.2)  # the second window would begin in eight seconds
@@ -326,11 +326,11 @@ async def test_the_round_leaves_out_what_others_fetch(
     share, _ = sharing(node, raw(tmp_path / "a.raw", 1), raw(tmp_path / "b.raw", 2))
     seen: dict[str, bool] = {}
 
-    def check(_: Rechecker, shared: Shared, wanted: bool) -> bool:
+    def check(_: Scrubber, shared: Shared, wanted: bool) -> bool:
         seen[shared.manifest.header.name] = wanted
         return False
 
-    monkeypatch.setattr(Rechecker, "check", check)
+    monkeypatch.setattr(Scrubber, "check", check)
     (fetched,) = [shared for shared in share.shared if shared.manifest.header.name == "a"]
     member = Member("5f0c9d1e22ab7740", "192.0.2.9", 40007, 1)
     share.swarms.of(fetched.manifest.id).seen(member, 8, asyncio.get_running_loop().time())

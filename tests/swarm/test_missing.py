@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlaysync.model.pieces import Pieces
-from overlaysync.swarm.wanted import Wanted, join, without
+from overlaysync.swarm.missing import MissingPieces, join, without
 
 COUNT = 50
 SLOTS = 4
@@ -17,8 +17,8 @@ RUNS = st.lists(st.tuples(st.integers(0, COUNT - 1), st.integers(1, 12)), max_si
 )
 
 
-def wanted_of(missing: list[tuple[int, int]], count: int = COUNT) -> Wanted:
-    return Wanted(missing, Pieces(count, SLOTS), np.random.default_rng(1))
+def wanted_of(missing: list[tuple[int, int]], count: int = COUNT) -> MissingPieces:
+    return MissingPieces(missing, Pieces(count, SLOTS), np.random.default_rng(1))
 
 
 def slots_of(runs: list[tuple[int, int]]) -> set[int]:

@@ -28,7 +28,7 @@ from overlaysync.ops.offer import Offer, Segment
 from overlaysync.swarm.members import MAX_SOURCES, Member
 from overlaysync.swarm.source import Failure
 from overlaysync.units import CHUNK, KIB, MIB
-from tests.net.shelf import FakeShelf, make_offer, make_shelf, serving, unused_port
+from tests.net.content_provider import FakeShelf, make_offer, make_shelf, serving, unused_port
 from tests.node.fetchers import Fetcher, fetcher, soon
 
 SIZE = 16 * MIB
@@ -146,7 +146,7 @@ async def test_a_seed_that_dies_before_a_copy_is_out_leaves_the_fetch_to_be_resu
     seed = Server(shelf, limit=RateLimit(8 * MIB))
     port = await seed.start(["127.0.0.1"])
     async with fetcher(tmp_path / "a", whole, [Address("127.0.0.1", port)]) as a:
-        running = asyncio.create_task(a.transferring.run())
+        running = asyncio.create_task(a.download.run())
         await soon(lambda: a.transfer.data > MIB)
         await seed.stop()
         with pytest.raises(NetworkError):
@@ -164,7 +164,7 @@ async def test_who_is_done_says_so(tmp_path: Path, whole: Offer, seed: Seed, she
         await run(a, b)
         assert members.done == {"a@x", "b@x"}
         for each in (a, b):
-            assert each.passing.waiting() == []
+            assert each.seeder.waiting() == []
 
 
 async def test_a_source_of_an_older_version_is_a_source(
@@ -218,8 +218,8 @@ async def test_a_rate_holds_for_what_a_fetcher_gives(tmp_path: Path, whole: Offe
         fetcher(tmp_path / "a", whole, [], held=slots(range(64)), rate=4 * MIB) as a,
         Client() as client,
     ):
-        a.transferring._log(a.transferring._schedule.held())
-        address = Address("127.0.0.1", a.passing.port)
+        a.download._log(a.download._schedule.held())
+        address = Address("127.0.0.1", a.seeder.port)
         began = loop.time()
         reads = (
             client.read_slots(
@@ -282,7 +282,7 @@ class Held(Liar):
         self._release = release
 
     async def _get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
-        self._first.append(self._shelf.label)
+        self._first.append(self._provider.label)
         if len(self._first) == 1:
             await self._release.wait()
         return await super()._get_data(request, offer)
@@ -350,7 +350,7 @@ async def test_a_member_that_lies_costs_nothing_and_is_dropped(
         await client.swarm(seed.address, whole.manifest.id, whole.pieces.count, question)
         async with fetcher(tmp_path / "a", whole, [seed.address]) as a:
             await run(a, within_s=lie.within_s)
-        useless = a.transferring._useless(asyncio.get_running_loop().time())
+        useless = a.download._useless(asyncio.get_running_loop().time())
     assert useless == ({LIAR} if liar.asked or liar.questions > 2 else set())
     assert liar.questions >= 1
     assert liar.asked <= lie.most_asked
@@ -380,7 +380,7 @@ async def test_what_is_being_written_ends_before_the_transfer(
         return accept(*args)
 
     a.assembly.accept = slow  # type: ignore[assignment,method-assign]
-    running = asyncio.create_task(a.transferring.run())
+    running = asyncio.create_task(a.download.run())
     await soon(a.assembly.have.complete)
     for _ in range(100):
         await asyncio.sleep(0)
@@ -395,7 +395,7 @@ async def test_liars_alone_are_named(tmp_path: Path, whole: Offer, shelf: FakeSh
     liar = Server(replace(shelf, items=[false_offer(tmp_path, whole, shelf)]))
     async with serving(liar) as address, fetcher(tmp_path / "a", whole, [address]) as a:
         with pytest.raises(VerificationError, match="sent wrong bytes"):
-            await asyncio.wait_for(a.transferring.run(), 20)
+            await asyncio.wait_for(a.download.run(), 20)
         assert not a.path.exists()
         assert a.assembly.written == 0
 
@@ -457,9 +457,9 @@ async def test_a_member_that_says_it_is_at_a_system_service_is_not_dialled(
     async with fetcher(tmp_path / "a", whole, [seed.address]) as a:
         now = asyncio.get_running_loop().time()
         for number, port in enumerate((22, 80, 1023)):
-            a.transferring._members.seen(Member(f"{number:016x}", "127.0.0.1", port, 0), 64, now)
-        a.transferring._look_around()
-        assert a.transferring._met == {}
+            a.download._members.seen(Member(f"{number:016x}", "127.0.0.1", port, 0), 64, now)
+        a.download._look_around()
+        assert a.download._met == {}
 
 
 @pytest.mark.slow
@@ -474,8 +474,8 @@ async def test_a_crowd_of_members_that_are_not_there_costs_little(
     async with fetcher(tmp_path / "a", whole, [seed.address], bounds=replace(CLIENT, connect_s=1)) as a:
         await run(a, within_s=10)
     assert a.transfer.sources == {"pl@bob": SIZE}
-    assert 1 < len(a.transferring._sources) <= 1 + 256
-    assert a.transferring._company() <= MAX_SOURCES // 2
+    assert 1 < len(a.download._sources) <= 1 + 256
+    assert a.download._company() <= MAX_SOURCES // 2
 
 
 @pytest.mark.slow
@@ -490,10 +490,10 @@ async def test_somebody_who_registers_and_never_answers_does_not_keep_a_fetch_al
         Client() as client,
         fetcher(tmp_path / "a", whole, [address]) as a,
     ):
-        own = Address("127.0.0.1", a.passing.port)
+        own = Address("127.0.0.1", a.seeder.port)
         await client.swarm(own, whole.manifest.id, whole.pieces.count, SwarmQuestion(LIAR, 2001))
         with pytest.raises(NotFoundError):
-            await asyncio.wait_for(a.transferring.run(), 8)
+            await asyncio.wait_for(a.download.run(), 8)
 
 
 @pytest.mark.slow
@@ -507,7 +507,7 @@ async def test_many_silent_sources_of_one_host_do_not_stretch_a_fetch(
             silent.append(Address("127.0.0.2", sock.getsockname()[1]))
         async with fetcher(tmp_path / "a", whole, [*silent, seed.address]) as a:
             await run(a, within_s=5)
-        tried = set(a.transferring._schedule._sources) & set(map(str, silent))
+        tried = set(a.download._schedule._sources) & set(map(str, silent))
     assert len(tried) <= 2
     assert a.transfer.sources == {"pl@bob": SIZE}
 

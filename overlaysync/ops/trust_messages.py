@@ -16,7 +16,7 @@ from overlaysync.model.reference import Reference
 from overlaysync.ops.again import Again
 from overlaysync.ops.dates import ago
 from overlaysync.ops.in_use import users
-from overlaysync.ops.resolve import Listing, describe, fits
+from overlaysync.ops.matching import Listing, describe, fits
 from overlaysync.store.catalog import Holder, ManifestRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest

@@ -1,7 +1,7 @@
-"""Passing on: a fetching node serves what it has verified, while it fetches and for a moment after.
+"""Resharing: a node that fetches serves what it has verified, meanwhile and for a moment after.
 
-It is found by those who fetch the same (each source tells of them), not announced; its catalog has only what
-is whole. Without a port to listen on it fetches all the same, and gives nothing.
+Other nodes that fetch the same find it through their sources; it is not announced, and its catalog lists only
+what is whole. Without a port to listen on the node fetches all the same, and gives nothing.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _ACTIVE_S = 3.0
 """Who has not asked for so long is not waited for."""
 
 
-class Passing:
-    """The shelf of a fetching node.
+class PartialSeeder:
+    """The contents of a fetching node.
 
     Attributes:
         member: this node's member id.
@@ -53,26 +53,26 @@ class Passing:
     @asynccontextmanager
     async def open(
         cls, node: Node, reach: Reach, *, limit: RateLimit | None = None
-    ) -> AsyncIterator[Passing]:
+    ) -> AsyncIterator[PartialSeeder]:
         """Serve while the block runs.
 
         Args:
             node, reach: the node, and whom it has found.
             limit: the rate of what is given to all others together.
         """
-        passing = cls(node, reach)
-        server = Server(passing, limit=limit, key=node.key, teams=node.teams, faults=reach.faults)
+        seeder = cls(node, reach)
+        server = Server(seeder, limit=limit, key=node.key, teams=node.teams, faults=reach.faults)
         try:
-            passing.port = await server.start()
-            passing.tls = server.tls
+            seeder.port = await server.start()
+            seeder.tls = server.tls
         except NetworkError as error:
             reach.observer.note(f"nothing is passed on: {error}")
         try:
-            yield passing
+            yield seeder
         finally:
             await server.stop()
 
-    # -- the shelf -----------------------------------------------------------------------------------
+    # -- what is served ------------------------------------------------------------------------------
 
     @property
     def label(self) -> str:

@@ -1,10 +1,10 @@
-"""Places for bodies with image data: few are sent at once, the others wait in line.
+"""Slots for bodies with image data: few are sent at once, the others wait in line.
 
-A body that is sent with few others at its side is there sooner, and can be passed on sooner. Clients take
-turns, however many requests each of them has in line. A body keeps its place for a moment only: who takes the
-bytes slowly, or not at all, does not hold up the others. Slow bodies count, though, and when they are as many
-as there may be, the line does not move: then the client with the most of them loses one to a client that
-waits and has fewer, so that a few who read slowly on purpose cannot shut out the rest.
+A body that shares the link with few others arrives sooner, and can be passed on sooner. Clients take turns,
+however many requests each of them has in line. A body keeps its slot for a moment only, so a client that
+takes the bytes slowly, or not at all, does not hold up the others. Slow bodies count, though: when there are
+as many as are allowed, the line does not move. Then the client with the most of them loses one to a client
+that waits and has fewer, so that a few that read slowly on purpose cannot shut out the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from overlaysync.net.bounds import ServerBounds
 
 
-class NoPlaceError(Exception):
+class NoSlotError(Exception):
     """Too many bodies are under way or in line."""
 
 
@@ -37,7 +37,7 @@ class _Body:
     slow: bool = False
 
 
-class Places:
+class UploadSlots:
     """The places of one server.
 
     Args:
@@ -63,7 +63,7 @@ class Places:
             give_way: called when the body shall end early, for another client's: soon the block must be left.
 
         Raises:
-            NoPlaceError: the line is too long, or does not move.
+            NoSlotError: the line is too long, or does not move.
         """
         if self._waiting or not self._take():
             await self._wait(client)
@@ -90,7 +90,7 @@ class Places:
 
     async def _wait(self, client: str) -> None:
         if self._waiting >= self._bounds.waiting:
-            raise NoPlaceError
+            raise NoSlotError
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._lines.setdefault(client, deque()).append(turn)
@@ -106,7 +106,7 @@ class Places:
             else:
                 self._forget(client, turn)
             if isinstance(error, TimeoutError):
-                raise NoPlaceError from None
+                raise NoSlotError from None
             raise
 
     def _vacate(self) -> None:

@@ -17,8 +17,8 @@ from overlaysync.model.manifest import Header
 from overlaysync.model.pages import PAGE_SIZE, PageList, PageListBuilder, page_digest
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, Endpoint
-from overlaysync.node.asking import Anyone
-from overlaysync.node.describing import Describing
+from overlaysync.node.any_source import AnySource
+from overlaysync.node.metadata import Metadata
 from overlaysync.node.node import Node
 from overlaysync.store.catalog import Catalog
 from overlaysync.trust.envelope import Manifest
@@ -100,8 +100,8 @@ def catalog(home: Path) -> Iterator[Catalog]:
 
 
 async def fetch(catalog: Catalog, what: Content) -> PageList:
-    anyone = Anyone(what, wait_s=0, silence_s=0, again_s=0)
-    return (await Describing(cast(Any, what), anyone, catalog.pages).fetch(what.header))[0]
+    anyone = AnySource(what, wait_s=0, silence_s=0, again_s=0)
+    return (await Metadata(cast(Any, what), anyone, catalog.pages).fetch(what.header))[0]
 
 
 def kept(catalog: Catalog, what: Content) -> tuple[set[bytes], bool]:

@@ -1,4 +1,4 @@
-"""Where hosts are, and so of whom a peer is believed that somebody answers there."""
+"""Where hosts are, and which peers are believed about the addresses of others."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Re-check: read an image that is served once more from its disk, and compare it with what was published.
+"""Reads an image that is served from its disk once more, and compares it with what was published.
 
-Other than verify it reads on one thread, a window at a time with a pause before each, does not take the page
-cache's word, keeps nothing, and takes no lock: whether the file changed meanwhile is for the caller to see.
+Unlike verify it reads on one thread, a window at a time with a pause before each, does not trust the page
+cache, keeps nothing, and takes no lock: the caller finds out whether the file changed meanwhile.
 """
 
 from __future__ import annotations

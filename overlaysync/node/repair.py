@@ -15,15 +15,15 @@ from overlaysync.net.messages import Address
 from overlaysync.node.fetching import Fetch, Options
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
-from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
+from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.again import Again
 from overlaysync.ops.bases import path_below
 from overlaysync.ops.library import Known, is_read_only
+from overlaysync.ops.matching import Listing
 from overlaysync.ops.packing import packing_of
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Verdict
-from overlaysync.ops.resolve import Listing
 from overlaysync.ops.verify import Verdict as Finding
 from overlaysync.ops.verify import verify as verify_image
 from overlaysync.ops.versions import Standing, State, hold_again
@@ -65,7 +65,7 @@ async def repair(
         Reach.open(node, client, observer, peers=peers) as reach,
     ):
         await reach.until(lambda: bool(reach.sources(content, manifest.header.team)), wait_s=options.wait_s)
-        fetch = Fetch(node, client, reach, observer, options, Passing(node, reach))
+        fetch = Fetch(node, client, reach, observer, options, PartialSeeder(node, reach))
         header = listing.manifest.header
         base = (
             (_own_base(node, verdict.path, header) or fetch.base_of(header, verdict.path))

@@ -15,7 +15,8 @@ from overlaysync.model.digest import format_id, short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.pin import DistrustedPublisher, Pin, TrustedPublisher
 from overlaysync.model.reference import Reference, parse_reference
-from overlaysync.ops.believe import (
+from overlaysync.ops.matching import Listing
+from overlaysync.ops.name_policy import (
     Choice,
     Reason,
     Versions,
@@ -28,8 +29,7 @@ from overlaysync.ops.believe import (
     to_look_at,
 )
 from overlaysync.ops.publish import manifest_row
-from overlaysync.ops.resolve import Listing
-from overlaysync.ops.trust_words import AwayError
+from overlaysync.ops.trust_messages import AwayError
 from overlaysync.store.catalog import ManifestRow
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest

@@ -1,4 +1,4 @@
-"""Duty: which pieces a node brings into the swarm from those that hold everything.
+"""Assigns each piece to one fetching node, which brings it into the swarm from the complete sources.
 
 A seed should send each piece once; the nodes then give it to each other. So each piece is the duty of one
 fetching node, and all agree without a word: every node scores (piece, node) by the same hash, and the highest
@@ -20,7 +20,7 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 """Constants of splitmix64 (Steele, Lea and Flood, 2014)."""
 
 
-class Duty:
+class Assignment:
     """The pieces of one node among its fellows.
 
     Args:

@@ -1,7 +1,7 @@
-"""What a node serves, and to whom: the one place where it is decided who may see what.
+"""What a node serves, and which clients may see it: that is decided here and nowhere else.
 
-A manifest that names a team is for those who have proven that they are in it, any other is for everybody.
-What a view does not show does not exist for who asks: "no" and "absent" are one answer.
+A manifest that names a team is for clients that have proven to be in it, any other is for everybody. What a
+view does not show does not exist for the client: "no" and "absent" are one answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PUBLIC = frozenset({""})
 """The teams of somebody who has proven nothing: what is in no team."""
 
 
-class Shelf(Protocol):
+class ContentProvider(Protocol):
     """All there is to serve, at this moment. Called from the event loop: nothing here may block."""
 
     @property
@@ -57,23 +57,23 @@ class Shelf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What of a shelf those may see who are in one of ``teams``."""
+    """What of it those may see who are in one of ``teams``."""
 
-    shelf: Shelf
+    provider: ContentProvider
     teams: frozenset[str] = PUBLIC
 
     def offers(self) -> list[Offer]:
         """All that may be seen."""
-        return [offer for offer in self.shelf.offers() if self._shows(offer)]
+        return [offer for offer in self.provider.offers() if self._shows(offer)]
 
     def offer(self, manifest_id: bytes) -> Offer | None:
         """One of them."""
-        offer = self.shelf.offer(manifest_id)
+        offer = self.provider.offer(manifest_id)
         return offer if offer is not None and self._shows(offer) else None
 
     def in_use(self) -> list[InUse]:
         """Return what is in use, of all that may be seen."""
-        return [used for used in self.shelf.in_use() if self._shows(used)]
+        return [used for used in self.provider.in_use() if self._shows(used)]
 
     def past(self, manifest_id: bytes) -> tuple[bytes, ...] | None:
         """Return the envelopes of the versions before one that is listed; None when it is not."""

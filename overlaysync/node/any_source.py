@@ -1,8 +1,8 @@
-"""Asking anyone who has a content for what belongs to its manifest: one good answer is enough.
+"""Asks any peer that has a content for what belongs to its manifest: one good answer is enough.
 
-Whatever is asked for proves itself (a page list by its id, a page by its digest), so it does not matter who
-gives it. Who is slow costs a moment: others are asked as well, at first one and then twice as many each time,
-of other hosts before those of hosts that were slow. Image data are asked for by :mod:`.transfer`.
+Whatever is asked for proves itself (a page list by its id, a page by its digest), so it does not matter which
+peer gives it. A slow peer costs a moment: others are asked as well, at first one and then twice as many each
+time, those on other hosts first. Image data are asked for by :mod:`.download`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Sources(Protocol):
         ...
 
 
-class Anyone:
+class AnySource:
     """Those who have a content.
 
     Args:

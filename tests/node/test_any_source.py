@@ -14,7 +14,7 @@ from overlaysync.net.client import BusyError, GoneError
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, Endpoint
 from overlaysync.net.receiving import SilentError
-from overlaysync.node.asking import Anyone
+from overlaysync.node.any_source import AnySource
 from overlaysync.trust.envelope import Manifest
 
 CONTENT = bytes(32)
@@ -46,8 +46,8 @@ class Peers:
         return str(done)
 
 
-def anyone(peers: Peers, *, silence_s: float = 0.2) -> Anyone:
-    return Anyone(peers, wait_s=0, slow_s=SLOW_S, silence_s=silence_s, again_s=0.01, random=lambda: 0)
+def anyone(peers: Peers, *, silence_s: float = 0.2) -> AnySource:
+    return AnySource(peers, wait_s=0, slow_s=SLOW_S, silence_s=silence_s, again_s=0.01, random=lambda: 0)
 
 
 def fails(error: Exception) -> Callable[[], Any]:
@@ -69,7 +69,7 @@ async def test_the_first_is_asked_alone() -> None:
 
 async def test_what_is_asked_for_is_spread_over_all() -> None:
     peers = Peers(**{name: lambda: "1" for name in "abcd"})
-    asking = Anyone(peers, wait_s=0)
+    asking = AnySource(peers, wait_s=0)
     for _ in range(200):
         await asking.ask(CONTENT, peers.ask)
     assert all(peers.asked[name] > 20 for name in "abcd")

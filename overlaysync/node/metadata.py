@@ -1,8 +1,8 @@
-"""The page list of a content and its pages, from anyone who has them, into the catalog.
+"""Gets the page list of a content, and its pages, from any peer into the catalog.
 
-What the manifest's publisher has signed about sizes is checked here, before any room is reserved for the
-image: the list against the header, and the sum of the pages against its ``data_size``. A manifest that does
-not match its content leaves nothing behind.
+The sizes that the publisher has signed are checked here, before any space is reserved for the image: the list
+against the header, and the sum of the pages against its ``data_size``. A manifest that does not match its
+content leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from overlaysync.model.names import printable
 from overlaysync.model.pages import PageList, page_length
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Endpoint
-from overlaysync.node.asking import Anyone
+from overlaysync.node.any_source import AnySource
 from overlaysync.store.pagestore import PageStore
 from overlaysync.trust.envelope import Manifest
 from overlaysync.units import PAGE_UNITS, ceil_div
@@ -28,18 +28,18 @@ _PAGES_KEPT = 64
 """Pages written to the catalog at a time."""
 
 
-class Describing:
+class Metadata:
     """Asks for page lists and pages.
 
     Args:
         client: asks.
-        anyone: those who have them.
+        sources: those who have them.
         store: keeps them.
     """
 
-    def __init__(self, client: Client, anyone: Anyone, store: PageStore) -> None:
+    def __init__(self, client: Client, sources: AnySource, store: PageStore) -> None:
         self._client = client
-        self._anyone = anyone
+        self._sources = sources
         self._store = store
 
     async def fetch(self, header: Header) -> tuple[PageList, int]:
@@ -49,7 +49,7 @@ class Describing:
             NotFoundError, NetworkError: nobody gives it.
             VerificationError: nobody gives a usable one, or the header does not match its content.
         """
-        pages = await self._anyone.ask(header.content_id, self._list, team=header.team)
+        pages = await self._sources.ask(header.content_id, self._list, team=header.team)
         check_list(header, pages)
         kept: set[bytes] = set()
         try:
@@ -109,7 +109,7 @@ class Describing:
             async def ask(address: Endpoint, manifest: Manifest, digest: bytes = digest) -> tuple[bytes, int]:
                 return await self._client.page(address, manifest.id, digest)
 
-            bodies[digest], received = await self._anyone.ask(header.content_id, ask, team=header.team)
+            bodies[digest], received = await self._sources.ask(header.content_id, ask, team=header.team)
             total += received
         return total
 

@@ -26,9 +26,9 @@ from overlaysync.model.history import History
 from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
 from overlaysync.ops.again import Again
+from overlaysync.ops.matching import Listing, fits, fitting, one_of, resolve
 from overlaysync.ops.publish import manifest_row
-from overlaysync.ops.resolve import Listing, fits, fitting, one_of, resolve
-from overlaysync.ops.trust_words import (
+from overlaysync.ops.trust_messages import (
     AwayError,
     StrangerError,
     first_use,

@@ -1,8 +1,8 @@
-"""Re-check what is served: one image after the other, in the background, and gently.
+"""Reads what is served again, one image after the other, in the background, to find damage.
 
-Gently: on a thread of lowest priority (which the kernel applies to its reading as well), at a limited rate,
-and not while others fetch the image, unless it is overdue by as long again. Left out: healing; that is for
-the user to say.
+It runs on a thread of lowest priority (which the kernel applies to its reading as well), at a limited rate,
+and not while peers fetch the image, unless that is overdue by as long again. It does not heal: the user
+decides that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from overlaysync.errors import InUseError, OverlaysyncError, StoppedError
 from overlaysync.node.node import now
 from overlaysync.node.sharing import Share, Shared
 from overlaysync.ops.offer import ImageOffer
-from overlaysync.ops.recheck import Finding, recheck
+from overlaysync.ops.scrub import Finding, recheck
 from overlaysync.units import MIB
 
 ROUND_S = 60.0
@@ -35,7 +35,7 @@ async def rechecked(share: Share, age_s: float | None) -> AsyncIterator[None]:
     if age_s is None:
         yield
         return
-    checker = Rechecker(share, age_s)
+    checker = Scrubber(share, age_s)
     with ThreadPoolExecutor(1, "recheck", initializer=_step_back) as pool:
         task = asyncio.create_task(_go_round(checker, pool))
         try:
@@ -46,7 +46,7 @@ async def rechecked(share: Share, age_s: float | None) -> AsyncIterator[None]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def _go_round(checker: Rechecker, pool: ThreadPoolExecutor) -> None:
+async def _go_round(checker: Scrubber, pool: ThreadPoolExecutor) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(max(SHORTEST_ROUND_S, min(ROUND_S, checker.age_s)))
@@ -62,7 +62,7 @@ def _step_back() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-class Rechecker:
+class Scrubber:
     """Re-checks images of ``share`` that were last read longer than ``age_s`` ago."""
 
     def __init__(self, share: Share, age_s: float, *, rate: int = RATE) -> None:

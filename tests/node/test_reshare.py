@@ -16,7 +16,7 @@ from overlaysync.net.server import Server
 from overlaysync.net.swarm_messages import SwarmQuestion
 from overlaysync.ops.offer import Offer
 from overlaysync.units import CHUNK
-from tests.net.shelf import make_offer, make_shelf
+from tests.net.content_provider import make_offer, make_shelf
 from tests.node.fetchers import Fetcher, fetcher, soon
 
 CONTENT = os.urandom(8 * CHUNK)
@@ -45,7 +45,7 @@ async def client() -> AsyncIterator[Client]:
 
 
 def address(node: Fetcher) -> Address:
-    return Address("127.0.0.1", node.passing.port)
+    return Address("127.0.0.1", node.seeder.port)
 
 
 def finish(node: Fetcher) -> None:
@@ -53,7 +53,7 @@ def finish(node: Fetcher) -> None:
     assert not node.assembly.accept(4, 4, memoryview(CONTENT[4 * CHUNK :]))
     node.part.log.add(1)
     node.assembly.finish(mode=0o644)
-    node.passing.finish(node.part)
+    node.seeder.finish(node.part)
 
 
 async def ask(client: Client, node: Fetcher, member: str, held: int) -> None:
@@ -86,13 +86,13 @@ async def test_what_is_not_whole_is_given_but_not_listed(node: Fetcher, client: 
 async def test_what_is_withdrawn_is_gone(node: Fetcher, client: Client, when: str) -> None:
     if when == "after it":
         finish(node)
-    node.passing.withdraw(node.part)
+    node.seeder.withdraw(node.part)
     with pytest.raises(GoneError):
         await client.swarm(address(node), node.part.manifest.id, PIECES, SwarmQuestion())
     answer = await client.catalog(address(node))
     assert answer.catalog is not None
     assert answer.catalog.envelopes == ()
-    assert node.passing.waiting() == []
+    assert node.seeder.waiting() == []
 
 
 async def test_it_tells_of_the_nodes_it_knows(node: Fetcher, client: Client) -> None:
@@ -107,7 +107,7 @@ async def test_without_a_port_nothing_is_passed_on_and_that_is_said(
 
     monkeypatch.setattr(Server, "start", start)
     async with fetcher(tmp_path / "a", whole, []) as node:
-        assert node.passing.port == 0
+        assert node.seeder.port == 0
         assert node.around.observer.notes == ["nothing is passed on: Cannot listen"]
 
 
@@ -117,20 +117,20 @@ async def test_without_a_port_nothing_is_passed_on_and_that_is_said(
 async def test_nobody_is_waited_for_when_nobody_asks(node: Fetcher) -> None:
     finish(node)
     async with asyncio.timeout(1):
-        await node.passing.linger()
+        await node.seeder.linger()
     assert node.around.observer.notes == []
 
 
 async def test_it_stays_until_the_others_have_it(node: Fetcher, client: Client) -> None:
     await ask(client, node, OTHER, 0)
     await ask(client, node, ANOTHER, 1)
-    assert node.passing.waiting() == []  # it has nothing whole to stay for
+    assert node.seeder.waiting() == []  # it has nothing whole to stay for
     finish(node)
-    assert {member.id for member in node.passing.waiting()} == {OTHER, ANOTHER}
-    lingering = asyncio.create_task(node.passing.linger())
+    assert {member.id for member in node.seeder.waiting()} == {OTHER, ANOTHER}
+    lingering = asyncio.create_task(node.seeder.linger())
     await soon(lambda: bool(node.around.observer.notes))
     await ask(client, node, OTHER, PIECES)
-    assert [member.id for member in node.passing.waiting()] == [ANOTHER]
+    assert [member.id for member in node.seeder.waiting()] == [ANOTHER]
     assert not lingering.done()
     await ask(client, node, ANOTHER, PIECES)
     async with asyncio.timeout(1):
@@ -149,9 +149,9 @@ async def test_who_has_not_asked_for_a_while_is_not_waited_for(
     finish(node)
     await ask(client, node, OTHER, 0)
     late[0] = 2.5
-    assert len(node.passing.waiting()) == 1
+    assert len(node.seeder.waiting()) == 1
     late[0] = 3.5
-    assert node.passing.waiting() == []
+    assert node.seeder.waiting() == []
 
 
 @pytest.mark.slow
@@ -159,5 +159,5 @@ async def test_it_does_not_stay_for_ever(node: Fetcher, client: Client) -> None:
     finish(node)
     await ask(client, node, OTHER, 0)
     async with asyncio.timeout(2):
-        await node.passing.linger(longest_s=0.3)
-    assert len(node.passing.waiting()) == 1
+        await node.seeder.linger(longest_s=0.3)
+    assert len(node.seeder.waiting()) == 1

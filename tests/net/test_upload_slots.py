@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlaysync.net.bounds import SERVER, ServerBounds
-from overlaysync.net.places import NoPlaceError, Places
+from overlaysync.net.upload_slots import NoSlotError, UploadSlots
 
 LONG = 1000.0
 CALM = replace(SERVER, places=1, wait_s=LONG, place_s=LONG)
@@ -23,7 +23,7 @@ class Hall:
     """Bodies that ask for a place and keep it until they are told to go."""
 
     def __init__(self, bounds: ServerBounds, most: int = 64) -> None:
-        self.places = Places(bounds, most)
+        self.places = UploadSlots(bounds, most)
         self.entered: list[str] = []
         self.inside: Counter[str] = Counter()
         self.gave_way: list[str] = []
@@ -185,7 +185,7 @@ async def test_who_has_most_slow_bodies_gives_way_to_who_waits() -> None:
 async def test_nobody_gives_way_to_who_would_have_more_then() -> None:
     hall = await full_of_slow("aabbc", wait_s=0.2)
     refused = hall.ask("a"), hall.ask("b"), hall.ask("c")
-    with pytest.raises(NoPlaceError):
+    with pytest.raises(NoSlotError):
         await within(5, refused[0])
     await asyncio.wait(refused)
     assert hall.gave_way == []
@@ -206,7 +206,7 @@ async def test_a_body_that_is_fast_enough_never_gives_way() -> None:
     for _ in range(8):
         hall.ask("a")
     await settle()
-    with pytest.raises(NoPlaceError):
+    with pytest.raises(NoSlotError):
         await within(5, hall.ask("z"))
     assert hall.gave_way == []
     await hall.run_to_the_end()
@@ -219,7 +219,7 @@ async def test_a_line_that_does_not_move_ends() -> None:
     hall = Hall(replace(CALM, wait_s=0.02))
     hall.ask("a")
     late = hall.ask("b")
-    with pytest.raises(NoPlaceError):
+    with pytest.raises(NoSlotError):
         await within(5, late)
     await hall.run_to_the_end()
     assert hall.entered == ["a"]
@@ -232,13 +232,13 @@ async def test_a_line_has_an_end() -> None:
         hall.ask(client)
     await settle()
     refused = hall.ask("d")
-    with pytest.raises(NoPlaceError):
+    with pytest.raises(NoSlotError):
         await within(5, refused)
     hall.end(0)
     await settle()
     hall.ask("e")  # one has got in: there is room again
     endings = await hall.run_to_the_end()
-    assert [type(ending) for ending in endings].count(NoPlaceError) == 1
+    assert [type(ending) for ending in endings].count(NoSlotError) == 1
     assert hall.entered == ["a", "b", "c", "e"]
 
 
@@ -308,7 +308,7 @@ def test_whatever_happens_in_whatever_order_no_place_is_lost(
                 (hall.end if what == "end" else hall.cancel)(number % asked)
             assert hall.inside.total() <= min(places, most)
         for ending in await hall.run_to_the_end():
-            assert ending is None or isinstance(ending, NoPlaceError | asyncio.CancelledError)
+            assert ending is None or isinstance(ending, NoSlotError | asyncio.CancelledError)
         assert await hall.capacity() == min(places, most)
 
     asyncio.run(play())

@@ -1,4 +1,4 @@
-"""What a transfer still wants, slot by slot and piece by piece, and what is known of each piece.
+"""What a download is still missing, slot by slot and piece by piece, and what is known of each piece.
 
 Leaves out whom to ask: that is :mod:`.schedule`.
 """
@@ -18,7 +18,7 @@ PieceMask = NDArray[np.bool_]
 PieceNumbers = NDArray[np.intp]
 
 
-class Wanted:
+class MissingPieces:
     """The missing slots, by piece.
 
     Args:

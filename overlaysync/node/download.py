@@ -1,8 +1,8 @@
-"""Transfer: the network part of making one image, driven by the schedule.
+"""The network part of making one image, driven by the schedule.
 
-Asks all sources at once: those that list the content, and those that fetch it at present. Of the latter one
-learns from any source; they are asked what they have, are told in the same breath what is here, and are given
-what they ask for (:mod:`.passing`).
+Asks all sources at once: peers that list the content, and peers that are fetching it. Any source tells of the
+latter; they are asked what they have, are told at the same time what is here, and are given what they ask for
+(:mod:`.reshare`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.receiving import SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion
 from overlaysync.node.node import now
-from overlaysync.node.passing import Passing
 from overlaysync.node.reach import Reach
+from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.assemble import BATCH, Assembly
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step
@@ -57,7 +57,7 @@ _INVENTED = 5
 
 
 @dataclass(slots=True)
-class Transfer:
+class TransferStats:
     """Where the bytes of one image came from.
 
     Attributes:
@@ -88,7 +88,7 @@ def _schedule(assembly: Assembly, rate: int | None, me: str) -> Schedule:
     )
 
 
-class Transferring:
+class Download:
     """The network part of making one image.
 
     Args:
@@ -98,7 +98,7 @@ class Transferring:
         offer: gives what there is of it to others.
         transfer: counts what comes.
         threads: verify and write.
-        passing: knows who else fetches it.
+        seeder: knows who else fetches it.
     """
 
     def __init__(
@@ -107,9 +107,9 @@ class Transferring:
         step: Step,
         assembly: Assembly,
         offer: PartOffer,
-        transfer: Transfer,
+        transfer: TransferStats,
         threads: ThreadPoolExecutor,
-        passing: Passing,
+        seeder: PartialSeeder,
     ) -> None:
         self._reach = reach
         self._step = step
@@ -117,10 +117,10 @@ class Transferring:
         self._offer = offer
         self._transfer = transfer
         self._threads = threads
-        self._passing = passing
+        self._seeder = seeder
         self._loop = asyncio.get_running_loop()
-        self._schedule = _schedule(assembly, reach.client.rate, passing.member)
-        self._members = passing.swarms.of(step.listing.manifest.id)
+        self._schedule = _schedule(assembly, reach.client.rate, seeder.member)
+        self._members = seeder.swarms.of(step.listing.manifest.id)
         self._told = Members()
         self._buffers: list[memoryview] = []
         self._team = step.header.team
@@ -180,7 +180,7 @@ class Transferring:
             member.id: member
             for known in (self._told, self._members)
             for member in known.current(now)
-            if member.id != self._passing.member
+            if member.id != self._seeder.member
         }
         whole, useless = self._schedule.pieces.count, self._useless(now)
         self._schedule.share_with(
@@ -217,7 +217,7 @@ class Transferring:
 
     def _add_member(self, member: Member, most: int) -> None:
         """Ask this one as well, unless ``most`` are asked already."""
-        if member.id in self._met or member.id == self._passing.member:
+        if member.id in self._met or member.id == self._seeder.member:
             return
         if len(self._met) >= _MET or self._company() >= most:
             return
@@ -271,9 +271,9 @@ class Transferring:
     async def _question(self, source: str) -> None:
         address, manifest = self._sources[source]
         schedule = self._schedule
-        port = self._passing.port_for(self._team)
+        port = self._seeder.port_for(self._team)
         question = SwarmQuestion(
-            self._passing.member if port else "",
+            self._seeder.member if port else "",
             port,
             schedule.whole_count,
             schedule.cursor(source),

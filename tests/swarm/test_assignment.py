@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlaysync.swarm.duty import Duty
+from overlaysync.swarm.assignment import Assignment
 
 COUNT = 4000
 ROOM = [f"node{number}" for number in range(9)]
 
 
-def duties(members: list[str], count: int = COUNT) -> dict[str, Duty]:
-    made = {member: Duty(member, count) for member in members}
+def duties(members: list[str], count: int = COUNT) -> dict[str, Assignment]:
+    made = {member: Assignment(member, count) for member in members}
     for duty in made.values():
         duty.share_with(members)
     return made
@@ -30,8 +30,8 @@ def owners(members: list[str]) -> list[str]:
 
 
 def test_alone_everything_is_mine() -> None:
-    assert Duty("a", 7).mine.tolist() == [True] * 7
-    assert Duty("a", 0).mine.tolist() == []
+    assert Assignment("a", 7).mine.tolist() == [True] * 7
+    assert Assignment("a", 0).mine.tolist() == []
 
 
 def test_each_piece_is_the_duty_of_one_node() -> None:
@@ -49,7 +49,7 @@ def test_who_joins_takes_pieces_and_moves_no_others() -> None:
 
 def test_all_agree_on_who_comes_next() -> None:
     """Scores order the nodes: with the first gone, a piece falls to the one with the next score."""
-    scores = np.array([Duty(name, COUNT).scores for name in ROOM])
+    scores = np.array([Assignment(name, COUNT).scores for name in ROOM])
     second = np.argsort(scores, axis=0)[-2]
     first = np.argmax(scores, axis=0)
     rest = owners(ROOM[1:])
@@ -75,17 +75,17 @@ def test_the_scores_are_the_same_on_every_machine() -> None:
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
         z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
         scores.append(z ^ z >> 31)
-    assert Duty("a", 3).scores.tolist() == scores
+    assert Assignment("a", 3).scores.tolist() == scores
 
 
 @given(st.lists(st.sets(st.sampled_from(ROOM)), max_size=6))
 @pytest.mark.slow
 def test_like_a_new_one_whatever_went_before(turns: list[set[str]]) -> None:
-    duty, before = Duty("node0", 64), set[str]()
+    duty, before = Assignment("node0", 64), set[str]()
     for others in turns:
         changed = duty.share_with(others)
         assert changed == (others - {"node0"} != before)
         before = others - {"node0"}
-        fresh = Duty("node0", 64)
+        fresh = Assignment("node0", 64)
         fresh.share_with(others)
         assert (duty.mine == fresh.mine).all() and (duty.next == fresh.next).all()
