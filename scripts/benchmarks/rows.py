@@ -420,8 +420,8 @@ def recipe(bench: Bench) -> list[Line]:
         # The directories matter to a node that has not hashed what is there.
         words = ("fetch", "web", "--to", overlays, "--masters", master.parent, "--peer", peer)
         fetched = bench.command(*words, home=home).json["fetched"][-1]
-        check_equal(path, overlays / "web.qcow2")
-        (overlays / "web.qcow2").unlink()
+        check_equal(path, Path(fetched["path"]))
+        Path(fetched["path"]).unlink()
         return fetched["wire"]
 
     with bench.share(out / "web.qcow2", home=home) as (peer, _):
@@ -471,7 +471,7 @@ def private_fetch(bench: Bench) -> list[Line]:
     with (
         bench.ssh_server() as login,
         bench.share(path, "--iface", "lo", "--team", "red", home=seed) as (private, _),
-        bench.share(path, "--iface", "lo", "--team", "", home=bench.home(seed)) as (public, _),
+        bench.share(path, "--iface", "lo", "--public", "--yes", home=bench.home(seed)) as (public, _),
     ):
         times = take_turns(
             bench.runs,
