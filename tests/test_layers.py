@@ -7,6 +7,7 @@ Rules:
     1. A module imports only from lower levels; inside its own package it is free.
     2. Packages of one level do not import each other (formats, store, swarm, trust; cli, web).
        ``units`` may use ``errors``, both level 0: a size that cannot be read is an error of the one tree.
+       ``discovery`` may use ``net``, both level 4, for addresses and faults; ``net`` knows no discovery.
     3. Below level 4 nothing is ``async``, imports a network or event loop module, or reads a clock.
     4. ``overlaysync/__init__.py`` and ``__main__.py`` stand outside the table.
 """
@@ -32,13 +33,14 @@ LEVELS = {
     "trust": 2,
     "ops": 3,
     "net": 4,
+    "discovery": 4,
     "node": 5,
     "cli": 6,
     "web": 6,
 }
 FIRST_IMPURE_LEVEL = 4
 
-SAME_LEVEL_ALLOWED = {("units", "errors")}
+SAME_LEVEL_ALLOWED = {("units", "errors"), ("discovery", "net")}
 
 IMPURE_MODULES = (
     "aiohttp",

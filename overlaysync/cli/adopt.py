@@ -28,14 +28,12 @@ from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import BaseImageError, NotFoundError, UsageError
 from overlaysync.model.names import check_name
 from overlaysync.model.reference import Reference, parse_reference
-from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
-from overlaysync.net.rate import RateLimit
 from overlaysync.node.adoption import Adoption
-from overlaysync.node.fetching import Fetch, Options
+from overlaysync.node.fetch_session import fetching
+from overlaysync.node.fetching import Options
 from overlaysync.node.node import Node, now, timestamp
-from overlaysync.node.reach import Reach
-from overlaysync.node.reshare import PartialSeeder
+from overlaysync.node.session import Network
 from overlaysync.ops.adopt import (
     ElsewhereError,
     Proof,
@@ -186,24 +184,12 @@ class _Adopting:
 
     async def _within_reach(self, adoption: Adoption, only: Known | Reference | None) -> Proof:
 
-        node = self.node
-        async with (
-            Client(compression=compression(), teams=node.teams) as client,
-            Reach.open(
-                node,
-                client,
-                self.output,
-                peers=self.peers,
-                interfaces=self.interfaces,
-                mdns_needed=False,
-            ) as reach,
-            PartialSeeder.open(node, reach, limit=RateLimit(None)) as seeder,
-        ):
-            fetch = Fetch(node, client, reach, self.output, self.options, seeder)
+        network = Network(self.peers, self.interfaces, compression=compression(), mdns_needed=False)
+        async with fetching(self.node, self.output, network, self.options) as session:
             try:
-                return await adoption.within_reach(fetch, only)
+                return await adoption.within_reach(session.fetch, only)
             finally:
-                note_silent(reach, self.output)
+                note_silent(session.fetch.reach, self.output)
 
     def _write(self, stray: Stray, known: Known, name: str | None, proof: Proof | None) -> Known:
         """Write the overlay to a new file on the master that ``known`` was read over."""

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from overlaysync.cli.common import open_node, parse_peers
-from overlaysync.net.client import Client
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
-from overlaysync.node.reach import Reach
+from overlaysync.node.session import Network, looking
 from overlaysync.ops.matching import Listing
 from overlaysync.trust.envelope import open_envelope
 
@@ -37,10 +36,7 @@ def find(most: int, safe: re.Pattern[str]) -> list[str]:
 
 async def _look(node: Node) -> Iterable[Listing]:
 
-    async with (
-        Client(teams=node.teams) as client,
-        Reach.open(node, client, Silent(), peers=parse_peers(None)) as reach,
-    ):
+    async with looking(node, Silent(), Network(parse_peers(None))) as reach:
         await reach.until(lambda: False, wait_s=_LOOK_S)
         return reach.listings()
 

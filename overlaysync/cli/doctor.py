@@ -20,17 +20,17 @@ import typer
 
 from overlaysync.cli.common import InterfaceOption, open_node, parse_peers
 from overlaysync.cli.output import Output, output_of
+from overlaysync.discovery.announcer import Announcement, Announcer
+from overlaysync.discovery.browser import Browser
+from overlaysync.discovery.interfaces import Interface, choose_interfaces, list_interfaces
 from overlaysync.errors import NetworkError, OverlaysyncError
 from overlaysync.formats.locks import hold_read_lock, in_use
-from overlaysync.net.announcer import Announcement, Announcer
-from overlaysync.net.client import Client
-from overlaysync.net.discovery import Browser
-from overlaysync.net.interfaces import Interface, choose_interfaces, is_link_local, list_interfaces
+from overlaysync.model.addresses import is_link_local
 from overlaysync.net.messages import DEFAULT_PORT, Address
 from overlaysync.node.identity import RESTORE, kept_keys
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
-from overlaysync.node.reach import Reach
+from overlaysync.node.session import Network, looking
 from overlaysync.node.twins import ADVICE, Twin
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.faultlog import FaultCount
@@ -289,12 +289,7 @@ async def _meet_twins(node: Node, peers: Sequence[Address], interfaces: Sequence
     """Other machines with this machine's key that are announced, or named by OVERLAYSYNC_PEERS."""
 
     try:
-        async with (
-            Client() as client,
-            Reach.open(
-                node, client, Silent(), peers=peers, interfaces=interfaces, catalogs=bool(peers)
-            ) as reach,
-        ):
+        async with looking(node, Silent(), Network(peers, interfaces, catalogs=bool(peers))) as reach:
             await reach.until(lambda: bool(reach.twins.found), wait_s=_TWINS_S)
             return list(reach.twins.found.values())
     except NetworkError:  # the checks of the network say so

@@ -36,16 +36,13 @@ from overlaysync.errors import Refusal, UsageError
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import check_name
 from overlaysync.model.reference import Reference, parse_reference
-from overlaysync.net.client import Client
-from overlaysync.net.messages import Address
-from overlaysync.net.rate import RateLimit
 from overlaysync.node.collection import Brought, Collection
 from overlaysync.node.download import TransferStats
+from overlaysync.node.fetch_session import FetchSession, fetching
 from overlaysync.node.fetching import Fetch, Fetched, Options
 from overlaysync.node.node import Node
-from overlaysync.node.reach import Reach
-from overlaysync.node.reshare import PartialSeeder
 from overlaysync.node.serving import serve
+from overlaysync.node.session import Network
 from overlaysync.node.sharing import Share
 from overlaysync.ops.bases import lies_in
 from overlaysync.ops.matching import Listing
@@ -129,9 +126,8 @@ def fetch(
         wait_s=wait,
         again=again_of(to, masters, peer, iface, name, format, trusted_only=trusted_only),
     )
-    work = _Fetching(
-        output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), seed, dry_run
-    )
+    network = Network(parse_peers(peer), iface or (), parse_rate(limit_rate), compression())
+    work = _Fetching(output_of(context), options, network, seed, dry_run)
     with open_node(output_of(context)) as node, interruptible():
         for reference in references:
             check_membership(node, reference)
@@ -145,18 +141,13 @@ class _Fetching:
         self,
         output: Output,
         options: Options,
-        peers: list[Address],
-        interfaces: list[str],
-        rate: int | None,
+        network: Network,
         seed: float | None,
         dry_run: bool,
     ) -> None:
         self._output = output
         self._options = options
-        self._peers = peers
-        self._interfaces = interfaces
-        self._rate = rate
-        self._compression = compression()
+        self._network = network
         self._seed = seed
         self._dry_run = dry_run
         self._first_uses: set[bytes] = set()
@@ -167,17 +158,12 @@ class _Fetching:
         Of several things all that can be had are fetched; what cannot is listed, and makes the exit code.
         """
 
-        given = RateLimit(self._rate)  # by both servers together, while it fetches and while it seeds
-        async with (
-            Client(limit=RateLimit(self._rate), compression=self._compression, teams=node.teams) as client,
-            Reach.open(node, client, self._output, peers=self._peers, interfaces=self._interfaces) as reach,
-            PartialSeeder.open(node, reach, limit=given) as seeder,
-        ):
-            fetch = Fetch(node, client, reach, self._output, self._options, seeder)
+        async with fetching(node, self._output, self._network, self._options) as session:
+            fetch = session.fetch
             collection = Collection(
                 fetch,
                 dry_run=self._dry_run,
-                looked=lambda: note_silent(reach, self._output),
+                looked=lambda: note_silent(fetch.reach, self._output),
                 planned=lambda steps, verdict: show_plan(self._output, steps, self._options, verdict),
             )
             single = len(references) == 1 and not references[0].is_many
@@ -192,10 +178,10 @@ class _Fetching:
             plans = [step for one in brought for step in one.plan]
             self._print(node, plans, results, collection.refusals)
             if self._seed and results:
-                await self._seed_for(self._seed, node, reach, results, given)
+                await self._seed_for(self._seed, session, results)
             elif self._seed is None:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
-                    await seeder.linger()
+                    await fetch.seeder.linger()
             if collection.refusals:
                 total = len(collection.refusals) + len({one.choice.manifest.id for one in brought})
                 for refusal in collection.refusals:
@@ -253,14 +239,12 @@ class _Fetching:
             return ""
         return f" · first use of '{manifest.header.full_name}', published by {node_id(manifest.publisher)}"
 
-    async def _seed_for(
-        self, seconds: float, node: Node, reach: Reach, results: list[Fetched], limit: RateLimit
-    ) -> None:
-
-        share = Share(node, [result.known.path for result in results], None, self._output)
+    async def _seed_for(self, seconds: float, session: FetchSession, results: list[Fetched]) -> None:
+        fetch, interfaces = session.fetch, self._network.interfaces
+        share = Share(fetch.node, [result.known.path for result in results], None, self._output)
         try:
             await asyncio.to_thread(share.publish_all)
-            async with serve(share, reach=reach, interfaces=self._interfaces, limit=limit):
+            async with serve(share, reach=fetch.reach, interfaces=interfaces, limit=session.given):
                 self._output.note(f"sharing for {seconds:g} s; Ctrl-C ends it")
                 await asyncio.sleep(seconds)
         finally:

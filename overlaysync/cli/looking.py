@@ -9,10 +9,10 @@ from typing import Any
 
 from overlaysync.cli.output import Output
 from overlaysync.errors import NetworkError
-from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
+from overlaysync.node.session import Network, looking
 from overlaysync.node.views import PeerView
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.timeline import Place
@@ -83,12 +83,8 @@ async def look(
         mdns_needed: whether it is an error when discovery does not work and no peer is named.
     """
 
-    async with (
-        Client(teams=node.teams) as client,
-        Reach.open(
-            node, client, output, peers=peers, interfaces=interfaces, mdns_needed=mdns_needed
-        ) as reach,
-    ):
+    network = Network(peers, interfaces, mdns_needed=mdns_needed)
+    async with looking(node, output, network) as reach:
         await reach.until(lambda: False, wait_s=wait_s)
         if reach.looking:
             await reach.until(lambda: not reach.looking, wait_s=_ANSWERS_S)

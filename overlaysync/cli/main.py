@@ -131,7 +131,7 @@ def _report(output: Output, error: OverlaysyncError) -> int:
         lines = [f"{error.what}:", f"  {error.why}"]
     lines += [f"  {line}" for line in candidate_lines(error)]
     if error.hint:
-        lines.append(f"  try: {error.hint}")
+        lines.append(f"  {streams.TRY}{error.hint}")
     output.error("\n".join(lines), error_fields(error))
     return error.exit_code
 
@@ -144,7 +144,7 @@ def _report_usage(output: Output, error: Exception) -> int:
         return 0
     command = context.command_path if context else "overlaysync"
     fields = {"what": message, "why": "", "hint": f"{command} --help", "candidates": [], "exit_code": 2}
-    output.error(f"{message}\n  try: {command} --help", fields)
+    output.error(f"{message}\n  {streams.TRY}{command} --help", fields)
     return 2
 
 

@@ -89,7 +89,8 @@ class Output:
             streams.show(f"{json.dumps({'error': fields})}\n")
             return
         text = _safe(f"✗ {text}")
-        streams.show(f"{stamped(text) if self.logs else self._painted(text, sys.stderr)}\n")
+        text = stamped(text) if self.logs else self._painted(streams.wrapped(text), sys.stderr)
+        streams.show(f"{text}\n")
 
     def _painted(self, text: str, stream: Any) -> str:
         """Return the tick or cross that ``text`` begins with in its colour."""
@@ -116,7 +117,7 @@ class Output:
             if self.json:
                 text = json.dumps({"note": text})
             else:
-                text = stamped(_safe(text)) if self.logs else _safe(text)
+                text = stamped(_safe(text)) if self.logs else streams.wrapped(_safe(text))
             streams.show(f"{text}\n")
 
     def log(self, text: str) -> None:

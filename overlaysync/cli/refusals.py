@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from overlaysync.cli.streams import TRY
 from overlaysync.errors import AmbiguousError, OverlaysyncError, Refusal
 
 _SHOWN_CANDIDATES = 20
@@ -40,7 +41,7 @@ def refusal_lines(refusal: Refusal) -> list[str]:
     """Return what people are told of one of several things that could not be had."""
     error = refusal.error
     lines = [f"✗ {refusal.name}: {error}", *(f"    {line}" for line in candidate_lines(error))]
-    return [*lines, f"    try: {error.hint}"] if error.hint else lines
+    return [*lines, f"    {TRY}{error.hint}"] if error.hint else lines
 
 
 def of_several(refusals: Sequence[Refusal], total: int, what: str, *, told: bool) -> OverlaysyncError:

@@ -33,14 +33,13 @@ from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import MAX_NOTE
 from overlaysync.model.names import one_field
-from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.gathering import Wishes
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
-from overlaysync.node.reach import Reach
 from overlaysync.node.serving import serve
+from overlaysync.node.session import Network, looking
 from overlaysync.node.sharing import Share
 from overlaysync.node.used import Used
 from overlaysync.ops.again import PUBLIC, ShareAgain
@@ -207,26 +206,16 @@ async def _share(
 ) -> None:
 
     share = Share(node, paths, team, output, wishes)
-    peers, interfaces = served.peers, served.interfaces
+    network = Network(served.peers, served.interfaces, mdns_needed=False, catalogs=False, alarm=output.note)
     try:
         await asyncio.to_thread(share.publish_all)
         async with (
-            Client(teams=node.teams) as client,
-            Reach.open(
-                node,
-                client,
-                Silent(),
-                peers=peers,
-                interfaces=interfaces,
-                mdns_needed=False,
-                catalogs=False,
-                alarm=output.note,
-            ) as reach,
+            looking(node, Silent(), network) as reach,
             serve(
                 share,
                 reach=reach,
                 port=served.port,
-                interfaces=interfaces,
+                interfaces=served.interfaces,
                 limit=RateLimit(served.rate),
                 recheck_s=served.recheck_s,
             ) as (bound, where),

@@ -9,12 +9,22 @@ from __future__ import annotations
 import io
 import os
 import sys
+import textwrap
 from contextlib import suppress
 from os import get_terminal_size
 from typing import TextIO
 
 CLOSED = 141
 """Exit code when what reads the result closes the pipe: as of a program that SIGPIPE ended, in a shell."""
+
+TRY = "try: "
+"""Begins a line with a command to type."""
+
+_GOES_ON = " " * 4
+"""Before what goes on: more than before a hint, so that no words of a peer look like one."""
+
+_NARROWEST = 30
+"""Columns below which text is not wrapped more narrowly."""
 
 _WIDTH = 80
 """Columns of a terminal that does not say how many it has."""
@@ -59,8 +69,38 @@ def silence(stream: TextIO) -> None:
 
 def columns() -> int:
     """Return the columns for a line on standard error; two are left free, as some terminals wrap early."""
+    return (_width() or _WIDTH) - 2
+
+
+def wrapped(text: str) -> str:
+    """Return ``text`` with its lines wrapped between words, where standard error is a terminal.
+
+    A line that says what to type stays whole, so that it can be copied.
+    """
+    width = _width()
+    if not width:
+        return text
+    return "\n".join(_wrapped_line(line, width) for line in text.split("\n"))
+
+
+def _wrapped_line(line: str, width: int) -> str:
+    words = line.lstrip()
+    if len(line) <= width or words.startswith(TRY):
+        return line
+    indent = line[: len(line) - len(words)]
+    return textwrap.fill(
+        words,
+        max(width, _NARROWEST),
+        initial_indent=indent,
+        subsequent_indent=f"{indent}{_GOES_ON}",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _width() -> int:
+    """Return the columns of the terminal on standard error; 0 when it is none, or does not say."""
     try:
-        width = get_terminal_size(sys.stderr.fileno()).columns
-    except (OSError, ValueError):  # the terminal has gone
-        width = 0
-    return (width or _WIDTH) - 2
+        return get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # no terminal, or one that has gone
+        return 0

@@ -30,15 +30,12 @@ from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
 from overlaysync.cli.signals import ending
 from overlaysync.model.reference import Reference, parse_reference
-from overlaysync.net.client import Client
-from overlaysync.net.messages import Address
-from overlaysync.net.rate import RateLimit
-from overlaysync.node.fetching import Fetch, Fetched, Options
+from overlaysync.node.fetch_session import FetchSession, fetching
+from overlaysync.node.fetching import Fetched, Options
 from overlaysync.node.node import Node
-from overlaysync.node.reach import Reach
 from overlaysync.node.replica import Replica
-from overlaysync.node.reshare import PartialSeeder
 from overlaysync.node.serving import serve
+from overlaysync.node.session import Network
 from overlaysync.node.syncing import Change, Round, Sync, check_followable, sync_options
 
 _RECHECK_S = 7 * 86400.0
@@ -95,9 +92,8 @@ def sync(
         check_followable(reference, again)
     directories = [os.path.abspath(path) for path in masters or ()]
     options = sync_options(os.path.abspath(to), directories, exclude=exclude or (), wait_s=wait, again=again)
-    work = _Syncing(
-        output_of(context), options, parse_peers(peer), iface or [], parse_rate(limit_rate), watch
-    )
+    network = Network(parse_peers(peer), iface or (), parse_rate(limit_rate), compression())
+    work = _Syncing(output_of(context), options, network, watch)
     with open_node(output_of(context)) as node, interruptible():
         for reference in references:
             check_membership(node, reference)
@@ -118,18 +114,13 @@ class _Syncing:
         self,
         output: Output,
         options: Options,
-        peers: list[Address],
-        interfaces: list[str],
-        rate: int | None,
+        network: Network,
         watch: bool,
     ) -> None:
         self.watching = False
         self.output = output
         self._options = options
-        self._peers = peers
-        self._interfaces = interfaces
-        self._rate = rate
-        self._compression = compression()
+        self._network = network
         self._watch = watch
         if watch:
             output.stay()
@@ -137,24 +128,20 @@ class _Syncing:
     async def run(self, node: Node, references: list[Reference]) -> None:
         """Bring everything once; then tell what is not at its newest version, or stay and follow."""
 
-        given = RateLimit(self._rate)  # by both servers together
-        async with (
-            Client(limit=RateLimit(self._rate), compression=self._compression, teams=node.teams) as client,
-            Reach.open(node, client, self.output, peers=self._peers, interfaces=self._interfaces) as reach,
-            PartialSeeder.open(node, reach, limit=given) as seeder,
-        ):
+        async with fetching(node, self.output, self._network, self._options) as session:
+            fetch = session.fetch
             work = Sync(
-                Fetch(node, client, reach, self.output, self._options, seeder),
+                fetch,
                 references,
-                looked=lambda: note_silent(reach, self.output),
+                looked=lambda: note_silent(fetch.reach, self.output),
                 planned=lambda steps, verdict: show_plan(self.output, steps, self._options, verdict),
             )
             done = await work.first()
             if self._watch:
-                await self._follow(node, work, done, reach, seeder, given)
+                await self._follow(node, work, done, session)
             self._print(node, done)
             with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
-                await seeder.linger()
+                await fetch.seeder.linger()
             self._complain(done)
 
     def _complain(self, done: Round) -> None:
@@ -170,9 +157,7 @@ class _Syncing:
 
     # -- staying -------------------------------------------------------------------------------------
 
-    async def _follow(
-        self, node: Node, work: Sync, done: Round, reach: Reach, seeder: PartialSeeder, limit: Any
-    ) -> None:
+    async def _follow(self, node: Node, work: Sync, done: Round, session: FetchSession) -> None:
         """Share what is here, and follow what is published, until Ctrl-C."""
 
         replica = Replica(node, (), None, self.output, leaves_out=self._options.leaves_out)
@@ -182,10 +167,10 @@ class _Syncing:
             await asyncio.to_thread(self._take_up, replica, work, done)
             async with serve(
                 replica,
-                reach=reach,
+                reach=session.fetch.reach,
                 port=None,
-                interfaces=self._interfaces,
-                limit=limit,
+                interfaces=self._network.interfaces,
+                limit=session.given,
                 recheck_s=_RECHECK_S,
             ) as (port, where):
                 names = _shared_names(replica)
@@ -197,8 +182,8 @@ class _Syncing:
                 self.output.note(f"  shared from here: {', '.join(names) or 'nothing yet'}")
                 self.watching = True
                 while True:
-                    await seeder.linger(longest_s=_HAND_OVER_S)
-                    seeder.let_go()
+                    await session.fetch.seeder.linger(longest_s=_HAND_OVER_S)
+                    session.fetch.seeder.let_go()
                     await work.news()
                     for change in await work.again():
                         self._tell(change)

@@ -1,1 +1,1 @@
-"""The network: wire messages, HTTP server and client, discovery. Level 4: the first that is async."""
+"""The network: wire messages, HTTP server and client. Level 4: the first that is async."""

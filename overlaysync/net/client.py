@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from overlaysync.errors import DecodeError, OverlaysyncError, PeerError
+from overlaysync.model.addresses import heard_from
 from overlaysync.model.names import printable
 from overlaysync.model.pages import page_digest
 from overlaysync.net.bounds import (
@@ -34,7 +35,6 @@ from overlaysync.net.bounds import (
     ClientBounds,
 )
 from overlaysync.net.compression import ENCODING, decompress, decompress_at_most
-from overlaysync.net.interfaces import heard_from
 from overlaysync.net.membership import encode_proof
 from overlaysync.net.messages import (
     Address,

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from overlaysync.net.interfaces import host_key
+from overlaysync.model.addresses import host_key
 
 _T = TypeVar("_T")
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from overlaysync.errors import DecodeError, UsageError
+from overlaysync.model.addresses import is_link_local
 from overlaysync.model.names import one_field, printable
 from overlaysync.net.bounds import (
     BOOT_SIZE,
@@ -34,7 +35,6 @@ from overlaysync.net.bounds import (
     MAX_SLOTS,
     MAX_SLOTS_TEXT,
 )
-from overlaysync.net.interfaces import is_link_local
 from overlaysync.trust.keys import PUBLIC_KEY_SIZE
 
 _Message = TypeVar("_Message")

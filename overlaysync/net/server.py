@@ -34,6 +34,7 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError
+from overlaysync.model.addresses import is_link_local, is_told_port, told_to
 from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.names import one_field
 from overlaysync.net.boot import boot_hash
@@ -42,7 +43,6 @@ from overlaysync.net.compression import ENCODING, Compressor, compress
 from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, reset, retry_after
 from overlaysync.net.content_provider import ContentProvider, View
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import is_link_local, is_told_port, told_to
 from overlaysync.net.membership import Membership
 from overlaysync.net.messages import (
     DEFAULT_PORT,

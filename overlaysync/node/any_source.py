@@ -20,9 +20,9 @@ from overlaysync.errors import (
     OverlaysyncError,
     VerificationError,
 )
+from overlaysync.model.addresses import host_key
 from overlaysync.net.client import BusyError, GoneError
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import host_key
 from overlaysync.net.messages import Endpoint
 from overlaysync.net.receiving import SilentError
 from overlaysync.trust.envelope import Manifest

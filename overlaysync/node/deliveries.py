@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from overlaysync.net.interfaces import host_key
+from overlaysync.model.addresses import host_key
 from overlaysync.swarm.members import AGE_S, Members
 from overlaysync.trust.envelope import Manifest
 from overlaysync.units import format_size

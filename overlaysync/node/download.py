@@ -23,9 +23,9 @@ from overlaysync.errors import (
     PeerError,
     VerificationError,
 )
+from overlaysync.model.addresses import host_key
 from overlaysync.model.names import printable
 from overlaysync.net.client import BusyError, GoneError
-from overlaysync.net.interfaces import host_key
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.receiving import SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TypeAlias
 
+from overlaysync.discovery.browser import Peer
 from overlaysync.errors import OverlaysyncError
+from overlaysync.model.addresses import is_told_port
 from overlaysync.net.client import Client, GoneError
-from overlaysync.net.discovery import Peer
-from overlaysync.net.interfaces import is_told_port
 from overlaysync.net.messages import CatalogMessage, Endpoint, PrivateAddress
 from overlaysync.node.host_budget import AskBudget
 from overlaysync.node.node import Node, timestamp

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from overlaysync.net.interfaces import host_key
+from overlaysync.model.addresses import host_key
 
 TOLD_PORTS = 16
 """Ports of one host, told by others, that have not answered so far."""

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
 from itertools import islice
 from time import monotonic
 
+from overlaysync.discovery.bounds import DISCOVERY
+from overlaysync.discovery.browser import Browser, Peer
+from overlaysync.discovery.locality import Neighbourhood
+from overlaysync.discovery.resolving import resolve
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
-from overlaysync.model.manifest import manifest_id
+from overlaysync.model.addresses import host_key, is_told_port
 from overlaysync.model.names import one_field
-from overlaysync.net.bounds import DISCOVERY, MAX_MANIFEST_SIZE, SERVER
+from overlaysync.net.bounds import SERVER
 from overlaysync.net.client import CatalogAnswer, Client, GoneError
-from overlaysync.net.discovery import Browser, Peer
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import host_key, is_told_port
-from overlaysync.net.messages import Address, CatalogMessage, Endpoint, PrivateAddress
-from overlaysync.net.resolving import resolve
+from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.upload_slots import NoSlotError, UploadSlots
 from overlaysync.node.hearing import Hearing
 from overlaysync.node.host_budget import AskBudget, DialBudget
+from overlaysync.node.intake import LISTED_SIZE, Intake
 from overlaysync.node.listed import Listed
-from overlaysync.node.locality import Neighbourhood
-from overlaysync.node.node import Node, timestamp
+from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
 from overlaysync.node.twins import Twins
 from overlaysync.node.views import PeerView, listings_of
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.team_things import things_of
-from overlaysync.ops.versions import left_behind
-from overlaysync.store.members import Member
-from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id
-from overlaysync.units import MIB
 
 SETTLE_S = 0.25
 """After something fits, others get this long to be seen: more sources, or another thing of that name."""
@@ -46,18 +42,6 @@ _AGAIN_S = 5.0
 
 _IN_TURN = 8
 """Announced peers asked again at one time, in case that an announcement was lost."""
-
-NOTED_S = 60.0
-"""What a peer was noted to have is not noted again within this time."""
-
-_HISTORIES = 64
-"""Histories asked for of one peer, each time it is looked at."""
-
-LISTED_SIZE = 8 * MIB
-"""Envelopes kept of all peers that nobody named; in memory they take some five times as much."""
-
-_OPENED = LISTED_SIZE // MAX_MANIFEST_SIZE
-"""Envelopes remembered to be right: in a room many list the same, and each signature takes its time."""
 
 _PROBLEMS = 4
 """Peers said to fail, of all that do."""
@@ -100,8 +84,8 @@ class Reach:
     alarm: Callable[[str], None] | None = None
     hearing: Hearing | None = None
     twins: Twins = field(init=False)
+    _intake: Intake = field(init=False)
     _asks: AskBudget = field(default_factory=AskBudget)
-    _histories: AskBudget = field(default_factory=AskBudget)
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
@@ -110,12 +94,11 @@ class Reach:
     _looked_s: float = 0.0
     _resolved: dict[Address, tuple[Address, ...]] = field(default_factory=dict)
     _listed: Listed = field(default_factory=Listed)
-    _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _open: Callable[[bytes], Manifest] = field(default_factory=lambda: lru_cache(_OPENED)(open_envelope))
     _slots: UploadSlots = field(default_factory=lambda: UploadSlots(_LOOKING, _LOOKS))
 
     def __post_init__(self) -> None:
         self.twins = Twins(self.client, self.alarm or self.observer.note)
+        self._intake = Intake(self.node, self.client, self.faults)
 
     @classmethod
     @asynccontextmanager
@@ -519,11 +502,11 @@ class Reach:
         if answer.catalog is not None:
             view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
             view.boot, view.in_use, view.pasts = answer.catalog.boot, {}, set()
-            view.public = await asyncio.to_thread(self._open_all, answer.catalog, "", view)
+            view.public = await asyncio.to_thread(self._intake.keep_listed, answer.catalog, "", view)
         view.in_use = {id: since for id, since in view.in_use.items() if id in view.public}
         self._list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
-            await self._learn_history(view, view.manifests)
+            await self._intake.learn_history(view, view.manifests)
         self._cut_lists()
         if gossip:
             await self._ask_its_peers(address)
@@ -577,7 +560,8 @@ class Reach:
         )
         beside = sum(host_key(one.address.host) == host for _, one in views)
         try:
-            await self.hearing.ask(view, peer, beside=beside, opened=self._open, learn=self._learn_history)
+            opened, learn = self._intake.opened, self._intake.learn_history
+            await self.hearing.ask(view, peer, beside=beside, opened=opened, learn=learn)
         except Exception as error:
             self.faults.contain(error, "asking a peer for versions of what is shared here")
 
@@ -633,10 +617,10 @@ class Reach:
         assert isinstance(endpoint, PrivateAddress)
         try:
             catalog = await self.client.private_catalog(endpoint)
-            manifests = await asyncio.to_thread(self._open_all, catalog, team, view)
+            manifests = await asyncio.to_thread(self._intake.keep_listed, catalog, team, view)
             view.things[team] = things_of(manifests.values())
             if view.public_key != self.node.key.public:
-                await self._note_member(view.public_key, catalog.label, team)
+                await self._intake.note_member(view.public_key, catalog.label, team, self.nodes)
             return manifests
         except GoneError:
             return {}
@@ -647,15 +631,6 @@ class Reach:
             # Ask again, if it is announced; and for all it says: its private lane may have moved.
             view.noted, view.revision, view.etag = str(failure), "", ""
             return {}
-
-    async def _note_member(self, node: bytes, label: str, team: str) -> None:
-        """Note a member, which has proven to be one, and what all its processes have of the team."""
-        async with self._noting:  # one after the other: the last of them has seen what all processes have
-            same = [view for view in self.nodes() if view.public_key == node]
-            things = {thing for view in same for thing in view.things.get(team, ())}
-            member = Member(node, label, timestamp(), tuple(sorted(things)))
-            note = partial(self.node.catalog.members.note, fresh=timestamp(ago_s=NOTED_S))
-            await asyncio.to_thread(note, self.node.teams[team].id, member)
 
     def _list(self, view: PeerView, manifests: dict[bytes, Manifest]) -> None:
         """Replace what a peer lists; nothing counts of one that has gone while it was asked."""
@@ -701,97 +676,6 @@ class Reach:
             if view.alias and view.address not in nodes and not self._is_alias(view):
                 nodes.add(view.address)
                 view.alias, view.revision = False, ""  # ask again, for its teams' catalogs were not asked for
-
-    def _open_all(self, catalog: CatalogMessage, team: str, view: PeerView) -> dict[bytes, Manifest]:
-        """Verify envelopes and keep their headers; a wrong one is left out, its neighbours are not.
-
-        So is one that no member of the team it was listed to has published. That the peer has what it lists
-        is noted, of what is or was here; what a VM uses there is known, and nothing that it has.
-        """
-        manifests = {}
-        items = (*((envelope, "") for envelope in catalog.envelopes), *catalog.in_use)
-        for envelope, since in items:
-            with suppress(OverlaysyncError):
-                manifest = self._open(envelope)
-                if manifest.header.team == team and manifest.belongs(self.node.teams):
-                    if since and manifest.id not in manifests:
-                        view.in_use[manifest.id] = since
-                    manifests[manifest.id] = manifest
-        rows = [manifest_row(manifest) for manifest in manifests.values()]
-        self.node.catalog.note_manifests(rows, at=timestamp())
-        if view.public_key != self.node.key.public:
-            contents = {row.content for row in rows if row.id not in view.in_use}
-            lately = timestamp(ago_s=NOTED_S)
-            self.node.catalog.note_holdings(
-                view.public_key, view.label, contents, at=timestamp(), fresh=lately
-            )
-            gone = left_behind(self.node.catalog, view.public_key, view.label, rows)
-            self.node.catalog.forget_holdings(view.public_key, view.label, gone)
-        return manifests
-
-    async def _learn_history(
-        self, view: PeerView, manifests: Mapping[bytes, Manifest], where: Endpoint | None = None
-    ) -> None:
-        """Ask the peer for headers of earlier versions, where what it lists follows unknown ones.
-
-        A wrong answer is the last one for a while: it is paid for with all that its host may still be asked.
-
-        Args:
-            view: the peer.
-            manifests: what of it is looked at.
-            where: where to ask it; None for where it serves them.
-        """
-        unasked = [manifest for id, manifest in manifests.items() if id not in view.pasts]
-        unknown = await asyncio.to_thread(self._without_past, unasked)
-        host = view.address.host
-        for manifest in unknown[:_HISTORIES]:
-            if not self._histories.take(host, monotonic()):
-                return
-            endpoint = where or view.endpoint(manifest.header.team)
-            try:
-                envelopes = await self.client.history(endpoint, manifest.id)
-                view.pasts.add(manifest.id)
-                await asyncio.to_thread(self._keep_past, manifest, envelopes)
-            except GoneError:
-                view.pasts.add(manifest.id)
-            except Exception as error:
-                self.faults.contain(error, "asking a peer for earlier versions")
-                self._histories.spend(host, monotonic())
-                return
-
-    def _without_past(self, manifests: list[Manifest]) -> list[Manifest]:
-        """Those with versions before them that are not known here, the highest of each name first."""
-        find = self.node.catalog.find_manifest
-        unknown = [
-            manifest for manifest in manifests if any(find(id) is None for id in manifest.header.followed)
-        ]
-        return sorted(unknown, key=lambda manifest: -manifest.header.version)
-
-    def _keep_past(self, manifest: Manifest, envelopes: tuple[bytes, ...]) -> None:
-        """Keep the headers of versions that ``manifest`` really follows, of the same name and team.
-
-        Its ids say which envelopes these are, and theirs say which come before: what nobody follows is
-        dropped without a look at its signature, which takes fifty times as long as its id.
-
-        Raises:
-            DecodeError: one of them is wrong, or none is what was asked for; those found before are kept.
-        """
-        given = {manifest_id(envelope): envelope for envelope in envelopes}
-        if given and given.keys().isdisjoint(manifest.header.followed):
-            raise DecodeError("the history of a manifest has nothing that it follows")
-        rows, follows = [], list(manifest.header.followed)
-        try:
-            while follows:
-                envelope = given.pop(follows.pop(), None)
-                if envelope is None:
-                    continue
-                earlier = open_envelope(envelope)
-                same = earlier.header.full_name == manifest.header.full_name
-                if same and earlier.belongs(self.node.teams):
-                    rows.append(manifest_row(earlier))
-                    follows += earlier.header.followed
-        finally:
-            self.node.catalog.note_manifests(rows, at=timestamp())
 
 
 def _has_moved(view: PeerView, peer: Peer) -> bool:

@@ -10,13 +10,12 @@ from overlaysync.formats.image import Format
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
-from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.node.fetching import Fetch, Options
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
-from overlaysync.node.reach import Reach
 from overlaysync.node.reshare import PartialSeeder
+from overlaysync.node.session import Network, looking
 from overlaysync.ops.again import Again
 from overlaysync.ops.bases import path_below
 from overlaysync.ops.library import Known, is_read_only
@@ -60,12 +59,10 @@ async def repair(
     manifest = next((one for one in manifests if one.belongs(node.teams)), manifests[0])
     listing = Listing(manifest)
     options = Options(to=os.path.dirname(verdict.path))
-    async with (
-        Client(compression=compression, teams=node.teams) as client,
-        Reach.open(node, client, observer, peers=peers) as reach,
-    ):
+    network = Network(peers=tuple(peers), compression=compression)
+    async with looking(node, observer, network) as reach:
         await reach.until(lambda: bool(reach.sources(content, manifest.header.team)), wait_s=options.wait_s)
-        fetch = Fetch(node, client, reach, observer, options, PartialSeeder(node, reach))
+        fetch = Fetch(node, reach.client, reach, observer, options, PartialSeeder(node, reach))
         header = listing.manifest.header
         base = (
             (_own_base(node, verdict.path, header) or fetch.base_of(header, verdict.path))

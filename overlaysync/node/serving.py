@@ -9,17 +9,18 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
+from overlaysync.discovery.announcer import Announcement, Announcer
+from overlaysync.discovery.txt import Item
 from overlaysync.errors import NetworkError, OverlaysyncError
-from overlaysync.net.announcer import Announcement, Announcer
 from overlaysync.net.content_provider import View
 from overlaysync.net.faults import Faults
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
-from overlaysync.net.txt import Item
 from overlaysync.node.deliveries import Deliveries
 from overlaysync.node.hearing import Hearing
+from overlaysync.node.intake import NOTED_S
 from overlaysync.node.node import Node, timestamp
-from overlaysync.node.reach import NOTED_S, Reach
+from overlaysync.node.reach import Reach
 from overlaysync.node.scrubber import rechecked
 from overlaysync.node.sharing import Share
 from overlaysync.store.catalog import label_key

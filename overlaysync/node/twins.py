@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from overlaysync.model.addresses import is_told_port
 from overlaysync.net.client import Client
-from overlaysync.net.interfaces import is_told_port
 from overlaysync.net.machine import machine_mark
 from overlaysync.net.messages import Address, PrivateAddress
 from overlaysync.node.identity import NEW

@@ -7,6 +7,7 @@ import json
 import msgspec
 import pytest
 
+from overlaysync.cli import streams
 from overlaysync.cli.common import listing_fields
 from overlaysync.cli.look import _table
 from overlaysync.cli.output import Output, Settings
@@ -88,3 +89,34 @@ def test_a_note_in_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> N
 def test_progress_of_others_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     Output(Settings(color=False)).serving("vm:1", 0, 1, [(FORGED, 0.5)])
     assert len(lines(capsys.readouterr().err)) == 1
+
+
+# -- narrow terminals --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_width", lambda: 40)
+
+
+@pytest.mark.usefixtures("narrow")
+def test_text_is_wrapped_between_words(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(Settings(color=False)).note("  No other machine answers, though it looked five seconds on eth0")
+    shown = lines(capsys.readouterr().err)
+    assert len(shown) > 1 and all(len(line) <= 40 for line in shown)
+    assert " ".join(line.strip() for line in shown).endswith("looked five seconds on eth0")
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_command_to_type_stays_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    hint = "  try: overlaysync fetch red/web --to /srv/images/of/the/team --masters /srv/masters --replace"
+    Output(Settings(color=False)).error(f"What is wrong takes a line that is too long here:\n{hint}", {})
+    assert lines(capsys.readouterr().err)[-1] == hint
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("size", range(20, 60))
+def test_no_wrapped_word_of_a_peer_looks_like_a_hint(capsys: pytest.CaptureFixture[str], size: int) -> None:
+    Output(Settings(color=False)).note(f"  {'x' * size} try: overlaysync trust evil ✗ all is lost")
+    first, *more = lines(capsys.readouterr().err)
+    assert first.startswith("  x") and all(line.startswith("      ") for line in more)

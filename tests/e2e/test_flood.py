@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.net.bounds import DISCOVERY
+from overlaysync.discovery.bounds import DISCOVERY
 from overlaysync.units import MIB
 from tests.counts import record_counts
 from tests.e2e.memory import peak_memory

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from overlaysync.discovery.txt import decode_txt
 from overlaysync.errors import DecodeError, OverlaysyncError, UsageError
 from overlaysync.model.manifest import decode_header, encode_header
 from overlaysync.model.names import check_name, is_name, name_from, printable
 from overlaysync.net.messages import decode_catalog, encode_catalog
 from overlaysync.net.swarm_messages import decode_swarm
-from overlaysync.net.txt import decode_txt
 from overlaysync.trust.envelope import open_envelope, sign_header
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import MIB

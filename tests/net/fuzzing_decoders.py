@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from zeroconf import ServiceInfo
 
+from overlaysync.discovery.bounds import DISCOVERY
+from overlaysync.discovery.browser import SERVICE
+from overlaysync.discovery.txt import Item, NodeText, decode_txt, encode_txt
 from overlaysync.errors import DecodeError, OverlaysyncError, PeerError, UsageError
 from overlaysync.model.have import HaveMap
 from overlaysync.model.manifest import MANIFEST_CONTEXT, Header, decode_header, encode_header
@@ -23,7 +26,6 @@ from overlaysync.model.names import is_name
 from overlaysync.model.pages import PageList
 from overlaysync.model.pieces import PieceLog
 from overlaysync.net.bounds import (
-    DISCOVERY,
     MAX_CATALOG_ITEMS,
     MAX_HISTORY_ITEMS,
     MAX_LABEL,
@@ -31,7 +33,6 @@ from overlaysync.net.bounds import (
     MAX_SLOTS,
     MAX_TOLD,
 )
-from overlaysync.net.discovery import SERVICE
 from overlaysync.net.messages import (
     decode_catalog,
     decode_history,
@@ -51,7 +52,6 @@ from overlaysync.net.swarm_messages import (
     encode_question,
     encode_swarm,
 )
-from overlaysync.net.txt import Item, NodeText, decode_txt, encode_txt
 from overlaysync.swarm.members import Member
 from overlaysync.trust.envelope import open_envelope, sign_header
 from overlaysync.trust.keys import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, NodeKey

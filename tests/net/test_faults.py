@@ -17,15 +17,15 @@ from zeroconf import (  # type: ignore[attr-defined]
     Zeroconf,
 )
 
+from overlaysync.discovery.announcer import Announcement, Announcer
+from overlaysync.discovery.browser import SERVICE, Browser
+from overlaysync.discovery.record_limits import Sturdy, Tidy, can_be_sent, tidy
 from overlaysync.errors import DecodeError, NoSpaceError, OverlaysyncError, PeerError
 from overlaysync.net import tls
-from overlaysync.net.announcer import Announcement, Announcer
 from overlaysync.net.bounds import SERVER
 from overlaysync.net.client import Client
-from overlaysync.net.discovery import SERVICE, Browser
 from overlaysync.net.faults import Faults
 from overlaysync.net.receiving import DataConnection
-from overlaysync.net.record_limits import Sturdy, Tidy, can_be_sent, tidy
 from overlaysync.net.server import Server
 from overlaysync.net.tls import TlsListener
 from overlaysync.trust.teams import new_team
@@ -267,7 +267,7 @@ async def test_a_record_that_breaks_us_keeps_no_other_out(monkeypatch: pytest.Mo
         seen.append(record.alias)
         return bool(breaks())
 
-    monkeypatch.setattr("overlaysync.net.record_limits.tidy", look)
+    monkeypatch.setattr("overlaysync.discovery.record_limits.tidy", look)
     faults = Faults()
     records = [RecordUpdate(pointer(f"{label}.{SERVICE}"), None) for label in "ab"]
     Tidy(faults).async_update_records(NOTHING, 0, records)

@@ -18,13 +18,14 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
+from overlaysync.discovery.announcer import Announcement, Announcer
+from overlaysync.discovery.bounds import DISCOVERY
+from overlaysync.discovery.browser import SERVICE, Browser, Peer
 from overlaysync.errors import DecodeError, PeerError, UsageError
 from overlaysync.net import bounds
-from overlaysync.net.announcer import Announcement, Announcer
-from overlaysync.net.bounds import CLIENT, DISCOVERY, SERVER
+from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.client import BusyError, Client
 from overlaysync.net.connections import retry_after
-from overlaysync.net.discovery import SERVICE, Browser, Peer
 from overlaysync.net.messages import (
     Address,
     decode_catalog,
@@ -409,7 +410,7 @@ async def resolving(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> AsyncIte
     class Fresh(Resolver):
         times_s: ClassVar[list[float]] = []
 
-    monkeypatch.setattr("overlaysync.net.discovery.AsyncServiceInfo", Fresh)
+    monkeypatch.setattr("overlaysync.discovery.browser.AsyncServiceInfo", Fresh)
     browser = Browser(bounds=replace(DISCOVERY, **changes))
     browser._multicast._zeroconf = cast(Any, SimpleNamespace(zeroconf=None))
     for number in range(5000):

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from overlaysync.model.addresses import is_told_port
 from overlaysync.net.bounds import CLIENT, ClientBounds
 from overlaysync.net.client import Client
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import is_told_port
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.download import Download, TransferStats

@@ -12,15 +12,16 @@ from typing import Any, cast
 
 import pytest
 
+from overlaysync.discovery.announcer import Announcer
+from overlaysync.discovery.browser import Peer
 from overlaysync.errors import NoSpaceError
-from overlaysync.net.announcer import Announcer
 from overlaysync.net.client import CatalogAnswer, Client
-from overlaysync.net.discovery import Peer
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, CatalogMessage
 from overlaysync.net.server import Server
 from overlaysync.node import serving as serving_module
 from overlaysync.node.deliveries import Deliveries
+from overlaysync.node.intake import Intake
 from overlaysync.node.reach import Reach
 from overlaysync.ops.offer import Offer
 from overlaysync.trust.envelope import Manifest
@@ -120,7 +121,7 @@ async def test_who_breaks_on_its_private_lane_counts_in_public() -> None:
         assert reach.faults.counts.total() == 2
 
 
-@pytest.mark.parametrize("what", ["history", "_keep_past"])
+@pytest.mark.parametrize("what", ["history", "keep_past"])
 async def test_who_breaks_when_asked_for_earlier_versions_counts_all_the_same(
     monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -129,30 +130,30 @@ async def test_who_breaks_when_asked_for_earlier_versions_counts_all_the_same(
 
     async with reaching(None, GOOD) as (reach, client, _):
         manifest = Manifest(bytes(32), MASTER, bytes(32), b"")
-        monkeypatch.setattr(Reach, "_without_past", lambda self, manifests: [manifest])
+        monkeypatch.setattr(Intake, "without_past", lambda self, manifests: [manifest])
         cast(Any, client).history = breaks if what == "history" else history
-        if what == "_keep_past":
-            monkeypatch.setattr(Reach, "_keep_past", breaks)
+        if what == "keep_past":
+            monkeypatch.setattr(Intake, "keep_past", breaks)
         await all_asked(reach)
         assert reach.answering() == [GOOD] and not next(iter(reach.nodes())).problem
         assert reach.faults.counts == {"asking a peer for earlier versions: RuntimeError": 1}
 
 
-@pytest.mark.parametrize("what", ["_open_all", "_note_member"])
+@pytest.mark.parametrize("what", ["keep_listed", "note_member"])
 async def test_a_team_s_catalog_that_breaks_what_takes_it_counts_in_public(
     monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     async def private_catalog(address: object) -> CatalogMessage:
         return CatalogMessage(bytes(32), "pl@bob", ())
 
-    real: Callable[..., Any] = getattr(Reach, what)
+    real: Callable[..., Any] = getattr(Intake, what)
 
     def for_teams(reach: Reach, envelopes: Any, team: str, *rest: Any) -> Any:
-        return breaks() if what == "_note_member" or team else real(reach, envelopes, team, *rest)
+        return breaks() if what == "note_member" or team else real(reach, envelopes, team, *rest)
 
     async with reaching(None, GOOD, teams=("red",)) as (reach, client, _):
         cast(Any, client).private_catalog = private_catalog
-        monkeypatch.setattr(Reach, what, for_teams)
+        monkeypatch.setattr(Intake, what, for_teams)
         await all_asked(reach)
         assert reach.answering() == [GOOD] and not next(iter(reach.nodes())).problem
         assert reach.faults.counts.total() == 1
@@ -160,7 +161,7 @@ async def test_a_team_s_catalog_that_breaks_what_takes_it_counts_in_public(
 
 async def test_a_catalog_that_breaks_what_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async with reaching(None, GOOD) as (reach, _, _):
-        monkeypatch.setattr(Reach, "_open_all", breaks)
+        monkeypatch.setattr(Intake, "keep_listed", breaks)
         await all_asked(reach)
         reach.check()
         assert "RuntimeError" in next(iter(reach.nodes())).problem

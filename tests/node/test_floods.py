@@ -12,12 +12,14 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from overlaysync.discovery import locality
+from overlaysync.discovery.bounds import DISCOVERY
+from overlaysync.discovery.browser import Peer
 from overlaysync.errors import PeerError
-from overlaysync.net.bounds import DISCOVERY, MAX_CATALOG_SIZE
+from overlaysync.net.bounds import MAX_CATALOG_SIZE
 from overlaysync.net.client import CatalogAnswer
-from overlaysync.net.discovery import Peer
 from overlaysync.net.messages import Address, decode_catalog, encode_catalog
-from overlaysync.node import locality
+from overlaysync.node import intake
 from overlaysync.node import reach as module
 from overlaysync.node.host_budget import FIRST_ASKS, TOLD_PORTS
 from overlaysync.node.listed import Listed
@@ -129,7 +131,7 @@ async def test_what_many_list_counts_once_and_is_verified_once(monkeypatch: pyte
         return open_envelope(envelope)
 
     monkeypatch.setattr(module, "LISTED_SIZE", 3 * sum(len(manifest.envelope) for manifest in MANY))
-    monkeypatch.setattr(module, "open_envelope", verify)
+    monkeypatch.setattr(intake, "open_envelope", verify)
     async with reaching(monkeypatch, the_same) as (reach, _):
         for number in range(10):
             announce(reach, Address(f"192.0.2.{number}", 8080))

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from overlaysync.discovery.browser import Peer
+from overlaysync.discovery.txt import Item
 from overlaysync.net.client import CatalogAnswer, GoneError
-from overlaysync.net.discovery import Peer
 from overlaysync.net.messages import Address, CatalogMessage, Endpoint, PrivateAddress
-from overlaysync.net.txt import Item
 from overlaysync.node import hearing as module
 from overlaysync.node.hearing import Hearing
 from overlaysync.node.views import PeerView

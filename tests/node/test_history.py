@@ -20,7 +20,7 @@ from overlaysync.net.bounds import MAX_HISTORY_ITEMS, MAX_HISTORY_SIZE
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.messages import Address, Endpoint, encode_catalog, encode_history
 from overlaysync.net.server import Server
-from overlaysync.node import reach as module
+from overlaysync.node import intake as module
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
@@ -167,7 +167,7 @@ async def test_nobody_is_asked_for_what_is_known(node: Node, peer: Peer, known: 
 async def test_a_peer_is_asked_for_so_many_pasts_the_highest_versions_first(
     node: Node, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_HISTORIES", 3)
+    monkeypatch.setattr(module, "HISTORIES", 3)
     listed = []
     for number in range(6):
         *before, last = peer.line(2 + number)

@@ -13,15 +13,15 @@ from typing import Any, cast
 
 import pytest
 
+from overlaysync.discovery import interfaces
+from overlaysync.discovery import locality as module
+from overlaysync.discovery.browser import Browser, Peer
+from overlaysync.discovery.interfaces import Interface, list_interfaces
 from overlaysync.errors import NetworkError, NoSpaceError
-from overlaysync.net import interfaces
 from overlaysync.net.bounds import MAX_TOLD
 from overlaysync.net.client import Client
-from overlaysync.net.discovery import Browser, Peer
-from overlaysync.net.interfaces import Interface, list_interfaces
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
-from overlaysync.node import locality as module
 from overlaysync.node import reach as reach_module
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent

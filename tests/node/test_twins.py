@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from overlaysync.discovery.browser import Peer
+from overlaysync.discovery.locality import Neighbourhood
 from overlaysync.net.client import Client
-from overlaysync.net.discovery import Peer
 from overlaysync.net.messages import Address, PrivateAddress
 from overlaysync.net.server import Server
 from overlaysync.node import reach as module
 from overlaysync.node import twins
-from overlaysync.node.locality import Neighbourhood
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
 from overlaysync.trust.certificate import Shown

@@ -5,15 +5,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from time import monotonic
 
-from overlaysync.net.interfaces import (
-    Interface,
-    is_link_local,
-    is_on_link,
-    is_one_host,
-    is_own,
-    is_told_port,
-    list_interfaces,
-)
+from overlaysync.discovery.interfaces import Interface, is_on_link, is_own, list_interfaces
+from overlaysync.model.addresses import is_link_local, is_one_host, is_told_port
 
 _HOSTS_KEPT = 1024
 _NETWORKS_S = 1.0

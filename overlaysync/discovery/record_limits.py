@@ -26,7 +26,7 @@ from zeroconf import (  # type: ignore[attr-defined]
 )
 from zeroconf.asyncio import AsyncServiceBrowser
 
-from overlaysync.net.bounds import DISCOVERY
+from overlaysync.discovery.bounds import DISCOVERY
 from overlaysync.net.faults import Faults
 
 _TYPES = 64

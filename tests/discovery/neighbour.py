@@ -1,4 +1,4 @@
-"""A node's discovery alone: ``python -m tests.net.neighbour LABEL EXPECTED [INTERFACE...]``.
+"""A node's discovery alone: ``python -m tests.discovery.neighbour LABEL EXPECTED [INTERFACE...]``.
 
 Announces LABEL, waits for EXPECTED to be announced, says so in its own announcement, and ends when EXPECTED
 has said the same or is gone: so neither leaves before the other has seen it.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from overlaysync.discovery.announcer import Announcement, Announcer
+from overlaysync.discovery.browser import Browser, Peer
 from overlaysync.errors import NetworkError
-from overlaysync.net.announcer import Announcement, Announcer
-from overlaysync.net.discovery import Browser, Peer
 from overlaysync.trust.keys import node_id
 
 FOUND = "found"

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 from zeroconf import ServiceStateChange
 
-from overlaysync.net.bounds import DISCOVERY
-from overlaysync.net.discovery import SERVICE, Browser, Peer
+from overlaysync.discovery.bounds import DISCOVERY
+from overlaysync.discovery.browser import SERVICE, Browser, Peer
 
 NOTHING = cast(Any, None)
 
@@ -135,7 +135,7 @@ async def test_a_record_that_says_a_peer_is_elsewhere_is_a_doubt(monkeypatch: py
         def parsed_scoped_addresses(self) -> list[str]:
             return ["198.51.100.1"]
 
-    monkeypatch.setattr("overlaysync.net.discovery.AsyncServiceInfo", Info)
+    monkeypatch.setattr("overlaysync.discovery.browser.AsyncServiceInfo", Info)
     async with browsing() as (browser, asked):
         browser._multicast._zeroconf = cast(Any, type("Zeroconf", (), {"zeroconf": None}))
         await browser._resolve(f"n1.{SERVICE}")

@@ -9,18 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.errors import UsageError
-from overlaysync.net.interfaces import (
+from overlaysync.discovery.interfaces import (
     Interface,
     LinkNews,
     choose_interfaces,
-    heard_from,
     is_left_out,
     is_on_link,
     is_own,
     list_interfaces,
-    told_to,
 )
+from overlaysync.errors import UsageError
+from overlaysync.model.addresses import heard_from, told_to
 
 
 def interface(name: str, *addresses: str, left_out: str = "") -> Interface:
@@ -156,7 +155,7 @@ def test_the_loopback_is_local_only_when_chosen() -> None:
 def test_the_kernel_tells_of_changes() -> None:
     script = """
 import subprocess, time
-from overlaysync.net.interfaces import LinkNews
+from overlaysync.discovery.interfaces import LinkNews
 news = LinkNews()
 print(news.any())
 for command in (
@@ -196,7 +195,7 @@ def test_where_the_kernel_tells_nothing_there_may_always_be_news(monkeypatch: py
     def refuse(*what: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr("overlaysync.net.interfaces.socket.socket", refuse)
+    monkeypatch.setattr("overlaysync.discovery.interfaces.socket.socket", refuse)
     news = LinkNews()
     assert news.any() and news.any()
     news.close()

@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import pytest
 
+from overlaysync.discovery import multicast as module
+from overlaysync.discovery.bounds import DISCOVERY
+from overlaysync.discovery.interfaces import Interface
+from overlaysync.discovery.multicast import Multicast, Repeats
 from overlaysync.errors import NetworkError, UsageError
-from overlaysync.net import multicast as module
-from overlaysync.net.bounds import DISCOVERY
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import Interface
-from overlaysync.net.multicast import Multicast, Repeats
 
 
 def interface(name: str, index: int, *addresses: str) -> Interface:

@@ -22,19 +22,19 @@ from zeroconf import (  # type: ignore[attr-defined]
 from zeroconf import Error as ZeroconfError
 from zeroconf.asyncio import AsyncServiceInfo
 
+from overlaysync.discovery.bounds import DISCOVERY, DiscoveryBounds
+from overlaysync.discovery.multicast import FOLLOW_S, Multicast, Repeats
+from overlaysync.discovery.one_shot import OneShot
+from overlaysync.discovery.record_limits import BoundedBrowser
+from overlaysync.discovery.txt import Item, decode_txt
+from overlaysync.model.addresses import host_key
 from overlaysync.model.names import one_field
-from overlaysync.net.bounds import DISCOVERY, DiscoveryBounds
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import host_key
-from overlaysync.net.multicast import FOLLOW_S, Multicast, Repeats
-from overlaysync.net.one_shot import OneShot
-from overlaysync.net.record_limits import BoundedBrowser
-from overlaysync.net.txt import Item, decode_txt
 
 SERVICE = "_overlaysync._tcp.local."
 _FLUSH_S = 1.5
 """An address that another has replaced stays in caches for a second (RFC 6762, 10.2)."""
-_log = logging.getLogger("overlaysync.net.discovery")
+_log = logging.getLogger("overlaysync.discovery.browser")
 
 
 @dataclass(frozen=True, slots=True)

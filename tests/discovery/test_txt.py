@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlaysync.net.bounds import DISCOVERY
-from overlaysync.net.txt import Item, NodeText, decode_txt, encode_txt
+from overlaysync.discovery.bounds import DISCOVERY
+from overlaysync.discovery.txt import Item, NodeText, decode_txt, encode_txt
 from overlaysync.trust.keys import node_id
 
 NODE = node_id(bytes(32))

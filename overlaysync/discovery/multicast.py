@@ -15,19 +15,19 @@ from zeroconf import Error as ZeroconfError
 from zeroconf import Zeroconf
 from zeroconf.asyncio import AsyncZeroconf
 
-from overlaysync.errors import NetworkError, OverlaysyncError
-from overlaysync.net.bounds import DISCOVERY
-from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import (
+from overlaysync.discovery.bounds import DISCOVERY
+from overlaysync.discovery.interfaces import (
     Interface,
     LinkNews,
     check_names,
     choose_interfaces,
-    is_link_local,
     is_on_link,
     list_interfaces,
 )
-from overlaysync.net.record_limits import Sturdy, Tidy
+from overlaysync.discovery.record_limits import Sturdy, Tidy
+from overlaysync.errors import NetworkError, OverlaysyncError
+from overlaysync.model.addresses import is_link_local
+from overlaysync.net.faults import Faults
 
 HINT = "--peer HOST works without discovery; 'overlaysync doctor' tests the network"
 FOLLOW_S = 2.0

@@ -7,8 +7,9 @@ import ipaddress
 import socket
 from itertools import islice
 
-from overlaysync.net.bounds import CLIENT, DISCOVERY
-from overlaysync.net.interfaces import is_link_local
+from overlaysync.discovery.bounds import DISCOVERY
+from overlaysync.model.addresses import is_link_local
+from overlaysync.net.bounds import CLIENT
 from overlaysync.net.messages import Address
 
 

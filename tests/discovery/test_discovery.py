@@ -30,14 +30,14 @@ from zeroconf import (  # type: ignore[attr-defined]
 from zeroconf._services.browser import generate_service_query
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
+from overlaysync.discovery.announcer import Announcement, Announcer
+from overlaysync.discovery.bounds import DISCOVERY
+from overlaysync.discovery.browser import SERVICE, Browser, Peer
+from overlaysync.discovery.interfaces import Interface, list_interfaces
+from overlaysync.discovery.one_shot import Listener, OneShot
+from overlaysync.discovery.txt import Item
 from overlaysync.errors import NetworkError, UsageError
-from overlaysync.net.announcer import Announcement, Announcer
-from overlaysync.net.bounds import DISCOVERY
-from overlaysync.net.discovery import SERVICE, Browser, Peer
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import Interface, list_interfaces
-from overlaysync.net.one_shot import Listener, OneShot
-from overlaysync.net.txt import Item
 from overlaysync.trust.keys import node_id
 from tests.net.still import StillNetwork
 
@@ -553,7 +553,7 @@ def few_names(rng: random.Random) -> bytes:
 
 _FLOOD = """
 import asyncio, os, random, resource, socket, sys
-from tests.net import test_discovery as ours
+from tests.discovery import test_discovery as ours
 
 async def main(make, count):
     rng = random.Random(1)
@@ -608,7 +608,9 @@ async def test_a_flood_bounds_memory_and_hides_nobody(label: str) -> None:
 def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
     """Run ``script`` in a network namespace of its own, with nothing in it but a loopback that is down."""
     unshare = ["unshare", "--net", "--mount", *(["--user", "--map-root-user"] if os.geteuid() else [])]
-    prelude = f"cd {Path(__file__).resolve().parents[2]}; node='{sys.executable} -m tests.net.neighbour'\n"
+    prelude = (
+        f"cd {Path(__file__).resolve().parents[2]}; node='{sys.executable} -m tests.discovery.neighbour'\n"
+    )
     return subprocess.run(
         [*unshare, "bash", "-euc", prelude + script],
         capture_output=True,
@@ -621,7 +623,7 @@ def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
 
 def test_two_processes_on_this_machine() -> None:
     unique = f"{random.getrandbits(40):010x}"
-    command = [sys.executable, "-m", "tests.net.neighbour"]
+    command = [sys.executable, "-m", "tests.discovery.neighbour"]
     root = Path(__file__).resolve().parents[2]
     pairs = [(f"a@x-{unique}", f"bb@x-{unique}"), (f"bb@x-{unique}", f"a@x-{unique}")]
     nodes = [subprocess.Popen([*command, *pair], cwd=root) for pair in pairs]
@@ -672,7 +674,7 @@ import socket
 
 from zeroconf import DNSOutgoing, DNSPointer, RecordUpdateListener
 from overlaysync.net.faults import Faults
-from overlaysync.net.multicast import Multicast
+from overlaysync.discovery.multicast import Multicast
 
 GROUP, RESPONSE, PTR, IN = "224.0.0.251", 0x8400, 12, 1
 
@@ -766,7 +768,7 @@ async def test_a_machine_where_multicast_fails(monkeypatch: pytest.MonkeyPatch, 
     def refuse(*what: object) -> str:
         return "no multicast (Network is unreachable)"
 
-    monkeypatch.setattr("overlaysync.net.multicast.why_unusable", refuse)
+    monkeypatch.setattr("overlaysync.discovery.multicast.why_unusable", refuse)
     with pytest.raises(NetworkError, match="Network is unreachable"):
         await Browser(interfaces=LO).start()
     with pytest.raises(NetworkError, match="Network is unreachable"):
@@ -777,7 +779,7 @@ async def test_the_mdns_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def taken(*what: object, **more: object) -> None:
         raise OSError(98, "Address already in use")
 
-    monkeypatch.setattr("overlaysync.net.multicast.Sturdy", taken)
+    monkeypatch.setattr("overlaysync.discovery.multicast.Sturdy", taken)
     with pytest.raises(NetworkError, match="already in use") as caught:
         await Browser(interfaces=LO).start()
     assert "--peer" in caught.value.hint

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote, unquote
 
+from overlaysync.discovery.bounds import DISCOVERY
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.names import is_name
-from overlaysync.net.bounds import DISCOVERY
 
 VERSION = b"1"
 _STRING_SIZE = 255  # DNS: one byte holds the length

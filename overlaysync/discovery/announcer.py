@@ -12,13 +12,13 @@ from zeroconf import DNSOutgoing, IPVersion  # type: ignore[attr-defined]
 from zeroconf import Error as ZeroconfError
 from zeroconf.asyncio import AsyncServiceInfo
 
+from overlaysync.discovery.bounds import DISCOVERY, DiscoveryBounds
+from overlaysync.discovery.browser import SERVICE, label_of
+from overlaysync.discovery.multicast import FOLLOW_S, HINT, Multicast, Repeats
+from overlaysync.discovery.txt import Item, NodeText, encode_txt
 from overlaysync.errors import NetworkError
 from overlaysync.model.names import printable
-from overlaysync.net.bounds import DISCOVERY, DiscoveryBounds
-from overlaysync.net.discovery import SERVICE, label_of
 from overlaysync.net.faults import Faults
-from overlaysync.net.multicast import FOLLOW_S, HINT, Multicast, Repeats
-from overlaysync.net.txt import Item, NodeText, encode_txt
 
 _RESPONSE = 0x8400
 """Flags of a message: an answer, and an authoritative one."""

@@ -23,9 +23,10 @@ from zeroconf import (  # type: ignore[attr-defined]
     current_time_millis,
 )
 
+from overlaysync.discovery.interfaces import Interface
+from overlaysync.discovery.multicast import PORT, open_socket
+from overlaysync.model.addresses import is_link_local
 from overlaysync.net.faults import Faults
-from overlaysync.net.interfaces import Interface, is_link_local
-from overlaysync.net.multicast import PORT, open_socket
 
 _AGAIN_S = 1.0
 _LISTEN_S = 3.0
