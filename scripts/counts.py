@@ -17,6 +17,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def problems(text: str) -> Iterator[str]:
             yield f"there is no {path}::{name}"
 
 
+@cache
 def tests_in(path: Path) -> set[str]:
     """Names of the functions in a file, and of assignments such as ``TestStudent = Machine.TestCase``."""
     nodes = list(ast.walk(ast.parse(path.read_text())))

@@ -158,6 +158,7 @@ async def test_a_question_from_a_port_of_its_own_is_answered_to_that_port(label:
     await AsyncZeroconf(zc=zeroconf).async_close()
 
 
+@pytest.mark.red_without("N7", "a new command asks only from the port that all nodes share")
 async def test_a_node_whose_multicast_answers_are_late_or_lost_is_found(
     label: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +175,9 @@ async def test_a_node_whose_multicast_answers_are_late_or_lost_is_found(
             await until(browser, lambda: label in browser.peers)
 
 
+@pytest.mark.red_without(
+    "N6", "an answer to a command's own port may come from any address, from any port, or hold any address"
+)
 @pytest.mark.parametrize(
     ("host", "port", "reached", "address", "taken"),
     [
@@ -202,6 +206,7 @@ async def test_answers_are_taken_from_nodes_of_this_network_alone(
         assert not faults.counts
 
 
+@pytest.mark.red_without("N7", "two questions from ports of their own are the same packet")
 async def test_no_question_is_the_same_packet_as_another() -> None:
     """Those who answer take the same packet within a second for a copy."""
     loop = asyncio.get_running_loop()
@@ -360,6 +365,8 @@ async def hear(
     await until(browser, lambda: last in browser.peers)
 
 
+@pytest.mark.holds("N6")
+@pytest.mark.red_without("N6", "all addresses of a peer are kept")
 async def test_addresses_elsewhere_are_not_dialled(label: str) -> None:
     elsewhere = ["8.8.8.8", "169.254.169.254", "224.0.0.1", "0.0.0.0", "255.255.255.255"]
     async with browsing() as browser, stranger() as zeroconf:
@@ -427,6 +434,7 @@ async def test_a_name_that_cannot_be_written_again_does_not_end_our_questions(
             assert message.valid and len(message.answers()) == message.num_answers > 0
 
 
+@pytest.mark.red_without("N6", "any number of peers is kept")
 async def test_no_more_peers_than_allowed_and_those_that_answered_stay(label: str) -> None:
     browser = Browser(interfaces=LO, bounds=replace(DISCOVERY, peers=3))
     async with browsing(browser), stranger() as zeroconf:
@@ -455,6 +463,9 @@ def crowd(browser: Browser, *labels: str) -> None:
         browser._keep(Peer(label, "", ("127.0.0.9",), 7))
 
 
+@pytest.mark.red_without(
+    "N6", "places are reserved for each name that has answered, not for each address and port"
+)
 def test_made_up_names_for_one_place_use_up_nothing_that_others_need() -> None:
     browser = Browser(bounds=replace(DISCOVERY, peers=6, confirmed=2))
     for number in range(4):
@@ -467,6 +478,9 @@ def test_made_up_names_for_one_place_use_up_nothing_that_others_need() -> None:
     assert "f1" not in browser.peers, "one name for a place is enough"
 
 
+@pytest.mark.red_without(
+    "N6", "a name that moves or stops answering keeps its place, and known names are not looked at again"
+)
 @pytest.mark.parametrize("how", ["moves", "keeps silent", "goes"])
 def test_a_name_that_stands_for_a_place_no_more_gives_it_back(how: str) -> None:
     browser = Browser(bounds=replace(DISCOVERY, peers=6, confirmed=1))
@@ -487,6 +501,9 @@ def test_a_name_that_stands_for_a_place_no_more_gives_it_back(how: str) -> None:
     assert ("false" in browser.peers) == (how == "moves")
 
 
+@pytest.mark.red_without(
+    "N6", "a name that moves or stops answering keeps its place, and known names are not looked at again"
+)
 async def test_a_name_that_had_to_go_is_found_when_the_place_of_another_is_free(label: str) -> None:
     """What is withdrawn was the only name that this node kept of a place; the other is still announced."""
     browser = Browser(interfaces=LO, bounds=replace(DISCOVERY, peers=3))
@@ -573,6 +590,7 @@ asyncio.run(main(getattr(ours, sys.argv[1]), int(sys.argv[2])))
 """
 
 
+@pytest.mark.holds("N6")
 @pytest.mark.parametrize(("make", "count"), [("long_bitmap", 300), ("long_text", 8000), ("few_names", 2000)])
 def test_nothing_that_is_kept_of_records_is_without_bound(make: str, count: int) -> None:
     """In a process of its own, for a peak of memory of its own."""
@@ -583,6 +601,7 @@ def test_nothing_that_is_kept_of_records_is_without_bound(make: str, count: int)
     assert int(done.stdout) < 30, "MiB"
 
 
+@pytest.mark.holds("N6")
 @pytest.mark.slow
 async def test_a_flood_bounds_memory_and_hides_nobody(label: str) -> None:
     rng = random.Random(1)
@@ -630,6 +649,7 @@ def test_two_processes_on_this_machine() -> None:
     assert [node.wait(timeout=30) for node in nodes] == [0, 0]
 
 
+@pytest.mark.red_without("N7", "nothing is announced on the loopback interface")
 def test_two_nodes_with_nothing_but_a_loopback() -> None:
     done = in_namespace(
         """
@@ -644,6 +664,8 @@ def test_two_nodes_with_nothing_but_a_loopback() -> None:
     assert done.stdout.count("found 127.0.0.1\n") == 2
 
 
+@pytest.mark.holds("N7")
+@pytest.mark.red_without("N7", "an interface without a route counts as one without multicast")
 def test_two_machines_on_one_wire_without_any_route() -> None:
     done = in_namespace(
         """
@@ -724,6 +746,10 @@ def test_what_was_joined_for_another_program_is_not_heard() -> None:
     assert done.stdout == "here.local.\n", done.stderr
 
 
+@pytest.mark.holds("N7")
+@pytest.mark.red_without("N7", "tap interfaces are used like all others")
+@pytest.mark.red_without("N7", "an interface that the user names is not used")
+@pytest.mark.red_without("N7", "multicast goes to every interface, whichever are chosen")
 def test_taps_are_left_out_unless_named() -> None:
     def both_on(interface: str) -> str:
         """What two nodes print, and whether the guest behind a tap has heard of them."""

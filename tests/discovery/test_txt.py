@@ -22,6 +22,8 @@ def names(entries: dict[bytes, bytes]) -> list[str]:
     return [item.name for item in decoded.items]
 
 
+@pytest.mark.holds("F3")
+@pytest.mark.red_without("F3", "the key of the private port in a record is changed")
 def test_what_people_see() -> None:
     items = (Item("master", "debian-12", ID), Item("overlay", "red/router.2", ID))
     assert encode_txt(NodeText(NODE, "r1", items, tls=40008)) == {
@@ -67,6 +69,8 @@ def test_a_name_too_long_for_one_string_is_left_out() -> None:
     assert names(encode_txt(text("é" * 64, "kali"))) == ["kali"]
 
 
+@pytest.mark.red_without("F2", "a name in a record need not be ASCII")
+@pytest.mark.red_without("F2", "a name in a record may be any text")
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -95,6 +99,7 @@ def test_a_nasty_entry_is_left_out(key: bytes, value: bytes | None) -> None:
     assert decoded == NodeText(items=(Item("master", "good", bytes.fromhex("89abcdef")),))
 
 
+@pytest.mark.red_without("F2", "any id and revision in a record is accepted")
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -123,6 +128,7 @@ def test_foreign_entries_are_bounded() -> None:
     assert len(decoded.items) == DISCOVERY.items
 
 
+@pytest.mark.holds("F2")
 @given(st.dictionaries(st.binary(max_size=80), st.none() | st.binary(max_size=80), max_size=10))
 @pytest.mark.slow
 def test_any_record_gives_a_text_or_none(entries: dict[bytes, bytes | None]) -> None:

@@ -17,7 +17,7 @@ from tests.e2e import disks
 from tests.e2e.nodes import DONE, NO_BASE, USAGE, WOULD_DESTROY, Lab, Node, Share
 from tests.ops.world import sha
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("C2")]
 
 NOW = ("--wait", "0")
 """Peers are not waited for."""

@@ -14,7 +14,7 @@ from tests.e2e import disks
 from tests.e2e.nodes import DONE, IN_USE, NO_BASE, WOULD_DESTROY, Lab, Node
 from tests.e2e.versions import edit, shared
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("C2")]
 
 WHERE = ("--to", "vm", "--masters", "masters", "--wait", "2")
 

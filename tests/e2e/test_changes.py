@@ -65,6 +65,7 @@ def test_an_overlay_that_is_written_to_becomes_a_new_version_when_quiet(lab: Lab
     assert bob.files() == {master.name, overlay.name}
 
 
+@pytest.mark.holds("N9")
 @pytest.mark.slow
 def test_a_file_that_changes_while_it_is_fetched_is_never_a_mixture(lab: Lab) -> None:
     """Written without asking anybody, as ``dd`` does; QEMU's locks keep only QEMU away."""

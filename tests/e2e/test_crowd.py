@@ -97,6 +97,7 @@ def ask(port: int) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.holds("N4")
 def test_five_hundred_clients_are_served_alike(open_lab: Lab) -> None:
     teacher = open_lab.node("teacher")
     name = open_lab.name("noise")

@@ -40,6 +40,8 @@ def to_share(master: Path, overlay: Path) -> list[Path]:
     return [overlay, master] if master.suffix == ".raw" else [overlay]
 
 
+@pytest.mark.holds("N7")
+@pytest.mark.red_without("N7", "a peer that is announced is not asked")
 @pytest.mark.parametrize(
     ("master_suffix", "overlay_suffix"),
     [("qed", "qed"), ("qcow2", "qcow2"), ("raw", "qcow2")],

@@ -204,6 +204,8 @@ def test_what_is_no_image_is_not_shared(lab: Lab, name: str, content: bytes) -> 
     assert "left out" in share.stderr
 
 
+@pytest.mark.holds("N9")
+@pytest.mark.red_without("N9", "a shared master is not locked")
 @pytest.mark.parametrize("suffix", ["raw", "qed", "qcow2"])
 def test_qemu_cannot_write_to_a_master_while_it_is_shared(lab: Lab, suffix: str) -> None:
     node = lab.node("alice")

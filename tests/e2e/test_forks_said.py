@@ -11,7 +11,7 @@ from tests.e2e import disks
 from tests.e2e.nodes import Lab, Node, Share, free_port, until
 from tests.e2e.versions import shared
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("A2")]
 
 SAID_S = 40
 """Far longer than it takes, for a machine that is busy."""

@@ -21,6 +21,8 @@ def pages_kept(node: Node) -> int:
     return int(count)
 
 
+@pytest.mark.holds("R4")
+@pytest.mark.red_without("R4", "free space is not checked first")
 def test_too_little_space_is_said_before_anything_is_fetched(lab: Lab) -> None:
     teacher = lab.node("teacher")
     master = disks.make_master(teacher.place / f"{lab.name('big')}.qcow2", size=32 * MIB)

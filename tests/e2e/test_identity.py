@@ -15,7 +15,7 @@ from overlaysync.units import MIB
 from tests.e2e.nodes import DONE, Lab, Node, Share, until
 from tests.e2e.room import Host, room
 
-pytestmark = pytest.mark.lan
+pytestmark = [pytest.mark.lan, pytest.mark.holds("N14")]
 
 CARDS = ("52:54:00:00:00:0a", "52:54:00:00:00:0b")
 

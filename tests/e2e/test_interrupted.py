@@ -44,6 +44,7 @@ def big(open_lab: Lab) -> Iterator[tuple[RecordedPeer, Path]]:
 # -- the fetcher -------------------------------------------------------------------------------------
 
 
+@pytest.mark.holds("R3")
 def test_an_interrupted_fetch_goes_on_where_it_stopped(open_lab: Lab, big: tuple[RecordedPeer, Path]) -> None:
     peer, master = big
     student = open_lab.node("student")
@@ -104,6 +105,7 @@ def kill_at_random(node: Node, *command: object, rounds: int, check: Callable[[]
         check()
 
 
+@pytest.mark.holds("R1")
 def test_a_fetch_killed_at_any_moment_leaves_nothing_wrong(lab: Lab) -> None:
     teacher, student = lab.node("teacher"), lab.node("student")
     name = lab.name("vm")

@@ -77,6 +77,8 @@ def stack() -> Iterator[ExitStack]:
 # -- liars alone -------------------------------------------------------------------------------------
 
 
+@pytest.mark.holds("N1")
+@pytest.mark.red_without("N1", "the digests of image data are not compared")
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_that_liars_send_gets_a_name(
     scene: Scene, open_lab: Lab, stack: ExitStack, kind: str
@@ -133,6 +135,9 @@ def test_a_manifest_with_a_wrong_signature_does_not_exist(scene: Scene, open_lab
     assert student.files() == set()
 
 
+@pytest.mark.red_without(
+    "N1", "the hash of a page list is not compared (nothing was accepted; only the exit code was different)"
+)
 def test_a_signed_manifest_that_lies_about_its_content_is_refused(
     scene: Scene, open_lab: Lab, stack: ExitStack
 ) -> None:
@@ -155,6 +160,9 @@ def test_a_signed_manifest_that_lies_about_its_content_is_refused(
         assert open_lab.node(word).files() == set()
 
 
+@pytest.mark.red_without(
+    "R5", "the content that an overlay makes is checked only when the file already has its name"
+)
 def test_who_lies_about_what_an_overlay_makes_replaces_nothing(
     scene: Scene, open_lab: Lab, stack: ExitStack
 ) -> None:
@@ -208,6 +216,10 @@ def test_one_honest_peer_among_liars_is_enough(
     assert honest.asked[kind] > 0
 
 
+@pytest.mark.holds("N2")
+@pytest.mark.red_without(
+    "N2", "a late request goes to no other peer and a body may stop, both at once (one alone stays green)"
+)
 def test_a_peer_that_stalls_costs_seconds(scene: Scene, open_lab: Lab, stack: ExitStack) -> None:
     honest = stack.enter_context(RecordedPeer(scene.recording))
     started = time.monotonic()

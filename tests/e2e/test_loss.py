@@ -14,7 +14,7 @@ from tests import images
 from tests.e2e import disks
 from tests.e2e.nodes import DONE, USAGE, WOULD_DESTROY, Lab, Node, until
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("A4")]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests import images
 from tests.e2e import disks
 from tests.e2e.nodes import DONE, NO_BASE, NOT_VERIFIED, WOULD_DESTROY, Lab, Node, until
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("C2")]
 
 
 def fetched(lab: Lab, node: Node) -> tuple[Path, Path]:

@@ -19,7 +19,7 @@ from tests.e2e import disks
 from tests.e2e.nodes import USAGE, Lab, Node, Process, until
 from tests.e2e.room import INTERFACE, Host, room
 
-pytestmark = [pytest.mark.qemu, pytest.mark.lan, pytest.mark.slow]
+pytestmark = [pytest.mark.qemu, pytest.mark.lan, pytest.mark.slow, pytest.mark.holds("N7")]
 
 SOON_S = 30
 """Ten seconds are promised; a busy machine may take longer."""

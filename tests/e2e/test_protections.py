@@ -29,6 +29,7 @@ def test_an_overlay_is_never_written_over_the_master_it_stands_on(lab: Lab) -> N
     assert bob.files() == {master.name}
 
 
+@pytest.mark.holds("R5")
 def test_a_file_that_others_stand_on_is_not_replaced(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
@@ -87,6 +88,7 @@ def test_a_link_is_replaced_and_the_file_it_leads_to_is_not(lab: Lab) -> None:
     assert not link.is_symlink() and disks.identical(image, link)
 
 
+@pytest.mark.red_without("R5", "a target that exists is refused only after the master has arrived")
 def test_nothing_is_brought_along_for_what_is_then_refused(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
@@ -114,6 +116,7 @@ def test_an_overlay_gets_its_lost_master_back(lab: Lab) -> None:
     assert images.same_content(overlay, bob.place / overlay.name)
 
 
+@pytest.mark.red_without("R6", "an overlay that was repaired is always made writable")
 def test_healing_makes_nothing_writable_that_others_stand_on(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
@@ -131,6 +134,7 @@ def test_healing_makes_nothing_writable_that_others_stand_on(lab: Lab) -> None:
     assert healed.stat().st_mode & 0o777 == 0o444
 
 
+@pytest.mark.red_without("R6", "a repaired overlay is put on any master with the same content")
 def test_healing_leaves_an_overlay_on_the_master_it_stands_on(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     master = disks.make_master(alice.place / f"{lab.name('master')}.qcow2", size=MIB)
@@ -149,6 +153,8 @@ def test_healing_leaves_an_overlay_on_the_master_it_stands_on(lab: Lab) -> None:
     assert healed.read_bytes() == before
 
 
+@pytest.mark.holds("N11")
+@pytest.mark.red_without("N11", "a raw file below an overlay is shared although it was not named")
 @pytest.mark.parametrize("size", [7000, 7168], ids=["no disk", "named and sized like a disk"])
 def test_a_backing_name_gives_no_file_away(lab: Lab, size: int) -> None:
     node = lab.node("alice")
@@ -161,6 +167,8 @@ def test_a_backing_name_gives_no_file_away(lab: Lab, size: int) -> None:
     assert str(secret) in error["what"]
 
 
+@pytest.mark.holds("N11")
+@pytest.mark.red_without("N11", "links in a shared directory are followed")
 def test_a_link_in_a_shared_directory_gives_no_file_away(lab: Lab) -> None:
     node = lab.node("alice")
     secret = node.place.parent / "secret.raw"
@@ -195,6 +203,8 @@ def test_no_overlay_is_made_on_one_that_may_be_written(lab: Lab) -> None:
     assert node.run("new", "other.qcow2", "--master", overlay).code == DONE
 
 
+@pytest.mark.holds("N10")
+@pytest.mark.red_without("N10", "text from other machines is printed as it is")
 def test_a_terminal_obeys_no_name(lab: Lab) -> None:
     node = lab.node("alice")
     path = node.place / "evil\x1b]0;owned\x07\x9b.raw"

@@ -11,7 +11,7 @@ from tests.e2e import disks
 from tests.e2e.nodes import BAD_IMAGE, DONE, NOT_ALLOWED, USAGE, WOULD_DESTROY, Lab, Node, until
 from tests.images import patch, run
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("C3")]
 
 PAGE = b"<!DOCTYPE html>\n<title>404 Not Found</title>\n" * 256
 SIZE = len(PAGE) // 512 * 512

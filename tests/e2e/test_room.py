@@ -139,6 +139,9 @@ def test_a_cable_can_be_pulled_and_plugged_in_again(three: Room) -> None:
 # -- all at once -------------------------------------------------------------------------------------
 
 
+@pytest.mark.holds("N5")
+@pytest.mark.red_without("N5", "a node that fetches uploads nothing")
+@pytest.mark.red_without("N5", "every piece is assigned to every peer")
 def test_four_that_fetch_together_need_little_longer_than_one(open_class: Open) -> None:
     with open_class(5) as made:
         seed, *others = made.room.hosts
@@ -239,6 +242,9 @@ def last_one(fetches: Sequence[Fetch]) -> float:
     return max(fetch.arrived for fetch in fetches if fetch.arrived is not None)
 
 
+@pytest.mark.holds("N8")
+@pytest.mark.red_without("N8", "a source that fails once is given up")
+@pytest.mark.red_without("N8", "what is already being fetched is requested again")
 def test_a_fetch_outlives_a_pulled_cable_and_asks_for_nothing_twice(open_class: Open) -> None:
     with open_class(3) as made:
         fetches = made.fetch_on(made.room.hosts[1:])
@@ -271,6 +277,8 @@ def test_those_who_fetch_outlive_the_pulled_cable_of_the_seed(open_class: Open) 
             assert fetch.received <= made.size * HEADERS + IN_FLIGHT
 
 
+@pytest.mark.holds("N8")
+@pytest.mark.red_without("N8", "a source that fails once is given up")
 def test_two_halves_of_a_room_grow_together_again(open_class: Open) -> None:
     with open_class(5) as made:
         fetches = made.fetch_on(made.room.hosts[1:])
@@ -311,6 +319,7 @@ def named(*peers: str) -> list[str]:
     return [word for peer in peers for word in ("--peer", peer)]
 
 
+@pytest.mark.holds("N1")
 def test_four_of_five_sources_lie(open_class: Open) -> None:
     with open_class(6) as made:
         *liars, student = made.room.hosts[1:]
@@ -325,6 +334,8 @@ def test_four_of_five_sources_lie(open_class: Open) -> None:
         assert fetch.took_s <= 1.6 * made.ideal_s + START_S
 
 
+@pytest.mark.holds("N2")
+@pytest.mark.red_without("N2", "a request that is late is not made to another peer")
 def test_one_of_three_sources_stalls(open_class: Open) -> None:
     with open_class(6, mib=16, rate=40 * MBIT) as made:
         seed, second, third, *students = made.room.hosts
@@ -344,6 +355,7 @@ def test_one_of_three_sources_stalls(open_class: Open) -> None:
 # -- networks ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.red_without("N7", "a peer that is named by address is not asked")
 def test_who_names_one_peer_in_another_network_finds_the_others_there(open_class: Open) -> None:
     with open_class(5, networks=2) as made:
         seed, *others = made.room.hosts
@@ -365,6 +377,9 @@ def test_who_names_one_peer_in_another_network_finds_the_others_there(open_class
                 ), [made.sent_by(fetch) for fetch in fetches]
 
 
+@pytest.mark.holds("N7")
+@pytest.mark.red_without("N7", "a peer that was named is not asked for the peers it knows")
+@pytest.mark.red_without("N7", "a peer that was named is believed, whatever peers it reports")
 def test_who_was_named_tells_of_others_but_has_nobody_call_himself(open_class: Open) -> None:
     with open_class(4, networks=2) as made:
         seed, *others = made.room.hosts

@@ -11,7 +11,7 @@ from tests.e2e import disks
 from tests.e2e.nodes import DONE, NOT_FOUND, USAGE, WOULD_DESTROY, Lab, Node
 from tests.e2e.versions import edit, publish, shared
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("A3")]
 
 
 class Forked:

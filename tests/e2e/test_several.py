@@ -12,7 +12,7 @@ from tests.e2e import disks
 from tests.e2e.nodes import DONE, IN_USE, NOT_FOUND, NOT_VERIFIED, USAGE, WOULD_DESTROY, Lab, Node
 from tests.e2e.versions import publish, shared
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("B2")]
 
 
 def damage(path: Path) -> None:

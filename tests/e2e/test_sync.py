@@ -14,7 +14,7 @@ from tests.e2e import disks
 from tests.e2e.nodes import DONE, INTERRUPTED, NOT_FOUND, USAGE, WOULD_DESTROY, Lab, Node, Share, until
 from tests.e2e.versions import edit, publish, shared
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("B2")]
 
 FORWARD_S = 15
 """A version that is published is at a machine that watches within this time."""
@@ -196,6 +196,7 @@ def test_what_nobody_has_is_said_and_the_rest_comes(lab: Lab) -> None:
     assert [one["name"] for one in result.document["failed"]] == ["nothing-like-it"]
 
 
+@pytest.mark.holds("A2")
 def test_a_known_fork_is_not_decided_by_who_is_away_and_nothing_that_is_known_is_missed(lab: Lab) -> None:
     nodes = [lab.node(word) for word in ("alice", "bob", "carol")]
     alice, bob, carol = nodes

@@ -29,6 +29,8 @@ from tests.e2e.nodes import (
 )
 from tests.e2e.terminals import Terminal
 
+pytestmark = pytest.mark.holds("B1")
+
 _LOOPBACK = "ip link set lo up && ip link set lo multicast on && ip route add 224.0.0.0/4 dev lo"
 
 
@@ -308,6 +310,11 @@ def seen_in(seen: np.ndarray, data: bytes) -> int:
     return int(np.isin(windows(data), seen, assume_unique=True).sum())
 
 
+@pytest.mark.holds("N13")
+@pytest.mark.red_without("N13", "what belongs to a team is announced like everything else")
+@pytest.mark.red_without(
+    "N13", "members of a team ask each other on the public lane (where they find nothing and form no swarm)"
+)
 @pytest.mark.lan
 @pytest.mark.slow
 @pytest.mark.parametrize("private", [True, False], ids=["private", "public"])

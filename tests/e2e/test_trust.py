@@ -17,6 +17,8 @@ from tests.e2e import disks
 from tests.e2e.nodes import DONE, NOT_ALLOWED, NOT_FOUND, USAGE, WOULD_DESTROY, Lab, Node, Share, free_port
 from tests.e2e.recorded import RecordedPeer, Recording, record, recording_of
 
+pytestmark = pytest.mark.holds("N12")
+
 FINGERPRINT = re.compile(r"([a-z2-7]{4}-){7}[a-z2-7]{4}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 

@@ -137,6 +137,7 @@ def heads(machine: Machine, week: Week) -> dict[str, Any]:
     }
 
 
+@pytest.mark.holds("A1")
 def test_a_week_of_a_team_of_three(lab: Lab) -> None:
     nodes = [lab.node(word) for word in ("ana", "ben", "cid")]
     team = lab.team("red", *nodes)

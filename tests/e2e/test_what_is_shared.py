@@ -15,7 +15,7 @@ from tests.e2e import disks
 from tests.e2e.nodes import NOT_ALLOWED, NOT_FOUND, USAGE, Lab, Node, Share, until
 from tests.images import create, draw, run
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("C1")]
 
 
 def names(share: Share) -> dict[str, str]:

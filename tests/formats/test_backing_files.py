@@ -14,7 +14,7 @@ from overlaysync.formats.recognition import always
 from overlaysync.units import MIB
 from tests.images import convert, create, draw, format_of, patch, run
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("C3")]
 
 OVERLAYS = ("qcow2", "qed")
 

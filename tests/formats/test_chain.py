@@ -16,6 +16,8 @@ from overlaysync.model.digest import Kind
 from overlaysync.units import KIB
 from tests.formats.handmade import fill, qcow2, qed
 
+pytestmark = pytest.mark.holds("N11")
+
 CLUSTER = 4 * KIB
 
 
@@ -193,6 +195,7 @@ def test_a_colon_after_a_slash_is_part_of_a_name(tmp_path: Path) -> None:
         assert clusters_of(chain) == "m"
 
 
+@pytest.mark.red_without("N11", "a backing name may be a URL or begin with `json:`")
 @pytest.mark.parametrize(
     "name",
     ["a:b.raw", 'json:{"driver":"raw"}', "nbd://host/x", "file:base.raw", "fat:/etc", "http://h/b", ":"],

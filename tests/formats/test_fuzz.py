@@ -38,6 +38,7 @@ def test_two_thousand_damaged_images() -> None:
     assert_sensible(fuzz(cases=2000, seed=0), 2000)
 
 
+@pytest.mark.holds("F1")
 @pytest.mark.fuzz
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)

@@ -32,6 +32,8 @@ from overlaysync.model.digest import UNALLOCATED, ZERO, Kind, Kinds
 from overlaysync.model.pages import PageListBuilder, page_length
 from overlaysync.units import CHUNK, GIB, KIB, MAX_VIRTUAL_SIZE, MIB, PAGE_UNITS, SECTOR, TIB, ceil_div
 
+pytestmark = pytest.mark.holds("F4")
+
 MASTER_SIZE = 3 * MIB + SECTOR
 BIG = 64 * MIB
 TABLED = (Format.QED, Format.QCOW2)

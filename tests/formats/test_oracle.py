@@ -136,6 +136,7 @@ STEPS = st.integers(SECTOR, 3 * MIB)
 CHAINS = st.lists(layers(), min_size=1, max_size=3)
 
 
+@pytest.mark.red_without("F4", "a ZERO cluster shows the backing file")
 @pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(CHAINS, STEPS, st.booleans())
@@ -143,6 +144,7 @@ def test_generated_chains(made: list[Layer], step: int, compress: bool) -> None:
     check_chain(made, step, compress=compress)
 
 
+@pytest.mark.holds("F4")
 @pytest.mark.fuzz
 @pytest.mark.slow
 @settings(max_examples=150 * EFFORT, suppress_health_check=list(HealthCheck))

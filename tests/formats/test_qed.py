@@ -14,6 +14,8 @@ from overlaysync.units import KIB, MAX_VIRTUAL_SIZE, MIB, TIB
 from tests import images
 from tests.formats.handmade import Handmade, fill, memory_file, qed
 
+pytestmark = pytest.mark.holds("F1")
+
 CLUSTER = 4 * KIB
 HUGE = 1 << 63
 

@@ -27,6 +27,8 @@ from overlaysync.units import KIB, MIB
 from tests.formats.handmade import memory_file, qcow2, qed
 from tests.images import run
 
+pytestmark = pytest.mark.holds("C3")
+
 TEXT = b"<!DOCTYPE html>\n<title>404 Not Found</title>\n" * 100
 
 

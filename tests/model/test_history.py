@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from overlaysync.model.history import History
 from tests import reference
 
+pytestmark = pytest.mark.holds("A1")
+
 
 @dataclass(frozen=True)
 class Item:

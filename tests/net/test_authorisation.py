@@ -150,6 +150,15 @@ def expected(name: str, offer: Offer) -> bytes | None:
     }.get(name)
 
 
+@pytest.mark.holds("N13")
+@pytest.mark.red_without("N13", "manifests are shown to every client")
+@pytest.mark.red_without("N13", "catalogs list everything")
+@pytest.mark.red_without("N13", "a member of any team counts as a member of all teams")
+@pytest.mark.red_without("N13", "the ETag covers entries that are not shown")
+@pytest.mark.red_without("N13", '"not allowed" has another status than "does not exist"')
+@pytest.mark.red_without("N13", "the private lane answers a client that has proved nothing")
+@pytest.mark.red_without("N13", "any proof is accepted")
+@pytest.mark.red_without("N13", "a proof is not bound to the TLS key of the process that is asked")
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.slow
 async def test_every_cell(world: World, role: str) -> None:
@@ -197,6 +206,7 @@ async def test_every_cell(world: World, role: str) -> None:
         )
 
 
+@pytest.mark.red_without("N13", "public images are also shown to members on the private lane")
 @pytest.mark.parametrize("role", ROLES)
 async def test_catalogs_list_what_has_been_proven_and_no_more(world: World, role: str) -> None:
     world.shelf.items = [world.secret, *world.others]

@@ -21,6 +21,8 @@ from overlaysync.swarm.members import Member
 from overlaysync.units import CHUNK
 from tests.net.content_provider import HASTY_CLIENT, Script, deaf, ok, says, scripted, undialled, unused_port
 
+pytestmark = pytest.mark.holds("N1")
+
 ID = bytes(32)
 CATALOG = encode_catalog(ID, "pl@bob", [b"envelope"])
 
@@ -87,6 +89,8 @@ LIES: dict[str, Script] = {
 }
 
 
+@pytest.mark.red_without("N2", "a small answer may stop arriving")
+@pytest.mark.red_without("N3", "an answer may be longer than its limit")
 @each_call
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
 @pytest.mark.slow
@@ -96,6 +100,9 @@ async def test_a_lie_is_a_peer_error(client: Client, call: Call, lie: Script) ->
             await call(client, address)
 
 
+@pytest.mark.red_without(
+    "N2", "small answers are read by a full HTTP client, with interim answers and chunk extensions"
+)
 @each_call
 @pytest.mark.parametrize("lie", ["interim answers", "early hints", "extensions of chunks"])
 async def test_what_the_protocol_does_not_use_is_no_beginning_of_an_answer(
@@ -108,6 +115,10 @@ async def test_what_the_protocol_does_not_use_is_no_beginning_of_an_answer(
         assert not isinstance(caught.value, SilentError)
 
 
+@pytest.mark.red_without("N1", "the client follows redirects")
+@pytest.mark.red_without(
+    "N1", "any other HTTP status counts as 200 (in answers with data, and on the private lane)"
+)
 @each_call
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_nobody_is_dialled_where_a_peer_redirects_to(client: Client, call: Call, status: int) -> None:
@@ -138,6 +149,7 @@ async def test_what_is_not_served(client: Client, call: Call, status: int) -> No
             await call(client, address)
 
 
+@pytest.mark.red_without("N2", "a small answer may take any time in total")
 @pytest.mark.slow
 async def test_bytes_now_and_then_do_not_keep_a_request_alive() -> None:
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -184,6 +196,7 @@ async def test_a_page_list_out_of_bounds_is_not_asked_for(client: Client, size: 
         await client.page_list(Address("127.0.0.1", 1), ID, size)
 
 
+@pytest.mark.red_without("N1", "the digest of a page is not compared")
 async def test_a_page_is_verified(client: Client) -> None:
     async with scripted(says(ok(b"page"))) as address:
         assert await client.page(address, ID, page_digest(b"page")) == (b"page", 4)
@@ -310,6 +323,7 @@ async def test_who_refuses_or_breaks_off_is_not_silent(client: Client, call: Cal
             assert not isinstance(await failure(client, call, address), SilentError)
 
 
+@pytest.mark.red_without("N8", "a network that is down counts as a refusal")
 @each_request
 @pytest.mark.parametrize(
     ("code", "silent"),

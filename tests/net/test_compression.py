@@ -47,6 +47,8 @@ from tests.net.content_provider import (
 from tests.net.fuzzing import LARGE, TEXT
 from tests.net.lane import lane, listening, make_private
 
+pytestmark = pytest.mark.holds("N3")
+
 ROOT = Path(__file__).parents[2]
 TAIL = 512
 PLAIN = (TEXT * 20)[: 40 * CHUNK + TAIL]
@@ -79,6 +81,8 @@ def test_a_frame_with_a_window_of_its_own_is_understood(window_log: int) -> None
     )
 
 
+@pytest.mark.red_without("F2", "a damaged frame does not raise a PeerError")
+@pytest.mark.red_without("N3", "a frame may have a window of any size")
 def test_a_window_larger_than_any_body_is_refused() -> None:
     """Of a short frame it is ignored: that one is unpacked in one go, without a window."""
     with pytest.raises(PeerError):
@@ -88,6 +92,8 @@ def test_a_window_larger_than_any_body_is_refused() -> None:
 LIES = frames.lies(TEXT[:1000])
 
 
+@pytest.mark.red_without("F2", "bytes may follow a frame")
+@pytest.mark.red_without("F2", "a frame need not say how long its content is")
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
 def test_anything_else_is_refused(lie: bytes) -> None:
     with pytest.raises(PeerError):
@@ -124,6 +130,7 @@ def test_five_thousand_damaged_frames() -> None:
     assert_sensible(fuzz(cases=5000, seed=0), 5000)
 
 
+@pytest.mark.holds("F2")
 @pytest.mark.fuzz
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)

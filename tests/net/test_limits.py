@@ -360,6 +360,7 @@ async def test_age_of_an_idle_connection() -> None:
     assert len(connections) == 2
 
 
+@pytest.mark.red_without("N3", "an idle connection to a peer is kept for good")
 async def test_an_idle_connection_is_not_kept() -> None:
     """Of peers that are asked once, there may be many."""
     ended = asyncio.Event()

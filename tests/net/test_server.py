@@ -418,6 +418,7 @@ async def test_idle_and_dripping_connections_are_closed(shelf: FakeShelf) -> Non
                 assert await closed(raw.reader)
 
 
+@pytest.mark.holds("N3")
 @pytest.mark.slow
 async def test_a_client_that_never_reads_is_dropped(shelf: FakeShelf, tmp_path: Path) -> None:
     sent: list[int] = []
@@ -447,6 +448,8 @@ async def test_a_client_that_never_reads_small_answers_is_dropped(shelf: FakeShe
                 await asyncio.sleep(0.02)
 
 
+@pytest.mark.holds("N4")
+@pytest.mark.red_without("N4", "the connections of one address are not counted")
 async def test_connections_of_one_address_are_bounded(shelf: FakeShelf) -> None:
     bounds = replace(SERVER, connections_per_address=3)
     server = Server(shelf, bounds=bounds)
@@ -484,6 +487,7 @@ async def test_connections_in_all_are_bounded(shelf: FakeShelf, tmp_path: Path) 
                     )
 
 
+@pytest.mark.red_without("N4", "a busy connection does not give way to a host that has fewer")
 async def test_busy_connections_of_the_host_with_the_most_make_room(shelf: FakeShelf, tmp_path: Path) -> None:
     shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 64, shelf.key))
     target = f"/v1/manifests/{shelf.items[1].manifest.id.hex()}/data?slots=0-1023"

@@ -152,6 +152,9 @@ async def test_connections_are_used_again(server: Server, client: Client, offer:
     assert len(server._members) == 2, "one for small things, one for data"
 
 
+@pytest.mark.red_without(
+    "N4", "a request, or the bytes that an answer has delivered, allow no further records"
+)
 @pytest.mark.parametrize("size", [MIB, 24 * MIB])
 @pytest.mark.slow
 async def test_big_bodies_side_by_side(tmp_path: Path, client: Client, shelf: FakeShelf, size: int) -> None:
@@ -200,6 +203,7 @@ async def test_compressed_bodies(tmp_path: Path, shelf: FakeShelf) -> None:
 # -- who answers -------------------------------------------------------------------------------------
 
 
+@pytest.mark.red_without("N13", "the key of the answering node is compared only after the proof, or never")
 async def test_another_key_is_told_nothing(client: Client, shelf: FakeShelf, stranger: NodeKey) -> None:
     heard = bytearray()
 
@@ -233,6 +237,9 @@ async def relay(key: NodeKey, server: Server) -> AsyncIterator[tuple[PrivateAddr
         yield address, asked, answered
 
 
+@pytest.mark.holds("N13")
+@pytest.mark.holds("N14")
+@pytest.mark.red_without("N13", "a proof is not bound to the TLS key of the process that is asked")
 @pytest.mark.parametrize("copied", [True, False], ids=["copy of the server's key", "key of its own"])
 @pytest.mark.parametrize("pinned", [True, False])
 async def test_a_relay_learns_nothing(
@@ -268,6 +275,7 @@ async def test_each_process_of_a_node_has_a_lane_of_its_own(shelf: FakeShelf) ->
     assert {(one.node, one.machine) for one in shown} == {(shelf.public_key, machine_mark())}
 
 
+@pytest.mark.red_without("N13", "the server's proof is not checked")
 @pytest.mark.parametrize("lie", ["echo", "zeros", "its own"])
 async def test_a_node_that_is_no_member_is_told_nothing_more(
     client: Client, stranger: NodeKey, lie: str
@@ -297,6 +305,7 @@ async def test_a_client_that_is_in_no_such_team_does_not_call(server: Server) ->
             await client.private_catalog(PrivateAddress("127.0.0.1", unused_port(), "red"))
 
 
+@pytest.mark.red_without("N13", "a nonce may be used twice")
 async def test_a_proof_is_good_once(server: Server) -> None:
     async with connect_tls(server.tls) as raw, connect_tls(server.tls) as other:
         binding = await raw.challenge()
@@ -402,6 +411,9 @@ async def test_handshakes_are_bounded_in_all(shelf: FakeShelf) -> None:
             other.close()
 
 
+@pytest.mark.red_without(
+    "N4", "a handshake does not give way to a host that has fewer, or does not when it is late"
+)
 async def test_handshakes_that_stall_make_room(shelf: FakeShelf) -> None:
     bounds = replace(HASTY, handshakes=4, handshake_s=30)
     async with listening(make_server(shelf, bounds=bounds)) as server:
@@ -584,6 +596,9 @@ async def test_whatever_is_raised_while_a_certificate_is_judged_is_the_peer_s_fa
         await client.private_catalog(lane(server))
 
 
+@pytest.mark.red_without(
+    "N1", "any other HTTP status counts as 200 (in answers with data, and on the private lane)"
+)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize("status", [302, 307])
 async def test_nobody_is_dialled_where_a_member_redirects_to(

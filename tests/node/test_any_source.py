@@ -85,6 +85,7 @@ async def test_who_fails_is_asked_last_the_next_time(error: Exception) -> None:
     assert peers.asked == {"bad": 1, "good": 3}
 
 
+@pytest.mark.red_without("N2", "a peer that is slow with a page is waited for")
 async def test_who_does_not_answer_costs_a_moment_once() -> None:
     peers = Peers(bad=hangs, good=lambda: "good")
     asking = anyone(peers)

@@ -17,6 +17,8 @@ from overlaysync.node.views import PeerView
 from overlaysync.trust.envelope import Manifest, open_envelope
 from tests.node.stand_ins import forgetful_node
 
+pytestmark = pytest.mark.holds("A2")
+
 HERE, PORT, TLS = "192.0.2.20", 40001, 40002
 MINE, ANOTHER = b"\1" * 32, b"\2" * 32
 ASKED_PUBLIC, ASKED_RED = ("", ""), ("red", "")

@@ -32,6 +32,8 @@ from overlaysync.trust.teams import Team, new_team
 from overlaysync.units import CHUNK
 from tests.net.content_provider import FakeShelf, make_offer, make_shelf, ok, says, scripted
 
+pytestmark = pytest.mark.holds("B1")
+
 RED, OLD_RED = new_team("red"), new_team("red")
 
 
@@ -231,6 +233,9 @@ async def test_damaged_headers_are_dropped_and_their_neighbours_are_not(node: No
     assert versions(node) == [3, 2, 1]
 
 
+@pytest.mark.red_without(
+    "N1", "all signatures in a history are verified, and its host is asked again after a wrong one"
+)
 async def test_signatures_that_nobody_has_promised_are_not_verified(
     node: Node, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +250,9 @@ async def test_signatures_that_nobody_has_promised_are_not_verified(
     assert [one for one in verified if one != second.envelope] == [first.envelope]
 
 
+@pytest.mark.red_without(
+    "N1", "all signatures in a history are verified, and its host is asked again after a wrong one"
+)
 async def test_a_wrong_history_is_the_last_that_the_host_is_asked_for(
     node: Node, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +280,7 @@ async def test_a_wrong_history_is_the_last_that_the_host_is_asked_for(
     assert len(reach.listings()) == 4, "what it lists counts all the same"
 
 
+@pytest.mark.red_without("N1", "a peer that does not know a history is asked for it again and again")
 async def test_nobody_is_asked_again_for_a_past_that_it_does_not_know(node: Node, peer: Peer) -> None:
     _, second = peer.line(2)
     peer.serve(second)

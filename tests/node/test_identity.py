@@ -19,6 +19,17 @@ from overlaysync.store.home import Home
 from overlaysync.trust.hardware import MAX_ADDRESSES, Hardware, load_hardware
 from overlaysync.trust.keys import NodeKey, load_key, node_id
 
+pytestmark = [
+    pytest.mark.holds("N14"),
+    pytest.mark.red_without(
+        "N14", "a copy is not recognised; any machine is a copy; nothing is locked; the old key is not kept"
+    ),
+    pytest.mark.red_without(
+        "N14",
+        "a home on a network file system, or a key for any hardware, is judged; an earlier key is not reused",
+    ),
+]
+
 A, B, C, D = (f"52:54:00:00:00:0{digit}" for digit in "abcd")
 Here = Callable[..., None]
 

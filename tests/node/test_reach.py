@@ -35,6 +35,10 @@ from overlaysync.units import CHUNK
 from tests.net.content_provider import make_offer, make_shelf, serving, unused_port
 from tests.node.stand_ins import forgetful_node
 
+pytestmark = pytest.mark.red_without(
+    "N7", "a link-local address is dialled with any scope that it came with, or without one"
+)
+
 LINK, LINK_6 = "192.0.2.9", "2001:db8::9"
 HERE = "192.0.2.7"
 FAR, FAR_6 = "198.51.100.9", "2001:db8:ffff::9"
@@ -115,6 +119,7 @@ def test_a_peer_that_says_it_has_moved_is_asked_once(reach: Reach) -> None:
     assert not reach._has_news(view, moved), "it answers where it was, whatever was said in its name"
 
 
+@pytest.mark.red_without("N7", "which hosts are near is decided once and never again")
 def test_networks_that_change_are_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Interface] = []
     monkeypatch.setattr(module, "list_interfaces", lambda: tuple(found))
@@ -329,6 +334,7 @@ async def test_a_named_peer_that_is_asked_again_has_what_it_has_then(tmp_path: P
         assert await ask_again(reach) == []
 
 
+@pytest.mark.red_without("N7", "a node stays hidden after the name that stood for it is gone")
 @pytest.mark.parametrize("how", ["goes", "moves"])
 async def test_a_node_is_found_when_the_name_that_stood_for_it_has_gone(tmp_path: Path, how: str) -> None:
     """Anybody can announce a name at the address of another node, and withdraw it or move it afterwards."""

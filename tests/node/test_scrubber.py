@@ -26,6 +26,8 @@ from tests.images import convert, create
 from tests.images import draw as draw_image
 from tests.node.observers import Heard
 
+pytestmark = pytest.mark.holds("R6")
+
 DAY_S = 86400.0
 WEEK_S = 7 * DAY_S
 
@@ -92,6 +94,7 @@ def flip_on_device(file: Path, pattern: bytes) -> None:
         data[place] ^= 4
 
 
+@pytest.mark.red_without("R6", "the kernel is not told to drop what it has read of the image from its cache")
 def test_a_bit_that_flips_on_the_device_is_found_and_the_image_withdrawn(home: Path, tmp_path: Path) -> None:
     """What is in the page cache is still right, and no time of the file has changed."""
     with mounted("ext4", tmp_path) as (made, point), entered(made):
@@ -139,6 +142,7 @@ def believe(monkeypatch: pytest.MonkeyPatch, node: Node, share: Share, path: str
             monkeypatch.setattr(offer, "unchanged", lambda: True)
 
 
+@pytest.mark.red_without("R6", "an image that was found rotten is not withdrawn")
 def test_only_the_damaged_image_is_withdrawn_and_a_healed_one_comes_back(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +209,7 @@ def test_a_layer_is_compared_with_its_own_list_and_its_master_with_its_own(
     assert names(share) == {"overlay"}, "what it gives is its own and whole"
 
 
+@pytest.mark.red_without("R6", "a master that was found rotten is offered again with an overlay on it")
 @pytest.mark.qemu
 def test_a_rotten_master_does_not_come_back_with_an_overlay(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -226,6 +231,7 @@ def test_a_rotten_master_does_not_come_back_with_an_overlay(
 # -- when --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.red_without("R6", "the scrubber ignores when an image was last verified")
 def test_what_is_young_is_not_read(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = raw(tmp_path / "disk.raw", 1)
     share, _ = sharing(node, path)
@@ -285,6 +291,7 @@ def test_it_keeps_the_rate(node: Node, tmp_path: Path) -> None:
     assert time.monotonic() - began >= 0.7  # 32 MiB in windows of 8; there is no wait after the last
 
 
+@pytest.mark.red_without("R6", "the pause between two reads cannot be interrupted")
 @pytest.mark.slow
 async def test_it_goes_round_by_itself_and_ends_at_once(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

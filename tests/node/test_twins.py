@@ -23,6 +23,13 @@ from tests.net.content_provider import FakeShelf, unused_port
 from tests.net.lane import listening
 from tests.node.observers import Heard
 
+pytestmark = [
+    pytest.mark.holds("N14"),
+    pytest.mark.red_without(
+        "N14", "a claim to this node's key counts as proved; its machine's mark is not compared"
+    ),
+]
+
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:

@@ -43,7 +43,7 @@ from overlaysync.units import CHUNK, MIB
 from tests.images import Op, apply, content, create, draw, run
 from tests.ops.world import NOW, World, is_clean, sha
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("C2")]
 
 SIZE = 2 * MIB
 CREATED = "2026-09-01T08:00:00Z"

@@ -19,6 +19,8 @@ from overlaysync.units import CHUNK
 from tests.images import Op, apply, content, create, run
 from tests.ops.world import NOW, World
 
+pytestmark = pytest.mark.holds("C1")
+
 AT = "2026-01-10T10:00:00Z"
 
 

@@ -13,6 +13,8 @@ from overlaysync.units import MIB
 from tests import images
 from tests.ops.world import NOW, World
 
+pytestmark = pytest.mark.holds("C2")
+
 PLACES = ["present", "masters", "to", "named", "stick"]
 
 

@@ -110,6 +110,9 @@ def test_neighbours_at_the_same_offset_are_copied_together(world: World) -> None
         assert [size for size in done if size] == [3 * CHUNK, 64 * CHUNK, 6 * CHUNK]
 
 
+@pytest.mark.red_without(
+    "F2", "planning, the local search for data, or the writing of tables does not check for an interrupt"
+)
 def test_planning_and_the_search_here_may_be_ended(world: World) -> None:
     """A list may name many pages, or one many times: a command that is interrupted leaves the rest."""
     wanted = world.known(raw(world, "wanted.raw", distinct(1, PAGE_UNITS) + distinct(2, PAGE_UNITS)))

@@ -22,7 +22,7 @@ from tests.ops.test_discard import opened_by_qemu
 from tests.ops.world import NOW, World
 from tests.torture.rot import as_if_unseen
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("A4")]
 
 CREATED = "2025-01-31T12:00:00Z"
 NEVER_PUBLISHED = "never published"

@@ -54,6 +54,7 @@ def small(peaks: list[int]) -> bool:
     return max(peaks) <= 200 * MIB and max(peaks) - min(peaks) <= 32 * MIB
 
 
+@pytest.mark.holds("N3")
 @pytest.mark.parametrize("suffix", ["raw", "qcow2"])
 def test_from_a_gibibyte_to_a_tebibyte(tmp_path: Path, suffix: str) -> None:
     peaks = []

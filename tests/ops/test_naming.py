@@ -10,6 +10,8 @@ from overlaysync.errors import AmbiguousError
 from overlaysync.ops.again import ShareAgain
 from overlaysync.ops.naming import Candidate, assign_names
 
+pytestmark = pytest.mark.holds("C1")
+
 A, B, C = b"A" * 32, b"B" * 32, b"C" * 32
 
 

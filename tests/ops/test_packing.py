@@ -24,7 +24,7 @@ from overlaysync.units import CHUNK, GIB, KIB, MIB
 from tests.images import check, content, convert
 from tests.ops.world import NOW, World, hidden_files
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.holds("F4")]
 
 
 def mixture(seed: int, size: int) -> bytes:

@@ -23,6 +23,8 @@ from tests.ops.machines import CREATED, Machine, inode_of, machine
 from tests.ops.test_discard import opened_by_qemu
 from tests.ops.world import NOW, sha
 
+pytestmark = pytest.mark.holds("A1")
+
 qemu = pytest.mark.qemu
 
 NONE, REPLACE, DISCARD = Rules(), Rules(replace=True), Rules(discard_changes=True)

@@ -26,6 +26,8 @@ from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.teams import new_team
 from tests.ops.machines import CREATED, Machine, machine
 
+pytestmark = pytest.mark.holds("A1")
+
 RED = new_team("red")
 
 

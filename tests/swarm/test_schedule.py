@@ -277,6 +277,7 @@ def test_who_cannot_say_is_not_asked_again_but_serves() -> None:
     assert made.next_question(1e9) is None and ask(made).source == "a"
 
 
+@pytest.mark.red_without("N2", "a failure has no consequence for the source that failed")
 def test_who_was_given_up_is_not_asked_what_it_has() -> None:
     made = schedule(40)
     made.failed(ask(made), Failure.GONE, 0.0)
@@ -514,6 +515,7 @@ def test_late_ones_do_not_count_as_under_way() -> None:
     assert len(ask_all(made, 100.0)) == 4
 
 
+@pytest.mark.red_without("N8", "a request that is no longer needed is not cancelled")
 @pytest.mark.parametrize("first", [True, False])
 def test_the_second_answer_is_obsolete(first: bool) -> None:
     made, slow, now = late()

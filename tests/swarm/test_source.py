@@ -125,6 +125,10 @@ def test_a_success_wipes_strikes_and_refusals_away() -> None:
     assert source.dropped is None
 
 
+@pytest.mark.holds("N8")
+@pytest.mark.red_without(
+    "N8", "a silent source is given up as soon as one that refuses (a cable pulled for 7 s stays green)"
+)
 def test_a_silent_source_is_given_up_only_after_a_while() -> None:
     source = Source()
     now = strike(source, _STRIKES + 1, Failure.SILENT)

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.slow]
 ROOMS = 12
 
 
+@pytest.mark.holds("R4")
 @pytest.mark.parametrize("name", full.SCENES)
 def test_a_full_disk_harms_nothing_at_any_stage(
     tmp_path: Path, lab: Lab, make_runner: MakeRunner, name: str

@@ -23,6 +23,10 @@ CHECKPOINT = 8 * MIB
 """So that a hundred megabytes have many; the usual number would have one."""
 
 
+@pytest.mark.holds("R2")
+@pytest.mark.red_without("R2", "nothing that the journal claims is counted")
+@pytest.mark.red_without("R2", "the journal is read as if it were empty")
+@pytest.mark.red_without("R2", "nothing is claimed before the end")
 def test_what_a_killed_fetch_claimed_is_not_fetched_again(tmp_path: Path, open_lab: Lab) -> None:
     teacher = open_lab.node("teacher")
     master = disks.make_master(teacher.place / f"{open_lab.name('big')}.raw", size=100 * MIB)
@@ -43,6 +47,7 @@ def test_what_a_killed_fetch_claimed_is_not_fetched_again(tmp_path: Path, open_l
     assert counts["reused"] >= 0.95 * counts["claimed"], counts
 
 
+@pytest.mark.holds("R2")
 def test_a_fetch_and_its_sharers_killed_in_turn(lab: Lab, make_runner: MakeRunner, tmp_path: Path) -> None:
     first, second = lab.node("first"), lab.node("second")
     master = disks.make_master(first.place / "disk.raw", size=32 * MIB)

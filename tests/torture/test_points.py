@@ -21,6 +21,7 @@ OF_SMALL = 7
 """The same for the commands that make few calls."""
 
 
+@pytest.mark.holds("R1")
 @pytest.mark.parametrize("name", SCENES)
 def test_a_fault_at_any_call_harms_nothing(
     tmp_path: Path, lab: Lab, make_runner: MakeRunner, seed: int, name: str

@@ -34,6 +34,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(made)
 
 
+@pytest.mark.holds("R6")
 @pytest.mark.parametrize("suffix", ["raw", "qed", "qcow2"])
 def test_every_bit_is_found_and_healed(lab: Lab, make_runner: MakeRunner, place: Path, suffix: str) -> None:
     teacher = lab.node("teacher")
@@ -53,6 +54,7 @@ def test_every_bit_is_found_and_healed(lab: Lab, make_runner: MakeRunner, place:
     assert decay.counts["healed"] >= DATA
 
 
+@pytest.mark.red_without("R3", "what the journal claims is not hashed again")
 def test_what_rots_half_done_is_fetched_again(lab: Lab, make_runner: MakeRunner, place: Path) -> None:
     teacher = lab.node("teacher")
     master = disks.make_master(teacher.place / "base.qcow2", size=8 * MIB)
@@ -83,6 +85,7 @@ def test_what_rots_half_done_is_fetched_again(lab: Lab, make_runner: MakeRunner,
     record_counts("rot-half-done", bits=bits, fetches=6, accepted=0)
 
 
+@pytest.mark.holds("R6")
 def test_nobody_accepts_what_has_rotted_at_the_sharer(lab: Lab, make_runner: MakeRunner, place: Path) -> None:
     bad, good = lab.node("bad"), lab.node("good")
     shared = disks.make_master(place / "disk.qcow2", size=4 * MIB)

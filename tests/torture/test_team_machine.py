@@ -12,6 +12,7 @@ from tests.torture.team_machine import try_weeks
 pytestmark = [pytest.mark.qemu, pytest.mark.slow]
 
 
+@pytest.mark.holds("A1")
 def test_any_order_of_what_a_team_does_loses_nothing(lab: Lab, make_runner: MakeRunner, seed: int) -> None:
     counts = try_weeks(lab, make_runner(one_thread=False), seed=seed, examples=9, steps=18)
     record_counts("teams", seed=seed, **counts)

@@ -15,6 +15,8 @@ import pytest
 from overlaysync.errors import NoSpaceError, NotAllowedError
 from overlaysync.trust.keys import load_or_make, verify
 
+pytestmark = pytest.mark.holds("K1")
+
 CONCURRENT = """
 import sys
 from pathlib import Path
@@ -52,6 +54,7 @@ def test_nobody_else_can_read_it_whatever_the_umask(path: Path, mask: int) -> No
     assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
 
 
+@pytest.mark.red_without("K1", "the permissions of the key file are not checked")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601, 0o610])
 def test_a_key_that_others_could_read_is_refused(path: Path, mode: int) -> None:
     load_or_make(path)

@@ -72,6 +72,9 @@ def test_a_code_belongs_to_one_name() -> None:
         read_code("../red", RED.code)
 
 
+@pytest.mark.red_without(
+    "F3", "the hash contexts of a team's proofs, code and tag are changed, one at a time"
+)
 def test_code_and_tag_are_what_the_protocol_says() -> None:
     def derived(context: str) -> bytes:
         return blake3(RED.key + b"red", derive_key_context=f"overlaysync v1 team {context}").digest()[:5]
@@ -91,6 +94,10 @@ def test_a_team_does_not_show_its_key() -> None:
 # -- proofs ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.holds("F3")
+@pytest.mark.red_without(
+    "F3", "the hash contexts of a team's proofs, code and tag are changed, one at a time"
+)
 @pytest.mark.parametrize("role", Role)
 def test_a_proof_is_what_the_protocol_says(role: Role) -> None:
     mac = blake3(derive_key_context=f"overlaysync v1 team proof of a {role.name.lower()}")
@@ -106,6 +113,7 @@ def test_a_member_is_told_from_others() -> None:
     assert proven(Role.CLIENT, (), BINDING, proof) is None
 
 
+@pytest.mark.red_without("N13", "a proof is not bound to the node that is asked")
 @pytest.mark.parametrize("bound", ["node", "lane", "server", "client"])
 def test_a_proof_is_bound_to_everything(bound: str) -> None:
     proof = RED.prove(Role.CLIENT, BINDING)
