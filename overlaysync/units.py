@@ -54,15 +54,15 @@ def format_size(size: int) -> str:
 
 
 def ceil_div(number: int, divisor: int) -> int:
-    """``number / divisor`` rounded up."""
+    """Return ``number / divisor`` rounded up."""
     return -(-number // divisor)
 
 
 def round_up(number: int, step: int) -> int:
-    """The next multiple of ``step`` that is not below ``number``."""
+    """Return the next multiple of ``step`` that is not below ``number``."""
     return ceil_div(number, step) * step
 
 
 def clamp_granule(unit: int) -> int:
-    """The granule of a layer whose format allocates ``unit`` bytes at a time."""
+    """Return the granule of a layer whose format allocates ``unit`` bytes at a time."""
     return max(MIN_GRANULE, min(CHUNK, unit))

@@ -158,7 +158,7 @@ class _Adopting:
         self._print(stray, made, proof.words, verified=True)
 
     def _named(self, master: str | None) -> Known | Reference | None:
-        """The master that the user named: an image here, or a reference to look for."""
+        """Return the master that the user named: an image here, or a reference to look for."""
 
         if master is None:
             return None
@@ -172,7 +172,7 @@ class _Adopting:
             return reference
 
     def _prove(self, adoption: Adoption, only: Known | Reference | None, name: str | None) -> Proof:
-        """The overlay on its master: by what is here if that is enough, else with what peers have."""
+        """Return the overlay on its master: by what is here if that is enough, else with what peers have."""
 
         if only is None:
             proof = adoption.here()

@@ -21,10 +21,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Attributes:
-    name: of the command.
-    module: the one of :mod:`overlaysync.cli` that adds it.
-    help: its line in the list, which is also the first line of its own help.
+    """A command in the list.
+
+    Attributes:
+        name: of the command.
+        module: the one of :mod:`overlaysync.cli` that adds it.
+        help: its line in the list, which is also the first line of its own help.
     """
 
     name: str
@@ -77,7 +79,7 @@ class Command(TyperCommand):
     """A command whose help says of each argument and option what people call it, and nothing of Python's."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The words after the command's name."""
+        """Return the words after the command's name."""
         arguments: list[Any] = [param for param in self.params if _is_argument(param)]
         return ["[OPTIONS]", *(argument.metavar for argument in arguments)]
 
@@ -112,7 +114,7 @@ class Lazy(TyperCommand):
     """A command that is imported when its arguments are to be read; until then, its name and its line."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """The context of the command itself, with the defaults that the user has set."""
+        """Return the context of the command itself, with the defaults that the user has set."""
         assert self.name
         command = load(self.name)
         if not extra.get("resilient_parsing"):  # while the shell completes a word nothing is used
@@ -125,7 +127,7 @@ def _is_argument(param: Any) -> bool:
 
 
 def _options(command: Any) -> dict[str, bool]:
-    """The options of a command, and whether each may be given several times."""
+    """Return the options of a command, and whether each may be given several times."""
     return {param.name: param.multiple for param in command.params if not _is_argument(param)}
 
 

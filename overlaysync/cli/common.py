@@ -93,7 +93,7 @@ WaitOption: TypeAlias = Annotated[
 
 @contextmanager
 def open_node(output: Output | None) -> Iterator[Node]:
-    """The node of this home.
+    """Open the node of this home.
 
     A command's ``output`` is told when the home is a copy of another machine's, which has then a new key.
     Completion has none: it leaves the key as it is.
@@ -117,7 +117,7 @@ def interruptible() -> Iterator[None]:
 
 
 def parse_format(text: str | None) -> Format | None:
-    """The format of an option.
+    """Return the format of an option.
 
     Raises:
         UsageError: there is no such format.
@@ -143,7 +143,7 @@ def refuse_format(format: Format | None, what: str, why: str) -> None:
 
 
 def parse_peers(texts: list[str] | None) -> list[Address]:
-    """The addresses of ``--peer``, and of OVERLAYSYNC_PEERS (separated by blanks)."""
+    """Return the addresses of ``--peer``, and of OVERLAYSYNC_PEERS (separated by blanks)."""
 
     return [parse_peer(text) for text in texts or os.environ.get("OVERLAYSYNC_PEERS", "").split()]
 
@@ -173,7 +173,7 @@ def again_of(
     *,
     trusted_only: bool = False,
 ) -> Again:
-    """The options of a fetch or sync that the commands in its errors repeat: all that were given."""
+    """Return the options of a fetch or sync that the commands in its errors repeat: all that were given."""
 
     options = ["--to", to] if to != "." else []
     options += [word for path in masters or () for word in ("--masters", path)]
@@ -223,7 +223,7 @@ def image_fields(
     book: Book | None = None,
     versions: Versions | None = None,
 ) -> dict[str, Any]:
-    """The JSON form of an image here.
+    """Return the JSON form of an image here.
 
     Args:
         known: the image.
@@ -263,7 +263,7 @@ def trust_fields(manifest: Manifest | None, book: Book | None) -> dict[str, str 
 
 
 def listing_fields(listing: Listing, book: Book, *, fork: bool) -> dict[str, Any]:
-    """The JSON form of something listed by peers; ``fork``: whether it is one side of a fork."""
+    """Return the JSON form of something listed by peers; ``fork``: whether it is one side of a fork."""
 
     header = listing.manifest.header
     return {
@@ -303,5 +303,5 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def quoted(note: str) -> str:
-    """A publisher's note for people: in quotation marks, so that it is not taken for words of ours."""
+    """Return a publisher's note for people: in quotation marks, so that it is not taken for words of ours."""
     return f"“{one_field(note)}”" if note else ""

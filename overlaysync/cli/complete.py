@@ -36,7 +36,10 @@ _SAFE = re.compile(r"[\w.][\w./:@-]{0,199}")
 
 
 def complete_reference(incomplete: str) -> list[str]:
-    """References that begin with ``incomplete``: names, and after ``:`` or ``@`` versions or nodes."""
+    """Return the references that begin with ``incomplete``.
+
+    Names first, and after ``:`` or ``@`` versions or nodes.
+    """
     with suppress(Exception), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         return [text for text in _candidates() if text.startswith(incomplete) and _is_due(text, incomplete)]
     return []
@@ -61,7 +64,7 @@ def _candidates() -> list[str]:
 
 
 def _load(cache: Path) -> list[str] | None:
-    """What was found lately, None when that is too long ago or unreadable."""
+    """Return what was found lately, None when that is too long ago or unreadable."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         with open(cache, "rb") as file:
             document = json.loads(file.read(_CACHE_LIMIT))

@@ -48,7 +48,7 @@ def load_defaults(command: str, options: Mapping[str, bool], commands: Collectio
 
 
 def _tables(path: Path, home: Home) -> dict[str, Any]:
-    """What the config file holds; nothing when there is none."""
+    """Return what the config file holds; nothing when there is none."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_SIZE)

@@ -66,7 +66,7 @@ class Person:
 
     @classmethod
     def at(cls, root: Path, name: str) -> Person:
-        """A person with a new directory below ``root``."""
+        """Return a person with a new directory below ``root``."""
         directory = root / name
         directory.mkdir()
         return cls(name, f"{name}-{secrets.token_hex(2)}", directory, root / f"{name}-home")
@@ -130,7 +130,7 @@ class _Demo:
         self._show_tree()
 
     def finish(self, kept: str | None) -> None:
-        """The summary, which is the command's result."""
+        """Print the summary, which is the command's result."""
         seconds = time.monotonic() - self.started
         document = self.results | {
             "commands": self.commands,
@@ -167,7 +167,7 @@ class _Demo:
 
     @contextmanager
     def _sharing(self) -> Iterator[int]:
-        """The teacher shares both while the block runs; gives the port."""
+        """Share both as the teacher while the block runs; yield the port."""
         self._step("The teacher shares both, until Ctrl-C.")
         words = ["share", f"{MASTER}.qcow2", f"{OVERLAY}.qcow2"]
         self._type(self.teacher, words)
@@ -192,7 +192,7 @@ class _Demo:
         self.results["overlay"] = self._fetch(OVERLAY, port)
 
     def _fetch(self, name: str, port: int) -> dict[str, Any]:
-        """What was fetched and what travelled; without mDNS once more with the address."""
+        """Return what was fetched and what travelled; without mDNS once more with the address."""
         reference = f"{name}@{self.teacher.user}"
         try:
             document = self._command(self.student, "fetch", reference, *self.peer)
@@ -308,7 +308,7 @@ class Processes:
         return self._started[-1]
 
     def run(self, person: Person, words: list[str]) -> str:
-        """What a command prints.
+        """Return what a command prints.
 
         Raises:
             OverlaysyncError: it failed; of the same kind where that matters here.
@@ -347,7 +347,7 @@ class Processes:
 
 @contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """A Ctrl-C waits for the end of the block."""
+    """Let a Ctrl-C wait for the end of the block."""
     pending: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: pending.append(number))
     try:
@@ -359,7 +359,7 @@ def _interrupted_later() -> Iterator[None]:
 
 
 def _reason(text: str) -> str:
-    """What the error document of a failed command says."""
+    """Return what the error document of a failed command says."""
     try:
         error = json.loads(text)["error"]
     except (ValueError, KeyError, TypeError):
@@ -368,7 +368,7 @@ def _reason(text: str) -> str:
 
 
 def _read_document(process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
-    """The JSON document that a running command has printed."""
+    """Return the JSON document that a running command has printed."""
     assert process.stdout is not None
     text, deadline = b"", time.monotonic() + _READY_S
     while select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -398,7 +398,7 @@ def _closing(node: Node) -> Iterator[Node]:
 
 
 def _make_master(node: Node, directory: Path) -> Known:
-    """A master with random and compressible areas, as a file system has: raw first, then as qcow2."""
+    """Return a master with random and compressible areas, as a file system has: raw first, then as qcow2."""
 
     raw, path = directory / f"{MASTER}.raw", directory / f"{MASTER}.qcow2"
     random = np.random.default_rng()

@@ -251,7 +251,7 @@ def _check_running_clock(passed: float, monotonic: float) -> Check:
 
 
 def _check_home() -> list[Check]:
-    """The home: may it be used, where does it lie, is the catalog whole, is there room."""
+    """Return the home: may it be used, where does it lie, is the catalog whole, is there room."""
 
     home = Home.from_environment(os.environ)
     try:
@@ -271,7 +271,7 @@ def _check_home() -> list[Check]:
 
 
 def _check_key(output: Output, peers: Sequence[Address], interfaces: Sequence[str]) -> Check:
-    """The node key: may it be used, and does another machine use it."""
+    """Return the node key: may it be used, and does another machine use it."""
 
     try:
         with open_node(output) as node:
@@ -327,7 +327,7 @@ def _check_catalog(home: Home) -> list[Check]:
 
 
 def _check_faults(faults: list[FaultCount]) -> Check:
-    """What peers have made go wrong in a way that no code foresaw."""
+    """Return what peers have made go wrong in a way that no code foresaw."""
     if not faults:
         return Check("faults", "ok", "no peer has caused an unexpected error")
     total = sum(fault.count for fault in faults)
@@ -359,7 +359,7 @@ def _check_directory(directory: str) -> list[Check]:
 
 
 def _tried(name: str, check: Callable[[str], Check], directory: str) -> Check:
-    """A check that needs to write in ``directory``, which may not be allowed."""
+    """Return a check that needs to write in ``directory``, which may not be allowed."""
     try:
         return check(directory)
     except OSError as error:

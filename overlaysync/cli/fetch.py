@@ -294,7 +294,7 @@ def show_plan(output: Output, steps: Sequence[Step], options: Options, verdict: 
 
 
 def _base_name(step: Step, options: Options) -> str:
-    """What an overlay is put on: by its path, unless it lies where the user would look for it."""
+    """Return what an overlay is put on: by its path, unless it lies where the user would look for it."""
 
     base = step.base or ""
     expected = lies_in(base, options.directories) if step.base_here else True
@@ -302,7 +302,7 @@ def _base_name(step: Step, options: Options) -> str:
 
 
 def _sources(listing: Listing) -> str:
-    """The nodes that have it, and how many machines those are."""
+    """Return the nodes that have it, and how many machines those are."""
     labels = list(dict.fromkeys(listing.labels))  # one may run several commands there
     if len(labels) < 2:
         return "".join(labels) or "no peer"
@@ -323,7 +323,7 @@ def fetched_text(result: Fetched) -> str:
 
 
 def fetched_fields(result: Fetched, book: Book, versions: Versions) -> dict[str, Any]:
-    """The JSON form of an image that is here now."""
+    """Return the JSON form of an image that is here now."""
     transfer = result.transfer
     return image_fields(result.known, result.here, book, versions) | {
         "already_here": result.already,

@@ -43,7 +43,7 @@ def guest_size(node: Node, path: str, format: Format | None = None) -> int:
 def examine(
     node: Node, output: Output, path: str, format: Format | None = None, *, accept_master: bool = False
 ) -> Known:
-    """What is in the image, with a progress bar while it is hashed.
+    """Return what is in the image, with a progress bar while it is hashed.
 
     ``accept_master`` takes what an overlay stands on for its master, whatever is known of it.
     """
@@ -64,7 +64,7 @@ def examine(
 
 
 def master_here(node: Node, output: Output, text: str, *, accept: bool) -> Known:
-    """The image on this machine that something is to stand on; it must be what it was published as.
+    """Return the image on this machine that something is to stand on; it must be what it was published as.
 
     Raises:
         NotFoundError, AmbiguousError: as :func:`here`.
@@ -115,7 +115,9 @@ def look_at(node: Node, output: Output, path: str) -> Stray:
 def examine_stray(
     node: Node, output: Output, path: str, directories: list[str], *, accept_master: bool = False
 ) -> Known:
-    """What is in the image; an overlay whose master is not where its header says is read over it elsewhere.
+    """Return what is in the image.
+
+    An overlay whose master is not where its header says is read over it elsewhere.
 
     Raises:
         BaseImageError: its master is not known, or not here.
@@ -134,7 +136,9 @@ def examine_stray(
 
 
 def here(node: Node, output: Output, text: str, *, accept_master: bool = False) -> Known:
-    """The image on this machine that a path or reference means, as published; of copies a master first.
+    """Return the image on this machine that a path or reference means, as published.
+
+    Of copies a master first.
 
     Raises:
         NotFoundError: it is not here.
@@ -147,7 +151,7 @@ def here(node: Node, output: Output, text: str, *, accept_master: bool = False) 
 
 
 def path_of(node: Node, text: str, *, copies: bool = True) -> str:
-    """The path of the one image on this machine that a path or reference means, also when it has changed.
+    """Return the path of the one image here that a path or reference means, also when it has changed.
 
     Raises:
         NotFoundError: it is not here.
@@ -157,7 +161,7 @@ def path_of(node: Node, text: str, *, copies: bool = True) -> str:
 
 
 def paths_of(node: Node, text: str) -> list[str]:
-    """The paths of all images on this machine that a path or reference means, whatever became of them.
+    """Return the paths of all images on this machine that a path or reference means, whatever became of them.
 
     Raises:
         NotFoundError: there is none.
@@ -169,7 +173,7 @@ def paths_of(node: Node, text: str) -> list[str]:
 
 
 def overlays_of(node: Node, output: Output, text: str) -> list[str]:
-    """The paths of the overlays to discard: one of a name, all of a team or pattern, without its masters.
+    """Return the paths of the overlays to discard: one of a name; all of a team or pattern, but no masters.
 
     Raises:
         NotFoundError: there is none.
@@ -189,7 +193,7 @@ def overlays_of(node: Node, output: Output, text: str) -> list[str]:
 
 
 def _files_meant(node: Node, text: str) -> list[Present]:
-    """The files on this machine that a reference means.
+    """Return the files on this machine that a reference means.
 
     Raises:
         NotFoundError: there is none; a directory of that name is none either.
@@ -202,7 +206,10 @@ def _files_meant(node: Node, text: str) -> list[Present]:
 
 
 def _no_directory(text: str) -> NotFoundError | None:
-    """The error for a word that means nothing here, but is the name of a directory; None for another word."""
+    """Return the error for a word that means nothing here, but is the name of a directory.
+
+    None for another word.
+    """
 
     if not os.path.isdir(text):
         return None
@@ -239,7 +246,7 @@ def check_membership(node: Node, reference: Reference) -> None:
 
 
 def local_listings(node: Node) -> list[Listing]:
-    """What this node knows by name and has here, or had here before a VM began to write to the file."""
+    """Return the images that this node knows by name and has here, or had before a VM wrote to them."""
 
     present = {
         row.layer or row.disk
@@ -262,7 +269,7 @@ def local_listings(node: Node) -> list[Listing]:
 
 
 def manifest_of(node: Node, known: Known) -> Manifest | None:
-    """The version this content is known as here: the one that the file holds first, then one of its name."""
+    """Return the version that this content is known as: first the one that the file holds, then by name."""
 
     held = node.catalog.held_at(known.path)
     ids = held.manifests if held else ()

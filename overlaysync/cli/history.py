@@ -96,13 +96,13 @@ def history(
 
 
 def _known(node: Node, reference: Reference) -> list[Manifest]:
-    """The versions ever seen here, without those of an earlier team of that name."""
+    """Return the versions ever seen here, without those of an earlier team of that name."""
 
     return [manifest for manifest in known_versions(node.catalog, reference) if node.counts(manifest)]
 
 
 def _files(node: Node) -> dict[bytes, list[str]]:
-    """The files here by the content that they still hold."""
+    """Return the files here by the content that they still hold."""
     found: dict[bytes, list[str]] = {}
     for row in node.catalog.all_images():
         if node.library.known(row.path):
@@ -111,7 +111,7 @@ def _files(node: Node) -> dict[bytes, list[str]]:
 
 
 def _of_others(node: Node, listing: Listing) -> Listing:
-    """A listing without this machine's own shares, which are not another copy."""
+    """Return a listing without this machine's own shares, which are not another copy."""
 
     others = [
         at

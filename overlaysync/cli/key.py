@@ -93,6 +93,6 @@ def _report(output: Output, exchange: Exchange, *more: str) -> None:
 
 
 def _home() -> Home:
-    """The home, whatever hardware is here: these commands are about that."""
+    """Return the home, whatever hardware is here: these commands are about that."""
 
     return Home.from_environment(os.environ).prepare()

@@ -56,7 +56,7 @@ class LoggedWork:
         self._stalled = stalled_s > 0
 
     def end(self) -> None:
-        """The work has ended, well or not."""
+        """Note that the work has ended, well or not."""
         seconds = self._clock() - self._begun
         if seconds >= _LEAST_S and self._done:
             self._say(f"{self._what}: {format_size(self._done)} in {took(seconds)}")

@@ -95,7 +95,7 @@ def ls(
 
 
 def _nothing_fits(reference: Reference, listings: list[Listing]) -> OverlaysyncError | None:
-    """What to say of a reference that fits none of the listings."""
+    """Return what to say of a reference that fits none of the listings."""
 
     try:
         fitting(reference, listings)
@@ -135,7 +135,7 @@ def _how_many(listing: Listing) -> str:
 
 
 def _standing(listing: Listing, listings: list[Listing], book: Book, where: Mapping[bytes, Place]) -> str:
-    """What is said of a version beside the others: "2 versions, forked", "older", "other publisher"."""
+    """Return the remark on a version beside the others: "2 versions, forked", "older", "other publisher"."""
 
     header, publisher = listing.manifest.header, listing.manifest.publisher
     doubt = book.doubt(publisher, header.team, header.name)

@@ -109,14 +109,14 @@ def _group() -> Any:
 
 
 def globals_first(words: Sequence[str]) -> list[str]:
-    """The words with the global options moved to the front, up to a ``--``."""
+    """Return the words with the global options moved to the front, up to a ``--``."""
     end = words.index("--") if "--" in words else len(words)
     front = [word for word in words[:end] if word in _GLOBAL_FLAGS]
     return front + [word for word in words[:end] if word not in _GLOBAL_FLAGS] + list(words[end:])
 
 
 def settings(words: Sequence[str]) -> Settings:
-    """The global options among words that begin with them: errors in what follows obey them too."""
+    """Return the global options among words that begin with them: errors in what follows obey them too."""
     chosen = set(itertools.takewhile(_GLOBAL_FLAGS.__contains__, words))
     return Settings(
         json="--json" in chosen,

@@ -191,7 +191,7 @@ def discard(
 
 
 def _lost(node: Node, output: Output, path: str, going: list[str]) -> str:
-    """What would be lost with an overlay and the others that go; "" for nothing."""
+    """Return what would be lost with an overlay and the others that go; "" for nothing."""
 
     output.begin(f"looking at {os.path.basename(path)}", guest_size(node, path))
     try:

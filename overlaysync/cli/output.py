@@ -58,7 +58,7 @@ class Output:
     # -- results -------------------------------------------------------------------------------------
 
     def result(self, document: object, *lines: str) -> None:
-        """The command's result: one JSON document, or lines for people, each of which stays one line."""
+        """Print the command's result: a JSON document, or lines for people, each of which stays one line."""
         self._printed = True
         if self.json:
             self._put(json.dumps(document, indent=2))
@@ -92,7 +92,7 @@ class Output:
         streams.show(f"{stamped(text) if self.logs else self._painted(text, sys.stderr)}\n")
 
     def _painted(self, text: str, stream: Any) -> str:
-        """The tick or cross that ``text`` begins with in its colour."""
+        """Return the tick or cross that ``text`` begins with in its colour."""
         color = _COLORS.get(text[:1])
         if color is None or not self._color or not stream.isatty():
             return text
@@ -106,7 +106,7 @@ class Output:
         return not (self.quiet or self.json)
 
     def note(self, text: str) -> None:
-        """A line on stderr that ``--quiet`` leaves out."""
+        """Print a line on stderr, unless ``--quiet`` is given."""
         if self.quiet:
             return
         with self._lock:
@@ -120,7 +120,7 @@ class Output:
             streams.show(f"{text}\n")
 
     def log(self, text: str) -> None:
-        """A line for a log: what a terminal and JSON show in other ways."""
+        """Print a line for a log only: a terminal and JSON show it in other ways."""
         if self.logs:
             self.note(text)
 
@@ -159,7 +159,7 @@ class Output:
                 self._audience.show(one_field(what), done, joined, shown)
 
     def end(self) -> None:
-        """The work has ended."""
+        """Take the progress away: the work has ended."""
         with self._lock:
             self._audience.clear()
             if self._progress:
@@ -171,7 +171,7 @@ class Output:
 
 
 def output_of(context: typer.Context) -> Output:
-    """The output that the global options set up."""
+    """Return the output that the global options set up."""
     output = context.obj
     assert isinstance(output, Output)
     return output

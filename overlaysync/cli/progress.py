@@ -116,7 +116,7 @@ class Progress:
         self._drawn = True
 
     def _fields(self, done: int, rate: float) -> dict[str, object]:
-        """The JSON form."""
+        """Return the JSON form."""
         fields: dict[str, object] = {
             "progress": self._what,
             "done": done,
@@ -131,7 +131,7 @@ class Progress:
         return fields
 
     def _fitted(self, done: int, rate: float, columns: int) -> str:
-        """The line with a bar, in so many columns."""
+        """Return the line with a bar, in so many columns."""
         for sources, total, least in _FITTING:
             text = self._text(done, rate, sources=sources, total=total)
             room = columns - len(f"  {self._what}    {text}")

@@ -11,7 +11,7 @@ _SHOWN_CANDIDATES = 20
 
 
 def error_fields(error: OverlaysyncError) -> dict[str, Any]:
-    """The JSON form of an error."""
+    """Return the JSON form of an error."""
 
     return {
         "what": error.what,
@@ -23,7 +23,7 @@ def error_fields(error: OverlaysyncError) -> dict[str, Any]:
 
 
 def refusal_fields(refusal: Refusal) -> dict[str, Any]:
-    """The JSON form of one of several things that could not be had."""
+    """Return the JSON form of one of several things that could not be had."""
     return {"name": refusal.name} | error_fields(refusal.error)
 
 
@@ -37,14 +37,14 @@ def candidate_lines(error: OverlaysyncError) -> list[str]:
 
 
 def refusal_lines(refusal: Refusal) -> list[str]:
-    """What people are told of one of several things that could not be had."""
+    """Return what people are told of one of several things that could not be had."""
     error = refusal.error
     lines = [f"✗ {refusal.name}: {error}", *(f"    {line}" for line in candidate_lines(error))]
     return [*lines, f"    try: {error.hint}"] if error.hint else lines
 
 
 def of_several(refusals: Sequence[Refusal], total: int, what: str, *, told: bool) -> OverlaysyncError:
-    """The error for several things of which some failed; its exit code is that of the first.
+    """Return the error for several things of which some failed; its exit code is that of the first.
 
     Where each was ``told`` by itself, why and what to do are not said again.
     """

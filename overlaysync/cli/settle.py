@@ -42,7 +42,7 @@ def settle(
 
 
 def _held(node: Node, path: str) -> Held:
-    """What the file held when it was last fetched or published here.
+    """Return what the file held when it was last fetched or published here.
 
     Raises:
         NotFoundError: there is no such file.
@@ -61,7 +61,7 @@ def _held(node: Node, path: str) -> Held:
 
 
 def _version(node: Node, held: Held, path: str) -> Manifest:
-    """The version that the file was last.
+    """Return the version that the file was last.
 
     Raises:
         UsageError: it was a team's that this machine is not in.
@@ -78,7 +78,7 @@ def _version(node: Node, held: Held, path: str) -> Manifest:
 
 
 def _sides(node: Node, mine: Manifest) -> list[ManifestRow]:
-    """The other sides of the fork, of publishers that are not distrusted."""
+    """Return the other sides of the fork, of publishers that are not distrusted."""
     refuses = node.book().refuses
     rows = node.versions(mine.header.team, mine.header.name)
     return other_sides([row for row in rows if not refuses(row.publisher)], mine)

@@ -149,7 +149,7 @@ class _Served:
 
 
 def _audience(team: str | None, public: bool) -> str | None:
-    """The team, "" for everybody, or None for the audience that each image had so far.
+    """Return the team, "" for everybody, or None for the audience that each image had so far.
 
     Raises:
         UsageError: both are given, or the team has no name.
@@ -167,7 +167,7 @@ def _audience(team: str | None, public: bool) -> str | None:
 
 
 def _note(text: str) -> str:
-    """The note of ``-m``.
+    """Return the note of ``-m``.
 
     Raises:
         UsageError: it is too long, or has several lines.
@@ -183,7 +183,7 @@ def _note(text: str) -> str:
 
 
 def _confirmation(yes: bool) -> Callable[[Sequence[str]], None]:
-    """What asks before a team's images become public."""
+    """Return what asks before a team's images become public."""
 
     def confirm(names: Sequence[str]) -> None:
 
@@ -280,7 +280,7 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
 
 
 def _used_fields(used: Used) -> dict[str, Any]:
-    """The JSON form of what is listed without its data."""
+    """Return the JSON form of what is listed without its data."""
     header = used.entry.manifest.header
     return {
         "name": header.name,

@@ -121,7 +121,7 @@ def _rows(fields: dict[str, Any], find: Callable[[bytes], ManifestRow | None], n
 
 
 def _in_words(name: str, value: Any, find: Callable[[bytes], ManifestRow | None], now: float) -> Any:
-    """A value for people: versions by their numbers, dates with their age."""
+    """Return a value for people: versions by their numbers, dates with their age."""
 
     if name == "follows":
         row = find(bytes.fromhex(value))
@@ -221,7 +221,7 @@ def _shown(
     listings: list[Listing],
     where: Mapping[bytes, Place],
 ) -> list[Listing]:
-    """The things to show: the one that is meant, the sides of a fork, or the newest of each name."""
+    """Return the things to show: the one that is meant, the sides of a fork, or the newest of each name."""
 
     book = node.book()
     candidates = fitting(reference, listings)

@@ -34,7 +34,7 @@ def ending() -> tuple[str, int]:
 
 
 def leave() -> None:
-    """The command is over: if it was told to end, being told again changes nothing about its exit code.
+    """End the command: if it was told to end, being told again does not change its exit code.
 
     The interpreter restores what these signals did at first while it ends, and then the kernel would end it.
     """

@@ -256,7 +256,7 @@ def _pass_on(replica: Replica, fetched: tuple[Fetched, ...]) -> None:
 
 
 def _state(result: Fetched) -> str:
-    """``current``, ``updated`` (moved forward) or ``fetched`` (was absent)."""
+    """Return ``current``, ``updated`` (moved forward) or ``fetched`` (was absent)."""
     if result.already:
         return "current"
     return "updated" if result.verdict.standing is not None else "fetched"

@@ -168,7 +168,7 @@ def leave(
 
 
 def _team(node: Node, name: str) -> Team:
-    """The team of that name that this node is in.
+    """Return the team of that name that this node is in.
 
     Raises:
         NotFoundError: it is in none.
@@ -211,7 +211,7 @@ def _tell_lost(output: Output, lost: Farewell, name: str) -> None:
 
 
 def _member_fields(member: Member) -> dict[str, Any]:
-    """The JSON form of a member; this machine was never seen by itself."""
+    """Return the JSON form of a member; this machine was never seen by itself."""
 
     return {
         "node": member.label,
@@ -258,7 +258,7 @@ def _holdings(member: Member) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first of these names, and how many more there are."""
+    """Return the first of these names, and how many more there are."""
     shown, more = ", ".join(names[:_NAMED_THINGS]), len(names) - _NAMED_THINGS
     return f"{shown} and {more} more" if more > 0 else shown
 
@@ -272,7 +272,7 @@ def _dated(team: Team) -> Team:
 
 
 def _code(name: str, file: str | None) -> str:
-    """The code, from a file, from stdin, or asked for without showing what is typed.
+    """Return the code, from a file, from stdin, or asked for without showing what is typed.
 
     Raises:
         OverlaysyncError: the file cannot be read, or others may read it.

@@ -72,7 +72,7 @@ def tree(
 
 
 def _family(node: Node) -> Tree:
-    """The tree of what this node knows, without the files that are gone."""
+    """Return the tree of what this node knows, without the files that are gone."""
 
     rows = [row for row in node.catalog.all_images() if os.path.exists(row.path)]
     other = [row for row in rows if node.library.known(row.path) is None]

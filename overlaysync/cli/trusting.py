@@ -172,7 +172,7 @@ def _list(node: Node, output: Output) -> None:
 
 
 def _publishers(book: Book) -> list[bytes]:
-    """The publishers that are trusted or have a name, those trusted first."""
+    """Return the publishers that are trusted or have a name, those trusted first."""
     return list(dict.fromkeys([*book.trusted, *(pin.publisher for pin in book.pins.values())]))
 
 
@@ -181,19 +181,19 @@ def _pins(publisher: bytes, book: Book) -> list[Pin]:
 
 
 def _names(publisher: bytes, book: Book) -> str:
-    """The names of a publisher, for people."""
+    """Return the names of a publisher, for people."""
     return ", ".join(f"'{pin.full_name}'" for pin in _pins(publisher, book))
 
 
 def _refused_fields(publisher: bytes, book: Book) -> dict[str, Any]:
-    """The JSON form of a distrusted publisher."""
+    """Return the JSON form of a distrusted publisher."""
 
     entry = book.distrusted[publisher]
     return {"publisher": node_id(publisher), "by": entry.label, "distrusted_since": entry.since}
 
 
 def _fields(publisher: bytes, book: Book) -> dict[str, Any]:
-    """The JSON form of a publisher and its names."""
+    """Return the JSON form of a publisher and its names."""
 
     names = [
         {
@@ -310,7 +310,7 @@ def _end_distrust(node: Node, output: Output, publisher: bytes, label: str) -> N
 
 
 def _label(sightings: Iterable[Sighting], publisher: bytes, book: Book) -> str:
-    """What a publisher called itself when it was last seen."""
+    """Return what a publisher called itself when it was last seen."""
     seen = [one for one in sightings if one.publisher == publisher]
     return max(seen, key=lambda one: one.at).label if seen else book.label(publisher)
 
@@ -333,7 +333,7 @@ def _named(text: str, published: Iterable[tuple[str, str]]) -> list[tuple[str, s
 
 
 def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look) -> bytes:
-    """The publisher with that fingerprint: of those seen before, else of those within reach.
+    """Return the publisher with that fingerprint: of those seen before, else of those within reach.
 
     Raises:
         NotFoundError: there is none.

@@ -156,7 +156,7 @@ class Finding:
     team: str = ""
 
     def lines(self, output: Output) -> list[str]:
-        """The lines for people."""
+        """Return the lines for people."""
 
         verdict, path, expected = self.verdict, self.verdict.path, self.verdict.expected
         if not verdict.damage:
@@ -191,7 +191,7 @@ class Finding:
         return Again(self.unlike, ("--to", os.path.dirname(self.verdict.path))).fetch("--replace")
 
     def fields(self) -> dict[str, Any]:
-        """The same for programs."""
+        """Return the same for programs."""
         return {
             "path": self.verdict.path,
             "ok": not self.verdict.damage,
@@ -232,7 +232,7 @@ def _report(output: Output, findings: list[Finding], failed: list[Refusal]) -> N
 
 
 def _way_of(finding: Finding) -> str:
-    """What to do about a file that differs."""
+    """Return what to do about a file that differs."""
     verdict, how = finding.verdict, finding.how
     if finding.lost:
         return _ways(verdict, how, finding.team)
@@ -270,7 +270,7 @@ def _refuse_to_lose(verdict: Verdict, lost: str, how: _How, team: str = "") -> N
 
 
 def _unlike_its_name(node: Node, verdict: Verdict) -> str:
-    """The name of a master's file when others of that name are known, and none has its content."""
+    """Return the name of a master's file when others of that name are known, and none has its content."""
 
     expected = verdict.expected
     if verdict.damage or expected.layer is not None or expected.basis is Basis.PUBLISHED:

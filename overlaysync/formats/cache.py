@@ -19,7 +19,7 @@ class ByteCache(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, key: int) -> T | None:
-        """The value kept under ``key``, which counts as used now."""
+        """Return the value kept under ``key``, which counts as used now."""
         with self._lock:
             found = self._values.get(key)
             if found is None:

@@ -131,11 +131,13 @@ class Chain:
         return Chain(tuple(images))
 
     def parent(self) -> Chain | None:
-        """The chain below the top, or None; it shares the open files and does not close them."""
+        """Return the chain below the top, or None; it shares the open files and does not close them."""
         return Chain(self.images[1:], owned=False) if len(self.images) > 1 else None
 
     def extents(self, offset: int, length: int) -> Iterator[Located]:
-        """What the guest sees in ``offset`` .. ``offset + length``, in order and without gaps: DATA or ZERO.
+        """Yield what the guest sees in ``offset`` ..
+
+        ``offset + length``, in order and without gaps: DATA or ZERO.
 
         Neighbouring ZERO extents are joined; neighbouring DATA extents of different images are not.
         """
@@ -167,7 +169,7 @@ class Chain:
                 image.read_into(extent, part)
 
     def fingerprints(self) -> tuple[Fingerprint, ...]:
-        """The fingerprint of every open file, top first."""
+        """Return the fingerprint of every open file, top first."""
         return tuple(Fingerprint.of(os.fstat(image.fd)) for image in self.images)
 
     def close(self) -> None:
@@ -186,7 +188,7 @@ class Chain:
 
 
 def backing_path(overlay: str, backing: Backing) -> str:
-    """The path of the backing file that the overlay opened as ``overlay`` names.
+    """Return the path of the backing file that the overlay opened as ``overlay`` names.
 
     Raises:
         ImageError: the name is not a plain path.
@@ -327,7 +329,7 @@ def _declared_format(overlay: Image, backing: Backing) -> Format | None:
 
 
 def _resolve(images: tuple[Image, ...], offset: int, end: int) -> Iterator[Located]:
-    """What ``images`` (top first) show in ``offset`` .. ``end``; ZERO may come in pieces."""
+    """Yield what ``images`` (top first) show in ``offset`` .. ``end``; ZERO may come in pieces."""
     top, below = images[0], _Below(images[1:], end)
     for extent in top.extents(offset, end - offset):
         if extent.kind is Kind.DATA:
@@ -350,7 +352,7 @@ class _Below:
         self._extent: Extent | None = None
 
     def take(self, offset: int, end: int) -> Iterator[Located]:
-        """What lies at ``offset`` .. ``end``."""
+        """Yield what lies at ``offset`` .. ``end``."""
         inside = min(end, self._end)
         while offset < inside:
             extent = clip(self._advance(offset), offset, inside)
@@ -360,7 +362,7 @@ class _Below:
             yield None, Extent(offset, end - offset, Kind.ZERO)
 
     def _advance(self, offset: int) -> Extent:
-        """The extent that covers ``offset``."""
+        """Return the extent that covers ``offset``."""
         extent = self._extent
         if extent is None or extent.offset + extent.length + _SKIP <= offset:
             self._source = _resolve(self._images, offset, self._end)

@@ -58,7 +58,7 @@ class ClusterSet:
             np.bitwise_or.at(self._page(number), places, bits)
 
     def common(self, other: ClusterSet) -> int | None:
-        """A cluster that is in both sets, if any."""
+        """Return a cluster that is in both sets, if any."""
         for number in self._pages.keys() & other._pages.keys():
             both = self._pages[number] & other._pages[number]
             places = np.flatnonzero(both)

@@ -45,7 +45,7 @@ def deflate(cluster: bytes | memoryview, compression: Compression) -> bytes | No
 
 
 def inflate(stored: bytes, size: int, compression: Compression) -> bytes | None:
-    """The ``size`` bytes that ``stored`` begins with in compressed form, or None if it does not.
+    """Return the ``size`` bytes that ``stored`` begins with in compressed form, or None if it does not.
 
     What follows in ``stored`` is ignored: only the last sector's end is known, not the last byte's.
     """
@@ -61,7 +61,7 @@ def _inflate_zlib(stored: bytes, size: int) -> bytes:
 
 
 def _inflate_zstd(stored: bytes, size: int) -> bytes:
-    """A cluster may be made of several frames."""
+    """Return a cluster may be made of several frames."""
     options = {int(zstd.DecompressionParameter.window_log_max): _ZSTD_WINDOW_LOG}
     parts: list[bytes] = []
     missing = size

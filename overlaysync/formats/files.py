@@ -126,7 +126,7 @@ def _enter(directory: str) -> int:
 
 
 def _to_look(path: str) -> str:
-    """What to type to see what there is instead of a file."""
+    """Return what to type to see what there is instead of a file."""
     directory = os.path.dirname(path) or "."
     while not os.path.isdir(directory) and directory not in ("/", ""):
         directory = os.path.dirname(directory)
@@ -134,7 +134,7 @@ def _to_look(path: str) -> str:
 
 
 def may_read(path: str) -> str:
-    """What to do about a file or directory that may not be read."""
+    """Return what to do about a file or directory that may not be read."""
     return f"chmod u+rX '{path}', or ask its owner to let you read it"
 
 

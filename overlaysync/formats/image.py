@@ -91,7 +91,10 @@ class Extent:
 
 
 def clip(extent: Extent, offset: int, end: int) -> Extent:
-    """The part of ``extent`` in ``offset`` .. ``end``, which overlap; a compressed cluster's host stays."""
+    """Return the part of ``extent`` in ``offset`` ..
+
+    ``end``, which overlap; a compressed cluster's host stays.
+    """
     start, stop = max(extent.offset, offset), min(extent.offset + extent.length, end)
     moved = extent.kind is Kind.DATA and not extent.stored
     host = extent.host + (start - extent.offset if moved else 0)
@@ -149,7 +152,7 @@ class Image(ABC):
 
     @abstractmethod
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """The extents that cover ``offset`` .. ``offset + length`` exactly, in order.
+        """Return the extents that cover ``offset`` .. ``offset + length`` exactly, in order.
 
         Neighbours of one kind (and, for DATA, adjacent in the file) are one extent; a compressed cluster
         is an extent of its own, clipped at the ends only, with ``host`` and ``stored`` of the whole cluster.

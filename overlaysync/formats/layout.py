@@ -98,7 +98,7 @@ class Layout(ABC):
 
 
 def cluster_size_for(format: Format, cluster_size: int, unit: int) -> int:
-    """The cluster size in which to rebuild an image: the sender's, as far as ``format`` can hold it.
+    """Return the cluster size in which to rebuild an image: the sender's, as far as ``format`` can hold it.
 
     Args:
         format: the format to write.

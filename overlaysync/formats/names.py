@@ -9,5 +9,5 @@ def has_protocol(name: bytes) -> bool:
 
 
 def display(name: str) -> str:
-    """A name for people: quoted, control characters and odd bytes escaped, at most 200 long."""
+    """Return a name for people: quoted, control characters and odd bytes escaped, at most 200 long."""
     return ascii(name if len(name) <= 200 else name[:197] + "...")

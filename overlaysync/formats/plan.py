@@ -10,7 +10,7 @@ from overlaysync.formats.raw_layout import RawLayout
 
 
 def plan_layout(target: Target, units: UnitMap) -> Layout:
-    """The whole layout of the image ``target``, whose units are as ``units`` says.
+    """Return the whole layout of the image ``target``, whose units are as ``units`` says.
 
     Raises:
         ImageError: the format cannot hold the target, or the unit map does not fit it.

@@ -240,7 +240,7 @@ class Qcow2Image(TwoLevelImage):
         buffer[:] = self._cluster_at(extent)[start : start + extent.length]
 
     def _cluster_at(self, extent: Extent) -> bytes:
-        """The bytes of a compressed cluster, whole."""
+        """Return the bytes of a compressed cluster, whole."""
         data = self._inflated.get(extent.host)
         if data is None:
             # The last sector need not be whole at the end of the file.

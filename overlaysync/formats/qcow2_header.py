@@ -239,7 +239,7 @@ def _extensions(fields: _Fields, first_cluster: bytes, path: str) -> Iterator[tu
 
 
 def _feature_names(features: int, extensions: dict[int, bytes]) -> str:
-    """The names of incompatible features, as far as the image names them, for people."""
+    """Return the names of incompatible features, as far as the image names them, for people."""
     table = extensions.get(_EXT_FEATURE_NAMES, b"")
     names = {
         table[at + 1]: _printable(table[at + 2 : at + 48])

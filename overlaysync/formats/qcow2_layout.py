@@ -44,7 +44,7 @@ _REFCOUNT_RUN = 128 * KIB
 
 
 def refcount_clusters(other: int, cluster_size: int) -> tuple[int, int]:
-    """The fewest refcount table clusters and refcount blocks that cover themselves and ``other`` clusters."""
+    """Return the fewest refcount table clusters and blocks that cover themselves and ``other`` clusters."""
     table = blocks = 0
     while True:
         needed = ceil_div(other + table + blocks, cluster_size // REFCOUNT_SIZE)
@@ -112,7 +112,7 @@ class Qcow2Layout(TableLayout):
         yield 0, self._head
 
     def _refcounts(self) -> Iterator[tuple[int, bytes]]:
-        """The blocks, all ones and back to back, a run at a time; then their table."""
+        """Yield the blocks, all ones and back to back, a run at a time; then their table."""
         cluster_size = self.target.cluster_size
         count = self.file_size // cluster_size
         for first in range(0, count, _REFCOUNT_RUN):

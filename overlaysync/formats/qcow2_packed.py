@@ -72,7 +72,7 @@ class PackedImage:
             yield place, body
 
     def end(self) -> Iterator[tuple[int, bytes]]:
-        """What is left to be written when all clusters are added: the last tables, and the header at last."""
+        """Yield what is left to write when all clusters are added: the last tables, then the header."""
         yield from self._end_table()
         l1_offset = self._take(ceil_div(self._l1.nbytes, self._cluster)) * self._cluster
         yield l1_offset, self._l1.astype(">u8").tobytes()
@@ -94,7 +94,7 @@ class PackedImage:
         )
 
     def _store(self, length: int) -> int:
-        """The place of a cluster of which so many bytes are stored."""
+        """Return the place of a cluster of which so many bytes are stored."""
         if length == self._cluster:
             return self._take(1) * self._cluster
         start = self._free or self.size
@@ -123,7 +123,7 @@ class PackedImage:
             self._l2[:] = 0
 
     def _take(self, count: int, *, counted: bool = True) -> int:
-        """The first of so many new clusters at the end of the file."""
+        """Return the first of so many new clusters at the end of the file."""
         first, self._clusters = self._clusters, self._clusters + count
         if self._clusters > len(self._counts):
             more = max(_COUNTED, count)

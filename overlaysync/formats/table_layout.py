@@ -74,7 +74,10 @@ class ClusterMap:
         return np.arange(first_slot, first_slot + len(units), dtype=np.int64) * self._target.unit
 
     def spans(self, width: int) -> Iterator[Kinds]:
-        """The clusters, ``width`` (a multiple of a page's) at a time; spans without an entry are left out."""
+        """Yield the clusters, ``width`` (a multiple of a page's) at a time.
+
+        Spans without an entry are left out.
+        """
         current = -1
         span: Kinds = np.empty(0, dtype=np.uint8)
         for index, kinds in self._pages():
@@ -99,7 +102,7 @@ class ClusterMap:
                 yield pages, kinds
 
     def _all_groups(self) -> Iterator[tuple[NDArray[np.int64], Kinds]]:
-        """The unit map's pages, checked, and those it leaves out where even they need entries."""
+        """Yield the unit map's pages, checked, and those it leaves out where even they need entries."""
         count = ceil_div(self._target.unit_count, PAGE_UNITS)
         seen = np.zeros(count, dtype=np.bool_)
         for pages, kinds in self._units.kind_groups():
@@ -122,7 +125,7 @@ class ClusterMap:
         return ((index, kinds) for index, kinds in self._all_pages() if kinds.max() >= least)
 
     def _all_pages(self) -> Iterator[tuple[int, Kinds]]:
-        """The unit map's pages, and those it leaves out where even they need entries, in order."""
+        """Yield the unit map's pages, and those it leaves out where even they need entries, in order."""
         done = 0
         for index, kinds in self._units.kind_pages():
             if self._fill:
@@ -134,12 +137,12 @@ class ClusterMap:
             yield from ((page, self._blank_page(page)) for page in range(done, count))
 
     def _blank_page(self, index: int) -> Kinds:
-        """A page that the unit map leaves out."""
+        """Return a page that the unit map leaves out."""
         length = page_length(self._target.unit_count, index)
         return np.full(length, self._target.blank, dtype=np.uint8)
 
     def _clusters(self, index: int, kinds: Kinds) -> Kinds:
-        """What the L2 entries say of the clusters of page ``index``."""
+        """Return what the L2 entries say of the clusters of page ``index``."""
         target = self._target
         if not self._layered:
             kinds = np.where(kinds == Kind.DATA, kinds, np.uint8(Kind.UNALLOCATED))

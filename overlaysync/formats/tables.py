@@ -108,7 +108,7 @@ class TwoLevelImage(Image):
 
     @abstractmethod
     def metadata(self) -> Iterator[tuple[str, Offsets]]:
-        """(what, cluster numbers) of everything but second tables and data."""
+        """Yield (what, cluster numbers) of everything but second tables and data."""
 
     @abstractmethod
     def table_offsets(self, entries: NDArray[np.uint64], places: Offsets) -> Offsets:
@@ -129,7 +129,7 @@ class TwoLevelImage(Image):
 
     @abstractmethod
     def decode(self, entries: Entries) -> Units:
-        """What checked entries say, one unit for each cluster (or subcluster)."""
+        """Return what checked entries say, one unit for each cluster (or subcluster)."""
 
     # -- opening -------------------------------------------------------------------------------------
 
@@ -183,7 +183,10 @@ class TwoLevelImage(Image):
         self._forget(~np.isin(self._offsets, np.concatenate(kept) if kept else []))
 
     def left_to_claim(self, owned: ClusterSet) -> int | None:
-        """What a format can check only when all tables have been seen; return a cluster that was taken."""
+        """Return what a format can check only when all tables have been seen.
+
+        Return a cluster that was taken.
+        """
         return None
 
     def _claimed(self, taken: int | None, what: str) -> None:

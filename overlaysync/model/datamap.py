@@ -77,12 +77,12 @@ class DataMap:
         """Bytes of all DATA units together."""
 
     def _last_unit(self) -> int:
-        """The number of the last DATA unit, when there is one."""
+        """Return the number of the last DATA unit, when there is one."""
         at = bisect_left(self._starts, self.count) - 1
         return self.pages.indices[at] * PAGE_UNITS + int(np.flatnonzero(self._kinds_at(at) == Kind.DATA)[-1])
 
     def _kinds_at(self, at: int) -> Kinds:
-        """The kinds of the units of the ``at``-th page present."""
+        """Return the kinds of the units of the ``at``-th page present."""
         length = page_length(self.pages.unit_count, self.pages.indices[at])
         return _unpacked(self._kinds[self._sorts[at]], length)
 
@@ -92,7 +92,7 @@ class DataMap:
             yield index, self._kinds_at(at)
 
     def kind_groups(self) -> Iterator[tuple[NDArray[np.int64], Kinds]]:
-        """The same, each distinct page once: (rising numbers of the places where it is, kinds)."""
+        """Yield the same, each distinct page once: (rising numbers of the places where it is, kinds)."""
         order = np.argsort(self._sorts, kind="stable")
         ends = np.cumsum(np.bincount(self._sorts, minlength=len(self._kinds)))
         first = 0
@@ -108,7 +108,10 @@ class DataMap:
         return full - (self.count * self.pages.unit - self.size) if last else full
 
     def runs(self, first: int, count: int, *, pages: Container[int] | None = None) -> Iterator[SlotRun]:
-        """The slots ``first`` .. ``first + count - 1`` page by page; only those of ``pages``, if given."""
+        """Yield the slots ``first`` ..
+
+        ``first + count - 1`` page by page; only those of ``pages``, if given.
+        """
         end = first + count
         if not 0 <= first <= end <= self.count:
             raise IndexError(f"slots {first}..{end} of {self.count}")
@@ -142,7 +145,10 @@ class DataMap:
 
 
 def _sorts_of(pages: PageList) -> NDArray[np.int64]:
-    """A number for each distinct page, by place. The end of the list is like no other: it may be shorter."""
+    """Return a number for each distinct page, by place.
+
+    The end of the list is like no other: it may be shorter.
+    """
     numbers: dict[bytes, int] = {}
     found = (numbers.setdefault(digest, len(numbers)) for digest in pages.digests)
     sorts = np.fromiter(found, dtype=np.int64, count=len(pages.digests))

@@ -38,7 +38,7 @@ MARKERS = {Kind.UNALLOCATED: UNALLOCATED, Kind.ZERO: ZERO}
 
 
 def hash_units(data: memoryview, unit: int) -> bytes:
-    """The digests of the consecutive units in ``data``, joined; the last unit may be short.
+    """Return the digests of the consecutive units in ``data``, joined; the last unit may be short.
 
     One hasher is reused: its state is larger than a digest and costs more to allocate than to reset.
     """
@@ -53,7 +53,7 @@ def hash_units(data: memoryview, unit: int) -> bytes:
 
 @lru_cache(maxsize=16)
 def zero_digest(length: int) -> bytes:
-    """The digest of ``length`` zero bytes, which canonical lists replace by ZERO."""
+    """Return the digest of ``length`` zero bytes, which canonical lists replace by ZERO."""
     return blake3(bytes(length)).digest()
 
 
@@ -72,7 +72,7 @@ def equal_rows(left: Digests, right: Digests | bytes) -> NDArray[np.bool_]:
 
 
 def kinds_of(digests: Digests) -> Kinds:
-    """The kind of every unit, from its digest; shape (units,), dtype uint8."""
+    """Return the kind of every unit, from its digest; shape (units,), dtype uint8."""
     words = np.ascontiguousarray(digests).view(np.uint64)
     blank = (words[:, :3] == 0).all(axis=1)
     last = words[:, 3]
@@ -116,12 +116,12 @@ def format_id(digest: bytes, *, digits: int = 64) -> str:
 
 
 def short_id(digest: bytes) -> str:
-    """The form for people: eight digits."""
+    """Return the form for people: eight digits."""
     return format_id(digest, digits=MIN_ID_DIGITS)
 
 
 def parse_id(text: str) -> bytes:
-    """The 32 bytes of a complete id.
+    """Return the 32 bytes of a complete id.
 
     Raises:
         UsageError: it is not ``b3:`` and 64 hexadecimal digits.

@@ -36,7 +36,7 @@ class HaveMap:
         return bool(self._bits.all())
 
     def missing(self) -> HaveMap:
-        """The slots that are not held."""
+        """Return the slots that are not held."""
         result = HaveMap(self.count)
         np.logical_not(self._bits, out=result._bits)
         return result
@@ -51,7 +51,7 @@ class HaveMap:
             yield first + start, length
 
     def slots(self) -> list[int]:
-        """The held slots, rising."""
+        """Return the held slots, rising."""
         held: list[int] = np.flatnonzero(self._bits).tolist()
         return held
 
@@ -61,7 +61,7 @@ class HaveMap:
 
     @classmethod
     def from_bytes(cls, data: bytes, count: int) -> HaveMap:
-        """The map that ``data`` encodes.
+        """Return the map that ``data`` encodes.
 
         Raises:
             DecodeError: the length does not fit ``count``, or bits past the end are set.

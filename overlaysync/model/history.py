@@ -97,7 +97,7 @@ class History:
 
 
 def _reached(id: bytes, follows: Mapping[bytes, tuple[bytes, ...]]) -> set[bytes]:
-    """The ids of all that follow one, directly or through others."""
+    """Return the ids of all that follow one, directly or through others."""
     after: dict[bytes, list[bytes]] = {}
     for new, before in follows.items():
         for old in before:

@@ -121,12 +121,12 @@ _decoder = msgspec.json.Decoder(Header)
 
 
 def encode_header(header: Header) -> bytes:
-    """The canonical bytes, which are what is signed."""
+    """Return the canonical bytes, which are what is signed."""
     return _encode(header)
 
 
 def decode_header(data: bytes) -> Header:
-    """The header that ``data`` encodes.
+    """Return the header that ``data`` encodes.
 
     Raises:
         DecodeError: it is too long, not canonical, or a field is out of bounds.
@@ -146,12 +146,12 @@ def decode_header(data: bytes) -> Header:
 
 
 def manifest_id(envelope: bytes) -> bytes:
-    """The id of a signed header, from all bytes of its envelope."""
+    """Return the id of a signed header, from all bytes of its envelope."""
     return derive(MANIFEST_CONTEXT, envelope)
 
 
 def _problem(header: Header) -> str:
-    """The first field out of bounds, in words; "" when there is none."""
+    """Return the first field out of bounds, in words; "" when there is none."""
     layer = header.is_layer
     checks = {
         "name": is_name(header.name) and (not header.team or is_name(header.team)),

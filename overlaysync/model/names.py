@@ -47,7 +47,7 @@ def check_name(text: str, what: str = "name") -> str:
 
 
 def name_from(text: str) -> str:
-    """The nearest name to any text, such as a file's stem."""
+    """Return the nearest name to any text, such as a file's stem."""
     normal = unicodedata.normalize("NFC", text)
     mapped = "".join(char if _plain(char) or char in _EXTRA else "-" for char in normal)
     cut = mapped.lstrip(_EXTRA)[:MAX_NAME].encode()[:MAX_NAME_BYTES].decode(errors="ignore")

@@ -59,7 +59,7 @@ def loaded_once(load: LoadPage) -> LoadPage:
 
 
 def page_digest(body: bytes | memoryview) -> bytes:
-    """The digest by which a page is addressed."""
+    """Return the digest by which a page is addressed."""
     return derive(PAGE_CONTEXT, body)
 
 
@@ -114,17 +114,17 @@ class PageList:
         return derive(SHAPE_CONTEXT, replace(self, parent=bytes(32) if self.is_layer else None).encode())
 
     def page(self, index: int) -> bytes | None:
-        """The digest of page ``index``, None when it is left out."""
+        """Return the digest of page ``index``, None when it is left out."""
         at = bisect_left(self.indices, index)
         return self.digests[at] if at < len(self.indices) and self.indices[at] == index else None
 
     def blank_page(self, index: int) -> bytes:
-        """The body that page ``index`` has when it is left out."""
+        """Return the body that page ``index`` has when it is left out."""
         marker = UNALLOCATED if self.is_layer else ZERO
         return marker * page_length(self.unit_count, index)
 
     def load(self, index: int, load: LoadPage) -> Digests:
-        """The digests of page ``index``, shape (units, 32), read-only.
+        """Return the digests of page ``index``, shape (units, 32), read-only.
 
         Raises:
             DecodeError: the body is not as long as the list says, or holds a marker that cannot be there.
@@ -155,7 +155,7 @@ class PageList:
         return digests
 
     def encode(self) -> bytes:
-        """The canonical bytes: magic, unit, virtual size, parent, then (index, digest) of each page."""
+        """Return the canonical bytes: magic, unit, size, parent, then (index, digest) of each page."""
         magic = b"OSL1" if self.is_layer else b"OSD1"
         head = _PREFIX.pack(magic, self.unit, self.virtual_size, self.parent or bytes(DIGEST_SIZE))
         entries = np.zeros(len(self.indices), dtype=_ENTRY)
@@ -166,7 +166,7 @@ class PageList:
 
     @classmethod
     def decode(cls, data: bytes) -> PageList:
-        """The list that ``data`` encodes.
+        """Return the list that ``data`` encodes.
 
         Raises:
             DecodeError: any byte is not as the canonical form has it, or a limit is passed.

@@ -32,7 +32,7 @@ class Pieces:
 
     @classmethod
     def of(cls, slot_count: int, unit: int) -> Pieces:
-        """The pieces of ``slot_count`` slots of ``unit`` bytes."""
+        """Return the pieces of ``slot_count`` slots of ``unit`` bytes."""
         slots = max(1, PIECE // unit)
         while slot_count > slots * MAX_PIECES:
             slots *= 2
@@ -48,7 +48,7 @@ class Pieces:
         return first, min(self.slots, self.slot_count - first)
 
     def touched(self, runs: Iterable[tuple[int, int]]) -> list[int]:
-        """The pieces that (first slot, count) runs reach into, each once, rising."""
+        """Return the pieces that (first slot, count) runs reach into, each once, rising."""
         touched = {
             piece
             for first, count in runs
@@ -83,5 +83,5 @@ class PieceLog:
             self._order.append(piece)
 
     def since(self, cursor: int) -> list[int]:
-        """What came at ``cursor`` and later."""
+        """Return what came at ``cursor`` and later."""
         return self._order[cursor:]

@@ -1,5 +1,4 @@
-"""Pins: which publisher a name belongs to here, what of it was seen, and which publishers the user trusts
-or refuses.
+"""Pins: which publisher a name belongs to here, and which publishers the user trusts or refuses.
 
 Times are ISO 8601 UTC, or "" where nobody knows any more. Labels are what a node calls itself: for people.
 """

@@ -60,7 +60,7 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """What ``text`` refers to.
+    """Return what ``text`` refers to.
 
     Raises:
         UsageError: it is neither a name nor an id.

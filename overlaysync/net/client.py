@@ -75,9 +75,11 @@ class GoneError(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class CatalogAnswer:
-    """Attributes:
-    catalog: the catalog; None when it is still the one with the ETag that was sent.
-    etag: to be sent the next time; "" when the peer gave none.
+    """A peer's answer to the question for its catalog.
+
+    Attributes:
+        catalog: the catalog; None when it is still the one with the ETag that was sent.
+        etag: to be sent the next time; "" when the peer gave none.
     """
 
     catalog: CatalogMessage | None
@@ -148,7 +150,9 @@ class Client:
     # -- small things --------------------------------------------------------------------------------
 
     async def catalog(self, address: Endpoint, etag: str = "") -> CatalogAnswer:
-        """What the peer serves to everybody or to a team; nothing when its catalog still has this ETag.
+        """Return what the peer serves to everybody or to a team.
+
+        Nothing when its catalog still has this ETag.
 
         Raises:
             GoneError: one of the two is not in the team.
@@ -159,7 +163,7 @@ class Client:
         return CatalogAnswer(decode_catalog(body), head.etag)
 
     async def private_catalog(self, address: PrivateAddress) -> CatalogMessage:
-        """What the peer serves to a team that both are in.
+        """Return what the peer serves to a team that both are in.
 
         Raises:
             GoneError: they are not.
@@ -169,12 +173,12 @@ class Client:
         return answer.catalog
 
     async def peers(self, address: Endpoint) -> tuple[Address, ...]:
-        """The peers that the peer knows."""
+        """Return the peers that the peer knows."""
         told = decode_peers(await self._body(address, "peers", MAX_PEERS_SIZE))
         return tuple(Address(heard_from(host, address.host), port) for host, port in told)
 
     async def page_list(self, address: Endpoint, manifest_id: bytes, size: int) -> bytes:
-        """An encoded page list, which must have ``size`` bytes."""
+        """Return an encoded page list, which must have ``size`` bytes."""
         if not 0 < size <= MAX_PAGE_LIST_SIZE:
             raise DecodeError(f"a page list cannot have {size} bytes")
         body = await self._body(address, f"manifests/{manifest_id.hex()}/pages", size)
@@ -183,7 +187,7 @@ class Client:
         return body
 
     async def page(self, address: Endpoint, manifest_id: bytes, digest: bytes) -> tuple[bytes, int]:
-        """A page, verified, and how many bytes it had on the wire."""
+        """Return a page, verified, and how many bytes it had on the wire."""
         path = f"manifests/{manifest_id.hex()}/pages/{digest.hex()}"
         head, body = await self._small(address, path, MAX_PAGE_SIZE, compress=self._packs_pages)
         page = decompress_at_most(body, MAX_PAGE_SIZE) if head.compressed else body
@@ -192,27 +196,30 @@ class Client:
         return page, len(body)
 
     async def history(self, address: Endpoint, manifest_id: bytes) -> tuple[bytes, ...]:
-        """The envelopes of versions before one that the peer serves, the newest first, not yet opened."""
+        """Return the unopened envelopes of the versions before one that the peer serves, newest first."""
         path = f"manifests/{manifest_id.hex()}/history"
         return decode_history(await self._body(address, path, MAX_HISTORY_SIZE))
 
     async def swarm(
         self, address: Endpoint, manifest_id: bytes, pieces: int, question: SwarmQuestion
     ) -> SwarmAnswer:
-        """What the peer has of a content of so many pieces, and who else fetches it."""
+        """Return what the peer has of a content of so many pieces, and who else fetches it."""
         path = f"manifests/{manifest_id.hex()}/swarm?{encode_question(question)}"
         answer = decode_swarm(await self._body(address, path, MAX_SWARM_SIZE), pieces)
         members = (replace(one, host=heard_from(one.host, address.host)) for one in answer.members)
         return replace(answer, members=tuple(members))
 
     async def _body(self, address: Endpoint, path: str, limit: int) -> bytes:
-        """A small body, of at most ``limit`` bytes."""
+        """Return a small body, of at most ``limit`` bytes."""
         return (await self._small(address, path, limit))[1]
 
     async def _small(
         self, address: Endpoint, path: str, limit: int, *, etag: str = "", compress: bool = False
     ) -> tuple[Head, bytes]:
-        """What is answered with status 200, or 304 when ``etag`` is still good; at most ``limit`` bytes."""
+        """Return what is answered with status 200, or 304 when ``etag`` is still good.
+
+        At most ``limit`` bytes.
+        """
         buffer = memoryview(bytearray(limit))
         request = _request(address, path, etag=etag, compress=compress)
         async with self._place(address, small=True) as host:
@@ -335,7 +342,7 @@ class Client:
     # -- the private lane ----------------------------------------------------------------------------
 
     async def shown(self, address: PrivateAddress) -> Shown:
-        """What the process behind a private lane shows of itself in a handshake; nothing is asked.
+        """Return what the process behind a private lane shows of itself in a handshake; nothing is asked.
 
         Raises:
             PeerError: there is no connection, or no certificate that can be judged.
@@ -436,7 +443,7 @@ async def _connecting(address: Endpoint, limit_s: float) -> AsyncIterator[None]:
 
 
 def _shown_behind(address: PrivateAddress, connection: DataConnection) -> Shown:
-    """What the peer has shown of itself.
+    """Return what the peer has shown of itself.
 
     Raises:
         PeerError: nothing, or a certificate that cannot even be judged.
@@ -449,7 +456,10 @@ def _shown_behind(address: PrivateAddress, connection: DataConnection) -> Shown:
 
 
 def _no_data(address: Endpoint, error: OverlaysyncError) -> PeerError:
-    """The failure of a new connection, with the address; of what a caller tells apart the kind is kept."""
+    """Return the failure of a new connection, with the address.
+
+    Of what a caller tells apart the kind is kept.
+    """
     if isinstance(error, BusyError | GoneError):
         return error
     kind = SilentError if isinstance(error, SilentError) else PeerError
@@ -481,7 +491,7 @@ def _reason(error: OSError) -> str:
 
 
 def _host_field(address: Endpoint) -> str:
-    """The Host field: a scope is this machine's own (RFC 6874, section 4)."""
+    """Return the Host field: a scope is this machine's own (RFC 6874, section 4)."""
     return str(Address(address.host.partition("%")[0], address.port))
 
 

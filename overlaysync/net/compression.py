@@ -1,5 +1,6 @@
-"""Image data and pages compressed on their way: a body is one zstd frame when its client asks for that and it
-pays.
+"""Compression of image data and pages on their way.
+
+A body is one zstd frame when its client asks for that and it pays.
 
 Here is what pays on the serving side (data that shrink, within a bounded amount of memory), and the codec.
 When to ask is decided in :mod:`overlaysync.swarm.link`. Leaves out a cache of compressed bodies: clients ask
@@ -53,7 +54,7 @@ def compress(plain: bytes) -> bytes:
 
 
 def decompress(frame: bytes, size: int) -> bytes:
-    """The ``size`` bytes that ``frame`` holds. Blocking; other threads run meanwhile.
+    """Return the ``size`` bytes that ``frame`` holds. Blocking; other threads run meanwhile.
 
     Takes some three times ``size`` in memory: what a frame promises is compared before any of it is unpacked.
 
@@ -75,7 +76,9 @@ def decompress(frame: bytes, size: int) -> bytes:
 
 
 def decompress_at_most(frame: bytes, limit: int) -> bytes:
-    """What ``frame`` holds, as :func:`decompress`; it must say how much, and not more than ``limit`` bytes.
+    """Return what ``frame`` holds, as :func:`decompress`.
+
+    It must say how much, and not more than ``limit`` bytes.
 
     Raises:
         PeerError: it is no such frame.
@@ -108,7 +111,7 @@ class Trials:
         return True
 
     def end(self, *, shrank: bool | None) -> None:
-        """A body was tried; None when nothing was learnt."""
+        """Note that a body was tried; None when nothing was learnt."""
         self._under_way -= 1
         if shrank is None:
             return
@@ -136,7 +139,7 @@ class Compressor:
 
     @asynccontextmanager
     async def body(self, offer: Offer, runs: Runs, length: int) -> AsyncIterator[bytes | None]:
-        """The data compressed, for as long as the block runs; None when they are better sent plain.
+        """Compress data for as long as the block runs; yield None when they are better sent plain.
 
         Raises:
             NotFoundError: the image has changed since it was published.
@@ -155,7 +158,7 @@ class Compressor:
             self._room += held
 
     async def _try(self, offer: Offer, runs: Runs, length: int) -> bytes | None:
-        """The compressed body if it is much shorter."""
+        """Return the compressed body if it is much shorter."""
         trials = self._of(offer)
         shrank = None  # nothing is learnt from who goes away, or from an image that cannot be read
         try:

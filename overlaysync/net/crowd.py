@@ -67,7 +67,7 @@ class Crowd(Generic[_T]):
         return self._places[holder].address == address
 
     def first_of_largest(self, among: Iterable[_T] | None = None) -> _T | None:
-        """The first of those ``among``, by default of all, that are of the host with the most places."""
+        """Return the first holder ``among`` these (default: all) of the host with the most places."""
         if not self._hosts:
             return None
         largest = max(self._hosts, key=self._hosts.__getitem__)

@@ -142,7 +142,7 @@ class Browser:
         await self._multicast.close()
 
     def ignore(self, host: str) -> None:
-        """What is announced at this host name is our own, not a peer; told before it is announced."""
+        """Note a host name of our own, before it is announced: what is announced there is no peer."""
         self._own.add(host)
 
     @property
@@ -151,7 +151,7 @@ class Browser:
         return ", ".join(interface.name for interface in self._multicast.interfaces)
 
     def found(self) -> tuple[Peer, ...]:
-        """The peers at this moment."""
+        """Return the peers at this moment."""
         return tuple(self.peers.values())
 
     async def changed(self) -> None:
@@ -159,7 +159,7 @@ class Browser:
         await self._changed.wait()
 
     def confirm(self, label: str, host: str, port: int) -> None:
-        """A peer has answered there: keep it, however many others are announced.
+        """Keep a peer that has answered there, however many others are announced.
 
         One label for a place is enough: what others call the same node uses up nothing. A label that keeps
         silent gives way.
@@ -181,7 +181,7 @@ class Browser:
             self._confirmed[label] = place
 
     def unanswered(self, label: str) -> None:
-        """A peer has not answered where it did: another may have its place."""
+        """Note that a peer does not answer where it did: another may have its place."""
         if label in self._confirmed:
             self._silent.add(label)
 
@@ -214,7 +214,7 @@ class Browser:
             self._wanted.release()
 
     def _readdressed(self, name: str) -> None:
-        """An address of a peer is withdrawn; it may have others."""
+        """Look at a peer again of which an address was withdrawn: it may have others."""
         if name.endswith("." + SERVICE) and label_of(name) in self.peers:
             self._heard_of(name)
 
@@ -293,7 +293,7 @@ class Browser:
         self._notify()
 
     def _doubt(self, label: str) -> None:
-        """A peer is said to have gone, or to be where it cannot be reached: drop it unless it answers."""
+        """Drop a peer that is said to be gone or out of reach, unless it answers."""
         if label not in self.peers or label in self._doubts:
             return
         if self.still_there is None:
@@ -324,7 +324,7 @@ class Browser:
                 self._browser.ask_again_soon()  # it will announce anew what was withdrawn in its name
 
     def _give_back(self, label: str) -> None:
-        """A label stands for no place any more: another one for it may have had to go."""
+        """Give the place of a label back: another label for it may have had to go."""
         self._silent.discard(label)
         self._freed |= self._confirmed.pop(label, None) is not None
 

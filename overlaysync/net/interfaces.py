@@ -43,11 +43,14 @@ _ETHTOOL_GDRVINFO = 0x3
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """Attributes:
-    name: such as ``eth0``.
-    addresses: its addresses with their networks, but for those that the kernel still checks for duplicates.
-    left_out: why it is not used unless named; "" when it is.
-    index: the kernel's number of it; another interface of this name has another one.
+    """A network interface.
+
+    Attributes:
+        name: such as ``eth0``.
+        addresses: its addresses with their networks, without those that the kernel still checks for
+            duplicates.
+        left_out: why it is not used unless named; "" when it is.
+        index: the kernel's number of it; another interface of this name has another one.
     fleeting: IPv6 addresses that are replaced from time to time, or about to go.
     """
 
@@ -95,7 +98,7 @@ def list_interfaces() -> tuple[Interface, ...]:
 def choose_interfaces(
     named: Sequence[str] = (), found: Iterable[Interface] | None = None, *, missing_ok: bool = False
 ) -> tuple[Interface, ...]:
-    """The interfaces to use: those ``named``, or all that are not left out.
+    """Return the interfaces to use: those ``named``, or all that are not left out.
 
     Args:
         named: names; one that is unplugged, or has no address yet, may be there later (``missing_ok``).
@@ -239,7 +242,7 @@ def is_told_port(port: int) -> bool:
 
 
 def host_key(address: str) -> str:
-    """What counts as one host: an IPv4 address, the /64 network of an IPv6 address, or a name."""
+    """Return what counts as one host: an IPv4 address, the /64 network of an IPv6 address, or a name."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -274,7 +277,7 @@ def _interface(adapter: ifaddr.Adapter, flags: Mapping[tuple[str, str], int]) ->
 
 
 def _ipv6_flags() -> dict[tuple[str, str], int]:
-    """What the kernel says of each (interface name, IPv6 address): IFA_F_* of linux/if_addr.h."""
+    """Return what the kernel says of each (interface name, IPv6 address): IFA_F_* of linux/if_addr.h."""
     try:
         lines = _IF_INET6.read_text().splitlines()
     except OSError:  # a kernel without IPv6
@@ -318,7 +321,7 @@ def _ask(question: int, request: bytes) -> bytes:
 
 @lru_cache(_DRIVERS)
 def _driver(name: str, _index: int) -> str:
-    """The kernel driver behind an interface (ETHTOOL_GDRVINFO of linux/ethtool.h), "" when it has none.
+    """Return the kernel driver of an interface (ETHTOOL_GDRVINFO of linux/ethtool.h), "" for none.
 
     Another interface of the same name has another index, and may have another driver.
     """

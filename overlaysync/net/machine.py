@@ -54,7 +54,7 @@ def hardware_addresses() -> tuple[str, ...]:
 
 
 def _own_address(name: str) -> str:
-    """The address that a card was made with, "" when it has none."""
+    """Return the address that a card was made with, "" when it has none."""
     address = _permanent_address(name)
     with suppress(OSError, ValueError):
         if not address and (_SYSFS / name / "addr_assign_type").read_text().strip() == _GIVEN_BY_HARDWARE:

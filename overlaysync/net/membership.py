@@ -23,7 +23,7 @@ _QUESTION = re.compile(
 
 
 def encode_proof(nonce: bytes, proof: bytes) -> str:
-    """The query string of a client's proof."""
+    """Return the query string of a client's proof."""
     return f"nonce={nonce.hex()}&proof={proof.hex()}"
 
 
@@ -39,12 +39,14 @@ class Membership:
     _nonce: bytes = b""
 
     def challenge(self) -> bytes:
-        """A new nonce; one before it is worth nothing any more."""
+        """Return a new nonce; one before it is worth nothing any more."""
         self._nonce = secrets.token_bytes(NONCE_SIZE)
         return self._nonce
 
     def answer(self, query: str, shown: Shown, teams: Collection[Team]) -> bytes | None:
-        """The server's proof, when ``query`` proves membership of one of ``teams``; the nonce is used up.
+        """Return the server's proof, when ``query`` proves membership of one of ``teams``.
+
+        The nonce is used up.
 
         Args:
             query: what the client sent.

@@ -104,7 +104,7 @@ def encode_catalog(
     boot: bytes = b"",
     in_use: Iterable[tuple[bytes, str]] = (),
 ) -> bytes:
-    """The catalog of a node; what no longer fits the bounds is left out, first what is in use."""
+    """Return the catalog of a node; what no longer fits the bounds is left out, first what is in use."""
     items: list[str] = []
     used: list[_InUseJson] = []
     message = _CatalogJson(node.hex(), label[:MAX_LABEL], items, tls, boot.hex(), used)
@@ -122,7 +122,7 @@ def encode_catalog(
 
 
 def decode_catalog(data: bytes) -> CatalogMessage:
-    """The catalog that ``data`` encodes.
+    """Return the catalog that ``data`` encodes.
 
     Raises:
         DecodeError: it is not one, or out of bounds.
@@ -189,7 +189,7 @@ def _envelope(text: str) -> bytes:
 
 
 def parse_json(decoder: msgspec.json.Decoder[_Message], data: bytes, limit: int, what: str) -> _Message:
-    """The message that ``data`` encodes.
+    """Return the message that ``data`` encodes.
 
     Raises:
         DecodeError: it has more than ``limit`` bytes, or is not ``what``.
@@ -246,7 +246,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 def parse_address(text: str) -> Address:
-    """The address in ``text``: ``HOST:PORT``, ``192.0.2.1:80`` or ``[2001:db8::1]:80``.
+    """Return the address in ``text``: ``HOST:PORT``, ``192.0.2.1:80`` or ``[2001:db8::1]:80``.
 
     Raises:
         UsageError: it is none.
@@ -314,12 +314,12 @@ def _host(text: str) -> str:
 
 
 def encode_peers(peers: Iterable[str]) -> bytes:
-    """The list of peers a node knows, as many as the bounds allow."""
+    """Return the list of peers a node knows, as many as the bounds allow."""
     return _encode(_PeersJson(list(peers)[:MAX_PEERS]))
 
 
 def decode_peers(data: bytes) -> tuple[Address, ...]:
-    """The peers that ``data`` lists: IP addresses only, as a name would make us ask DNS for a stranger.
+    """Return the peers that ``data`` lists, by IP address: a name would make us ask DNS for a stranger.
 
     Raises:
         DecodeError: it is no such list, or out of bounds.
@@ -334,7 +334,7 @@ def decode_peers(data: bytes) -> tuple[Address, ...]:
 
 
 def parse_ip_address(text: str) -> Address:
-    """The address that a peer wrote: an IP address and a port, nothing that means something to one machine.
+    """Return the address that a peer wrote: an IP address and port that mean the same on every machine.
 
     Raises:
         UsageError, ValueError: it is none.
@@ -357,12 +357,12 @@ _RANGE = re.compile(
 
 
 def encode_slots(runs: Iterable[tuple[int, int]]) -> str:
-    """``runs`` as inclusive ranges: ``0-63,80-95``."""
+    """Return ``runs`` as inclusive ranges: ``0-63,80-95``."""
     return ",".join(f"{first}-{first + count - 1}" for first, count in runs)
 
 
 def decode_slots(text: str) -> Runs:
-    """The runs that ``text`` encodes: one range at least, rising, not overlapping.
+    """Return the runs that ``text`` encodes: one range at least, rising, not overlapping.
 
     Raises:
         DecodeError: it is anything else, or out of bounds.

@@ -157,7 +157,7 @@ class Multicast:
         self._wanted = self._sockets()
 
     def _sockets(self) -> dict[str | int, int]:
-        """What the library calls the sockets, and the index of the interface that each is for.
+        """Return what the library calls the sockets, and the index of the interface that each is for.
 
         For IPv6 it takes an address, or an index, for which it takes the first address of that interface.
         Only from a link-local address others know where an announcement comes from, but interfaces with one
@@ -174,7 +174,10 @@ class Multicast:
         return sockets
 
     def _named_scope(self, address: str) -> str:
-        """The address with the interface's name for its number; without a scope that is none of ours."""
+        """Return the address with the interface's name for its number.
+
+        Without a scope that is none of ours.
+        """
         host, _, scope = address.partition("%")
         names = (interface.name for interface in self.interfaces if str(interface.index) == scope)
         name = next(names, "") if is_link_local(host) else ""

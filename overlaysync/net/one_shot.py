@@ -87,7 +87,7 @@ class OneShot:
                 transport.close()
 
     def _packet(self) -> bytes:
-        """A question that differs from all others: the same packet twice within a second is not answered."""
+        """Return a question unlike all others: the same packet within a second would not be answered."""
         question = DNSOutgoing(_QUERY, multicast=False, id_=secrets.randbelow(1 << 16))
         question.add_question(DNSQuestion(self._service, _PTR, _IN))
         return question.packets()[0]

@@ -56,7 +56,7 @@ class Places:
 
     @asynccontextmanager
     async def place(self, client: str, give_way: Callable[[], None]) -> AsyncIterator[None]:
-        """A place while the block runs, after waiting for it.
+        """Hold a place while the block runs, after waiting for it.
 
         Args:
             client: its address.

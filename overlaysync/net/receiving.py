@@ -62,7 +62,7 @@ class Head:
 
 
 def parse_head(data: bytes) -> Head:
-    """The head in ``data``, which is everything before the empty line.
+    """Return the head in ``data``, which is everything before the empty line.
 
     Raises:
         PeerError: it is not what our server sends.
@@ -291,7 +291,7 @@ class DataConnection(asyncio.BufferedProtocol):
             self._finish(reusable=True)
 
     def _finish(self, *, reusable: bool) -> None:
-        """The answer is complete."""
+        """Finish: the answer is complete."""
         assert self._head is not None
         answer, head = self._answer, self._head
         self._leave_body()
@@ -335,7 +335,7 @@ class DataConnection(asyncio.BufferedProtocol):
             self._watch = None
 
     def _look(self) -> None:
-        """The head must come within ``read_s``, and each half of it thereafter bring the least rate."""
+        """Demand the head within ``read_s``, and thereafter the least rate in each half of it."""
         enough = self._bounds.min_rate * self._bounds.read_s / 2
         unread = self._unread()
         if self._state is _State.BODY and self._watched + unread >= enough:

@@ -13,7 +13,10 @@ from overlaysync.net.messages import Address
 
 
 async def resolve(address: Address) -> tuple[Address, ...]:
-    """The IP addresses of a name, in the order of announcements; what cannot be resolved stays as it is."""
+    """Return the IP addresses of a name, in the order of announcements.
+
+    What cannot be resolved stays as it is.
+    """
     if _is_ip(address.host):
         return (address,)
     loop = asyncio.get_running_loop()

@@ -33,7 +33,7 @@ Piece: TypeAlias = FileSegment | bytes | bytearray
 
 
 def gather(segments: Iterable[Segment], *, sendfile: bool = True) -> Iterator[Piece]:
-    """The same bytes in few pieces: long file segments as they are, the rest in buffers. Blocking.
+    """Yield the same bytes in few pieces: long file segments as they are, the rest in buffers. Blocking.
 
     Without ``sendfile`` there are buffers only.
 
@@ -68,7 +68,10 @@ class PieceReader:
         self.more = True
 
     def read(self) -> list[Piece]:
-        """The next pieces, some 16 MiB of them, but little in memory. Blocking: here the image is read."""
+        """Return the next pieces, some 16 MiB of them, but little in memory.
+
+        Blocking: here the image is read.
+        """
         batch: list[Piece] = []
         size = memory = 0
         for piece in self._pieces:
@@ -105,7 +108,7 @@ def _joined(segments: Iterable[Segment]) -> Iterator[Segment]:
 
 
 def _cut(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """The same, no file segment longer than a buffer."""
+    """Yield the same, no file segment longer than a buffer."""
     for segment in segments:
         if isinstance(segment, FileSegment):
             for at in range(0, segment.length, BUFFER_SIZE):
@@ -116,7 +119,7 @@ def _cut(segments: Iterable[Segment]) -> Iterator[Segment]:
 
 
 def read_segment(segment: FileSegment) -> bytes:
-    """The bytes of a segment. Blocking.
+    """Return the bytes of a segment. Blocking.
 
     Raises:
         NotFoundError: the file is shorter than the segment says.

@@ -266,7 +266,7 @@ class Server:
         return web.Response(body=encode_peers(told), content_type=_JSON)
 
     def _view(self, request: web.BaseRequest, path: list[str]) -> View | web.Response:
-        """What this client may see; or the answer, when it is about to prove that it may see more."""
+        """Return what this client may see; or the answer, when it is about to prove that it may see more."""
         transport = request.transport
         if transport is None or not is_private(transport):
             return View(self._shelf)
@@ -423,7 +423,10 @@ class Server:
 
 
 def asker_of(request: web.BaseRequest) -> str:
-    """The address of who asks; a link-local one with its interface: without it nobody can be told of it."""
+    """Return the address of who asks.
+
+    A link-local one with its interface: without it nobody can be told of it.
+    """
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     if not peer:
         return request.remote or ""
@@ -472,7 +475,7 @@ def _digest(text: str) -> bytes:
 
 
 def listen(addresses: Sequence[str], port: int, queue: int, *, all_needed: bool) -> list[socket.socket]:
-    """Listening sockets on one port of these IP addresses.
+    """Open listening sockets on one port of these IP addresses.
 
     Args:
         addresses: IP addresses.

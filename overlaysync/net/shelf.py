@@ -42,7 +42,7 @@ class Shelf(Protocol):
         ...
 
     def in_use(self) -> Sequence[InUse]:
-        """What a VM uses here: it is listed, and its data are not served."""
+        """Return what a VM uses here: it is listed, and its data are not served."""
         ...
 
     def peers(self) -> Sequence[Address]:
@@ -72,11 +72,11 @@ class View:
         return offer if offer is not None and self._shows(offer) else None
 
     def in_use(self) -> list[InUse]:
-        """What is in use, of all that may be seen."""
+        """Return what is in use, of all that may be seen."""
         return [used for used in self.shelf.in_use() if self._shows(used)]
 
     def past(self, manifest_id: bytes) -> tuple[bytes, ...] | None:
-        """The envelopes of the versions before one that is listed; None when it is not."""
+        """Return the envelopes of the versions before one that is listed; None when it is not."""
         offer = self.offer(manifest_id)
         if offer is not None:
             return offer.past

@@ -94,14 +94,14 @@ _QUESTION = re.compile(
 
 
 def encode_question(question: SwarmQuestion) -> str:
-    """The query string of a question."""
+    """Return the query string of a question."""
     label = "".join(re.findall(_LABEL, question.label, re.ASCII))[:MAX_LABEL]
     who = f"member={question.member}&port={question.port}&by={label}&" if question.member else ""
     return f"{who}held={question.held}&since={question.cursor}"
 
 
 def decode_question(text: str) -> SwarmQuestion:
-    """The question in a query string.
+    """Return the question in a query string.
 
     Raises:
         DecodeError: it is anything else, or out of bounds.
@@ -118,7 +118,7 @@ def decode_question(text: str) -> SwarmQuestion:
 def encode_swarm(
     label: str, pieces: int, log: PieceLog | None, *, cursor: int, members: Iterable[Member]
 ) -> bytes:
-    """What a node answers.
+    """Return what a node answers.
 
     Args:
         label: of the node.
@@ -141,7 +141,9 @@ def encode_swarm(
 
 
 def decode_swarm(data: bytes, pieces: int) -> SwarmAnswer:
-    """The answer that ``data`` encodes, about a content of ``pieces`` pieces; bad members are left out.
+    """Return the answer that ``data`` encodes, about a content of ``pieces`` pieces.
+
+    Bad members are left out.
 
     Raises:
         DecodeError: it is none, out of bounds, or about another number of pieces.
@@ -169,7 +171,7 @@ def _held(message: _SwarmJson, pieces: int) -> tuple[int, ...]:
 
 
 def _member(fields: object) -> Member | None:
-    """The member that a list begins with, which may gain more within v1; None when it is none."""
+    """Return the member that a list begins with, which may gain more within v1; None when it is none."""
     match fields:
         case [str(id), str(text), int(held), *_] if not isinstance(held, bool) and 0 <= held <= MAX_PIECES:
             with suppress(UsageError, ValueError):

@@ -106,7 +106,7 @@ class Tidy(RecordUpdateListener):
         self._faults = faults
 
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
-        """Called with what has come, before it goes into the cache."""
+        """Tidy what has come, before it goes into the cache."""
         for update in records:
             try:
                 tidy(update.new)

@@ -36,7 +36,7 @@ _GRACE_S = 0.5
 
 
 def server_context(key: NodeKey) -> tuple[ssl.SSLContext, Shown]:
-    """What a node's private lane answers with, and what that shows of it: a new key each time."""
+    """Return what a node's private lane answers with, and what that shows of it: a new key each time."""
     from overlaysync.trust.certificate import make_certificate
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -55,7 +55,7 @@ def server_context(key: NodeKey) -> tuple[ssl.SSLContext, Shown]:
 
 @cache
 def client_context() -> ssl.SSLContext:
-    """What a client asks with."""
+    """Return what a client asks with."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
@@ -64,7 +64,7 @@ def client_context() -> ssl.SSLContext:
 
 
 def shown_by(transport: asyncio.BaseTransport) -> Shown:
-    """What the other side of a TLS connection has shown of itself.
+    """Return what the other side of a TLS connection has shown of itself.
 
     Raises:
         DecodeError: nothing.
@@ -79,7 +79,7 @@ def shown_by(transport: asyncio.BaseTransport) -> Shown:
 
 
 async def connect(host: str, port: int, records: int) -> RecordSocket:
-    """A TCP connection on which TLS can be spoken.
+    """Return a TCP connection on which TLS can be spoken.
 
     Raises:
         OSError: there is none.
@@ -159,7 +159,7 @@ class TlsListener:
             sock.close()
 
     def renew(self, protocol: asyncio.BaseProtocol) -> None:
-        """A request has come on this connection: its client may send as much again."""
+        """Let the client send as much again: a request has come on this connection."""
         sock = self._connections.get(protocol)
         if sock is not None:
             sock.renew()

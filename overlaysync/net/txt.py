@@ -60,7 +60,7 @@ class NodeText:
 
 
 def encode_txt(text: NodeText) -> dict[bytes, bytes]:
-    """The entries, within the bounds of one string and of the record."""
+    """Return the entries, within the bounds of one string and of the record."""
     entries = {
         b"v": VERSION,
         b"id": text.node_id.encode("ascii"),
@@ -84,7 +84,7 @@ def encode_txt(text: NodeText) -> dict[bytes, bytes]:
 
 
 def decode_txt(entries: Mapping[bytes, bytes | None]) -> NodeText | None:
-    """What a foreign record says, damaged entries left out; None when it is of another version."""
+    """Return what a foreign record says, damaged entries left out; None when it is of another version."""
     if entries.get(b"v") != VERSION:
         return None
     items: list[Item] = []

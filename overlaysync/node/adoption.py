@@ -155,7 +155,7 @@ class Adoption:
         return fetched[-1].known
 
     def _namesake(self) -> str:
-        """An image here that is called like the missing master, for the user to look at."""
+        """Return an image here that is called like the missing master, for the user to look at."""
         known = [row.path for row in self.node.catalog.all_images() if os.path.exists(row.path)]
         name = os.path.basename(self.stray.backing)
         paths = [*known, *image_files(self.directories)]

@@ -91,7 +91,7 @@ class Anyone:
         self._silent_hosts: set[str] = set()  # likewise
 
     async def ask(self, content: bytes, ask: Ask[_Answer], *, team: str = "") -> _Answer:
-        """What the first of them gives.
+        """Return what the first of them gives.
 
         Raises:
             NotFoundError, VerificationError, NetworkError: nobody gives it.
@@ -141,7 +141,10 @@ class Anyone:
         failures: dict[str, OverlaysyncError],
         sources: _Sources,
     ) -> asyncio.Task[_Answer] | None:
-        """The first to answer; None when there is none within a moment. Any exception is a peer's failure."""
+        """Return the first to answer.
+
+        None when there is none within a moment. Any exception is a peer's failure.
+        """
         done, slow = await asyncio.wait(asked, timeout=self._slow_s, return_when=asyncio.FIRST_COMPLETED)
         if not done:
             late = [asked[task] for task in slow]
@@ -159,12 +162,12 @@ class Anyone:
 
 
 def host_of(where: tuple[Endpoint, Manifest]) -> str:
-    """What counts as the host of a source."""
+    """Return what counts as the host of a source."""
     return host_key(where[0].host)
 
 
 async def _patiently(ask: Ask[_Answer], address: Endpoint, manifest: Manifest) -> _Answer:
-    """What a peer answers in the end that may be busy at first."""
+    """Return what a peer answers in the end that may be busy at first."""
     for _ in range(_PATIENCE):
         try:
             return await ask(address, manifest)
@@ -174,7 +177,7 @@ async def _patiently(ask: Ask[_Answer], address: Endpoint, manifest: Manifest) -
 
 
 def _nobody(failures: list[OverlaysyncError]) -> OverlaysyncError:
-    """What to say when nobody gave it."""
+    """Return what to say when nobody gave it."""
     why = "; ".join(sorted({str(error) for error in failures}))
     if all(isinstance(error, GoneError) for error in failures):
         return NotFoundError("Nobody has it any more", why=why, hint="overlaysync ls")

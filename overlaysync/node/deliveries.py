@@ -61,7 +61,7 @@ class Deliveries:
         self._known: dict[tuple[bytes, str], _Delivery] = {}
 
     def sent(self, manifest: Manifest, host: str, size: int, members: Members, now: float) -> None:
-        """A body of ``size`` bytes of an image went to ``host``, or broke off after so many."""
+        """Note that ``size`` bytes of an image went to ``host``, whether that was all or not."""
         key = manifest.id, host_key(host)
         delivery = self._known.get(key)
         if delivery is None:

@@ -43,7 +43,7 @@ class Describing:
         self._store = store
 
     async def fetch(self, header: Header) -> tuple[PageList, int]:
-        """The list of the header's content, kept with all its pages; and how many bytes came for that.
+        """Return the list of the header's content, kept with all its pages; and how many bytes came for that.
 
         Raises:
             NotFoundError, NetworkError: nobody gives it.
@@ -62,7 +62,10 @@ class Describing:
         return pages, received
 
     async def _list(self, address: Endpoint, manifest: Manifest) -> PageList:
-        """The list as one peer has it, asked for as that peer describes it; checked by its id alone."""
+        """Return the list as one peer has it, asked for as that peer describes it.
+
+        Checked by its id alone.
+        """
         header = manifest.header
         pages = PageList.decode(await self._client.page_list(address, manifest.id, header.list_size))
         if pages.id != header.content_id:

@@ -222,7 +222,7 @@ class Fetch:
     def _unlisted(
         self, reference: Reference, listings: Sequence[Listing], book: Book, held: Collection[bytes]
     ) -> list[Refusal]:
-        """What teams are known to have of what is meant, and neither a peer lists nor a file here holds."""
+        """Return what teams are known to have of what is meant, and no peer lists and no file here holds."""
         catalog = self.node.catalog
         listed = {(item.manifest.header.team, item.manifest.header.name) for item in listings}
         known = {(seen.team, seen.name) for seen in catalog.sightings() if seen.team in self.node.teams}
@@ -271,7 +271,7 @@ class Fetch:
         return max(later, key=lambda one: one.version, default=None)
 
     async def plan(self, wanted: Listing, choice: Choice) -> list[Step]:
-        """The steps that bring ``wanted`` here; waits a little for a peer to have its master.
+        """Return the steps that bring ``wanted`` here; waits a little for a peer to have its master.
 
         Args:
             wanted: what: a claim of what was chosen.
@@ -314,7 +314,7 @@ class Fetch:
             raise
 
     def claims(self, choice: Choice) -> list[Listing]:
-        """What was chosen, then what others say of that content: who lies about it must not be in the way.
+        """Return what was chosen, then what other publishers say of that content, in case one of them lies.
 
         Of a name that one publisher has, only that one's word counts.
         """
@@ -355,7 +355,7 @@ class Fetch:
             raise only_distrusted(parse_reference(disk), fitting, self.node.book())
 
     def _believable(self) -> list[Listing]:
-        """What is within reach, without what distrusted publishers signed."""
+        """Return what is within reach, without what distrusted publishers signed."""
         return believable(self.reach.listings(), self.node.book())
 
     async def judge(self, steps: Sequence[Step], choice: Choice) -> Verdict | None:
@@ -403,7 +403,10 @@ class Fetch:
     # -- what is here --------------------------------------------------------------------------------
 
     def base_of(self, header: Header, path: str, *, last_resort: bool = True) -> Known | None:
-        """The image below a layer that is for the file at ``path``, if it is here; see :func:`find_base`."""
+        """Return the image below a layer that is for the file at ``path``, if it is here.
+
+        See :func:`find_base`.
+        """
         assert header.parent_id is not None
         return find_base(
             self.node.library,
@@ -631,7 +634,7 @@ class Fetch:
     # -- manifest ------------------------------------------------------------------------------------
 
     async def _page_list(self, step: Step, transfer: Transfer) -> PageList:
-        """The page list of the content, with all its pages kept here."""
+        """Return the page list of the content, with all its pages kept here."""
         header = step.header
         transfer.manifest += len(step.listing.manifest.envelope)
         pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)

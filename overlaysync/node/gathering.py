@@ -249,7 +249,7 @@ class Gathering:
         return Looked(known, chain)
 
     def _named(self) -> list[str]:
-        """The real paths of what the user named."""
+        """Return the real paths of what the user named."""
         return [*self._files.values(), *(folder.path for folder in self._folders.values())]
 
 
@@ -262,7 +262,7 @@ def fingerprint_at(path: str) -> Fingerprint | None:
 
 
 def _check_is_one(known: Known) -> None:
-    """An empty disk is of no use to anybody.
+    """Refuse an empty disk: it is of no use.
 
     Raises:
         ImageError: it is one.

@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 
 def _entry(hosts: OrderedDict[str, _T], host: str, make: Callable[[], _T]) -> _T:
-    """What is noted of a host."""
+    """Return what is noted of a host."""
     key = host_key(host)
     if key not in hosts:
         if len(hosts) >= _HOSTS:

@@ -124,7 +124,7 @@ def restore_key(home: Home, *, anywhere: bool = False) -> Exchange:
 
 
 def kept_keys(home: Home) -> list[Kept]:
-    """The keys that this home had before, the one put aside last at the end.
+    """Return the keys that this home had before, the one put aside last at the end.
 
     What cannot be read is left out, and so are copies of the present key.
     """
@@ -141,7 +141,7 @@ def _all_kept(home: Home) -> list[Kept]:
 
 
 def _numbered(home: Home) -> Iterator[tuple[int, Path]]:
-    """The files of kept keys with their numbers, which rise: clocks go back."""
+    """Yield the files of kept keys with their numbers, which rise: clocks go back."""
     for path in home.root.glob(f"{home.node_key.name}{_KEPT}*"):
         number = path.name.rpartition("-")[2]
         if number.isdecimal() and len(number) < 10:
@@ -200,7 +200,7 @@ def _locked(home: Home) -> Iterator[None]:
 
 
 def words_of(exchange: Exchange) -> str:
-    """What the user is told of a key that was exchanged because the machine is another one."""
+    """Return what the user is told of a key that was exchanged because the machine is another one."""
     new, old = node_id(exchange.key.public), node_id(exchange.former.key.public)
     if exchange.earlier:
         return (

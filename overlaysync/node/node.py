@@ -55,7 +55,7 @@ class Node:
 
     @classmethod
     def open(cls, environment: Mapping[str, str], *, tell: Callable[[str], None] | None = None) -> Node:
-        """The node of this home; key and catalog are made at first use.
+        """Return the node of this home; key and catalog are made at first use.
 
         Args:
             environment: variables.
@@ -92,7 +92,7 @@ class Node:
         return rows if key is None else [row for row in rows if is_vouched(row.envelope, key)]
 
     def held(self) -> set[bytes]:
-        """The ids of the versions that files here hold, or held and were chosen over."""
+        """Return the ids of the versions that files here hold, or held and were chosen over."""
         rows = self.catalog.all_held()
         return {id for row in rows if os.path.lexists(row.path) for id in row.manifests}
 
@@ -138,5 +138,5 @@ def now() -> float:
 
 
 def timestamp(*, ago_s: float = 0.0) -> str:
-    """The present time, or a time ago, as manifests and results write it: ISO 8601 UTC, seconds."""
+    """Return the present time, or a time ago, as manifests and results write it: ISO 8601 UTC, seconds."""
     return (datetime.now(UTC) - timedelta(seconds=ago_s)).strftime("%Y-%m-%dT%H:%M:%SZ")

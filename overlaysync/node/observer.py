@@ -22,7 +22,7 @@ class Observer(Protocol):
         """Labels of those that are asked for data, and for how long none has come; several times a second."""
 
     def end(self) -> None:
-        """The work has ended, well or not."""
+        """Note that the work has ended, well or not."""
 
     def log(self, text: str) -> None:
         """Something worth a line in a log only."""

@@ -105,12 +105,12 @@ class Passing:
         self._offers[offer.manifest.id] = offer
 
     def finish(self, offer: PartOffer) -> None:
-        """It is whole."""
+        """Note that it is whole."""
         offer.finished()
         self._whole[offer.manifest.id] = offer
 
     def withdraw(self, offer: PartOffer) -> None:
-        """It did not become whole."""
+        """Note that it did not become whole."""
         self._offers.pop(offer.manifest.id, None)
         self._whole.pop(offer.manifest.id, None)
 

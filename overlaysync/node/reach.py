@@ -199,7 +199,7 @@ class Reach:
         return self._index.get((content, team), {})
 
     def ignore(self, host: str) -> None:
-        """What is announced at this host name is this node's own."""
+        """Note a host name of this node's own."""
         if self.browser is not None:
             self.browser.ignore(host)
 
@@ -249,7 +249,7 @@ class Reach:
         return [view for view in self.views.values() if not view.alias]
 
     def label_of(self, source: str) -> str:
-        """The label of the node behind a source key."""
+        """Return the label of the node behind a source key."""
         for view in self.nodes():
             if view.label and source in (str(view.address), str(view.endpoint("any"))):
                 return view.label
@@ -622,7 +622,7 @@ class Reach:
         return view.address in self.named or any(view.address in ips for ips in self._resolved.values())
 
     async def _look_in_private(self, view: PeerView) -> dict[bytes, Manifest]:
-        """What the peer serves to the teams that this node is in as well."""
+        """Return what the peer serves to the teams that this node is in as well."""
         view.things = {}
         teams = self.node.teams if view.tls and not view.alias else ()
         found = await asyncio.gather(*(self._look_in_team(view, team) for team in teams))

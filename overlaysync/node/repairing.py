@@ -103,14 +103,14 @@ async def repair(
 
 
 def _format(node: Node, path: str, header: Header) -> Format:
-    """The format that the file is named for; else the one that it had, or that it was published in."""
+    """Return the format that the file is named for; else the one that it had, or that it was published in."""
     ending = os.path.splitext(path)[1].lower().removeprefix(".")
     row = node.catalog.image_at(path)
     return Format(ending if ending in list(Format) else row.format if row else header.format)
 
 
 def _own_base(node: Node, path: str, header: Header) -> Known | None:
-    """What the overlay stands on, read again; None if that is not what it was, or cannot be found."""
+    """Return what the overlay stands on, read again; None if that is not what it was, or cannot be found."""
     below = path_below(node.library, path)
     try:
         base = node.library.examine(below, now=now(), fresh=True) if below else None

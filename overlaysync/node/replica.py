@@ -74,7 +74,7 @@ class Replica(Share):
                     self.add(self.node.library.examine(file.path, now=now()), rows)
 
     def _meant(self, reference: Reference) -> list[tuple[Present, list[ManifestRow]]]:
-        """The files here that hold, or held, versions of what is named, and those versions."""
+        """Return the files here that hold, or held, versions of what is named, and those versions."""
         try:
             found = files_meant(self.node.library, self.node.book(), reference)
         except NotFoundError:
@@ -127,17 +127,17 @@ class Replica(Share):
             self.observer.note(f"not shared: {image.path}: {error}")
 
     def _version(self, image: Known, among: Collection[bytes] | None) -> Manifest | None:
-        """The first of the versions of an image, of those that are meant."""
+        """Return the first of the versions of an image, of those that are meant."""
         found = self._versions(image)
         return next((one for one in found if among is None or one.id in among), None)
 
     def _below(self, image: Known, top: Manifest) -> Manifest | None:
-        """The version of an image that one of ``top`` stands on, which those whom that is for can get."""
+        """Return the version of a master that the audience of one of ``top``, which stands on it, can get."""
         found = [one for one in self._versions(image) if one.header.team in ("", top.header.team)]
         return next(iter(found), None)
 
     def _versions(self, image: Known) -> list[Manifest]:
-        """What the file was noted to hold, then all else that this node may see of its content."""
+        """Return what the file was noted to hold, then all else that this node may see of its content."""
         catalog = self.node.catalog
         noted = catalog.held_at(image.path)
         held = [row for row in map(catalog.find_manifest, noted.manifests if noted else ()) if row]
@@ -150,5 +150,5 @@ class Replica(Share):
 
 
 def _name(row: ManifestRow) -> str:
-    """The name of a version, with its team's."""
+    """Return the name of a version, with its team's."""
     return row.title.rpartition(":")[0]

@@ -91,7 +91,7 @@ async def serve(
 
 @contextmanager
 def _own_label(node: Node, port: int) -> Iterator[str]:
-    """The node's label for its first share, one with the port for others of the same home.
+    """Yield the node's label for its first share, and one with the port for others of the same home.
 
     mDNS finds out about two of one name, but not always when they begin within a second.
     """
@@ -134,7 +134,7 @@ def _note_sent(share: Share, deliveries: Deliveries, manifest_id: bytes, host: s
 
 
 def _members(share: Share, manifest_id: bytes) -> Members:
-    """The nodes that fetch an image, if it is still shared."""
+    """Return the nodes that fetch an image, if it is still shared."""
     return share.swarms.of(manifest_id) if share.offer(manifest_id) is not None else Members()
 
 
@@ -175,7 +175,7 @@ def _note_holders(node: Node, finished: list[tuple[str, bytes]]) -> None:
 
 
 def _announcement(share: Share, server: Server) -> Announcement:
-    """What everybody may know; what belongs to a team is in no announcement."""
+    """Return what everybody may know; what belongs to a team is in no announcement."""
     view = View(share)
     shown = {offer.manifest.id for offer in view.offers()}
     items = tuple(

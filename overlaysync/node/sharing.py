@@ -117,7 +117,7 @@ class Share:
         return self.neighbours()
 
     def names(self) -> dict[tuple[str, str], frozenset[bytes]]:
-        """What this node has published of what is shared: by team and name the contents."""
+        """Return what this node has published of what is shared: by team and name the contents."""
         found: dict[tuple[str, str], frozenset[bytes]] = {}
         for offer in self.offers():
             header = offer.manifest.header
@@ -193,7 +193,7 @@ class Share:
         return self._changes != changes
 
     def found_rotten(self, path: str, fingerprint: Fingerprint, why: str) -> None:
-        """The file of this fingerprint is damaged: it is withdrawn at the next refresh, and stays so.
+        """Withdraw the damaged file of this fingerprint at the next refresh, for good.
 
         May be called from any thread.
         """
@@ -239,7 +239,7 @@ class Share:
             image.chain.close()
 
     def _audience_later(self, image: Known) -> str | None:
-        """The audience of this share for what is new; None for the one that the image had.
+        """Return the audience of this share for what is new; None for the one that the image had.
 
         What was written to a public image while a team's share runs is for the team: nobody made it public.
         """
@@ -263,7 +263,7 @@ class Share:
     def _names(
         self, known: Mapping[str, Known], found: Mapping[str, Found], team: str | None
     ) -> dict[str, str]:
-        """The name of each image to be published, and of all that they stand on."""
+        """Return the name of each image to be published, and of all that they stand on."""
         present = {shared.known.path: shared.known for shared in self._shared.values()}
         images = {image.path: image for top in (*present.values(), *known.values()) for image in top.lineage}
         left_out = self._gathering.left_out
@@ -297,7 +297,7 @@ class Share:
         return names
 
     def _given(self, path: str, found: Mapping[str, Found]) -> str:
-        """The name that the user gave, which fits one image only."""
+        """Return the name that the user gave, which fits one image only."""
         if not self.wishes.name or path not in found:
             return ""
         if len(found) > 1:
@@ -392,7 +392,7 @@ class Share:
             )
 
     def _check_member(self, team: str, what: str) -> None:
-        """What belongs to a team is given by members alone.
+        """Refuse to share with a team that this node is not in.
 
         Raises:
             NotAllowedError: this node is not in ``team``.
@@ -448,8 +448,10 @@ class Share:
         self._tell_growth(image, manifest)
 
     def _tell_growth(self, image: Known, manifest: Manifest) -> None:
-        """Say when an image will take more room at others: they compress no overlays, and nothing that was
-        published before by a file that was not compressed."""
+        """Say when an image will take more room at others.
+
+        They compress no overlays, and nothing that was published before by a file that was not compressed.
+        """
         header, size = manifest.header, image.files[0].size
         packed = packing_of(header, Format(header.format)) is not None
         if image.geometry.compression is not None and not packed and grows(size, header.data_size):
@@ -467,7 +469,7 @@ class Share:
             hold_read_lock(below.fd, path=below.path)
 
     def _rot(self, path: str) -> str:
-        """What is wrong with the file at ``path`` as it is now; "" as far as is known nothing."""
+        """Return what is wrong with the file at ``path`` as it is now; "" as far as is known nothing."""
         fingerprint, why = self._rotten.get(path, (None, ""))
         return why if fingerprint is not None and fingerprint == fingerprint_at(path) else ""
 
@@ -499,7 +501,7 @@ class Share:
         return True
 
     def _published_before(self, path: str) -> Manifest | None:
-        """The version that the file held last, if it was for those that it is to be shared with now."""
+        """Return the version that the file held last, if it was for the audience that it has now."""
         held = self.node.catalog.held_at(path)
         for row in map(self.node.catalog.find_manifest, held.manifests if held else ()):
             if row is None or self.team not in (None, row.team) or self.wishes.name not in ("", row.name):

@@ -155,7 +155,7 @@ def sync_options(
 
 
 def _forward(before: Round, now: Round) -> list[Change]:
-    """What came, and what is no longer refused."""
+    """Return what came, and what is no longer refused."""
     known = {one.choice.manifest.id: one for one in before.brought}
     changes = []
     for one in now.brought:
@@ -167,7 +167,7 @@ def _forward(before: Round, now: Round) -> list[Change]:
 
 
 def _refused(before: Round, now: Round) -> list[Change]:
-    """What is refused and was not, or for another reason."""
+    """Return what is refused and was not, or for another reason."""
     known = {(one.name, str(one.error)) for one in before.refusals}
     return [Change(refusal=one) for one in now.refusals if (one.name, str(one.error)) not in known]
 

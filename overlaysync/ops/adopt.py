@@ -183,7 +183,7 @@ class Claims:
         self._doubts = library.catalog.doubts()
 
     def here(self) -> list[Claim]:
-        """What is known here: by manifests kept or seen, by images, by layers that were read before.
+        """Return what is known here: by manifests kept or seen, by images, by layers that were read before.
 
         Overlays to which nothing was written are all alike, so of such a one only its own record counts.
         """
@@ -211,7 +211,7 @@ class Claims:
         return claims
 
     def of(self, manifests: Iterable[Manifest]) -> Iterator[Claim]:
-        """What manifests of overlays say, those that are about an overlay like this one."""
+        """Yield what manifests of overlays say, those that are about an overlay like this one."""
         pages = self._stray.layer
         for manifest in () if self._stray.is_empty else manifests:
             header = manifest.header
@@ -233,7 +233,7 @@ class Claims:
         return doubt is not None and not is_before(manifest.header.created, doubt)
 
     def _by_image(self, row: ImageRow) -> Claim | None:
-        """What an image that is known here says."""
+        """Return what an image that is known here says."""
         if row.layer is None or row.parent is None or row.virtual_size != self._stray.layer.virtual_size:
             return None
         if not self._may_be(row.parent, row.layer):
@@ -244,7 +244,7 @@ class Claims:
         return Claim(row.parent, row.layer, Grade.ALIKE, words)
 
     def _by_record(self, row: ImageRow) -> Claim | None:
-        """What is known of the same file from before it was written to, here or where it was moved from."""
+        """Return what was known of the file before it was written to, here or where it was moved from."""
         stray = self._stray
         if row.layer is None or row.parent is None or not self._is_same_file(row):
             return None
@@ -404,7 +404,7 @@ def note_history(library: Library, stray: Stray, made: Known, proof: Proof, *, a
 
 
 def settle(library: Library, known: Known, proof: Proof) -> None:
-    """What was a guess once is none any more, when a claim proves the same content."""
+    """Forget that a file was a guess, when a claim proves the same content."""
     if proof.claim is not None and proof.claim.layer == known.content.id:
         library.catalog.settle_doubt(known.content.id)
 

@@ -145,7 +145,7 @@ class Assembly:
         return str(self._part.target)
 
     def open_reader(self) -> int:
-        """A descriptor to read the file with, also when it has got its name; the caller closes it."""
+        """Return a descriptor to read the file with, also when it has got its name; the caller closes it."""
         return self._part.open_reader()
 
     @property
@@ -280,7 +280,7 @@ class Assembly:
         self._done = True
 
     def _refuse_disguise(self) -> None:
-        """A guest can write any header into its disk, and who opens a raw file may believe it."""
+        """Refuse a raw file that begins with a format's header: its guest may have written that."""
         if self._layout.target.format is not Format.RAW:
             return
         name = foreign_format(self._part.pread(0, HEAD_SIZE))
@@ -379,7 +379,7 @@ def _stretches(hosts: NDArray[np.int64], good: NDArray[np.bool_], unit: int) -> 
 
 
 def _plan_key(pages: PageList, target: Target) -> bytes:
-    """What a part file is for: another content or layout is another key."""
+    """Return what a part file is for: another content or layout is another key."""
     text = f"{target.format} {target.cluster_size} {target.backing_name!r} {target.backing_format}"
     return derive(PLAN_CONTEXT, pages.id + text.encode())
 
@@ -392,7 +392,7 @@ def target_for(
     backing_name: bytes | None = None,
     backing_format: Format | None = None,
 ) -> Target:
-    """The target that holds ``pages`` in ``format``, in the sender's geometry where the format can."""
+    """Return the target that holds ``pages`` in ``format``, in the sender's geometry where the format can."""
     if pages.is_layer != (backing_name is not None):
         raise ValueError("a layer stands on a backing file, a disk does not")
     return Target(

@@ -55,7 +55,10 @@ def sources_of(catalog: Catalog, known: Known) -> tuple[bytes, ...]:
 
 
 def _rows_of(catalog: Catalog, known: Known, name: str) -> list[ManifestRow]:
-    """The versions that say whom an image is for; none when it was never published, nor anything like it."""
+    """Return the versions that say whom an image is for.
+
+    None when it was never published, nor anything like it.
+    """
     held = catalog.held_at(known.path)
     if held and (rows := _held_rows(catalog, held)):
         return rows
@@ -68,13 +71,16 @@ def _rows_of(catalog: Catalog, known: Known, name: str) -> list[ManifestRow]:
 
 
 def _held_rows(catalog: Catalog, held: Held) -> list[ManifestRow]:
-    """The versions of the audience that a file was noted to be for."""
+    """Return the versions of the audience that a file was noted to be for."""
     found = map(catalog.find_manifest, held.manifests)
     return [row for row in found if row and row.team == held.team]
 
 
 def _made_rows(catalog: Catalog, known: Known) -> list[ManifestRow]:
-    """The versions that a file was made of, or the unchanged file it is a copy of, or one that was moved."""
+    """Return the versions that a file was made of.
+
+    It may be a copy of the file that was made, or that file under a new path.
+    """
     for made in catalog.all_made():
         moved = stem(made.path) == stem(known.path) and not os.path.lexists(made.path)
         if made.path == known.path or made.content == known.content.id or moved:
@@ -85,7 +91,7 @@ def _made_rows(catalog: Catalog, known: Known) -> list[ManifestRow]:
 
 
 def _gone(catalog: Catalog, path: str, name: str) -> list[Held]:
-    """What files that are gone held, and the one at ``path`` may be by its name: its own, or what it held."""
+    """Return the notes of files that are gone, and that the file at ``path`` may be, by its name."""
     return [
         held
         for held in catalog.all_held()
@@ -155,13 +161,13 @@ class Audiences:
         )
 
     def _origin_below(self, known: Known, name: str) -> Origin | None:
-        """That of a master: where its content is public, what stands on it may be public."""
+        """Return that of a master: where its content is public, what stands on it may be public."""
         return self._of_rows(self._catalog.manifests(content=known.content.id), "") or self._origin(
             known, name
         )
 
     def _kin(self, known: Known, noted: Origin | None) -> Origin | None:
-        """The team whose data an image holds that is not known as that team's."""
+        """Return the team whose data an image holds that is not known as that team's."""
         catalog = self._catalog
         if catalog.manifests(team="", content=known.content.id):
             return None
@@ -177,7 +183,7 @@ class Audiences:
         return Origin(row.team, not self._is_mine(row), why)
 
     def _namesake(self, known: Known) -> ManifestRow | None:
-        """A team's overlay of that name on the same master, whose data are not known here."""
+        """Return a team's overlay of that name on the same master, whose data are not known here."""
         if known.parent is None:
             return None
         name, below = stem(known.path), known.parent.disk.id

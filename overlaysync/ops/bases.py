@@ -90,7 +90,10 @@ def _examined(library: Library, rows: Sequence[ImageRow], now: float) -> Iterato
 def _unknown_in(
     library: Library, disk: bytes, directories: Sequence[str], called: str, now: float, *, sizes: set[int]
 ) -> Known | None:
-    """The first file in the directories that shows the disk; where a size is known, of those of that size."""
+    """Return the first file in the directories that shows the disk.
+
+    Where a size is known, of those of that size.
+    """
     with images_in(directories) as found:
         for item in sorted(found, key=lambda item: not os.path.basename(item.path).startswith(called)):
             with suppress(OverlaysyncError, OSError):

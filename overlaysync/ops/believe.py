@@ -209,7 +209,7 @@ def to_look_at(
 
 
 def new_pin(choice: Choice, book: Book, *, since: str) -> Pin | None:
-    """The pin that is made when ``choice`` is taken, if there is none yet.
+    """Return the pin that is made when ``choice`` is taken, if there is none yet.
 
     Not of the masters that come along: their ids brought them, and the names are their publishers' words.
     """
@@ -222,12 +222,15 @@ def new_pin(choice: Choice, book: Book, *, since: str) -> Pin | None:
 
 
 def conflicts(publisher: bytes, published: Iterable[tuple[str, str]], book: Book) -> list[Pin]:
-    """The pins that stand in the way of ``publisher``, which has published these teams' names."""
+    """Return the pins that stand in the way of ``publisher``, which has published these teams' names."""
     return [book.pins[key] for key in sorted(set(published)) if book.is_other(publisher, *key)]
 
 
 def remark(choice: Choice, book: Book, *, dry_run: bool = False) -> str:
-    """What the user should know of a choice before it is pinned: whose word is taken, and why; or ""."""
+    """Return what the user should know of a choice before it is pinned: whose word is taken, and why.
+
+    Or "".
+    """
     header, publisher = choice.manifest.header, choice.manifest.publisher
     if header.team:
         return ""
@@ -273,7 +276,7 @@ class _Choosing:
     held: Collection[bytes] | None
 
     def believable(self, reference: Reference, candidates: list[Listing]) -> list[Listing]:
-        """The candidates that no distrusted publisher signed.
+        """Return the candidates that no distrusted publisher signed.
 
         Raises:
             NotAllowedError: there is none.
@@ -284,7 +287,7 @@ class _Choosing:
         return kept
 
     def by_id(self, reference: Reference, candidates: list[Listing]) -> Choice:
-        """The content of that id, as a trusted publisher describes it, if there is one."""
+        """Return the content of that id, as a trusted publisher describes it, if there is one."""
         allowed = self.allowed(reference, candidates)
         allowed.sort(key=lambda listing: self._trust(listing.manifest) is Trust.NO)
         whole = len(reference.id_prefix or "") >= _INIMITABLE
@@ -310,7 +313,10 @@ class _Choosing:
         return self._dated(reference, meant, reason)
 
     def allowed(self, reference: Reference, candidates: list[Listing]) -> list[Listing]:
-        """The candidates; with ``trusted_only`` those by publishers that the user trusts, or by a team."""
+        """Return the candidates.
+
+        With ``trusted_only`` those by publishers that the user trusts, or by a team.
+        """
         if not self.trusted_only:
             return list(candidates)
         kept = [item for item in candidates if item.manifest.header.team or self._is_trusted(item.manifest)]
@@ -319,7 +325,7 @@ class _Choosing:
         return kept
 
     def _meant(self, reference: Reference, candidates: list[Listing]) -> tuple[list[Listing], Reason]:
-        """What the team or the publisher of the name says of it."""
+        """Return what the team or the publisher of the name says of it."""
         team = [listing for listing in candidates if listing.manifest.header.team]
         public = [listing for listing in candidates if not listing.manifest.header.team]
         if not public:
@@ -380,7 +386,7 @@ class _Choosing:
         return replace(_choice(listing, reason), later=later, step_back=problem)
 
     def _away(self, reference: Reference, meant: Sequence[Listing]) -> list[ManifestRow]:
-        """The other sides of a fork that are known here, and are neither within reach nor in a file here.
+        """Return the known sides of a fork that are neither within reach nor in a file here.
 
         Who names a version, or a peer, has chosen. What this node published itself is away by its own doing.
         """

@@ -129,7 +129,7 @@ def _stood_on(catalog: Catalog, path: str) -> Expected | None:
 
 
 def _overlays_on(catalog: Catalog, path: str) -> Iterator[ImageRow]:
-    """The known overlays that stand on a file: by its name, or on the file itself before it got this name.
+    """Yield the known overlays that stand on a file, by this name or by the one that it had before.
 
     A moved file keeps the time of its last write; only its inode's number may be another file's by now. One
     that was put there without proof does not say what the file must hold.

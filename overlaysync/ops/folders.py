@@ -168,7 +168,7 @@ def image_files(directories: Sequence[str]) -> list[str]:
 
 
 def _names(fd: int, below: str) -> tuple[list[str], list[str]]:
-    """The files and directories in an open one, by their paths from the top, in order."""
+    """Return the files and directories in an open one, by their paths from the top, in order."""
     with os.scandir(fd) as entries:
         shown = sorted((entry for entry in entries if entry.name[:1] != "."), key=lambda entry: entry.name)
         files = [os.path.join(below, entry.name) for entry in shown if entry.is_file(follow_symlinks=False)]

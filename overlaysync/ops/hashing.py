@@ -109,7 +109,7 @@ class RegionHasher:
         self._maps = {}
 
     def busy_pages(self) -> Iterator[int]:
-        """The pages that are not blank from end to end; long blank runs are passed over in one step."""
+        """Yield the pages that are not blank from end to end; long blank runs are passed over in one step."""
         step = PAGE_UNITS * self._unit
         blank = Kind.UNALLOCATED if self._layer else Kind.ZERO
         offset = 0
@@ -128,7 +128,7 @@ class RegionHasher:
             offset = end
 
     def page(self, index: int) -> bytes:
-        """The body of page ``index``."""
+        """Return the body of page ``index``."""
         first = index * PAGE_UNITS
         count = page_length(self.unit_count, index)
         start = first * self._unit
@@ -189,7 +189,7 @@ class RegionHasher:
             digests[row : row + len(rows)] = rows
 
     def _hash_plain(self, image: Image, extent: Extent) -> bytes:
-        """The digests of plain data, from the page cache itself where that is safe."""
+        """Return the digests of plain data, from the page cache itself where that is safe."""
         mapped = self._maps.get(image.fd)
         if mapped is not None:
             with mapped.window(extent.host, extent.length) as view:
@@ -204,7 +204,7 @@ class RegionHasher:
         return b"".join(hashed)
 
     def _hash_spread(self, offset: int, end: int) -> bytes:
-        """The digests of what lies in several extents, or compressed."""
+        """Return the digests of what lies in several extents, or compressed."""
         hashed = []
         for start in range(offset, end, _SPREAD):
             part = self._buffer()[: min(_SPREAD, end - start)]
@@ -213,7 +213,7 @@ class RegionHasher:
         return b"".join(hashed)
 
     def _buffer(self) -> memoryview:
-        """This thread's own."""
+        """Return this thread's own."""
         if not hasattr(self._own, "buffer"):
             self._own.buffer = aligned_buffer(_SPREAD)
         buffer: memoryview = self._own.buffer
@@ -221,17 +221,17 @@ class RegionHasher:
 
 
 def hash_disk(chain: Chain, keep: KeepPage, progress: Progress | None = None) -> PageList:
-    """The page list of the disk a guest sees through ``chain``."""
+    """Return the page list of the disk a guest sees through ``chain``."""
     return _hash(RegionHasher(chain, CHUNK, False, progress), CHUNK, None, keep)
 
 
 def granule_of(image: Image) -> int:
-    """The granule of an overlay's layer."""
+    """Return the granule of an overlay's layer."""
     return clamp_granule(image.geometry.subcluster_size)
 
 
 def hash_layer(chain: Chain, parent: bytes, keep: KeepPage, progress: Progress | None = None) -> PageList:
-    """The page list of the top layer of ``chain``, whose backing disk has the id ``parent``."""
+    """Return the page list of the top layer of ``chain``, whose backing disk has the id ``parent``."""
     unit = granule_of(chain.top)
     return _hash(RegionHasher(chain, unit, True, progress), unit, parent, keep)
 
@@ -254,7 +254,7 @@ def combine(
     keep: KeepPage,
     progress: Progress | None = None,
 ) -> PageList:
-    """The page list of the disk that ``layer`` makes of the disk ``parent``.
+    """Return the page list of the disk that ``layer`` makes of the disk ``parent``.
 
     Only chunks that the layer covers in part, or that change length at an end of the parent, are read
     (through ``chain``, the overlay on its parent). A page that a list names at many places is not loaded for
@@ -279,7 +279,7 @@ class _Combiner:
         self.count = ceil_div(layer.virtual_size, CHUNK)
 
     def busy_pages(self) -> list[int]:
-        """The pages of the result that parent or layer have anything in, and those with an end in them."""
+        """Return the pages of the result that parent or layer have data in, and those with an end in them."""
         below = {index for index in self._parent.indices if index * PAGE_UNITS < self.count}
         own = {index // self._ratio for index in self._layer.indices}
         ends = {chunk // PAGE_UNITS for chunk in (self._parent.unit_count - 1, self.count - 1)}
@@ -307,7 +307,7 @@ class _Combiner:
         return digests.tobytes()
 
     def _parent_digests(self, index: int, count: int) -> Digests:
-        """The parent's digests, ZERO past its end; writable."""
+        """Return the parent's digests, ZERO past its end; writable."""
         digests = np.empty((count, 32), dtype=np.uint8)
         digests[:] = np.frombuffer(MARKERS[Kind.ZERO], dtype=np.uint8)
         if index * PAGE_UNITS < self._parent.unit_count:
@@ -316,7 +316,10 @@ class _Combiner:
         return digests
 
     def _layer_digests(self, first: int, count: int) -> Digests | None:
-        """The layer's digests for ``count`` chunks, padded to whole ones; None when nothing is allocated."""
+        """Return the layer's digests for ``count`` chunks, padded to whole ones.
+
+        None when nothing is allocated.
+        """
         low, high = first * self._ratio, min((first + count) * self._ratio, self._layer.unit_count)
         pages = range(low // PAGE_UNITS, ceil_div(high, PAGE_UNITS))
         if not any(self._layer.page(page) for page in pages):

@@ -65,13 +65,16 @@ def _is_much(units: int, unit: int, least: int) -> bool:
 
 
 def _data_of(known: Known) -> Iterator[_Data]:
-    """What an image adds to its master, by the units of its layer, and by those of a disk."""
+    """Yield what an image adds to its master, by the units of its layer, and by those of a disk."""
     yield _Data(known.content)
     yield _Data(known.disk, known.parent.disk if known.parent else None)
 
 
 def _data_in(catalog: Catalog, row: ManifestRow) -> _Data | None:
-    """What a version adds to its master, by the units of a disk where that can be had; None when unknown."""
+    """Return what a version adds to its master, by the units of a disk where that can be had.
+
+    None when unknown.
+    """
     load = catalog.pages.load_list
     content = load(row.content)
     if content is None or content.unit == CHUNK or row.result is None or row.parent is None:
@@ -81,7 +84,7 @@ def _data_in(catalog: Catalog, row: ManifestRow) -> _Data | None:
 
 
 def _public(catalog: Catalog) -> dict[int, list[PageList]]:
-    """The digests of all public versions that are kept here, by their unit."""
+    """Return the digests of all public versions that are kept here, by their unit."""
     found: dict[int, list[PageList]] = {}
     rows = catalog.manifests(team="")
     for id in dict.fromkeys(id for row in rows for id in (row.content, row.result) if id):

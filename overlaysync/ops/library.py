@@ -222,7 +222,7 @@ class Library:
         return {id for row in rows if row for id in (row.content, row.result) if id}
 
     def known(self, path: str | os.PathLike[str]) -> ImageRow | None:
-        """The catalog's row of ``path`` if it still fits the files, without hashing anything."""
+        """Return the catalog's row of ``path`` if it still fits the files, without hashing anything."""
         row = self.catalog.image_at(os.path.realpath(path))
         if row is None:
             return None
@@ -241,7 +241,7 @@ class Library:
 
     @contextmanager
     def source(self, row: ImageRow, *, layer: bool) -> Iterator[LocalSource | None]:
-        """The image of ``row`` as a local source of its disk or its layer; None if that cannot be had."""
+        """Open the image of ``row`` as a local source of its disk or layer; yield None if that fails."""
         pages = self.catalog.pages.load_list(row.layer if layer and row.layer else row.disk)
         if pages is None or not os.path.exists(row.path):
             yield None
@@ -330,7 +330,10 @@ class Library:
             raise self.other_master(chain.top.real_path, parent, wanted, empty=is_blank(chain.top))
 
     def _row_of(self, chain: Chain) -> ImageRow | None:
-        """What is known of the top file, written to or not; or of the file that was moved here as it was."""
+        """Return what is known of the top file, written to or not.
+
+        Or of the file that was moved here as it was.
+        """
         file = chain.fingerprints()[0]
         row = self.catalog.image_at(chain.top.real_path)
         if row is not None and row.fingerprint[:2] == file[:2]:
@@ -365,7 +368,7 @@ class Library:
         )
 
     def _cached(self, chain: Chain, parent: Known | None) -> Known | None:
-        """What is known of the top image, if its file and what it stands on are the same.
+        """Return what is known of the top image, if its file and what it stands on are the same.
 
         A master that was healed is another file: of the overlays on it, which it left alone, all stays known.
         """
@@ -420,12 +423,12 @@ class Library:
         return doubt
 
     def _notes(self, chain: Chain, content: PageList) -> tuple[str, ...]:
-        """What is to be said of the top image: by its header, and by a note of this file or its content."""
+        """Return the remarks on the top image, by its header and by a note of this file or its content."""
         noted = self.doubt_about(chain.top.real_path, chain.fingerprints()[0], content.id)
         return (*chain.top.notes, noted.text) if noted else chain.top.notes
 
     def _spread_doubt(self, path: str, file: Fingerprint, content: bytes) -> None:
-        """What a guest wrote to a file of which nothing proves what it is proves nothing either."""
+        """Carry the doubt about a file over to what a guest has made of it since."""
         doubt = self.catalog.doubt_about(path, file)
         if doubt is not None and (doubt.path, doubt.file, doubt.content) != (path, file, content):
             self.catalog.doubt(replace(doubt, path=path, file=file, content=content))

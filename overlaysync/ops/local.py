@@ -86,7 +86,7 @@ class LocalCopier:
         return self._assembly.written - before
 
     def _same_offset(self, pages: PageList) -> Iterator[_Copy]:
-        """Copies of units that the source has where the target has them."""
+        """Yield copies of units that the source has where the target has them."""
         load = loaded_once(self._load)
         theirs = set(pages.indices)
         for first, count in list(self._assembly.missing()):
@@ -95,7 +95,7 @@ class LocalCopier:
                 yield from _matching(run, pages, load, self._assembly)
 
     def _any_offset(self, pages: PageList) -> Iterator[_Copy]:
-        """Copies of whole units that the source has elsewhere; the source's pages are read once a window."""
+        """Yield copies of whole units that the source has elsewhere, reading its pages once a window."""
         load = loaded_once(self._load)
         for wanted in self._windows():
             for index in pages.indices:
@@ -107,7 +107,10 @@ class LocalCopier:
             self._progress(0)
 
     def _windows(self) -> Iterator[_Wanted]:
-        """What is missing; if one window holds it, it is kept for the next source: it only gets less."""
+        """Yield what is missing.
+
+        If one window holds it, it is kept for the next source: it only gets less.
+        """
         windows = list(_windows(list(self._assembly.missing())))
         if len(windows) == 1 and self._wanted is None:
             self._wanted = _Wanted(self._assembly, windows[0])
@@ -129,7 +132,7 @@ class _Taker:
         self._own = threading.local()
 
     def take(self, item: _Copy) -> int:
-        """The bytes of ``item`` that were taken."""
+        """Return the bytes of ``item`` that were taken."""
         unit, have = self._data.pages.unit, self._assembly.have
         taken = self._share(item)
         for first, count in have.gaps(item.first, item.count, self._assembly.batch_slots()):
@@ -137,7 +140,7 @@ class _Taker:
         return taken
 
     def _share(self, item: _Copy) -> int:
-        """The bytes that the new file now shares with one of the chain."""
+        """Return the bytes that the new file now shares with one of the chain."""
         if not any(self._assembly.may_share(image.fd) for image in self._chain.images):
             return 0
         try:
@@ -161,7 +164,7 @@ class _Taker:
                 yield item.first + low, inside // unit - low, image.fd, host
 
     def _copy(self, item: _Copy) -> int:
-        """The bytes of at most a batch that were copied."""
+        """Return the bytes of at most a batch that were copied."""
         part = self._buffer()[: self._data.span(item.first, item.count)]
         try:
             self._chain.read_into(item.offset, part)
@@ -171,7 +174,7 @@ class _Taker:
         return len(part) - sum(self._data.span(*run) for run in wrong)
 
     def _buffer(self) -> memoryview:
-        """This thread's own."""
+        """Return this thread's own."""
         if not hasattr(self._own, "buffer"):
             self._own.buffer = aligned_buffer(BATCH)
         buffer: memoryview = self._own.buffer
@@ -238,7 +241,7 @@ class _Wanted:
         self._found = np.zeros(len(self._words), dtype=np.bool_)
 
     def found_in(self, index: int, theirs: Digests) -> Iterator[_Copy]:
-        """Copies for the wanted slots whose digests stand in page ``index`` of the source."""
+        """Yield copies for the wanted slots whose digests stand in page ``index`` of the source."""
         words = np.ascontiguousarray(theirs).view(np.uint64)[:, 0]
         at = np.minimum(np.searchsorted(self._words, words), len(self._words) - 1)
         for hit in np.flatnonzero((self._words[at] == words) & (kinds_of(theirs) == Kind.DATA)).tolist():

@@ -121,7 +121,10 @@ def lost_by_repair(library: Library, verdict: Verdict, *, own: bytes) -> str:
 
 
 def _snapshots(path: str) -> str:
-    """What internal snapshots the image itself has, for people; "" for none, or when it cannot be read."""
+    """Return what internal snapshots the image itself has, for people.
+
+    "" for none, or when it cannot be read.
+    """
     try:
         with open_image(path, vouched=always) as image:
             count, names = image.snapshots, image.snapshot_names()
@@ -137,7 +140,10 @@ def _snapshots(path: str) -> str:
 
 
 def _versions_of(library: Library, known: Known, offered: Manifest | None) -> list[ManifestRow]:
-    """The versions that have the content of a file; of the name that is offered also those only seen."""
+    """Return the versions that have the content of a file.
+
+    Of the name that is offered also those only seen.
+    """
     header = offered.header if offered else None
     seen = library.catalog.versions(header.team, header.name) if header else []
     rows = [*library.catalog.manifests(content=known.content.id), *seen]
@@ -192,7 +198,7 @@ def _is_held(library: Library, known: Known, rows: Sequence[ManifestRow]) -> boo
 
 
 def _chosen_over(library: Library, row: ManifestRow) -> set[bytes | str]:
-    """The keys and labels of the publishers that have settled a fork for another side than a version."""
+    """Return the keys and labels of publishers that settled a fork for another side than a version."""
     versions = library.catalog.versions(row.team, row.name)
     history = History(versions)
     over = history.chosen_over(row.id)

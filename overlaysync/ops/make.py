@@ -80,7 +80,7 @@ class Maker:
         self._journals = journals
 
     def new(self, path: str, base: Known, *, format: Format, now: float) -> Known:
-        """An empty overlay on ``base``.
+        """Return an empty overlay on ``base``.
 
         Raises:
             WouldDestroyError: ``path`` is taken, or ``base`` may be written.
@@ -94,7 +94,7 @@ class Maker:
     def promote(
         self, known: Known, path: str, *, format: Format, now: float, progress: Progress | None = None
     ) -> Known:
-        """A standalone read-only master of what the guest of ``known`` sees.
+        """Return a standalone read-only master of what the guest of ``known`` sees.
 
         Raises:
             UsageError: it is a master already.
@@ -121,7 +121,7 @@ class Maker:
         replaces: Entry | None = None,
         progress: Progress | None = None,
     ) -> Known:
-        """An overlay on ``base`` whose guest sees what the guest of ``known`` sees.
+        """Return an overlay on ``base`` whose guest sees what the guest of ``known`` sees.
 
         Raises:
             UsageError: ``known`` is a master, or ``base`` stands on it.
@@ -187,7 +187,7 @@ class Maker:
         return replace(made, notes=(*made.notes, text))
 
     def _check_result(self, known: Known) -> None:
-        """What a manifest said the promotion would give must be what it gives."""
+        """Check that the promotion gives what its manifest said."""
         assert known.layer is not None
         for row in self._library.catalog.manifests(content=known.layer.id):
             if row.result is not None and row.result != known.disk.id:
@@ -198,7 +198,7 @@ class Maker:
                 )
 
     def _check_unchanged(self, base: Known) -> None:
-        """An overlay on other bytes than those that were hashed would show a mixture."""
+        """Refuse an overlay whose master has changed since it was hashed: it would show a mixture."""
         row = self._library.known(base.path)
         if row is None or row.disk != base.disk.id:
             raise BaseImageError(
@@ -206,7 +206,7 @@ class Maker:
             )
 
     def _made_before(self, work: _Work, source: LocalSource | None, now: float) -> Known | None:
-        """The image at its place, if it is just what is to be made: by a run that was stopped, or another."""
+        """Return the image at its place, if it is already what is to be made, by an earlier run perhaps."""
         if not os.path.isfile(work.path):
             return None
         if source is not None and os.path.samefile(work.path, source.chain.top.path):
@@ -229,7 +229,7 @@ class Maker:
         return made
 
     def _note_made(self, made: Known, work: _Work, now: float) -> None:
-        """What this path held before says nothing of the new file; a master must stay as it was made.
+        """Note what was made and of what, in place of what this path held before.
 
         Whom the new file is for is known by what it was made of, which may be gone when it is shared.
         """
@@ -278,7 +278,7 @@ class Maker:
 
 
 def _check_same(known: Known, chain: Chain) -> None:
-    """What was written since the image was hashed would be in no new file, and be lost with the old one.
+    """Refuse to remove an image that was written to since it was hashed: that would be lost.
 
     Raises:
         InUseError: the image or one below it has changed.
@@ -317,7 +317,7 @@ class _Difference:
         self._load = library.load_page
 
     def page_list(self, keeper: PageKeeper) -> PageList:
-        """The layer, in granules of the original."""
+        """Return the layer, in granules of the original."""
         layer = PageListBuilder(
             virtual_size=self._disk.virtual_size, unit=self._unit, parent=self._base.id, keep=keeper.keep
         )
@@ -332,13 +332,13 @@ class _Difference:
         return layer.build()
 
     def _pages(self) -> list[int]:
-        """The pages of the disk in which it may differ from the base."""
+        """Return the pages of the disk in which it may differ from the base."""
         disk, base = self._disk, self._base
         below = {index for index in base.indices if index * PAGE_UNITS < disk.unit_count}
         return sorted(index for index in {*disk.indices} | below if disk.page(index) != base.page(index))
 
     def _granules(self, index: int) -> Digests:
-        """The layer's digests for page ``index`` of the disk, whole chunks of granules."""
+        """Return the layer's digests for page ``index`` of the disk, whole chunks of granules."""
         own = self._disk.load(index, self._load)
         rows = np.zeros((len(own), self._ratio, 32), dtype=np.uint8)
         for at in np.flatnonzero(~self._same(index, own)).tolist():
@@ -359,7 +359,7 @@ class _Difference:
         return equal_rows(own, theirs)
 
     def _chunk(self, chunk: int, digest: Digests) -> Digests:
-        """The granules of a chunk that differs."""
+        """Return the granules of a chunk that differs."""
         if self._ratio == 1:
             return digest[np.newaxis]
         length = self._disk.unit_length(chunk)

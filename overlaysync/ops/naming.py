@@ -126,7 +126,7 @@ def assign_names(
 
 
 def _alike(everything: Mapping[str, Candidate], names: Mapping[str, str]) -> list[list[Candidate]]:
-    """Groups of images that cannot have one name; copies of one image are no group."""
+    """Return the groups of images that cannot have one name; copies of one image are no group."""
     groups: dict[str, list[Candidate]] = {}
     for path, name in names.items():
         groups.setdefault(name, []).append(everything[path])

@@ -60,12 +60,12 @@ class Offer(ABC):
         self._page_digests = frozenset(data.pages.digests)
 
     def page(self, digest: bytes) -> bytes | None:
-        """The page with this digest, None when it is not one of this manifest's."""
+        """Return the page with this digest, None when it is not one of this manifest's."""
         return self._load(digest) if digest in self._page_digests else None
 
     @abstractmethod
     def segments(self, runs: tuple[tuple[int, int], ...]) -> Iterator[Segment]:
-        """The bytes of the given (first slot, count) runs, in order, as pieces to be sent.
+        """Return the bytes of the given (first slot, count) runs, in order, as pieces to be sent.
 
         Raises:
             NotFoundError: they are not what was published any more.
@@ -145,7 +145,7 @@ class PartOffer(Offer):
         weakref.finalize(self, os.close, self._fd)
 
     def finished(self) -> None:
-        """The file is whole and has its name: from now on it must not change."""
+        """Note that the file is whole and has its name: from now on it must not change."""
         self._finished = Fingerprint.of(os.fstat(self._fd))
 
     def segments(self, runs: tuple[tuple[int, int], ...]) -> Iterator[Segment]:

@@ -87,7 +87,7 @@ class Packer:
         self._own = threading.local()
 
     def windows(self) -> Generator[list[tuple[int, bytes]], None, None]:
-        """(number, stored bytes) of the clusters that are not all zeros, a window at a time, in order.
+        """Yield (number, stored bytes) of the clusters that are not all zeros, in order, a window at a time.
 
         Raises:
             VerificationError: the part file does not hold what was written to it.
@@ -97,7 +97,7 @@ class Packer:
             yield from packed
 
     def _runs(self) -> Iterator[SlotRun]:
-        """The slots of each window."""
+        """Yield the slots of each window."""
         per_window = _WINDOW // self._data.pages.unit
         for run in self._data.runs(0, self._data.count):
             breaks = np.flatnonzero(np.diff(run.units // per_window)) + 1
@@ -134,7 +134,7 @@ class Packer:
         return packed
 
     def _buffer(self) -> memoryview:
-        """This thread's own."""
+        """Return this thread's own."""
         if not hasattr(self._own, "buffer"):
             self._own.buffer = aligned_buffer(_WINDOW)
         buffer: memoryview = self._own.buffer

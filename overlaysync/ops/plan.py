@@ -81,7 +81,7 @@ def plan_fetch(
     format: Format | None = None,
     again: Again | None = None,
 ) -> list[Step]:
-    """The steps that bring ``wanted`` to the directory ``to``, the lowest missing master first.
+    """Return the steps that bring ``wanted`` to the directory ``to``, the lowest missing master first.
 
     Args:
         wanted: what was asked for.
@@ -147,7 +147,7 @@ def plan_master(disk: bytes, listings: Iterable[Listing], find_base: FindBase, *
 def _on_bases(
     steps: list[Step], everything: list[Listing], find_base: FindBase, masters: str, again: Again
 ) -> list[Step]:
-    """The steps with those for missing bases in front of them."""
+    """Return the steps with those for missing bases in front of them."""
     wanted = steps[0].listing
     header = wanted.manifest.header
     while header.is_layer:

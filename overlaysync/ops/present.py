@@ -167,7 +167,7 @@ def _is_meant(row: ManifestRow, book: Book) -> bool:
 
 
 def _newest(reference: Reference, files: list[Present], library: Library) -> list[Present]:
-    """The files whose version no other file's follows, name by name; files of no version stay."""
+    """Return the files whose version no other file's follows, name by name; files of no version stay."""
     rows = {row.id: row for file in files for row in file.versions if _fits(reference, row)}
     names = {(row.team, row.name) for row in rows.values()}
     seen = [row for team, name in names for row in library.catalog.versions(team, name)]
@@ -181,7 +181,7 @@ def _newest(reference: Reference, files: list[Present], library: Library) -> lis
 
 
 def _thing(reference: Reference, file: Present) -> bytes | str:
-    """What two files have in common that are copies of one thing; a changed file is like no other."""
+    """Return what two files have in common that are copies of one thing; a changed file is like no other."""
     if _is_changed(reference, file):
         return file.path
     return min(_ids(reference, file)) if reference.id_prefix is not None else file.content
@@ -193,7 +193,7 @@ def _is_changed(reference: Reference, file: Present) -> bool:
 
 
 def _ids(reference: Reference, file: Present) -> list[bytes]:
-    """The ids of a file that the reference begins."""
+    """Return the ids of a file that the reference begins."""
     prefix = reference.id_prefix or ""
     return [id for id in (file.row.disk, file.row.layer) if id is not None and id.hex().startswith(prefix)]
 

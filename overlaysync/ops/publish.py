@@ -182,7 +182,7 @@ class Publisher:
     def _below(
         self, known: Known, image: Known, team: str, created: str, name: str | None, again: ShareAgain
     ) -> Manifest:
-        """The manifest of an image that ``known`` stands on.
+        """Return the manifest of an image that ``known`` stands on.
 
         Raises:
             NotAllowedError: it was for another team so far, and the user has not named it now.
@@ -225,7 +225,7 @@ class Publisher:
         history = History(self._library.catalog.versions(team, name))
 
         def of_mine(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
-            """The newest first, and of several publishers' this node's own."""
+            """Return the newest first, and of several publishers' this node's own."""
             return sorted(
                 (row for row in rows if self._belongs(row)),
                 key=lambda row: (row.publisher != self._key.public, -row.version),
@@ -295,7 +295,7 @@ class Publisher:
         return self._audiences.origin(known, self.name_of(known.path))
 
     def _header(self, known: Known, name: str, team: str, created: str, note: str) -> Header:
-        """The header of a first version."""
+        """Return the header of a first version."""
         content = known.content
         layer = known.layer is not None
         compression = None if layer else known.geometry.compression
@@ -338,7 +338,7 @@ def _next(name: str, version: int) -> int:
 
 
 def rebuilt_cluster_size(known: Known) -> int:
-    """The cluster size of a faithful copy: the sender's, or the granule where it has subclusters."""
+    """Return the cluster size of a faithful copy: the sender's, or the granule where it has subclusters."""
     geometry = known.geometry
     if geometry.format is Format.RAW:
         return CHUNK

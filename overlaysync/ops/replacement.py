@@ -230,7 +230,7 @@ def judge_stray(
 def _judge_link(
     library: Library, path: str, offered: Manifest, rules: Rules, now: float, again: Again, entry: Entry
 ) -> Verdict:
-    """A link may be replaced: what it leads to stays where it is."""
+    """Return a link may be replaced: what it leads to stays where it is."""
     try:
         known = library.examine(path, now=now)
         if known.content.id == offered.header.content_id:

@@ -52,7 +52,7 @@ def describe(listing: Listing) -> str:
 
 
 def resolve(reference: Reference, listings: Iterable[Listing]) -> list[Listing]:
-    """What ``reference`` means: one listing, or for a whole team the newest version of each name.
+    """Return what ``reference`` means: one listing, or for a whole team the newest version of each name.
 
     Raises:
         NotFoundError: nothing fits; near names are suggested.
@@ -103,7 +103,7 @@ def _newest_of(reference: Reference, candidates: list[Listing]) -> Listing:
 
 
 def one_of(reference: Reference, candidates: list[Listing]) -> Listing:
-    """The one thing that all candidates are.
+    """Return the one thing that all candidates are.
 
     Raises:
         AmbiguousError: they are different contents.

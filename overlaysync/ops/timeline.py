@@ -137,7 +137,7 @@ def is_fork(manifest: Manifest, versions: Versions) -> bool:
 
 
 def _places(group: Sequence[Listing], known: Sequence[ManifestRow]) -> dict[bytes, Place]:
-    """The places of versions of one history, of which ``known`` are known besides."""
+    """Return the places of versions of one history, of which ``known`` are known besides."""
     ((_, newest),) = newest_versions(group, lambda *_: known).items()
     forked = len({listing.manifest.header.content_id for listing in newest}) > 1
     heads = {listing.manifest.id for listing in newest}

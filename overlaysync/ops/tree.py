@@ -128,7 +128,7 @@ class Tree:
     rows: tuple[Row, ...]
 
     def entry(self, id: bytes) -> Entry:
-        """The entry with this id, which must be in the tree."""
+        """Return the entry with this id, which must be in the tree."""
         return next(row.entry for row in self.rows if row.entry.id == id)
 
 
@@ -140,7 +140,7 @@ def build_tree(
     master_changed: Collection[str] = (),
     data_sizes: Mapping[bytes, int] | None = None,
 ) -> Tree:
-    """The tree of all that is known.
+    """Return the tree of all that is known.
 
     Args:
         images: files here.
@@ -242,7 +242,7 @@ class _Draft:
 
 
 def _draft(drafts: dict[bytes, _Draft], found: ImageRow | Listing, *, apart: bool = False) -> _Draft:
-    """The draft of the content that was found; what is known first says what it shows and stands on.
+    """Return the draft of the content that was found; what is known first says what it shows and stands on.
 
     An overlay that is ``apart`` has one of its own, where the content has one already.
     """

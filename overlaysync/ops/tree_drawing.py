@@ -14,7 +14,7 @@ from overlaysync.units import format_size
 
 
 def title(entry: Entry) -> str:
-    """The name, with its version when it is published."""
+    """Return the name, with its version when it is published."""
     version = next((version for version in entry.versions if version.name == entry.name), None)
     return str(version) if version else entry.name
 
@@ -95,7 +95,7 @@ _LOOKS: dict[str, dict[str, object]] = {
 
 
 def draw_svg(tree: Tree) -> str:
-    """A standalone drawing: no scripts, nothing loaded from elsewhere, a title and a description."""
+    """Return a standalone drawing: no scripts, nothing loaded from elsewhere, a title and a description."""
     places = {
         row.entry.id: (_MARGIN + row.depth * _INDENT, _MARGIN + at * _ROW) for at, row in enumerate(tree.rows)
     }
@@ -129,7 +129,7 @@ def draw_svg(tree: Tree) -> str:
 
 
 def describe(tree: Tree) -> str:
-    """The whole tree in sentences, for those who do not see the drawing."""
+    """Return the whole tree in sentences, for those who do not see the drawing."""
     kinds = Counter(row.entry.kind for row in tree.rows)
     counts = f"Masters: {kinds[EntryKind.MASTER]}. Overlays: {kinds[EntryKind.OVERLAY]}."
     if kinds[EntryKind.MISSING]:
@@ -181,7 +181,7 @@ def _add_branch(svg: ElementTree.Element, entry: Entry, places: dict[bytes, tupl
 def _add_promotion(
     svg: ElementTree.Element, tree: Tree, entry: Entry, places: dict[bytes, tuple[int, int]], lane: float
 ) -> None:
-    """A dotted line from the overlay's card along a lane on the right to the master's card."""
+    """Draw a dotted line from the overlay's card along a lane on the right to the master's card."""
     assert entry.promoted is not None
     master = tree.entry(entry.promoted)
     (x1, y1), (x2, y2) = places[entry.id], places[master.id]

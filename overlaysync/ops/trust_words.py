@@ -42,7 +42,7 @@ class AwayError(AmbiguousError):
 
 
 def who(publisher: bytes, label: str) -> str:
-    """A publisher in a sentence: label, if it is known, and fingerprint."""
+    """Return a publisher in a sentence: label, if it is known, and fingerprint."""
     return f"{one_field(label)} ({node_id(publisher)})" if label else node_id(publisher)
 
 
@@ -54,7 +54,7 @@ def trust_of(manifest: Manifest, book: Book) -> str:
 
 
 def first_use(manifest: Manifest, *, dry_run: bool) -> str:
-    """A name that becomes the publisher's when it is here, unless it is a dry run, and what to compare."""
+    """Return the sentence on a name's first use: whose it becomes, and what to compare."""
     fingerprint, name = node_id(manifest.publisher), manifest.header.full_name
     undo = "" if dry_run else f" If it is not the right one: overlaysync distrust {fingerprint[:9]}"
     return (
@@ -65,7 +65,7 @@ def first_use(manifest: Manifest, *, dry_run: bool) -> str:
 
 
 def several_publishers(reference: Reference, candidates: Sequence[Listing]) -> AmbiguousError:
-    """A name that is nobody's yet, and different things that are called so."""
+    """Return a name that is nobody's yet, and different things that are called so."""
     count = len({listing.manifest.publisher for listing in candidates})
     return AmbiguousError(
         f"'{reference}' is published by {count} publishers, and belongs to none of them here yet",
@@ -86,7 +86,7 @@ def other_publisher(
     everything: Iterable[Listing],
     again: Again,
 ) -> StrangerError:
-    """A pinned name that only others list."""
+    """Return a pinned name that only others list."""
     return StrangerError(
         f"'{reference}' comes from another publisher than before",
         why=f"{_belongs(pins[0], book)};\n  now there is {', '.join(_signed(candidates))}.\n"
@@ -175,7 +175,7 @@ def forked(
 
 
 def _describe_away(row: ManifestRow, now: float) -> str:
-    """A version of a fork that no machine within reach has."""
+    """Return a version of a fork that no machine within reach has."""
     return (
         f"{row.title}  {short_id(row.content)}  by {one_field(row.label) or node_id(row.publisher)} on "
         f"{row.created}{age(row.created, now)}  no machine within reach has it"
@@ -183,7 +183,7 @@ def _describe_away(row: ManifestRow, now: float) -> str:
 
 
 def _only(side: Listing, everything: Sequence[Listing], away: Collection[int]) -> str:
-    """A reference that means this version and no other: the shortest, and the id where no other will do.
+    """Return the shortest reference that means this version and no other; the id where nothing else does.
 
     Versions that are ``away`` have these numbers.
     """
@@ -212,7 +212,7 @@ def not_within_reach(row: ManifestRow, holders: Sequence[Holder]) -> NotFoundErr
 
 
 def two_sides(mine: Manifest, other: ManifestRow) -> str:
-    """The two sides of a fork in a sentence, the first of which this node published."""
+    """Return the two sides of a fork in a sentence, the first of which this node published."""
     header, key = mine.header, node_id(other.publisher)
     title = f"{header.full_name}:{header.version}"
     theirs = f"{one_field(other.label)}'s {other.title} ({key})" if other.label else f"{key}'s {other.title}"
@@ -255,7 +255,7 @@ def _signed(candidates: Iterable[Listing]) -> list[str]:
 
 
 def _ways(pins: Iterable[Pin], stranger: Manifest, everything: Iterable[Listing], again: Again) -> str:
-    """What to type: the version of the name's own publisher, if there is one, or trust in the other."""
+    """Return what to type: the version of the name's own publisher, or to trust the other one."""
     keys = {(pin.team, pin.name, pin.publisher) for pin in pins}
     headers = [
         header

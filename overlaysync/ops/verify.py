@@ -164,12 +164,12 @@ def _unseen(library: Library, expected: Expected, known: Known) -> Iterator[Dama
 
 
 def differences(left: PageList, right: PageList, load: LoadPage) -> Iterator[Damage]:
-    """Runs of guest bytes in which two lists of one unit differ, or that only the longer one has."""
+    """Yield the runs of guest bytes in which two lists of one unit differ, or that only one has."""
     return joined(_differing(left, right, load))
 
 
 def joined(pieces: Iterable[tuple[int, int]]) -> Iterator[Damage]:
-    """Runs made of [first, last) pieces that come in rising order."""
+    """Yield runs made of [first, last) pieces that come in rising order."""
     start = end = 0
     for first, last in pieces:
         if first > end:

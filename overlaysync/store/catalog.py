@@ -201,7 +201,7 @@ class Catalog:
 
     @classmethod
     def open(cls, home: Home) -> Catalog:
-        """The catalog of ``home``, whose directories must be there.
+        """Return the catalog of ``home``, whose directories must be there.
 
         Raises:
             CatalogError: damaged, or written by a newer overlaysync.
@@ -249,7 +249,10 @@ class Catalog:
             return connection.execute(query, (os.fsencode(path),)).fetchone() is not None
 
     def image_at(self, path: str | Path) -> ImageRow | None:
-        """The image last known at the real path ``path``; whether it still fits is for the caller to see."""
+        """Return the image last known at the real path ``path``.
+
+        Whether it still fits is for the caller to see.
+        """
         return next(iter(self._images("path = ?", os.fsencode(path))), None)
 
     def images_with_disk(self, disk: bytes) -> list[ImageRow]:
@@ -283,7 +286,10 @@ class Catalog:
             connection.execute("INSERT OR REPLACE INTO doubts VALUES (?, ?, ?, ?, ?)", row)
 
     def doubt_about(self, path: str, file: Fingerprint) -> Doubt | None:
-        """What was noted of the file at ``path``, written to or moved since; None when it is another file."""
+        """Return what was noted of the file at ``path``, written to or moved since.
+
+        None when it is another file.
+        """
         # A moved file keeps the time of its last write; only its inode's number may be another file's by now.
         return next(
             (
@@ -296,7 +302,7 @@ class Catalog:
         )
 
     def doubts(self) -> dict[bytes, Doubt]:
-        """What was noted of contents, by their ids; of several notes of one content the first."""
+        """Return what was noted of contents, by their ids; of several notes of one content the first."""
         return {doubt.content: doubt for doubt in reversed(self._doubts())}
 
     def settle_doubt(self, content: bytes) -> None:
@@ -399,12 +405,12 @@ class Catalog:
         return self._manifests("kind = 'layer'")
 
     def find_manifest(self, id: bytes) -> ManifestRow | None:
-        """The manifest with that id, kept or only seen."""
+        """Return the manifest with that id, kept or only seen."""
         with self._database.read() as connection:
             return _find(connection, id)
 
     def sightings(self) -> list[Sighting]:
-        """The highest version seen of every name by every publisher, by team and name."""
+        """Return the highest version seen of every name by every publisher, by team and name."""
         query = (
             "SELECT team, name, publisher, max(version), seen_at, label FROM manifests"
             " GROUP BY team, name, publisher ORDER BY team, name, publisher"
@@ -424,12 +430,12 @@ class Catalog:
             _hold(connection, held)
 
     def held_at(self, path: str) -> Held | None:
-        """What the file at the real path ``path`` held when it was last fetched or published."""
+        """Return what the file at the real path ``path`` held when it was last fetched or published."""
         with self._database.read() as connection:
             return _held_at(connection, path)
 
     def all_held(self) -> list[Held]:
-        """What all files held, by path."""
+        """Return what all files held, by path."""
         with self._database.read() as connection:
             query = f"SELECT {_HELD_COLUMNS} FROM held ORDER BY path"
             return [_held(row) for row in connection.execute(query)]
@@ -442,7 +448,7 @@ class Catalog:
             connection.execute(query, (*row, b"".join(made.sources)))
 
     def made_at(self, path: str) -> Made | None:
-        """The file that was made at the real path ``path``, if it was neither fetched nor published since."""
+        """Return the file that was made at the real path ``path`` and neither fetched nor published since."""
         return next(iter(self._made("path = ?", os.fsencode(path))), None)
 
     def all_made(self) -> list[Made]:
@@ -490,7 +496,7 @@ class Catalog:
                 _note_holder(connection, content, node, label, at)
 
     def holdings(self, node: bytes, label: str) -> set[bytes]:
-        """The contents that another node was seen to have, by its key or its label."""
+        """Return the contents that another node was seen to have, by its key or its label."""
         with self._database.read() as connection:
             rows = connection.execute(f"SELECT content FROM holders WHERE {_OF_NODE}", (node, label))
             return {content for (content,) in rows}
@@ -503,7 +509,7 @@ class Catalog:
                 connection.executemany(f"DELETE FROM holders WHERE {_OF_NODE} AND content = ?", gone)
 
     def holders(self, content: bytes) -> list[Holder]:
-        """The other nodes that were seen to have a content, the latest first."""
+        """Return the other nodes that were seen to have a content, the latest first."""
         query = "SELECT node, label, seen_at FROM holders WHERE content = ? ORDER BY seen_at DESC, node"
         with self._database.read() as connection:
             return [Holder(*row) for row in connection.execute(query, (content,))]
@@ -535,7 +541,7 @@ def label_key(label: str) -> bytes:
 
 
 def _note_holder(connection: sqlite3.Connection, content: bytes, node: bytes, label: str, at: str) -> None:
-    """A label counts once: a node known by its label may turn out to be one that is known by its key."""
+    """Count a label once: a node known by its label may turn out to be one known by its key."""
     if node == label_key(label):
         query = "UPDATE holders SET seen_at = ? WHERE (content, label) = (?, ?)"
         if connection.execute(query, (at, content, label)).rowcount:
@@ -608,7 +614,7 @@ def _forget_unkept(connection: sqlite3.Connection) -> None:
 
 
 def _past_of_kept(connection: sqlite3.Connection) -> set[bytes]:
-    """The ids of all versions that a kept one follows, directly or through others."""
+    """Return the ids of all versions that a kept one follows, directly or through others."""
     kept = _select(connection, "kept")
     rest = _select(connection, "NOT kept AND follows != x''")
     return History([*kept, *rest]).before(*(row.id for row in kept))
@@ -628,7 +634,10 @@ def _held_at(connection: sqlite3.Connection, path: str) -> Held | None:
 
 
 def _moved(connection: sqlite3.Connection, team: str, name: str, continues: bool) -> Held | None:
-    """What was held under a name by the one file that is gone, when no other file holds it; or by any."""
+    """Return what was held under a name by the one file that is gone, when no other file holds it.
+
+    Or by any.
+    """
     query = f"SELECT {_HELD_COLUMNS} FROM held WHERE team = ? AND name = ?"
     rows = [_held(row) for row in connection.execute(query, (team, name))]
     if continues and rows:

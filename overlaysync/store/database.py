@@ -178,7 +178,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """A connection to read with; every statement sees one state of the database."""
+        """Yield a connection to read with; every statement sees one state of the database."""
         try:
             yield self._connection()
         except sqlite3.DatabaseError as error:
@@ -188,7 +188,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of the block, durably, or nothing. Waits up to 10 s for another writer.
+        """Do all of the block in a transaction, durably, or nothing. Waits up to 10 s for another writer.
 
         Raises:
             InUseError: the other writer did not end.
@@ -206,7 +206,7 @@ class Database:
                 raise
 
     def damaged(self, why: str) -> CatalogError:
-        """The error for a database that cannot be used any more."""
+        """Return the error for a database that cannot be used any more."""
         path, aside = shlex.quote(str(self.path)), shlex.quote(f"{self.path}.damaged")
         return CatalogError(
             f"The catalog {self.path} is damaged",
@@ -299,7 +299,7 @@ class Database:
 
 
 def _fullness(directory: Path) -> OSError | None:
-    """What writing there fails with, if the disk or a quota is full: SQLite does not always say."""
+    """Return what writing there fails with, if the disk or a quota is full: SQLite does not always say."""
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             os.ftruncate(file.fileno(), _SAMPLE)

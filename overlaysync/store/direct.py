@@ -26,7 +26,7 @@ LEAST = MIB
 
 
 def aligned_buffer(size: int) -> memoryview:
-    """A writable buffer of ``size`` bytes that begins on a page."""
+    """Return a writable buffer of ``size`` bytes that begins on a page."""
     return memoryview(mmap.mmap(-1, size))
 
 

@@ -79,7 +79,7 @@ def translate(error: OSError, what: str, *, directory: str = "", hint: str = "")
 
 
 def _name_of(error: OSError) -> str:
-    """The name that the system call was about, "" when that is not known."""
+    """Return the name that the system call was about, "" when that is not known."""
     return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
 
 
@@ -126,7 +126,10 @@ def sync_directory(directory: int | str | os.PathLike[str]) -> None:
 
 
 def umask() -> int:
-    """What the user lets nobody else do with new files. Read: to ask by umask(2) is to change it for all."""
+    """Return what the user lets nobody else do with new files.
+
+    Read: to ask by umask(2) is to change it for all.
+    """
     with open("/proc/self/status", "rb") as status:
         found = re.search(rb"^Umask:\s*([0-7]+)$", status.read(), re.MULTILINE)
     return int(found[1], 8) if found else 0o022
@@ -186,7 +189,7 @@ def rename_new(directory: int, source: str, target: str) -> None:
 
 
 def _renameat2(directory: int, source: bytes, target: bytes) -> int:
-    """The errno of renameat2 with RENAME_NOREPLACE, 0 when it went well."""
+    """Return the errno of renameat2 with RENAME_NOREPLACE, 0 when it went well."""
     try:
         call = _libc.renameat2
     except AttributeError:  # a C library without it (glibc < 2.28)

@@ -57,7 +57,7 @@ def collect(database: Database, journals: Path) -> None:
 
 
 def _unneeded(connection: sqlite3.Connection) -> list[bytes]:
-    """The ids of the page lists that nothing here needs."""
+    """Return the ids of the page lists that nothing here needs."""
     lists = connection.execute(f"SELECT id FROM lists WHERE id NOT IN ({_NEEDED})").fetchall()
     if not lists:
         return []

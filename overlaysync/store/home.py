@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from platformdirs.unix import Unix
+
 from overlaysync.errors import NotAllowedError
 from overlaysync.store.files import translate
 
@@ -52,15 +54,24 @@ class Home:
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Home:
-        """``$OVERLAYSYNC_HOME`` for everything, or the XDG directories."""
+        """Return the directories: ``$OVERLAYSYNC_HOME`` for everything, or this user's XDG directories.
+
+        Raises:
+            NotAllowedError: this user has no home directory.
+        """
         own = env.get("OVERLAYSYNC_HOME")
         if own:
             root = Path(own).absolute()
             return cls(root, root / "config")
-        user = Path(env.get("HOME") or os.path.expanduser("~"))
-        state = _absolute(env.get("XDG_STATE_HOME")) or user / ".local" / "state"
-        config = _absolute(env.get("XDG_CONFIG_HOME")) or user / ".config"
-        return cls(state / "overlaysync", config / "overlaysync")
+        try:
+            user = Unix("overlaysync", appauthor=False)
+            return cls(user.user_state_path, user.user_config_path)
+        except RuntimeError as error:
+            raise NotAllowedError(
+                "Cannot find your home directory",
+                why=str(error),
+                hint="export OVERLAYSYNC_HOME=DIR, a directory of your own",
+            ) from None
 
     @property
     def node_key(self) -> Path:
@@ -108,7 +119,7 @@ class Home:
 
 
 def mount_type(mountinfo: bytes, path: bytes) -> str:
-    """The type of the file system that holds ``path`` (absolute, no symlinks), ``""`` when unknown."""
+    """Return the type of the file system that holds ``path`` (absolute, no symlinks), ``""`` when unknown."""
     best, found = b"", ""
     for line in mountinfo.splitlines():
         fields, separator, source = line.partition(b" - ")
@@ -121,11 +132,6 @@ def mount_type(mountinfo: bytes, path: bytes) -> str:
         if inside and len(point) >= len(best):
             best, found = point, os.fsdecode(source.split(b" ")[0])
     return found
-
-
-def _absolute(value: str | None) -> Path | None:
-    """XDG: a relative path is invalid and ignored."""
-    return Path(value) if value and os.path.isabs(value) else None
 
 
 def _check_private(directory: Path) -> None:

@@ -59,7 +59,7 @@ class JournalHeader:
 
     @classmethod
     def decode(cls, data: bytes) -> JournalHeader | None:
-        """The header at the start of ``data``; None when there is none that checks."""
+        """Return the header at the start of ``data``; None when there is none that checks."""
         if len(data) < _PREFIX.size:
             return None
         magic, length, key, inode = _PREFIX.unpack_from(data)
@@ -83,7 +83,7 @@ class Journal:
 
     @classmethod
     def create(cls, path: Path, header: JournalHeader) -> Journal:
-        """A journal without claims, on disk with its name, instead of an older one."""
+        """Return a journal without claims, on disk with its name, instead of an older one."""
         path.unlink(missing_ok=True)
         fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -97,7 +97,7 @@ class Journal:
 
     @classmethod
     def resume(cls, path: Path, *, key: bytes, inode: int) -> tuple[Journal, list[Run]] | None:
-        """The journal at ``path`` and the slots it claims; None when it is not about that file."""
+        """Return the journal at ``path`` and the slots it claims; None when it is not about that file."""
         try:
             fd = os.open(path, _OPEN)
         except FileNotFoundError:
@@ -167,7 +167,7 @@ class Journal:
 
 
 def merge_runs(runs: Iterable[Run]) -> list[Run]:
-    """The same slots as rising runs that neither touch nor overlap."""
+    """Return the same slots as rising runs that neither touch nor overlap."""
     merged: list[Run] = []
     for first, count in sorted(runs):
         if count and merged and first <= sum(merged[-1]):
@@ -185,7 +185,7 @@ def _encode(runs: Iterable[Run], header: bytes) -> bytes:
 
 
 def _records(data: bytes, header: bytes) -> Iterator[Run]:
-    """The runs after the header, up to the first record that is cut short or does not check."""
+    """Yield the runs after the header, up to the first record that is cut short or does not check."""
     seed = _seed(header)
     for offset in range(len(header), len(data) - _RECORD_SIZE + 1, _RECORD_SIZE):
         if _CRC.unpack_from(data, offset + _RUN.size)[0] != crc32(data[offset : offset + _RUN.size], seed):
@@ -194,7 +194,10 @@ def _records(data: bytes, header: bytes) -> Iterator[Run]:
 
 
 def _seed(header: bytes) -> int:
-    """The header's CRC. Not the CRC of the whole header: over data and their own CRC that is a constant."""
+    """Return the header's CRC.
+
+    Not the CRC of the whole header: over data and their own CRC that is a constant.
+    """
     return int(_CRC.unpack_from(header, len(header) - _CRC.size)[0])
 
 

@@ -32,7 +32,7 @@ def may_go(path: str, without: Iterable[str], *, devices: Path = _DEVICES) -> bo
 
 
 def _device(path: str) -> int | None:
-    """The number of the device that holds a path, or that will when it is made."""
+    """Return the number of the device that holds a path, or that will when it is made."""
     while not os.path.exists(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)
     try:

@@ -47,14 +47,14 @@ class PackFile:
             raise translate(error, f"Cannot write {self._path}") from error
 
     def end(self, size: int) -> None:
-        """The file has so many bytes."""
+        """Note how many bytes the file has."""
         try:
             os.ftruncate(self.fd, size)
         except OSError as error:
             raise translate(error, f"Cannot write {self._path}") from error
 
     def open_reader(self) -> int:
-        """A descriptor of its own to read with, which outlives this object."""
+        """Return a descriptor of its own to read with, which outlives this object."""
         return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def holds(self) -> bool:

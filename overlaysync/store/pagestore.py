@@ -35,7 +35,7 @@ class PageStore:
         self._database = database
 
     def load_page(self, digest: bytes) -> bytes:
-        """The body of a page.
+        """Return the body of a page.
 
         Raises:
             NotFoundError: it is not here.
@@ -101,7 +101,7 @@ class PageStore:
             connection.execute("INSERT OR IGNORE INTO lists VALUES (?, ?, ?)", row)
 
     def load_list(self, content: bytes) -> PageList | None:
-        """The page list with the id ``content``.
+        """Return the page list with the id ``content``.
 
         Raises:
             CatalogError: what is stored under that id is another list, or none.
@@ -119,14 +119,14 @@ class PageStore:
         return pages
 
     def lists_of_shape(self, shape: bytes) -> list[PageList]:
-        """The kept page lists that differ in nothing but the parent they stand on."""
+        """Return the kept page lists that differ in nothing but the parent they stand on."""
         with self._database.read() as connection:
             rows = connection.execute("SELECT id FROM lists WHERE shape = ? ORDER BY id", (shape,)).fetchall()
         return [pages for (id,) in rows if (pages := self.load_list(id)) is not None]
 
 
 def _unpack(frame: bytes) -> bytes:
-    """The page in a frame that was stored."""
+    """Return the page in a frame that was stored."""
     size = zstd.get_frame_info(frame).decompressed_size
     if not 0 <= size <= PAGE_SIZE:
         raise ValueError("too long for a page")

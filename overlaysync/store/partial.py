@@ -90,7 +90,7 @@ class PartFile:
         journal_dir: Path,
         reserve: int = RESERVE,
     ) -> PartFile:
-        """The part file for ``target``: an earlier one when it is about the same ``key``, else an empty one.
+        """Return the part file for ``target``: an earlier one of the same ``key``, else an empty one.
 
         Args:
             target: path of the finished file; its directory must exist.
@@ -201,7 +201,7 @@ class PartFile:
             return os.pread(self._fd, length, offset)
 
     def open_reader(self) -> int:
-        """A descriptor of its own to read with, which outlives this object and holds no lock."""
+        """Return a descriptor of its own to read with, which outlives this object and holds no lock."""
         with _translated(f"Cannot read {self.path}"):
             return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
 

@@ -59,7 +59,7 @@ class Place:
         return self._stat(self.part.name)
 
     def entry(self) -> Entry | None:
-        """What the target's name means at present."""
+        """Return what the target's name means at present."""
         status = self._stat(self.target.name)
         return (status.st_dev, status.st_ino) if status else None
 
@@ -103,7 +103,7 @@ class Place:
 
 
 def open_locked(place: Place) -> int:
-    """A descriptor of the part file, new or old, with its lock held."""
+    """Return a descriptor of the part file, new or old, with its lock held."""
     while True:
         fd = _create(place) if place.status() is None else _open_old(place)
         if fd is None:

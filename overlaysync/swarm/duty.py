@@ -57,7 +57,7 @@ class Duty:
 
 
 def _scores(member: str, pieces: NDArray[np.intp]) -> NDArray[np.uint64]:
-    """The score of each piece for one node: splitmix64 of the piece number, seeded by the node."""
+    """Return the score of each piece for one node: splitmix64 of the piece number, seeded by the node."""
     seed = np.frombuffer(hashlib.blake2b(member.encode(), digest_size=8).digest(), dtype="<u8")[0]
     z = ((pieces + 1).astype(np.uint64) * _STEP) ^ seed
     z = (z ^ (z >> np.uint64(30))) * _MIX[0]

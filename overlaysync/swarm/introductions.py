@@ -29,14 +29,17 @@ class Introductions:
             self._waiting.setdefault(host, []).append(source)
 
     def came(self, source: str, now: float) -> None:
-        """A source gave what it was asked for."""
+        """Note that a source gave what it was asked for."""
         self._came_at = now
         host = self._hosts.get(source)
         if host is not None and self._tried.get(host, 0) >= self._allowed.get(host, 1):
             self._allowed[host] = 2 * self._allowed.get(host, 1)
 
     def next(self, now: float, *, at_a_loss: bool = False) -> list[str]:
-        """The sources to try from now on besides those before; ``at_a_loss``: there is nobody else to ask."""
+        """Return the sources to try from now on besides those before.
+
+        ``at_a_loss``: there is nobody else to ask.
+        """
         if self._came_at is None:
             self._came_at = now
         elif at_a_loss or now - self._came_at >= STALL_S:

@@ -60,7 +60,7 @@ class Link:
         return self._bytes / self._time if self._time else 0.0
 
     def began(self, now: float) -> None:
-        """A body begins to come."""
+        """Note that a body begins to come."""
         self._advance(now)
         self._bodies += 1
 
@@ -73,7 +73,7 @@ class Link:
             self._judge()
 
     def ended(self, now: float) -> None:
-        """A body has come whole, or will not."""
+        """Note that a body has come whole, or will not."""
         self._advance(now)
         self._bodies -= 1
 

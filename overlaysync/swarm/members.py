@@ -94,7 +94,7 @@ class Members:
         return (member for id, member in self._members.items() if now - self._seen[id] < age_s)
 
     def strangers(self, known: Container[str], now: float, random: Random) -> list[Member]:
-        """A few of those not known yet, at random."""
+        """Return a few of those not known yet, at random."""
         strangers = [member for member in self.current(now) if member.id not in known]
         return random.sample(strangers, min(_AT_ONCE, len(strangers)))
 
@@ -116,7 +116,7 @@ class Swarms:
         self._swarms: dict[bytes, Members] = {}
 
     def of(self, manifest: bytes) -> Members:
-        """The members of one swarm."""
+        """Return the members of one swarm."""
         return self._swarms.setdefault(manifest, Members())
 
     def leave(self, manifest: bytes) -> None:

@@ -173,16 +173,16 @@ class Schedule:
         return not live or (self._news_at is not None and now - self._news_at > _HOPELESS_S)
 
     def dropped(self) -> dict[str, Failure]:
-        """The sources given up, and why."""
+        """Return the sources given up, and why."""
         return {name: source.dropped for name, source in self._sources.items() if source.dropped}
 
     def doubtful(self, now: float) -> set[str]:
-        """Sources given up, failing or late: the work should not be shared with them."""
+        """Return the sources that are given up, failing or late: no work should be shared with them."""
         failing = {name for name, source in self._sources.items() if source.dropped or source.strikes}
         return failing.union(request.source for request in self._late(now))
 
     def delivered(self) -> dict[str, int]:
-        """Verified bytes by source."""
+        """Return the verified bytes by source."""
         return {name: source.delivered for name, source in self._sources.items() if source.delivered}
 
     @property
@@ -196,7 +196,7 @@ class Schedule:
         return self.pieces.count - int(np.count_nonzero(self._wanted.open))
 
     def held(self) -> list[int]:
-        """The pieces that are whole, rising."""
+        """Return the pieces that are whole, rising."""
         whole: list[int] = np.flatnonzero(~self._wanted.open).tolist()
         return whole
 
@@ -207,7 +207,7 @@ class Schedule:
     # -- what happens --------------------------------------------------------------------------------
 
     def add_source(self, name: str, *, whole: bool = True) -> None:
-        """A source that holds everything, or (not ``whole``) one that is fetching; known ones stay.
+        """Add a source that holds everything, or (not ``whole``) one that is fetching; known ones stay.
 
         It is asked for data once its first question has ended: before that nobody knows who else fetches.
         """
@@ -216,14 +216,14 @@ class Schedule:
             self._sources[name] = self._live[name] = Source(pieces)
 
     def share_with(self, fetchers: Iterable[str]) -> None:
-        """These nodes (member ids) fetch the same at present."""
+        """Note which nodes (member ids) fetch the same at present."""
         others = set(fetchers)
         self._fetchers = len(others)
         if self._duty.share_with(others):
             self._wet()
 
     def heard(self, name: str, *, held: Sequence[int] | None, cursor: int, now: float) -> None:
-        """A source said what it has.
+        """Note what a source said it has.
 
         Args:
             name: which source.
@@ -249,7 +249,7 @@ class Schedule:
             source.dry, self._news_at = False, now
 
     def silent(self, name: str, now: float, *, for_good: bool = False) -> None:
-        """A source did not say what it has; it may not know how to (``for_good``)."""
+        """Note that a source did not say what it has; it may never do (``for_good``)."""
         source = self._sources[name]
         self._answered(source, now)
         source.silences += not source.heard
@@ -302,7 +302,7 @@ class Schedule:
     # -- what to do ----------------------------------------------------------------------------------
 
     def next_request(self, now: float) -> Request | None:
-        """What to ask next, None when there is nothing to ask at present."""
+        """Return what to ask next, None when there is nothing to ask at present."""
         if self.finished:
             return None
         fresh, late = self._fresh(), self._late(now)
@@ -325,7 +325,7 @@ class Schedule:
         return self._second_try(late, ready, now)
 
     def next_question(self, now: float) -> str | None:
-        """A source to ask what it has, None when none is due."""
+        """Return a source to ask what it has, None when none is due."""
         for name, source in self._live.items():
             if source.ask_at is not None and source.ask_at <= now and not source.asking:
                 source.asking = True
@@ -333,13 +333,13 @@ class Schedule:
         return None
 
     def answering(self) -> list[str]:
-        """The sources that say what they have."""
+        """Return the sources that say what they have."""
         return [
             name for name, source in self._live.items() if source.ask_at is not None and not source.strikes
         ]
 
     def obsolete(self) -> list[Request]:
-        """Requests under way that ask for nothing that is missing any more."""
+        """Return the requests under way that ask for nothing that is still missing."""
         if not self._obsolete:
             return []
         self._obsolete = False
@@ -356,14 +356,14 @@ class Schedule:
         return self._fetchers <= self._count() or now - self._fed_at > _STRANGERS_S
 
     def _fresh(self) -> PieceMask | None:
-        """What seeds should be asked for; None when they are sources like any other."""
+        """Return what seeds should be asked for; None when they are sources like any other."""
         if not self._fetchers or sum(source.seed for source in self._live.values()) > self._fetchers:
             return None
         fresh = self._wanted.fresh()
         return fresh & self._duty.mine if fresh.any() else None
 
     def _ready(self, now: float, *, seeds: bool) -> list[tuple[str, Source]]:
-        """Sources, or only ``seeds``, that can take another request: first those that have not failed."""
+        """Return the sources, or only ``seeds``, that can take a request; those that failed come last."""
         depth = self._depth
         ready = [
             (source.strikes, source.in_flight, self._random.random(), name, source)
@@ -395,26 +395,28 @@ class Schedule:
         return self._wanted.rarest(free, most)
 
     def _help(self, free: PieceMask) -> PieceNumbers:
-        """Near the end, a piece that is another's duty and this node's next: the last, as that one begins
-        with the first."""
+        """Return, near the end, a piece that is another's duty and this node's next.
+
+        It is the last of them, as the other begins with the first.
+        """
         fresh = self._wanted.fresh()
         if np.count_nonzero(fresh) > len(fresh) // _HELP:
             return np.empty(0, dtype=np.intp)
         return np.flatnonzero(free & fresh & self._duty.next)[-1:]
 
     def _others_duty(self, room: int) -> PieceNumbers:
-        """What no peer has and is not under way, first what is nearly this node's duty."""
+        """Return what no peer has and is not under way, first what is nearly this node's duty."""
         pieces = np.flatnonzero(self._wanted.free(None) & self._wanted.fresh())
         return pieces[np.argsort(self._duty.scores[pieces])[: -min(room, MAX_RUNS) - 1 : -1]]
 
     def _late(self, now: float) -> list[Request]:
-        """Requests that take too long, the oldest first."""
+        """Return the requests that take too long, the oldest first."""
         since = now - max(_LATE_S, _LATE_FACTOR * self._typical_s)
         old = takewhile(lambda request: request.began <= since, self._requests)
         return [request for request in old if request not in self._here]
 
     def _second_try(self, late: list[Request], ready: list[tuple[str, Source]], now: float) -> Request | None:
-        """What is late wherever it was asked for, asked of another source as well."""
+        """Return what is late wherever it was asked for, asked of another source as well."""
         if not late or now - self._looked_at < _LOOK_S:
             return None
         asked: dict[int, set[str]] = {}
@@ -436,7 +438,7 @@ class Schedule:
         return None
 
     def _make(self, name: str, pieces: Iterable[int], room: int, now: float) -> Request | None:
-        """A request for ``room`` slots of these pieces, None when nothing is missing of them."""
+        """Return a request for ``room`` slots of these pieces, None when nothing is missing of them."""
         source = self._sources[name]
         asked: list[int] = []
         runs: list[Run] = []
@@ -471,11 +473,11 @@ class Schedule:
     # -- inside --------------------------------------------------------------------------------------
 
     def _count(self) -> int:
-        """Sources that are there, as far as one knows."""
+        """Return how many sources are there, as far as is known."""
         return sum(source.counts for source in self._live.values())
 
     def _answered(self, source: Source, now: float) -> None:
-        """A question has ended, with the first of them hope begins."""
+        """Note that a question has ended; from the first one on there is hope."""
         if self._news_at is None:
             self._news_at = now
         source.asking = False

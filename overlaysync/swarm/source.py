@@ -43,7 +43,7 @@ class Pace:
     _since: float = 0.0
 
     def begin(self, now: float) -> None:
-        """The source gets something to do after it had nothing."""
+        """Note that the source gets something to do after it had nothing."""
         self._since = now
 
     def add(self, size: int, now: float) -> None:
@@ -115,7 +115,7 @@ class Source:
         return self._strikes
 
     def good(self) -> None:
-        """It did what it was asked for."""
+        """Note that it did what it was asked for."""
         self._strikes = self._refusals = 0
         self.depth += 1
 
@@ -127,7 +127,7 @@ class Source:
         self.retry_at = max(self.retry_at, now + wait_s)
 
     def bad(self, failure: Failure, now: float, retry_after: float = 0.0) -> None:
-        """It failed: ask it later, or not any more."""
+        """Note that it failed: it is asked later, or not any more."""
         if failure in (Failure.WRONG, Failure.GONE):
             self.dropped = failure
         elif failure is Failure.BUSY:

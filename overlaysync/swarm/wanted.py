@@ -54,7 +54,7 @@ class Wanted:
         return not any(self._missing[first : first + count].any() for first, count in runs)
 
     def came(self, runs: Iterable[Run], touched: Sequence[int]) -> list[int]:
-        """These slots are here; returns which of the pieces they touch are whole by that."""
+        """Return these slots are here; returns which of the pieces they touch are whole by that."""
         for first, count in runs:
             self.left -= int(np.count_nonzero(self._missing[first : first + count]))
             self._missing[first : first + count] = False
@@ -67,7 +67,7 @@ class Wanted:
         return whole
 
     def runs_of(self, piece: int, room: int, most: int) -> list[Run]:
-        """What is missing of a piece, at most ``room`` slots in at most ``most`` runs."""
+        """Return what is missing of a piece, at most ``room`` slots in at most ``most`` runs."""
         first, count = self._pieces.span(piece)
         missing = self._missing[first : first + count]
         if missing.all():
@@ -125,7 +125,7 @@ def join(runs: Iterable[Run]) -> Runs:
 
 
 def without(runs: Iterable[Run], others: Iterable[Run]) -> list[Run]:
-    """``runs`` but the slots of ``others``; both rising."""
+    """Return ``runs`` without the slots of ``others``; both rise."""
     rest: list[Run] = []
     holes = list(others)
     for first, count in runs:

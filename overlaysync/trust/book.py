@@ -55,7 +55,7 @@ class Book:
         trusted: Iterable[TrustedPublisher] = (),
         distrusted: Iterable[DistrustedPublisher] = (),
     ) -> Book:
-        """The book with these entries."""
+        """Return the book with these entries."""
         return cls(
             own,
             {(pin.team, pin.name): pin for pin in pins},
@@ -74,7 +74,7 @@ class Book:
         return "other publisher" if self.is_other(publisher, team, name) else ""
 
     def pins_of(self, team: str | None, name: str) -> list[Pin]:
-        """The pins of a name, in that team or (None) in all."""
+        """Return the pins of a name, in that team or (None) in all."""
         if team is not None:
             pin = self.pins.get((team, name))
             return [pin] if pin else []
@@ -111,7 +111,10 @@ class Book:
         return self.pins[team, name].since if self.has_pin(publisher, team, name) else None
 
     def label(self, publisher: bytes) -> str:
-        """What the publisher called itself when it was last pinned, trusted or distrusted; "" if unknown."""
+        """Return what the publisher called itself when it was last pinned, trusted or distrusted.
+
+        "" if unknown.
+        """
         everything: list[Pin | TrustedPublisher | DistrustedPublisher] = [
             *self.pins.values(),
             *self.trusted.values(),
@@ -122,7 +125,7 @@ class Book:
 
 
 def find_publisher(text: str, publishers: Iterable[bytes]) -> bytes:
-    """The one publisher whose fingerprint begins with ``text``; dashes do not count.
+    """Return the one publisher whose fingerprint begins with ``text``; dashes do not count.
 
     Raises:
         UsageError: it is no beginning of a fingerprint, or too short.

@@ -102,7 +102,7 @@ def _name(data: bytes) -> x509.Name:
 
 
 def _bytes_in(name: x509.Name) -> bytes:
-    """The bytes that the only part of a name says.
+    """Return the bytes that the only part of a name says.
 
     Raises:
         ValueError: it says something else.

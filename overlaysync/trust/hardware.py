@@ -51,7 +51,10 @@ class Hardware:
         return not set(self.addresses).isdisjoint(present)
 
     def with_more(self, present: Iterable[str]) -> Hardware:
-        """These and what is ``present``; of too many those go that were new longest ago and are not here."""
+        """Return these and what is ``present``.
+
+        Of too many those go that were new longest ago and are not here.
+        """
         here = tuple(dict.fromkeys(present))[:MAX_ADDRESSES]
         missing = [address for address in here if address not in self.addresses]
         if not missing:
@@ -69,7 +72,10 @@ _decoder = msgspec.json.Decoder(dict[str, _HardwareJson])
 
 
 def load_hardware(path: Path) -> dict[str, Hardware]:
-    """What keys have been used with, by node id; nothing where there is no such file, or it is damaged."""
+    """Return what keys have been used with, by node id.
+
+    Nothing where there is no such file, or it is damaged.
+    """
     found: Mapping[str, _HardwareJson] = {}
     with suppress(OSError, NotAllowedError, ValueError, msgspec.MsgspecError):
         found = _decoder.decode(read_secret(path, "list of hardware", _SIZE))
@@ -91,5 +97,5 @@ def save_hardware(path: Path, hardware: Mapping[str, Hardware]) -> None:
 
 
 def hardware_of(hardware: Mapping[str, Hardware], public_key: bytes) -> Hardware:
-    """What the key has been used with."""
+    """Return what the key has been used with."""
     return hardware.get(node_id(public_key), Hardware())

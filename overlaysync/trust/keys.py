@@ -30,13 +30,13 @@ _GROUPS = 8
 
 
 def node_id(public_key: bytes) -> str:
-    """The id of the node with this key: 32 base32 characters (160 bits) in groups of four."""
+    """Return the id of the node with this key: 32 base32 characters (160 bits) in groups of four."""
     text = base64.b32encode(derive(NODE_CONTEXT, public_key)[:20]).decode("ascii").lower()
     return "-".join(text[at : at + _GROUP] for at in range(0, _GROUP * _GROUPS, _GROUP))
 
 
 def short_node_id(public_key: bytes) -> str:
-    """The first six characters of the node id, as in ``user@host-abc234``."""
+    """Return the first six characters of the node id, as in ``user@host-abc234``."""
     return node_id(public_key).replace("-", "")[:6]
 
 
@@ -53,7 +53,7 @@ class NodeKey:
         self.public = private.public_key().public_bytes_raw()
 
     def sign(self, message: bytes) -> bytes:
-        """The 64-byte signature of ``message``."""
+        """Return the 64-byte signature of ``message``."""
         return self.private.sign(message)
 
 
@@ -67,7 +67,7 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
 
 
 def load_or_make(path: Path) -> NodeKey:
-    """The key in ``path`` (32 raw bytes, 0600), made when there is none.
+    """Return the key in ``path`` (32 raw bytes, 0600), made when there is none.
 
     Two processes that start together end up with one key: the file appears whole, by link, or not at all.
 
@@ -84,7 +84,7 @@ def load_or_make(path: Path) -> NodeKey:
 
 
 def load_key(path: Path) -> NodeKey:
-    """The key in ``path``.
+    """Return the key in ``path``.
 
     Raises:
         NotAllowedError: others may read the key, or the file is not a key.
@@ -100,6 +100,6 @@ def load_key(path: Path) -> NodeKey:
 
 
 def cannot_use(path: Path, error: OSError) -> OverlaysyncError:
-    """The error for a key that cannot be made, read or replaced."""
+    """Return the error for a key that cannot be made, read or replaced."""
     kind = _ERRORS.get(error.errno or 0, NotAllowedError)
     return kind(f"Cannot use the node key {path}", why=error.strerror or str(error))

@@ -74,7 +74,7 @@ def remove_secret(path: Path) -> None:
 
 
 def _scratch(path: Path, data: bytes) -> str:
-    """A file beside ``path`` with ``data`` in it, on the disk."""
+    """Return a file beside ``path`` with ``data`` in it, on the disk."""
     descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -24,7 +24,7 @@ class _TeamJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_teams(directory: Path) -> Mapping[str, Team]:
-    """The teams in ``directory``, by name.
+    """Return the teams in ``directory``, by name.
 
     Raises:
         NotAllowedError: others may read a key, or a file is none.
@@ -87,7 +87,7 @@ def forget_team(directory: Path, name: str) -> None:
 
 
 def not_in_team(name: str) -> NotFoundError:
-    """The error for a team that this node is not in."""
+    """Return the error for a team that this node is not in."""
     return NotFoundError(f"This machine is not in a team '{printable(name)}'", hint="overlaysync team show")
 
 

@@ -86,7 +86,7 @@ class Team:
         return blake3(signed, key=self._derive(_VOUCHER)).digest()
 
     def prove(self, role: Role, binding: Binding) -> bytes:
-        """The 32 bytes that show to who is in the team, and to nobody else, that this node is."""
+        """Return the 32 bytes that show to who is in the team, and to nobody else, that this node is."""
         message = binding.node + binding.lane + binding.server + binding.client
         return blake3(message, key=self._derive(role.value)).digest()
 
@@ -109,7 +109,7 @@ class Binding:
 
 
 def new_team(name: str) -> Team:
-    """A team with a new key.
+    """Return a team with a new key.
 
     Raises:
         UsageError: ``name`` is no name.
@@ -118,7 +118,7 @@ def new_team(name: str) -> Team:
 
 
 def read_code(name: str, text: str) -> Team:
-    """The team called ``name`` whose code somebody typed; blanks, dashes and case do not matter.
+    """Return the team called ``name`` whose code somebody typed; blanks, dashes and case do not matter.
 
     Raises:
         UsageError: it is not the code of a team of that name.
@@ -144,6 +144,6 @@ def read_code(name: str, text: str) -> Team:
 
 
 def proven(role: Role, teams: Iterable[Team], binding: Binding, proof: bytes) -> Team | None:
-    """The one of ``teams`` whose membership ``proof`` shows."""
+    """Return the one of ``teams`` whose membership ``proof`` shows."""
     fitting = [team for team in teams if compare_digest(team.prove(role, binding), proof)]
     return fitting[0] if fitting else None

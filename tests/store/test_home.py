@@ -20,14 +20,19 @@ def test_one_variable_moves_everything():
     assert home.journals == Path("/x/node/journals")
 
 
-def test_xdg_directories():
-    home = Home.from_environment({"XDG_STATE_HOME": "/s", "XDG_CONFIG_HOME": "/c", "HOME": "/h"})
+def test_xdg_directories(monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", "/s")
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/c")
+    home = Home.from_environment({})
     assert (home.root, home.config) == (Path("/s/overlaysync"), Path("/c/overlaysync"))
 
 
-@pytest.mark.parametrize("extra", [{}, {"XDG_STATE_HOME": "not/absolute", "XDG_CONFIG_HOME": ""}])
-def test_defaults_under_the_user(extra):
-    home = Home.from_environment({"HOME": "/h", **extra})
+@pytest.mark.parametrize("state, config", [("", ""), ("not/absolute", "")])
+def test_defaults_under_the_user(state, config, monkeypatch):
+    monkeypatch.setenv("HOME", "/h")
+    monkeypatch.setenv("XDG_STATE_HOME", state)
+    monkeypatch.setenv("XDG_CONFIG_HOME", config)
+    home = Home.from_environment({})
     assert home.root == Path("/h/.local/state/overlaysync")
     assert home.config == Path("/h/.config/overlaysync")
 
