@@ -74,7 +74,7 @@ class Adoption:
         """
         disk = only.disk.id if isinstance(only, Known) else None
         if isinstance(only, Reference):
-            disk = (await fetch.find(only)).choices[0].manifest.header.result_id
+            disk = (await fetch.find(only, wait_s=fetch.options.wait_s)).choices[0].manifest.header.result_id
         known = await asyncio.to_thread(self._claims.here)
 
         def claims() -> list[Claim]:

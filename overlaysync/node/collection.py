@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
 from overlaysync.errors import BaseImageError, OverlaysyncError, Refusal, VerificationError
 from overlaysync.model.reference import Reference
@@ -55,6 +56,7 @@ class Collection:
     planned: Planned = lambda _, __: None
     refusals: list[Refusal] = field(default_factory=list)
     first_uses: set[bytes] = field(default_factory=set)
+    _began: float | None = None
 
     async def find(self, references: Sequence[Reference]) -> list[Choice]:
         """Return what the references mean, each thing once; what of it cannot be had is refused.
@@ -108,11 +110,18 @@ class Collection:
 
     async def _find(self, reference: Reference) -> list[Choice]:
         try:
-            found = await self.fetch.find(reference)
+            found = await self.fetch.find(reference, wait_s=self._left_s())
         finally:
             self.looked()
         self.refusals += found.refusals
         return [*found.choices]
+
+    def _left_s(self) -> float:
+        """Return how long to look: everything is looked for at the same time, however much is named."""
+        now = monotonic()
+        if self._began is None:
+            self._began = now
+        return max(0.0, self.fetch.options.wait_s - (now - self._began))
 
 
 def _with_verdict(steps: Sequence[Step], verdict: Verdict | None) -> Iterator[tuple[Step, Verdict | None]]:

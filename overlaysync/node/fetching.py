@@ -175,8 +175,10 @@ class Fetch:
         anyone = Anyone(self.reach, wait_s=self.options.wait_s)
         self._describing = Describing(self.client, anyone, self.node.catalog.pages)
 
-    async def find(self, reference: Reference) -> Found:
+    async def find(self, reference: Reference, *, wait_s: float) -> Found:
         """Return what ``reference`` means among all that is within reach, to a node with these pins.
+
+        It is looked for as long as ``wait_s``, and no longer than that when it is found.
 
         Raises:
             NotFoundError, AmbiguousError, NotAllowedError: see :func:`overlaysync.ops.believe.choose`.
@@ -195,7 +197,7 @@ class Fetch:
             except OverlaysyncError:
                 return True
 
-        await self.reach.until(found, wait_s=self.options.wait_s)
+        await self.reach.until(found, wait_s=wait_s)
         try:
             return self._choose(reference)
         except NotFoundError:
