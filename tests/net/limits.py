@@ -18,7 +18,8 @@ from overlaysync.discovery import bounds as discovery_bounds
 from overlaysync.net import bounds
 
 ROOT = Path(__file__).parents[2]
-CLASSES = (bounds.ServerBounds, bounds.ClientBounds, discovery_bounds.DiscoveryBounds)
+CLASSES: tuple[Any, ...] = (bounds.ServerBounds, bounds.ClientBounds, discovery_bounds.DiscoveryBounds)
+_DISCOVERY = "../discovery/test_discovery.py"
 
 IMPLIED = {
     "MAX_QUESTION": "what is longer does not fit the pattern either; it only saves the trying",
@@ -55,10 +56,10 @@ TESTS = {
     "ServerBounds.field_size": "test_limits.py::test_length_of_a_field",
     "ServerBounds.fields": "test_limits.py::test_fields_of_a_request",
     "ServerBounds.bodies": "test_limits.py::test_bodies_under_way",
-    "ServerBounds.places": "test_places.py::test_so_many_are_sent_at_once[8-64-8]",
-    "ServerBounds.waiting": "test_places.py::test_a_line_has_an_end",
-    "ServerBounds.wait_s": "test_places.py::test_a_line_that_does_not_move_ends",
-    "ServerBounds.place_s": "test_places.py::test_who_is_slow_holds_up_nobody_but_counts[after it]",
+    "ServerBounds.places": "test_upload_slots.py::test_so_many_are_sent_at_once[8-64-8]",
+    "ServerBounds.waiting": "test_upload_slots.py::test_a_line_has_an_end",
+    "ServerBounds.wait_s": "test_upload_slots.py::test_a_line_that_does_not_move_ends",
+    "ServerBounds.place_s": "test_upload_slots.py::test_who_is_slow_holds_up_nobody_but_counts[after it]",
     "ServerBounds.compressed_size": "test_compression.py::test_without_room_a_body_goes_plain",
     "ServerBounds.retry_s": "test_limits.py::test_when_to_come_back",
     "ServerBounds.write_s": "test_server.py::test_a_client_that_never_reads_is_dropped",
@@ -78,7 +79,7 @@ TESTS = {
     "ClientBounds.idle_s": "test_limits.py::test_age_of_an_idle_connection",
     "ClientBounds.max_retry_s": "test_receiving.py::test_retry_after_is_bounded",
     "DiscoveryBounds.peers": "test_limits.py::test_peers_kept",
-    "DiscoveryBounds.confirmed": "../discovery/test_discovery.py::test_one_host_that_answers_by_many_names_hides_nobody",
+    "DiscoveryBounds.confirmed": f"{_DISCOVERY}::test_one_host_that_answers_by_many_names_hides_nobody",
     "DiscoveryBounds.addresses": "test_limits.py::test_addresses_of_a_peer",
     "DiscoveryBounds.resolve_s": "test_limits.py::test_time_to_resolve_a_peer",
     "DiscoveryBounds.resolves": "test_limits.py::test_peers_resolved_at_once",
@@ -88,7 +89,7 @@ TESTS = {
     "DiscoveryBounds.pace_s": "test_limits.py::test_pause_between_two_peers",
     "DiscoveryBounds.updates_s": "test_limits.py::test_pause_between_two_updates",
     "DiscoveryBounds.txt_size": "../discovery/test_txt.py::test_as_many_as_fit",
-    "DiscoveryBounds.updates": "../discovery/test_discovery.py::test_nothing_that_is_kept_of_records_is_without_bound",
+    "DiscoveryBounds.updates": f"{_DISCOVERY}::test_nothing_that_is_kept_of_records_is_without_bound",
     "DiscoveryBounds.items": "../discovery/test_txt.py::test_foreign_entries_are_bounded",
     "DiscoveryBounds.name_length": "test_limits.py::test_length_of_an_instance_name",
 }
