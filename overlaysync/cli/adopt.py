@@ -31,7 +31,7 @@ from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.net.messages import Address
 from overlaysync.node.adoption import Adoption
 from overlaysync.node.fetch_session import fetching
-from overlaysync.node.fetching import Options
+from overlaysync.node.fetch_types import Options
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.session import Network
 from overlaysync.ops.adopt import (

@@ -184,7 +184,9 @@ class _Demo:
 
     def _fetch_master(self, port: int) -> None:
         self._step("A student fetches the master, once. Only what is used travels, each chunk verified.")
-        self._say(f"    (@{self.teacher.user} says whose; without it, whoever has it)")
+        self._say(
+            f"    (@{self.teacher.user} names the publisher; without it, any machine that has it will do)"
+        )
         self.results["master"] = self._fetch(MASTER, port)
 
     def _fetch_overlay(self, port: int) -> None:

@@ -39,7 +39,8 @@ from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.collection import Brought, Collection
 from overlaysync.node.download import TransferStats
 from overlaysync.node.fetch_session import FetchSession, fetching
-from overlaysync.node.fetching import Fetch, Fetched, Options
+from overlaysync.node.fetch_types import Fetched, Options
+from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node
 from overlaysync.node.serving import serve
 from overlaysync.node.session import Network

@@ -240,7 +240,7 @@ def check_membership(node: Node, reference: Reference) -> None:
     if reference.team is not None and not node.may_see(reference.team):
         raise NotFoundError(
             f"'{reference}' cannot be seen here",
-            why=f"this node is not in team '{reference.team}'",
+            why=f"this machine is not in team '{reference.team}'",
             hint=f"overlaysync team join {reference.team}, with the team's code",
         )
 

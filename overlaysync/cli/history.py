@@ -1,4 +1,4 @@
-"""The history command: the versions of names, what each follows, and who holds them."""
+"""The history command: the versions of names, what each follows, and the machines that hold them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def history(
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Show the versions of a name, and who holds them."""
+    """Show the versions of a name, and the machines that hold them."""
 
     output = output_of(context)
     references = [parse_reference(ref) for ref in refs]

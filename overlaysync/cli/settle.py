@@ -53,8 +53,8 @@ def _held(node: Node, path: str) -> Held:
     held = node.catalog.held_at(os.path.realpath(path))
     if held is None:
         raise UsageError(
-            f"{path} is no version of anything yet",
-            why="it was neither fetched nor shared on this machine",
+            f"{path} was never fetched or shared",
+            why="so it is no version of anything, and no side of a fork",
             hint=f"overlaysync share {shlex.quote(path)}",
         )
     return held
@@ -70,8 +70,10 @@ def _version(node: Node, held: Held, path: str) -> Manifest:
     mine = open_envelope(row.envelope) if row else None
     if mine is None or not mine.belongs(node.teams):
         raise UsageError(
-            f"{path} is no version of this machine's",
-            why=f"it was one of team '{held.team}'" if held.team else "nothing is known of what it was",
+            f"Cannot settle a fork for {path}",
+            why=f"it was one of team '{held.team}'"
+            if held.team
+            else "the version that it was is not known here",
             hint=f"overlaysync share {shlex.quote(path)}",
         )
     return mine

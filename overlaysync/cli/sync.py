@@ -31,7 +31,7 @@ from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
 from overlaysync.cli.signals import ending
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.fetch_session import FetchSession, fetching
-from overlaysync.node.fetching import Fetched, Options
+from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.node import Node
 from overlaysync.node.replica import Replica
 from overlaysync.node.serving import serve

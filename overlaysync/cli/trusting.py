@@ -105,7 +105,7 @@ def _not_trusted(error: NotFoundError, fingerprint: str, book: Book) -> NotFound
         publisher = find_publisher(fingerprint, book.distrusted)
     except NotFoundError:
         return NotFoundError(
-            error.what, why="no publisher with that one is trusted", hint="overlaysync trust, for a list"
+            error.what, why="no trusted publisher has that fingerprint", hint="overlaysync trust, for a list"
         )
     short = node_id(publisher)[:9]
     return NotFoundError(
@@ -349,6 +349,6 @@ def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look
     except NotFoundError as error:
         raise NotFoundError(
             error.what,
-            why="this machine has never seen it, and no reachable machine shares anything that it signed",
+            why="this machine has never seen it, and no machine within reach shares anything that it signed",
             hint="compare it with: overlaysync ls; or name a peer with --peer HOST",
         ) from None

@@ -362,7 +362,7 @@ class Client:
         """
         team = self._teams.get(address.team)
         if team is None:
-            raise GoneError(f"this node is not in the team of {address}")
+            raise GoneError(f"this machine is not in the team of {address}")
         connection = await self._connect_tls(address)
         try:
             shown = _shown_behind(address, connection)

@@ -178,5 +178,5 @@ def _read_all(segments: Iterable[Segment], length: int) -> bytes:
     pieces = gather(segments)
     data = b"".join(read_segment(piece) if isinstance(piece, FileSegment) else piece for piece in pieces)
     if len(data) != length:
-        raise NotFoundError("the image gave other than was promised")
+        raise NotFoundError("the image gave other bytes than were promised")
     return data

@@ -138,11 +138,11 @@ def decode_catalog(data: bytes) -> CatalogMessage:
     if count > MAX_CATALOG_ITEMS:
         raise DecodeError(f"a catalog of {count} manifests", why=f"at most {MAX_CATALOG_ITEMS}")
     if not 0 <= message.tls < 1 << 16:
-        raise DecodeError("a catalog with a port that there is not")
+        raise DecodeError("a catalog with an impossible port")
     if message.boot and not _BOOT.fullmatch(message.boot):
-        raise DecodeError("a catalog with a hash of a boot id that is none")
+        raise DecodeError("a catalog with a malformed hash of a boot id")
     if not all(_SINCE.fullmatch(used.since) for used in message.in_use):
-        raise DecodeError("a catalog of what is in use since no date")
+        raise DecodeError("a catalog with a malformed date")
     return CatalogMessage(
         node,
         one_field(message.label, MAX_LABEL),
@@ -330,7 +330,7 @@ def decode_peers(data: bytes) -> tuple[Address, ...]:
     try:
         return tuple(map(parse_ip_address, message.peers))
     except (UsageError, ValueError) as error:
-        raise DecodeError("a list of peers with something else in it", why=printable(str(error))) from None
+        raise DecodeError("a list of peers with malformed entries", why=printable(str(error))) from None
 
 
 def parse_ip_address(text: str) -> Address:

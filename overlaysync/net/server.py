@@ -410,7 +410,7 @@ class Server:
                     await sender.send(piece)
                 batch = await self._read(reader.read) if reader.more else []
             if sender.sent != length:
-                raise NotFoundError("the image gave other than was promised")
+                raise NotFoundError("the image gave other bytes than were promised")
         except (StalledError, NotFoundError, OSError):
             abort(request)
         except BaseException:

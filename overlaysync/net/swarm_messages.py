@@ -166,7 +166,7 @@ def _held(message: _SwarmJson, pieces: int) -> tuple[int, ...]:
             raise DecodeError("a swarm answer with a map that is not base64") from None
         return tuple(held.slots())
     if len(message.news) > MAX_NEWS or not all(0 <= piece < pieces for piece in message.news):
-        raise DecodeError("a swarm answer with pieces that there are not")
+        raise DecodeError("a swarm answer with pieces out of bounds")
     return tuple(message.news)
 
 

@@ -177,10 +177,10 @@ async def _patiently(ask: Ask[_Answer], address: Endpoint, manifest: Manifest) -
 
 
 def _nobody(failures: list[OverlaysyncError]) -> OverlaysyncError:
-    """Return what to say when nobody gave it."""
+    """Return the error when no peer gave it."""
     why = "; ".join(sorted({str(error) for error in failures}))
     if all(isinstance(error, GoneError) for error in failures):
-        return NotFoundError("Nobody has it any more", why=why, hint="overlaysync ls")
+        return NotFoundError("No machine within reach has it any more", why=why, hint="overlaysync ls")
     wrong = any(isinstance(error, DecodeError) for error in failures)
     hint = "the same command again, or with --peer HOST for another peer; overlaysync peers lists them"
     what = "No peer gave a usable manifest"

@@ -12,7 +12,8 @@ from time import monotonic
 
 from overlaysync.errors import BaseImageError, OverlaysyncError, Refusal, VerificationError
 from overlaysync.model.reference import Reference
-from overlaysync.node.fetching import Fetch, Fetched
+from overlaysync.node.fetch_types import Fetched
+from overlaysync.node.fetching import Fetch
 from overlaysync.ops.name_policy import Choice
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Verdict

@@ -392,7 +392,7 @@ class Download:
         self._reach.observer.waiting(self._waited_for, now - self._arrived_at)
 
     def _label(self, source: str) -> str:
-        return self._labels.get(source) or self._reach.label_of(source)
+        return self._labels.get(source) or self._reach.directory.label_of(source)
 
     def _give_up(self) -> OverlaysyncError:
         name = printable(self._step.header.name)
@@ -401,10 +401,12 @@ class Download:
         if Failure.WRONG in lost.values():
             bad = ", ".join(sorted(source for source, why in lost.items() if why is Failure.WRONG))
             return VerificationError(
-                f"Cannot fetch '{name}'", why=f"{bad} sent wrong bytes and nobody else has it", hint=hint
+                f"Cannot fetch '{name}'",
+                why=f"{bad} sent wrong bytes, and no other machine has it",
+                hint=hint,
             )
         if all(why is Failure.GONE for why in lost.values()):
-            return NotFoundError(f"Nobody has '{name}' any more", hint=hint)
+            return NotFoundError(f"No machine within reach has '{name}' any more", hint=hint)
         return NetworkError(f"Cannot fetch '{name}'", why=self._last_error or "no peer answers", hint=hint)
 
 

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from overlaysync.net.rate import RateLimit
-from overlaysync.node.fetching import Fetch, Options
+from overlaysync.node.fetch_types import Options
+from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
 from overlaysync.node.reshare import PartialSeeder

@@ -4,158 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from functools import partial
-from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from overlaysync.errors import (
     BaseImageError,
-    NoSpaceError,
     NotAllowedError,
     NotFoundError,
     OverlaysyncError,
     Refusal,
-    StoppedError,
-    VerificationError,
     WouldDestroyError,
 )
-from overlaysync.formats.image import Format
-from overlaysync.formats.layout import Target
-from overlaysync.model.digest import short_id
 from overlaysync.model.history import History
 from overlaysync.model.manifest import Header
-from overlaysync.model.names import one_field
-from overlaysync.model.pages import PageList
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.net.client import Client
 from overlaysync.node.any_source import AnySource
-from overlaysync.node.download import Download, TransferStats
+from overlaysync.node.download import TransferStats
+from overlaysync.node.fetch_types import Fetched, Found, Options
+from overlaysync.node.making import ImageMaker
 from overlaysync.node.metadata import Metadata
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
 from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.again import Again
-from overlaysync.ops.assemble import Assembly, discard_part, target_for
-from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.bases import find_base, path_below
-from overlaysync.ops.folders import images_in
-from overlaysync.ops.hashing import combine
 from overlaysync.ops.in_use import no_holder
-from overlaysync.ops.library import Known, PageKeeper
-from overlaysync.ops.local import LocalCopier
-from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
+from overlaysync.ops.library import Known
 from overlaysync.ops.master_place import Wish, place_of_master
 from overlaysync.ops.matching import Listing, fits_name
 from overlaysync.ops.name_policy import Choice, Reason, believable, choose, choose_all, new_pin, remark
-from overlaysync.ops.offer import PartOffer
-from overlaysync.ops.packing import Packing
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
-from overlaysync.ops.replacement import Rules, Verdict, check_still, judge, judge_stray
+from overlaysync.ops.replacement import Verdict, judge, judge_stray
 from overlaysync.ops.trust_messages import AwayError, not_within_reach, only_distrusted
-from overlaysync.ops.versions import State, history_of, is_news, past_envelopes, settled
+from overlaysync.ops.versions import history_of, is_news, settled
 from overlaysync.store.catalog import Held
-from overlaysync.store.files import make_directory, may_write
-from overlaysync.store.partial import check_room
-from overlaysync.store.target import Entry
 from overlaysync.trust.book import Book
-from overlaysync.trust.envelope import Manifest, open_envelope
-from overlaysync.units import format_size
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_WRITERS = 4
-"""Threads that verify and write: more than processors, as writing waits for the disk."""
-
-
-_NOTHING_THERE = Verdict()
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to fetch.
-
-    Attributes:
-        to: directory of what is fetched.
-        masters: directories to find masters in; missing ones go to the first that can be written, else to
-            ``to``.
-        name: name of the file instead of the thing's.
-        format: format instead of the sender's.
-        rules: which files may be replaced.
-        trusted_only: whether only publishers count that the user has said to trust.
-        wait_s: how long to look for peers.
-        all_known: whether of several things those are missed that a team is known to have.
-        exclude: patterns of names that are left out of several things.
-        again: what a command needs that fetches one of the things into the same places.
-    """
-
-    to: str = "."
-    masters: tuple[str, ...] = ()
-    name: str | None = None
-    format: Format | None = None
-    rules: Rules = field(default_factory=Rules)
-    trusted_only: bool = False
-    wait_s: float = 4.0
-    all_known: bool = False
-    exclude: tuple[str, ...] = ()
-    again: Again = field(default_factory=Again)
-
-    @property
-    def directories(self) -> list[str]:
-        """Where images here are looked for."""
-        return list(dict.fromkeys([*self.masters, self.to]))
-
-    @property
-    def masters_place(self) -> str:
-        """Where a missing master goes."""
-        return next((path for path in self.masters if may_write(path)), self.to)
-
-    def leaves_out(self, name: str) -> bool:
-        """Whether a thing is left out; ``name`` is that of the team, if it is a team's, and its own."""
-        words = (name, name.rpartition("/")[2])
-        return any(fnmatchcase(word, pattern) for pattern in self.exclude for word in words)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a reference means: what can be had, and what cannot."""
-
-    choices: tuple[Choice, ...]
-    refusals: tuple[Refusal, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """One image that is now here.
-
-    Attributes:
-        manifest: what it is.
-        known: the image.
-        already: whether it was here before.
-        transfer: where its bytes came from.
-        verdict: how what was there stood to it.
-    """
-
-    manifest: Manifest
-    known: Known
-    already: bool
-    transfer: TransferStats
-    verdict: Verdict = _NOTHING_THERE
-
-    @property
-    def here(self) -> Manifest:
-        """What the file holds: what was asked for, or a version here that follows it."""
-        standing = self.verdict.standing
-        if self.already and standing is not None and standing.state is State.NEWER:
-            return open_envelope(standing.held[0].envelope)
-        return self.manifest
+from overlaysync.trust.envelope import Manifest
 
 
 @dataclass(slots=True)
@@ -168,12 +55,12 @@ class Fetch:
     observer: Observer
     options: Options
     seeder: PartialSeeder
-    _stopping: bool = False
-    _metadata: Metadata = field(init=False)
+    _maker: ImageMaker = field(init=False)
 
     def __post_init__(self) -> None:
         sources = AnySource(self.reach, wait_s=self.options.wait_s)
-        self._metadata = Metadata(self.client, sources, self.node.catalog.pages)
+        metadata = Metadata(self.client, sources, self.node.catalog.pages)
+        self._maker = ImageMaker(self.node, self.reach, self.observer, self.options, self.seeder, metadata)
 
     async def find(self, reference: Reference, *, wait_s: float) -> Found:
         """Return what ``reference`` means among all that is within reach, to a node with these pins.
@@ -431,7 +318,7 @@ class Fetch:
                 library, step.path, manifest, rules, own=own, now=now(), brought=step.brought, again=again
             )
         except BaseImageError as astray:
-            base = self._base(step) if os.path.exists(step.base or "") else None
+            base = self._maker.base(step) if os.path.exists(step.base or "") else None
             if base is None:
                 raise
             return judge_stray(library, step.path, manifest, rules, astray, own=own, base=base, again=again)
@@ -446,7 +333,7 @@ class Fetch:
                 verdict = await asyncio.to_thread(self._judge, step, choice)
                 if verdict.known is None:
                     raise
-        await asyncio.to_thread(self._drop_leftover, step)
+        await asyncio.to_thread(self._maker.drop_leftover, step)
         return Fetched(step.listing.manifest, verdict.known, True, TransferStats(), verdict)
 
     def _hold(self, step: Step, fetched: Fetched) -> None:
@@ -463,218 +350,6 @@ class Fetch:
         # Its next version is one of the thing that it is, whatever the file is called here.
         catalog.hold(Held(path, header.team, header.name, ids, fetched.known.files[0]))
 
-    # -- making one image ----------------------------------------------------------------------------
-
     async def make(self, step: Step, verdict: Verdict) -> Fetched:
-        """Make one image whose base is here, in the place of what is there if ``verdict`` says so."""
-        transfer = TransferStats()
-        pages = await self._page_list(step, transfer)
-        base = await asyncio.to_thread(self._base, step)
-        if base:
-            await asyncio.to_thread(mark_meant, self.node.catalog, base, self.options.directories)
-        assembly = await self._in_thread(self._assembly, step, pages, base, verdict.entry)
-        past = await asyncio.to_thread(past_envelopes, self.node.catalog, step.listing.manifest)
-        offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page, past)
-        mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
-        try:
-            check = partial(self._check_result, step, pages, base, assembly.path) if base else None
-
-            def finish() -> Known:
-                if step.packing:
-                    self._pack(step, step.packing, assembly)
-                check_still(step.path, verdict.file)
-                file = assembly.finish(
-                    mode=mode, replaces=verdict.entry, check=check, progress=self._check_stopping
-                )
-                return self._remember(step, pages, assembly.path, file)
-
-            known = await self._fill(step, assembly, offer, transfer, finish)
-        except BaseException:
-            self.seeder.withdraw(offer)
-            raise
-        return Fetched(step.listing.manifest, known, False, transfer, verdict)
-
-    def _pack(self, step: Step, packing: Packing, assembly: Assembly) -> None:
-        """Compress the whole image as its publisher did; without room for that it stays as it is."""
-        self.observer.end()
-        self.observer.begin(f"{step.header.name}, compressing", assembly.data.size)
-        try:
-            assembly.pack(packing, self._advance)
-        except NoSpaceError as error:
-            self.observer.note(
-                f"  {step.path} is not compressed and takes {format_size(assembly.data.size)}: "
-                f"there is no room for both at once ({error.why})"
-            )
-
-    def _drop_leftover(self, step: Step) -> None:
-        """Remove the part file of an image that is here, packed by a run that was killed at its very end."""
-        pages = self.node.catalog.pages.load_list(step.header.content_id)
-        if step.packing and pages:
-            with suppress(OverlaysyncError):
-                discard_part(Path(step.path), _target(step, pages, None), pages, self.node.home.journals)
-
-    def _assembly(self, step: Step, pages: PageList, base: Known | None, replaces: Entry | None) -> Assembly:
-        target = _target(step, pages, base)
-        make_directory(os.path.dirname(step.path))
-        return Assembly.open(
-            Path(step.path),
-            target,
-            pages,
-            self.node.library.load_page,
-            self.node.home.journals,
-            replaces=replaces,
-            progress=self._check_stopping,
-        )
-
-    async def _fill(
-        self,
-        step: Step,
-        assembly: Assembly,
-        offer: PartOffer,
-        transfer: TransferStats,
-        finish: Callable[[], Known],
-    ) -> Known:
-        """Get all data from here and from peers, give what there is to others, and finish the file."""
-        threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
-        in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
-        transfer.resumed = assembly.resumed
-        self.observer.begin(f"{step.header.name}", assembly.data.size)
-        try:
-            self.observer.advance(assembly.resumed)
-            await in_thread(self._take_local, step, assembly, transfer)
-            self.seeder.begin(offer)
-            download = Download(self.reach, step, assembly, offer, transfer, threads, self.seeder)
-            await download.run()
-            known, _ = await asyncio.gather(in_thread(finish), download.say_goodbye())
-            self.seeder.finish(offer)
-            return known
-        except asyncio.CancelledError:
-            self._stopping = True
-            raise
-        finally:
-            # Threads may still be writing: the part file is closed after the last of them.
-            await asyncio.shield(asyncio.to_thread(_close, assembly, threads))
-            self.observer.end()
-
-    def _base(self, step: Step) -> Known | None:
-        if step.base is None:
-            return None
-        base = self.node.library.examine(step.base, now=now())
-        if base.disk.id != step.header.parent_id:
-            raise BaseImageError(
-                f"Cannot rebuild '{step.header.name}' on {base.path}",
-                why="its content is not that of the master it stands on",
-                hint=f"overlaysync verify --repair '{base.path}'",
-            )
-        return base
-
-    def _check_result(self, step: Step, pages: PageList, base: Known, path: str, file: int) -> None:
-        """Every byte is as the layer has it; here the disk that it makes must be what its publisher promised.
-
-        Raises:
-            VerificationError: it is another, or what it stands on has rotted.
-        """
-        keeper = PageKeeper(self.node.catalog)
-        with self.node.library.open(path, step.format, file=file) as chain:
-            disk = combine(
-                base.disk, pages, self.node.library.load_page, chain, keeper.keep, self._check_stopping
-            )
-        keeper.flush()
-        if disk.id != step.header.result_id:
-            raise VerificationError(
-                f"Cannot fetch '{step.header.name}'",
-                why=f"on its master it gives {short_id(disk.id)}, "
-                f"but its publisher promised {short_id(step.header.result_id)}",
-                hint=f"overlaysync verify '{base.path}'; if it is good, ask its publisher to share it again",
-            )
-        self.node.catalog.pages.keep_list(disk)
-
-    def _remember(self, step: Step, pages: PageList, path: str, file: int) -> Known:
-        disk = self.node.catalog.pages.load_list(step.header.result_id) if pages.is_layer else pages
-        assert disk is not None, "it was kept when the result was checked"
-        return self.node.library.remember(path, step.format, pages, disk, file=file, now=now())
-
-    def _take_local(self, step: Step, assembly: Assembly, transfer: TransferStats) -> None:
-        """Take what images here hold: known ones, and unknown ones of the same size beside the target."""
-        if assembly.have.complete():
-            return
-        self._learn(assembly.data.pages.virtual_size)
-        copier = LocalCopier(assembly, self.node.library.load_page, self._advance)
-        for row in self.node.catalog.all_images():
-            for layer in (False, True) if row.layer else (False,):
-                with self.node.library.source(row, layer=layer) as source:
-                    if source is not None:
-                        transfer.local += copier.take(source)
-                if assembly.have.complete():
-                    return
-
-    def _advance(self, size: int) -> None:
-        """Report progress of work in threads; the only place where they can be told to stop."""
-        self._check_stopping(size)
-        self.observer.advance(size)
-
-    def _check_stopping(self, size: int) -> None:
-        if self._stopping:
-            raise StoppedError("stopped")
-
-    def _learn(self, virtual_size: int) -> None:
-        """Hash the images here that nobody has hashed yet.
-
-        What is known of the others stays, also where it does not fit any more: it says what a damaged image
-        should be, and its good units are found all the same.
-        """
-        library = self.node.library
-        with images_in(self.options.directories) as found:
-            for item in found:
-                with suppress(OverlaysyncError, OSError):
-                    if self.node.catalog.image_at(item.path) is not None:
-                        continue
-                    with library.open_quiet(item.path, file=item.open()) as chain:
-                        if chain.virtual_size == virtual_size:
-                            library.examine_chain(chain, now=now(), progress=self._check_stopping)
-
-    # -- manifest ------------------------------------------------------------------------------------
-
-    async def _page_list(self, step: Step, transfer: TransferStats) -> PageList:
-        """Return the page list of the content, with all its pages kept here."""
-        header = step.header
-        transfer.manifest += len(step.listing.manifest.envelope)
-        pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
-        if pages is None:
-            # Images here that nobody has hashed yet may show it, or most of its pages.
-            await self._in_thread(self._learn, header.virtual_size)
-            pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
-        if pages is None:
-            await asyncio.to_thread(check_room, Path(step.path), header.data_size)
-            pages, received = await self._metadata.fetch(header)
-            transfer.manifest += received
-        if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
-            raise VerificationError(
-                f"Cannot fetch '{header.name}'",
-                why="its manifest does not match its content",
-                hint=f"ask {one_field(header.by) or 'its publisher'} to share it again",
-            )
-        return pages
-
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Long work, which :meth:`_check_stopping` ends when nobody waits for it any more."""
-        try:
-            return await asyncio.to_thread(work, *args, **kwargs)
-        except asyncio.CancelledError:
-            self._stopping = True
-            raise
-
-
-def _target(step: Step, pages: PageList, base: Known | None) -> Target:
-    return target_for(
-        pages,
-        format=step.format,
-        cluster_size=step.header.cluster_size,
-        backing_name=backing_name(step.path, base.path) if base else None,
-        backing_format=base.geometry.format if base else None,
-    )
-
-
-def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:
-    threads.shutdown(wait=True, cancel_futures=True)
-    assembly.close()
+        """Make one image, as :meth:`ImageMaker.make`."""
+        return await self._maker.make(step, verdict)

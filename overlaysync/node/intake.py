@@ -18,22 +18,19 @@ from overlaysync.net.client import Client, GoneError
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import CatalogMessage, Endpoint
 from overlaysync.node.host_budget import AskBudget
+from overlaysync.node.listed import LISTED_SIZE
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.views import PeerView
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.versions import left_behind
 from overlaysync.store.members import Member
 from overlaysync.trust.envelope import Manifest, open_envelope
-from overlaysync.units import MIB
 
 NOTED_S = 60.0
 """What a peer was noted to have is not noted again within this time."""
 
 HISTORIES = 64
 """Histories asked for of one peer, each time it is looked at."""
-
-LISTED_SIZE = 8 * MIB
-"""Envelopes kept of all peers that nobody named; in memory they take some five times as much."""
 
 _OPENED = LISTED_SIZE // MAX_MANIFEST_SIZE
 """Envelopes remembered to be right: in a room many list the same, and each signature takes its time."""

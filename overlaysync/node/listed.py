@@ -6,6 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 
 from overlaysync.trust.envelope import Manifest
+from overlaysync.units import MIB
+
+LISTED_SIZE = 8 * MIB
+"""Envelopes kept of all peers that were not named; in memory they take some five times as much."""
 
 _ENTRY_SIZE = 32
 """What each listing counts besides: a fifth of its room in memory, as with the envelopes."""

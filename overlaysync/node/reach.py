@@ -11,7 +11,6 @@ from time import monotonic
 
 from overlaysync.discovery.bounds import DISCOVERY
 from overlaysync.discovery.browser import Browser, Peer
-from overlaysync.discovery.locality import Neighbourhood
 from overlaysync.discovery.resolving import resolve
 from overlaysync.errors import DecodeError, NetworkError, OverlaysyncError, PeerError
 from overlaysync.model.addresses import host_key, is_told_port
@@ -21,14 +20,14 @@ from overlaysync.net.client import CatalogAnswer, Client, GoneError
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
 from overlaysync.net.upload_slots import NoSlotError, UploadSlots
+from overlaysync.node.directory import PeerDirectory
 from overlaysync.node.hearing import Hearing
 from overlaysync.node.host_budget import AskBudget, DialBudget
-from overlaysync.node.intake import LISTED_SIZE, Intake
-from overlaysync.node.listed import Listed
+from overlaysync.node.intake import Intake
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
 from overlaysync.node.twins import Twins
-from overlaysync.node.views import PeerView, listings_of
+from overlaysync.node.views import PeerView
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.team_things import things_of
 from overlaysync.trust.envelope import Manifest
@@ -78,26 +77,23 @@ class Reach:
     browser: Browser | None
     named: tuple[Address, ...] = ()
     catalogs: bool = True
-    views: dict[str, PeerView] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     dials: DialBudget = field(default_factory=DialBudget)
     alarm: Callable[[str], None] | None = None
     hearing: Hearing | None = None
     twins: Twins = field(init=False)
+    directory: PeerDirectory = field(init=False)
     _intake: Intake = field(init=False)
     _asks: AskBudget = field(default_factory=AskBudget)
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _index: dict[tuple[bytes, str], dict[str, tuple[Endpoint, Manifest]]] | None = None
     _failure: BaseException | None = None
-    _neighbourhood: Neighbourhood = field(default_factory=Neighbourhood)
     _looked_s: float = 0.0
-    _resolved: dict[Address, tuple[Address, ...]] = field(default_factory=dict)
-    _listed: Listed = field(default_factory=Listed)
     _slots: UploadSlots = field(default_factory=lambda: UploadSlots(_LOOKING, _LOOKS))
 
     def __post_init__(self) -> None:
         self.twins = Twins(self.client, self.alarm or self.observer.note)
+        self.directory = PeerDirectory(self.named)
         self._intake = Intake(self.node, self.client, self.faults)
 
     @classmethod
@@ -162,39 +158,35 @@ class Reach:
 
     # -- what was found ------------------------------------------------------------------------------
 
+    @property
+    def views(self) -> dict[str, PeerView]:
+        """The peers, as in :class:`PeerDirectory`."""
+        return self.directory.views
+
+    def nodes(self) -> list[PeerView]:
+        """Return every node once."""
+        return self.directory.nodes()
+
     def listings(self) -> list[Listing]:
-        """Everything listed, by manifest, with the peers that list it."""
-        return listings_of(self.nodes())
+        """Return everything listed, by manifest, with the peers that list it."""
+        return self.directory.listings()
 
     def sources(self, content: bytes, team: str = "") -> dict[str, tuple[Endpoint, Manifest]]:
-        """Source key → (address, manifest to ask for) of every peer that lists the content to ``team``.
+        """Return the sources of a content, as :meth:`PeerDirectory.sources`."""
+        return self.directory.sources(content, team)
 
-        What is fetched as a team's is asked of its members alone, even where others have it for everybody.
-        """
-        if self._index is None:
-            self._index = {}
-            for view in self.nodes():
-                for manifest in view.served:
-                    header = manifest.header
-                    endpoint = view.endpoint(header.team)
-                    found = self._index.setdefault((header.content_id, header.team), {})
-                    found[str(endpoint)] = (endpoint, manifest)
-        return self._index.get((content, team), {})
+    def answering(self) -> list[Address]:
+        """Return the addresses of the nodes that answer."""
+        return self.directory.answering()
 
     def ignore(self, host: str) -> None:
         """Note a host name of this node's own."""
         if self.browser is not None:
             self.browser.ignore(host)
 
-    def answering(self) -> list[Address]:
-        """Addresses of the nodes that have answered, the last time they were asked as well."""
-        return list(
-            dict.fromkeys(view.address for view in self.nodes() if view.answered and not view.problem)
-        )
-
     def may_dial(self, host: str, port: int, *, told_by: Endpoint) -> bool:
         """Whether to believe a peer that a node answers at ``host`` (an IP address) and ``port``."""
-        return self._neighbourhood.may_dial(host, port, told_by=told_by.host)
+        return self.directory.neighbourhood.may_dial(host, port, told_by=told_by.host)
 
     def silence(self) -> NetworkError | None:
         """Return what to say when no peer has answered at all; None when one has."""
@@ -218,7 +210,7 @@ class Reach:
         silence = self.silence()
         if silence is not None:
             raise silence
-        named = [view for view in self.views.values() if self._is_named(view)]
+        named = [view for view in self.views.values() if self.directory.is_named(view)]
         failed = [view.problem for view in named if view.problem]
         if failed and len(failed) == len(self.named):
             raise NetworkError(
@@ -226,17 +218,6 @@ class Reach:
                 why="; ".join(failed),
                 hint="check address and port, or: overlaysync doctor",
             )
-
-    def nodes(self) -> list[PeerView]:
-        """Every node once, as far as that can be known."""
-        return [view for view in self.views.values() if not view.alias]
-
-    def label_of(self, source: str) -> str:
-        """Return the label of the node behind a source key."""
-        for view in self.nodes():
-            if view.label and source in (str(view.address), str(view.endpoint("any"))):
-                return view.label
-        return source
 
     async def until(self, satisfied: Callable[[], bool], *, wait_s: float) -> None:
         """Return when ``satisfied`` and no more peers turn up, or after ``wait_s``.
@@ -272,7 +253,7 @@ class Reach:
         """
         announced = []
         for key, view in list(self.views.items()):
-            if not (view.announced or view.answered or self._is_named(view)):
+            if not (view.announced or view.answered or self.directory.is_named(view)):
                 continue  # others told of it, and it may not even exist
             if not view.announced:
                 named = next((address for address in self.named if str(address) == key), None)
@@ -336,8 +317,8 @@ class Reach:
         while self.browser is not None:
             found = {peer.label: peer for peer in self.browser.found()}
             for key in [key for key, view in self.views.items() if view.announced and key not in found]:
-                self._list(self.views.pop(key), {})
-                self._unmask()
+                self.directory.set_list(self.views.pop(key), {})
+                self.directory.unmask()
                 self._has_changed()
             for peer in found.values():
                 try:
@@ -416,7 +397,7 @@ class Reach:
                 self.browser.unanswered(key)
             else:
                 self.browser.confirm(key, *view.address)
-        self._unmask()
+        self.directory.unmask()
         self._has_changed()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -425,7 +406,7 @@ class Reach:
             self._has_changed()
 
     def _has_changed(self) -> None:
-        self._index = None
+        self.directory.changed()
         self._changed.set()
 
     async def _look_in_turn(
@@ -438,7 +419,7 @@ class Reach:
         limit = asyncio.timeout(None)
         loop = asyncio.get_running_loop()
         try:
-            if self._is_named(view):
+            if self.directory.is_named(view):
                 await self._look(view, addresses, gossip)
                 await self._look_for_twin(view, announced)
                 return
@@ -490,24 +471,24 @@ class Reach:
             if not view.announced and view.manifests:
                 # It was asked again, says no goodbye, and has gone: nothing can be had of it.
                 view.etag, view.public = "", {}
-                self._list(view, {})
-            if self._is_named(view) and len(self.named) > 1 and problem != known:
+                self.directory.set_list(view, {})
+            if self.directory.is_named(view) and len(self.named) > 1 and problem != known:
                 self.observer.note(problem)
             return
         view.address, view.etag, view.problem, view.answered = address, answer.etag, "", True
         if answer.catalog is not None:
             view.public_key = answer.catalog.node
             view.label = one_field(answer.catalog.label)
-        view.alias = self._is_alias(view)
+        view.alias = self.directory.is_alias(view)
         if answer.catalog is not None:
             view.tls = answer.catalog.tls if self._may_have(answer.catalog.tls, address) else 0
             view.boot, view.in_use, view.pasts = answer.catalog.boot, {}, set()
             view.public = await asyncio.to_thread(self._intake.keep_listed, answer.catalog, "", view)
         view.in_use = {id: since for id, since in view.in_use.items() if id in view.public}
-        self._list(view, view.public | await self._look_in_private(view))
+        self.directory.set_list(view, view.public | await self._look_in_private(view))
         if self.catalogs:
             await self._intake.learn_history(view, view.manifests)
-        self._cut_lists()
+        self.directory.cut_lists()
         if gossip:
             await self._ask_its_peers(address)
 
@@ -515,7 +496,7 @@ class Reach:
         """Find out whether a peer elsewhere that claims this node's key has it."""
         said = node_id(view.public_key) if view.public_key else ""
         claimed = said or (announced.node_id if announced else "")
-        if view.problem or not claimed or self._neighbourhood.is_here(view.address.host):
+        if view.problem or not claimed or self.directory.neighbourhood.is_here(view.address.host):
             return
         own = self.node.key.public
         if claimed != node_id(own):
@@ -597,13 +578,9 @@ class Reach:
     async def _resolve(self, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
         """IP addresses only, once for each name: where a node is, and who it is, goes by these."""
         for address in addresses:
-            if address in self.named and address not in self._resolved:
-                self._resolved[address] = await resolve(address)
-        return tuple(ip for address in addresses for ip in self._resolved.get(address, (address,)))
-
-    def _is_named(self, view: PeerView) -> bool:
-        """Whether the user named a peer's address, or the name of it."""
-        return view.address in self.named or any(view.address in ips for ips in self._resolved.values())
+            if address in self.named and address not in self.directory.resolved:
+                self.directory.resolved[address] = await resolve(address)
+        return tuple(ip for address in addresses for ip in self.directory.resolved.get(address, (address,)))
 
     async def _look_in_private(self, view: PeerView) -> dict[bytes, Manifest]:
         """Return what the peer serves to the teams that this node is in as well."""
@@ -631,51 +608,6 @@ class Reach:
             # Ask again, if it is announced; and for all it says: its private lane may have moved.
             view.noted, view.revision, view.etag = str(failure), "", ""
             return {}
-
-    def _list(self, view: PeerView, manifests: dict[bytes, Manifest]) -> None:
-        """Replace what a peer lists; nothing counts of one that has gone while it was asked."""
-        if view.counted:
-            self._listed.remove(view.manifests)
-        view.manifests, view.size = manifests, sum(len(manifest.envelope) for manifest in manifests.values())
-        here = any(known is view for known in self.views.values())
-        view.counted = here and not self._is_named(view)
-        if view.counted:
-            self._listed.add(manifests)
-
-    def _cut_lists(self) -> None:
-        """Halve the longest lists while all together are too long: short ones stay whole, whoever floods."""
-        while self._listed.size > LISTED_SIZE:
-            counted = (view for view in self.views.values() if view.counted)
-            longest = max(counted, key=lambda view: view.size)
-            kept = dict(islice(longest.manifests.items(), len(longest.manifests) // 2))
-            longest.public = {id: kept[id] for id in longest.public if id in kept}
-            longest.etag = ""
-            self._list(longest, kept)
-
-    def _is_alias(self, view: PeerView) -> bool:
-        """Whether another view stands for the node.
-
-        By key only among this machine's own addresses: elsewhere anybody could claim another's.
-        """
-        others = [
-            other for other in self.nodes() if other is not view and other.public_key and not other.problem
-        ]
-        return any(other.address == view.address for other in others) or (
-            self._neighbourhood.is_here(view.address.host)
-            and any(
-                (other.public_key, other.address.port) == (view.public_key, view.address.port)
-                and self._neighbourhood.is_here(other.address.host)
-                for other in others
-            )
-        )
-
-    def _unmask(self) -> None:
-        """Let views stand for themselves again where the one that stood for them has gone or moved."""
-        nodes = {view.address for view in self.nodes() if view.public_key and not view.problem}
-        for view in self.views.values():
-            if view.alias and view.address not in nodes and not self._is_alias(view):
-                nodes.add(view.address)
-                view.alias, view.revision = False, ""  # ask again, for its teams' catalogs were not asked for
 
 
 def _has_moved(view: PeerView, peer: Peer) -> bool:

@@ -11,7 +11,8 @@ from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
 from overlaysync.net.messages import Address
-from overlaysync.node.fetching import Fetch, Options
+from overlaysync.node.fetch_types import Options
+from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.reshare import PartialSeeder

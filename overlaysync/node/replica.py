@@ -124,7 +124,7 @@ class Replica(Share):
             opened = partial(self.node.library.open, image.path, image.geometry.format)
             self._offer(image, manifest, opened, asked=asked)
         except (OverlaysyncError, OSError) as error:
-            self.observer.note(f"not shared: {image.path}: {error}")
+            self.observer.note(f"Not shared: {image.path}: {error}")
 
     def _version(self, image: Known, among: Collection[bytes] | None) -> Manifest | None:
         """Return the first of the versions of an image, of those that are meant."""

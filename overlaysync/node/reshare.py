@@ -66,7 +66,7 @@ class PartialSeeder:
             seeder.port = await server.start()
             seeder.tls = server.tls
         except NetworkError as error:
-            reach.observer.note(f"nothing is passed on: {error}")
+            reach.observer.note(f"Nothing is passed on: {error}")
         try:
             yield seeder
         finally:
@@ -140,7 +140,7 @@ class PartialSeeder:
             if not told:
                 count = f"{len(waiting)} others" if len(waiting) > 1 else "another"
                 self._reach.observer.note(
-                    f"done; passing it on to {count} until they have it (Ctrl-C ends that)"
+                    f"Done. Passing it on to {count} until they have it; Ctrl-C ends that"
                 )
                 told = True
             await asyncio.sleep(_LOOK_S)

@@ -90,7 +90,7 @@ class Scrubber:
             return False
         except (OverlaysyncError, OSError) as error:
             if path not in self._told:
-                self.share.observer.note(f"cannot read {path} again: {error}")
+                self.share.observer.note(f"Cannot read {path} again: {error}")
             self._told.add(path)
             return False
 

@@ -76,9 +76,11 @@ async def serve(
             if not where:
                 share.observer.note(f"Not announced until there is a network ({announcer.problem})")
         except NetworkError as error:
-            share.observer.note(f"not announced: {error}")
+            share.observer.note(f"Not announced: {error}")
         except TimeoutError:
-            share.observer.note("not announced: somebody answers to every name; others need --peer")
+            share.observer.note(
+                "Not announced: another machine answers to every name that was tried. Others need --peer"
+            )
         task = asyncio.create_task(_keep_announced(announcer, share, server, faults, deliveries))
         try:
             async with rechecked(share, recheck_s):
@@ -121,7 +123,7 @@ async def _keep_announced(
             if await asyncio.to_thread(share.refresh):
                 await announcer.update(_announcement(share, server))
         except (OverlaysyncError, OSError) as error:
-            share.observer.note(f"cannot look at what is shared: {error}")
+            share.observer.note(f"Cannot look at what is shared: {error}")
         except Exception as error:  # the next look must come all the same
             faults.count(error, "watching what is shared")
 

@@ -16,7 +16,8 @@ from overlaysync.errors import OverlaysyncError, Refusal, UsageError
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.reference import Reference
 from overlaysync.node.collection import Brought, Collection, Planned
-from overlaysync.node.fetching import Fetch, Fetched, Options
+from overlaysync.node.fetch_types import Fetched, Options
+from overlaysync.node.fetching import Fetch
 from overlaysync.ops.again import Again
 from overlaysync.ops.name_policy import Choice
 from overlaysync.ops.replacement import Rules

@@ -96,7 +96,7 @@ class Folder:
             raise NotAllowedError(
                 f"Not taking {path} from its directory",
                 why=reason,
-                hint=f"if you trust whoever can write it, name the file itself: '{path}'",
+                hint=f"if you trust the users who can write it, name the file itself: '{path}'",
             )
         return file
 

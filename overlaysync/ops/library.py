@@ -274,7 +274,7 @@ class Library:
             if not leads_to(path, chain.top.fd):
                 raise InUseError(
                     f"{path} was moved or replaced as soon as it was written",
-                    hint="find out what did that, and repeat the command",
+                    hint="find out which program did that, and repeat the command",
                 )
             self._keep(chain, disk, content if content.is_layer else None, now)
             return self._examine(chain, now, None, False, False)

@@ -152,14 +152,14 @@ def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
         having = sorted({describe(listing) for listing in others})
         more = f"; and {len(having) - _NAMED_OTHERS} more" if len(having) > _NAMED_OTHERS else ""
         return NotFoundError(
-            f"Nobody has '{reference}'",
+            f"No machine within reach has '{reference}'",
             why="there is " + "; ".join(having[:_NAMED_OTHERS]) + more,
             hint=f"the newest that is within reach: {loose}",
         )
     if not listings:
         return NotFoundError(
-            f"Nobody has '{reference}'",
-            why="nobody who answers shares anything",
+            f"No machine within reach has '{reference}'",
+            why="none of the machines that answer shares anything",
             hint="--peer HOST, or: overlaysync doctor",
         )
     names = {listing.manifest.header.name for listing in listings}
@@ -168,7 +168,7 @@ def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
     near = difflib.get_close_matches(wanted or "", sorted(known), n=3)
     mark = "/" if reference.is_team else ""
     return NotFoundError(
-        f"Nobody has '{reference}'",
+        f"No machine within reach has '{reference}'",
         why="did you mean " + " or ".join(f"'{name}{mark}'" for name in near) + "?" if near else "",
         hint="overlaysync ls",
     )

@@ -250,14 +250,14 @@ def remark(choice: Choice, book: Book, *, dry_run: bool = False) -> str:
     if not book.has_pin(publisher, header.team, header.name):
         doubt = _imitable(header.id) if choice.reason is Reason.ID_BEGINNING else ""
         return (
-            f"{thing} is by {signer}, who is not trusted here; you named the content by its id, and that is "
-            f"checked, whoever signed it{doubt}"
+            f"{thing} is by {signer}, a publisher that is not trusted here; you named the content by its "
+            f"id, and that is checked, whichever publisher signed it{doubt}"
         )
     return ""
 
 
 def _imitable(id: str) -> str:
-    return f": but who tries for a while can make another that begins like it. The whole id is {id}"
+    return f". Content whose id begins like it can be made in a few hours. The whole id is {id}"
 
 
 # -- choosing ----------------------------------------------------------------------------------------

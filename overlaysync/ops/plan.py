@@ -214,7 +214,7 @@ def _no_base(header: Header, listings: list[Listing], again: Again) -> BaseImage
         for listing in listings
         if listing.manifest.header.name == header.parent_name
     ]
-    why = f"it needs '{called}' {wanted}, which is not here and which nobody within reach has"
+    why = f"it needs '{called}' {wanted}, which is not on this machine, and no machine within reach shares it"
     if others:
         why += f"; same name, other content: {', '.join(others)}"
     return BaseImageError(

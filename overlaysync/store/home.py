@@ -138,7 +138,7 @@ def _check_private(directory: Path) -> None:
     status = directory.stat()
     if status.st_uid not in (os.geteuid(), 0):
         raise NotAllowedError(
-            f"The directory {directory} belongs to somebody else",
+            f"The directory {directory} belongs to another user",
             hint="set OVERLAYSYNC_HOME to a directory of your own",
         )
     if stat.S_IMODE(status.st_mode) & 0o022:

@@ -156,7 +156,7 @@ def in_the_way(target: Path, path: Path) -> NotAllowedError:
     return NotAllowedError(
         f"Cannot write {target}",
         why=f"{path} is in the way and is not a plain file of your own",
-        hint="look at it, and remove it if nobody needs it",
+        hint="look at it, and remove it if it is not needed",
     )
 
 

@@ -143,7 +143,7 @@ def find_publisher(text: str, publishers: Iterable[bytes]) -> bytes:
         raise AmbiguousError(
             f"'{text}' is the beginning of {len(found)} fingerprints",
             candidates=tuple(map(node_id, found)),
-            hint="give more of it; who has a fingerprint so like another's has made it on purpose",
+            hint="give more of it; a fingerprint so like another was made on purpose",
         )
     if not found:
         raise NotFoundError(

@@ -56,7 +56,7 @@ def keep_team(directory: Path, team: Team) -> bool:
             return False
         raise _known(team.name)
     if len(teams) >= MAX_TEAMS:
-        raise UsageError(f"A node is in {MAX_TEAMS} teams at most", hint="overlaysync team leave NAME")
+        raise UsageError(f"A machine is in at most {MAX_TEAMS} teams", hint="overlaysync team leave NAME")
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         make_secret(
@@ -107,7 +107,7 @@ def _load(path: Path, name: str) -> Team:
 
 def _known(name: str) -> WouldDestroyError:
     return WouldDestroyError(
-        f"This node is in a team '{name}' already",
+        f"This machine is already in a team '{name}'",
         hint=f"overlaysync team leave {name}, or choose another name",
     )
 

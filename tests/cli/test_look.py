@@ -19,7 +19,7 @@ NAMED = Address("192.0.2.7", 1)
 def told(capsys: pytest.CaptureFixture[str], *views: PeerView) -> str:
     nothing = cast(Any, None)
     reach = Reach(nothing, nothing, Silent(), None, named=(NAMED,))
-    reach.views = {str(view.address): view for view in views}
+    reach.views.update({str(view.address): view for view in views})
     note_silent(reach, Output(Settings()))
     return capsys.readouterr().err
 

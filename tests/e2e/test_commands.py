@@ -296,7 +296,7 @@ def test_quiet_prints_results_and_errors_only(lab: Lab) -> None:
     assert f"published by {share.document()['shared'][0]['publisher']}" in quiet.stdout
     assert "published by" not in loud.stdout
     failed = bob.run("fetch", f"{name}:7", "--peer", share.peer, "--wait", "1", "-q")
-    assert f"Nobody has '{name}:7'" in failed.stderr
+    assert f"No machine within reach has '{name}:7'" in failed.stderr
     assert failed.stdout == ""
 
 

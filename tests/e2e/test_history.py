@@ -57,7 +57,7 @@ def test_the_versions_of_a_name_with_what_each_follows_and_who_has_it(lab: Lab) 
     assert [entry["here"] for entry in offline] == [[item["path"]], []]
     assert "no machine within reach" in carol.run("history", name, "--wait", "0.2").stdout
     absent = carol.fails(NOT_FOUND, "history", "nothing-like-it", "--local")
-    assert "nobody who answers" not in absent["why"] and "--local" in absent["hint"]  # nobody was asked
+    assert "machines that answer" not in absent["why"] and "--local" in absent["hint"]  # nobody was asked
 
 
 def one_id(node: Node, name: str, version: int) -> str:

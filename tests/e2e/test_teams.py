@@ -149,11 +149,11 @@ def test_members_have_it_and_for_others_there_is_nothing(lab: Lab) -> None:
     assert [item["images"] for item in carl.json("peers", *peer)["peers"]] == [0]
     for reference in (image.stem, disk[:20]):
         absent = carl.fails(NOT_FOUND, "fetch", reference, *peer)
-        assert absent["why"] == "nobody who answers shares anything"
+        assert absent["why"] == "none of the machines that answer shares anything"
     for command in ("fetch", "ls", "show"):
         for reference in (f"{team}/{image.stem}", f"{team}/"):
             absent = carl.fails(NOT_FOUND, command, reference, *peer)
-            assert absent["why"] == f"this node is not in team '{team}'"
+            assert absent["why"] == f"this machine is not in team '{team}'"
             assert f"overlaysync team join {team}" in absent["hint"]
     assert carl.fails(NOT_FOUND, "show", image.stem, *peer)
 

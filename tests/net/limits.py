@@ -14,10 +14,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from overlaysync.discovery import bounds as discovery_bounds
 from overlaysync.net import bounds
 
 ROOT = Path(__file__).parents[2]
-CLASSES = (bounds.ServerBounds, bounds.ClientBounds, bounds.DiscoveryBounds)
+CLASSES: tuple[Any, ...] = (bounds.ServerBounds, bounds.ClientBounds, discovery_bounds.DiscoveryBounds)
+_DISCOVERY = "../discovery/test_discovery.py"
 
 IMPLIED = {
     "MAX_QUESTION": "what is longer does not fit the pattern either; it only saves the trying",
@@ -54,10 +56,10 @@ TESTS = {
     "ServerBounds.field_size": "test_limits.py::test_length_of_a_field",
     "ServerBounds.fields": "test_limits.py::test_fields_of_a_request",
     "ServerBounds.bodies": "test_limits.py::test_bodies_under_way",
-    "ServerBounds.places": "test_places.py::test_so_many_are_sent_at_once[8-64-8]",
-    "ServerBounds.waiting": "test_places.py::test_a_line_has_an_end",
-    "ServerBounds.wait_s": "test_places.py::test_a_line_that_does_not_move_ends",
-    "ServerBounds.place_s": "test_places.py::test_who_is_slow_holds_up_nobody_but_counts[after it]",
+    "ServerBounds.places": "test_upload_slots.py::test_so_many_are_sent_at_once[8-64-8]",
+    "ServerBounds.waiting": "test_upload_slots.py::test_a_line_has_an_end",
+    "ServerBounds.wait_s": "test_upload_slots.py::test_a_line_that_does_not_move_ends",
+    "ServerBounds.place_s": "test_upload_slots.py::test_who_is_slow_holds_up_nobody_but_counts[after it]",
     "ServerBounds.compressed_size": "test_compression.py::test_without_room_a_body_goes_plain",
     "ServerBounds.retry_s": "test_limits.py::test_when_to_come_back",
     "ServerBounds.write_s": "test_server.py::test_a_client_that_never_reads_is_dropped",
@@ -77,18 +79,18 @@ TESTS = {
     "ClientBounds.idle_s": "test_limits.py::test_age_of_an_idle_connection",
     "ClientBounds.max_retry_s": "test_receiving.py::test_retry_after_is_bounded",
     "DiscoveryBounds.peers": "test_limits.py::test_peers_kept",
-    "DiscoveryBounds.confirmed": "test_discovery.py::test_one_host_that_answers_by_many_names_hides_nobody",
+    "DiscoveryBounds.confirmed": f"{_DISCOVERY}::test_one_host_that_answers_by_many_names_hides_nobody",
     "DiscoveryBounds.addresses": "test_limits.py::test_addresses_of_a_peer",
     "DiscoveryBounds.resolve_s": "test_limits.py::test_time_to_resolve_a_peer",
     "DiscoveryBounds.resolves": "test_limits.py::test_peers_resolved_at_once",
-    "DiscoveryBounds.doubts": "test_goodbyes.py::test_few_are_asked_at_once",
-    "DiscoveryBounds.doubt_s": "test_goodbyes.py::test_a_flood_of_goodbyes_asks_seldom",
+    "DiscoveryBounds.doubts": "../discovery/test_goodbyes.py::test_few_are_asked_at_once",
+    "DiscoveryBounds.doubt_s": "../discovery/test_goodbyes.py::test_a_flood_of_goodbyes_asks_seldom",
     "DiscoveryBounds.pending": "test_limits.py::test_peers_that_wait_to_be_resolved",
     "DiscoveryBounds.pace_s": "test_limits.py::test_pause_between_two_peers",
     "DiscoveryBounds.updates_s": "test_limits.py::test_pause_between_two_updates",
-    "DiscoveryBounds.txt_size": "test_txt.py::test_as_many_as_fit",
-    "DiscoveryBounds.updates": "test_discovery.py::test_nothing_that_is_kept_of_records_is_without_bound",
-    "DiscoveryBounds.items": "test_txt.py::test_foreign_entries_are_bounded",
+    "DiscoveryBounds.txt_size": "../discovery/test_txt.py::test_as_many_as_fit",
+    "DiscoveryBounds.updates": f"{_DISCOVERY}::test_nothing_that_is_kept_of_records_is_without_bound",
+    "DiscoveryBounds.items": "../discovery/test_txt.py::test_foreign_entries_are_bounded",
     "DiscoveryBounds.name_length": "test_limits.py::test_length_of_an_instance_name",
 }
 
@@ -124,7 +126,7 @@ def take_out(limit: str) -> None:
     none: Any = NONE.get(limit, LARGE)
     class_name, _, field = limit.rpartition(".")
     if class_name:
-        made = getattr(bounds, class_name)
+        made = next(one for one in CLASSES if one.__name__ == class_name)
         ordinary = made.__init__
 
         def initialise(self: object, *arguments: object, **named: object) -> None:
@@ -132,7 +134,7 @@ def take_out(limit: str) -> None:
             object.__setattr__(self, field, none)
 
         made.__init__ = initialise
-        for standard in (bounds.SERVER, bounds.CLIENT, bounds.DISCOVERY):
+        for standard in (bounds.SERVER, bounds.CLIENT, discovery_bounds.DISCOVERY):
             if type(standard) is made:
                 object.__setattr__(standard, field, none)
         return

@@ -52,6 +52,10 @@ class Around:
     def check(self) -> None:
         pass
 
+    @property
+    def directory(self) -> Any:
+        return self
+
     def label_of(self, source: str) -> str:
         return source
 

@@ -17,7 +17,8 @@ import pytest
 from overlaysync.errors import StoppedError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.node.download import TransferStats
-from overlaysync.node.fetching import Fetch, Fetched, Options
+from overlaysync.node.fetch_types import Fetched, Options
+from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.name_policy import Choice, Reason
@@ -95,13 +96,14 @@ async def test_who_is_stopped_stops_while_it_copies_and_while_it_looks_at_what_i
     step = Step(Listing(manifest, (), ()), str(target), Format.RAW)
     making = asyncio.create_task(fetch.make(step, Verdict()))
     observer.cancel = lambda: loop.call_soon_threadsafe(making.cancel)
-    observer.told = lambda: fetch._stopping
+    observer.told = lambda: fetch._maker.stopping
     with pytest.raises(asyncio.CancelledError):
         await making
     assert 0 < observer.advanced[""] < 32 * MIB
 
     again = Heard()
-    fetch = Fetch(node, nothing, nothing, again, Options(), cast(Any, seeder), _stopping=True)
+    fetch = Fetch(node, nothing, nothing, again, Options(), cast(Any, seeder))
+    fetch._maker.stopping = True
     with pytest.raises(StoppedError):
         await fetch.make(step, Verdict())
     assert not again.advanced, "it ended before it could say how much is here"

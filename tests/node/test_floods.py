@@ -19,12 +19,12 @@ from overlaysync.errors import PeerError
 from overlaysync.net.bounds import MAX_CATALOG_SIZE
 from overlaysync.net.client import CatalogAnswer
 from overlaysync.net.messages import Address, decode_catalog, encode_catalog
-from overlaysync.node import intake
+from overlaysync.node import directory, intake
 from overlaysync.node import reach as module
 from overlaysync.node.host_budget import FIRST_ASKS, TOLD_PORTS
-from overlaysync.node.listed import Listed
+from overlaysync.node.listed import LISTED_SIZE, Listed
 from overlaysync.node.observer import Silent
-from overlaysync.node.reach import LISTED_SIZE, Reach
+from overlaysync.node.reach import Reach
 from overlaysync.node.views import PeerView
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
@@ -105,7 +105,8 @@ async def test_long_lists_are_cut_and_short_ones_stay_whole(monkeypatch: pytest.
     async def everything(address: Address) -> list[Manifest]:
         return manifests(len(MANY), f"of-{address.host}-")
 
-    monkeypatch.setattr(module, "LISTED_SIZE", 64 * len(MANY[0].envelope))
+    limit = 64 * len(MANY[0].envelope)
+    monkeypatch.setattr(directory, "LISTED_SIZE", limit)
     async with reaching(monkeypatch, everything, Address("192.0.2.5", 9)) as (reach, _):
         reach._ask("named", (Address("192.0.2.5", 9),))
         announce(reach, HONEST)
@@ -115,7 +116,7 @@ async def test_long_lists_are_cut_and_short_ones_stay_whole(monkeypatch: pytest.
         views = {str(view.address): view for view in reach.nodes()}
         assert len(views.pop("192.0.2.5:9").manifests) == len(MANY)
         assert len(views[str(HONEST)].manifests) == len(FEW)
-        assert sum(view.size for view in views.values()) <= module.LISTED_SIZE
+        assert sum(view.size for view in views.values()) <= limit
         assert all(view.manifests for view in views.values())
     assert LISTED_SIZE <= 4 * MAX_CATALOG_SIZE
 
@@ -130,7 +131,7 @@ async def test_what_many_list_counts_once_and_is_verified_once(monkeypatch: pyte
         verified.append(envelope)
         return open_envelope(envelope)
 
-    monkeypatch.setattr(module, "LISTED_SIZE", 3 * sum(len(manifest.envelope) for manifest in MANY))
+    monkeypatch.setattr(directory, "LISTED_SIZE", 3 * sum(len(manifest.envelope) for manifest in MANY))
     monkeypatch.setattr(intake, "open_envelope", verify)
     async with reaching(monkeypatch, the_same) as (reach, _):
         for number in range(10):

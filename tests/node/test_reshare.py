@@ -108,7 +108,7 @@ async def test_without_a_port_nothing_is_passed_on_and_that_is_said(
     monkeypatch.setattr(Server, "start", start)
     async with fetcher(tmp_path / "a", whole, []) as node:
         assert node.seeder.port == 0
-        assert node.around.observer.notes == ["nothing is passed on: Cannot listen"]
+        assert node.around.observer.notes == ["Nothing is passed on: Cannot listen"]
 
 
 # -- the end -----------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ async def test_it_stays_until_the_others_have_it(node: Fetcher, client: Client) 
     async with asyncio.timeout(1):
         await lingering
     (note,) = node.around.observer.notes
-    assert "passing it on to 2 others" in note
+    assert "Passing it on to 2 others" in note
 
 
 async def test_who_has_not_asked_for_a_while_is_not_waited_for(

@@ -72,7 +72,7 @@ def test_a_home_that_others_may_write_is_refused(tmp_path):
 def test_a_home_of_somebody_else_is_refused(tmp_path):
     (tmp_path / "node").mkdir(mode=0o700)
     os.chown(tmp_path / "node", 12345, 12345)
-    with pytest.raises(NotAllowedError, match="somebody else"):
+    with pytest.raises(NotAllowedError, match="another user"):
         Home(tmp_path / "node", tmp_path / "node" / "config").prepare()
 
 

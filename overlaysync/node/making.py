@@ -1,0 +1,286 @@
+"""Makes one image on a base that is here, of what images here hold and peers have; verified, then named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from overlaysync.errors import BaseImageError, NoSpaceError, OverlaysyncError, StoppedError, VerificationError
+from overlaysync.formats.layout import Target
+from overlaysync.model.digest import short_id
+from overlaysync.model.names import one_field
+from overlaysync.model.pages import PageList
+from overlaysync.node.download import Download, TransferStats
+from overlaysync.node.fetch_types import Fetched, Options
+from overlaysync.node.metadata import Metadata
+from overlaysync.node.node import Node, now
+from overlaysync.node.observer import Observer
+from overlaysync.node.reach import Reach
+from overlaysync.node.reshare import PartialSeeder
+from overlaysync.ops.assemble import Assembly, discard_part, target_for
+from overlaysync.ops.backing import mark_meant
+from overlaysync.ops.folders import images_in
+from overlaysync.ops.hashing import combine
+from overlaysync.ops.library import Known, PageKeeper
+from overlaysync.ops.local import LocalCopier
+from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
+from overlaysync.ops.offer import PartOffer
+from overlaysync.ops.packing import Packing
+from overlaysync.ops.plan import Step
+from overlaysync.ops.replacement import Verdict, check_still
+from overlaysync.ops.versions import past_envelopes
+from overlaysync.store.files import make_directory
+from overlaysync.store.partial import check_room
+from overlaysync.store.target import Entry
+from overlaysync.units import format_size
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_WRITERS = 4
+"""Threads that verify and write: more than processors, as writing waits for the disk."""
+
+
+@dataclass(slots=True)
+class ImageMaker:
+    """Makes images one after the other.
+
+    Attributes:
+        node, reach, observer, options, seeder: as of the fetch.
+        metadata: gets page lists.
+        stopping: set when the fetch is broken off; what runs in threads ends soon.
+    """
+
+    node: Node
+    reach: Reach
+    observer: Observer
+    options: Options
+    seeder: PartialSeeder
+    metadata: Metadata
+    stopping: bool = False
+
+    async def make(self, step: Step, verdict: Verdict) -> Fetched:
+        """Make one image whose base is here, in the place of what is there if ``verdict`` says so."""
+        transfer = TransferStats()
+        pages = await self._page_list(step, transfer)
+        base = await asyncio.to_thread(self.base, step)
+        if base:
+            await asyncio.to_thread(mark_meant, self.node.catalog, base, self.options.directories)
+        assembly = await self._in_thread(self._assembly, step, pages, base, verdict.entry)
+        past = await asyncio.to_thread(past_envelopes, self.node.catalog, step.listing.manifest)
+        offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page, past)
+        mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
+        try:
+            check = partial(self._check_result, step, pages, base, assembly.path) if base else None
+
+            def finish() -> Known:
+                if step.packing:
+                    self._pack(step, step.packing, assembly)
+                check_still(step.path, verdict.file)
+                file = assembly.finish(
+                    mode=mode, replaces=verdict.entry, check=check, progress=self._check_stopping
+                )
+                return self._remember(step, pages, assembly.path, file)
+
+            known = await self._fill(step, assembly, offer, transfer, finish)
+        except BaseException:
+            self.seeder.withdraw(offer)
+            raise
+        return Fetched(step.listing.manifest, known, False, transfer, verdict)
+
+    def _pack(self, step: Step, packing: Packing, assembly: Assembly) -> None:
+        """Compress the whole image as its publisher did; without room for that it stays as it is."""
+        self.observer.end()
+        self.observer.begin(f"{step.header.name}, compressing", assembly.data.size)
+        try:
+            assembly.pack(packing, self._advance)
+        except NoSpaceError as error:
+            self.observer.note(
+                f"  {step.path} is not compressed and takes {format_size(assembly.data.size)}: "
+                f"there is no room for both at once ({error.why})"
+            )
+
+    def drop_leftover(self, step: Step) -> None:
+        """Remove the part file of an image that is here, packed by a run that was killed at its very end."""
+        pages = self.node.catalog.pages.load_list(step.header.content_id)
+        if step.packing and pages:
+            with suppress(OverlaysyncError):
+                discard_part(Path(step.path), _target(step, pages, None), pages, self.node.home.journals)
+
+    def _assembly(self, step: Step, pages: PageList, base: Known | None, replaces: Entry | None) -> Assembly:
+        target = _target(step, pages, base)
+        make_directory(os.path.dirname(step.path))
+        return Assembly.open(
+            Path(step.path),
+            target,
+            pages,
+            self.node.library.load_page,
+            self.node.home.journals,
+            replaces=replaces,
+            progress=self._check_stopping,
+        )
+
+    async def _fill(
+        self,
+        step: Step,
+        assembly: Assembly,
+        offer: PartOffer,
+        transfer: TransferStats,
+        finish: Callable[[], Known],
+    ) -> Known:
+        """Get all data from here and from peers, give what there is to others, and finish the file."""
+        threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
+        transfer.resumed = assembly.resumed
+        self.observer.begin(f"{step.header.name}", assembly.data.size)
+        try:
+            self.observer.advance(assembly.resumed)
+            await in_thread(self._take_local, step, assembly, transfer)
+            self.seeder.begin(offer)
+            download = Download(self.reach, step, assembly, offer, transfer, threads, self.seeder)
+            await download.run()
+            known, _ = await asyncio.gather(in_thread(finish), download.say_goodbye())
+            self.seeder.finish(offer)
+            return known
+        except asyncio.CancelledError:
+            self.stopping = True
+            raise
+        finally:
+            # Threads may still be writing: the part file is closed after the last of them.
+            await asyncio.shield(asyncio.to_thread(_close, assembly, threads))
+            self.observer.end()
+
+    def base(self, step: Step) -> Known | None:
+        """Return the image that a step builds on; None for a master.
+
+        Raises:
+            BaseImageError: the file has other content.
+        """
+        if step.base is None:
+            return None
+        base = self.node.library.examine(step.base, now=now())
+        if base.disk.id != step.header.parent_id:
+            raise BaseImageError(
+                f"Cannot rebuild '{step.header.name}' on {base.path}",
+                why="its content is not that of the master it stands on",
+                hint=f"overlaysync verify --repair '{base.path}'",
+            )
+        return base
+
+    def _check_result(self, step: Step, pages: PageList, base: Known, path: str, file: int) -> None:
+        """Every byte is as the layer has it; here the disk that it makes must be what its publisher promised.
+
+        Raises:
+            VerificationError: it is another, or what it stands on has rotted.
+        """
+        keeper = PageKeeper(self.node.catalog)
+        with self.node.library.open(path, step.format, file=file) as chain:
+            disk = combine(
+                base.disk, pages, self.node.library.load_page, chain, keeper.keep, self._check_stopping
+            )
+        keeper.flush()
+        if disk.id != step.header.result_id:
+            raise VerificationError(
+                f"Cannot fetch '{step.header.name}'",
+                why=f"on its master it gives {short_id(disk.id)}, "
+                f"but its publisher promised {short_id(step.header.result_id)}",
+                hint=f"overlaysync verify '{base.path}'; if it is good, ask its publisher to share it again",
+            )
+        self.node.catalog.pages.keep_list(disk)
+
+    def _remember(self, step: Step, pages: PageList, path: str, file: int) -> Known:
+        disk = self.node.catalog.pages.load_list(step.header.result_id) if pages.is_layer else pages
+        assert disk is not None, "it was kept when the result was checked"
+        return self.node.library.remember(path, step.format, pages, disk, file=file, now=now())
+
+    def _take_local(self, step: Step, assembly: Assembly, transfer: TransferStats) -> None:
+        """Take what images here hold: known ones, and unknown ones of the same size beside the target."""
+        if assembly.have.complete():
+            return
+        self._learn(assembly.data.pages.virtual_size)
+        copier = LocalCopier(assembly, self.node.library.load_page, self._advance)
+        for row in self.node.catalog.all_images():
+            for layer in (False, True) if row.layer else (False,):
+                with self.node.library.source(row, layer=layer) as source:
+                    if source is not None:
+                        transfer.local += copier.take(source)
+                if assembly.have.complete():
+                    return
+
+    def _advance(self, size: int) -> None:
+        """Report progress of work in threads; the only place where they can be told to stop."""
+        self._check_stopping(size)
+        self.observer.advance(size)
+
+    def _check_stopping(self, size: int) -> None:
+        if self.stopping:
+            raise StoppedError("stopped")
+
+    def _learn(self, virtual_size: int) -> None:
+        """Hash the images here that nobody has hashed yet.
+
+        What is known of the others stays, also where it does not fit any more: it says what a damaged image
+        should be, and its good units are found all the same.
+        """
+        library = self.node.library
+        with images_in(self.options.directories) as found:
+            for item in found:
+                with suppress(OverlaysyncError, OSError):
+                    if self.node.catalog.image_at(item.path) is not None:
+                        continue
+                    with library.open_quiet(item.path, file=item.open()) as chain:
+                        if chain.virtual_size == virtual_size:
+                            library.examine_chain(chain, now=now(), progress=self._check_stopping)
+
+    # -- its page list ------------------------------------------------------------------------------------
+
+    async def _page_list(self, step: Step, transfer: TransferStats) -> PageList:
+        """Return the page list of the content, with all its pages kept here."""
+        header = step.header
+        transfer.manifest += len(step.listing.manifest.envelope)
+        pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
+        if pages is None:
+            # Images here that nobody has hashed yet may show it, or most of its pages.
+            await self._in_thread(self._learn, header.virtual_size)
+            pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
+        if pages is None:
+            await asyncio.to_thread(check_room, Path(step.path), header.data_size)
+            pages, received = await self.metadata.fetch(header)
+            transfer.manifest += received
+        if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
+            raise VerificationError(
+                f"Cannot fetch '{header.name}'",
+                why="its manifest does not match its content",
+                hint=f"ask {one_field(header.by) or 'its publisher'} to share it again",
+            )
+        return pages
+
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Long work, which :meth:`_check_stopping` ends when nobody waits for it any more."""
+        try:
+            return await asyncio.to_thread(work, *args, **kwargs)
+        except asyncio.CancelledError:
+            self.stopping = True
+            raise
+
+
+def _target(step: Step, pages: PageList, base: Known | None) -> Target:
+    return target_for(
+        pages,
+        format=step.format,
+        cluster_size=step.header.cluster_size,
+        backing_name=backing_name(step.path, base.path) if base else None,
+        backing_format=base.geometry.format if base else None,
+    )
+
+
+def _close(assembly: Assembly, threads: ThreadPoolExecutor) -> None:
+    threads.shutdown(wait=True, cancel_futures=True)
+    assembly.close()
