@@ -45,7 +45,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def run(tree: Path, *words: str) -> tuple[int, str]:
-    command = [sys.executable, tree / "scripts" / "promises.py", *words]
+    command = [sys.executable, str(tree / "scripts" / "promises.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
