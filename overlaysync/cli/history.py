@@ -58,7 +58,7 @@ def history(
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Show the versions of a name, and the machines that hold them."""
+    """Show the versions of a name, and which machines hold them."""
 
     output = output_of(context)
     references = [parse_reference(ref) for ref in refs]

@@ -102,5 +102,5 @@ def test_neither_takes_work_or_a_fork_and_what_is_said_can_be_typed(
         assert f"overlaysync share '{web}'" in caught.value.hint and f": {way};" in caught.value.hint
     assert published(world, web).header.version == 2
     for rules in (FETCH, SYNC):
-        with pytest.raises(WouldDestroyError, match="forked"):
+        with pytest.raises(WouldDestroyError, match="different publishers"):
             judged(world, web, second, rules)

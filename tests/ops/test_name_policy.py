@@ -697,9 +697,9 @@ def test_a_known_fork_stays_one_while_a_side_of_it_is_away(text: str) -> None:
         with_held(text, ours, first, versions=seen(first, theirs))
     away, here = sorted(caught.value.candidates, key=lambda line: "no machine within reach" not in line)
     assert "label2@host" in away and "somebody@lab" in here
-    assert (
-        caught.value.hint == "to take the one that is within reach: overlaysync fetch red/router:2@somebody"
-    )
+    take, settle = caught.value.hint.split("; ")
+    assert take == "to take the one that is within reach: overlaysync fetch red/router:2@somebody"
+    assert settle.endswith("overlaysync settle FILE")
     _, refusals = choose_all(parse_reference("red/"), [ours], book(), seen(first, theirs), now=NOW, held=())
     assert [(one.name, type(one.error)) for one in refusals] == [("red/router", AwayError)]
 
