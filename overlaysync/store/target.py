@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -71,7 +72,11 @@ class Place:
         target = self._stat(self.target.name)
         if target is None or not os.path.samestat(target, status):
             return False
-        os.unlink(self.part.name, dir_fd=self.directory)
+        # Another process may have published it just now, and a third begun anew under that name.
+        part = self._stat(self.part.name)
+        if part is not None and os.path.samestat(part, status):
+            with suppress(FileNotFoundError):
+                os.unlink(self.part.name, dir_fd=self.directory)
         return True
 
     @property

@@ -27,7 +27,7 @@ from overlaysync.store import files
 from overlaysync.store.direct import aligned_buffer
 from overlaysync.store.journal import Journal
 from overlaysync.store.partial import CHECKPOINT_BYTES, PartFile, journal_path
-from overlaysync.store.target import entry_at
+from overlaysync.store.target import Place, entry_at
 from overlaysync.units import KIB, MIB
 
 pytestmark = [
@@ -498,7 +498,7 @@ import sys
 from pathlib import Path
 from overlaysync.errors import InUseError
 from overlaysync.store.partial import PartFile
-from overlaysync.store.target import entry_at
+from overlaysync.store.target import Place, entry_at
 target, journals, me = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 won = 0
 for turn in range(60):
@@ -558,6 +558,20 @@ def test_processes_that_fight_over_a_target_do_no_damage(target, journals):
     content = target.read_bytes()
     assert content == content[:1] * 65536
     assert set(names(target.parent)) <= {"vm.qcow2", ".vm.qcow2.part"}
+
+
+@pytest.mark.parametrize("begun_anew", [False, True])
+def test_what_is_published_between_two_looks_is_no_second_name(target, begun_anew):
+    """Another process publishes its part file after we have seen that, and before we see the target."""
+    part = target.with_name(".vm.qcow2.part")
+    part.write_bytes(b"whole")
+    with closing(Place.of(target)) as place:
+        status = place.status()
+        part.rename(target)
+        if begun_anew:
+            part.write_bytes(b"of a third process")
+        assert place.finish_link(status), "to be looked at again"
+    assert target.read_bytes() == b"whole" and part.exists() == begun_anew
 
 
 # -- written anew ------------------------------------------------------------------------------------
