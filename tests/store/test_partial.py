@@ -570,7 +570,7 @@ def test_what_is_published_between_two_looks_is_no_second_name(target, begun_ane
         part.rename(target)
         if begun_anew:
             part.write_bytes(b"of a third process")
-        assert place.finish_link(status), "to be looked at again"
+        assert status is not None and place.finish_link(status), "to be looked at again"
     assert target.read_bytes() == b"whole" and part.exists() == begun_anew
 
 
