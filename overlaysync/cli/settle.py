@@ -15,8 +15,8 @@ from overlaysync.errors import NotFoundError, UsageError
 from overlaysync.model.digest import format_id
 from overlaysync.node.node import Node, now
 from overlaysync.ops.trust_messages import age, who
-from overlaysync.ops.versions import other_sides
-from overlaysync.store.catalog import MAX_HELD, Held, ManifestRow
+from overlaysync.ops.versions import settled
+from overlaysync.store.catalog import Held, ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.keys import node_id
 
@@ -35,9 +35,9 @@ def settle(
     with open_node(output) as node:
         held = _held(node, path)
         mine = _version(node, held, path)
-        sides = _sides(node, mine)
-        chosen = dict.fromkeys((*held.manifests, *(row.id for row in sides)))
-        node.catalog.hold(replace(held, manifests=tuple(chosen)[:MAX_HELD]))
+        sides = node.other_sides(mine)
+        over = (*held.manifests, *(row.id for row in sides))
+        node.catalog.hold(replace(held, manifests=settled(node.catalog, mine, over)))
     _report(output, path, mine, sides)
 
 
@@ -79,16 +79,9 @@ def _version(node: Node, held: Held, path: str) -> Manifest:
     return mine
 
 
-def _sides(node: Node, mine: Manifest) -> list[ManifestRow]:
-    """Return the other sides of the fork, of publishers that are not distrusted."""
-    refuses = node.book().refuses
-    rows = node.versions(mine.header.team, mine.header.name)
-    return other_sides([row for row in rows if not refuses(row.publisher)], mine)
-
-
 def _report(output: Output, path: str, mine: Manifest, sides: list[ManifestRow]) -> None:
     name = mine.header.full_name
-    settled = [
+    listed = [
         {
             "version": row.version,
             "id": format_id(row.content),
@@ -99,7 +92,7 @@ def _report(output: Output, path: str, mine: Manifest, sides: list[ManifestRow])
         }
         for row in sides
     ]
-    document = {"team": mine.header.team, "name": mine.header.name, "path": path, "settled": settled}
+    document = {"team": mine.header.team, "name": mine.header.name, "path": path, "settled": listed}
     if not sides:
         output.result(document, f"{name}:{mine.header.version} has no other side: nothing to settle")
         return

@@ -42,7 +42,6 @@ from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.node import Node, now
 from overlaysync.ops.discard import standing_on
-from overlaysync.ops.library import full_name
 from overlaysync.ops.matching import Listing, fits, fitting
 from overlaysync.ops.name_policy import meant_here, to_look_at
 from overlaysync.ops.timeline import Place, places
@@ -108,7 +107,7 @@ def _in_words(name: str, value: Any, find: Callable[[bytes], ManifestRow | None]
 
     if name == "follows":
         row = find(bytes.fromhex(value))
-        return f"{full_name(row)} ({value[:8]})" if row else f"{value[:8]}, which is not known here"
+        return f"{row.title} ({value[:8]})" if row else f"{value[:8]}, which is not known here"
     if name == "created":
         return f"{value}{age(value, now)}"
     if name == "fork":

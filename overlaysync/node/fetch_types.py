@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from overlaysync.errors import Refusal
 from overlaysync.formats.image import Format
 from overlaysync.node.download import TransferStats
 from overlaysync.ops.again import Again
+from overlaysync.ops.collecting import excluded
 from overlaysync.ops.library import Known
 from overlaysync.ops.name_policy import Choice
 from overlaysync.ops.replacement import Rules, Verdict
@@ -60,8 +60,7 @@ class Options:
 
     def leaves_out(self, name: str) -> bool:
         """Whether a thing is left out; ``name`` is that of the team, if it is a team's, and its own."""
-        words = (name, name.rpartition("/")[2])
-        return any(fnmatchcase(word, pattern) for pattern in self.exclude for word in words)
+        return excluded(name, self.exclude)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from overlaysync.node.identity import identify, words_of
 from overlaysync.ops.library import Library
 from overlaysync.ops.make import Maker
 from overlaysync.ops.publish import Publisher
+from overlaysync.ops.versions import other_sides
 from overlaysync.store.catalog import Catalog, ManifestRow
 from overlaysync.store.home import Home
 from overlaysync.store.presence import Presence
@@ -90,6 +91,12 @@ class Node:
         rows = self.catalog.versions(team, name)
         key = self.teams.get(team)
         return rows if key is None else [row for row in rows if is_vouched(row.envelope, key)]
+
+    def other_sides(self, manifest: Manifest) -> list[ManifestRow]:
+        """Return the other sides of a fork that a version is one of, without distrusted publishers'."""
+        refuses, header = self.book().refuses, manifest.header
+        versions = self.versions(header.team, header.name)
+        return other_sides([row for row in versions if not refuses(row.publisher)], manifest)
 
     def held(self) -> set[bytes]:
         """Return the ids of the versions that files here hold, or held and were chosen over."""

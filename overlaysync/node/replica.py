@@ -21,7 +21,7 @@ from overlaysync.node.node import now
 from overlaysync.node.sharing import Share, change_of
 from overlaysync.node.used import is_written
 from overlaysync.ops.bases import lies_in
-from overlaysync.ops.library import Known, full_name
+from overlaysync.ops.library import Known
 from overlaysync.ops.matching import fits_name
 from overlaysync.ops.present import Present, files_meant
 from overlaysync.store.catalog import ManifestRow
@@ -81,17 +81,17 @@ class Replica(Share):
             return []
 
         def is_meant(row: ManifestRow) -> bool:
-            return fits_name(reference, row.team, row.name) and not self.leaves_out(_name(row))
+            return fits_name(reference, row.team, row.name) and not self.leaves_out(row.full_name)
 
         meant = [(file, list(filter(is_meant, file.versions))) for file in found]
         return [(file, rows) for file, rows in meant if rows]
 
     def _tell_written(self, file: Present, row: ManifestRow, refused: Collection[str]) -> None:
-        if file.path in self._told or _name(row) in refused:
+        if file.path in self._told or row.full_name in refused:
             return
         self._told.add(file.path)
         self.observer.note(
-            f"Not shared: {file.path} was written to since it held {full_name(row)}, and sync publishes "
+            f"Not shared: {file.path} was written to since it held {row.title}, and sync publishes "
             f"nothing; to publish it: overlaysync share {shlex.quote(file.path)}"
         )
 
@@ -147,8 +147,3 @@ class Replica(Share):
 
     def _keep_unwritten(self, chain: Chain, image: Known) -> None:
         pass
-
-
-def _name(row: ManifestRow) -> str:
-    """Return the name of a version, with its team's."""
-    return row.title.rpartition(":")[0]

@@ -38,7 +38,7 @@ from overlaysync.ops.naming import Candidate, assign_names
 from overlaysync.ops.offer import ImageOffer, Offer
 from overlaysync.ops.packing import grows, packing_of
 from overlaysync.ops.trust_messages import two_sides, who
-from overlaysync.ops.versions import other_sides, past_envelopes
+from overlaysync.ops.versions import past_envelopes
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.keys import node_id
@@ -369,11 +369,8 @@ class Share:
         """Say that what this node published is one side of a fork, and how to settle it; once of a pair."""
         if manifest.publisher != self.public_key:
             return
-        header, refuses = manifest.header, self.node.book().refuses
-        name = header.full_name
-        known = self.node.versions(header.team, header.name)
-        versions = [row for row in known if not refuses(row.publisher)]
-        for row in other_sides(versions, manifest):
+        name = manifest.header.full_name
+        for row in self.node.other_sides(manifest):
             if (manifest.id, row.id) in self._forks:
                 continue
             self._forks.add((manifest.id, row.id))

@@ -24,7 +24,7 @@ from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.expected import Basis, Expected, expected_at, pledged_at
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
-from overlaysync.store.catalog import Catalog, Doubt, ImageRow, ManifestRow
+from overlaysync.store.catalog import Catalog, Doubt, ImageRow
 
 _KEEP_PAGES = 64
 
@@ -348,7 +348,7 @@ class Library:
         """
         here = next((row.path for row in self.holders(wanted) if row.path != parent.path), None)
         manifests = self.catalog.manifests(content=wanted)
-        called = f" ({full_name(manifests[0])}, by {one_field(manifests[0].label)})" if manifests else ""
+        called = f" ({manifests[0].title}, by {one_field(manifests[0].label)})" if manifests else ""
         # Another version that was put there is no damage: healing would put the older one in its place.
         another = self.catalog.manifests(content=parent.content.id)
         if not here and not another and wanted in self.published_contents(parent.path):
@@ -498,11 +498,6 @@ class PageKeeper:
 def is_before(created: str, doubt: Doubt) -> bool:
     """Return whether a version was made (ISO 8601 UTC) before a content was guessed: then it may prove it."""
     return created < doubt.at
-
-
-def full_name(row: ManifestRow) -> str:
-    """``team/name:version`` of a manifest."""
-    return row.title
 
 
 def is_blank(image: Image) -> bool:

@@ -17,7 +17,7 @@ from overlaysync.model.digest import short_id
 from overlaysync.model.history import History
 from overlaysync.model.reference import Reference
 from overlaysync.ops.audience import stem
-from overlaysync.ops.library import Library, full_name, is_read_only
+from overlaysync.ops.library import Library, is_read_only
 from overlaysync.ops.matching import fits_name
 from overlaysync.store.catalog import ImageRow, ManifestRow
 from overlaysync.trust.book import Book
@@ -108,7 +108,7 @@ def file_meant(
 
 def describe_file(file: Present) -> str:
     """Return one line to choose by: path, what it is, which versions it holds or held."""
-    names = ", ".join(map(full_name, file.versions)) or stem(file.path)
+    names = ", ".join(row.title for row in file.versions) or stem(file.path)
     kind = "overlay" if file.is_overlay else "master"
     changed = ", written to since" if file.changed else ""
     return f"{file.path}  {kind} {names}  {short_id(file.content)}{changed}"

@@ -17,7 +17,7 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.ops.again import Again
 from overlaysync.ops.discard import check_unneeded
-from overlaysync.ops.library import Known, Library, full_name
+from overlaysync.ops.library import Known, Library
 from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.trust_messages import age, who
 from overlaysync.ops.versions import Standing, State, compare
@@ -298,7 +298,7 @@ def _fork(
     mine, name = next(iter(standing.held)), offered.header.full_name
     stranger = not offered.header.team and mine.publisher != offered.publisher
     common = (
-        f"their last common version is {full_name(standing.common)}"
+        f"their last common version is {standing.common.title}"
         if standing.common
         else "no common version of theirs is known on this machine"
     )
@@ -325,4 +325,4 @@ def _side(manifest: Manifest, now: float) -> str:
 
 
 def _names(rows: Sequence[ManifestRow]) -> str:
-    return " and ".join(map(full_name, rows))
+    return " and ".join(row.title for row in rows)

@@ -201,7 +201,7 @@ def _only(side: Listing, everything: Sequence[Listing], away: Collection[int]) -
 
 def not_within_reach(row: ManifestRow, holders: Sequence[Holder]) -> NotFoundError:
     """Something that a team is known to have, and no machine within reach lists."""
-    name = row.title.rpartition(":")[0]
+    name = row.full_name
     seen = "; ".join(f"last seen at {one_field(one.label)} on {one.seen_at}" for one in holders[:1])
     return NotFoundError(
         f"No machine within reach has '{name}'",

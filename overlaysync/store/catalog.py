@@ -98,9 +98,14 @@ class ManifestRow:
     follows: tuple[bytes, ...] = ()
 
     @property
+    def full_name(self) -> str:
+        """``team/name`` or ``name``."""
+        return f"{self.team}/{self.name}" if self.team else self.name
+
+    @property
     def title(self) -> str:
         """``team/name:version``."""
-        return f"{self.team}/{self.name}:{self.version}" if self.team else f"{self.name}:{self.version}"
+        return f"{self.full_name}:{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
