@@ -136,9 +136,9 @@ class _Syncing:
                 looked=lambda: note_silent(fetch.reach, self.output),
                 planned=lambda steps, verdict: show_plan(self.output, steps, self._options, verdict),
             )
-            done = await work.first()
             if self._watch:
-                await self._follow(node, work, done, session)
+                await self._follow(node, work, session)
+            done = await work.first()
             self._print(node, done)
             with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
                 await fetch.seeder.linger()
@@ -157,14 +157,17 @@ class _Syncing:
 
     # -- staying -------------------------------------------------------------------------------------
 
-    async def _follow(self, node: Node, work: Sync, done: Round, session: FetchSession) -> None:
-        """Share what is here, and follow what is published, until Ctrl-C."""
+    async def _follow(self, node: Node, work: Sync, session: FetchSession) -> None:
+        """Share what is here, and follow what is published, until Ctrl-C.
+
+        What is here is served from the first moment: others may have no other source, and what this node
+        looks for may be far away.
+        """
 
         replica = Replica(node, (), None, self.output, leaves_out=self._options.leaves_out)
-        for one in done.brought:
-            _pass_on(replica, one.fetched)
         try:
-            await asyncio.to_thread(self._take_up, replica, work, done)
+            await asyncio.to_thread(replica.add_held, work.references, self._options.directories)
+            await asyncio.to_thread(replica.refresh)
             async with serve(
                 replica,
                 reach=session.fetch.reach,
@@ -173,6 +176,12 @@ class _Syncing:
                 limit=session.given,
                 recheck_s=_RECHECK_S,
             ) as (port, where):
+                done = await work.first()
+                for one in done.brought:
+                    _pass_on(replica, one.fetched)
+                await asyncio.to_thread(replica.refresh)
+                replica.tells = True
+                await asyncio.to_thread(self._add_held, replica, work, done)
                 names = _shared_names(replica)
                 more = {"node": replica.label, "port": port, "interfaces": where, "shared": names}
                 self._print(node, done, more)
@@ -193,11 +202,6 @@ class _Syncing:
                     await asyncio.to_thread(self._add_held, replica, work, work.last)
         finally:
             replica.close()
-
-    def _take_up(self, replica: Replica, work: Sync, done: Round) -> None:
-        """Serve from the first moment what is here, whether another machine shares it or not."""
-        self._add_held(replica, work, done)
-        replica.refresh()
 
     def _add_held(self, replica: Replica, work: Sync, round: Round) -> None:
         refused = {refusal.name for refusal in round.refusals}

@@ -8,6 +8,7 @@ be started from a replica when the machine that it ran on is lost.
 from __future__ import annotations
 
 import shlex
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -34,11 +35,14 @@ class Replica(Share):
 
     Attributes:
         leaves_out: whether a thing of that full name is not served, though it is meant.
+        tells: whether it says what is served and no longer served; what it begins with stands in the result
+            of the command.
     """
 
     leaves_out: Callable[[str], bool] = lambda _: False
+    tells: bool = False
     _waiting: deque[tuple[Known, frozenset[bytes] | None]] = field(default_factory=deque)
-    _begun: bool = False
+    _refreshing: threading.Lock = field(default_factory=threading.Lock)
     _told: set[str] = field(default_factory=set)
 
     def add(self, image: Known, versions: Iterable[bytes] | None = None) -> None:
@@ -52,11 +56,11 @@ class Replica(Share):
         self._waiting.append((image, None if versions is None else frozenset(versions)))
 
     def add_held(
-        self, references: Sequence[Reference], directories: Sequence[str], refused: Collection[str]
+        self, references: Sequence[Reference], directories: Sequence[str], refused: Collection[str] = ()
     ) -> None:
         """Serve what files on this machine hold of the things that are named, from the next refresh on.
 
-        What was written to them since is only said, once for each file.
+        What was written to them since is only said, once for each file, and by one that tells.
 
         Args:
             references: what is named.
@@ -87,7 +91,7 @@ class Replica(Share):
         return [(file, rows) for file, rows in meant if rows]
 
     def _tell_written(self, file: Present, row: ManifestRow, refused: Collection[str]) -> None:
-        if file.path in self._told or row.full_name in refused:
+        if not self.tells or file.path in self._told or row.full_name in refused:
             return
         self._told.add(file.path)
         self.observer.note(
@@ -96,7 +100,14 @@ class Replica(Share):
         )
 
     def refresh(self) -> bool:
-        """Withdraw what has changed, and offer what was added; whether anything did."""
+        """Withdraw what has changed, and offer what was added; whether anything did.
+
+        May be called from any thread.
+        """
+        with self._refreshing:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
         changes, before = self._changes, set(self._shared)
         for manifest_id, offer in list(self._offers.items()):
             why = self._rot(offer.path)
@@ -111,10 +122,13 @@ class Replica(Share):
                 version = manifest if image is top else self._below(image, manifest)
                 self._offer_version(image, version, asked=image is top)
         self._changes += self._used.keep(is_written)
-        if self._begun:  # what it begins with is in the result of the command
+        if self.tells:
             self._tell_new(set(self._shared) - before)
-        self._begun = True
         return self._changes != changes
+
+    def _tell_withdrawn(self, name: str, why: str) -> None:
+        if self.tells:
+            super(Replica, self)._tell_withdrawn(name, why)
 
     def _offer_version(self, image: Known, manifest: Manifest | None, *, asked: bool) -> None:
         """Offer an image as a version that it holds; one that holds none is not for others."""

@@ -113,6 +113,7 @@ def _own_label(node: Node, port: int) -> Iterator[str]:
 async def _keep_announced(
     announcer: Announcer, share: Share, server: Server, faults: Faults, deliveries: Deliveries
 ) -> None:
+    announced = share.changes
     while True:
         await asyncio.sleep(WATCH_S)
         try:
@@ -120,7 +121,9 @@ async def _keep_announced(
             deliveries.look(partial(_members, share), asyncio.get_running_loop().time())
             await asyncio.to_thread(_note_holders, share.node, _finished(share))
             await asyncio.to_thread(share.node.keep_faults, faults)
-            if await asyncio.to_thread(share.refresh):
+            await asyncio.to_thread(share.refresh)
+            if share.changes != announced:
+                announced = share.changes
                 await announcer.update(_announcement(share, server))
         except (OverlaysyncError, OSError) as error:
             share.observer.note(f"Cannot look at what is shared: {error}")

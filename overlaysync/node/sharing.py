@@ -168,6 +168,11 @@ class Share:
         return sorted(self._shared.values(), key=lambda shared: not shared.asked)
 
     @property
+    def changes(self) -> int:
+        """How often what is shared or listed has changed."""
+        return self._changes
+
+    @property
     def used(self) -> tuple[Used, ...]:
         """What is listed only, because a VM uses the file."""
         return self._used.all()
@@ -481,7 +486,10 @@ class Share:
         self.swarms.leave(manifest_id)
         self._gathering.forget(shared.known.path)
         self._changes += 1
-        self.observer.note(f"No longer shared: {header.full_name}:{header.version} ({why})")
+        self._tell_withdrawn(f"{header.full_name}:{header.version}", why)
+
+    def _tell_withdrawn(self, name: str, why: str) -> None:
+        self.observer.note(f"No longer shared: {name} ({why})")
 
     def _list_used(self, path: str) -> bool:
         """List what a VM writes, if it was published before; whether it was."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from functools import partial
 from pathlib import Path
@@ -391,3 +392,30 @@ def test_machines_that_only_watch_exchange_what_their_files_hold(lab: Lab) -> No
     assert vm.read_bytes() == work and draft.name not in carol.files()
     for follower in (first, second, third):
         assert follower.stop().code == INTERRUPTED
+
+
+def servers(process: Watch) -> list[str]:
+    """What goes after ``--peer`` to reach all that a process serves, before it says so itself."""
+    of_process = Path(f"/proc/{process.popen.pid}")
+    sockets = {os.readlink(entry) for entry in (of_process / "fd").iterdir()}
+    rows = [line.split() for line in (of_process / "net/tcp6").read_text().splitlines()[1:]]
+    open_ones = [row for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+    return [f"[::1]:{int(row[1].split(':')[1], 16)}" for row in open_ones]
+
+
+def test_what_is_here_is_served_while_what_is_absent_is_looked_for(lab: Lab) -> None:
+    """A machine that begins to watch may be the only one that has what others need."""
+    team, (alice, bob), base, vm = team_with_vm(lab, "alice", "bob")
+    publish(alice, alice.place, "--team", team)
+    wanted = f"{team}/{lab.name('absent')}"
+    follower = alice._start(
+        Watch, "sync", f"{team}/", wanted, "--watch", "--peer", "127.0.0.1:1", "--wait", "600"
+    )
+
+    def fetched() -> bool:
+        peers = [word for peer in servers(follower) for word in ("--peer", peer)]
+        return bob.run("fetch", f"{team}/{vm.stem}", *peers, "--wait", "1").code == DONE
+
+    until(fetched, what="an image from the machine that begins to watch")
+    assert bob.files() == {base.name, vm.name} and not follower.stdout
+    assert follower.stop().code == INTERRUPTED

@@ -68,6 +68,7 @@ def test_a_file_that_is_written_to_is_withdrawn_and_published_by_nobody(node: No
     replica = Replica(node, (), None, heard)
     replica.add(published(node, vm))
     replica.refresh()
+    replica.tells = True
     before = node.catalog.versions("", "vm")
     draw(vm, "--Y")
     assert replica.refresh() and served(replica) == {"base:1"}
@@ -122,6 +123,7 @@ def test_the_next_version_is_told_and_what_was_deleted_is_called_so(node: Node, 
     replica.add(published(node, vm))
     replica.refresh()
     assert not heard.notes, "what it begins with is told by the command"
+    replica.tells = True
     draw(vm, "--Y")
     replica.add(published(node, vm))
     assert replica.refresh()
@@ -154,6 +156,7 @@ def test_what_files_hold_of_the_named_things_is_served_and_work_on_them_only_sai
         return served(replica)
 
     assert look() == look() == {"base:1", "vm:1"} and not heard.notes
+    replica.tells = True
     draw(vm, "--Y")
     assert look("vm") == {"base:1"} and not any("publish" in note for note in heard.notes)
     assert look() == look() == {"base:1"}
