@@ -244,7 +244,7 @@ async def test_a_look_at_who_fetches_that_breaks_does_not_end_the_watch_over_the
     monkeypatch.setattr(serving_module, "WATCH_S", 0.01)
     monkeypatch.setattr(serving_module, "_tell_progress", breaks)
     faults, observer = Faults(), Heard()
-    share = SimpleNamespace(refresh=lambda: False, observer=observer)
+    share = SimpleNamespace(refresh=lambda: False, changes=0, observer=observer)
     task = asyncio.create_task(
         serving_module._keep_announced(
             cast(Announcer, NOTHING), cast(Any, share), NOTHING, faults, Deliveries(print)
