@@ -5,7 +5,7 @@ Leaves out what no source shows: names computed at run time.
 
 Rules:
     1. A module imports only from lower levels; inside its own package it is free.
-    2. Packages of one level do not import each other (formats, store, swarm, trust; cli, web).
+    2. Packages of one level do not import each other (formats, store, swarm, trust, vault; cli, web).
        ``units`` may use ``errors``, both level 0: a size that cannot be read is an error of the one tree.
        ``discovery`` may use ``net``, both level 4, for addresses and faults; ``net`` knows no discovery.
     3. Below level 4 nothing is ``async``, imports a network or event loop module, or reads a clock.
@@ -31,6 +31,7 @@ LEVELS = {
     "store": 2,
     "swarm": 2,
     "trust": 2,
+    "vault": 2,
     "ops": 3,
     "net": 4,
     "discovery": 4,

@@ -1,0 +1,271 @@
+"""Contents of one space of a vault: items found by their keys, read, and added.
+
+What is read is what was stored: the seal of a team's space shows that. Whether it is what its key says is for
+the caller to check, who knows what kind of key it is. Write order: packs, then the index that describes them;
+who is killed between leaves packs that nobody finds, and stores their items again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError, VerificationError
+from overlaysync.model.digest import Digests, as_digests
+from overlaysync.units import MIB
+from overlaysync.vault.index import Index, PackIndex, Spot, decode_index, encode_index
+from overlaysync.vault.objects import Kind, Objects, get_whole, hash_of, object_name, parse_name
+from overlaysync.vault.pack import HEAD, PACK_MAGIC, PackBuilder, Place, read_record, seal_of, squeeze
+from overlaysync.vault.spaces import Seal, Space
+
+_CACHE = 32 * MIB
+"""Bytes of records kept: what follows in an image often follows in a record."""
+_INDEX_EVERY = 64
+"""Packs after which an index is written: a save that is killed then goes on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """An object that cannot be used, and why."""
+
+    name: str
+    why: str
+
+
+class Contents:
+    """The items of one space in one place. Several threads may read; one writes.
+
+    Args:
+        objects: the place.
+        space: the space, with its key.
+
+    Attributes:
+        damaged: the indexes that could not be read.
+    """
+
+    def __init__(self, objects: Objects, space: Space) -> None:
+        self.objects = objects
+        self.space = space
+        self.damaged: list[Damage] = []
+        self._index = Index()
+        self._described: dict[bytes, bytes] = {}
+        self._learned: set[bytes] = set()
+        self._seals: dict[bytes, Seal] = {}
+        self._cache: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
+        self._cached = 0
+        self._lock = threading.Lock()
+
+    def learn(self, indexes: Iterable[bytes] | None = None) -> None:
+        """Read the indexes of these hashes, or all that the place has.
+
+        One that is damaged is noted in :attr:`damaged`; what it describes is then not found.
+
+        Raises:
+            OverlaysyncError: the place fails.
+        """
+        if indexes is None:
+            listed = self.objects.list(f"{self.space.tag}/{Kind.INDEX}/")
+            named = (parse_name(stored.name) for stored in listed)
+            indexes = [one.hash for one in named if one is not None]
+        for hash in indexes:
+            if hash in self._learned:
+                continue
+            name = object_name(self.space.tag, Kind.INDEX, hash)
+            try:
+                packs = decode_index(get_whole(self.objects, name), self.space)
+            except (DecodeError, VerificationError, NotFoundError) as error:
+                self.damaged.append(Damage(name, str(error)))
+                continue
+            self._add(hash, packs)
+
+    def _add(self, index: bytes, packs: Iterable[PackIndex]) -> None:
+        self._learned.add(index)
+        for pack in packs:
+            self._index.add(pack)
+            self._described.setdefault(pack.name, index)
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def holds(self, keys: Digests) -> Sequence[bool]:
+        """Which of ``keys``, shape (count, 32), are here."""
+        found: list[bool] = self._index.holds(keys).tolist()
+        return found
+
+    def find(self, keys: Digests) -> list[Spot | None]:
+        """Where each of ``keys``, shape (count, 32), is; None for what is not here."""
+        return self._index.find(keys)
+
+    def packs_with(self, keys: Digests) -> set[bytes]:
+        """Return the hashes of the packs that hold ``keys``."""
+        return self._index.packs_with(keys)
+
+    def indexes_of(self, packs: Iterable[bytes]) -> set[bytes]:
+        """Return the hashes of indexes that together describe ``packs``."""
+        return {self._described[pack] for pack in packs if pack in self._described}
+
+    def record(self, pack: bytes, place: Place) -> bytes:
+        """Return the items of a record, joined.
+
+        Raises:
+            NotFoundError: the pack is not here.
+            VerificationError: it is damaged.
+        """
+        key = pack, place.number
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+        name = object_name(self.space.tag, Kind.PACK, pack)
+        try:
+            plain = read_record(
+                self._seal(pack, name), place, self.objects.get(name, place.offset, place.stored)
+            )
+        except DecodeError as error:
+            raise VerificationError(f"The object {name} is damaged", why=str(error)) from None
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = plain
+                self._cached += len(plain)
+            while self._cached > _CACHE and len(self._cache) > 1:
+                self._cached -= len(self._cache.popitem(last=False)[1])
+        return plain
+
+    def item(self, key: bytes) -> bytes | None:
+        """Return the item with this key; None when it is not here.
+
+        Raises:
+            VerificationError: the pack is damaged, or not here though an index describes it.
+        """
+        (spot,) = self.find(as_digests(key))
+        if spot is None:
+            return None
+        try:
+            return self.record(spot.pack, spot.place)[spot.start : spot.start + spot.length]
+        except NotFoundError as error:
+            raise VerificationError("An object of the vault is missing", why=str(error)) from None
+
+    def _seal(self, pack: bytes, name: str) -> Seal:
+        with self._lock:
+            seal = self._seals.get(pack)
+        if seal is None:
+            seal = seal_of(self.objects.get(name, 0, HEAD.size), PACK_MAGIC, self.space)
+            with self._lock:
+                self._seals[pack] = seal
+        return seal
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def writer(self) -> Writer:
+        """Return what adds items; end it with :meth:`Writer.finish`."""
+        return Writer(self)
+
+
+class Writer:
+    """Adds items to a space: packs are stored when they are full, the index of them in the end.
+
+    Attributes:
+        stored: bytes stored so far.
+        items: how many items were added.
+    """
+
+    def __init__(self, contents: Contents) -> None:
+        self.stored = 0
+        self.items = 0
+        self._contents = contents
+        self._pending: set[bytes] = set()
+        self._packs: list[PackIndex] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._builder = PackBuilder(self._contents.space)
+        self._keys: list[Digests] = []
+        self._lengths: list[Sequence[int]] = []
+
+    def is_new(self, key: bytes) -> bool:
+        """Whether an item is neither here nor among those being added; it counts as one of these then."""
+        if key in self._pending or self._contents.holds(as_digests(key))[0]:
+            return False
+        self._pending.add(key)
+        return True
+
+    def new_ones(self, digests: Digests) -> list[int]:
+        """Return the rows of ``digests``, shape (count, 32), that are new; see :meth:`is_new`."""
+        rows = []
+        for row, held in enumerate(self._contents.holds(digests)):
+            key = digests[row].tobytes()
+            if not held and key not in self._pending:
+                self._pending.add(key)
+                rows.append(row)
+        return rows
+
+    def add(self, keys: Digests, lengths: Sequence[int], squeezed: bytes) -> None:
+        """Append a record of items; see :func:`~overlaysync.vault.pack.squeeze`.
+
+        Raises:
+            NoSpaceError, OverlaysyncError: the place cannot store it.
+        """
+        self._builder.add(squeezed, sum(lengths))
+        self._keys.append(keys)
+        self._lengths.append(lengths)
+        self.items += len(lengths)
+        if self._builder.is_full:
+            self._end_pack()
+
+    def add_item(self, key: bytes, data: bytes) -> None:
+        """Append one item as a record of its own, unless it is here."""
+        if self.is_new(key):
+            self.add(as_digests(key), [len(data)], squeeze([data]))
+
+    def finish(self) -> None:
+        """Store what is left, and the index."""
+        if self._keys:
+            self._end_pack()
+        self._end_index()
+
+    def _end_pack(self) -> None:
+        data, hash = self._builder.end()
+        contents = self._contents
+        contents.objects.put(object_name(contents.space.tag, Kind.PACK, hash), data)
+        pack = PackIndex(
+            hash,
+            len(data),
+            self._builder.places,
+            list(map(len, self._lengths)),
+            np.concatenate(self._keys),
+            np.concatenate([np.asarray(lengths, dtype=np.uint32) for lengths in self._lengths]),
+        )
+        self.stored += len(data)
+        self._packs.append(pack)
+        contents._index.add(pack)
+        self._pending.difference_update(key.tobytes() for key in pack.keys)
+        self._begin()
+        if len(self._packs) >= _INDEX_EVERY:
+            self._end_index()
+
+    def _end_index(self) -> None:
+        if not self._packs:
+            return
+        contents = self._contents
+        data = encode_index(self._packs, contents.space)
+        hash = hash_of(data)
+        contents.objects.put(object_name(contents.space.tag, Kind.INDEX, hash), data)
+        contents._add(hash, self._packs)
+        self.stored += len(data)
+        self._packs = []
+
+
+def damaged_records(contents: Contents, packs: Iterable[PackIndex]) -> Iterator[Damage]:
+    """Read whole packs and yield what of them is damaged: by their names, and record by record."""
+    for pack in packs:
+        name = object_name(contents.space.tag, Kind.PACK, pack.name)
+        try:
+            data = get_whole(contents.objects, name)
+            seal = seal_of(data, PACK_MAGIC, contents.space)
+            for place in pack.places:
+                read_record(seal, place, data[place.offset : place.offset + place.stored])
+        except OverlaysyncError as error:
+            yield Damage(name, str(error))

@@ -1,0 +1,161 @@
+"""A vault in a directory: the embedded default, a USB disk, an NFS export.
+
+An object is a file of its name. It is written beside, made to last, and gets its name by link: a crash leaves
+at most a temporary file, and of two that write one object at once each leaves the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from overlaysync.errors import NoSpaceError, NotAllowedError, OverlaysyncError
+from overlaysync.vault.objects import Stored, missing, parse_name
+
+_TEMPORARY = ".new-"
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP}
+
+
+class DirectoryObjects:
+    """Objects as files below ``root``, which need not exist before something is stored."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, name: str, data: bytes) -> bool:
+        path = self._path(name)
+        if path.exists():
+            return False
+        try:
+            self._make_directories(path.parent)
+            temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+            try:
+                self._write(temporary, data)
+                os.rename(temporary, path)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
+            _sync(path.parent)
+        except OSError as error:
+            raise self._error(error, "write to") from error
+        return True
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        path = self._path(name)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                size = os.fstat(fd).st_size
+                wanted = max(0, size - offset) if length is None else min(length, max(0, size - offset))
+                return _read(fd, offset, wanted)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            raise missing(name) from None
+        except OSError as error:
+            raise self._error(error, "read") from error
+
+    def size(self, name: str) -> int | None:
+        try:
+            return os.stat(self._path(name), follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._error(error, "read") from error
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        try:
+            yield from self._list(self.root / prefix, prefix)
+        except OSError as error:
+            raise self._error(error, "read") from error
+
+    def delete(self, name: str) -> bool:
+        path = self._path(name)
+        try:
+            path.unlink(missing_ok=True)
+            if path.parent.exists():
+                _sync(path.parent)
+        except OSError as error:
+            raise self._error(error, "remove files from") from error
+        return True
+
+    def drop_temporaries(self) -> int:
+        """Remove what writers left that were killed; returns how many files. Nobody else may be writing."""
+        count = 0
+        for directory, _, names in os.walk(self.root):
+            for name in names:
+                if name.startswith(_TEMPORARY):
+                    with suppress(OSError):
+                        os.unlink(os.path.join(directory, name))
+                        count += 1
+        return count
+
+    def _path(self, name: str) -> Path:
+        assert parse_name(name) is not None, name
+        return self.root / name
+
+    def _list(self, directory: Path, prefix: str) -> Iterator[Stored]:
+        try:
+            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._list(Path(entry.path), name + "/")
+            elif parse_name(name) and entry.is_file(follow_symlinks=False):
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    yield Stored(name, entry.stat(follow_symlinks=False).st_size)
+
+    def _make_directories(self, directory: Path) -> None:
+        """Make the directories that are missing, for the owner alone, so that they last."""
+        if directory.is_dir():
+            return
+        self._make_directories(directory.parent)
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        _sync(directory.parent)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _error(self, error: OSError, doing: str) -> OverlaysyncError:
+        what, why = f"Cannot {doing} the vault {self.root}", os.strerror(error.errno or 0)
+        if error.errno in _NO_SPACE:
+            hint = "free some space and repeat the command; what is stored already is not stored again"
+            return NoSpaceError(what, why=why, hint=hint)
+        if error.errno in _NOT_ALLOWED:
+            return NotAllowedError(what, why=why, hint=f"ls -ld '{self.root}'")
+        return OverlaysyncError(what, why=why, hint="the disk may be failing: look at 'dmesg'")
+
+
+def _read(fd: int, offset: int, length: int) -> bytes:
+    data = bytearray(length)
+    view, done = memoryview(data), 0
+    while done < length:
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if not count:
+            break
+        done += count
+    return bytes(view[:done])
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

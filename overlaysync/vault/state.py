@@ -1,0 +1,266 @@
+"""States: what VMs were at one moment, signed by the node that saved them.
+
+A state names its disks by their manifests and its companions by their digests; the bytes of both are items
+of packs. It is canonical JSON, signed, and sealed as a whole. Exact bytes: docs/vault-format.md, "States".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from overlaysync.errors import DecodeError
+from overlaysync.model.names import MAX_NAME, is_name, printable
+from overlaysync.units import CHUNK, MIB, ceil_div
+from overlaysync.vault.objects import LIMITS, Kind, hash_of
+from overlaysync.vault.pack import HEAD, begin_object, seal_of
+from overlaysync.vault.spaces import Space
+
+STATE_MAGIC = b"OSVS"
+STATE_CONTEXT = b"overlaysync v1 state\0"
+MAX_VMS = 256
+MAX_FILES = 64
+"""Disks of a VM, and its companions, and what was left out of each."""
+MAX_COMPANION = 64 * MIB
+"""Bytes of a companion: the UEFI variables of an Arm machine."""
+COMPANION_PART = CHUNK
+"""Bytes of a companion that one item holds."""
+MAX_FOLLOWS = 64
+MAX_TEXT = 200
+"""Characters of a note, and of a reason."""
+MAX_NUMBER = (1 << 31) - 1
+
+_KEY_SIZE, _SIGNATURE_SIZE = 32, 64
+_HASH = re.compile(r"[0-9a-f]{64}")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_LABEL_LIMIT = 160
+_MAX_PARTS = 8
+"""Components of a companion's name: it may lie in a directory of the VM."""
+
+
+class Signer(Protocol):
+    """A node's key."""
+
+    @property
+    def public(self) -> bytes:
+        """The public half, 32 bytes."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte signature of ``message``."""
+        ...
+
+
+Verify: TypeAlias = Callable[[bytes, bytes, bytes], bool]
+"""Whether (public key, signature, message) fit each other."""
+
+
+class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One disk of a VM.
+
+    Attributes:
+        file: the name of its file.
+        manifest: id of the manifest that describes it, in hexadecimal: a disk, or a layer on a master.
+        below: ids of the manifests of what it stands on, the nearest first.
+    """
+
+    file: str
+    manifest: str
+    below: tuple[str, ...] = ()
+
+
+class Companion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A small file that a VM needs beside its disks.
+
+    Attributes:
+        file: its name; parts are separated by ``/`` where it lies in a directory of the VM.
+        role: what it is: ``uefi``, ``tpm``, ``seed`` or ``definition``.
+        size: its bytes.
+        parts: digests of its chunks of 64 KiB, in hexadecimal.
+    """
+
+    file: str
+    role: Literal["uefi", "tpm", "seed", "definition"]
+    size: int
+    parts: tuple[str, ...] = ()
+
+
+class LeftOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file of a VM that was not saved, and why."""
+
+    file: str
+    why: str
+
+
+class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One VM as it was.
+
+    Attributes:
+        name: its name, unique in the team.
+        at: the moment that its disks show, ISO 8601 UTC.
+        consistency: ``off``: it was powered off; ``crash``: as after a power failure; ``fs``: its file
+            systems were frozen.
+        disks, companions, left_out: its files.
+    """
+
+    name: str
+    at: str
+    consistency: Literal["off", "crash", "fs"] = "off"
+    disks: tuple[Disk, ...]
+    companions: tuple[Companion, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is signed.
+
+    Attributes:
+        v: version of this form, 1.
+        team: whose it is; "" for the public.
+        number: 1 + the highest of those that it follows.
+        follows: hashes that name the states it follows, in hexadecimal.
+        saved: when it was made, ISO 8601 UTC.
+        by: label of the node; for people only.
+        note: what the user says of it, one line.
+        vms: the VMs, by name.
+        indexes: hashes that name the indexes which together say where all its items are.
+        packs: hashes that name the packs that hold them, in this space.
+        public_indexes, public_packs: likewise, of the public space.
+    """
+
+    v: Literal[1] = 1
+    team: str
+    number: int
+    follows: tuple[str, ...] = ()
+    saved: str
+    by: str = ""
+    note: str = ""
+    vms: tuple[SavedVm, ...]
+    indexes: tuple[str, ...] = ()
+    packs: tuple[str, ...] = ()
+    public_indexes: tuple[str, ...] = ()
+    public_packs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SignedState:
+    """A state whose signature has been verified.
+
+    Attributes:
+        id: the hash that names the object.
+        node: public key of the node that saved it.
+        state: what it says.
+        size: its stored bytes.
+    """
+
+    id: bytes
+    node: bytes
+    state: State
+    size: int
+
+
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(State)
+
+
+def encode_state(state: State, signer: Signer, space: Space) -> tuple[bytes, SignedState]:
+    """Return the object of a state, and the state as others will read it.
+
+    Raises:
+        ValueError: it is not for this space.
+        DecodeError: a field is out of bounds.
+    """
+    if state.team != space.name:
+        raise ValueError("a state is sealed for the team that it names")
+    payload = _encode(state)
+    _check(state)
+    signed = signer.public + signer.sign(STATE_CONTEXT + payload) + payload
+    salt = space.new_salt()
+    data = begin_object(STATE_MAGIC, space, salt) + space.seal(salt).close(0, signed)
+    if len(data) > LIMITS[Kind.STATE]:
+        raise DecodeError("a state is too large", why=f"it has {len(state.vms)} VMs and {len(data)} bytes")
+    return data, SignedState(hash_of(data), signer.public, state, len(data))
+
+
+def decode_state(data: bytes, space: Space, verify: Verify) -> SignedState:
+    """Return the state in an object; its signature is verified before it is parsed.
+
+    Raises:
+        DecodeError: it is not for this space, damaged, not signed by who it says, or says what cannot be.
+    """
+    if len(data) > LIMITS[Kind.STATE]:
+        raise DecodeError("a state is too long")
+    signed = seal_of(data, STATE_MAGIC, space).open(0, data[HEAD.size :])
+    node, signature = signed[:_KEY_SIZE], signed[_KEY_SIZE : _KEY_SIZE + _SIGNATURE_SIZE]
+    payload = signed[_KEY_SIZE + _SIGNATURE_SIZE :]
+    if not verify(node, signature, STATE_CONTEXT + payload):
+        raise DecodeError("the signature of a state is wrong")
+    try:
+        state = _decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError("not a state", why=printable(str(error))) from None
+    if _encode(state) != payload or state.team != space.name:
+        raise DecodeError("a state is not in canonical form, or of another team")
+    _check(state)
+    return SignedState(hash_of(data), node, state, len(data))
+
+
+def _check(state: State) -> None:
+    """Refuse a state with a field out of bounds.
+
+    Raises:
+        DecodeError: so it is.
+    """
+    names = [vm.name for vm in state.vms]
+    hashes = (*state.follows, *state.indexes, *state.packs, *state.public_indexes, *state.public_packs)
+    checks = {
+        "number": 1 <= state.number <= MAX_NUMBER and (state.number > 1) == bool(state.follows),
+        "follows": len(state.follows) <= MAX_FOLLOWS and len(set(state.follows)) == len(state.follows),
+        "saved": bool(_TIME.fullmatch(state.saved)),
+        "by": len(state.by) <= _LABEL_LIMIT,
+        "note": len(state.note) <= MAX_TEXT,
+        "vms": 0 < len(names) <= MAX_VMS and names == sorted(set(names)),
+        "hashes": all(map(_HASH.fullmatch, hashes)),
+    }
+    wrong = next((field for field, good in checks.items() if not good), "")
+    wrong = wrong or next((problem for vm in state.vms if (problem := _problem(vm))), "")
+    if wrong:
+        raise DecodeError(f"a state is wrong: {wrong}")
+
+
+def _problem(vm: SavedVm) -> str:
+    """Return the first field of a VM that is out of bounds; "" when there is none."""
+    files = [*(disk.file for disk in vm.disks), *(companion.file for companion in vm.companions)]
+    ids = [id for disk in vm.disks for id in (disk.manifest, *disk.below)]
+    checks = {
+        "name": is_name(vm.name),
+        "at": bool(_TIME.fullmatch(vm.at)),
+        "disks": 0 < len(vm.disks) <= MAX_FILES
+        and all(is_name(disk.file) and len(disk.below) <= MAX_FILES for disk in vm.disks),
+        "companions": len(vm.companions) <= MAX_FILES and all(map(_is_companion, vm.companions)),
+        "left_out": len(vm.left_out) <= MAX_FILES
+        and all(len(one.file) <= MAX_TEXT and len(one.why) <= MAX_TEXT for one in vm.left_out),
+        "files": len({file.casefold() for file in files}) == len(files),
+        "ids": all(map(_HASH.fullmatch, ids)),
+    }
+    return next((f"{field} of a VM" for field, good in checks.items() if not good), "")
+
+
+def _is_companion(companion: Companion) -> bool:
+    parts = ceil_div(companion.size, COMPANION_PART)
+    return (
+        is_inner_path(companion.file)
+        and 0 <= companion.size <= MAX_COMPANION
+        and len(companion.parts) == parts
+        and all(map(_HASH.fullmatch, companion.parts))
+    )
+
+
+def is_inner_path(file: str) -> bool:
+    """Whether a file's name stays inside the directory of its VM: each part obeys the rule of names."""
+    parts = file.split("/")
+    return len(parts) <= _MAX_PARTS and len(file) <= _MAX_PARTS * MAX_NAME and all(map(is_name, parts))
