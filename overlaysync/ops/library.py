@@ -213,7 +213,7 @@ class Library:
                     f"{base.path} has changed since it was verified",
                     hint="start again when nothing writes to it",
                 )
-            return replace(self._hash(chain, base, progress, layer), base=base.path)
+            return replace(self.hash_chain(chain, base, progress, layer), base=base.path)
 
     def published_contents(self, path: str) -> set[bytes]:
         """Return the contents and disks that the file at a real path held when last fetched or published."""
@@ -279,6 +279,11 @@ class Library:
             self._keep(chain, disk, content if content.is_layer else None, now)
             return self._examine(chain, now, None, False, False)
 
+    def keep_content(self, known: Known) -> None:
+        """Keep the page lists of an image, whose pages are kept."""
+        for pages in filter(None, (known.disk, known.layer)):
+            self.catalog.pages.keep_list(pages)
+
     def confirm(self, known: Known, *, now: float) -> None:
         """Note that what is known was read again; unless the files have changed since."""
         with self.open_quiet(known.path, known.geometry.format) as chain:
@@ -299,17 +304,17 @@ class Library:
         below = chain.parent()
         parent = self._examine(below, now, progress, fresh, accept_master) if below else None
         if parent is not None and not accept_master:
-            self._check_master(chain, parent)
-        known = None if fresh else self._cached(chain, parent)
+            self.check_master(chain, parent)
+        known = None if fresh else self.cached(chain, parent)
         if known is None:
-            known = self._hash(chain, parent, progress)
+            known = self.hash_chain(chain, parent, progress)
             if not fresh:
                 self._keep(chain, known.disk, known.layer, now)
         elif progress:
             progress(chain.virtual_size)
         return known
 
-    def _check_master(self, chain: Chain, parent: Known) -> None:
+    def check_master(self, chain: Chain, parent: Known) -> None:
         """Refuse a master with other content than the overlay was made on: a guest would see a mixture.
 
         What the overlay was made on is known once it was fetched, published, made or hashed here. Of one that
@@ -367,7 +372,7 @@ class Library:
             hint=f"{hint}; or, if the master was changed on purpose: the same command with --accept-master",
         )
 
-    def _cached(self, chain: Chain, parent: Known | None) -> Known | None:
+    def cached(self, chain: Chain, parent: Known | None) -> Known | None:
         """Return what is known of the top image, if its file and what it stands on are the same.
 
         A master that was healed is another file: of the overlays on it, which it left alone, all stays known.
@@ -386,9 +391,21 @@ class Library:
             row.path, chain.top.geometry, disk, layer, parent, files, self._notes(chain, layer or disk)
         )
 
-    def _hash(
+    def hash_chain(
         self, chain: Chain, parent: Known | None, progress: Progress | None, layer: PageList | None = None
     ) -> Known:
+        """Return what is in an image that is open, read anew; its pages are kept, of the file nothing is.
+
+        Args:
+            chain: the image; the caller holds the locks.
+            parent: what it stands on; None for a master.
+            progress: told of the bytes hashed.
+            layer: an overlay's layer, when its pages are known already.
+
+        Raises:
+            ImageError: it cannot be read.
+            InUseError: it changed while it was read.
+        """
         before = chain.fingerprints()
         keeper = PageKeeper(self.catalog)
         try:

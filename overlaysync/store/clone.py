@@ -32,6 +32,15 @@ def can_share(fd: int) -> bool:
     return True
 
 
+def clone_whole(source: int, target: int) -> bool:
+    """Let the empty open file ``target`` share all of the open file ``source``; whether that was done."""
+    try:
+        fcntl.ioctl(target, _FICLONERANGE, _RANGE.pack(source, 0, 0, 0))
+    except OSError:
+        return False
+    return True
+
+
 class Cloner:
     """Lets the open file ``fd`` share ranges of others. Several threads may use it.
 

@@ -1,0 +1,1 @@
+"""Recovery: states of VMs saved into a vault, and brought back from one."""
