@@ -9,6 +9,7 @@ from overlaysync.formats.image import Format
 from overlaysync.node.download import TransferStats
 from overlaysync.ops.again import Again
 from overlaysync.ops.collecting import excluded
+from overlaysync.ops.filling import Filler
 from overlaysync.ops.library import Known
 from overlaysync.ops.name_policy import Choice
 from overlaysync.ops.replacement import Rules, Verdict
@@ -35,6 +36,7 @@ class Options:
         all_known: whether of several things those are missed that a team is known to have.
         exclude: patterns of names that are left out of several things.
         again: what a command needs that fetches one of the things into the same places.
+        fillers: where data is taken from after the images here and before peers, one after the other.
     """
 
     to: str = "."
@@ -47,6 +49,7 @@ class Options:
     all_known: bool = False
     exclude: tuple[str, ...] = ()
     again: Again = field(default_factory=Again)
+    fillers: tuple[Filler, ...] = ()
 
     @property
     def directories(self) -> list[str]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -19,6 +19,7 @@ from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
 from overlaysync.node.download import Download, TransferStats
 from overlaysync.node.fetch_types import Fetched, Options
+from overlaysync.node.local_images import LocalImages
 from overlaysync.node.metadata import Metadata
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
@@ -26,10 +27,8 @@ from overlaysync.node.reach import Reach
 from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.assemble import Assembly, discard_part, target_for
 from overlaysync.ops.backing import mark_meant
-from overlaysync.ops.folders import images_in
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.library import Known, PageKeeper
-from overlaysync.ops.local import LocalCopier
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.packing import Packing
@@ -65,6 +64,10 @@ class ImageMaker:
     seeder: PartialSeeder
     metadata: Metadata
     stopping: bool = False
+    _images: LocalImages = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._images = LocalImages(self.node, self.options.directories)
 
     async def make(self, step: Step, verdict: Verdict) -> Fetched:
         """Make one image whose base is here, in the place of what is there if ``verdict`` says so."""
@@ -142,7 +145,7 @@ class ImageMaker:
         self.observer.begin(f"{step.header.name}", assembly.data.size)
         try:
             self.observer.advance(assembly.resumed)
-            await in_thread(self._take_local, step, assembly, transfer)
+            await in_thread(self._take_local, assembly, transfer)
             self.seeder.begin(offer)
             download = Download(self.reach, step, assembly, offer, transfer, threads, self.seeder)
             await download.run()
@@ -200,19 +203,12 @@ class ImageMaker:
         assert disk is not None, "it was kept when the result was checked"
         return self.node.library.remember(path, step.format, pages, disk, file=file, now=now())
 
-    def _take_local(self, step: Step, assembly: Assembly, transfer: TransferStats) -> None:
-        """Take what images here hold: known ones, and unknown ones of the same size beside the target."""
-        if assembly.have.complete():
-            return
-        self._learn(assembly.data.pages.virtual_size)
-        copier = LocalCopier(assembly, self.node.library.load_page, self._advance)
-        for row in self.node.catalog.all_images():
-            for layer in (False, True) if row.layer else (False,):
-                with self.node.library.source(row, layer=layer) as source:
-                    if source is not None:
-                        transfer.local += copier.take(source)
-                if assembly.have.complete():
-                    return
+    def _take_local(self, assembly: Assembly, transfer: TransferStats) -> None:
+        """Take what is held by images here, and then by whatever else the fetch was given."""
+        for filler in (self._images, *self.options.fillers):
+            if assembly.have.complete():
+                return
+            transfer.local += filler.take(assembly, self._advance)
 
     def _advance(self, size: int) -> None:
         """Report progress of work in threads; the only place where they can be told to stop."""
@@ -223,22 +219,6 @@ class ImageMaker:
         if self.stopping:
             raise StoppedError("stopped")
 
-    def _learn(self, virtual_size: int) -> None:
-        """Hash the images here that nobody has hashed yet.
-
-        What is known of the others stays, also where it does not fit any more: it says what a damaged image
-        should be, and its good units are found all the same.
-        """
-        library = self.node.library
-        with images_in(self.options.directories) as found:
-            for item in found:
-                with suppress(OverlaysyncError, OSError):
-                    if self.node.catalog.image_at(item.path) is not None:
-                        continue
-                    with library.open_quiet(item.path, file=item.open()) as chain:
-                        if chain.virtual_size == virtual_size:
-                            library.examine_chain(chain, now=now(), progress=self._check_stopping)
-
     # -- its page list ------------------------------------------------------------------------------------
 
     async def _page_list(self, step: Step, transfer: TransferStats) -> PageList:
@@ -248,7 +228,7 @@ class ImageMaker:
         pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
         if pages is None:
             # Images here that nobody has hashed yet may show it, or most of its pages.
-            await self._in_thread(self._learn, header.virtual_size)
+            await self._in_thread(self._images.learn, header.virtual_size, self._check_stopping)
             pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
         if pages is None:
             await asyncio.to_thread(check_room, Path(step.path), header.data_size)
