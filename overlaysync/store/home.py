@@ -47,10 +47,12 @@ class Home:
     Attributes:
         root: state: the node key, the catalog, journals.
         config: what the user sets.
+        data: what lasts and may be large; None for the same place as the state.
     """
 
     root: Path
     config: Path
+    data: Path | None = None
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Home:
@@ -65,7 +67,7 @@ class Home:
             return cls(root, root / "config")
         try:
             user = Unix("overlaysync", appauthor=False)
-            return cls(user.user_state_path, user.user_config_path)
+            return cls(user.user_state_path, user.user_config_path, user.user_data_path)
         except RuntimeError as error:
             raise NotAllowedError(
                 "Cannot find your home directory",
@@ -88,6 +90,11 @@ class Home:
     @property
     def journals(self) -> Path:
         return self.root / "journals"
+
+    @property
+    def vault(self) -> Path:
+        """The vault of this node; it is made when something is stored."""
+        return (self.data or self.root) / "vault"
 
     @property
     def teams(self) -> Path:

@@ -42,6 +42,10 @@ _MAX_PARTS = 8
 """Components of a companion's name: it may lie in a directory of the VM."""
 
 
+Role: TypeAlias = Literal["uefi", "tpm", "seed", "definition"]
+"""What a companion is."""
+
+
 class Signer(Protocol):
     """A node's key."""
 
@@ -78,13 +82,13 @@ class Companion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     Attributes:
         file: its name; parts are separated by ``/`` where it lies in a directory of the VM.
-        role: what it is: ``uefi``, ``tpm``, ``seed`` or ``definition``.
+        role: what it is.
         size: its bytes.
         parts: digests of its chunks of 64 KiB, in hexadecimal.
     """
 
     file: str
-    role: Literal["uefi", "tpm", "seed", "definition"]
+    role: Role
     size: int
     parts: tuple[str, ...] = ()
 

@@ -58,7 +58,7 @@ def frozen(
     *,
     now: float,
     progress: Progress,
-    released: Callable[[], None] = lambda: None,
+    held: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, FrozenDisk]]:
     """Yield the frozen disks, by path; their copies are gone when the block ends.
 
@@ -68,7 +68,7 @@ def frozen(
         scratch: a directory for the copies.
         now: seconds since 1970.
         progress: told of the bytes copied and hashed; may end it with an exception.
-        released: called when the images may be written again.
+        held: called at the moment that the copies show, while nobody can write to the disks.
 
     Raises:
         InUseError: a VM writes to one of them, or writes to one meanwhile.
@@ -87,7 +87,7 @@ def frozen(
             for copy in copies:
                 if chains[copy.path].fingerprints() != copy.files:
                     raise _written(copy.path)
-        released()
+            held()
         yield {copy.path: FrozenDisk(_known(library, copy, now, progress), copy.file) for copy in copies}
 
 

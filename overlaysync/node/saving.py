@@ -1,0 +1,174 @@
+"""Save: freeze VMs, publish what they hold, and store it all as a state in the vault of this node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from overlaysync.formats.chain import Chain
+from overlaysync.node.node import Node, now, timestamp
+from overlaysync.node.observer import Observer
+from overlaysync.ops.library import Known
+from overlaysync.ops.recovery.files import read_companion
+from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
+from overlaysync.ops.recovery.lock import only_writer
+from overlaysync.ops.recovery.saving import Content, Saver
+from overlaysync.ops.recovery.tips import tips
+from overlaysync.ops.recovery.vaults import TeamVault
+from overlaysync.ops.vms import Part, Vm
+from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.teams import Team
+from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.state import Companion, Disk, LeftOut, Role, SavedVm, SignedState, State
+
+_Lineage = list[tuple[Known, Manifest]]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A state that was saved.
+
+    Attributes:
+        state: it.
+        read: guest bytes that had to be read.
+        stored: bytes that the vault has grown by.
+    """
+
+    state: SignedState
+    read: int
+    stored: int
+
+
+@dataclass(slots=True)
+class Save:
+    """One ``save`` command.
+
+    Attributes:
+        node: saves.
+        team: whose state it is.
+        observer: is told what happens.
+        note: what the user says of it.
+    """
+
+    node: Node
+    team: Team
+    observer: Observer
+    note: str = ""
+    _at: str = ""
+    _read: dict[str, bytes] = field(default_factory=dict)
+
+    def run(self, vms: Sequence[Vm]) -> Saved:
+        """Save VMs; they may be started again as soon as the observer was told so.
+
+        Raises:
+            InUseError: one of them runs.
+            NotAllowedError: the team may not have a master.
+            NoSpaceError, OverlaysyncError: the vault cannot store it.
+        """
+        root = self.node.home.vault
+        with only_writer(root):
+            vault = TeamVault(DirectoryObjects(root), self.team)
+            vault.learn()
+            paths = [disk.path for vm in vms for disk in vm.disks]
+            self.observer.begin("freezing", 0)
+            with frozen(
+                self.node.library,
+                paths,
+                root,
+                now=now(),
+                progress=self.observer.advance,
+                held=partial(self._hold, vms),
+            ) as disks:
+                self.observer.end()
+                lineages = {path: self._publish(disk.known) for path, disk in disks.items()}
+                return self._store(vault, vms, disks, lineages)
+
+    def _hold(self, vms: Iterable[Vm]) -> None:
+        """Note the moment, and read the companions, while nobody can write to the disks."""
+        self._at = timestamp()
+        for vm in vms:
+            for part in vm.companions:
+                self._read[part.path] = read_companion(part.path)
+
+    def _publish(self, known: Known) -> _Lineage:
+        return self.node.publisher.publish_lineage(
+            known, team=self.team.name, created=self._at, note=self.note
+        )
+
+    def _store(
+        self,
+        vault: TeamVault,
+        vms: Sequence[Vm],
+        disks: dict[str, FrozenDisk],
+        lineages: dict[str, _Lineage],
+    ) -> Saved:
+        library = self.node.library
+        own, public = (
+            Saver(contents, library.load_page, self.observer.advance)
+            for contents in (vault.contents, vault.public)
+        )
+        contents = list(_contents(self.node, disks, lineages))
+        self.observer.begin("saving", sum(one.manifest.header.data_size for one in contents))
+        try:
+            for content in contents:
+                (own if content.manifest.header.team else public).put(content)
+            saved = tuple(self._saved(vm, lineages, own) for vm in sorted(vms, key=lambda vm: vm.name))
+            # The public part first: what the team's state names must be there before it.
+            public_indexes, public_packs = public.finish()
+            indexes, packs = own.finish()
+        finally:
+            self.observer.end()
+        before = tips(vault.states())
+        state = State(
+            team=self.team.name,
+            number=1 + max((one.state.number for one in before), default=0),
+            follows=tuple(one.id.hex() for one in before),
+            saved=timestamp(),
+            by=self.node.label,
+            note=self.note,
+            vms=saved,
+            indexes=indexes,
+            packs=packs,
+            public_indexes=public_indexes,
+            public_packs=public_packs,
+        )
+        signed = vault.add(state, self.node.key, made=state.saved)
+        return Saved(signed, own.read + public.read, own.stored + public.stored)
+
+    def _saved(self, vm: Vm, lineages: dict[str, _Lineage], saver: Saver) -> SavedVm:
+        return SavedVm(
+            name=vm.name,
+            at=self._at,
+            disks=tuple(_disk(part, lineages[part.path]) for part in vm.disks),
+            companions=tuple(self._companion(part, saver) for part in vm.companions),
+            left_out=tuple(LeftOut(file=Path(one.path).name, why=one.why) for one in vm.left_out),
+        )
+
+    def _companion(self, part: Part, saver: Saver) -> Companion:
+        data = self._read[part.path]
+        parts = saver.put_companion(data)
+        return Companion(file=part.file, role=cast(Role, part.role), size=len(data), parts=parts)
+
+
+def _disk(part: Part, lineage: _Lineage) -> Disk:
+    (_, top), *below = lineage
+    return Disk(
+        file=part.file, manifest=top.id.hex(), below=tuple(manifest.id.hex() for _, manifest in below)
+    )
+
+
+def _contents(node: Node, disks: dict[str, FrozenDisk], lineages: dict[str, _Lineage]) -> Iterator[Content]:
+    """Yield each content once: masters before what stands on them."""
+    found: dict[bytes, Content] = {}
+    for path, lineage in lineages.items():
+        for depth, (known, manifest) in reversed(list(enumerate(lineage))):
+            opened = partial(disks[path].open, node.library) if depth == 0 else partial(_open, node, known)
+            found.setdefault(manifest.id, Content(manifest, known.content, opened))
+    yield from found.values()
+
+
+def _open(node: Node, known: Known) -> Chain:
+    return node.library.open(known.path, known.geometry.format)

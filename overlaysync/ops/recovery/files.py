@@ -1,0 +1,135 @@
+"""Companions: the small files of a VM, read when it is saved and put in place when it is restored."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from overlaysync.errors import NotFoundError, UsageError, VerificationError, WouldDestroyError
+from overlaysync.model.digest import as_digests, hash_units
+from overlaysync.store.files import sync_directory, translate, write_all
+from overlaysync.vault.contents import Contents
+from overlaysync.vault.state import COMPANION_PART, MAX_COMPANION, Companion, is_inner_path
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def read_companion(path: str) -> bytes:
+    """Return what a companion holds.
+
+    Raises:
+        UsageError: it is no plain file, or too large.
+        OverlaysyncError: it cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise UsageError(f"{path} is not a plain file", hint=f"ls -l '{path}'")
+            data = file.read(MAX_COMPANION + 1)
+    except OSError as error:
+        raise translate(error, f"Cannot read {path}") from error
+    if len(data) > MAX_COMPANION:
+        raise UsageError(f"{path} is too large to be saved with a VM", hint="move it elsewhere")
+    return data
+
+
+def companion_data(contents: Contents, companion: Companion) -> bytes:
+    """Return a saved companion.
+
+    Raises:
+        NotFoundError: the vault does not have it.
+        VerificationError: what it has is damaged.
+    """
+    parts = []
+    for key in map(bytes.fromhex, companion.parts):
+        part = contents.item(key)
+        if part is None:
+            raise NotFoundError(
+                f"The vault does not have all of '{companion.file}'", hint="overlaysync vault check"
+            )
+        parts.append(part)
+    data = b"".join(parts)
+    digests = as_digests(hash_units(memoryview(data), COMPANION_PART))
+    if len(data) != companion.size or [row.tobytes().hex() for row in digests] != list(companion.parts):
+        raise VerificationError(f"'{companion.file}' in the vault is damaged", hint="overlaysync vault check")
+    return data
+
+
+def put_companion(directory: str, file: str, data: bytes) -> bool:
+    """Write a companion below ``directory``; False if it is there already, and the same.
+
+    No link is followed below the directory, and nothing is replaced.
+
+    Args:
+        directory: exists.
+        file: its name there, see :func:`~overlaysync.vault.state.is_inner_path`.
+        data: what it holds.
+
+    Raises:
+        WouldDestroyError: another file has the name.
+        OverlaysyncError: it cannot be written.
+    """
+    assert is_inner_path(file), file
+    *folders, name = file.split("/")
+    path = os.path.join(directory, file)
+    try:
+        with _below(directory, folders) as parent:
+            present = _present(parent, name, len(data))
+            if present is not None:
+                if present == data:
+                    return False
+                raise WouldDestroyError(
+                    f"{path} exists, and holds something else",
+                    hint="restore into another directory: --to DIR; or move the file away",
+                )
+            _write(parent, name, data)
+    except FileExistsError:
+        raise WouldDestroyError(f"{path} exists", hint="restore into another directory: --to DIR") from None
+    except OSError as error:
+        raise translate(error, f"Cannot write {path}", directory=directory) from error
+    return True
+
+
+@contextmanager
+def _below(directory: str, folders: list[str]) -> Iterator[int]:
+    """Yield a descriptor of the directory that the folders lead to; missing ones are made."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            with suppress(FileExistsError):
+                os.mkdir(folder, 0o700, dir_fd=fd)
+            inner = os.open(folder, _DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _present(parent: int, name: str, size: int) -> bytes | None:
+    """Return the beginning of what has the name, one byte more than ``size`` at most; None for nothing."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except FileNotFoundError:
+        return None
+    with open(fd, "rb") as file:
+        return file.read(size + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b"\0" * (size + 1)
+
+
+def _write(parent: int, name: str, data: bytes) -> None:
+    temporary = f".{name}.{secrets.token_hex(4)}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
+    try:
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+    finally:
+        os.unlink(temporary, dir_fd=parent)
+    sync_directory(parent)

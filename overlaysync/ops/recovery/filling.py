@@ -1,0 +1,153 @@
+"""A vault as a place that an image being made takes its data from; and the descriptions of such images.
+
+Like bytes from anywhere, what comes from a vault is compared with its digest before it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError, VerificationError
+from overlaysync.model.pages import PageList, page_digest
+from overlaysync.ops.assemble import Assembly
+from overlaysync.ops.hashing import Progress, in_order
+from overlaysync.ops.library import Library, PageKeeper
+from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.vault.contents import Contents
+from overlaysync.vault.index import Spot
+
+_WRITERS = 4
+"""Threads: more than processors, as writing waits for the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Consecutive slots that lie one after the other in one record."""
+
+    first: int
+    count: int
+    spot: Spot
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class VaultFiller:
+    """A :class:`~overlaysync.ops.filling.Filler`.
+
+    Attributes:
+        spaces: where to look, one after the other.
+    """
+
+    spaces: Sequence[Contents]
+
+    def take(self, assembly: Assembly, progress: Progress) -> int:
+        """Take what the vault holds of what is missing; returns the bytes taken."""
+        before = assembly.written
+        for contents in self.spaces:
+            taker = _Taker(contents, assembly)
+            for done in in_order(taker.take, _wanted(contents, assembly), threads=_WRITERS):
+                progress(done)
+        return assembly.written - before
+
+
+@dataclass(frozen=True, slots=True)
+class _Taker:
+    contents: Contents
+    assembly: Assembly
+
+    def take(self, wanted: _Wanted) -> int:
+        """Return the bytes that were taken; what cannot be read is simply not taken."""
+        spot = wanted.spot
+        try:
+            record = memoryview(self.contents.record(spot.pack, spot.place))
+        except OverlaysyncError:
+            return 0
+        part = record[spot.start : spot.start + wanted.length]
+        wrong = self.assembly.accept(wanted.first, wanted.count, part)
+        return wanted.length - sum(self.assembly.data.span(*run) for run in wrong)
+
+
+def _wanted(contents: Contents, assembly: Assembly) -> Iterator[_Wanted]:
+    """Yield what the space has of what is missing, in order."""
+    for first, count in list(assembly.missing()):
+        for run in assembly.data.runs(first, count):
+            waiting: _Wanted | None = None
+            for at, spot in enumerate(contents.find(run.digests)):
+                if waiting is not None and not _follows(spot, waiting):
+                    yield waiting
+                    waiting = None
+                if spot is None:
+                    continue
+                if spot.length != assembly.data.span(run.first + at, 1):
+                    continue
+                if waiting is None:
+                    waiting = _Wanted(run.first + at, 1, spot, spot.length)
+                else:
+                    length = waiting.length + spot.length
+                    waiting = _Wanted(waiting.first, waiting.count + 1, waiting.spot, length)
+            if waiting is not None:
+                yield waiting
+
+
+def _follows(spot: Spot | None, waiting: _Wanted) -> bool:
+    last = waiting.spot
+    return (
+        spot is not None
+        and (spot.pack, spot.place.number) == (last.pack, last.place.number)
+        and spot.start == last.start + waiting.length
+    )
+
+
+def take_manifest(contents: Contents, id: bytes) -> Manifest | None:
+    """Return the manifest with that id; None when the space does not have it.
+
+    Raises:
+        VerificationError: what it has is another, or damaged.
+    """
+    envelope = contents.item(id)
+    if envelope is None:
+        return None
+    try:
+        manifest = open_envelope(envelope)
+    except DecodeError as error:
+        raise VerificationError("A manifest in the vault is damaged", why=str(error)) from None
+    if manifest.id != id:
+        raise VerificationError("A manifest in the vault is not the one that it is stored as")
+    return manifest
+
+
+def take_pages(library: Library, contents: Contents, manifest: Manifest) -> PageList:
+    """Return the page list of a content, with all its pages kept in the catalog.
+
+    Raises:
+        NotFoundError: the space does not have all of it.
+        VerificationError: what it has is damaged, or something else.
+    """
+    id = manifest.header.content_id
+    known = library.catalog.pages.load_list(id)
+    if known is not None:
+        return known
+    pages = PageList.decode(_item(contents, id, manifest))
+    if pages.id != id:
+        raise VerificationError(f"The page list of '{manifest.header.name}' in the vault is another one")
+    keeper = PageKeeper(library.catalog)
+    for index, digest in zip(pages.indices, pages.digests, strict=True):
+        body = _item(contents, digest, manifest)
+        if page_digest(body) != digest:
+            raise VerificationError(f"A page of '{manifest.header.name}' in the vault is another one")
+        pages.check_page(index, body)
+        keeper.keep(digest, body)
+    keeper.flush()
+    library.catalog.pages.keep_list(pages)
+    return pages
+
+
+def _item(contents: Contents, key: bytes, manifest: Manifest) -> bytes:
+    item = contents.item(key)
+    if item is None:
+        raise NotFoundError(
+            f"The vault does not have all of '{manifest.header.full_name}'",
+            hint="overlaysync vault check",
+        )
+    return item

@@ -1,0 +1,174 @@
+"""A team's part of a vault: its states, its heads, and the contents that they need.
+
+The same for the vault of this node and for one in an archive. What is read is checked: heads by signature
+and voucher, states by signature, so that nobody outside the team puts one into its history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from overlaysync.errors import DecodeError, NotFoundError, VerificationError
+from overlaysync.trust.keys import NodeKey, verify
+from overlaysync.trust.teams import Team
+from overlaysync.vault.contents import Contents, Damage
+from overlaysync.vault.head import Head, SignedHead, decode_head, encode_head, newest
+from overlaysync.vault.objects import Kind, Objects, get_whole, head_prefix, object_name
+from overlaysync.vault.spaces import PUBLIC, Space
+from overlaysync.vault.state import SignedState, State, decode_state, encode_state
+
+
+def space_of(team: Team) -> Space:
+    """Return the space of a team."""
+    return Space.of_team(team.name, team.key)
+
+
+def read_heads(
+    objects: Objects, tag: str, space: Space | None = None
+) -> tuple[dict[bytes, SignedHead], list[Damage]]:
+    """Return the newest head of each node in a space, and the heads that cannot be used.
+
+    Args:
+        objects: the place.
+        tag: of the space.
+        space: the space itself where its key is known: heads that no member made are left out then.
+    """
+    heads, damaged = [], []
+    for stored in objects.list(head_prefix(tag)):
+        try:
+            head = decode_head(get_whole(objects, stored.name), verify, space)
+            if head.head.name != stored.name:
+                raise DecodeError("a head is not what its name says")
+            if space is not None and not head.vouched:
+                raise DecodeError("no member of the team made it")
+            heads.append(head)
+        except NotFoundError:
+            continue  # a newer one has taken its place meanwhile
+        except (DecodeError, VerificationError) as error:
+            damaged.append(Damage(stored.name, str(error)))
+    return newest(heads), damaged
+
+
+@dataclass(slots=True)
+class TeamVault:
+    """The states of one team in one place.
+
+    Attributes:
+        objects: the place.
+        team: the team.
+        contents: items of the team's space.
+        public: items of the public space.
+        damaged: heads and states that cannot be used.
+    """
+
+    objects: Objects
+    team: Team
+    contents: Contents = field(init=False)
+    public: Contents = field(init=False)
+    damaged: list[Damage] = field(default_factory=list)
+    _states: dict[bytes, SignedState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.contents = Contents(self.objects, space_of(self.team))
+        self.public = Contents(self.objects, PUBLIC)
+
+    @property
+    def space(self) -> Space:
+        return self.contents.space
+
+    def learn(self) -> None:
+        """Read all indexes that the place has."""
+        self.contents.learn()
+        self.public.learn()
+
+    def heads(self) -> dict[bytes, SignedHead]:
+        """Return the newest head of each member, by public key."""
+        heads, self.damaged = read_heads(self.objects, self.space.tag, self.space)
+        return heads
+
+    def states(self, heads: Iterable[SignedHead] | None = None) -> list[SignedState]:
+        """Return the states that the newest heads list, older before those that follow them."""
+        found = self.heads().values() if heads is None else heads
+        wanted = dict.fromkeys(id for head in found for id in head.head.states)
+        states = [state for id in wanted if (state := self.state(id)) is not None]
+        return sorted(states, key=lambda one: (one.state.number, one.state.saved, one.id))
+
+    def state(self, id: bytes) -> SignedState | None:
+        """Return a state; None when it is not here, or damaged, which is noted."""
+        if id not in self._states:
+            name = object_name(self.space.tag, Kind.STATE, id)
+            try:
+                self._states[id] = decode_state(get_whole(self.objects, name), self.space, verify)
+            except (DecodeError, VerificationError, NotFoundError) as error:
+                self.damaged.append(Damage(name, str(error)))
+                return None
+        return self._states[id]
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def add(self, state: State, key: NodeKey, *, made: str) -> SignedState:
+        """Store a state whose packs and indexes are stored, and the head that lists it.
+
+        Args:
+            state: what to sign.
+            key: of this node.
+            made: the time of the head, ISO 8601 UTC.
+
+        Raises:
+            NoSpaceError, OverlaysyncError: the place cannot store it.
+        """
+        data, signed = encode_state(state, key, self.space)
+        self.objects.put(object_name(self.space.tag, Kind.STATE, signed.id), data)
+        self._states[signed.id] = signed
+        before = self.heads().get(key.public)
+        ids = before.head.states if before else ()
+        kept = [one for id in (*ids, signed.id) if (one := self.state(id)) is not None]
+        lost = [id for id in ids if self.state(id) is None]
+        if lost:
+            raise VerificationError(
+                "Cannot write a new head: a state that the last one lists cannot be read",
+                why=f"{len(lost)} of {len(ids)} states are missing or damaged",
+                hint="overlaysync vault check",
+            )
+        self.put_head(kept, key, made=made, before=before)
+        return signed
+
+    def put_head(
+        self, states: Sequence[SignedState], key: NodeKey, *, made: str, before: SignedHead | None
+    ) -> SignedHead:
+        """Store this node's next head, which lists ``states``; older heads of this node go after it.
+
+        Args:
+            states: all of this node's that are kept, the oldest first.
+            key: of this node.
+            made: when, ISO 8601 UTC.
+            before: this node's newest head.
+        """
+        head = Head(
+            tag=self.space.tag,
+            node=key.public,
+            counter=(before.head.counter if before else 0) + 1,
+            made=made,
+            states=tuple(state.id for state in states),
+            indexes=_all(states, "indexes"),
+            packs=_all(states, "packs"),
+            public_indexes=_all(states, "public_indexes"),
+            public_packs=_all(states, "public_packs"),
+        )
+        signed = encode_head(head, key, self.space)
+        self.objects.put(head.name, signed.data)
+        drop_older(self.objects, signed)
+        return signed
+
+
+def drop_older(objects: Objects, head: SignedHead) -> None:
+    """Remove the heads that one has taken the place of; one that is locked there stays."""
+    for stored in list(objects.list(head_prefix(head.head.tag, head.head.node))):
+        if stored.name < head.head.name:
+            objects.delete(stored.name)
+
+
+def _all(states: Iterable[SignedState], what: str) -> tuple[bytes, ...]:
+    found = {bytes.fromhex(hash) for one in states for hash in getattr(one.state, what)}
+    return tuple(sorted(found))
