@@ -49,6 +49,10 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("discard", "make", "Remove overlays that are no longer needed."),
         Entry("verify", "verify", "Compare images with what was published, and repair them."),
     ),
+    "Recovery": (
+        Entry("save", "save", "Save VMs as a state that can be restored."),
+        Entry("restore", "restore", "Bring VMs of a team back, with the masters they stand on."),
+    ),
     "Looking around": (
         Entry("ls", "look", "List masters and overlays within reach."),
         Entry("show", "show", "Show everything about an image: ids, sizes, copies."),

@@ -113,8 +113,11 @@ class Save:
         contents = list(_contents(self.node, disks, lineages))
         self.observer.begin("saving", sum(one.manifest.header.data_size for one in contents))
         try:
-            for content in contents:
-                (own if content.manifest.header.team else public).put(content)
+            for layers in (False, True):
+                for content in contents:
+                    if content.pages.is_layer == layers:
+                        (own if content.manifest.header.team else public).put(content)
+                own.part()
             saved = tuple(self._saved(vm, lineages, own) for vm in sorted(vms, key=lambda vm: vm.name))
             # The public part first: what the team's state names must be there before it.
             public_indexes, public_packs = public.finish()

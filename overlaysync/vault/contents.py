@@ -103,6 +103,10 @@ class Contents:
         """Return the hashes of the packs that hold ``keys``."""
         return self._index.packs_with(keys)
 
+    def packs_with_any(self, keys: Iterable[Digests]) -> set[bytes]:
+        """Return the hashes of the packs that hold any of several lists of keys."""
+        return {pack for some in keys for pack in self._index.packs_with(some)}
+
     def indexes_of(self, packs: Iterable[bytes]) -> set[bytes]:
         """Return the hashes of indexes that together describe ``packs``."""
         return {self._described[pack] for pack in packs if pack in self._described}
@@ -220,10 +224,14 @@ class Writer:
         if self.is_new(key):
             self.add(as_digests(key), [len(data)], squeeze([data]))
 
-    def finish(self) -> None:
-        """Store what is left, and the index."""
+    def part(self) -> None:
+        """Begin another pack: what follows is not needed together with what came before."""
         if self._keys:
             self._end_pack()
+
+    def finish(self) -> None:
+        """Store what is left, and the index."""
+        self.part()
         self._end_index()
 
     def _end_pack(self) -> None:

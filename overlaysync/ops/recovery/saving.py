@@ -85,6 +85,10 @@ class Saver:
                     self.read += sum(batch.lengths)
         self._put_description(content)
 
+    def part(self) -> None:
+        """Begin another pack: masters are often here already, and then only what stands on them is pulled."""
+        self._writer.part()
+
     def put_companion(self, data: bytes) -> tuple[str, ...]:
         """Store a small file, and return the digests of its parts in hexadecimal."""
         digests = hash_units(memoryview(data), COMPANION_PART)
@@ -97,7 +101,7 @@ class Saver:
     def finish(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Store what is left; returns (indexes, packs) that all that was put needs, in hexadecimal."""
         self._writer.finish()
-        packs = {pack for keys in self.keys for pack in self.contents.packs_with(keys)}
+        packs = self.contents.packs_with_any(self.keys)
         indexes = self.contents.indexes_of(packs)
         return tuple(sorted(map(bytes.hex, indexes))), tuple(sorted(map(bytes.hex, packs)))
 

@@ -1,0 +1,238 @@
+"""The restore command: bring VMs of a team back, with what they stand on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from overlaysync.cli.common import (
+    InterfaceOption,
+    PeerOption,
+    RateOption,
+    WaitOption,
+    compression,
+    interruptible,
+    open_node,
+    parse_peers,
+    parse_rate,
+)
+from overlaysync.cli.fetch import FIND_S
+from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
+from overlaysync.cli.save import state_word, team_of
+from overlaysync.errors import UsageError
+from overlaysync.model.names import printable
+from overlaysync.node.fetch_session import fetching
+from overlaysync.node.node import Node, now
+from overlaysync.node.restoring import Restore, Restored, VmPlan
+from overlaysync.node.session import Network
+from overlaysync.node.vault_places import places_of
+from overlaysync.ops.dates import ago, local_minute
+from overlaysync.ops.recovery.choosing import Wish
+from overlaysync.ops.recovery.gathering import Gathered
+from overlaysync.units import format_size
+
+_REFERENCE = re.compile(r"([^:/@]+)(?::([0-9a-fA-F]+))?")
+_ID_DIGITS = 8
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module to ``app``."""
+    app.command("restore")(restore)
+
+
+def restore(
+    context: typer.Context,
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="TEAM[:STATE]", help="The team, or one of its states by number or id."),
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Put the VMs into this directory.")] = ".",
+    at: Annotated[
+        str, typer.Option("--at", metavar="TIME", help="As it was at this time: '2026-11-29 14:30'.")
+    ] = "",
+    vm: Annotated[
+        list[str] | None, typer.Option("--vm", metavar="NAME", help="Only this VM. May be repeated.")
+    ] = None,
+    masters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--masters",
+            metavar="DIR",
+            help="Look for masters here, and put missing ones into the first that can be written "
+            "(default: --to). May be repeated.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be done.")] = False,
+    peer: PeerOption = None,
+    iface: InterfaceOption = None,
+    limit_rate: RateOption = None,
+    wait: WaitOption = FIND_S,
+) -> None:
+    """Bring VMs of a team back, with the masters they stand on."""
+
+    output = output_of(context)
+    network = Network(
+        parse_peers(peer), iface or (), parse_rate(limit_rate), compression(), mdns_needed=False
+    )
+    with open_node(output) as node, interruptible():
+        wish = parse_wish(node, reference, at, vm or [])
+        work = _Restoring(output, node, network, wish, dry_run, wait)
+        asyncio.run(work.run(os.path.abspath(to), [os.path.abspath(path) for path in masters or ()]))
+
+
+def parse_wish(node: Node, reference: str, at: str, vms: Sequence[str]) -> Wish:
+    """Return what ``TEAM[:STATE]`` and the options mean.
+
+    Raises:
+        UsageError: it is not such a reference, or not a time.
+    """
+
+    match = _REFERENCE.fullmatch(reference.removesuffix("/"))
+    if match is None:
+        raise UsageError(
+            f"'{printable(reference)}' does not name states", hint="overlaysync restore TEAM, or TEAM:3"
+        )
+    team = team_of(node, match[1], "restore")
+    named = (match[2] or "").lower()
+    if at and named:
+        raise UsageError("--at and a state were given", hint="leave one of them out")
+    is_id = len(named) >= _ID_DIGITS or not named.isdigit()
+    return Wish(
+        team=team.name,
+        number=0 if is_id or not named else int(named),
+        id=named if is_id else "",
+        before=parse_time(at) if at else "",
+        vms=tuple(vms),
+    )
+
+
+class _Restoring:
+    """The restore command's own part: what it shows, and in which order things happen."""
+
+    def __init__(
+        self, output: Output, node: Node, network: Network, wish: Wish, dry_run: bool, wait_s: float
+    ) -> None:
+        self._output = output
+        self._node = node
+        self._network = network
+        self._wish = wish
+        self._dry_run = dry_run
+        self._wait_s = wait_s
+
+    async def run(self, to: str, masters: Sequence[str]) -> None:
+        """Find, plan, and unless it is a dry run pull and rebuild."""
+
+        node, team = self._node, self._node.teams[self._wish.team]
+        work = Restore(node, team, self._output, to, masters)
+        async with fetching(node, self._output, self._network, work.options) as session:
+            work.use(await places_of(node, session.fetch.reach, wait_s=self._wait_s))
+            gathered = await asyncio.to_thread(work.gather)
+            self._tell(gathered)
+            plans = await asyncio.to_thread(work.plan, gathered, self._wish, session.fetch)
+            for plan in plans:
+                self._show(plan, gathered)
+            if self._dry_run:
+                self._print_plan(plans, work)
+                return
+            await asyncio.to_thread(work.pull, plans)
+            restored = []
+            for plan in plans:
+                restored.append(await work.bring(plan, session.fetch))
+            self._print(restored, work)
+
+    def _tell(self, gathered: Gathered) -> None:
+        for line in gathered.old:
+            self._output.note(f"  {line}; it is not used")
+        for damage in gathered.damaged:
+            self._output.note(f"  {damage.name} cannot be used: {damage.why}")
+
+    def _show(self, plan: VmPlan, gathered: Gathered) -> None:
+        state = plan.saving.state
+        where = ", ".join(label or "this machine" for label in gathered.at.get(state.id, ()))
+        self._output.note(
+            f"  {plan.saving.vm.name}  from {state.state.team}:{state.state.number} "
+            f"({state_word(state.id)}), {ago(plan.saving.vm.at, now())}, at {where}; "
+            f"{format_size(plan.pull)} to pull"
+        )
+        for disk in plan.disks:
+            for step in disk.steps[:-1]:
+                self._output.note(f"    its master {step.header.name} is not here, and comes first")
+
+    def _print_plan(self, plans: Sequence[VmPlan], work: Restore) -> None:
+        document = {"plan": [_plan_fields(plan) for plan in plans]} | _failed(work)
+        lines = [f"would write {disk.path}" for plan in plans for disk in plan.disks]
+        self._output.result(document, *lines)
+        self._complain(work, len(plans))
+
+    def _print(self, restored: Sequence[Restored], work: Restore) -> None:
+        lines = []
+        for one in restored:
+            vm = one.plan.saving.vm
+            files = [*(disk.path for disk in one.plan.disks), *one.companions]
+            lines.append(self._output.good(f"{vm.name}  {', '.join(files)} · verified"))
+            lines += [f"  not saved with it: {left.file} ({left.why})" for left in vm.left_out]
+        document = {"restored": [_restored_fields(one) for one in restored]} | _failed(work)
+        self._output.result(document, *lines)
+        self._complain(work, len(restored))
+
+    def _complain(self, work: Restore, done: int) -> None:
+        if not work.refusals:
+            return
+        total = done + len(work.refusals)
+        if total == 1:
+            raise work.refusals[0].error
+        for refusal in work.refusals:
+            self._output.note("\n".join(refusal_lines(refusal)))
+        raise of_several(work.refusals, total, "could not be restored", told=self._output.tells)
+
+
+def parse_time(text: str) -> str:
+    """Return a time that the user wrote, local or with a zone, as ISO 8601 UTC.
+
+    Raises:
+        UsageError: it is not a time.
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(
+            f"'{printable(text)}' is not a time", hint="write it like 2026-11-29 14:30"
+        ) from None
+    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text.strip()):
+        moment = moment.replace(hour=23, minute=59, second=59)
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _plan_fields(plan: VmPlan) -> dict[str, Any]:
+    state = plan.saving.state
+    return {
+        "vm": plan.saving.vm.name,
+        "state": state.state.number,
+        "id": state.id.hex(),
+        "at": plan.saving.vm.at,
+        "saved": local_minute(state.state.saved),
+        "directory": plan.directory,
+        "disks": [
+            {
+                "path": disk.path,
+                "missing_masters": [step.header.name for step in disk.steps[:-1]],
+            }
+            for disk in plan.disks
+        ],
+        "pull": plan.pull,
+    }
+
+
+def _restored_fields(one: Restored) -> dict[str, Any]:
+    return _plan_fields(one.plan) | {"companions": list(one.companions)}
+
+
+def _failed(work: Restore) -> dict[str, Any]:
+    return {"failed": [refusal_fields(one) for one in work.refusals]} if work.refusals else {}

@@ -1,0 +1,155 @@
+"""The save command: keep what VMs are now, as a state of a team."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from overlaysync.cli.common import open_node, quoted
+from overlaysync.cli.output import Output, output_of
+from overlaysync.errors import BrokenOffError, InUseError, UsageError
+from overlaysync.model.digest import MIN_ID_DIGITS
+from overlaysync.model.manifest import MAX_NOTE
+from overlaysync.node.node import Node
+from overlaysync.node.saving import Save, Saved
+from overlaysync.ops.vms import Vm, find_vms
+from overlaysync.trust.teams import Team
+from overlaysync.units import format_size
+from overlaysync.vault.state import SavedVm
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module to ``app``."""
+    app.command("save")(save)
+
+
+def save(
+    context: typer.Context,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATH...]",
+            help="Directories, images, lab.yaml, domain XML or vm.toml (default: this directory).",
+        ),
+    ] = None,
+    team: Annotated[str, typer.Option("--team", metavar="TEAM", help="Save for this team.")] = "",
+    vm: Annotated[
+        list[str] | None, typer.Option("--vm", metavar="NAME", help="Only this VM. May be repeated.")
+    ] = None,
+    note: Annotated[
+        str, typer.Option("-m", "--note", metavar="NOTE", help="Say what this state is, in one line.")
+    ] = "",
+) -> None:
+    """Save VMs as a state that can be restored."""
+
+    output = output_of(context)
+    if len(note) > MAX_NOTE or not note.isprintable():
+        raise UsageError(
+            f"A note is one line of at most {MAX_NOTE} characters", hint="shorten it: save -m NOTE"
+        )
+    with open_node(output) as node:
+        mine = team_of(node, team, "save")
+        vms = _chosen(find_vms(paths or [os.getcwd()]), vm or [])
+        work = Save(node, mine, output, note)
+        try:
+            saved = work.run(vms)
+        except KeyboardInterrupt:
+            raise BrokenOffError(
+                "interrupted; no state was saved, and what is in the vault is reused: repeat the command"
+            ) from None
+        except InUseError as error:
+            raise _running(error) from None
+        _print(output, saved, vms)
+
+
+def team_of(node: Node, name: str, command: str) -> Team:
+    """Return the team that is meant; without a name the only one that this machine is in.
+
+    Raises:
+        UsageError: it is in none, in several, or not in this one.
+    """
+
+    if not name and len(node.teams) == 1:
+        return next(iter(node.teams.values()))
+    if name in node.teams:
+        return node.teams[name]
+    if name:
+        raise UsageError(f"This machine is not in team '{name}'", hint=f"overlaysync team join {name}")
+    if not node.teams:
+        raise UsageError(
+            "States belong to a team, and this machine is in none",
+            hint="overlaysync team create NAME, or: overlaysync team join NAME",
+        )
+    names = sorted(node.teams)
+    raise UsageError(
+        f"This machine is in several teams: {', '.join(names)}",
+        hint=f"overlaysync {command} --team {names[0]}",
+    )
+
+
+def _chosen(vms: list[Vm], names: list[str]) -> list[Vm]:
+    unknown = set(names) - {vm.name for vm in vms}
+    if unknown:
+        raise UsageError(
+            f"There is no VM '{min(unknown)}' here",
+            hint=f"name one of: {', '.join(sorted(vm.name for vm in vms))}",
+        )
+    return [vm for vm in vms if not names or vm.name in names]
+
+
+def _running(error: InUseError) -> InUseError:
+    return InUseError(
+        error.what,
+        why=f"{error.why + '; ' if error.why else ''}a running VM cannot be saved yet",
+        hint="shut the VM down, and repeat the command",
+    )
+
+
+def _print(output: Output, saved: Saved, vms: list[Vm]) -> None:
+    state = saved.state.state
+    title = f"{state.team}:{state.number}"
+    lines = [
+        output.good(
+            f"{title}  {', '.join(vm.name for vm in state.vms)}{_said(state.note)}  "
+            f"{format_size(saved.stored)} stored of {format_size(saved.read)} new"
+        )
+    ]
+    for vm in vms:
+        lines += [f"  {vm.name}: {warning}" for warning in vm.warnings]
+        lines += [f"  {vm.name}: left out {one.path}: {one.why}" for one in vm.left_out]
+    output.result(
+        {
+            "team": state.team,
+            "state": state.number,
+            "id": saved.state.id.hex(),
+            "saved": state.saved,
+            "note": state.note,
+            "vms": [vm_fields(vm) for vm in state.vms],
+            "read": saved.read,
+            "stored": saved.stored,
+        },
+        *lines,
+    )
+
+
+def _said(note: str) -> str:
+    return f"  {quoted(note)}" if note else ""
+
+
+def vm_fields(vm: SavedVm) -> dict[str, Any]:
+    """Return the JSON form of a saved VM."""
+    return {
+        "name": vm.name,
+        "at": vm.at,
+        "consistency": vm.consistency,
+        "disks": [{"file": disk.file, "manifest": disk.manifest} for disk in vm.disks],
+        "companions": [{"file": one.file, "role": one.role, "size": one.size} for one in vm.companions],
+        "left_out": [{"file": one.file, "why": one.why} for one in vm.left_out],
+    }
+
+
+def state_word(id: bytes) -> str:
+    """Return the short form of a state's id."""
+    return id.hex()[:MIN_ID_DIGITS]

@@ -1,0 +1,299 @@
+"""Restore: bring VMs back from the vault of this node, of others, and from archives.
+
+States say which manifests the disks had. What these need is pulled into the vault of this node, and from
+there the disks are rebuilt as a fetch rebuilds them: on verified masters, from images here, the vault, and
+peers for what is still missing. Companions come last. Nothing that is in the way is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from overlaysync.errors import (
+    NotFoundError,
+    OverlaysyncError,
+    Refusal,
+    VerificationError,
+    WouldDestroyError,
+)
+from overlaysync.model.datamap import DataMap
+from overlaysync.model.digest import Digests, as_digests
+from overlaysync.model.pages import PageList
+from overlaysync.node.fetch_types import Fetched, Options
+from overlaysync.node.fetching import Fetch
+from overlaysync.node.node import Node, timestamp
+from overlaysync.node.observer import Observer
+from overlaysync.ops.matching import Listing
+from overlaysync.ops.name_policy import Choice, Reason
+from overlaysync.ops.plan import Step, plan_fetch
+from overlaysync.ops.publish import keep_manifest
+from overlaysync.ops.recovery.choosing import Wish, choose
+from overlaysync.ops.recovery.files import companion_data, put_companion
+from overlaysync.ops.recovery.filling import VaultFiller, take_manifest, take_pages
+from overlaysync.ops.recovery.gathering import Gathered, gather
+from overlaysync.ops.recovery.layered import Layered
+from overlaysync.ops.recovery.pulling import Place, Pull
+from overlaysync.ops.recovery.tips import Saving
+from overlaysync.ops.recovery.vaults import TeamVault
+from overlaysync.store.files import make_directory
+from overlaysync.trust.envelope import Manifest
+from overlaysync.trust.teams import Team
+from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.objects import Kind, object_name
+from overlaysync.vault.state import Disk
+
+_FROM_VAULT = ("the vault",)
+"""Stands for the peers of what the vault has, where a plan asks whether anybody has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPlan:
+    """How one disk is brought back.
+
+    Attributes:
+        disk: as the state has it.
+        steps: what is made, masters first; what is here already is not among them.
+        choice: stands for the disk where a fetch asks what was chosen.
+        path: where it goes.
+    """
+
+    disk: Disk
+    steps: tuple[Step, ...]
+    choice: Choice
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class VmPlan:
+    """How one VM is brought back.
+
+    Attributes:
+        saving: which VM, of which state.
+        directory: where its files go.
+        disks: how each disk comes.
+        packs: names of the packs that are needed.
+        pull: how many of their bytes are not in the vault of this node.
+    """
+
+    saving: Saving
+    directory: str
+    disks: tuple[DiskPlan, ...]
+    packs: tuple[str, ...]
+    pull: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A VM that is back.
+
+    Attributes:
+        plan: what was planned.
+        disks: its disks, each with the masters that were made for it before.
+        companions: paths of its companions.
+    """
+
+    plan: VmPlan
+    disks: tuple[Fetched, ...]
+    companions: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Restore:
+    """One ``restore`` command.
+
+    Attributes:
+        node: restores.
+        team: whose VMs.
+        observer: is told what happens.
+        to: directory for the VMs.
+        masters: directories to find masters in, and to put missing ones into.
+        places: where objects come from besides the vault of this node; see :meth:`use`.
+        refusals: VMs that cannot be had, and why.
+    """
+
+    node: Node
+    team: Team
+    observer: Observer
+    to: str
+    masters: Sequence[str] = ()
+    places: Sequence[Place] = ()
+    refusals: list[Refusal] = field(default_factory=list)
+    _vault: TeamVault = field(init=False)
+    _remote: TeamVault = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._vault = TeamVault(DirectoryObjects(self.node.home.vault), self.team)
+        self.use(self.places)
+
+    def use(self, places: Sequence[Place]) -> None:
+        """Take objects from these places too."""
+        self.places = places
+        self._remote = TeamVault(Layered(self._vault.objects, places), self.team)
+
+    @property
+    def options(self) -> Options:
+        """How disks are fetched: the vault comes before peers."""
+        spaces = (self._vault.contents, self._vault.public)
+        return Options(to=self.to, masters=tuple(self.masters), fillers=(VaultFiller(spaces),))
+
+    def gather(self) -> Gathered:
+        """Learn which states there are."""
+        return gather(self._vault, self.places)
+
+    # -- planning --------------------------------------------------------------------------------------
+
+    def plan(self, gathered: Gathered, wish: Wish, fetch: Fetch) -> list[VmPlan]:
+        """Return how each VM is brought back; one that cannot be is noted in :attr:`refusals`.
+
+        Raises:
+            NotFoundError, AmbiguousError: see :func:`~overlaysync.ops.recovery.choosing.choose`.
+        """
+        chosen, refusals = choose(gathered.states, wish)
+        self.refusals += refusals
+        self._learn(chosen)
+        plans = []
+        for saving in chosen:
+            try:
+                plans.append(self._plan_vm(saving, self._directory(saving, chosen), fetch))
+            except OverlaysyncError as error:
+                self.refusals.append(Refusal(saving.vm.name, error))
+        return plans
+
+    def _learn(self, chosen: Iterable[Saving]) -> None:
+        """Pull the indexes of the chosen states, and read them."""
+        for contents, of_remote, what in (
+            (self._vault.contents, self._remote.contents, "indexes"),
+            (self._vault.public, self._remote.public, "public_indexes"),
+        ):
+            hashes = {bytes.fromhex(hash) for one in chosen for hash in getattr(one.state.state, what)}
+            tag = contents.space.tag
+            Pull(self.places, self._vault.objects).run(
+                [object_name(tag, Kind.INDEX, hash) for hash in sorted(hashes)]
+            )
+            contents.learn(hashes)
+            of_remote.learn(hashes)
+
+    def _directory(self, saving: Saving, chosen: Sequence[Saving]) -> str:
+        """Return where the files of a VM go: a directory of its own where two VMs have a file of one name."""
+        files = [file for other in chosen for file in _files(other)]
+        return os.path.join(self.to, saving.vm.name) if len(set(files)) < len(files) else self.to
+
+    def _plan_vm(self, saving: Saving, directory: str, fetch: Fetch) -> VmPlan:
+        disks = tuple(self._plan_disk(disk, directory, fetch) for disk in saving.vm.disks)
+        keys: dict[bool, list[Digests]] = {False: [], True: []}
+        for disk in disks:
+            for step in disk.steps:
+                keys[not step.header.team] += self._keys(step)
+        parts = [bytes.fromhex(part) for one in saving.vm.companions for part in one.parts]
+        keys[False].append(as_digests(b"".join(parts)))
+        packs = [
+            object_name(contents.space.tag, Kind.PACK, pack)
+            for contents, public in ((self._remote.contents, False), (self._remote.public, True))
+            for pack in sorted(contents.packs_with_any(keys[public]))
+        ]
+        missing = [name for name in packs if self._vault.objects.size(name) is None]
+        pull = sum(self._remote.objects.size(name) or 0 for name in missing)
+        return VmPlan(saving, directory, disks, tuple(packs), pull)
+
+    def _plan_disk(self, disk: Disk, directory: str, fetch: Fetch) -> DiskPlan:
+        top, *below = (
+            Listing(self._manifest(bytes.fromhex(id)), _FROM_VAULT) for id in (disk.manifest, *disk.below)
+        )
+        path = os.path.join(directory, disk.file)
+        options = fetch.options
+        steps = plan_fetch(
+            top,
+            [top, *below],
+            fetch.base_of,
+            to=os.path.dirname(path),
+            masters=options.masters_place,
+            again=options.again,
+        )
+        steps[-1] = replace(steps[-1], path=path)
+        return DiskPlan(
+            disk, tuple(steps), Choice(top, Reason.TEAM, asked=top.manifest.header.full_name), path
+        )
+
+    def _manifest(self, id: bytes) -> Manifest:
+        """Return a manifest of the vault, which is kept in the catalog."""
+        for contents in (self._remote.contents, self._remote.public):
+            manifest = take_manifest(contents, id)
+            if manifest is not None:
+                if not manifest.belongs(self.node.teams):
+                    raise VerificationError(
+                        f"'{manifest.header.full_name}' in the vault was published by nobody of the team"
+                    )
+                keep_manifest(self.node.catalog, manifest, at=timestamp())
+                return manifest
+        raise NotFoundError(
+            "No place within reach has the description of a disk", hint="overlaysync vault check"
+        )
+
+    def _pages(self, step: Step) -> PageList:
+        contents = self._remote.contents if step.header.team else self._remote.public
+        return take_pages(self.node.library, contents, step.listing.manifest)
+
+    def _keys(self, step: Step) -> list[Digests]:
+        """Return the digests of all units of what a step makes."""
+        data = DataMap(self._pages(step), self.node.library.load_page)
+        return [run.digests for run in data.runs(0, data.count)]
+
+    # -- doing -----------------------------------------------------------------------------------------
+
+    def pull(self, plans: Sequence[VmPlan]) -> list[str]:
+        """Pull the packs that are needed; returns the names of what no place could give."""
+        names = dict.fromkeys(name for plan in plans for name in plan.packs)
+        self.observer.begin("pulling", sum(plan.pull for plan in plans))
+        try:
+            return Pull(self.places, self._vault.objects, self.observer.advance).run(list(names))
+        finally:
+            self.observer.end()
+
+    async def bring(self, plan: VmPlan, fetch: Fetch) -> Restored:
+        """Rebuild the disks of a VM, and put its companions beside them.
+
+        Raises:
+            WouldDestroyError: something else is in the way.
+            OverlaysyncError: a disk cannot be rebuilt.
+        """
+        fetched: list[Fetched] = []
+        for disk in plan.disks:
+            try:
+                fetched += await fetch.run(disk.steps, disk.choice)
+                _check_in_place(fetched[-1])
+            except WouldDestroyError as error:
+                raise _in_the_way(error) from None
+        companions = await asyncio.to_thread(self._put_companions, plan)
+        return Restored(plan, tuple(fetched), companions)
+
+    def _put_companions(self, plan: VmPlan) -> tuple[str, ...]:
+        paths = []
+        make_directory(plan.directory)
+        for companion in plan.saving.vm.companions:
+            put_companion(plan.directory, companion.file, companion_data(self._vault.contents, companion))
+            paths.append(os.path.join(plan.directory, companion.file))
+        return tuple(paths)
+
+
+def _files(saving: Saving) -> list[str]:
+    vm = saving.vm
+    return [*(disk.file for disk in vm.disks), *(companion.file for companion in vm.companions)]
+
+
+def _check_in_place(fetched: Fetched) -> None:
+    """Refuse to call a disk restored where a later one was found in its place.
+
+    Raises:
+        WouldDestroyError: so it is.
+    """
+    if fetched.known.content.id != fetched.manifest.header.content_id:
+        raise WouldDestroyError(f"{fetched.known.path} exists, and holds what was written later")
+
+
+def _in_the_way(error: WouldDestroyError) -> WouldDestroyError:
+    return WouldDestroyError(
+        error.what, why=error.why, hint="restore into another directory: --to DIR; or move the file away"
+    )

@@ -1,0 +1,132 @@
+"""Choose what is restored: of each VM one place where it was saved. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from overlaysync.errors import AmbiguousError, NotFoundError, OverlaysyncError, Refusal
+from overlaysync.model.digest import MIN_ID_DIGITS
+from overlaysync.model.names import one_field
+from overlaysync.ops.dates import local_minute
+from overlaysync.ops.recovery.tips import Saving, history_of, newest_of_vms
+from overlaysync.vault.state import SignedState
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What of a team's states is wanted.
+
+    Attributes:
+        team: its name.
+        number: of the state; 0 for the newest.
+        id: the beginning of the hash that names the state, in hexadecimal; "" for any.
+        before: the time that no state is later than, ISO 8601 UTC; "" for any.
+        vms: names; none for all.
+    """
+
+    team: str
+    number: int = 0
+    id: str = ""
+    before: str = ""
+    vms: tuple[str, ...] = ()
+
+
+def choose(states: Sequence[SignedState], wish: Wish) -> tuple[list[Saving], list[Refusal]]:
+    """Return of each VM the one place that it is restored from, and the VMs for which there are several.
+
+    A state stands for all of the team at that moment: a VM that was not saved in it comes from the newest
+    state before it.
+
+    Raises:
+        NotFoundError: there is no such state, or no such VM in it.
+        AmbiguousError: several states have that number.
+    """
+    if not states:
+        raise NotFoundError(
+            f"No state of team '{wish.team}' is within reach",
+            hint=f"on a machine that has its VMs: overlaysync save --team {wish.team}",
+        )
+    meant = _meant(states, wish)
+    newest = newest_of_vms(meant)
+    names = _names(newest, wish)
+    chosen, refusals = [], []
+    for name in names:
+        savings = newest[name]
+        if len({_content(saving) for saving in savings}) == 1:
+            chosen.append(savings[-1])
+        else:
+            refusals.append(Refusal(name, _fork(name, savings, wish)))
+    return chosen, refusals
+
+
+def describe(state: SignedState) -> str:
+    """One line to choose by."""
+    said = state.state
+    note = f"  “{one_field(said.note)}”" if said.note else ""
+    return (
+        f"{said.team}:{said.number}  {state.id.hex()[:MIN_ID_DIGITS]}  {local_minute(said.saved)}  "
+        f"by {one_field(said.by) or '?'}{note}"
+    )
+
+
+def _meant(states: Sequence[SignedState], wish: Wish) -> list[SignedState]:
+    """Return the states that count: the one that is named and all before it, or all up to a time."""
+    if wish.before:
+        found = [state for state in states if state.state.saved <= wish.before]
+        if not found:
+            first = min(state.state.saved for state in states)
+            raise NotFoundError(
+                f"No state of team '{wish.team}' is as old as that",
+                why=f"the oldest was saved {local_minute(first)}",
+                hint=f"overlaysync history {wish.team}/",
+            )
+        return found
+    if not wish.number and not wish.id:
+        return list(states)
+    named = [
+        state
+        for state in states
+        if wish.number in (0, state.state.number) and state.id.hex().startswith(wish.id)
+    ]
+    if not named:
+        raise NotFoundError(
+            f"There is no state {wish.team}:{wish.number or wish.id}",
+            hint=f"overlaysync history {wish.team}/",
+        )
+    if len(named) > 1:
+        raise AmbiguousError(
+            f"Several states are {wish.team}:{wish.number or wish.id}",
+            candidates=tuple(map(describe, named)),
+            hint=f"overlaysync restore {wish.team}:{named[0].id.hex()[:MIN_ID_DIGITS]}",
+        )
+    wanted = {named[0].id} | history_of(states).before(named[0].id)
+    return [state for state in states if state.id in wanted]
+
+
+def _names(newest: Collection[str], wish: Wish) -> list[str]:
+    unknown = [name for name in wish.vms if name not in newest]
+    if unknown:
+        raise NotFoundError(
+            f"No state of team '{wish.team}' has the VM '{unknown[0]}'",
+            why=f"it has: {', '.join(newest)}",
+            hint=f"overlaysync history {wish.team}/",
+        )
+    return sorted(wish.vms or newest)
+
+
+def _content(saving: Saving) -> object:
+    return (
+        tuple((disk.file, disk.manifest) for disk in saving.vm.disks),
+        tuple((one.file, one.parts) for one in saving.vm.companions),
+    )
+
+
+def _fork(name: str, savings: Sequence[Saving], wish: Wish) -> OverlaysyncError:
+    lines = tuple(describe(saving.state) for saving in savings)
+    first = savings[-1].state.id.hex()[:MIN_ID_DIGITS]
+    return AmbiguousError(
+        f"'{name}' was saved on several machines, and none of these states follows the other",
+        candidates=lines,
+        hint=f"overlaysync restore {wish.team}:{first} --vm {name}",
+    )

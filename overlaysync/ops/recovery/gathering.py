@@ -1,0 +1,93 @@
+"""Gather what several places know of a team: the newest head of each member, and the states they list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from overlaysync.errors import OverlaysyncError
+from overlaysync.ops.recovery.pulling import Place, Pull
+from overlaysync.ops.recovery.vaults import TeamVault, read_heads
+from overlaysync.trust.keys import node_id
+from overlaysync.vault.contents import Damage
+from overlaysync.vault.head import SignedHead
+from overlaysync.vault.objects import Kind, object_name
+from overlaysync.vault.state import SignedState
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What is known of a team's states.
+
+    Attributes:
+        heads: the newest head of each member, by public key.
+        at: labels of the places that list a state, by its id; "" stands for the vault of this node.
+        old: sentences on places whose head of a member is older than another place's.
+        damaged: heads that could not be used.
+        missing: names of states that no place could give.
+        states: those that are here now.
+    """
+
+    heads: dict[bytes, SignedHead] = field(default_factory=dict)
+    at: dict[bytes, list[str]] = field(default_factory=dict)
+    old: list[str] = field(default_factory=list)
+    damaged: list[Damage] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    states: list[SignedState] = field(default_factory=list)
+
+
+def gather(vault: TeamVault, places: Sequence[Place]) -> Gathered:
+    """Read the heads of all places, and pull the states that the newest of them list.
+
+    A place that shows an older head of a member than another is not believed about that member: it was left
+    behind, or somebody has turned it back.
+
+    Raises:
+        NoSpaceError, OverlaysyncError: the vault of this node fails.
+    """
+    gathered = Gathered()
+    own = vault.heads()
+    gathered.damaged += vault.damaged
+    seen: list[tuple[Place | None, dict[bytes, SignedHead]]] = [(None, own)]
+    for place in places:
+        try:
+            heads, damaged = read_heads(place.objects, vault.space.tag, vault.space)
+        except OverlaysyncError as error:
+            place.note_failure(error)
+            continue
+        gathered.damaged += damaged
+        seen.append((place, heads))
+    for _, heads in seen:
+        _merge(gathered.heads, heads.values())
+    for source, heads in seen:
+        _note(gathered, source, heads)
+    _pull_states(vault, places, gathered)
+    return gathered
+
+
+def _merge(heads: dict[bytes, SignedHead], others: Iterable[SignedHead]) -> None:
+    for head in others:
+        before = heads.get(head.head.node)
+        if before is None or head.head.counter > before.head.counter:
+            heads[head.head.node] = head
+
+
+def _note(gathered: Gathered, place: Place | None, heads: dict[bytes, SignedHead]) -> None:
+    label = place.label if place else ""
+    for node, head in heads.items():
+        newest = gathered.heads[node]
+        for state in head.head.states:
+            gathered.at.setdefault(state, []).append(label)
+        if head.head.counter < newest.head.counter and place is not None:
+            gathered.old.append(
+                f"{place.label} shows what {node_id(node)[:9]} had saved on {head.head.made[:16]}, "
+                f"which is older than what is known ({newest.head.made[:16]})"
+            )
+
+
+def _pull_states(vault: TeamVault, places: Sequence[Place], gathered: Gathered) -> None:
+    wanted = dict.fromkeys(id for head in gathered.heads.values() for id in head.head.states)
+    names = [object_name(vault.space.tag, Kind.STATE, id) for id in wanted]
+    gathered.missing = Pull(places, vault.objects).run(names)
+    gathered.states = vault.states(gathered.heads.values())
+    gathered.damaged += vault.damaged

@@ -1,0 +1,199 @@
+"""Pull: copy objects from several places at once into one, each compared with its name before it is stored.
+
+A place that lacks an object, or has another under its name, costs the time of asking; one that fails again
+and again is left alone. What is stored stays: a pull that is broken off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from overlaysync.errors import NotFoundError, OverlaysyncError, StoppedError, VerificationError
+from overlaysync.vault.objects import Objects, get_whole
+
+_AT_ONCE = 3
+"""Objects that are asked of one place at once."""
+_STRIKES = 5
+"""Failures in a row after which a place is left alone."""
+
+
+@dataclass(slots=True)
+class Place:
+    """A place to pull from.
+
+    Attributes:
+        label: what people call it.
+        objects: it.
+        near: lower ones are asked first; among equals the work is shared.
+        pulled: bytes that came from it.
+        wrong: names of objects that it had and that were something else.
+        problem: why it was left alone, if it was.
+    """
+
+    label: str
+    objects: Objects
+    near: int = 0
+    pulled: int = 0
+    wrong: list[str] = field(default_factory=list)
+    problem: str = ""
+    _strikes: int = 0
+
+    @property
+    def works(self) -> bool:
+        """Whether it is still asked."""
+        return self._strikes < _STRIKES
+
+    def note_failure(self, error: OverlaysyncError) -> None:
+        """Count a failure of the place itself."""
+        self._strikes += 1
+        self.problem = str(error)
+
+    def note_success(self, size: int) -> None:
+        """Count an object that came."""
+        self._strikes = 0
+        self.pulled += size
+
+
+@dataclass(slots=True)
+class _Wanted:
+    name: str
+    tried: set[int] = field(default_factory=set)
+
+
+class Pull:
+    """One pull: what is wanted, and the places it may come from.
+
+    Args:
+        places: where to ask.
+        target: where it goes.
+        progress: told of the bytes stored; may end the pull with an exception.
+    """
+
+    def __init__(
+        self, places: Sequence[Place], target: Objects, progress: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self._places = places
+        self._target = target
+        self._progress = progress
+        self._lock = threading.Condition()
+        self._waiting: deque[_Wanted] = deque()
+        self._under_way = 0
+        self._failed: list[str] = []
+        self._stopped: BaseException | None = None
+
+    def run(self, names: Sequence[str]) -> list[str]:
+        """Pull what the target does not have; returns the names of what no place could give.
+
+        Raises:
+            NoSpaceError, OverlaysyncError: the target cannot store it.
+        """
+        missing = [name for name in dict.fromkeys(names) if self._target.size(name) is None]
+        self._waiting.extend(map(_Wanted, missing))
+        if not missing:
+            return []
+        if not self._places:
+            return missing
+        with ThreadPoolExecutor(_AT_ONCE * len(self._places), thread_name_prefix="pull") as threads:
+            workers = [
+                threads.submit(self._work, number)
+                for _ in range(_AT_ONCE)
+                for number in range(len(self._places))
+            ]
+            for worker in workers:
+                worker.result()
+        if self._stopped is not None:
+            raise self._stopped
+        return self._failed
+
+    def _work(self, number: int) -> None:
+        place = self._places[number]
+        while (wanted := self._next(number)) is not None:
+            try:
+                size = self._pull(place, wanted.name)
+            except (NotFoundError, VerificationError) as error:
+                if isinstance(error, VerificationError):
+                    place.wrong.append(wanted.name)
+                self._give_back(wanted, number)
+            except _TargetError as error:
+                self._stop(error.error)
+            except OverlaysyncError as error:
+                place.note_failure(error)
+                self._give_back(wanted, number)
+            except (StoppedError, KeyboardInterrupt) as error:
+                self._stop(error)
+            else:
+                place.note_success(size)
+                self._end()
+
+    def _pull(self, place: Place, name: str) -> int:
+        data = get_whole(place.objects, name)
+        try:
+            self._target.put(name, data)
+        except OverlaysyncError as error:
+            raise _TargetError(error) from error
+        self._progress(len(data))
+        return len(data)
+
+    def _next(self, number: int) -> _Wanted | None:
+        """Return what a place may try next; None when there is nothing for it any more."""
+        place = self._places[number]
+        with self._lock:
+            while True:
+                if self._stopped is not None or not place.works:
+                    self._drop_hopeless()
+                    return None
+                for at, wanted in enumerate(self._waiting):
+                    if number not in wanted.tried and self._may(number, wanted):
+                        del self._waiting[at]
+                        self._under_way += 1
+                        return wanted
+                self._drop_hopeless()
+                if not self._waiting and not self._under_way:
+                    return None
+                self._lock.wait()
+
+    def _may(self, number: int, wanted: _Wanted) -> bool:
+        """Whether no nearer place is still to be tried for it."""
+        near = self._places[number].near
+        return all(
+            other.near >= near or index in wanted.tried or not other.works
+            for index, other in enumerate(self._places)
+        )
+
+    def _drop_hopeless(self) -> None:
+        """Give up what every place that works was tried for; the lock is held."""
+        works = {index for index, place in enumerate(self._places) if place.works}
+        hopeless = [wanted for wanted in self._waiting if not works - wanted.tried]
+        if hopeless:
+            self._failed += [wanted.name for wanted in hopeless]
+            self._waiting = deque(wanted for wanted in self._waiting if works - wanted.tried)
+            self._lock.notify_all()
+
+    def _give_back(self, wanted: _Wanted, number: int) -> None:
+        with self._lock:
+            wanted.tried.add(number)
+            self._waiting.append(wanted)
+            self._under_way -= 1
+            self._lock.notify_all()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._under_way -= 1
+            self._lock.notify_all()
+
+    def _stop(self, error: BaseException) -> None:
+        with self._lock:
+            self._under_way -= 1
+            self._stopped = self._stopped or error
+            self._lock.notify_all()
+
+
+class _TargetError(Exception):
+    """The place that everything goes to has failed: no other one helps."""
+
+    def __init__(self, error: OverlaysyncError) -> None:
+        self.error = error
