@@ -32,10 +32,11 @@ from overlaysync.node.fetch_session import fetching
 from overlaysync.node.node import Node, now
 from overlaysync.node.restoring import Restore, Restored, VmPlan
 from overlaysync.node.session import Network
-from overlaysync.node.vault_places import places_of
+from overlaysync.node.vault_places import peer_places
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.gathering import Gathered
+from overlaysync.ops.recovery.vaults import space_of
 from overlaysync.units import format_size
 
 _REFERENCE = re.compile(r"([^:/@]+)(?::([0-9a-fA-F]+))?")
@@ -132,7 +133,8 @@ class _Restoring:
         node, team = self._node, self._node.teams[self._wish.team]
         work = Restore(node, team, self._output, to, masters)
         async with fetching(node, self._output, self._network, work.options) as session:
-            work.use(await places_of(node, session.fetch.reach, wait_s=self._wait_s))
+            reach, tag = session.fetch.reach, space_of(team).tag
+            work.use(await peer_places(node, reach, tag, wait_s=self._wait_s))
             gathered = await asyncio.to_thread(work.gather)
             self._tell(gathered)
             plans = await asyncio.to_thread(work.plan, gathered, self._wish, session.fetch)

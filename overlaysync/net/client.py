@@ -50,12 +50,17 @@ from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import NOT_MODIFIED, ConnectionLostError, DataConnection, Head, SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion, decode_swarm, encode_question
 from overlaysync.net.tls import SERVER_NAME, client_context, connect, shown_by
+from overlaysync.net.vault_wire import MAX_LIST_SIZE, POSSESSION_SIZE, decode_heads, decode_spaces
 from overlaysync.swarm.link import Compression, Link
 from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Binding, Role, Team, proven
+from overlaysync.vault.objects import Stored
 
 if TYPE_CHECKING:
     from overlaysync.trust.certificate import Shown
 
+
+_MAX_NUMBER = 20
+"""Bytes of a number in an answer."""
 
 _NEXT_ADDRESS_S = 0.25
 """Of a name with several addresses the next is tried after so long, as RFC 8305 has it."""
@@ -209,20 +214,69 @@ class Client:
         members = (replace(one, host=heard_from(one.host, address.host)) for one in answer.members)
         return replace(answer, members=tuple(members))
 
+    # -- vaults --------------------------------------------------------------------------------------
+
+    async def vault_spaces(self, address: Endpoint) -> tuple[str, ...]:
+        """Return the tags of the spaces that the peer keeps.
+
+        Raises:
+            GoneError: it keeps none.
+        """
+        return decode_spaces(await self._body(address, "vault", MAX_LIST_SIZE))
+
+    async def vault_heads(self, address: Endpoint, tag: str) -> list[Stored]:
+        """Return the heads that the peer has of a space."""
+        return decode_heads(await self._body(address, f"vault/{tag}/heads", MAX_LIST_SIZE), tag)
+
+    async def vault_size(self, address: Endpoint, name: str) -> int:
+        """Return the size of an object that the peer keeps.
+
+        Raises:
+            GoneError: it does not keep it.
+        """
+        body = await self._body(address, f"vault/{name}?size", _MAX_NUMBER)
+        if not body.isdigit():
+            raise PeerError(f"{address} sent no size")
+        return int(body)
+
+    async def vault_bytes(self, address: Endpoint, name: str, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes of an object from ``offset`` on, fewer at its end; nothing is verified.
+
+        Raises:
+            GoneError: the peer does not keep it.
+        """
+        path = f"vault/{name}?from={offset}&length={length}"
+        return (await self._small(address, path, length, data=True))[1]
+
+    async def vault_proof(self, address: Endpoint, name: str, nonce: bytes) -> bytes:
+        """Return what the peer says to show that it has a pack.
+
+        Raises:
+            GoneError: it does not have it, or has proven much lately.
+        """
+        return await self._body(address, f"vault/{name}?proof={nonce.hex()}", POSSESSION_SIZE)
+
     async def _body(self, address: Endpoint, path: str, limit: int) -> bytes:
         """Return a small body, of at most ``limit`` bytes."""
         return (await self._small(address, path, limit))[1]
 
     async def _small(
-        self, address: Endpoint, path: str, limit: int, *, etag: str = "", compress: bool = False
+        self,
+        address: Endpoint,
+        path: str,
+        limit: int,
+        *,
+        etag: str = "",
+        compress: bool = False,
+        data: bool = False,
     ) -> tuple[Head, bytes]:
         """Return what is answered with status 200, or 304 when ``etag`` is still good.
 
-        At most ``limit`` bytes.
+        At most ``limit`` bytes; ``data``: on a connection of those for image data.
         """
         buffer = memoryview(bytearray(limit))
         request = _request(address, path, etag=etag, compress=compress)
-        async with self._place(address, small=True) as host:
+        async with self._place(address, small=not data) as host:
             head = await self._exchange(address, host, request, buffer, compress=compress, at_most=True)
         if not (etag and head.status == NOT_MODIFIED):
             _check_status(address, head.status, str(head.retry_after))

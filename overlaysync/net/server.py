@@ -11,6 +11,7 @@ Leaves out who may see what: a :class:`~.content_provider.View` shows only what 
     /v1/manifests/ID/pages/DIGEST           one of its pages
     /v1/manifests/ID/data?slots=0-63,80-95  the bytes of these slots, in order
     /v1/manifests/ID/swarm?held=7&since=3   what it has of it, and who else fetches it
+    /v1/vault…                              objects of a vault: see :mod:`.vault_wire`
 
 On the private lane there is nothing but these, until membership of a team has been proven:
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import random
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +60,8 @@ from overlaysync.net.sending import BodySender, Piece, PieceReader, Sender, Stal
 from overlaysync.net.swarm_messages import decode_question, encode_swarm
 from overlaysync.net.tls import TlsListener, is_private
 from overlaysync.net.upload_slots import NoSlotError, UploadSlots
-from overlaysync.ops.offer import Offer
+from overlaysync.net.vault_wire import VaultProvider, answer
+from overlaysync.ops.offer import FileSegment, Offer
 from overlaysync.swarm.members import Member
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team
@@ -96,6 +99,7 @@ class Server:
         key: the node's; without it there is no private lane.
         teams: those that the node is in, by name.
         faults: unexpected exceptions go there.
+        vault: what is served of a vault; None for nothing.
 
     Attributes:
         port: where it listens.
@@ -112,8 +116,10 @@ class Server:
         key: NodeKey | None = None,
         teams: Mapping[str, Team] | None = None,
         faults: Faults | None = None,
+        vault: VaultProvider | None = None,
     ) -> None:
         self._provider = provider
+        self._vault = vault
         self._faults = faults or Faults()
         self._key = key
         self._teams = teams or {}
@@ -250,6 +256,8 @@ class Server:
                 return self._get_catalog(request, view)
             case ["v1", "peers"]:
                 return self._get_peers(asker_of(request))
+            case ["v1", "vault", *rest] if self._vault is not None:
+                return await self._get_vault(request, self._vault, rest)
             case ["v1", "manifests", manifest_id, "history"]:
                 past = view.past(_digest(manifest_id))
                 if past is not None:
@@ -381,7 +389,11 @@ class Server:
                 response.content_length = length
                 await response.prepare(request)
                 sender = self._sender(request, response, tls=tls)
-                await self._send_data(request, offer, reader, batch, sender, length)
+                try:
+                    await self._send_data(request, reader, batch, sender, length)
+                finally:
+                    if self._sent is not None:
+                        self._sent(offer.manifest.id, asker_of(request), sender.sent)
         except NoSlotError:
             raise _Answer(503, Retry_After=str(retry_after(self._bounds))) from None
         return response
@@ -397,7 +409,6 @@ class Server:
     async def _send_data(
         self,
         request: web.BaseRequest,
-        offer: Offer,
         reader: PieceReader,
         batch: list[Piece],
         sender: Sender,
@@ -418,8 +429,40 @@ class Server:
             raise
         finally:
             sender.close()
-            if self._sent is not None:
-                self._sent(offer.manifest.id, asker_of(request), sender.sent)
+
+    # -- vaults --------------------------------------------------------------------------------------
+
+    async def _get_vault(
+        self, request: web.BaseRequest, vault: VaultProvider, path: list[str]
+    ) -> web.StreamResponse:
+        asker, query = asker_of(request), request.rel_url.raw_query_string
+        heavy = query.startswith(("from=", "proof="))
+        try:
+            async with self._slots.place(asker, lambda: abort(request)) if heavy else nullcontext():
+                found = await self._read(lambda: answer(vault, path, query, asker))
+                if isinstance(found, bytes):
+                    return web.Response(body=found, content_type=_BINARY)
+                try:
+                    return await self._send_segment(request, found)
+                finally:
+                    os.close(found.fd)
+        except NotFoundError:
+            raise _Answer(404) from None
+        except NoSlotError:
+            raise _Answer(503, Retry_After=str(retry_after(self._bounds))) from None
+
+    async def _send_segment(self, request: web.BaseRequest, segment: FileSegment) -> web.StreamResponse:
+        if not segment.length:
+            return web.Response(body=b"", content_type=_BINARY)
+        response = web.StreamResponse(headers={"Server": "overlaysync", "X-Content-Type-Options": "nosniff"})
+        response.content_type, response.content_length = _BINARY, segment.length
+        tls = is_private(request.transport)
+        reader = PieceReader((segment,), sendfile=not tls)
+        batch = await self._read(reader.read)
+        await response.prepare(request)
+        sender = self._sender(request, response, tls=tls)
+        await self._send_data(request, reader, batch, sender, segment.length)
+        return response
 
 
 def asker_of(request: web.BaseRequest) -> str:

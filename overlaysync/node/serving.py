@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from time import monotonic
 
 from overlaysync.discovery.announcer import Announcement, Announcer
 from overlaysync.discovery.txt import Item
@@ -23,6 +24,7 @@ from overlaysync.node.node import Node, timestamp
 from overlaysync.node.reach import Reach
 from overlaysync.node.scrubber import rechecked
 from overlaysync.node.sharing import Share
+from overlaysync.node.vault_serving import ServedVault
 from overlaysync.store.catalog import label_key
 from overlaysync.swarm.members import Members
 from overlaysync.trust.keys import node_id
@@ -56,7 +58,8 @@ async def serve(
     sent = partial(_note_sent, share, deliveries)
     if reach is not None and not reach.catalogs:
         reach.hearing = Hearing(node, reach.client, share.names, share.hear)
-    server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults)
+    vault = ServedVault(node.home.vault, monotonic)
+    server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults, vault=vault)
     port = await server.start(port=port)
     if reach is not None:
         share.neighbours = reach.answering

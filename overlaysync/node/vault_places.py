@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from overlaysync.errors import OverlaysyncError
+from overlaysync.model.names import one_field
 from overlaysync.node.node import Node
+from overlaysync.node.peer_objects import PeerObjects
 from overlaysync.node.reach import Reach
+from overlaysync.node.views import PeerView
 from overlaysync.ops.recovery.pulling import Place
 
+PEER, ARCHIVE = 1, 2
+"""How near they are: an archive is asked for what no peer has."""
 
-async def places_of(node: Node, reach: Reach, *, wait_s: float) -> list[Place]:
-    """Return the places within reach."""
-    return []
+
+async def peer_places(node: Node, reach: Reach, tag: str, *, wait_s: float) -> list[Place]:
+    """Return the peers within reach that keep something of a space.
+
+    Args:
+        node: this one, which is no place to pull from.
+        reach: looks for peers.
+        tag: of the space.
+        wait_s: how long to look.
+    """
+    await reach.until(lambda: False, wait_s=wait_s)
+    views = [view for view in reach.nodes() if view.answered and view.public_key != node.key.public]
+    kept = await asyncio.gather(*(_keeps(reach, view, tag) for view in views))
+    loop = asyncio.get_running_loop()
+    return [
+        Place(one_field(view.label) or str(view.address), PeerObjects(reach.client, view.address, loop), PEER)
+        for view, keeps in zip(views, kept, strict=True)
+        if keeps
+    ]
+
+
+async def _keeps(reach: Reach, view: PeerView, tag: str) -> bool:
+    try:
+        return tag in await reach.client.vault_spaces(view.address)
+    except OverlaysyncError:
+        return False

@@ -1,0 +1,74 @@
+"""The vault of a peer as a place of objects: read only, and asked over the network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+from overlaysync.errors import NotAllowedError, NotFoundError
+from overlaysync.net.client import Client, GoneError
+from overlaysync.net.messages import Endpoint
+from overlaysync.vault.objects import LIMITS, Kind, Stored, missing, parse_name
+
+_T = TypeVar("_T")
+
+
+class PeerObjects:
+    """What one peer keeps. Called from threads, never from the one of the event loop.
+
+    Args:
+        client: asks.
+        address: of the peer.
+        loop: the event loop of the client, which runs meanwhile.
+    """
+
+    def __init__(self, client: Client, address: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
+        self._client = client
+        self._address = address
+        self._loop = loop
+
+    def put(self, name: str, data: bytes) -> bool:
+        raise self._read_only()
+
+    def delete(self, name: str) -> bool:
+        raise self._read_only()
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        named = parse_name(name)
+        assert named is not None, name
+        most = LIMITS[named.kind] + 1 if length is None else length
+        if most > LIMITS[Kind.STATE]:
+            size = self.size(name)
+            if size is None:
+                raise missing(name)
+            most = min(most, max(0, size - offset))
+        if not most:
+            return b""
+        try:
+            return self._run(self._client.vault_bytes(self._address, name, offset, most))
+        except GoneError:
+            raise missing(name) from None
+
+    def size(self, name: str) -> int | None:
+        try:
+            return self._run(self._client.vault_size(self._address, name))
+        except GoneError:
+            return None
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """Yield the heads of a space: nothing else of a peer can be listed."""
+        tag, _, kind = prefix.strip("/").partition("/")
+        if not kind.startswith(Kind.HEAD):
+            raise NotFoundError("A peer lists only the heads of its vault")
+        try:
+            heads = self._run(self._client.vault_heads(self._address, tag))
+        except GoneError:
+            return
+        yield from sorted(head for head in heads if head.name.startswith(prefix))
+
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _read_only(self) -> NotAllowedError:
+        return NotAllowedError(f"Cannot change the vault of {self._address}", why="peers only give")

@@ -1,0 +1,76 @@
+"""What this node serves of its vault: all of it, to everybody; see :mod:`overlaysync.net.vault_wire`."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from overlaysync.net.vault_wire import OpenObject
+from overlaysync.units import GIB
+from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.objects import Stored, head_prefix, parse_name
+
+_TAG = re.compile(r"[0-9a-f]{32}")
+_PROVEN = GIB
+"""Bytes that are read for one asker's proofs ..."""
+_PROVEN_S = 3600.0
+"""... in so many seconds."""
+_ASKERS = 1024
+
+
+class ServedVault:
+    """A :class:`~overlaysync.net.vault_wire.VaultProvider` of the vault at ``root``.
+
+    Args:
+        root: the directory, which need not exist yet.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, root: Path, clock: Callable[[], float]) -> None:
+        self._objects = DirectoryObjects(root)
+        self._clock = clock
+        self._proven: dict[str, tuple[float, int]] = {}
+
+    def spaces(self) -> Sequence[str]:
+        with suppress(OSError):
+            names = sorted(os.listdir(self._objects.root))
+            return [name for name in names if _TAG.fullmatch(name)]
+        return ()
+
+    def heads(self, tag: str) -> Sequence[Stored]:
+        newest: dict[bytes, Stored] = {}
+        for stored in self._objects.list(head_prefix(tag)):
+            named = parse_name(stored.name)
+            if named is not None:
+                newest[named.hash] = stored  # they come in order of their counters
+        return list(newest.values())
+
+    def open(self, name: str) -> OpenObject | None:
+        if parse_name(name) is None:
+            return None
+        try:
+            fd = os.open(
+                self._objects.root / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
+        except OSError:
+            return None
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            return None
+        return OpenObject(fd, status.st_size)
+
+    def may_prove(self, asker: str, size: int) -> bool:
+        now = self._clock()
+        since, proven = self._proven.get(asker, (now, 0))
+        if now - since > _PROVEN_S:
+            since, proven = now, 0
+        if proven + size > _PROVEN or (asker not in self._proven and len(self._proven) >= _ASKERS):
+            self._proven = {one: row for one, row in self._proven.items() if now - row[0] <= _PROVEN_S}
+            return False
+        self._proven[asker] = since, proven + size
+        return True
