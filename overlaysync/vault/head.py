@@ -23,7 +23,7 @@ HEAD_CONTEXT = b"overlaysync v1 head\0"
 
 _HASH_SIZE, _KEY_SIZE, _SIGNATURE_SIZE = 32, 32, 64
 _TIME_SIZE = 20
-_PREFIX = struct.Struct(f"<4sB3x{TAG_SIZE}s{_KEY_SIZE}sQ{_TIME_SIZE}sIIIII")
+_PREFIX = struct.Struct(f"<4sB3x{TAG_SIZE}s{_KEY_SIZE}sQQ{_TIME_SIZE}s4xIIIII4x")
 _TIME = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
@@ -35,6 +35,7 @@ class Head:
         tag: of the space.
         node: public key of the node.
         counter: 1 for its first head; each later one has a higher one.
+        size: bytes of all objects that it lists, together.
         made: when, ISO 8601 UTC; for people only.
         states: hashes of its states, the oldest first.
         indexes, packs: hashes of what these need, rising.
@@ -45,6 +46,7 @@ class Head:
     tag: str
     node: bytes
     counter: int
+    size: int
     made: str
     states: tuple[bytes, ...] = ()
     indexes: tuple[bytes, ...] = ()
@@ -103,6 +105,7 @@ def encode_head(head: Head, signer: Signer, space: Space) -> SignedHead:
         bytes.fromhex(head.tag),
         head.node,
         head.counter,
+        head.size,
         head.made.encode(),
         *map(len, lists),
     )
@@ -127,7 +130,7 @@ def decode_head(data: bytes, verify: Verify, space: Space | None = None) -> Sign
     least = _PREFIX.size + VOUCHER_SIZE + _SIGNATURE_SIZE
     if not least <= len(data) <= LIMITS[Kind.HEAD]:
         raise DecodeError(f"a head cannot have {len(data)} bytes")
-    magic, version, tag, node, counter, made, *counts = _PREFIX.unpack_from(data)
+    magic, version, tag, node, counter, size, made, *counts = _PREFIX.unpack_from(data)
     if magic != HEAD_MAGIC or data[5:8] != bytes(3):
         raise DecodeError("not a head")
     if version != 1:
@@ -138,13 +141,16 @@ def decode_head(data: bytes, verify: Verify, space: Space | None = None) -> Sign
     if not verify(node, signature, HEAD_CONTEXT + signed):
         raise DecodeError("the signature of a head is wrong")
     body, voucher = signed[:-VOUCHER_SIZE], signed[-VOUCHER_SIZE:]
-    if not _TIME.fullmatch(made):
-        raise DecodeError("a head has no time")
+    if (
+        not _TIME.fullmatch(made)
+        or _PREFIX.pack(magic, version, tag, node, counter, size, made, *counts) != data[: _PREFIX.size]
+    ):
+        raise DecodeError("a head is not in canonical form")
     at, lists = _PREFIX.size, []
     for count in counts:
         lists.append(tuple(body[at + n * _HASH_SIZE : at + (n + 1) * _HASH_SIZE] for n in range(count)))
         at += count * _HASH_SIZE
-    head = Head(tag.hex(), node, counter, made.decode(), *lists)
+    head = Head(tag.hex(), node, counter, size, made.decode(), *lists)
     _check(head, len(data))
     known = space is not None and space.tag == head.tag and compare_digest(voucher, space.vouch(body))
     return SignedHead(head, data, known)

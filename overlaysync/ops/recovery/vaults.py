@@ -7,7 +7,7 @@ and voucher, states by signature, so that nobody outside the team puts one into 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from overlaysync.errors import DecodeError, NotFoundError, VerificationError
 from overlaysync.trust.keys import NodeKey, verify
@@ -149,6 +149,7 @@ class TeamVault:
             tag=self.space.tag,
             node=key.public,
             counter=(before.head.counter if before else 0) + 1,
+            size=0,
             made=made,
             states=tuple(state.id for state in states),
             indexes=_all(states, "indexes"),
@@ -156,7 +157,8 @@ class TeamVault:
             public_indexes=_all(states, "public_indexes"),
             public_packs=_all(states, "public_packs"),
         )
-        signed = encode_head(head, key, self.space)
+        sizes = map(self.objects.size, head.names(self.public.space.tag))
+        signed = encode_head(replace(head, size=sum(size or 0 for size in sizes)), key, self.space)
         self.objects.put(head.name, signed.data)
         drop_older(self.objects, signed)
         return signed
