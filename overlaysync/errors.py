@@ -115,6 +115,12 @@ class ImageError(OverlaysyncError):
         self.offset = offset
 
 
+class NotReplicatedError(OverlaysyncError):
+    """Something is not on as many machines as it should be."""
+
+    exit_code = 12
+
+
 class DecodeError(OverlaysyncError):
     """Bytes from outside (a header, a page list, a message) are not what they should be."""
 

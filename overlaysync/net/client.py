@@ -50,7 +50,7 @@ from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import NOT_MODIFIED, ConnectionLostError, DataConnection, Head, SilentError
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion, decode_swarm, encode_question
 from overlaysync.net.tls import SERVER_NAME, client_context, connect, shown_by
-from overlaysync.net.vault_wire import MAX_LIST_SIZE, POSSESSION_SIZE, decode_heads, decode_spaces
+from overlaysync.net.vault_wire import MAX_LIST_SIZE, POSSESSION_SIZE, VaultOffer, decode_heads, decode_offer
 from overlaysync.swarm.link import Compression, Link
 from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Binding, Role, Team, proven
 from overlaysync.vault.objects import Stored
@@ -216,13 +216,13 @@ class Client:
 
     # -- vaults --------------------------------------------------------------------------------------
 
-    async def vault_spaces(self, address: Endpoint) -> tuple[str, ...]:
-        """Return the tags of the spaces that the peer keeps.
+    async def vault(self, address: Endpoint) -> VaultOffer:
+        """Return what the peer says of its vault.
 
         Raises:
-            GoneError: it keeps none.
+            GoneError: it serves none.
         """
-        return decode_spaces(await self._body(address, "vault", MAX_LIST_SIZE))
+        return decode_offer(await self._body(address, "vault", MAX_LIST_SIZE))
 
     async def vault_heads(self, address: Endpoint, tag: str) -> list[Stored]:
         """Return the heads that the peer has of a space."""

@@ -3,7 +3,7 @@
 Everything is asked for with GET, by anybody: what belongs to a team is sealed, and every answer is compared
 with a hash or a signature by who asked. Paths (docs/protocol.md):
 
-    /v1/vault                            the tags of the spaces
+    /v1/vault                            the tags of the spaces, and what the node keeps
     /v1/vault/TAG/heads                  names and sizes of the heads there
     /v1/vault/TAG/KIND/NAME?size         the size of an object
     /v1/vault/TAG/KIND/NAME?from=0&length=9   bytes of it
@@ -52,11 +52,25 @@ class OpenObject:
     size: int
 
 
+class VaultOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a node says of its vault.
+
+    Attributes:
+        spaces: tags of the spaces of which it has something.
+        keeps: tags of those that it keeps: it takes what is new there.
+        others: whether it keeps, sealed, what belongs to others.
+    """
+
+    spaces: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
+    others: bool = False
+
+
 class VaultProvider(Protocol):
     """What a node serves of its vault. Called from threads."""
 
-    def spaces(self) -> Sequence[str]:
-        """Return the tags of the spaces."""
+    def offer(self) -> VaultOffer:
+        """Return what is kept, and what this node is ready to keep."""
         ...
 
     def heads(self, tag: str) -> Sequence[Stored]:
@@ -72,32 +86,29 @@ class VaultProvider(Protocol):
         ...
 
 
-class _Spaces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    spaces: tuple[str, ...]
-
-
 class _Heads(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     heads: tuple[tuple[str, int], ...]
 
 
 _encode = msgspec.json.encode
-_spaces_decoder = msgspec.json.Decoder(_Spaces)
+_offer_decoder = msgspec.json.Decoder(VaultOffer)
 _heads_decoder = msgspec.json.Decoder(_Heads)
 
 
-def decode_spaces(data: bytes) -> tuple[str, ...]:
-    """Return the tags that an answer lists.
+def decode_offer(data: bytes) -> VaultOffer:
+    """Return what an answer says of a vault.
 
     Raises:
         DecodeError: it is no such answer.
     """
     try:
-        spaces = _spaces_decoder.decode(data).spaces
+        offer = _offer_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise DecodeError("not a list of spaces") from None
-    if len(spaces) > MAX_SPACES or not all(map(_TAG.fullmatch, spaces)):
-        raise DecodeError("a list of spaces is out of bounds")
-    return spaces
+        raise DecodeError("not what a node says of its vault") from None
+    tags = (*offer.spaces, *offer.keeps)
+    if max(len(offer.spaces), len(offer.keeps)) > MAX_SPACES or not all(map(_TAG.fullmatch, tags)):
+        raise DecodeError("what a node says of its vault is out of bounds")
+    return offer
 
 
 def decode_heads(data: bytes, tag: str) -> list[Stored]:
@@ -135,7 +146,7 @@ def answer(provider: VaultProvider, path: Sequence[str], query: str, asker: str)
     """
     match list(path):
         case []:
-            return _encode(_Spaces(tuple(provider.spaces())[:MAX_SPACES]))
+            return _encode(provider.offer())
         case [tag, "heads"] if _TAG.fullmatch(tag):
             return _encode(_Heads(tuple(map(tuple, provider.heads(tag)[:MAX_HEADS]))))  # type: ignore[arg-type]
     name = "/".join(path)

@@ -129,6 +129,7 @@ class Save:
             team=self.team.name,
             number=1 + max((one.state.number for one in before), default=0),
             follows=tuple(one.id.hex() for one in before),
+            counter=vault.next_counter(self.node.key.public),
             saved=timestamp(),
             by=self.node.label,
             note=self.note,

@@ -20,6 +20,7 @@ from overlaysync.net.server import Server
 from overlaysync.node.deliveries import Deliveries
 from overlaysync.node.hearing import Hearing
 from overlaysync.node.intake import NOTED_S
+from overlaysync.node.keeping import Keeper, kept_by
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.reach import Reach
 from overlaysync.node.scrubber import rechecked
@@ -58,7 +59,7 @@ async def serve(
     sent = partial(_note_sent, share, deliveries)
     if reach is not None and not reach.catalogs:
         reach.hearing = Hearing(node, reach.client, share.names, share.hear)
-    vault = ServedVault(node.home.vault, monotonic)
+    vault = ServedVault(node.home.vault, partial(kept_by, node), monotonic)
     server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults, vault=vault)
     port = await server.start(port=port)
     if reach is not None:
@@ -84,13 +85,16 @@ async def serve(
             share.observer.note(
                 "Not announced: another machine answers to every name that was tried. Others need --peer"
             )
-        task = asyncio.create_task(_keep_announced(announcer, share, server, faults, deliveries))
+        tasks = [asyncio.create_task(_keep_announced(announcer, share, server, faults, deliveries))]
+        if reach is not None:
+            tasks.append(asyncio.create_task(Keeper(node, reach, share.observer, faults).run()))
         try:
             async with rechecked(share, recheck_s):
                 yield port, where
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await server.stop()  # first: who hears the goodbye asks whether it is true
             await announcer.stop()
 

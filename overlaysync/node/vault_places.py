@@ -38,6 +38,6 @@ async def peer_places(node: Node, reach: Reach, tag: str, *, wait_s: float) -> l
 
 async def _keeps(reach: Reach, view: PeerView, tag: str) -> bool:
     try:
-        return tag in await reach.client.vault_spaces(view.address)
+        return tag in (await reach.client.vault(view.address)).spaces
     except OverlaysyncError:
         return False

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from overlaysync.net.vault_wire import OpenObject
+from overlaysync.net.vault_wire import MAX_SPACES, OpenObject, VaultOffer
+from overlaysync.ops.recovery.placement import Kept
 from overlaysync.units import GIB
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.objects import Stored, head_prefix, parse_name
@@ -27,19 +28,22 @@ class ServedVault:
 
     Args:
         root: the directory, which need not exist yet.
+        kept: what this node keeps at the moment.
         clock: seconds that never go back.
     """
 
-    def __init__(self, root: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, root: Path, kept: Callable[[], Kept], clock: Callable[[], float]) -> None:
         self._objects = DirectoryObjects(root)
+        self._kept = kept
         self._clock = clock
         self._proven: dict[str, tuple[float, int]] = {}
 
-    def spaces(self) -> Sequence[str]:
+    def offer(self) -> VaultOffer:
+        spaces: list[str] = []
         with suppress(OSError):
-            names = sorted(os.listdir(self._objects.root))
-            return [name for name in names if _TAG.fullmatch(name)]
-        return ()
+            spaces = [name for name in sorted(os.listdir(self._objects.root)) if _TAG.fullmatch(name)]
+        kept = self._kept()
+        return VaultOffer(tuple(spaces[:MAX_SPACES]), kept.tags[:MAX_SPACES], kept.others > 0)
 
     def heads(self, tag: str) -> Sequence[Stored]:
         newest: dict[bytes, Stored] = {}

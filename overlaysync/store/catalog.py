@@ -18,6 +18,7 @@ from overlaysync.model.digest import derive
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.history import History
 from overlaysync.model.pin import Sighting
+from overlaysync.store.copies import CopyStore
 from overlaysync.store.database import Database
 from overlaysync.store.faultlog import FaultLog
 from overlaysync.store.garbage import collect, has_unneeded_lists
@@ -195,13 +196,14 @@ _MANIFEST_COLUMNS = (
 
 
 class Catalog:
-    """The catalog in ``database``; ``pages``, ``pins``, ``members`` and ``faults`` hold what is beside it."""
+    """The catalog in ``database``; ``pages``, ``pins``, ``members``, ``copies``, ``faults`` hold the rest."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.pages = PageStore(database)
         self.pins = PinStore(database)
         self.members = MemberStore(database)
+        self.copies = CopyStore(database)
         self.faults = FaultLog(database)
 
     @classmethod

@@ -94,6 +94,18 @@ CREATE TABLE holders (
     seen_at TEXT NOT NULL,
     PRIMARY KEY (content, node)
 ) STRICT;
+CREATE TABLE copies (
+    tag TEXT NOT NULL,
+    head BLOB NOT NULL,
+    counter INTEGER NOT NULL,
+    holder BLOB NOT NULL,
+    label TEXT NOT NULL,
+    host BLOB NOT NULL,
+    seen_at TEXT NOT NULL,
+    proven_at TEXT NOT NULL,
+    problem TEXT NOT NULL,
+    PRIMARY KEY (tag, head, holder)
+) STRICT;
 CREATE TABLE members (
     team BLOB NOT NULL,
     node BLOB NOT NULL,

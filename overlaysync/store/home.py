@@ -97,6 +97,10 @@ class Home:
         return (self.data or self.root) / "vault"
 
     @property
+    def keeping(self) -> Path:
+        return self.root / "keeping.json"
+
+    @property
     def teams(self) -> Path:
         return self.root / "teams"
 

@@ -16,7 +16,7 @@ import msgspec
 from overlaysync.errors import DecodeError
 from overlaysync.model.names import MAX_NAME, is_name, printable
 from overlaysync.units import CHUNK, MIB, ceil_div
-from overlaysync.vault.objects import LIMITS, Kind, hash_of
+from overlaysync.vault.objects import LIMITS, MAX_COUNTER, Kind, hash_of
 from overlaysync.vault.pack import HEAD, begin_object, seal_of
 from overlaysync.vault.spaces import Space
 
@@ -127,6 +127,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         team: whose it is; "" for the public.
         number: 1 + the highest of those that it follows.
         follows: hashes that name the states it follows, in hexadecimal.
+        counter: of the first head of its node that lists it: who has that one or a later one has this.
         saved: when it was made, ISO 8601 UTC.
         by: label of the node; for people only.
         note: what the user says of it, one line.
@@ -140,6 +141,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     team: str
     number: int
     follows: tuple[str, ...] = ()
+    counter: int
     saved: str
     by: str = ""
     note: str = ""
@@ -224,6 +226,7 @@ def _check(state: State) -> None:
     checks = {
         "number": 1 <= state.number <= MAX_NUMBER and (state.number > 1) == bool(state.follows),
         "follows": len(state.follows) <= MAX_FOLLOWS and len(set(state.follows)) == len(state.follows),
+        "counter": 1 <= state.counter <= MAX_COUNTER,
         "saved": bool(_TIME.fullmatch(state.saved)),
         "by": len(state.by) <= _LABEL_LIMIT,
         "note": len(state.note) <= MAX_TEXT,

@@ -107,6 +107,11 @@ class TeamVault:
 
     # -- writing ---------------------------------------------------------------------------------------
 
+    def next_counter(self, node: bytes) -> int:
+        """Return the counter that the next head of a node has."""
+        before = self.heads().get(node)
+        return 1 + (before.head.counter if before else 0)
+
     def add(self, state: State, key: NodeKey, *, made: str) -> SignedState:
         """Store a state whose packs and indexes are stored, and the head that lists it.
 

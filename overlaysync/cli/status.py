@@ -1,0 +1,167 @@
+"""The status command: which VMs of a team are safe, and what would be lost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from overlaysync.cli.common import (
+    InterfaceOption,
+    PeerOption,
+    WaitOption,
+    aligned,
+    open_node,
+    parse_peers,
+)
+from overlaysync.cli.looking import LOOK_S
+from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.save import team_of
+from overlaysync.errors import NotReplicatedError
+from overlaysync.model.names import one_field
+from overlaysync.node.node import Node, now
+from overlaysync.node.observer import Silent
+from overlaysync.node.session import Network, looking
+from overlaysync.node.status import TeamStatus, team_status
+from overlaysync.ops.dates import ago
+from overlaysync.ops.recovery.standing import Holder, VmStanding
+from overlaysync.trust.teams import Team
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module to ``app``."""
+    app.command("status")(status)
+
+
+def status(
+    context: typer.Context,
+    team: Annotated[
+        str | None, typer.Argument(metavar="[TEAM]", help="The team (default: all of yours).")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Show what is known here, without asking peers.")
+    ] = False,
+    peer: PeerOption = None,
+    iface: InterfaceOption = None,
+    wait: WaitOption = LOOK_S,
+) -> None:
+    """Show which VMs of a team are safe, and what would be lost."""
+
+    output = output_of(context)
+    network = Network(parse_peers(peer), iface or (), mdns_needed=False)
+    with open_node(output) as node:
+        if team is None and len(node.teams) > 1:
+            teams = [node.teams[name] for name in sorted(node.teams)]
+        else:
+            teams = [team_of(node, team or "", "status")]
+        found = asyncio.run(_look(node, teams, output, network, None if local else wait))
+    lines = [line for one in found for line in _lines(one, now())]
+    output.result({"teams": [_fields(one) for one in found]}, *lines)
+    for one in found:
+        for problem in one.problems:
+            output.note(f"  {problem}")
+    _complain(found)
+
+
+async def _look(
+    node: Node, teams: list[Team], output: Output, network: Network, wait_s: float | None
+) -> list[TeamStatus]:
+    if wait_s is None:
+        return [await team_status(node, team, None, output, wait_s=0) for team in teams]
+    async with looking(node, Silent(), network) as reach:
+        found: list[TeamStatus] = []
+        for team in teams:
+            found.append(await team_status(node, team, reach, output, wait_s=wait_s if not found else 0))
+        return found
+
+
+def _complain(found: list[TeamStatus]) -> None:
+    """Raise when something is not replicated as it should be, or was never saved."""
+    lacking = [(one, vm) for one in found for vm in one.lacking]
+    never = [(one, name) for one in found for name in one.never]
+    if not lacking and not never:
+        return
+    if lacking:
+        one, vm = lacking[0]
+        names = ", ".join(f"{status.team}/{item.name}" for status, item in lacking)
+        alone = f"; with {vm.lost_with} it would be lost" if vm.lost_with else ""
+        raise NotReplicatedError(
+            f"Not on {one.needed} machines: {names}",
+            why=f"{one.team}/{vm.name} is on {vm.copies}{alone}",
+            hint=f"on another machine of the team: overlaysync keep {one.team}",
+        )
+    one = never[0][0]
+    raise NotReplicatedError(
+        f"Never saved: {', '.join(f'{status.team}/{item}' for status, item in never)}",
+        hint=f"where its files are: overlaysync save --team {one.team}",
+    )
+
+
+def _lines(one: TeamStatus, at: float) -> list[str]:
+    if not one.vms and not one.never:
+        return [f"{one.team}  nothing was saved yet: overlaysync save --team {one.team}"]
+    rows = [_row(one, vm, at) for vm in one.vms] + [(name, "never saved", "", "", "") for name in one.never]
+    return [f"{one.team}  {_rpo(one, at)}", *(f"  {line}" for line in aligned(rows))]
+
+
+def _rpo(one: TeamStatus, at: float) -> str:
+    safe = [vm for vm in one.vms if vm.copies >= one.needed]
+    if not safe:
+        return "no VM is on another machine"
+    worst = min(safe, key=lambda vm: vm.at)
+    return f"if a machine is lost now, its VMs go back to {ago(worst.at, at)} at the most ({worst.name})"
+
+
+def _row(one: TeamStatus, vm: VmStanding, at: float) -> tuple[str, ...]:
+    states = " and ".join(f"{one.team}:{saving.state.state.number}" for saving in vm.savings)
+    fork = "  forked" if len(vm.savings) > 1 else ""
+    changed = {True: "changed since", False: "as saved", None: ""}[vm.changed]
+    where = ", ".join(_holder(holder, at) for holder in vm.holders) or "nowhere"
+    return (
+        vm.name,
+        f"{states}, {ago(vm.at, at)}{fork}",
+        changed,
+        f"on {vm.copies} of {one.needed}",
+        where,
+    )
+
+
+def _holder(holder: Holder, at: float) -> str:
+    label = one_field(holder.label)
+    if holder.here:
+        return "here"
+    if holder.problem:
+        return f"{label} ({holder.problem})"
+    return f"{label} (proven {ago(holder.proven_at, at)})" if holder.proven_at else f"{label} (not proven)"
+
+
+def _fields(one: TeamStatus) -> dict[str, Any]:
+    return {
+        "team": one.team,
+        "wanted": one.wanted,
+        "needed": one.needed,
+        "machines": one.machines,
+        "never_saved": list(one.never),
+        "vms": [
+            {
+                "name": vm.name,
+                "states": [saving.state.state.number for saving in vm.savings],
+                "at": vm.at,
+                "fork": len(vm.savings) > 1,
+                "changed": vm.changed,
+                "copies": vm.copies,
+                "lost_with": vm.lost_with or None,
+                "holders": [
+                    {
+                        "label": holder.label,
+                        "here": holder.here,
+                        "proven_at": holder.proven_at or None,
+                        "problem": holder.problem or None,
+                    }
+                    for holder in vm.holders
+                ],
+            }
+            for vm in one.vms
+        ],
+    }

@@ -1,0 +1,129 @@
+"""Status: how a team's VMs stand, by what this node knows and what peers say and prove now."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.net.boot import boot_hash
+from overlaysync.net.faults import Faults
+from overlaysync.node.keeping import Keeper
+from overlaysync.node.node import Node, timestamp
+from overlaysync.node.observer import Observer
+from overlaysync.node.reach import Reach
+from overlaysync.node.vault_places import peer_places
+from overlaysync.ops.recovery.gathering import gather
+from overlaysync.ops.recovery.standing import Own, VmStanding, standings
+from overlaysync.ops.recovery.tips import newest_of_vms
+from overlaysync.ops.recovery.vaults import TeamVault
+from overlaysync.store.catalog import Held
+from overlaysync.store.keeping import KeptTeam, load_keeping
+from overlaysync.trust.teams import Team
+from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.state import SavedVm, SignedState
+
+VALID_S = 7 * 86400.0
+"""A proof is void after so long."""
+FRESH_S = 86400.0
+"""A proof is fresh for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeamStatus:
+    """How a team stands.
+
+    Attributes:
+        team: its name.
+        vms: its VMs.
+        never: names of images of the team here that are in no state.
+        wanted: on so many machines each state is to be.
+        machines: how many machines with a vault were seen now, this one included.
+        problems: sentences on what could not be used.
+    """
+
+    team: str
+    vms: tuple[VmStanding, ...]
+    never: tuple[str, ...]
+    wanted: int
+    machines: int
+    problems: tuple[str, ...]
+
+    @property
+    def needed(self) -> int:
+        """On how many machines a VM must be: as many as are wanted, as far as there are, two at least."""
+        return max(2, min(self.wanted, self.machines))
+
+    @property
+    def lacking(self) -> list[VmStanding]:
+        """VMs with too few copies."""
+        return [vm for vm in self.vms if vm.copies < self.needed]
+
+
+async def team_status(
+    node: Node, team: Team, reach: Reach | None, observer: Observer, *, wait_s: float
+) -> TeamStatus:
+    """Return how a team stands; without ``reach`` by what is known here."""
+    vault = TeamVault(DirectoryObjects(node.home.vault), team)
+    machines, problems = 1, []
+    if reach is None:
+        states = await asyncio.to_thread(vault.states)
+    else:
+        places = await peer_places(node, reach, vault.space.tag, wait_s=wait_s)
+        gathered = await asyncio.to_thread(gather, vault, places)
+        states = gathered.states
+        problems = gathered.old + [f"{one.name} cannot be used: {one.why}" for one in gathered.damaged]
+        machines = await Keeper(node, reach, observer, Faults()).look()
+    return await asyncio.to_thread(_status, node, team, vault, states, machines, tuple(problems))
+
+
+def _status(
+    node: Node,
+    team: Team,
+    vault: TeamVault,
+    states: list[SignedState],
+    machines: int,
+    problems: tuple[str, ...],
+) -> TeamStatus:
+    heads = {key: head.head.counter for key, head in vault.heads().items()}
+    own = Own(node.key.public, node.label, frozenset(filter(None, (boot_hash(), node.key.public))), heads)
+    held = [row for row in node.catalog.all_held() if row.team == team.name]
+    newest = {name: savings[-1].vm for name, savings in newest_of_vms(states).items()}
+    changed = {name: found for name, vm in newest.items() if (found := _is_changed(vm, held)) is not None}
+    kept = load_keeping(node.home.keeping).teams.get(team.name, KeptTeam())
+    vms = standings(
+        states, node.catalog.copies.seen(vault.space.tag), own, changed, valid_since=timestamp(ago_s=VALID_S)
+    )
+    never = _never_saved(node, held, states)
+    return TeamStatus(team.name, tuple(vms), never, kept.copies, machines, problems)
+
+
+def _is_changed(vm: SavedVm, held: Iterable[Held]) -> bool | None:
+    """Whether a disk of a VM here was written to since it was saved; None where the VM is not here."""
+    wanted = {bytes.fromhex(disk.manifest) for disk in vm.disks}
+    here = [row for row in held if wanted & set(row.manifests) and os.path.lexists(row.path)]
+    if not here:
+        return None
+    return any(row.manifests[0] not in wanted or not _is_as_held(row) for row in here)
+
+
+def _is_as_held(row: Held) -> bool:
+    try:
+        return Fingerprint.of(os.stat(row.path)) == row.file
+    except OSError:
+        return False
+
+
+def _never_saved(node: Node, held: Iterable[Held], states: Iterable[SignedState]) -> tuple[str, ...]:
+    """Return the names of overlays of the team here that are in no state."""
+    saved = {bytes.fromhex(disk.manifest) for one in states for vm in one.state.vms for disk in vm.disks}
+    names = set()
+    for row in held:
+        if saved & set(row.manifests) or not os.path.lexists(row.path):
+            continue
+        known = node.catalog.find_manifest(row.manifests[0]) if row.manifests else None
+        if known is not None and known.kind == "layer":
+            names.add(row.name)
+    return tuple(sorted(names))

@@ -1,0 +1,66 @@
+"""Placement without a server: which of the machines that keep something takes what lacks copies. Pure.
+
+Every machine computes the same order, from a keyed hash of what is to be kept and of each machine's key. One
+whose place in the order is within what is missing takes it, the later in the order the later: so a few take
+what is new, all others see that, and nobody has to be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from overlaysync.model.digest import derive
+
+_CONTEXT = "overlaysync v1 vault placement"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a node keeps.
+
+    Attributes:
+        tags: of the spaces of its teams that it keeps.
+        others: bytes that it gives to what belongs to others.
+    """
+
+    tags: tuple[str, ...] = ()
+    others: int = 0
+
+
+def rank(tag: str, group: bytes, keeper: bytes) -> bytes:
+    """Return what keepers are ordered by, the lowest first.
+
+    Args:
+        tag: of the space.
+        group: what is kept together: the key of the node that saved it.
+        keeper: public key of a machine that keeps.
+    """
+    return blake3(group + keeper, key=derive(_CONTEXT, tag.encode())).digest()
+
+
+def place_of(own: bytes, tag: str, group: bytes, lacking: Iterable[bytes]) -> int:
+    """Return how many of the keepers that lack a group come before ``own``, which lacks it too."""
+    mine = rank(tag, group, own)
+    return sum(rank(tag, group, other) < mine for other in set(lacking) - {own})
+
+
+def count_hosts(hosts: Iterable[Collection[Hashable]]) -> int:
+    """Return how many machines holders stand for: two that have anything in common are one.
+
+    Args:
+        hosts: of each holder what tells its machine: its boot, its address, ...
+    """
+    joined: list[set[Hashable]] = []
+    for marks in hosts:
+        one = set(marks)
+        apart = []
+        for other in joined:
+            if other & one:
+                one |= other
+            else:
+                apart.append(other)
+        joined = [*apart, one]
+    return len(joined)

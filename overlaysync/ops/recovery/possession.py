@@ -1,0 +1,47 @@
+"""Proofs that somebody has what it lists: a keyed hash over a whole pack that only who has it can make.
+
+One that asks another for the bytes at that moment cannot be told apart: docs/threat-model.md.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from overlaysync.errors import OverlaysyncError
+from overlaysync.vault.head import Head
+from overlaysync.vault.objects import Kind, Objects, get_whole, object_name
+from overlaysync.vault.spaces import PUBLIC
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a holder is asked.
+
+    Attributes:
+        name: of the pack.
+        nonce: 16 random bytes.
+        expected: the answer of who has it.
+    """
+
+    name: str
+    nonce: bytes
+    expected: bytes
+
+
+def question(
+    objects: Objects, head: Head, proof_of: Callable[[bytes, bytes], bytes], nonce_size: int
+) -> Question | None:
+    """Return a question about a random pack that a head lists; None when none of them is here whole."""
+    packs = [(head.tag, hash) for hash in head.packs] + [(PUBLIC.tag, hash) for hash in head.public_packs]
+    secrets.SystemRandom().shuffle(packs)
+    for tag, hash in packs:
+        name = object_name(tag, Kind.PACK, hash)
+        try:
+            pack = get_whole(objects, name)
+        except OverlaysyncError:
+            continue
+        nonce = secrets.token_bytes(nonce_size)
+        return Question(name, nonce, proof_of(nonce, pack))
+    return None
