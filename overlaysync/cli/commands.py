@@ -51,6 +51,9 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     ),
     "Recovery": (
         Entry("save", "save", "Save VMs as a state that can be restored."),
+        Entry("diff", "states", "Show what changed between two states."),
+        Entry("forget", "states", "Forget states that this machine saved."),
+        Entry("vault", "vault", "Check the vault of this machine, and free its space."),
         Entry("keep", "keep", "Keep copies of what a team saves."),
         Entry("status", "status", "Show which VMs of a team are safe, and what would be lost."),
         Entry("restore", "restore", "Bring VMs of a team back, with the masters they stand on."),

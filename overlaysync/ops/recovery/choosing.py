@@ -60,6 +60,19 @@ def choose(states: Sequence[SignedState], wish: Wish) -> tuple[list[Saving], lis
     return chosen, refusals
 
 
+def state_of(states: Sequence[SignedState], wish: Wish) -> SignedState:
+    """Return the state that is named; without a name the newest.
+
+    Raises:
+        NotFoundError: there is none.
+        AmbiguousError: there are several.
+    """
+    if not states:
+        raise NotFoundError(f"No state of team '{wish.team}' is here", hint=f"overlaysync keep {wish.team}")
+    meant = _meant(states, wish)
+    return max(meant, key=lambda one: (one.state.number, one.state.saved))
+
+
 def describe(state: SignedState) -> str:
     """One line to choose by."""
     said = state.state

@@ -1,0 +1,169 @@
+"""Commands on the states of a team: diff and forget."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from overlaysync.cli.common import number_from, open_node
+from overlaysync.cli.output import output_of
+from overlaysync.cli.restore import parse_wish
+from overlaysync.errors import NotFoundError, UsageError
+from overlaysync.node.node import Node, timestamp
+from overlaysync.ops.recovery.choosing import describe, state_of
+from overlaysync.ops.recovery.comparing import DiskChange, VmChange, compare
+from overlaysync.ops.recovery.lock import only_writer
+from overlaysync.ops.recovery.retention import Rules, kept, needed
+from overlaysync.ops.recovery.vaults import TeamVault
+from overlaysync.units import format_size
+from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.state import SignedState
+
+_COUNT = number_from(0, 10_000, whole=True)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    for command in (diff, forget):
+        app.command(command.__name__)(command)
+
+
+def _vault(node: Node, name: str) -> TeamVault:
+    return TeamVault(DirectoryObjects(node.home.vault), node.teams[name])
+
+
+def diff(
+    context: typer.Context,
+    old: Annotated[str, typer.Argument(metavar="TEAM:STATE", help="A state, by number or id.")],
+    new: Annotated[
+        str | None,
+        typer.Argument(metavar="[TEAM:STATE]", help="Another (default: the newest of the team)."),
+    ] = None,
+) -> None:
+    """Show what changed between two states."""
+
+    output = output_of(context)
+    with open_node(output) as node:
+        first = parse_wish(node, old, "", ())
+        second = parse_wish(node, new or first.team, "", ())
+        if first.team != second.team:
+            raise UsageError("The two states are of different teams", hint="name two states of one team")
+        vault = _vault(node, first.team)
+        vault.learn()
+        states = vault.states()
+        before, after = (state_of(states, wish) for wish in (first, second))
+        changes = compare(node.library, vault, before.state, after.state)
+    lines = [line for change in changes for line in _change_lines(change)]
+    output.result(
+        {
+            "team": first.team,
+            "old": before.state.number,
+            "new": after.state.number,
+            "vms": [_change_fields(change) for change in changes],
+        },
+        *lines,
+    )
+
+
+def _change_lines(change: VmChange) -> list[str]:
+    lines = [f"{change.name}  {change.what}"]
+    lines += [f"  {disk.file}  {_disk_words(disk)}" for disk in change.disks if disk.what != "same"]
+    lines += [f"  {file}  {what}" for file, what in change.companions]
+    return lines
+
+
+def _disk_words(disk: DiskChange) -> str:
+    if disk.what != "changed":
+        return disk.what
+    count = len(disk.regions) + disk.more
+    first = ", ".join(f"{format_size(one.length)} at {format_size(one.offset)}" for one in disk.regions[:3])
+    more = ", …" if count > 3 else ""
+    return f"{format_size(disk.size)} changed in {count} {'place' if count == 1 else 'places'}: {first}{more}"
+
+
+def _change_fields(change: VmChange) -> dict[str, Any]:
+    return {
+        "name": change.name,
+        "what": change.what,
+        "disks": [
+            {
+                "file": disk.file,
+                "what": disk.what,
+                "size": disk.size,
+                "regions": [{"offset": one.offset, "length": one.length} for one in disk.regions],
+                "more_regions": disk.more,
+            }
+            for disk in change.disks
+        ],
+        "companions": [{"file": file, "what": what} for file, what in change.companions],
+    }
+
+
+def forget(
+    context: typer.Context,
+    references: Annotated[
+        list[str], typer.Argument(metavar="TEAM[:STATE]...", help="States, or a team with --keep options.")
+    ],
+    last: Annotated[
+        int, typer.Option("--keep-last", metavar="N", parser=_COUNT, help="Keep so many of the newest.")
+    ] = 0,
+    hourly: Annotated[
+        int, typer.Option("--keep-hourly", metavar="N", parser=_COUNT, help="Keep one of each of N hours.")
+    ] = 0,
+    daily: Annotated[
+        int, typer.Option("--keep-daily", metavar="N", parser=_COUNT, help="Keep one of each of N days.")
+    ] = 0,
+    weekly: Annotated[
+        int, typer.Option("--keep-weekly", metavar="N", parser=_COUNT, help="Keep one of each of N weeks.")
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be done.")] = False,
+) -> None:
+    """Forget states that this machine saved."""
+
+    output = output_of(context)
+    rules = Rules(int(last), int(hourly), int(daily), int(weekly))
+    with open_node(output) as node, only_writer(node.home.vault):
+        wishes = [parse_wish(node, reference, "", ()) for reference in references]
+        if len({wish.team for wish in wishes}) > 1:
+            raise UsageError("The states are of different teams", hint="run forget once for each team")
+        vault = _vault(node, wishes[0].team)
+        states = vault.states()
+        head = vault.heads().get(node.key.public)
+        own = [one for one in states if head is not None and one.id in head.head.states]
+        if rules.is_empty:
+            if not all(wish.number or wish.id for wish in wishes):
+                raise UsageError(
+                    "Which states are to be forgotten?",
+                    hint=f"overlaysync forget {wishes[0].team}:3, or: "
+                    f"overlaysync forget {wishes[0].team} --keep-last 10 --keep-daily 14",
+                )
+            named = {state_of(states, wish).id for wish in wishes}
+            _check_own(named, own, states)
+            keep = {one.id for one in own} - named
+        else:
+            keep = kept(own, rules)
+        newest = needed(states)
+        spared = [one for one in own if one.id in newest - keep]
+        gone = [one for one in own if one.id not in keep | newest]
+        if gone and not dry_run:
+            left = [one for one in own if one.id in keep | newest]
+            vault.put_head(left, node.key, made=timestamp(), before=head)
+    lines = [("would forget " if dry_run else "forgot ") + describe(one) for one in gone]
+    lines += [f"kept {describe(one)}: it is the newest of a VM" for one in spared]
+    output.result({"forgotten": [_fields(one) for one in gone]}, *lines)
+    if gone and not dry_run:
+        output.note("  their data goes two weeks from now, with: overlaysync vault gc")
+
+
+def _check_own(named: set[bytes], own: list[SignedState], states: list[SignedState]) -> None:
+    others = [one for one in states if one.id in named - {mine.id for mine in own}]
+    if others:
+        raise NotFoundError(
+            f"This machine did not save {describe(others[0])}",
+            why="a state is forgotten by the machine that saved it",
+        )
+
+
+def _fields(one: SignedState) -> dict[str, Any]:
+    return {"team": one.state.team, "state": one.state.number, "id": one.id.hex(), "saved": one.state.saved}

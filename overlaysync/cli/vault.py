@@ -1,0 +1,87 @@
+"""The vault commands: check and gc."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from overlaysync.cli.commands import App
+from overlaysync.cli.common import open_node
+from overlaysync.cli.output import output_of
+from overlaysync.errors import BrokenOffError, VerificationError
+from overlaysync.node.node import now
+from overlaysync.ops.recovery.checking import check as check_vault
+from overlaysync.ops.recovery.cleaning import clean, listed
+from overlaysync.ops.recovery.lock import only_writer
+from overlaysync.ops.recovery.vaults import TeamVault
+from overlaysync.units import format_size
+from overlaysync.vault.directory import DirectoryObjects
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    vault = App(no_args_is_help=True, help="Check the vault of this machine, and free its space.")
+    vault.command("check")(check)
+    vault.command("gc")(gc)
+    app.add_typer(vault, name="vault")
+
+
+def check(
+    context: typer.Context,
+    read: Annotated[
+        bool, typer.Option("--read", help="Read everything, and compare it with its name.")
+    ] = False,
+) -> None:
+    """Check that everything is there that states need."""
+
+    output = output_of(context)
+    with open_node(output) as node:
+        objects = DirectoryObjects(node.home.vault)
+        teams = [TeamVault(objects, team) for team in node.teams.values()]
+        names, _ = listed(objects)
+        output.begin("checking", sum(objects.size(name) or 0 for name in names) if read else 0)
+        try:
+            found = check_vault(objects, teams, read=read, progress=output.advance)
+        except KeyboardInterrupt:
+            raise BrokenOffError("interrupted; nothing was changed") from None
+        finally:
+            output.end()
+    document = {
+        "objects": found.objects,
+        "read": found.read,
+        "damaged": [{"name": one.name, "why": one.why} for one in found.damaged],
+        "states": list(found.hit),
+    }
+    lines = [f"{one.name}  {one.why}" for one in found.damaged]
+    if not found.damaged:
+        lines = [
+            output.good(f"{found.objects} objects, {format_size(found.read)} read: all as they should be")
+        ]
+    output.result(document, *lines)
+    if found.damaged:
+        hit = f"states that need them: {', '.join(found.hit)}" if found.hit else ""
+        raise VerificationError(
+            f"{len(found.damaged)} of {found.objects} objects are missing or damaged",
+            why=hit,
+            hint="to fetch them again from a machine that has them: overlaysync keep TEAM --once",
+        )
+
+
+def gc(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be done.")] = False,
+) -> None:
+    """Remove what no state has needed for two weeks."""
+
+    output = output_of(context)
+    with open_node(output) as node, only_writer(node.home.vault):
+        cleaned = clean(DirectoryObjects(node.home.vault), now=now(), dry_run=dry_run)
+    verb = "would remove" if dry_run else "removed"
+    output.result(
+        {"removed": list(cleaned.removed), "freed": cleaned.freed, "waiting": cleaned.waiting},
+        output.good(
+            f"{verb} {len(cleaned.removed)} objects, {format_size(cleaned.freed)}; "
+            f"{format_size(cleaned.waiting)} more are needed by nothing now and go later"
+        ),
+    )
