@@ -32,6 +32,7 @@ EXCEPTIONS = {
     ("net/compression.py", "NotFoundError"): "a peer is answered that it is not there",
     ("net/sending.py", "NotFoundError"): "a peer is answered that it is not there",
     ("net/server.py", "NotFoundError"): "a peer is answered that it is not there",
+    ("net/vault_wire.py", "NotFoundError"): "a peer is answered that it is not there",
     ("ops/offer.py", "NotFoundError"): "a peer is answered that it is not there",
     ("store/pagestore.py", "NotFoundError"): "the caller asks for the page elsewhere",
 }

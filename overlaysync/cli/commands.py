@@ -61,7 +61,11 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     "Looking around": (
         Entry("ls", "look", "List masters and overlays within reach."),
         Entry("show", "show", "Show everything about an image: ids, sizes, copies."),
-        Entry("history", "history", "Show the versions of a name, and which machines hold them."),
+        Entry(
+            "history",
+            "history",
+            "Show the versions of a name, or the states of a team, and which machines hold them.",
+        ),
         Entry("tree", "tools", "Show masters, overlays and promotions as a family tree."),
         Entry("peers", "look", "List the machines within reach."),
         Entry("id", "identify", "Print the ids of an image."),

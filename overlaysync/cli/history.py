@@ -22,10 +22,12 @@ from overlaysync.cli.finding import check_membership
 from overlaysync.cli.holders import holders, seen_words, usage_fields
 from overlaysync.cli.looking import LOOK_S, look
 from overlaysync.cli.output import output_of
+from overlaysync.cli.state_lines import state_fields, state_lines, states_of
 from overlaysync.errors import NotFoundError
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.node import Node, now
+from overlaysync.node.session import Network
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.in_use import users
 from overlaysync.ops.matching import Listing
@@ -47,7 +49,7 @@ def history(
         list[str],
         typer.Argument(
             metavar="REF...",
-            help="[TEAM/]NAME, a pattern ('vm*'), or TEAM/ for all of a team.",
+            help="[TEAM/]NAME, a pattern ('vm*'), or TEAM for all of a team, its states too.",
             autocompletion=complete_reference,
         ),
     ],
@@ -58,11 +60,16 @@ def history(
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Show the versions of a name, and which machines hold them."""
+    """Show the versions of a name, or the states of a team, and which machines hold them."""
 
     output = output_of(context)
-    references = [parse_reference(ref) for ref in refs]
     with open_node(output) as node:
+        references = [parse_reference(f"{ref}/" if ref in node.teams else ref) for ref in refs]
+        teams = [
+            node.teams[one.team] for one in references if one.is_team and one.team and one.team in node.teams
+        ]
+        network = Network(parse_peers(peer), iface or (), mdns_needed=False)
+        known_states = asyncio.run(states_of(node, teams, output, network, None if local else wait))
         listed, silence = [], None
         if not local:
             for reference in references:
@@ -79,12 +86,15 @@ def history(
                 for entry in timeline(reference, _known(node, reference), listed, here)
             }
         except NotFoundError as error:
-            if local:
+            if any(states.states for states in known_states):
+                found = {}
+            elif local:
                 raise NotFoundError(
                     f"No version of '{' '.join(refs)}' has been seen here",
                     hint="without --local, peers are asked as well",
                 ) from None
-            raise silence or error from None
+            else:
+                raise silence or error from None
         book = node.book()
         entries = list(found.values())
         known = [
@@ -92,7 +102,11 @@ def history(
         ]
     pairs = list(zip(entries, known, strict=True))
     lines = aligned([_row(entry, having, book, now(), local=local) for entry, having in pairs])
-    output.result({"history": [_fields(entry) | {"holders": having} for entry, having in pairs]}, *lines)
+    document = {"history": [_fields(entry) | {"holders": having} for entry, having in pairs]}
+    states = [line for one in known_states for line in state_lines(one, now())]
+    output.result(
+        document | {"states": [row for one in known_states for row in state_fields(one)]}, *states, *lines
+    )
 
 
 def _known(node: Node, reference: Reference) -> list[Manifest]:

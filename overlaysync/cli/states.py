@@ -162,6 +162,7 @@ def _check_own(named: set[bytes], own: list[SignedState], states: list[SignedSta
         raise NotFoundError(
             f"This machine did not save {describe(others[0])}",
             why="a state is forgotten by the machine that saved it",
+            hint="run the same command there",
         )
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
-from overlaysync.errors import NotAllowedError, NotFoundError
+from overlaysync.errors import NotAllowedError
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.messages import Endpoint
 from overlaysync.vault.objects import LIMITS, Kind, Stored, missing, parse_name
@@ -60,7 +60,7 @@ class PeerObjects:
         """Yield the heads of a space: nothing else of a peer can be listed."""
         tag, _, kind = prefix.strip("/").partition("/")
         if not kind.startswith(Kind.HEAD):
-            raise NotFoundError("A peer lists only the heads of its vault")
+            raise ValueError("a peer lists only the heads of its vault")
         try:
             heads = self._run(self._client.vault_heads(self._address, tag))
         except GoneError:
@@ -71,4 +71,8 @@ class PeerObjects:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _read_only(self) -> NotAllowedError:
-        return NotAllowedError(f"Cannot change the vault of {self._address}", why="peers only give")
+        return NotAllowedError(
+            f"Cannot change the vault of {self._address}",
+            why="peers only give",
+            hint="overlaysync keep TEAM, on that machine",
+        )

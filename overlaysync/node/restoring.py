@@ -224,7 +224,8 @@ class Restore:
             if manifest is not None:
                 if not manifest.belongs(self.node.teams):
                     raise VerificationError(
-                        f"'{manifest.header.full_name}' in the vault was published by nobody of the team"
+                        f"'{manifest.header.full_name}' in the vault was published by nobody of the team",
+                        hint="overlaysync vault check --read",
                     )
                 keep_manifest(self.node.catalog, manifest, at=timestamp())
                 return manifest
@@ -290,7 +291,10 @@ def _check_in_place(fetched: Fetched) -> None:
         WouldDestroyError: so it is.
     """
     if fetched.known.content.id != fetched.manifest.header.content_id:
-        raise WouldDestroyError(f"{fetched.known.path} exists, and holds what was written later")
+        raise WouldDestroyError(
+            f"{fetched.known.path} exists, and holds what was written later",
+            hint="restore into another directory: --to DIR",
+        )
 
 
 def _in_the_way(error: WouldDestroyError) -> WouldDestroyError:

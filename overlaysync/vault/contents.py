@@ -129,7 +129,9 @@ class Contents:
                 self._seal(pack, name), place, self.objects.get(name, place.offset, place.stored)
             )
         except DecodeError as error:
-            raise VerificationError(f"The object {name} is damaged", why=str(error)) from None
+            raise VerificationError(
+                f"The object {name} is damaged", why=str(error), hint="overlaysync vault check --read"
+            ) from None
         with self._lock:
             if key not in self._cache:
                 self._cache[key] = plain
@@ -150,7 +152,9 @@ class Contents:
         try:
             return self.record(spot.pack, spot.place)[spot.start : spot.start + spot.length]
         except NotFoundError as error:
-            raise VerificationError("An object of the vault is missing", why=str(error)) from None
+            raise VerificationError(
+                "An object of the vault is missing", why=str(error), hint="overlaysync vault check"
+            ) from None
 
     def _seal(self, pack: bytes, name: str) -> Seal:
         with self._lock:

@@ -130,10 +130,14 @@ def get_whole(objects: Objects, name: str) -> bytes:
     limit = LIMITS[named.kind]
     data = objects.get(name, 0, limit + 1)
     if len(data) > limit:
-        raise VerificationError(f"The object {name} is larger than {limit} bytes")
+        raise VerificationError(
+            f"The object {name} is larger than {limit} bytes", hint="overlaysync vault check --read"
+        )
     if named.kind is not Kind.HEAD and hash_of(data) != named.hash:
         raise VerificationError(
-            f"The object {name} is damaged", why="its bytes are not those it is named for"
+            f"The object {name} is damaged",
+            why="its bytes are not those it is named for",
+            hint="overlaysync vault check --read",
         )
     return data
 
@@ -145,4 +149,4 @@ def hash_of(data: bytes | memoryview) -> bytes:
 
 def missing(name: str) -> NotFoundError:
     """Return the error for an object that is not there."""
-    return NotFoundError(f"The vault has no object {name}")
+    return NotFoundError(f"The vault has no object {name}", hint="overlaysync vault check")

@@ -111,9 +111,14 @@ def take_manifest(contents: Contents, id: bytes) -> Manifest | None:
     try:
         manifest = open_envelope(envelope)
     except DecodeError as error:
-        raise VerificationError("A manifest in the vault is damaged", why=str(error)) from None
+        raise VerificationError(
+            "A manifest in the vault is damaged", why=str(error), hint="overlaysync vault check --read"
+        ) from None
     if manifest.id != id:
-        raise VerificationError("A manifest in the vault is not the one that it is stored as")
+        raise VerificationError(
+            "A manifest in the vault is not the one that it is stored as",
+            hint="overlaysync vault check --read",
+        )
     return manifest
 
 
@@ -130,12 +135,18 @@ def take_pages(library: Library, contents: Contents, manifest: Manifest) -> Page
         return known
     pages = PageList.decode(_item(contents, id, manifest))
     if pages.id != id:
-        raise VerificationError(f"The page list of '{manifest.header.name}' in the vault is another one")
+        raise VerificationError(
+            f"The page list of '{manifest.header.name}' in the vault is another one",
+            hint="overlaysync vault check --read",
+        )
     keeper = PageKeeper(library.catalog)
     for index, digest in zip(pages.indices, pages.digests, strict=True):
         body = _item(contents, digest, manifest)
         if page_digest(body) != digest:
-            raise VerificationError(f"A page of '{manifest.header.name}' in the vault is another one")
+            raise VerificationError(
+                f"A page of '{manifest.header.name}' in the vault is another one",
+                hint="overlaysync vault check --read",
+            )
         pages.check_page(index, body)
         keeper.keep(digest, body)
     keeper.flush()

@@ -1,0 +1,117 @@
+"""How the states of a team are listed: in the history of the team."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from overlaysync.cli.common import aligned, quoted
+from overlaysync.cli.output import Output
+from overlaysync.cli.save import state_word, vm_fields
+from overlaysync.model.names import one_field
+from overlaysync.node.node import Node
+from overlaysync.node.observer import Silent
+from overlaysync.node.session import Network, looking
+from overlaysync.node.vault_places import peer_places
+from overlaysync.ops.dates import ago, local_minute
+from overlaysync.ops.recovery.gathering import Gathered, gather
+from overlaysync.ops.recovery.tips import newest_of_vms
+from overlaysync.ops.recovery.vaults import TeamVault
+from overlaysync.trust.keys import node_id
+from overlaysync.trust.teams import Team
+from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.state import SignedState
+
+
+@dataclass(frozen=True, slots=True)
+class StatesOfTeam:
+    """The states of a team, the oldest first, and which places list each."""
+
+    team: str
+    states: tuple[SignedState, ...]
+    at: dict[bytes, list[str]]
+
+
+async def states_of(
+    node: Node, teams: Sequence[Team], output: Output, network: Network, wait_s: float | None
+) -> list[StatesOfTeam]:
+    """Return the states of teams within reach; without ``wait_s`` those that are known here."""
+
+    if wait_s is None or not teams:
+        found = [(team, gather(_vault(node, team), ())) for team in teams]
+        return [_states(team, gathered) for team, gathered in found]
+    states: list[StatesOfTeam] = []
+    async with looking(node, Silent(), network) as reach:
+        for team in teams:
+            vault = _vault(node, team)
+            places = await peer_places(node, reach, vault.space.tag, wait_s=0 if states else wait_s)
+            gathered = await asyncio.to_thread(gather, vault, places)
+            for line in gathered.old:
+                output.note(f"  {line}; it is not used")
+            states.append(_states(team, gathered))
+    return states
+
+
+def _vault(node: Node, team: Team) -> TeamVault:
+    return TeamVault(DirectoryObjects(node.home.vault), team)
+
+
+def _states(team: Team, gathered: Gathered) -> StatesOfTeam:
+    return StatesOfTeam(team.name, tuple(gathered.states), gathered.at)
+
+
+def state_lines(one: StatesOfTeam, now: float) -> list[str]:
+    """Return the table of a team's states, the newest first."""
+
+    numbers = {state.id.hex(): state.state.number for state in one.states}
+    forked = _forked(one.states)
+    return aligned([_row(one, state, numbers, forked, now) for state in reversed(one.states)])
+
+
+def _row(
+    one: StatesOfTeam, state: SignedState, numbers: dict[str, int], forked: set[bytes], now: float
+) -> tuple[str, ...]:
+    said = state.state
+    follows = " and ".join(str(numbers.get(id, id[:8])) for id in said.follows)
+    places = [label or "here" for label in one.at.get(state.id, ())]
+    return (
+        f"{said.team}:{said.number}",
+        state_word(state.id),
+        local_minute(said.saved),
+        ago(said.saved, now),
+        one_field(said.by) or node_id(state.node),
+        ", ".join(vm.name for vm in said.vms),
+        quoted(said.note),
+        f"follows {follows}" if follows else "",
+        "forked" if state.id in forked else "",
+        f"at {', '.join(places)}" if places else "",
+    )
+
+
+def _forked(states: Sequence[SignedState]) -> set[bytes]:
+    """Return the ids of the states that are sides of a fork of some VM."""
+    newest = newest_of_vms(states).values()
+    return {saving.state.id for savings in newest if len(savings) > 1 for saving in savings}
+
+
+def state_fields(one: StatesOfTeam) -> list[dict[str, Any]]:
+    """Return the JSON form of a team's states, the newest first."""
+
+    forked = _forked(one.states)
+    return [
+        {
+            "team": one.team,
+            "state": state.state.number,
+            "id": state.id.hex(),
+            "saved": state.state.saved,
+            "by": state.state.by,
+            "note": state.state.note,
+            "follows": list(state.state.follows),
+            "fork": state.id in forked,
+            "vms": [vm_fields(vm) for vm in state.state.vms],
+            "held_by": one.at.get(state.id, []),
+        }
+        for state in reversed(one.states)
+    ]
