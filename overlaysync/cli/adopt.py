@@ -204,7 +204,7 @@ class _Adopting:
             made = self.node.maker.adopt(known, path, now=now(), progress=self.output.advance)
         finally:
             self.output.end()
-        self.node.catalog.mark_named(made.path)
+        self.node.catalog.images.mark_named(made.path)
         mark_meant(self.node.catalog, known.parent, self.options.directories)
         if proof is not None:
             note_history(self.node.library, stray, made, proof, at=timestamp())

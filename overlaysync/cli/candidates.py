@@ -27,7 +27,7 @@ def find(most: int, safe: re.Pattern[str]) -> list[str]:
     """
     logging.disable(logging.CRITICAL)  # this process only completes
     with open_node(None) as node:
-        listings = [Listing(open_envelope(row.envelope)) for row in node.catalog.manifests()]
+        listings = [Listing(open_envelope(row.envelope)) for row in node.catalog.manifests.matching()]
         with suppress(Exception):
             listings += asyncio.run(_look(node))
     found = {text for listing in listings for text in _references(listing) if safe.fullmatch(text)}

@@ -208,7 +208,7 @@ class _Fetching:
         refusals: list[Refusal],
     ) -> None:
 
-        book, versions = node.book(), node.catalog.versions
+        book, versions = node.book(), node.catalog.manifests.versions
         more = {"failed": [refusal_fields(one) for one in refusals]} if refusals else {}
         if self._dry_run:
             document = {

@@ -104,7 +104,7 @@ def _known(node: Node, reference: Reference) -> list[Manifest]:
 def _files(node: Node) -> dict[bytes, list[str]]:
     """Return the files here by the content that they still hold."""
     found: dict[bytes, list[str]] = {}
-    for row in node.catalog.all_images():
+    for row in node.catalog.images.all():
         if node.library.known(row.path):
             found.setdefault(row.layer or row.disk, []).append(row.path)
     return found

@@ -244,7 +244,7 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
                 f"{kind:8}{header.full_name}:{header.version}  {size}  {short_id(header.content_id)}{on}"
             )
         )
-        items.append(image_fields(shared.known, shared.manifest, book, share.node.catalog.versions))
+        items.append(image_fields(shared.known, shared.manifest, book, share.node.catalog.manifests.versions))
     for used in share.used:
         header = used.entry.manifest.header
         lines.append(

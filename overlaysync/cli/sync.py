@@ -223,7 +223,7 @@ class _Syncing:
     # -- what is printed -----------------------------------------------------------------------------
 
     def _print(self, node: Node, done: Round, more: dict[str, Any] | None = None) -> None:
-        book, versions = node.book(), node.catalog.versions
+        book, versions = node.book(), node.catalog.manifests.versions
         results = [fetched for one in done.brought for fetched in one.fetched]
         unique = list({result.known.path: result for result in reversed(results)}.values())[::-1]
         document: dict[str, Any] = {

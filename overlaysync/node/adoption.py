@@ -159,7 +159,7 @@ class Adoption:
 
     def _namesake(self) -> str:
         """Return an image here that is called like the missing master, for the user to look at."""
-        known = [row.path for row in self.node.catalog.all_images() if os.path.exists(row.path)]
+        known = [row.path for row in self.node.catalog.images.all() if os.path.exists(row.path)]
         name = os.path.basename(self.stray.backing)
         paths = [*known, *image_files(self.directories)]
         return next((path for path in paths if os.path.basename(path) == name), "")

@@ -40,7 +40,7 @@ from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Verdict, judge, judge_stray
 from overlaysync.ops.trust_messages import AwayError, not_within_reach, only_distrusted
 from overlaysync.ops.versions import history_of, is_news, settled
-from overlaysync.store.catalog import Held
+from overlaysync.store.held import Held
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
 
@@ -114,7 +114,9 @@ class Fetch:
         """Return what teams are known to have of what is meant, and no peer lists and no file here holds."""
         catalog = self.node.catalog
         listed = {(item.manifest.header.team, item.manifest.header.name) for item in listings}
-        known = {(seen.team, seen.name) for seen in catalog.sightings() if seen.team in self.node.teams}
+        known = {
+            (seen.team, seen.name) for seen in catalog.manifests.sightings() if seen.team in self.node.teams
+        }
         refusals = []
         for team, name in sorted(known - listed):
             if not fits_name(reference, team, name):
@@ -122,7 +124,7 @@ class Fetch:
             rows = [row for row in self.node.versions(team, name) if not book.refuses(row.publisher)]
             newest = History(rows).newest(rows)
             if newest and not any(row.id in held for row in newest):
-                error = not_within_reach(newest[0], catalog.holders(newest[0].content))
+                error = not_within_reach(newest[0], catalog.holders.of(newest[0].content))
                 refusals.append(Refusal(f"{team}/{name}", error))
         return refusals
 
@@ -341,14 +343,14 @@ class Fetch:
         catalog, manifest, path = self.node.catalog, fetched.manifest, fetched.known.path
         if fetched.known.content.id != manifest.header.content_id or not fetched.known.files:
             return
-        noted = catalog.held_at(path)
+        noted = catalog.held.at(path)
         before = noted.manifests if noted else ()
         if noted and fetched.already and not is_news(catalog, before, manifest):
             return
         ids = settled(catalog, manifest, (*before, *fetched.verdict.superseded))
         header = manifest.header
         # Its next version is one of the thing that it is, whatever the file is called here.
-        catalog.hold(Held(path, header.team, header.name, ids, fetched.known.files[0]))
+        catalog.held.hold(Held(path, header.team, header.name, ids, fetched.known.files[0]))
 
     async def make(self, step: Step, verdict: Verdict) -> Fetched:
         """Make one image, as :meth:`ImageMaker.make`."""

@@ -49,7 +49,7 @@ async def repair(
         NetworkError, VerificationError: nobody has the bytes that are missing.
     """
     content = verdict.expected.content
-    rows = node.catalog.manifests(content=content)
+    rows = node.catalog.manifests.matching(content=content)
     if not rows:
         raise NotFoundError(
             f"Cannot heal {verdict.path}",
@@ -103,7 +103,7 @@ async def repair(
 def _format(node: Node, path: str, header: Header) -> Format:
     """Return the format that the file is named for; else the one that it had, or that it was published in."""
     ending = os.path.splitext(path)[1].lower().removeprefix(".")
-    row = node.catalog.image_at(path)
+    row = node.catalog.images.at(path)
     return Format(ending if ending in list(Format) else row.format if row else header.format)
 
 

@@ -25,7 +25,7 @@ from overlaysync.node.reach import Reach
 from overlaysync.node.scrubber import rechecked
 from overlaysync.node.sharing import Share
 from overlaysync.node.vault_serving import ServedVault
-from overlaysync.store.catalog import label_key
+from overlaysync.store.holders import label_key
 from overlaysync.swarm.members import Members
 from overlaysync.trust.keys import node_id
 
@@ -180,7 +180,7 @@ def _note_holders(node: Node, finished: list[tuple[str, bytes]]) -> None:
     """Note who has what, by label: of a node that only fetches the key is not known."""
     at, lately = timestamp(), timestamp(ago_s=NOTED_S)
     for label, content in finished:
-        node.catalog.note_holdings(label_key(label), label, [content], at=at, fresh=lately)
+        node.catalog.holders.note_all(label_key(label), label, [content], at=at, fresh=lately)
 
 
 def _announcement(share: Share, server: Server) -> Announcement:

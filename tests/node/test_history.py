@@ -124,7 +124,7 @@ async def look(node: Node, *peers: Address, catalogs: bool = True) -> tuple[Reac
 
 
 def versions(node: Node, name: str = "web", team: str = "") -> list[int]:
-    return [row.version for row in node.catalog.versions(team, name)]
+    return [row.version for row in node.catalog.manifests.versions(team, name)]
 
 
 def envelopes(*manifests: Manifest) -> tuple[bytes, ...]:
@@ -141,10 +141,10 @@ async def test_the_past_of_what_is_listed_is_known_afterwards(node: Node, peer: 
         reach, asked = await look(node, address)
     assert [listing.manifest for listing in reach.listings()] == [third]
     assert asked == [third.id]
-    known = node.catalog.versions("", "web")
+    known = node.catalog.manifests.versions("", "web")
     assert known == [manifest_row(one) for one in (third, second, first)]
     assert History(known).is_before(first.id, third.id)
-    assert node.catalog.manifests() == [], "only headers, of things that are not here"
+    assert node.catalog.manifests.matching() == [], "only headers, of things that are not here"
 
 
 async def test_a_node_that_only_shares_does_not_ask(node: Node, peer: Peer) -> None:
@@ -159,7 +159,7 @@ async def test_a_node_that_only_shares_does_not_ask(node: Node, peer: Peer) -> N
 async def test_nobody_is_asked_for_what_is_known(node: Node, peer: Peer, known: str) -> None:
     first, second = peer.line(2)
     if known == "all before it":
-        node.catalog.note_manifests([manifest_row(first)], at="")
+        node.catalog.manifests.note_seen([manifest_row(first)], at="")
     peer.serve(first if known == "it does not follow anything" else second, first.envelope)
     async with served(peer) as address:
         _, asked = await look(node, address)
@@ -201,7 +201,7 @@ async def test_what_is_not_followed_is_dropped(node: Node, peer: Peer) -> None:
     peer.serve(third, *envelopes(*strange, second, first))
     async with served(peer) as address:
         await look(node, address)
-    assert {row.id for row in node.catalog.versions("", "web")} == {first.id, second.id, third.id}
+    assert {row.id for row in node.catalog.manifests.versions("", "web")} == {first.id, second.id, third.id}
 
 
 async def test_what_hangs_on_nothing_is_dropped(node: Node, peer: Peer) -> None:
@@ -395,7 +395,7 @@ async def test_who_has_not_the_team_s_key_injects_nothing(
         peer.serve(third, forged.envelope, second.envelope, first.envelope)
     async with served(peer) as address:
         reach, _ = await look(node, address)
-    known = [row.id for row in node.catalog.versions("red", "web")]
+    known = [row.id for row in node.catalog.manifests.versions("red", "web")]
     assert forged.id not in known
     assert forged.id not in {listing.manifest.id for listing in reach.listings()}
     assert len(known) == (0 if where == "listed" else 3)

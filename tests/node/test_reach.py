@@ -238,14 +238,14 @@ async def test_what_is_in_use_is_listed_and_no_source_and_nothing_that_the_peer_
             assert (listing.peers, listing.machines) == ((), 0)
             assert listing.in_use == (Usage("pl@bob", str(using), since),)
             assert reach.sources(content) == {}
-            reach.node.catalog.keep_manifest(manifest_row(offer.manifest))
+            reach.node.catalog.manifests.keep(manifest_row(offer.manifest))
         other.items.append(offer)
         shelf.used[0] = InUse(offer.manifest, since)
         async with reaching(tmp_path, using, empty) as reach:
             (listing,) = reach.listings()
             assert (listing.peers, len(listing.in_use)) == ((str(empty),), 1)
             assert list(reach.sources(content)) == [str(empty)]
-            assert len(reach.node.catalog.holders(content)) == 1, "who uses it has it no longer"
+            assert len(reach.node.catalog.holders.of(content)) == 1, "who uses it has it no longer"
 
 
 async def test_a_catalog_that_is_unchanged_still_says_what_is_in_use(tmp_path: Path) -> None:
