@@ -32,8 +32,8 @@ from overlaysync.net.messages import Address
 from overlaysync.node.adoption import Adoption
 from overlaysync.node.fetch_session import fetching
 from overlaysync.node.fetch_types import Options
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now, timestamp
-from overlaysync.node.session import Network
 from overlaysync.ops.adopt import (
     ElsewhereError,
     Proof,

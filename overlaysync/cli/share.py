@@ -36,10 +36,11 @@ from overlaysync.model.names import one_field
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.gathering import Wishes
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.serving import serve
-from overlaysync.node.session import Network, looking
+from overlaysync.node.session import looking
 from overlaysync.node.sharing import Share
 from overlaysync.node.used import Used
 from overlaysync.ops.again import PUBLIC, ShareAgain

@@ -32,10 +32,10 @@ from overlaysync.cli.signals import ending
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.fetch_session import FetchSession, fetching
 from overlaysync.node.fetch_types import Fetched, Options
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.replica import Replica
 from overlaysync.node.serving import serve
-from overlaysync.node.session import Network
 from overlaysync.node.syncing import Change, Round, Sync, check_followable, sync_options
 
 _RECHECK_S = 7 * 86400.0

@@ -92,7 +92,7 @@ class Fetch:
             raise
 
     def _choose(self, reference: Reference) -> Found:
-        listings, book = self.reach.listings(), self.node.book()
+        listings, book = self.reach.directory.listings(), self.node.book()
         about = (reference, listings, book, self.node.versions)
         trusted_only, again, held = self.options.trusted_only, self.options.again, self.node.held()
         if not reference.is_many:
@@ -237,17 +237,17 @@ class Fetch:
     def _has_holder(self, listing: Listing) -> bool:
         """Whether a peer gives out the content, as far as that is known: what a VM uses is only listed."""
         header = listing.manifest.header
-        return not listing.in_use or bool(self.reach.sources(header.content_id, header.team))
+        return not listing.in_use or bool(self.reach.directory.sources(header.content_id, header.team))
 
     def _check_distrusted(self, disk: str) -> None:
         """Say so when a missing master is within reach, and only distrusted publishers have signed it."""
-        fitting = [item for item in self.reach.listings() if item.manifest.header.result == disk]
+        fitting = [item for item in self.reach.directory.listings() if item.manifest.header.result == disk]
         if fitting and not believable(fitting, self.node.book()):
             raise only_distrusted(parse_reference(disk), fitting, self.node.book())
 
     def _believable(self) -> list[Listing]:
         """Return what is within reach, without what distrusted publishers signed."""
-        return believable(self.reach.listings(), self.node.book())
+        return believable(self.reach.directory.listings(), self.node.book())
 
     async def judge(self, steps: Sequence[Step], choice: Choice) -> Verdict | None:
         """Return what is to happen at the place of what was asked for; None when only its master can tell.

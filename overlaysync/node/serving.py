@@ -56,13 +56,13 @@ async def serve(
     faults.tell(share.observer.note)
     deliveries = Deliveries(share.observer.log)
     sent = partial(_note_sent, share, deliveries)
-    if reach is not None and not reach.catalogs:
-        reach.hearing = Hearing(node, reach.client, share.names, share.hear)
+    if reach is not None and not reach.polling.catalogs:
+        reach.polling.hearing = Hearing(node, reach.client, share.names, share.hear)
     vault = ServedVault(node.home.vault, monotonic)
     server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults, vault=vault)
     port = await server.start(port=port)
     if reach is not None:
-        share.neighbours = reach.answering
+        share.neighbours = reach.directory.answering
     with _own_label(node, port) as label:
 
         def moved(where: str) -> None:
