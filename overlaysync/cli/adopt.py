@@ -32,8 +32,8 @@ from overlaysync.net.messages import Address
 from overlaysync.node.adoption import Adoption
 from overlaysync.node.fetch_session import fetching
 from overlaysync.node.fetch_types import Options
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now, timestamp
-from overlaysync.node.session import Network
 from overlaysync.ops.adopt import (
     ElsewhereError,
     Proof,
@@ -204,7 +204,7 @@ class _Adopting:
             made = self.node.maker.adopt(known, path, now=now(), progress=self.output.advance)
         finally:
             self.output.end()
-        self.node.catalog.mark_named(made.path)
+        self.node.catalog.images.mark_named(made.path)
         mark_meant(self.node.catalog, known.parent, self.options.directories)
         if proof is not None:
             note_history(self.node.library, stray, made, proof, at=timestamp())

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from overlaysync.cli.common import open_node, parse_peers
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
-from overlaysync.node.session import Network, looking
+from overlaysync.node.session import looking
 from overlaysync.ops.matching import Listing
 from overlaysync.trust.envelope import open_envelope
 
@@ -27,7 +28,7 @@ def find(most: int, safe: re.Pattern[str]) -> list[str]:
     """
     logging.disable(logging.CRITICAL)  # this process only completes
     with open_node(None) as node:
-        listings = [Listing(open_envelope(row.envelope)) for row in node.catalog.manifests()]
+        listings = [Listing(open_envelope(row.envelope)) for row in node.catalog.manifests.matching()]
         with suppress(Exception):
             listings += asyncio.run(_look(node))
     found = {text for listing in listings for text in _references(listing) if safe.fullmatch(text)}
@@ -38,7 +39,7 @@ async def _look(node: Node) -> Iterable[Listing]:
 
     async with looking(node, Silent(), Network(parse_peers(None))) as reach:
         await reach.until(lambda: False, wait_s=_LOOK_S)
-        return reach.listings()
+        return reach.directory.listings()
 
 
 def _references(listing: Listing) -> Iterator[str]:

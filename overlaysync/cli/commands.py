@@ -64,7 +64,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry(
             "history",
             "history",
-            "Show the versions of a name, or the states of a team, and which machines hold them.",
+            "Show the versions of a name, or the states of a team.",
         ),
         Entry("tree", "tools", "Show masters, overlays and promotions as a family tree."),
         Entry("peers", "look", "List the machines within reach."),

@@ -28,9 +28,10 @@ from overlaysync.formats.locks import hold_read_lock, in_use
 from overlaysync.model.addresses import is_link_local
 from overlaysync.net.messages import DEFAULT_PORT, Address
 from overlaysync.node.identity import RESTORE, kept_keys
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
-from overlaysync.node.session import Network, looking
+from overlaysync.node.session import looking
 from overlaysync.node.twins import ADVICE, Twin
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.faultlog import FaultCount

@@ -41,9 +41,9 @@ from overlaysync.node.download import TransferStats
 from overlaysync.node.fetch_session import FetchSession, fetching
 from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.serving import serve
-from overlaysync.node.session import Network
 from overlaysync.node.sharing import Share
 from overlaysync.ops.bases import lies_in
 from overlaysync.ops.matching import Listing
@@ -208,7 +208,7 @@ class _Fetching:
         refusals: list[Refusal],
     ) -> None:
 
-        book, versions = node.book(), node.catalog.versions
+        book, versions = node.book(), node.catalog.manifests.versions
         more = {"failed": [refusal_fields(one) for one in refusals]} if refusals else {}
         if self._dry_run:
             document = {

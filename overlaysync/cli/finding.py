@@ -59,7 +59,7 @@ def examine(
         )
     finally:
         output.end()
-    node.catalog.mark_named(known.path)
+    node.catalog.images.mark_named(known.path)
     return known
 
 
@@ -250,15 +250,15 @@ def local_listings(node: Node) -> list[Listing]:
 
     present = {
         row.layer or row.disk
-        for row in node.catalog.all_images()
+        for row in node.catalog.images.all()
         if node.library.known(row.path) or (row.layer and is_as_hashed(row))
     }
-    rows = [row for row in node.catalog.manifests() if row.content in present]
+    rows = [row for row in node.catalog.manifests.matching() if row.content in present]
     used = [
         row
-        for held in node.catalog.all_held()
+        for held in node.catalog.held.all()
         if is_written(held.path)
-        for row in map(node.catalog.find_manifest, held.manifests[:1])
+        for row in map(node.catalog.manifests.find, held.manifests[:1])
         if row is not None and row.content not in present
     ]
     return [
@@ -271,8 +271,8 @@ def local_listings(node: Node) -> list[Listing]:
 def manifest_of(node: Node, known: Known) -> Manifest | None:
     """Return the version that this content is known as: first the one that the file holds, then by name."""
 
-    held = node.catalog.held_at(known.path)
+    held = node.catalog.held.at(known.path)
     ids = held.manifests if held else ()
-    rows = node.catalog.manifests(content=known.content.id)
+    rows = node.catalog.manifests.matching(content=known.content.id)
     rows.sort(key=lambda row: (row.id not in ids, row.name != stem(known.path)))
     return open_envelope(rows[0].envelope) if rows else None

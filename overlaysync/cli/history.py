@@ -26,8 +26,8 @@ from overlaysync.cli.state_lines import state_fields, state_lines, states_of
 from overlaysync.errors import NotFoundError
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
-from overlaysync.node.session import Network
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.in_use import users
 from overlaysync.ops.matching import Listing
@@ -60,7 +60,7 @@ def history(
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Show the versions of a name, or the states of a team, and which machines hold them."""
+    """Show the versions of a name, or the states of a team."""
 
     output = output_of(context)
     with open_node(output) as node:
@@ -118,7 +118,7 @@ def _known(node: Node, reference: Reference) -> list[Manifest]:
 def _files(node: Node) -> dict[bytes, list[str]]:
     """Return the files here by the content that they still hold."""
     found: dict[bytes, list[str]] = {}
-    for row in node.catalog.all_images():
+    for row in node.catalog.images.all():
         if node.library.known(row.path):
             found.setdefault(row.layer or row.disk, []).append(row.path)
     return found

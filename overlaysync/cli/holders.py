@@ -26,7 +26,7 @@ def holders(
     now = timestamp()
     found = [{"node": label, "now": True, "seen_at": now} for label in dict.fromkeys(labels)]
     known = {*labels, *(usage.label for usage in in_use)}
-    for holder in node.catalog.holders(content):
+    for holder in node.catalog.holders.of(content):
         if holder.label not in known:
             known.add(holder.label)
             found.append({"node": holder.label, "now": False, "seen_at": holder.seen_at})

@@ -24,11 +24,12 @@ from overlaysync.errors import UsageError
 from overlaysync.net.faults import Faults
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.keeping import Keeper
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.replica import Replica
 from overlaysync.node.serving import serve
-from overlaysync.node.session import Network, looking
+from overlaysync.node.session import looking
 from overlaysync.store.keeping import Keeping, KeptTeam, load_keeping, save_keeping
 from overlaysync.units import format_size, parse_size
 

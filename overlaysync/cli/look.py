@@ -70,7 +70,7 @@ def ls(
                 check_membership(node, reference)
             seen = look_around(node, output, parse_peers(peer), iface or [], wait)
             listings, error = seen.listings, seen.silence
-        where = places(listings, node.catalog.versions)
+        where = places(listings, node.catalog.manifests.versions)
     chosen = [listing for listing in listings if reference is None or fits(reference, listing)]
     chosen.sort(key=lambda item: newest_first(item, where))
     if reference and not chosen:

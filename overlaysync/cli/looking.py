@@ -10,9 +10,10 @@ from typing import Any
 from overlaysync.cli.output import Output
 from overlaysync.errors import NetworkError
 from overlaysync.net.messages import Address
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
-from overlaysync.node.session import Network, looking
+from overlaysync.node.session import looking
 from overlaysync.node.views import PeerView
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.timeline import Place
@@ -99,9 +100,9 @@ async def look(
                 "in_use": len(view.manifests) - len(view.served),
                 "problem": problem_of(view),
             }
-            for view in reach.nodes()
+            for view in reach.directory.nodes()
         ]
-        return Seen(reach.listings(), nodes, reach.silence())
+        return Seen(reach.directory.listings(), nodes, reach.silence())
 
 
 def problem_of(view: PeerView) -> str:
@@ -111,13 +112,13 @@ def problem_of(view: PeerView) -> str:
 
 def note_silent(reach: Reach, output: Output) -> None:
     """Say which of the named peers have not answered, and when nothing is listed how many others."""
-    silent = [view for view in reach.nodes() if problem_of(view)]
+    silent = [view for view in reach.directory.nodes() if problem_of(view)]
     for view in silent:
-        said = view.problem and len(reach.named) > 1
-        if view.address in reach.named and not said:
+        said = view.problem and len(reach.directory.named) > 1
+        if view.address in reach.directory.named and not said:
             output.note(problem_of(view))
     announced = sum(view.announced for view in silent)
-    if announced and not reach.listings():
+    if announced and not reach.directory.listings():
         nodes = "1 node is" if announced == 1 else f"{announced} nodes are"
         output.note(f"{nodes} announced and did not answer; to see why: overlaysync peers")
 

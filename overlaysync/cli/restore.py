@@ -29,9 +29,9 @@ from overlaysync.cli.save import state_word, team_of
 from overlaysync.errors import UsageError
 from overlaysync.model.names import printable
 from overlaysync.node.fetch_session import fetching
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
 from overlaysync.node.restoring import Restore, Restored, VmPlan
-from overlaysync.node.session import Network
 from overlaysync.node.vault_places import peer_places
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.recovery.choosing import Wish

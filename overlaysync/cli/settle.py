@@ -16,7 +16,8 @@ from overlaysync.model.digest import format_id
 from overlaysync.node.node import Node, now
 from overlaysync.ops.trust_messages import age, who
 from overlaysync.ops.versions import settled
-from overlaysync.store.catalog import Held, ManifestRow
+from overlaysync.store.held import Held
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.keys import node_id
 
@@ -37,7 +38,7 @@ def settle(
         mine = _version(node, held, path)
         sides = node.other_sides(mine)
         over = (*held.manifests, *(row.id for row in sides))
-        node.catalog.hold(replace(held, manifests=settled(node.catalog, mine, over)))
+        node.catalog.held.hold(replace(held, manifests=settled(node.catalog, mine, over)))
     _report(output, path, mine, sides)
 
 
@@ -50,7 +51,7 @@ def _held(node: Node, path: str) -> Held:
     """
     if not os.path.lexists(path):
         raise NotFoundError(f"There is no file {path}", hint="overlaysync tree, for paths")
-    held = node.catalog.held_at(os.path.realpath(path))
+    held = node.catalog.held.at(os.path.realpath(path))
     if held is None:
         raise UsageError(
             f"{path} was never fetched or shared",
@@ -66,7 +67,7 @@ def _version(node: Node, held: Held, path: str) -> Manifest:
     Raises:
         UsageError: it was a team's that this machine is not in.
     """
-    row = node.catalog.find_manifest(held.manifests[0]) if held.manifests else None
+    row = node.catalog.manifests.find(held.manifests[0]) if held.manifests else None
     mine = open_envelope(row.envelope) if row else None
     if mine is None or not mine.belongs(node.teams):
         raise UsageError(

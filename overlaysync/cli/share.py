@@ -36,10 +36,11 @@ from overlaysync.model.names import one_field
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.gathering import Wishes
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.serving import serve
-from overlaysync.node.session import Network, looking
+from overlaysync.node.session import looking
 from overlaysync.node.sharing import Share
 from overlaysync.node.used import Used
 from overlaysync.ops.again import PUBLIC, ShareAgain
@@ -244,7 +245,7 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
                 f"{kind:8}{header.full_name}:{header.version}  {size}  {short_id(header.content_id)}{on}"
             )
         )
-        items.append(image_fields(shared.known, shared.manifest, book, share.node.catalog.versions))
+        items.append(image_fields(shared.known, shared.manifest, book, share.node.catalog.manifests.versions))
     for used in share.used:
         header = used.entry.manifest.header
         lines.append(

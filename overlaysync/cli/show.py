@@ -46,7 +46,7 @@ from overlaysync.ops.matching import Listing, fits, fitting
 from overlaysync.ops.name_policy import meant_here, to_look_at
 from overlaysync.ops.timeline import Place, places
 from overlaysync.ops.trust_messages import age, trust_of, who
-from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import format_size
@@ -81,7 +81,7 @@ def show(
             refuse_format(insisted, what, "it is not the path of an image")
             shown = _show_reference(node, output, what, peer, wait)
         lines = [
-            line for fields in shown for line in ("", *_rows(fields, node.catalog.find_manifest, now()))
+            line for fields in shown for line in ("", *_rows(fields, node.catalog.manifests.find, now()))
         ][1:]
     output.result(shown[0] if len(shown) == 1 else {"images": shown}, *lines)
 
@@ -128,7 +128,7 @@ def _show_image(
     known = examine(node, output, path, format, accept_master=accept_master)
     manifest = manifest_of(node, known)
     book = node.book()
-    fields = image_fields(known, manifest, book, node.catalog.versions)
+    fields = image_fields(known, manifest, book, node.catalog.manifests.versions)
     status = os.stat(known.path)
     fd = open_regular(known.path)
     try:
@@ -145,7 +145,7 @@ def _show_image(
     fields["copies"] = [row.path for row in node.library.holders(known.disk.id) if row.path != known.path]
     fields["published_as"] = [
         _signature(open_envelope(row.envelope), book)
-        for row in node.catalog.manifests(content=known.content.id)
+        for row in node.catalog.manifests.matching(content=known.content.id)
     ]
     fields["notes"] = list(known.notes)
     return fields
@@ -184,7 +184,7 @@ def _show_reference(
     everything = [*seen.listings, *(item for item in listings if item.manifest.id not in listed)]
     if not any(fits(reference, listing) for listing in everything):
         seen.require_answer()
-    where = places(everything, node.catalog.versions)
+    where = places(everything, node.catalog.manifests.versions)
     shown = []
     for listing in _shown(node, output, reference, everything, where):
         fork = where[listing.manifest.id] is Place.FORKED

@@ -11,9 +11,10 @@ from overlaysync.cli.common import aligned, quoted
 from overlaysync.cli.output import Output
 from overlaysync.cli.save import state_word, vm_fields
 from overlaysync.model.names import one_field
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
-from overlaysync.node.session import Network, looking
+from overlaysync.node.session import looking
 from overlaysync.node.vault_places import peer_places
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.recovery.gathering import Gathered, gather

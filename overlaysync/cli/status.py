@@ -20,9 +20,10 @@ from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.save import team_of
 from overlaysync.errors import NotReplicatedError
 from overlaysync.model.names import one_field
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Silent
-from overlaysync.node.session import Network, looking
+from overlaysync.node.session import looking
 from overlaysync.node.status import TeamStatus, team_status
 from overlaysync.ops.dates import ago
 from overlaysync.ops.recovery.standing import Holder, VmStanding

@@ -32,10 +32,10 @@ from overlaysync.cli.signals import ending
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.fetch_session import FetchSession, fetching
 from overlaysync.node.fetch_types import Fetched, Options
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.replica import Replica
 from overlaysync.node.serving import serve
-from overlaysync.node.session import Network
 from overlaysync.node.syncing import Change, Round, Sync, check_followable, sync_options
 
 _RECHECK_S = 7 * 86400.0
@@ -223,7 +223,7 @@ class _Syncing:
     # -- what is printed -----------------------------------------------------------------------------
 
     def _print(self, node: Node, done: Round, more: dict[str, Any] | None = None) -> None:
-        book, versions = node.book(), node.catalog.versions
+        book, versions = node.book(), node.catalog.manifests.versions
         results = [fetched for one in done.brought for fetched in one.fetched]
         unique = list({result.known.path: result for result in reversed(results)}.values())[::-1]
         document: dict[str, Any] = {

@@ -74,12 +74,12 @@ def tree(
 def _family(node: Node) -> Tree:
     """Return the tree of what this node knows, without the files that are gone."""
 
-    rows = [row for row in node.catalog.all_images() if os.path.exists(row.path)]
+    rows = [row for row in node.catalog.images.all() if os.path.exists(row.path)]
     other = [row for row in rows if node.library.known(row.path) is None]
     # Of an overlay that was not written to, only what is below can be another.
     astray = {row.path for row in other if row.layer and is_as_hashed(row)}
     changed = {row.path for row in other} - astray
-    manifests = node.catalog.manifests()
+    manifests = node.catalog.manifests.matching()
     sizes: dict[bytes, int] = {}
     for content in {row.layer or row.disk for row in rows} - {row.content for row in manifests}:
         pages = node.catalog.pages.load_list(content)
@@ -153,7 +153,7 @@ def _check_no_image(real: str, path: str, node: Node) -> None:
     try:
         if in_use(fd):
             raise InUseError(f"{path} is in use as an image", why=f"by {user_of(fd)}", hint=hint)
-        known = node.catalog.image_at(real) or node.catalog.held_at(real) or node.catalog.made_at(real)
+        known = node.catalog.images.at(real) or node.catalog.held.at(real) or node.catalog.made.at(real)
         if known or ending_of(path) or ending_of(real) or looks_like_image(fd):
             raise WouldDestroyError(
                 f"{path} is a disk image", why="a drawing never takes the place of one", hint=hint

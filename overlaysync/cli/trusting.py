@@ -139,7 +139,7 @@ def distrust(
                 why="you cannot refuse what you publish yourself",
                 hint="overlaysync trust, for a list of publishers",
             )
-        names, label = _names(publisher, book), _label(node.catalog.sightings(), publisher, book)
+        names, label = _names(publisher, book), _label(node.catalog.manifests.sightings(), publisher, book)
         node.catalog.pins.distrust(DistrustedPublisher(publisher, timestamp(), label))
         fields = _refused_fields(publisher, node.book())
     lines = [
@@ -260,7 +260,7 @@ def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where
 
     book = node.book()
     publisher = _find(node, output, fingerprint, book, where)
-    sightings = node.catalog.sightings()
+    sightings = node.catalog.manifests.sightings()
     published = [(seen.team, seen.name) for seen in sightings if seen.publisher == publisher]
     label = _label(sightings, publisher, book)
     if name is None and book.refuses(publisher):
@@ -339,7 +339,11 @@ def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look
         NotFoundError: there is none.
     """
 
-    known = [*(seen.publisher for seen in node.catalog.sightings()), *_publishers(book), *book.distrusted]
+    known = [
+        *(seen.publisher for seen in node.catalog.manifests.sightings()),
+        *_publishers(book),
+        *book.distrusted,
+    ]
     try:
         return find_publisher(fingerprint, known)
     except NotFoundError:

@@ -276,7 +276,7 @@ def _unlike_its_name(node: Node, verdict: Verdict) -> str:
     if verdict.damage or expected.layer is not None or expected.basis is Basis.PUBLISHED:
         return ""
     catalog, name = node.catalog, stem(verdict.path)
-    if catalog.manifests(content=expected.disk) or not catalog.manifests(name=name):
+    if catalog.manifests.matching(content=expected.disk) or not catalog.manifests.matching(name=name):
         return ""
     return name
 
@@ -286,7 +286,7 @@ def _other_version(node: Node, verdict: Verdict) -> str:
 
     if not verdict.damage or verdict.known is None:
         return ""
-    rows = node.catalog.manifests(content=verdict.known.content.id)
+    rows = node.catalog.manifests.matching(content=verdict.known.content.id)
     return next((f"{row.title} by {who(row.publisher, row.label)}" for row in rows), "")
 
 

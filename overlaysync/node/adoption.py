@@ -81,7 +81,7 @@ class Adoption:
         known = await asyncio.to_thread(self._claims.here)
 
         def claims() -> list[Claim]:
-            offered = (listing.manifest for listing in fetch.reach.listings())
+            offered = (listing.manifest for listing in fetch.reach.directory.listings())
             return [*known, *self._claims.of(offered)]
 
         def enough() -> bool:
@@ -89,13 +89,17 @@ class Adoption:
                 parents = candidates(self.stray, claims(), disk)
             except BaseImageError:
                 return True  # it is disputed, which more peers cannot settle
-            have = {listing.manifest.header.result_id for listing in fetch.reach.listings() if listing.peers}
+            have = {
+                listing.manifest.header.result_id
+                for listing in fetch.reach.directory.listings()
+                if listing.peers
+            }
             return bool(parents) and (isinstance(only, Known) or not have.isdisjoint(parents))
 
         await fetch.reach.until(enough, wait_s=fetch.options.wait_s)
         proof = await self._prove(fetch, claims(), disk, only)
         if proof is None:
-            raise self.unproven(claims(), only, peers=len(fetch.reach.answering()))
+            raise self.unproven(claims(), only, peers=len(fetch.reach.directory.answering()))
         return proof
 
     def unproven(
@@ -142,7 +146,7 @@ class Adoption:
         place = fetch.options.masters_place
 
         def plan() -> list[Step]:
-            return plan_master(disk, fetch.reach.listings(), fetch.base_of, masters=place)
+            return plan_master(disk, fetch.reach.directory.listings(), fetch.base_of, masters=place)
 
         steps = await asyncio.to_thread(plan)
         if not steps:
@@ -159,7 +163,7 @@ class Adoption:
 
     def _namesake(self) -> str:
         """Return an image here that is called like the missing master, for the user to look at."""
-        known = [row.path for row in self.node.catalog.all_images() if os.path.exists(row.path)]
+        known = [row.path for row in self.node.catalog.images.all() if os.path.exists(row.path)]
         name = os.path.basename(self.stray.backing)
         paths = [*known, *image_files(self.directories)]
         return next((path for path in paths if os.path.basename(path) == name), "")

@@ -1,6 +1,6 @@
 """The peers that are known, and what they list, all together: bounded, and every node once.
 
-Leaves out whom to ask, and when: that is :mod:`.reach`.
+Leaves out whom to ask, and when: that is :mod:`.polling`.
 """
 
 from __future__ import annotations
@@ -76,6 +76,10 @@ class PeerDirectory:
             if view.label and source in (str(view.address), str(view.endpoint("any"))):
                 return view.label
         return source
+
+    def may_dial(self, host: str, port: int, *, told_by: Endpoint) -> bool:
+        """Whether to believe a peer that a node answers at ``host`` (an IP address) and ``port``."""
+        return self.neighbourhood.may_dial(host, port, told_by=told_by.host)
 
     def is_named(self, view: PeerView) -> bool:
         """Whether the user named a peer's address, or the name of it."""

@@ -223,7 +223,7 @@ class Download:
             return
         address: Endpoint = Address(member.host, member.port)
         # Those that asked us told of themselves; of the others a source has told, and was believed.
-        if not self._reach.may_dial(member.host, member.port, told_by=address):
+        if not self._reach.directory.may_dial(member.host, member.port, told_by=address):
             return
         if not self._reach.dials.take(member.host, member.port, self._loop.time()):
             return
@@ -308,7 +308,7 @@ class Download:
 
     def _hear_of(self, answer: SwarmAnswer, teller: Endpoint) -> None:
         for member in answer.members:
-            if self._reach.may_dial(member.host, member.port, told_by=teller):
+            if self._reach.directory.may_dial(member.host, member.port, told_by=teller):
                 self._told.seen(member, answer.pieces, self._loop.time())
 
     def _log(self, pieces: list[int]) -> None:

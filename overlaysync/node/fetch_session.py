@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.fetch_types import Options
 from overlaysync.node.fetching import Fetch
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
 from overlaysync.node.reshare import PartialSeeder
-from overlaysync.node.session import Network, looking
+from overlaysync.node.session import looking
 
 
 @dataclass(frozen=True, slots=True)

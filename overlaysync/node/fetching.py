@@ -40,7 +40,7 @@ from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Verdict, judge, judge_stray
 from overlaysync.ops.trust_messages import AwayError, not_within_reach, only_distrusted
 from overlaysync.ops.versions import history_of, is_news, settled
-from overlaysync.store.catalog import Held
+from overlaysync.store.held import Held
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
 
@@ -92,7 +92,7 @@ class Fetch:
             raise
 
     def _choose(self, reference: Reference) -> Found:
-        listings, book = self.reach.listings(), self.node.book()
+        listings, book = self.reach.directory.listings(), self.node.book()
         about = (reference, listings, book, self.node.versions)
         trusted_only, again, held = self.options.trusted_only, self.options.again, self.node.held()
         if not reference.is_many:
@@ -114,7 +114,9 @@ class Fetch:
         """Return what teams are known to have of what is meant, and no peer lists and no file here holds."""
         catalog = self.node.catalog
         listed = {(item.manifest.header.team, item.manifest.header.name) for item in listings}
-        known = {(seen.team, seen.name) for seen in catalog.sightings() if seen.team in self.node.teams}
+        known = {
+            (seen.team, seen.name) for seen in catalog.manifests.sightings() if seen.team in self.node.teams
+        }
         refusals = []
         for team, name in sorted(known - listed):
             if not fits_name(reference, team, name):
@@ -122,7 +124,7 @@ class Fetch:
             rows = [row for row in self.node.versions(team, name) if not book.refuses(row.publisher)]
             newest = History(rows).newest(rows)
             if newest and not any(row.id in held for row in newest):
-                error = not_within_reach(newest[0], catalog.holders(newest[0].content))
+                error = not_within_reach(newest[0], catalog.holders.of(newest[0].content))
                 refusals.append(Refusal(f"{team}/{name}", error))
         return refusals
 
@@ -235,17 +237,17 @@ class Fetch:
     def _has_holder(self, listing: Listing) -> bool:
         """Whether a peer gives out the content, as far as that is known: what a VM uses is only listed."""
         header = listing.manifest.header
-        return not listing.in_use or bool(self.reach.sources(header.content_id, header.team))
+        return not listing.in_use or bool(self.reach.directory.sources(header.content_id, header.team))
 
     def _check_distrusted(self, disk: str) -> None:
         """Say so when a missing master is within reach, and only distrusted publishers have signed it."""
-        fitting = [item for item in self.reach.listings() if item.manifest.header.result == disk]
+        fitting = [item for item in self.reach.directory.listings() if item.manifest.header.result == disk]
         if fitting and not believable(fitting, self.node.book()):
             raise only_distrusted(parse_reference(disk), fitting, self.node.book())
 
     def _believable(self) -> list[Listing]:
         """Return what is within reach, without what distrusted publishers signed."""
-        return believable(self.reach.listings(), self.node.book())
+        return believable(self.reach.directory.listings(), self.node.book())
 
     async def judge(self, steps: Sequence[Step], choice: Choice) -> Verdict | None:
         """Return what is to happen at the place of what was asked for; None when only its master can tell.
@@ -341,14 +343,14 @@ class Fetch:
         catalog, manifest, path = self.node.catalog, fetched.manifest, fetched.known.path
         if fetched.known.content.id != manifest.header.content_id or not fetched.known.files:
             return
-        noted = catalog.held_at(path)
+        noted = catalog.held.at(path)
         before = noted.manifests if noted else ()
         if noted and fetched.already and not is_news(catalog, before, manifest):
             return
         ids = settled(catalog, manifest, (*before, *fetched.verdict.superseded))
         header = manifest.header
         # Its next version is one of the thing that it is, whatever the file is called here.
-        catalog.hold(Held(path, header.team, header.name, ids, fetched.known.files[0]))
+        catalog.held.hold(Held(path, header.team, header.name, ids, fetched.known.files[0]))
 
     async def make(self, step: Step, verdict: Verdict) -> Fetched:
         """Make one image, as :meth:`ImageMaker.make`."""

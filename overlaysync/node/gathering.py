@@ -152,7 +152,7 @@ class Gathering:
             return None
         self._busy.discard(path)
         if found.top is None:
-            self.node.catalog.mark_named(path)
+            self.node.catalog.images.mark_named(path)
         return looked
 
     def leave_out(self, path: str, error: OverlaysyncError) -> None:

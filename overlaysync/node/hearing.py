@@ -145,7 +145,7 @@ class Hearing:
                 if known and (mine or team) and manifest.belongs(self.node.teams):
                     found[manifest.id] = manifest
         rows = [manifest_row(manifest) for manifest in found.values()]
-        self.node.catalog.note_manifests(rows, at=timestamp())
+        self.node.catalog.manifests.note_seen(rows, at=timestamp())
         return found
 
 

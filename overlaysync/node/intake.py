@@ -72,15 +72,15 @@ class Intake:
                         view.in_use[manifest.id] = since
                     manifests[manifest.id] = manifest
         rows = [manifest_row(manifest) for manifest in manifests.values()]
-        self._node.catalog.note_manifests(rows, at=timestamp())
+        self._node.catalog.manifests.note_seen(rows, at=timestamp())
         if view.public_key != self._node.key.public:
             contents = {row.content for row in rows if row.id not in view.in_use}
             lately = timestamp(ago_s=NOTED_S)
-            self._node.catalog.note_holdings(
+            self._node.catalog.holders.note_all(
                 view.public_key, view.label, contents, at=timestamp(), fresh=lately
             )
             gone = left_behind(self._node.catalog, view.public_key, view.label, rows)
-            self._node.catalog.forget_holdings(view.public_key, view.label, gone)
+            self._node.catalog.holders.forget(view.public_key, view.label, gone)
         return manifests
 
     async def learn_history(
@@ -115,7 +115,7 @@ class Intake:
 
     def without_past(self, manifests: list[Manifest]) -> list[Manifest]:
         """Those with versions before them that are not known here, the highest of each name first."""
-        find = self._node.catalog.find_manifest
+        find = self._node.catalog.manifests.find
         unknown = [
             manifest for manifest in manifests if any(find(id) is None for id in manifest.header.followed)
         ]
@@ -145,7 +145,7 @@ class Intake:
                     rows.append(manifest_row(earlier))
                     follows += earlier.header.followed
         finally:
-            self._node.catalog.note_manifests(rows, at=timestamp())
+            self._node.catalog.manifests.note_seen(rows, at=timestamp())
 
     async def note_member(
         self, node: bytes, label: str, team: str, views: Callable[[], Collection[PeerView]]

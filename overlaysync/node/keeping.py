@@ -158,7 +158,7 @@ class Keeper:
     async def _peers(self) -> list[_Peer]:
         views = [
             view
-            for view in self._reach.nodes()
+            for view in self._reach.directory.nodes()
             if view.public_key != self._node.key.public and not view.problem
         ]
         places = asyncio.Semaphore(_AT_ONCE)

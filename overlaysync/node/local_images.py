@@ -31,7 +31,7 @@ class LocalImages:
         self.learn(assembly.data.pages.virtual_size, progress)
         copier = LocalCopier(assembly, self.node.library.load_page, progress)
         taken = 0
-        for row in self.node.catalog.all_images():
+        for row in self.node.catalog.images.all():
             for layer in (False, True) if row.layer else (False,):
                 with self.node.library.source(row, layer=layer) as source:
                     if source is not None:
@@ -50,7 +50,7 @@ class LocalImages:
         with images_in(self.directories) as found:
             for item in found:
                 with suppress(OverlaysyncError, OSError):
-                    if self.node.catalog.image_at(item.path) is not None:
+                    if self.node.catalog.images.at(item.path) is not None:
                         continue
                     with library.open_quiet(item.path, file=item.open()) as chain:
                         if chain.virtual_size == virtual_size:

@@ -19,8 +19,9 @@ from overlaysync.ops.library import Library
 from overlaysync.ops.make import Maker
 from overlaysync.ops.publish import Publisher
 from overlaysync.ops.versions import other_sides
-from overlaysync.store.catalog import Catalog, ManifestRow
+from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.store.presence import Presence
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest, is_vouched
@@ -88,7 +89,7 @@ class Node:
 
     def versions(self, team: str, name: str) -> Sequence[ManifestRow]:
         """All versions of a name ever seen here, without those of an earlier team of that name."""
-        rows = self.catalog.versions(team, name)
+        rows = self.catalog.manifests.versions(team, name)
         key = self.teams.get(team)
         return rows if key is None else [row for row in rows if is_vouched(row.envelope, key)]
 
@@ -100,7 +101,7 @@ class Node:
 
     def held(self) -> set[bytes]:
         """Return the ids of the versions that files here hold, or held and were chosen over."""
-        rows = self.catalog.all_held()
+        rows = self.catalog.held.all()
         return {id for row in rows if os.path.lexists(row.path) for id in row.manifests}
 
     def book(self) -> Book:

@@ -13,10 +13,11 @@ from overlaysync.model.names import one_field
 from overlaysync.net.messages import Address
 from overlaysync.node.fetch_types import Options
 from overlaysync.node.fetching import Fetch
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.reshare import PartialSeeder
-from overlaysync.node.session import Network, looking
+from overlaysync.node.session import looking
 from overlaysync.ops.again import Again
 from overlaysync.ops.bases import path_below
 from overlaysync.ops.library import Known, is_read_only
@@ -49,7 +50,7 @@ async def repair(
         NetworkError, VerificationError: nobody has the bytes that are missing.
     """
     content = verdict.expected.content
-    rows = node.catalog.manifests(content=content)
+    rows = node.catalog.manifests.matching(content=content)
     if not rows:
         raise NotFoundError(
             f"Cannot heal {verdict.path}",
@@ -62,7 +63,9 @@ async def repair(
     options = Options(to=os.path.dirname(verdict.path))
     network = Network(peers=tuple(peers), compression=compression)
     async with looking(node, observer, network) as reach:
-        await reach.until(lambda: bool(reach.sources(content, manifest.header.team)), wait_s=options.wait_s)
+        await reach.until(
+            lambda: bool(reach.directory.sources(content, manifest.header.team)), wait_s=options.wait_s
+        )
         fetch = Fetch(node, reach.client, reach, observer, options, PartialSeeder(node, reach))
         header = listing.manifest.header
         base = (
@@ -103,7 +106,7 @@ async def repair(
 def _format(node: Node, path: str, header: Header) -> Format:
     """Return the format that the file is named for; else the one that it had, or that it was published in."""
     ending = os.path.splitext(path)[1].lower().removeprefix(".")
-    row = node.catalog.image_at(path)
+    row = node.catalog.images.at(path)
     return Format(ending if ending in list(Format) else row.format if row else header.format)
 
 

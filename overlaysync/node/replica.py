@@ -25,7 +25,7 @@ from overlaysync.ops.bases import lies_in
 from overlaysync.ops.library import Known
 from overlaysync.ops.matching import fits_name
 from overlaysync.ops.present import Present, files_meant
-from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope
 
 
@@ -153,9 +153,9 @@ class Replica(Share):
     def _versions(self, image: Known) -> list[Manifest]:
         """Return what the file was noted to hold, then all else that this node may see of its content."""
         catalog = self.node.catalog
-        noted = catalog.held_at(image.path)
-        held = [row for row in map(catalog.find_manifest, noted.manifests if noted else ()) if row]
-        rows = [*held, *catalog.manifests(content=image.content.id)]
+        noted = catalog.held.at(image.path)
+        held = [row for row in map(catalog.manifests.find, noted.manifests if noted else ()) if row]
+        rows = [*held, *catalog.manifests.matching(content=image.content.id)]
         found = [open_envelope(row.envelope) for row in rows if row.content == image.content.id]
         return [manifest for manifest in found if manifest.belongs(self.node.teams)]
 

@@ -92,7 +92,7 @@ class PartialSeeder:
         return ()
 
     def peers(self) -> Sequence[Address]:
-        return self._reach.answering()
+        return self._reach.directory.answering()
 
     def port_for(self, team: str) -> int:
         """Where it answers those who fetch what belongs to ``team`` ("" for everybody)."""

@@ -96,7 +96,7 @@ class Scrubber:
 
     def _check(self, shared: Shared, age_s: float) -> bool:
         path, catalog = shared.known.path, self.share.node.catalog
-        offer, row = self.share.offer(shared.manifest.id), catalog.image_at(path)
+        offer, row = self.share.offer(shared.manifest.id), catalog.images.at(path)
         if not isinstance(offer, ImageOffer) or row is None or not offer.unchanged():
             return False
         if 0 <= now() - row.verified_at < age_s:  # a time to come is no reason never to look
@@ -109,7 +109,7 @@ class Scrubber:
         if finding.damage:
             self.share.found_rotten(path, row.fingerprint, _words(path, finding))
         else:
-            catalog.confirm_image(row, at=begun)
+            catalog.images.confirm(row, at=begun)
         return True
 
     def _pacer(self, offer: ImageOffer) -> Pacer:

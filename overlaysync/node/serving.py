@@ -26,7 +26,7 @@ from overlaysync.node.reach import Reach
 from overlaysync.node.scrubber import rechecked
 from overlaysync.node.sharing import Share
 from overlaysync.node.vault_serving import ServedVault
-from overlaysync.store.catalog import label_key
+from overlaysync.store.holders import label_key
 from overlaysync.swarm.members import Members
 from overlaysync.trust.keys import node_id
 
@@ -57,13 +57,13 @@ async def serve(
     faults.tell(share.observer.note)
     deliveries = Deliveries(share.observer.log)
     sent = partial(_note_sent, share, deliveries)
-    if reach is not None and not reach.catalogs:
-        reach.hearing = Hearing(node, reach.client, share.names, share.hear)
+    if reach is not None and not reach.polling.catalogs:
+        reach.polling.hearing = Hearing(node, reach.client, share.names, share.hear)
     vault = ServedVault(node.home.vault, partial(kept_by, node), monotonic)
     server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults, vault=vault)
     port = await server.start(port=port)
     if reach is not None:
-        share.neighbours = reach.answering
+        share.neighbours = reach.directory.answering
     with _own_label(node, port) as label:
 
         def moved(where: str) -> None:
@@ -184,7 +184,7 @@ def _note_holders(node: Node, finished: list[tuple[str, bytes]]) -> None:
     """Note who has what, by label: of a node that only fetches the key is not known."""
     at, lately = timestamp(), timestamp(ago_s=NOTED_S)
     for label, content in finished:
-        node.catalog.note_holdings(label_key(label), label, [content], at=at, fresh=lately)
+        node.catalog.holders.note_all(label_key(label), label, [content], at=at, fresh=lately)
 
 
 def _announcement(share: Share, server: Server) -> Announcement:

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from overlaysync.net.client import Client
-from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
-from overlaysync.swarm.link import Compression
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """How a command uses the network.
-
-    Attributes:
-        peers: named by the user; they are asked whether they announce themselves or not.
-        interfaces: to look for others on; none for all that are usual.
-        rate: bytes per second that are taken, and as many that are given; None for no limit.
-        compression: whether to ask for compressed data.
-        mdns_needed: whether it is an error when multicast does not work and no peer is named.
-        catalogs: whether peers are asked for what they have; a node that only shares does not.
-        alarm: is told what the user must know at once; by default the observer.
-    """
-
-    peers: Sequence[Address] = ()
-    interfaces: Sequence[str] = ()
-    rate: int | None = None
-    compression: Compression = Compression.AUTO
-    mdns_needed: bool = True
-    catalogs: bool = True
-    alarm: Callable[[str], None] | None = None
 
 
 @asynccontextmanager
@@ -47,15 +22,6 @@ async def looking(node: Node, observer: Observer, network: Network) -> AsyncIter
     """
     async with (
         Client(limit=RateLimit(network.rate), compression=network.compression, teams=node.teams) as client,
-        Reach.open(
-            node,
-            client,
-            observer,
-            peers=network.peers,
-            interfaces=network.interfaces,
-            mdns_needed=network.mdns_needed,
-            catalogs=network.catalogs,
-            alarm=network.alarm,
-        ) as reach,
+        Reach.open(node, client, observer, network) as reach,
     ):
         yield reach

@@ -252,7 +252,7 @@ class Share:
         audience = origin.team if origin else None
         if origin and origin.why and self.team == origin.team and not origin.left:
             return self.team
-        known = self.node.catalog.manifests(team="", content=image.content.id)
+        known = self.node.catalog.manifests.matching(team="", content=image.content.id)
         narrower = self.team and audience == "" and not known
         return self.team if audience is None or narrower else None
 
@@ -278,7 +278,7 @@ class Share:
         candidates = []
         for path, image in images.items():
             asked, folder = path in found, found[path].folder if path in found else ""
-            noted = self.node.catalog.held_at(path)
+            noted = self.node.catalog.held.at(path)
             passed_on = None if asked else self.node.publisher.passed_on(image, team)
             candidates.append(
                 Candidate(
@@ -318,7 +318,7 @@ class Share:
         contents = {image.content.id for image in images.values()}
         return {
             held.name: held.path
-            for held in self.node.catalog.all_held()
+            for held in self.node.catalog.held.all()
             if held.path not in images
             and (self.team is None or held.team == self.team)
             and os.path.exists(held.path)
@@ -429,7 +429,7 @@ class Share:
         try:
             expected = chain.fingerprints()
             self._keep_unwritten(chain, image)
-            row = self.node.catalog.image_at(image.path)
+            row = self.node.catalog.images.at(image.path)
             if row is None or row.chain != expected:
                 raise InUseError(f"{image.path} changed while it was published", hint="try again")
 
@@ -507,8 +507,8 @@ class Share:
 
     def _published_before(self, path: str) -> Manifest | None:
         """Return the version that the file held last, if it was for the audience that it has now."""
-        held = self.node.catalog.held_at(path)
-        for row in map(self.node.catalog.find_manifest, held.manifests if held else ()):
+        held = self.node.catalog.held.at(path)
+        for row in map(self.node.catalog.manifests.find, held.manifests if held else ()):
             if row is None or self.team not in (None, row.team) or self.wishes.name not in ("", row.name):
                 continue
             manifest = open_envelope(row.envelope)

@@ -19,7 +19,7 @@ from overlaysync.ops.recovery.gathering import gather
 from overlaysync.ops.recovery.standing import Own, VmStanding, standings
 from overlaysync.ops.recovery.tips import newest_of_vms
 from overlaysync.ops.recovery.vaults import TeamVault
-from overlaysync.store.catalog import Held
+from overlaysync.store.held import Held
 from overlaysync.store.keeping import KeptTeam, load_keeping
 from overlaysync.trust.teams import Team
 from overlaysync.vault.directory import DirectoryObjects
@@ -89,7 +89,7 @@ def _status(
 ) -> TeamStatus:
     heads = {key: head.head.counter for key, head in vault.heads().items()}
     own = Own(node.key.public, node.label, frozenset(filter(None, (boot_hash(), node.key.public))), heads)
-    held = [row for row in node.catalog.all_held() if row.team == team.name]
+    held = [row for row in node.catalog.held.all() if row.team == team.name]
     newest = {name: savings[-1].vm for name, savings in newest_of_vms(states).items()}
     changed = {name: found for name, vm in newest.items() if (found := _is_changed(vm, held)) is not None}
     kept = load_keeping(node.home.keeping).teams.get(team.name, KeptTeam())
@@ -123,7 +123,7 @@ def _never_saved(node: Node, held: Iterable[Held], states: Iterable[SignedState]
     for row in held:
         if saved & set(row.manifests) or not os.path.lexists(row.path):
             continue
-        known = node.catalog.find_manifest(row.manifests[0]) if row.manifests else None
+        known = node.catalog.manifests.find(row.manifests[0]) if row.manifests else None
         if known is not None and known.kind == "layer":
             names.add(row.name)
     return tuple(sorted(names))

@@ -110,7 +110,7 @@ class Sync:
         reach, loop = self.fetch.reach, asyncio.get_running_loop()
         await reach.changes(wait_s=POLL_S)
         if loop.time() >= self._asked + POLL_S:
-            reach.ask_again()
+            reach.polling.ask_again()
             self._asked = loop.time()
 
     async def _round(self, collection: Collection) -> Round:

@@ -26,7 +26,7 @@ async def peer_places(node: Node, reach: Reach, tag: str, *, wait_s: float) -> l
         wait_s: how long to look.
     """
     await reach.until(lambda: False, wait_s=wait_s)
-    views = [view for view in reach.nodes() if view.answered and view.public_key != node.key.public]
+    views = [view for view in reach.directory.nodes() if view.answered and view.public_key != node.key.public]
     kept = await asyncio.gather(*(_keeps(reach, view, tag) for view in views))
     loop = asyncio.get_running_loop()
     return [

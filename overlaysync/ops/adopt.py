@@ -34,7 +34,9 @@ from overlaysync.ops.hashing import Progress, hash_layer
 from overlaysync.ops.library import Known, Library, PageKeeper, is_before, vouched_by
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.trust_messages import who
-from overlaysync.store.catalog import Doubt, Held, ImageRow
+from overlaysync.store.doubts import Doubt
+from overlaysync.store.held import Held
+from overlaysync.store.images import ImageRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.teams import Team
@@ -180,7 +182,7 @@ class Claims:
         self._book = book
         self._teams = teams
         self._ids: dict[bytes, bytes] = {}
-        self._doubts = library.catalog.doubts()
+        self._doubts = library.catalog.doubts.by_content()
 
     def here(self) -> list[Claim]:
         """Return what is known here: by manifests kept or seen, by images, by layers that were read before.
@@ -188,16 +190,16 @@ class Claims:
         Overlays to which nothing was written are all alike, so of such a one only its own record counts.
         """
         catalog = self._library.catalog
-        self._doubts = doubted = catalog.doubts()
+        self._doubts = doubted = catalog.doubts.by_content()
         rows = [
             row
-            for row in catalog.all_images()
-            if row.layer not in doubted and not catalog.doubt_about(row.path, row.fingerprint)
+            for row in catalog.images.all()
+            if row.layer not in doubted and not catalog.doubts.about(row.path, row.fingerprint)
         ]
         if self._stray.is_empty:
             own = [row for row in rows if row.path == self._stray.path and self._is_same_file(row)]
             return [claim for row in own if (claim := self._by_image(row) or self._by_record(row))]
-        claims = [*self.of(open_envelope(row.envelope) for row in catalog.layers())]
+        claims = [*self.of(open_envelope(row.envelope) for row in catalog.manifests.layers())]
         claims += [claim for row in rows if (claim := self._by_image(row))]
         if self._stray.is_exact:
             claims += [
@@ -391,22 +393,22 @@ def note_history(library: Library, stray: Stray, made: Known, proof: Proof, *, a
     """
     catalog = library.catalog
     settle(library, made, proof)
-    held = catalog.held_at(stray.path)
+    held = catalog.held.at(stray.path)
     manifest = proof.claim.manifest if proof.claim else None
     if held:
         unchanged = made.content.id in library.published_contents(stray.path)
         # Where it was written to since, the note stays that of the file as it was: what differs is work.
-        catalog.hold(replace(held, path=made.path, file=made.files[0] if unchanged else held.file))
+        catalog.held.hold(replace(held, path=made.path, file=made.files[0] if unchanged else held.file))
     elif manifest and manifest.header.content_id == made.content.id:
         keep_manifest(catalog, manifest, at=at)
         header = manifest.header
-        catalog.hold(Held(made.path, header.team, header.name, (manifest.id,), made.files[0]))
+        catalog.held.hold(Held(made.path, header.team, header.name, (manifest.id,), made.files[0]))
 
 
 def settle(library: Library, known: Known, proof: Proof) -> None:
     """Forget that a file was a guess, when a claim proves the same content."""
     if proof.claim is not None and proof.claim.layer == known.content.id:
-        library.catalog.settle_doubt(known.content.id)
+        library.catalog.doubts.settle(known.content.id)
 
 
 def note_unverified(library: Library, made: Known, against: str = "", *, at: str) -> str:
@@ -424,7 +426,7 @@ def note_unverified(library: Library, made: Known, against: str = "", *, at: str
         f"{made.parent.path} ({short_id(made.parent.disk.id)}) by adopt --unverified"
     )
     text += f", although {against}" if against else ""
-    library.catalog.doubt(Doubt(made.path, made.files[0], made.content.id, text, at))
+    library.catalog.doubts.note(Doubt(made.path, made.files[0], made.content.id, text, at))
     return text
 
 

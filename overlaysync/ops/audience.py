@@ -17,7 +17,9 @@ from overlaysync.model.names import name_from
 from overlaysync.ops.again import PUBLIC, ShareAgain
 from overlaysync.ops.kinship import kin
 from overlaysync.ops.library import Known
-from overlaysync.store.catalog import MAX_HELD, Catalog, Held, ManifestRow
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.held import MAX_HELD, Held
+from overlaysync.store.manifests import ManifestRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +61,20 @@ def _rows_of(catalog: Catalog, known: Known, name: str) -> list[ManifestRow]:
 
     None when it was never published, nor anything like it.
     """
-    held = catalog.held_at(known.path)
+    held = catalog.held.at(known.path)
     if held and (rows := _held_rows(catalog, held)):
         return rows
     return (
-        catalog.manifests(content=known.content.id)
+        catalog.manifests.matching(content=known.content.id)
         or _made_rows(catalog, known)
-        or catalog.manifests(disk=known.disk.id)
+        or catalog.manifests.matching(disk=known.disk.id)
         or [row for gone in _gone(catalog, known.path, name) for row in _held_rows(catalog, gone)]
     )
 
 
 def _held_rows(catalog: Catalog, held: Held) -> list[ManifestRow]:
     """Return the versions of the audience that a file was noted to be for."""
-    found = map(catalog.find_manifest, held.manifests)
+    found = map(catalog.manifests.find, held.manifests)
     return [row for row in found if row and row.team == held.team]
 
 
@@ -81,10 +83,10 @@ def _made_rows(catalog: Catalog, known: Known) -> list[ManifestRow]:
 
     It may be a copy of the file that was made, or that file under a new path.
     """
-    for made in catalog.all_made():
+    for made in catalog.made.all():
         moved = stem(made.path) == stem(known.path) and not os.path.lexists(made.path)
         if made.path == known.path or made.content == known.content.id or moved:
-            rows = [row for row in map(catalog.find_manifest, made.sources) if row]
+            rows = [row for row in map(catalog.manifests.find, made.sources) if row]
             if rows:
                 return rows
     return []
@@ -94,7 +96,7 @@ def _gone(catalog: Catalog, path: str, name: str) -> list[Held]:
     """Return the notes of files that are gone, and that the file at ``path`` may be, by its name."""
     return [
         held
-        for held in catalog.all_held()
+        for held in catalog.held.all()
         if (held.name == name or stem(held.path) in (name, stem(path))) and not os.path.lexists(held.path)
     ]
 
@@ -149,29 +151,29 @@ class Audiences:
         return origin.team
 
     def _origin(self, known: Known, name: str) -> Origin | None:
-        held = self._catalog.held_at(known.path)
+        held = self._catalog.held.at(known.path)
         if held:
             return self._of_held(held)
         catalog = self._catalog
         return (
-            self._of_rows(catalog.manifests(content=known.content.id), name)
+            self._of_rows(catalog.manifests.matching(content=known.content.id), name)
             or self._of_rows(_made_rows(catalog, known), name)
-            or self._of_rows(catalog.manifests(disk=known.disk.id), name)
+            or self._of_rows(catalog.manifests.matching(disk=known.disk.id), name)
             or self._of_gone(_gone(catalog, known.path, name))
         )
 
     def _origin_below(self, known: Known, name: str) -> Origin | None:
         """Return that of a master: where its content is public, what stands on it may be public."""
-        return self._of_rows(self._catalog.manifests(content=known.content.id), "") or self._origin(
+        return self._of_rows(self._catalog.manifests.matching(content=known.content.id), "") or self._origin(
             known, name
         )
 
     def _kin(self, known: Known, noted: Origin | None) -> Origin | None:
         """Return the team whose data an image holds that is not known as that team's."""
         catalog = self._catalog
-        if catalog.manifests(team="", content=known.content.id):
+        if catalog.manifests.matching(team="", content=known.content.id):
             return None
-        rows = [row for row in catalog.manifests() if row.team]
+        rows = [row for row in catalog.manifests.matching() if row.team]
         row = kin(catalog, known, sorted(rows, key=self._is_mine, reverse=True))
         if row is not None:
             why = f"it holds data of {row.title}, which are in no public image known here"
@@ -187,7 +189,11 @@ class Audiences:
         if known.parent is None:
             return None
         name, below = stem(known.path), known.parent.disk.id
-        rows = [row for row in self._catalog.layers() if row.team and (row.name, row.parent) == (name, below)]
+        rows = [
+            row
+            for row in self._catalog.manifests.layers()
+            if row.team and (row.name, row.parent) == (name, below)
+        ]
         return max(rows, key=lambda row: (self._is_mine(row), row.version), default=None)
 
     def _of_rows(self, rows: Sequence[ManifestRow], name: str) -> Origin | None:

@@ -52,15 +52,15 @@ def mark_meant(catalog: Catalog, base: Known, directories: Collection[str]) -> N
     One that is only known from elsewhere is not marked: a publisher needs no more than its id to name it.
     """
     if os.path.dirname(base.path) in set(map(os.path.realpath, directories)):
-        catalog.mark_named(base.path)
+        catalog.images.mark_named(base.path)
 
 
 def _is_meant(image: Known, overlay: str, named: Collection[str], catalog: Catalog, *, sharing: bool) -> bool:
     if any(image.path == path or image.path.startswith(f"{path.rstrip('/')}/") for path in named):
         return True
-    if catalog.is_named(image.path) or catalog.held_at(image.path):
+    if catalog.images.is_named(image.path) or catalog.held.at(image.path):
         return True
-    if catalog.manifests(content=image.content.id):
+    if catalog.manifests.matching(content=image.content.id):
         return True
     beside_or_above = f"{os.path.dirname(overlay)}/".startswith(f"{os.path.dirname(image.path).rstrip('/')}/")
     return beside_or_above and not (sharing and image.geometry.format is Format.RAW)

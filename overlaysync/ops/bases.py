@@ -16,7 +16,8 @@ from overlaysync.errors import OverlaysyncError
 from overlaysync.formats.image import Format
 from overlaysync.ops.folders import images_in
 from overlaysync.ops.library import Known, Library, is_read_only
-from overlaysync.store.catalog import Catalog, ImageRow
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.images import ImageRow
 from overlaysync.store.media import may_go
 
 
@@ -55,7 +56,7 @@ def find_base(
     if found is not None:
         return found
     lasting = [row for row in rows if _is_lasting(library.catalog, row, directories)]
-    lasting.sort(key=lambda row: library.catalog.held_at(row.path) is None)
+    lasting.sort(key=lambda row: library.catalog.held.at(row.path) is None)
     return next(_examined(library, [*lasting, *(rows if last_resort else ())], now), None)
 
 
@@ -113,5 +114,5 @@ def _size(library: Library, path: str, file: int) -> int:
 def _is_lasting(catalog: Catalog, row: ImageRow, directories: Sequence[str]) -> bool:
     """Whether a copy is one that the user knows of, on a disk that stays."""
     path = row.path
-    known = catalog.is_named(path) or catalog.held_at(path) or catalog.made_at(path)
+    known = catalog.images.is_named(path) or catalog.held.at(path) or catalog.made.at(path)
     return bool(known) and not may_go(path, directories)

@@ -76,7 +76,7 @@ def _check_unneeded(fd: int, path: str, catalog: Catalog, *, instead: str = "") 
 def standing_on(path: str, inode: tuple[int, int], catalog: Catalog) -> list[str]:
     """Paths of images that stand on the file: known ones, and those beside it."""
     real = os.path.realpath(path)
-    known = [row.path for row in catalog.all_images()]
+    known = [row.path for row in catalog.images.all()]
     found = []
     for other in sorted({*known, *map(os.path.realpath, image_files([os.path.dirname(real)]))}):
         if other == real or not os.path.exists(other):

@@ -20,7 +20,8 @@ from overlaysync.formats.detect import open_image
 from overlaysync.formats.recognition import always
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.ops.trust_messages import who
-from overlaysync.store.catalog import Catalog, ImageRow
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.images import ImageRow
 
 
 class Basis(Enum):
@@ -93,21 +94,24 @@ def expected_at(catalog: Catalog, path: str) -> Expected | None:
     if found is None or found.basis is Basis.PUBLISHED:
         return found
     # A file that was moved or copied here, or made anew: nothing is noted of its path, but of its content.
-    rows, name = catalog.manifests(content=found.content), os.path.splitext(os.path.basename(path))[0]
+    rows, name = (
+        catalog.manifests.matching(content=found.content),
+        os.path.splitext(os.path.basename(path))[0],
+    )
     row = min(rows, key=lambda row: row.name != name, default=None)
     return replace(found, published=f"{row.title} by {who(row.publisher, row.label)}") if row else found
 
 
 def pledged_at(catalog: Catalog, path: str) -> Expected | None:
     """Return what a file must hold by what it was published as, or made with; None when it was neither."""
-    made = catalog.made_at(path)
+    made = catalog.made.at(path)
     if made and made.disk:
         return Expected(path, Basis.MADE, made.disk, None, made.file, _date(made.at))
     present = _fingerprint(path)
     if made and present and made.file[:2] == present[:2]:
         return None  # an overlay that was made anew where a published one was
-    held = catalog.held_at(path)
-    rows = [row for row in map(catalog.find_manifest, held.manifests if held else ()) if row]
+    held = catalog.held.at(path)
+    rows = [row for row in map(catalog.manifests.find, held.manifests if held else ()) if row]
     if held is None or not rows:
         return None
     # The first is what it holds; further ones were given up for it.
@@ -118,7 +122,7 @@ def pledged_at(catalog: Catalog, path: str) -> Expected | None:
 
 
 def _stood_on(catalog: Catalog, path: str) -> Expected | None:
-    row = catalog.image_at(path)
+    row = catalog.images.at(path)
     if row is not None and row.layer is not None:
         return None
     above = list(_overlays_on(catalog, path))
@@ -135,8 +139,8 @@ def _overlays_on(catalog: Catalog, path: str) -> Iterator[ImageRow]:
     that was put there without proof does not say what the file must hold.
     """
     present = _fingerprint(path)
-    for row in catalog.all_images():
-        if row.parent is None or len(row.chain) < 2 or catalog.doubt_about(row.path, row.fingerprint):
+    for row in catalog.images.all():
+        if row.parent is None or len(row.chain) < 2 or catalog.doubts.about(row.path, row.fingerprint):
             continue
         with suppress(OverlaysyncError, OSError), open_image(row.path, vouched=always) as image:
             same = os.fstat(image.fd)
@@ -148,7 +152,7 @@ def _overlays_on(catalog: Catalog, path: str) -> Iterator[ImageRow]:
 
 
 def _read(catalog: Catalog, path: str) -> Expected | None:
-    row = catalog.image_at(path)
+    row = catalog.images.at(path)
     if row is None:
         return None
     return Expected(path, Basis.READ, row.disk, row.layer, row.fingerprint, _date(row.verified_at))

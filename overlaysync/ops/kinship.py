@@ -15,7 +15,8 @@ from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Kind, equal_rows, kinds_of
 from overlaysync.model.pages import PageList
 from overlaysync.ops.library import Known
-from overlaysync.store.catalog import Catalog, ManifestRow
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import open_envelope
 from overlaysync.units import CHUNK, MIB
 
@@ -86,7 +87,7 @@ def _data_in(catalog: Catalog, row: ManifestRow) -> _Data | None:
 def _public(catalog: Catalog) -> dict[int, list[PageList]]:
     """Return the digests of all public versions that are kept here, by their unit."""
     found: dict[int, list[PageList]] = {}
-    rows = catalog.manifests(team="")
+    rows = catalog.manifests.matching(team="")
     for id in dict.fromkeys(id for row in rows for id in (row.content, row.result) if id):
         pages = catalog.pages.load_list(id)
         if pages is not None:

@@ -24,7 +24,9 @@ from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.expected import Basis, Expected, expected_at, pledged_at
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
 from overlaysync.ops.local import LocalSource
-from overlaysync.store.catalog import Catalog, Doubt, ImageRow
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.doubts import Doubt
+from overlaysync.store.images import ImageRow
 
 _KEEP_PAGES = 64
 
@@ -217,13 +219,13 @@ class Library:
 
     def published_contents(self, path: str) -> set[bytes]:
         """Return the contents and disks that the file at a real path held when last fetched or published."""
-        held = self.catalog.held_at(path)
-        rows = map(self.catalog.find_manifest, held.manifests if held else ())
+        held = self.catalog.held.at(path)
+        rows = map(self.catalog.manifests.find, held.manifests if held else ())
         return {id for row in rows if row for id in (row.content, row.result) if id}
 
     def known(self, path: str | os.PathLike[str]) -> ImageRow | None:
         """Return the catalog's row of ``path`` if it still fits the files, without hashing anything."""
-        row = self.catalog.image_at(os.path.realpath(path))
+        row = self.catalog.images.at(os.path.realpath(path))
         if row is None:
             return None
         try:
@@ -234,7 +236,7 @@ class Library:
 
     def holders(self, disk: bytes) -> Iterator[ImageRow]:
         """Images here whose guest sees ``disk``, masters first, as far as their files are unchanged."""
-        rows = self.catalog.images_with_disk(disk)
+        rows = self.catalog.images.with_disk(disk)
         for row in sorted(rows, key=lambda row: row.layer is not None):
             if self.known(row.path):
                 yield row
@@ -294,9 +296,9 @@ class Library:
         """Whether the header of an overlay is believed: it is ours, or the user named that very file."""
         if is_own(path, file):
             return True
-        row = self.catalog.image_at(path)
+        row = self.catalog.images.at(path)
         same = row is not None and row.fingerprint[:2] == (file.st_dev, file.st_ino)
-        return same and self.catalog.is_named(path)
+        return same and self.catalog.images.is_named(path)
 
     def _examine(
         self, chain: Chain, now: float, progress: Progress | None, fresh: bool, accept_master: bool
@@ -340,11 +342,11 @@ class Library:
         Or of the file that was moved here as it was.
         """
         file = chain.fingerprints()[0]
-        row = self.catalog.image_at(chain.top.real_path)
+        row = self.catalog.images.at(chain.top.real_path)
         if row is not None and row.fingerprint[:2] == file[:2]:
             return row
         # A moved file keeps the time of its last write; only its inode's number may be another file's by now.
-        return next((row for row in self.catalog.all_images() if row.fingerprint[:4] == file[:4]), None)
+        return next((row for row in self.catalog.images.all() if row.fingerprint[:4] == file[:4]), None)
 
     def other_master(self, path: str, parent: Known, wanted: bytes, *, empty: bool = False) -> BaseImageError:
         """Return the error for an overlay whose master has other content; says where the right one is.
@@ -352,10 +354,10 @@ class Library:
         One that is ``empty`` fits any master, so that the right one must be named.
         """
         here = next((row.path for row in self.holders(wanted) if row.path != parent.path), None)
-        manifests = self.catalog.manifests(content=wanted)
+        manifests = self.catalog.manifests.matching(content=wanted)
         called = f" ({manifests[0].title}, by {one_field(manifests[0].label)})" if manifests else ""
         # Another version that was put there is no damage: healing would put the older one in its place.
-        another = self.catalog.manifests(content=parent.content.id)
+        another = self.catalog.manifests.matching(content=parent.content.id)
         if not here and not another and wanted in self.published_contents(parent.path):
             hint = f"overlaysync verify --repair '{parent.path}'"
         else:
@@ -377,7 +379,7 @@ class Library:
 
         A master that was healed is another file: of the overlays on it, which it left alone, all stays known.
         """
-        row = self.catalog.image_at(chain.top.real_path)
+        row = self.catalog.images.at(chain.top.real_path)
         files = chain.fingerprints()
         if row is None or row.chain[0] != files[0] or row.format != chain.top.geometry.format:
             return None
@@ -429,12 +431,12 @@ class Library:
 
         A guess that was published is still a guess: only a version from before it counts against that.
         """
-        doubt = self.catalog.doubt_about(path, file)
+        doubt = self.catalog.doubts.about(path, file)
         if doubt is not None:
             return doubt
-        doubt = self.catalog.doubts().get(content)
+        doubt = self.catalog.doubts.by_content().get(content)
         if doubt is None or any(
-            is_before(row.created, doubt) for row in self.catalog.manifests(content=content)
+            is_before(row.created, doubt) for row in self.catalog.manifests.matching(content=content)
         ):
             return None
         return doubt
@@ -446,9 +448,9 @@ class Library:
 
     def _spread_doubt(self, path: str, file: Fingerprint, content: bytes) -> None:
         """Carry the doubt about a file over to what a guest has made of it since."""
-        doubt = self.catalog.doubt_about(path, file)
+        doubt = self.catalog.doubts.about(path, file)
         if doubt is not None and (doubt.path, doubt.file, doubt.content) != (path, file, content):
-            self.catalog.doubt(replace(doubt, path=path, file=file, content=content))
+            self.catalog.doubts.note(replace(doubt, path=path, file=file, content=content))
 
     def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:
         self.catalog.pages.keep_list(disk)
@@ -464,7 +466,7 @@ class Library:
             parent=layer.parent if layer else None,
             verified_at=now,
         )
-        self.catalog.remember_image(row)
+        self.catalog.images.remember(row)
         self._spread_doubt(row.path, row.fingerprint, row.layer or row.disk)
         return row
 
@@ -488,7 +490,7 @@ def vouched_by(catalog: Catalog) -> Vouched:
     """
 
     def vouched(path: str, format: Format) -> bool:
-        row = catalog.image_at(os.path.realpath(path))
+        row = catalog.images.at(os.path.realpath(path))
         return row is not None and row.format == format
 
     return vouched

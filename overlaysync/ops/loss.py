@@ -22,7 +22,7 @@ from overlaysync.ops.hashing import Progress
 from overlaysync.ops.library import Known, Library, is_blank
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.verify import Verdict
-from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest
 
 _NAMED = 8
@@ -102,7 +102,7 @@ def lost_with(
     try:
         if snapshots := _snapshots(real):
             return snapshots
-        if not (catalog.held_at(real) or catalog.image_at(real)):
+        if not (catalog.held.at(real) or catalog.images.at(real)):
             return _UNPUBLISHED if _has_data(real) else ""
         known = library.examine(real, now=now, progress=progress)
     except OverlaysyncError as error:
@@ -145,8 +145,8 @@ def _versions_of(library: Library, known: Known, offered: Manifest | None) -> li
     Of the name that is offered also those only seen.
     """
     header = offered.header if offered else None
-    seen = library.catalog.versions(header.team, header.name) if header else []
-    rows = [*library.catalog.manifests(content=known.content.id), *seen]
+    seen = library.catalog.manifests.versions(header.team, header.name) if header else []
+    rows = [*library.catalog.manifests.matching(content=known.content.id), *seen]
     return list({row.id: row for row in rows if row.content == known.content.id}.values())
 
 
@@ -178,7 +178,7 @@ def _lives_on(library: Library, row: ManifestRow, own: bytes, offered: Manifest 
 
     What is ``offered`` can be had, whatever versions of others say that they were chosen over it.
     """
-    versions = library.catalog.versions(row.team, row.name)
+    versions = library.catalog.manifests.versions(row.team, row.name)
     here = manifest_row(offered) if offered else None
     if here and (here.team, here.name) == (row.team, row.name):
         versions = [here, *(other for other in versions if other.id != here.id)]
@@ -190,7 +190,7 @@ def _lives_on(library: Library, row: ManifestRow, own: bytes, offered: Manifest 
 
 def _is_held(library: Library, known: Known, rows: Sequence[ManifestRow]) -> bool:
     """Whether another machine was seen to have the content, and has not given it up since."""
-    holders = library.catalog.holders(known.content.id)
+    holders = library.catalog.holders.of(known.content.id)
     if not holders:
         return False
     over = {settler for row in rows for settler in _chosen_over(library, row)}
@@ -199,7 +199,7 @@ def _is_held(library: Library, known: Known, rows: Sequence[ManifestRow]) -> boo
 
 def _chosen_over(library: Library, row: ManifestRow) -> set[bytes | str]:
     """Return the keys and labels of publishers that settled a fork for another side than a version."""
-    versions = library.catalog.versions(row.team, row.name)
+    versions = library.catalog.manifests.versions(row.team, row.name)
     history = History(versions)
     over = history.chosen_over(row.id)
     settlers = [later for later in versions if later.id in over]

@@ -36,8 +36,8 @@ from overlaysync.ops.hashing import Progress, combine
 from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.publish import rebuilt_cluster_size
-from overlaysync.store.catalog import Made
 from overlaysync.store.files import make_directory
+from overlaysync.store.made import Made
 from overlaysync.store.target import Entry
 from overlaysync.units import CHUNK, PAGE_UNITS, ceil_div
 
@@ -181,7 +181,7 @@ class Maker:
         if doubt is None:
             return made
         text = doubt.text if doubt.text.startswith(_MADE_OF) else f"{_MADE_OF}{source.path}: {doubt.text}"
-        library.catalog.doubt(
+        library.catalog.doubts.note(
             replace(doubt, path=made.path, file=made.files[0], content=made.content.id, text=text)
         )
         return replace(made, notes=(*made.notes, text))
@@ -189,7 +189,7 @@ class Maker:
     def _check_result(self, known: Known) -> None:
         """Check that the promotion gives what its manifest said."""
         assert known.layer is not None
-        for row in self._library.catalog.manifests(content=known.layer.id):
+        for row in self._library.catalog.manifests.matching(content=known.layer.id):
             if row.result is not None and row.result != known.disk.id:
                 raise VerificationError(
                     f"{known.path} does not make the disk its manifest promises",
@@ -236,7 +236,7 @@ class Maker:
         catalog = self._library.catalog
         disk = made.disk.id if made.layer is None else None
         sources = sources_of(catalog, work.source)
-        catalog.note_made(Made(made.path, disk, made.files[0], now, made.content.id, sources))
+        catalog.made.note(Made(made.path, disk, made.files[0], now, made.content.id, sources))
 
     def _write(
         self, work: _Work, source: LocalSource | None = None, *, now: float, progress: Progress | None = None

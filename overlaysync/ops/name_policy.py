@@ -41,7 +41,7 @@ from overlaysync.ops.trust_messages import (
     who,
 )
 from overlaysync.ops.versions import is_other_side, of_one_history
-from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest
 

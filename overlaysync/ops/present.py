@@ -19,7 +19,8 @@ from overlaysync.model.reference import Reference
 from overlaysync.ops.audience import stem
 from overlaysync.ops.library import Library, is_read_only
 from overlaysync.ops.matching import fits_name
-from overlaysync.store.catalog import ImageRow, ManifestRow
+from overlaysync.store.images import ImageRow
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book
 
 
@@ -53,7 +54,7 @@ class Present:
 
 def present_files(library: Library) -> list[Present]:
     """Return all image files that are known here and still exist, masters before overlays, then by path."""
-    rows = [row for row in library.catalog.all_images() if os.path.isfile(row.path)]
+    rows = [row for row in library.catalog.images.all() if os.path.isfile(row.path)]
     return sorted((_present(library, row) for row in rows), key=lambda file: (file.is_overlay, file.path))
 
 
@@ -116,14 +117,14 @@ def describe_file(file: Present) -> str:
 
 def _present(library: Library, row: ImageRow) -> Present:
     catalog, content = library.catalog, row.layer or row.disk
-    noted = catalog.held_at(row.path)
-    held = [one for one in map(catalog.find_manifest, noted.manifests if noted else ()) if one]
+    noted = catalog.held.at(row.path)
+    held = [one for one in map(catalog.manifests.find, noted.manifests if noted else ()) if one]
     fresh = library.known(row.path) is not None
     if fresh and (not held or any(one.content == content for one in held)):
         same = [one for one in held if one.content == content]
-        others = [one for one in catalog.manifests(content=content) if one not in same]
+        others = [one for one in catalog.manifests.matching(content=content) if one not in same]
         return Present(row.path, row, stale=False, changed=False, versions=(*same, *others))
-    versions = tuple(held) or tuple(catalog.manifests(content=content))
+    versions = tuple(held) or tuple(catalog.manifests.matching(content=content))
     return Present(row.path, row, stale=not fresh, changed=True, versions=versions)
 
 
@@ -170,7 +171,7 @@ def _newest(reference: Reference, files: list[Present], library: Library) -> lis
     """Return the files whose version no other file's follows, name by name; files of no version stay."""
     rows = {row.id: row for file in files for row in file.versions if _fits(reference, row)}
     names = {(row.team, row.name) for row in rows.values()}
-    seen = [row for team, name in names for row in library.catalog.versions(team, name)]
+    seen = [row for team, name in names for row in library.catalog.manifests.versions(team, name)]
     newest = {row.id for row in History([*seen, *rows.values()]).newest(rows.values())}
     return [
         file

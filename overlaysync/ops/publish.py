@@ -21,7 +21,9 @@ from overlaysync.model.pin import Pin
 from overlaysync.ops.again import PUBLIC, ShareAgain
 from overlaysync.ops.audience import Audiences, Origin, stem
 from overlaysync.ops.library import Known, Library
-from overlaysync.store.catalog import Catalog, Held, ManifestRow
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.held import Held
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team
@@ -115,7 +117,7 @@ class Publisher:
 
     def name_of(self, path: str) -> str:
         """Return the name a file is published under: what it was published under before, else its stem."""
-        held = self._library.catalog.held_at(path)
+        held = self._library.catalog.held.at(path)
         return held.name if held else stem(path)
 
     def publish_lineage(
@@ -160,7 +162,7 @@ class Publisher:
 
         One that ``team`` can see comes first; None stands for any team.
         """
-        manifests = self._mine(self._library.catalog.manifests(content=known.content.id))
+        manifests = self._mine(self._library.catalog.manifests.matching(content=known.content.id))
         if not manifests:
             return None
         return min(manifests, key=lambda manifest: manifest.header.team not in ("", team))
@@ -170,10 +172,10 @@ class Publisher:
 
         ``team`` is whom it is to be for; None for whom it was.
         """
-        held = self._library.catalog.held_at(known.path)
+        held = self._library.catalog.held.at(known.path)
         if held is None or team not in (None, held.team):
             return None
-        found = map(self._library.catalog.find_manifest, held.manifests)
+        found = map(self._library.catalog.manifests.find, held.manifests)
         rows = [row for row in found if row and (row.team, row.name) == (held.team, held.name)]
         rows = [row for row in rows if self._belongs(row)]
         unchanged = rows and all(row.content == known.content.id for row in rows)
@@ -222,7 +224,7 @@ class Publisher:
             )
         header = self._header(known, name, team, created, note)
         likeness = self._likeness(known)
-        history = History(self._library.catalog.versions(team, name))
+        history = History(self._library.catalog.manifests.versions(team, name))
 
         def of_mine(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
             """Return the newest first, and of several publishers' this node's own."""
@@ -258,10 +260,10 @@ class Publisher:
         After a fork was settled a file holds both sides, and the user may have written either of them to it.
         """
         catalog = self._library.catalog
-        noted = catalog.held_at(known.path)
+        noted = catalog.held.at(known.path)
         if noted is None or len(noted.manifests) < 2:
             return {}
-        rows = [row for row in map(catalog.find_manifest, noted.manifests) if row]
+        rows = [row for row in map(catalog.manifests.find, noted.manifests) if row]
         lists = [(row.id, catalog.pages.load_list(row.content)) for row in rows]
         load = self._library.load_page
         return {id: units_alike(known.content, other, load) for id, other in lists if other}
@@ -349,7 +351,7 @@ def rebuilt_cluster_size(known: Known) -> int:
 
 def keep_manifest(catalog: Catalog, manifest: Manifest, *, at: str = "") -> None:
     """Keep a verified manifest in the catalog, seen at that time (ISO 8601 UTC)."""
-    catalog.keep_manifest(manifest_row(manifest), at=at)
+    catalog.manifests.keep(manifest_row(manifest), at=at)
 
 
 def units_alike(left: PageList, right: PageList, load: LoadPage) -> int:

@@ -21,7 +21,7 @@ from overlaysync.ops.library import Known, Library
 from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.trust_messages import age, who
 from overlaysync.ops.versions import Standing, State, compare
-from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.store.target import Entry, entry_at
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import format_size

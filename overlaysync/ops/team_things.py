@@ -22,8 +22,8 @@ def things_of(manifests: Iterable[Manifest]) -> tuple[Thing, ...]:
 
 def held_here(library: Library, team: Team) -> list[Manifest]:
     """Return the team's manifests whose content is in a file on this machine, by name, newest first."""
-    present = {row.layer or row.disk for row in library.catalog.all_images() if library.known(row.path)}
-    rows = library.catalog.manifests(team=team.name)
+    present = {row.layer or row.disk for row in library.catalog.images.all() if library.known(row.path)}
+    rows = library.catalog.manifests.matching(team=team.name)
     opened = [open_envelope(row.envelope) for row in rows if row.content in present]
     return [manifest for manifest in opened if manifest.belongs({team.name: team})]
 
@@ -59,7 +59,7 @@ def farewell(library: Library, team: Team, own: bytes) -> Farewell:
             _title(manifest)
             for manifest in here
             if manifest.publisher != own
-            and not library.catalog.manifests(team="", content=_content(manifest))
+            and not library.catalog.manifests.matching(team="", content=_content(manifest))
         ),
         elsewhere=tuple(f"{team.name}/{name}:{version}" for name, version in sorted(seen - known)),
     )

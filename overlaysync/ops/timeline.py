@@ -18,7 +18,8 @@ from overlaysync.ops.in_use import Usage
 from overlaysync.ops.matching import Listing, fits_name, fitting
 from overlaysync.ops.name_policy import Versions, newest_versions
 from overlaysync.ops.publish import manifest_row
-from overlaysync.store.catalog import Catalog, ManifestRow
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.trust.keys import node_id
 
@@ -115,10 +116,10 @@ def places(listings: Iterable[Listing], versions: Versions = lambda *_: ()) -> d
 
 def known_versions(catalog: Catalog, reference: Reference) -> list[Manifest]:
     """Return all versions ever seen here of every name that ``reference`` may mean."""
-    names = sorted({(seen.team, seen.name) for seen in catalog.sightings()})
+    names = sorted({(seen.team, seen.name) for seen in catalog.manifests.sightings()})
     if reference.id_prefix is None:
         names = [key for key in names if fits_name(reference, *key)]
-    by_name = [catalog.versions(team, name) for team, name in names]
+    by_name = [catalog.manifests.versions(team, name) for team, name in names]
     if reference.id_prefix is not None:
         by_name = [rows for rows in by_name if _has_content(rows, reference.id_prefix)]
     return [open_envelope(row.envelope) for rows in by_name for row in rows]

@@ -19,7 +19,7 @@ from enum import StrEnum
 from overlaysync.model.names import one_field
 from overlaysync.ops.audience import stem
 from overlaysync.ops.matching import Listing
-from overlaysync.store.catalog import ImageRow
+from overlaysync.store.images import ImageRow
 
 
 class EntryKind(StrEnum):

@@ -17,7 +17,8 @@ from overlaysync.ops.again import Again
 from overlaysync.ops.dates import ago
 from overlaysync.ops.in_use import users
 from overlaysync.ops.matching import Listing, describe, fits
-from overlaysync.store.catalog import Holder, ManifestRow
+from overlaysync.store.holders import Holder
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id

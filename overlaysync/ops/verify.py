@@ -17,7 +17,7 @@ from overlaysync.ops.expected import Basis, Expected
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.library import Known, Library
 from overlaysync.ops.versions import hold_again
-from overlaysync.store.catalog import ImageRow
+from overlaysync.store.images import ImageRow
 from overlaysync.store.target import Entry, entry_at
 from overlaysync.units import PAGE_UNITS
 
@@ -97,7 +97,7 @@ def verify(
             f"This machine has no record of {path} to compare it with",
             hint=f"overlaysync id '{path}', and verify it later",
         )
-    row = library.catalog.image_at(expected.path)
+    row = library.catalog.images.at(expected.path)
     if row and format not in (None, row.format):
         raise ImageError(f"it is known as a {row.format} image, not as {format}", path=path)
     format = Format(row.format) if row else format

@@ -9,7 +9,9 @@ from enum import Enum, auto
 from overlaysync.model.history import History
 from overlaysync.ops.library import Known
 from overlaysync.ops.publish import manifest_row
-from overlaysync.store.catalog import MAX_HELD, Catalog, ManifestRow
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.held import MAX_HELD
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest
 
 MAX_PAST = 1024
@@ -21,7 +23,7 @@ def past_envelopes(catalog: Catalog, manifest: Manifest) -> tuple[bytes, ...]:
     header = manifest.header
     if not header.follows:
         return ()
-    versions = catalog.versions(header.team, header.name)
+    versions = catalog.manifests.versions(header.team, header.name)
     before = History([manifest_row(manifest), *versions]).before(manifest.id)
     return tuple(row.envelope for row in versions if row.id in before)[:MAX_PAST]
 
@@ -29,7 +31,7 @@ def past_envelopes(catalog: Catalog, manifest: Manifest) -> tuple[bytes, ...]:
 def history_of(catalog: Catalog, manifests: Sequence[Manifest]) -> History:
     """Return what follows what among ``manifests`` of one name, and all versions of it seen here."""
     names = {(manifest.header.team, manifest.header.name) for manifest in manifests}
-    seen = [row for team, name in names for row in catalog.versions(team, name)]
+    seen = [row for team, name in names for row in catalog.manifests.versions(team, name)]
     return History([*seen, *map(manifest_row, manifests)])
 
 
@@ -76,7 +78,7 @@ def is_other_side(history: History, one: ManifestRow, other: ManifestRow) -> boo
 def is_news(catalog: Catalog, held: tuple[bytes, ...], offered: Manifest) -> bool:
     """Whether ``offered`` follows something of what a file is noted to hold."""
     header = offered.header
-    history = History([*catalog.versions(header.team, header.name), manifest_row(offered)])
+    history = History([*catalog.manifests.versions(header.team, header.name), manifest_row(offered)])
     return any(history.is_before(id, offered.id) for id in held)
 
 
@@ -90,14 +92,14 @@ def left_behind(catalog: Catalog, node: bytes, label: str, listed: Sequence[Mani
     """
     rows = [
         row
-        for content in catalog.holdings(node, label) - {row.content for row in listed}
-        for row in catalog.manifests(content=content)
+        for content in catalog.holders.held_by(node, label) - {row.content for row in listed}
+        for row in catalog.manifests.matching(content=content)
     ]
     found = set()
     for team, name in {(row.team, row.name) for row in rows}:
         newest = [row for row in listed if (row.team, row.name) == (team, name)]
         if newest:
-            history = History([*catalog.versions(team, name), *newest])
+            history = History([*catalog.manifests.versions(team, name), *newest])
             before = history.before(*(row.id for row in newest))
             found |= {row.content for row in rows if row.id in before}
     return found
@@ -109,7 +111,7 @@ def settled(catalog: Catalog, taken: Manifest, superseded: Sequence[bytes]) -> t
     So the next version of the file follows both sides of a fork. What ``taken`` follows itself is left out.
     """
     header = taken.header
-    history = History([*catalog.versions(header.team, header.name), manifest_row(taken)])
+    history = History([*catalog.manifests.versions(header.team, header.name), manifest_row(taken)])
     before = history.before(taken.id)
     others = [id for id in dict.fromkeys(superseded) if id != taken.id and id not in before]
     return (taken.id, *others)[:MAX_HELD]
@@ -117,11 +119,11 @@ def settled(catalog: Catalog, taken: Manifest, superseded: Sequence[bytes]) -> t
 
 def hold_again(catalog: Catalog, known: Known) -> None:
     """Note that a file that was written anew, or only touched, holds what it held or was made with."""
-    made, held = catalog.made_at(known.path), catalog.held_at(known.path)
+    made, held = catalog.made.at(known.path), catalog.held.at(known.path)
     if made:
-        catalog.note_made(replace(made, file=known.files[0]))
+        catalog.made.note(replace(made, file=known.files[0]))
     elif held:
-        catalog.hold(replace(held, file=known.files[0]))
+        catalog.held.hold(replace(held, file=known.files[0]))
 
 
 class State(Enum):
@@ -159,9 +161,9 @@ class Standing:
 def compare(catalog: Catalog, path: str, content: bytes, offered: Manifest) -> Standing:
     """Compare the file at the real path ``path``, whose content is ``content``, with ``offered``."""
     header = offered.header
-    noted = catalog.held_at(path)
-    held = tuple(row for row in map(catalog.find_manifest, noted.manifests if noted else ()) if row)
-    versions = catalog.versions(header.team, header.name)
+    noted = catalog.held.at(path)
+    held = tuple(row for row in map(catalog.manifests.find, noted.manifests if noted else ()) if row)
+    versions = catalog.manifests.versions(header.team, header.name)
     # A file may hold a known version without a note of it: one that was copied here, say.
     current = tuple(row for row in held if row.content == content) or tuple(
         row for row in versions if row.content == content

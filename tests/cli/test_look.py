@@ -9,6 +9,7 @@ import pytest
 from overlaysync.cli.looking import note_silent, problem_of
 from overlaysync.cli.output import Output, Settings
 from overlaysync.net.messages import Address
+from overlaysync.node.network import Network
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
 from overlaysync.node.views import PeerView
@@ -18,8 +19,8 @@ NAMED = Address("192.0.2.7", 1)
 
 def told(capsys: pytest.CaptureFixture[str], *views: PeerView) -> str:
     nothing = cast(Any, None)
-    reach = Reach(nothing, nothing, Silent(), None, named=(NAMED,))
-    reach.views.update({str(view.address): view for view in views})
+    reach = Reach(nothing, nothing, Silent(), None, Network((NAMED,)))
+    reach.directory.views.update({str(view.address): view for view in views})
     note_silent(reach, Output(Settings()))
     return capsys.readouterr().err
 

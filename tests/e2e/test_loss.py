@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from overlaysync.store.catalog import Catalog, label_key
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.holders import label_key
 from overlaysync.store.home import Home
 from overlaysync.units import KIB, MIB
 from tests import images
@@ -126,7 +127,7 @@ def holders(node: Node, content: str) -> list[tuple[bytes, str]]:
     try:
         return [
             (holder.node, holder.label)
-            for holder in catalog.holders(bytes.fromhex(content.removeprefix("b3:")))
+            for holder in catalog.holders.of(bytes.fromhex(content.removeprefix("b3:")))
         ]
     finally:
         catalog.close()

@@ -349,7 +349,7 @@ def test_nothing_of_a_team_is_on_the_wire(wire_lab: Lab, private: bool) -> None:
     assert b"_overlaysync" in seen and b"overlaysync-" in seen, "mDNS was captured"
     node = OwnNode.open(seed.environment())
     try:
-        (row,) = node.catalog.manifests()
+        (row,) = node.catalog.manifests.matching()
         manifest = open_envelope(row.envelope)
         pages = node.catalog.pages.load_list(manifest.header.content_id)
         assert pages is not None

@@ -12,11 +12,12 @@ from overlaysync.node.node import Node
 def forgetful_node(*, teams: Iterable[str] = ()) -> Node:
     """What a reach needs of a node; nothing that is noted is found again."""
     catalog = SimpleNamespace(
-        note_manifests=lambda rows, at: None,
-        note_holdings=lambda *what, **when: None,
-        holdings=lambda *of_whom: set(),
-        forget_holdings=lambda *what: None,
-        find_manifest=lambda id: None,
+        manifests=SimpleNamespace(note_seen=lambda rows, at: None, find=lambda id: None),
+        holders=SimpleNamespace(
+            note_all=lambda *what, **when: None,
+            held_by=lambda *of_whom: set(),
+            forget=lambda *what: None,
+        ),
         members=SimpleNamespace(note=lambda *what, **when: None),
     )
     key = SimpleNamespace(public=b"k" * 32)

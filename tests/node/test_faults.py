@@ -22,6 +22,8 @@ from overlaysync.net.server import Server
 from overlaysync.node import serving as serving_module
 from overlaysync.node.deliveries import Deliveries
 from overlaysync.node.intake import Intake
+from overlaysync.node.network import Network
+from overlaysync.node.polling import Polling
 from overlaysync.node.reach import Reach
 from overlaysync.ops.offer import Offer
 from overlaysync.trust.envelope import Manifest
@@ -69,15 +71,14 @@ async def reaching(
 ) -> AsyncIterator[tuple[Reach, Asked, Heard]]:
     node = forgetful_node(teams=teams)
     client, observer = Asked(error or RuntimeError("nobody has thought of this")), Heard()
-    reach = Reach(node, cast(Any, client), observer, None, named=named, faults=Faults(observer.note))
+    reach = Reach(node, cast(Any, client), observer, None, Network(named), Faults(observer.note))
     yield reach, client, observer
-    for task in reach._asking.values():
-        task.cancel()
+    await reach.polling.stop()
 
 
 async def all_asked(reach: Reach) -> None:
     async with asyncio.timeout(5):
-        await reach._watch()
+        await reach.polling.watch()
         while reach.looking:
             await asyncio.sleep(0.01)
 
@@ -87,11 +88,11 @@ async def test_a_peer_that_breaks_what_asks_it_is_a_problem_of_its_own(named: bo
     addresses = (BAD, WORSE, GOOD)
     async with reaching(None, *(addresses if named else ())) as (reach, _, observer):
         for address in () if named else addresses:
-            reach._consider(Peer(str(address), "", (address.host,), address.port))
+            reach.polling.consider(Peer(str(address), "", (address.host,), address.port))
         await all_asked(reach)
         reach.check()
-        assert reach.answering() == [GOOD]
-        problems = [view.problem for view in reach.nodes() if view.problem]
+        assert reach.directory.answering() == [GOOD]
+        problems = [view.problem for view in reach.directory.nodes() if view.problem]
         assert len(problems) == 2 and all("RuntimeError" in problem for problem in problems)
         assert reach.faults.counts.total() == 2
         assert sum("RuntimeError" in note for note in observer.notes) == 1
@@ -109,7 +110,7 @@ async def test_who_breaks_when_asked_for_its_peers_counts_all_the_same() -> None
         client.peers_break = True
         await all_asked(reach)
         reach.check()
-        assert reach.answering() == [GOOD]
+        assert reach.directory.answering() == [GOOD]
         assert reach.faults.counts.total() == 1
 
 
@@ -117,7 +118,7 @@ async def test_who_breaks_on_its_private_lane_counts_in_public() -> None:
     async with reaching(None, GOOD, teams=("red", "blue")) as (reach, _, _):
         await all_asked(reach)
         reach.check()
-        assert reach.answering() == [GOOD]
+        assert reach.directory.answering() == [GOOD]
         assert reach.faults.counts.total() == 2
 
 
@@ -135,7 +136,7 @@ async def test_who_breaks_when_asked_for_earlier_versions_counts_all_the_same(
         if what == "keep_past":
             monkeypatch.setattr(Intake, "keep_past", breaks)
         await all_asked(reach)
-        assert reach.answering() == [GOOD] and not next(iter(reach.nodes())).problem
+        assert reach.directory.answering() == [GOOD] and not next(iter(reach.directory.nodes())).problem
         assert reach.faults.counts == {"asking a peer for earlier versions: RuntimeError": 1}
 
 
@@ -155,7 +156,7 @@ async def test_a_team_s_catalog_that_breaks_what_takes_it_counts_in_public(
         cast(Any, client).private_catalog = private_catalog
         monkeypatch.setattr(Intake, what, for_teams)
         await all_asked(reach)
-        assert reach.answering() == [GOOD] and not next(iter(reach.nodes())).problem
+        assert reach.directory.answering() == [GOOD] and not next(iter(reach.directory.nodes())).problem
         assert reach.faults.counts.total() == 1
 
 
@@ -164,7 +165,7 @@ async def test_a_catalog_that_breaks_what_opens_it(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(Intake, "keep_listed", breaks)
         await all_asked(reach)
         reach.check()
-        assert "RuntimeError" in next(iter(reach.nodes())).problem
+        assert "RuntimeError" in next(iter(reach.directory.nodes())).problem
 
 
 async def test_an_announcement_that_breaks_the_watch_leaves_the_others(
@@ -173,7 +174,7 @@ async def test_an_announcement_that_breaks_the_watch_leaves_the_others(
     considered: list[str] = []
     waiting = asyncio.Event()
 
-    def consider(reach: Reach, peer: Peer) -> None:
+    def consider(polling: Polling, peer: Peer) -> None:
         considered.append(peer.label)
         if peer.label == "bad":
             breaks()
@@ -184,9 +185,9 @@ async def test_an_announcement_that_breaks_the_watch_leaves_the_others(
 
     found = [Peer(label, "", ("192.0.2.1",), 40001) for label in ("bad", "good")]
     async with reaching() as (reach, _, _):
-        monkeypatch.setattr(Reach, "_consider", consider)
-        reach.browser = cast(Any, SimpleNamespace(found=lambda: found, changed=changed))
-        watcher = asyncio.create_task(reach._watch())
+        monkeypatch.setattr(Polling, "consider", consider)
+        reach.polling.browser = cast(Any, SimpleNamespace(found=lambda: found, changed=changed))
+        watcher = asyncio.create_task(reach.polling.watch())
         async with asyncio.timeout(5):
             await waiting.wait()
         watcher.cancel()

@@ -26,7 +26,7 @@ from overlaysync.ops.plan import Step
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Verdict
 from overlaysync.ops.versions import Standing, State
-from overlaysync.store.catalog import Held
+from overlaysync.store.held import Held
 from overlaysync.trust.envelope import Manifest, sign_header
 from overlaysync.units import CHUNK, MIB
 from tests.node.observers import Heard
@@ -142,13 +142,13 @@ def test_the_other_side_of_a_fork_stays_noted_until_something_follows_both(
 
     def hold(manifest: Manifest, *held: Manifest) -> tuple[bytes, ...]:
         ids = tuple(one.id for one in held)
-        node.catalog.hold(Held(known.path, "", "web", ids, known.files[0]))
+        node.catalog.held.hold(Held(known.path, "", "web", ids, known.files[0]))
         standing = Standing(State.SAME if already else State.BEHIND)
         fetched = Fetched(
             manifest, known, already, TransferStats(), Verdict(known if already else None, standing)
         )
         fetch._hold(Step(Listing(manifest, (), ()), str(target), Format.RAW), fetched)
-        noted = node.catalog.held_at(known.path)
+        noted = node.catalog.held.at(known.path)
         assert noted is not None and noted.file == known.files[0]
         return noted.manifests
 

@@ -20,9 +20,10 @@ from overlaysync.net.bounds import MAX_CATALOG_SIZE
 from overlaysync.net.client import CatalogAnswer
 from overlaysync.net.messages import Address, decode_catalog, encode_catalog
 from overlaysync.node import directory, intake
-from overlaysync.node import reach as module
+from overlaysync.node import polling as module
 from overlaysync.node.host_budget import FIRST_ASKS, TOLD_PORTS
 from overlaysync.node.listed import LISTED_SIZE, Listed
+from overlaysync.node.network import Network
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
 from overlaysync.node.views import PeerView
@@ -69,17 +70,15 @@ async def reaching(
 ) -> AsyncIterator[tuple[Reach, Clients]]:
     clients = Clients(answers)
     monkeypatch.setattr(locality, "is_own", lambda host, found: False)
-    reach = Reach(forgetful_node(), cast(Any, clients), Silent(), None, named=named)
+    reach = Reach(forgetful_node(), cast(Any, clients), Silent(), None, Network(named))
     try:
         yield reach, clients
     finally:
-        for task in reach._asking.values():
-            task.cancel()
-        await asyncio.gather(*reach._asking.values(), return_exceptions=True)
+        await reach.polling.stop()
 
 
 def announce(reach: Reach, address: Address, label: str = "") -> None:
-    reach._consider(Peer(label or str(address), "", (address.host,), address.port))
+    reach.polling.consider(Peer(label or str(address), "", (address.host,), address.port))
 
 
 def flood(reach: Reach, *, hosts: int) -> None:
@@ -96,7 +95,7 @@ async def all_heard(reach: Reach) -> None:
 async def heard(reach: Reach, within_s: float) -> None:
     """Wait for the honest peer."""
     async with asyncio.timeout(within_s):
-        while not any(view.address == HONEST and view.manifests for view in reach.nodes()):
+        while not any(view.address == HONEST and view.manifests for view in reach.directory.nodes()):
             await asyncio.sleep(0.01)
 
 
@@ -108,12 +107,12 @@ async def test_long_lists_are_cut_and_short_ones_stay_whole(monkeypatch: pytest.
     limit = 64 * len(MANY[0].envelope)
     monkeypatch.setattr(directory, "LISTED_SIZE", limit)
     async with reaching(monkeypatch, everything, Address("192.0.2.5", 9)) as (reach, _):
-        reach._ask("named", (Address("192.0.2.5", 9),))
+        reach.polling.ask("named", (Address("192.0.2.5", 9),))
         announce(reach, HONEST)
         for number in range(10):
             announce(reach, Address(f"192.0.2.{number}", 8080))
         await all_heard(reach)
-        views = {str(view.address): view for view in reach.nodes()}
+        views = {str(view.address): view for view in reach.directory.nodes()}
         assert len(views.pop("192.0.2.5:9").manifests) == len(MANY)
         assert len(views[str(HONEST)].manifests) == len(FEW)
         assert sum(view.size for view in views.values()) <= limit
@@ -137,7 +136,7 @@ async def test_what_many_list_counts_once_and_is_verified_once(monkeypatch: pyte
         for number in range(10):
             announce(reach, Address(f"192.0.2.{number}", 8080))
             await all_heard(reach)
-        assert [len(view.manifests) for view in reach.nodes()] == 10 * [len(MANY)]
+        assert [len(view.manifests) for view in reach.directory.nodes()] == 10 * [len(MANY)]
         assert len(verified) == len(MANY)
 
 
@@ -164,8 +163,8 @@ async def test_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         flood(reach, hosts=100)
         announce(reach, Address("192.0.3.1", 2001), "one too many")
         await all_heard(reach)
-        assert clients.most <= module._LOOKING.places
-        assert len(reach.views) == 2 * DISCOVERY.peers
+        assert clients.most <= module.LOOKING.places
+        assert len(reach.directory.views) == 2 * DISCOVERY.peers
 
 
 @pytest.mark.slow
@@ -179,10 +178,10 @@ async def test_who_is_known_is_asked_again_however_many_there_are(monkeypatch: p
         flood(reach, hosts=100)
         await all_heard(reach)
         now.extend(FEW)
-        first = next(iter(reach.views))
-        reach._consider(Peer(first, "", (reach.views[first].address.host,), 2000, "r2"))
+        first = next(iter(reach.directory.views))
+        reach.polling.consider(Peer(first, "", (reach.directory.views[first].address.host,), 2000, "r2"))
         await all_heard(reach)
-        assert len(reach.views[first].manifests) == len(FEW)
+        assert len(reach.directory.views[first].manifests) == len(FEW)
 
 
 async def test_hosts_that_stall_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,19 +189,18 @@ async def test_hosts_that_stall_hold_up_nobody_else(monkeypatch: pytest.MonkeyPa
         await asyncio.sleep(3600)
         return []
 
-    monkeypatch.setattr(module, "_LOOK_S", 3600.0)
+    monkeypatch.setattr(module, "LOOK_S", 3600.0)
+    monkeypatch.setattr(module, "LOOKING", replace(module.LOOKING, place_s=0.05))
     async with reaching(monkeypatch, stall) as (reach, clients):
-        reach._slots._bounds = replace(module._LOOKING, place_s=0.05)
         flood(reach, hosts=4)
-        while clients.now < module._LOOKS:
+        while clients.now < module.LOOKS:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-        reach._asking.popitem()[1].cancel()  # all places for views are taken: one of them goes
-        reach.views.popitem()
+        reach.polling.leave(reach.directory.views.popitem()[0])  # all places are taken: one of them goes
         announce(reach, HONEST)
         await heard(reach, 2)
-        assert clients.most <= module._LOOKS
-        late = [view for view in reach.views.values() if view.problem]
+        assert clients.most <= module.LOOKS
+        late = [view for view in reach.directory.views.values() if view.problem]
         assert late and all("too long" in view.problem for view in late)
 
 
@@ -211,11 +209,11 @@ async def test_who_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         await asyncio.sleep(3600)
         return []
 
-    monkeypatch.setattr(module, "_LOOK_S", 0.05)
+    monkeypatch.setattr(module, "LOOK_S", 0.05)
     async with reaching(monkeypatch, stall) as (reach, _):
         announce(reach, Address("192.0.2.1", 2001))
         await all_heard(reach)
-        assert "too long" in reach.views["192.0.2.1:2001"].problem
+        assert "too long" in reach.directory.views["192.0.2.1:2001"].problem
 
 
 async def test_a_host_that_refuses_is_heard_of_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,8 +223,8 @@ async def test_a_host_that_refuses_is_heard_of_no_more(monkeypatch: pytest.Monke
     async with reaching(monkeypatch, refuse) as (reach, _):
         flood(reach, hosts=200)
         await all_heard(reach)
-        assert {view.problem for view in reach.views.values()} == {"refused"}
-        assert reach.listings() == []
+        assert {view.problem for view in reach.directory.views.values()} == {"refused"}
+        assert reach.directory.listings() == []
 
 
 # -- one host with many names, or many peers that it tells of --------------------------------------------
@@ -250,15 +248,15 @@ async def test_a_node_that_only_shares_asks_for_no_catalog_and_opens_none(
     """One host with a hundred names whose catalogs change all the time."""
     monkeypatch.setattr(locality, "is_own", lambda host, found: False)
     greeted = Greeted()
-    reach = Reach(cast(Any, None), cast(Any, greeted), Silent(), None, catalogs=False)
+    reach = Reach(cast(Any, None), cast(Any, greeted), Silent(), None, Network(catalogs=False))
     for revision in range(50):
         for number in range(100):
-            reach._consider(Peer(f"n{number}", "", ("192.0.2.1",), 2000 + number, f"r{revision}"))
-        reach._consider(Peer("honest", "", (HONEST.host,), HONEST.port, "r1"))
+            reach.polling.consider(Peer(f"n{number}", "", ("192.0.2.1",), 2000 + number, f"r{revision}"))
+        reach.polling.consider(Peer("honest", "", (HONEST.host,), HONEST.port, "r1"))
         await all_heard(reach)
     assert len(greeted.asked) == FIRST_ASKS + 1
-    assert HONEST in reach.answering() and len(reach.answering()) == FIRST_ASKS + 1
-    assert reach.listings() == []
+    assert HONEST in reach.directory.answering() and len(reach.directory.answering()) == FIRST_ASKS + 1
+    assert reach.directory.listings() == []
 
 
 async def test_a_host_with_changing_catalogs_is_asked_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,13 +269,13 @@ async def test_a_host_with_changing_catalogs_is_asked_seldom(monkeypatch: pytest
     async with reaching(monkeypatch, note) as (reach, _):
         for revision in range(50):
             for number in range(100):
-                reach._consider(Peer(f"n{number}", "", ("192.0.2.1",), 2000 + number, f"r{revision}"))
+                reach.polling.consider(Peer(f"n{number}", "", ("192.0.2.1",), 2000 + number, f"r{revision}"))
             await all_heard(reach)
         assert len(asked) <= FIRST_ASKS + 2
         for revision in range(5):  # another host is asked at once
-            reach._consider(Peer("honest", "", (HONEST.host,), HONEST.port, f"r{revision}"))
+            reach.polling.consider(Peer("honest", "", (HONEST.host,), HONEST.port, f"r{revision}"))
             await all_heard(reach)
-            assert reach.views["honest"].revision == f"r{revision}"
+            assert reach.directory.views["honest"].revision == f"r{revision}"
 
 
 async def test_addresses_of_a_host_that_was_asked_too_often_are_left_out(
@@ -293,7 +291,7 @@ async def test_addresses_of_a_host_that_was_asked_too_often_are_left_out(
     async with reaching(monkeypatch, refuse) as (reach, _):
         for number in range(3 * FIRST_ASKS):
             hosts = (f"192.0.2.{number % 100}", "192.0.2.222")
-            reach._consider(Peer(f"n{number}", "", hosts, 2000 + number))
+            reach.polling.consider(Peer(f"n{number}", "", hosts, 2000 + number))
         await all_heard(reach)
         assert sum(address.host == "192.0.2.222" for address in asked) <= FIRST_ASKS + 1
 
@@ -308,7 +306,7 @@ async def test_no_announcement_makes_us_dial_a_system_service(
     async with reaching(monkeypatch, nothing) as (reach, clients):
         announce(reach, Address("192.0.2.1", port))
         await all_heard(reach)
-        assert clients.most == 0 and not reach.views
+        assert clients.most == 0 and not reach.directory.views
 
 
 async def test_a_peer_that_tells_of_many_on_one_host_makes_us_dial_few(
@@ -329,7 +327,7 @@ async def test_a_peer_that_tells_of_many_on_one_host_makes_us_dial_few(
     monkeypatch.setattr(locality, "is_on_link", lambda host, found: True)
     async with reaching(monkeypatch, refuse, named) as (reach, clients):
         cast(Any, clients).peers = told
-        await reach._watch()
+        await reach.polling.watch()
         await all_heard(reach)
         ports = [address.port for address in asked if address.host == "192.0.2.222"]
         assert sorted(ports) == list(range(2000, 2000 + TOLD_PORTS))
@@ -354,10 +352,10 @@ async def test_where_a_peer_answered_before_is_tried_first(monkeypatch: pytest.M
         for host, revision in (("192.0.2.1", "r1"), ("192.0.2.66", "r2"), ("192.0.2.66", "r3")):
             if revision == "r3":
                 gone.add("192.0.2.1")
-            reach._consider(Peer("honest", "", (host,), 40001, revision))
+            reach.polling.consider(Peer("honest", "", (host,), 40001, revision))
             await all_heard(reach)
         assert asked == ["192.0.2.1", "192.0.2.1", "192.0.2.66"]
-        assert reach.views["honest"].address.host == "192.0.2.66"
+        assert reach.directory.views["honest"].address.host == "192.0.2.66"
 
 
 async def test_who_is_said_to_have_gone_is_asked() -> None:
@@ -374,8 +372,8 @@ async def test_who_is_said_to_have_gone_is_asked() -> None:
     peers = [Peer(f"n{number}", "", (f"192.0.2.{number}",), 40001) for number in (1, 2, 3, 4)]
     for peer in peers[:3]:
         view = PeerView(Address(peer.addresses[0], peer.port), answered=True)
-        reach.views[peer.label] = view
-    assert [await reach._still_there(peer) for peer in peers] == [True, False, False, False]
+        reach.directory.views[peer.label] = view
+    assert [await reach.polling.still_there(peer) for peer in peers] == [True, False, False, False]
 
 
 async def test_a_node_that_has_moved_is_found_though_another_has_its_old_port(
@@ -396,6 +394,6 @@ async def test_a_node_that_has_moved_is_found_though_another_has_its_old_port(
         announce(reach, old, "moving")
         await all_heard(reach)
         keys = {old: b"z" * 32, new: b"a" * 32}
-        reach._consider(Peer("moving", "", (new.host,), new.port, "r2"))
+        reach.polling.consider(Peer("moving", "", (new.host,), new.port, "r2"))
         await all_heard(reach)
-        assert reach.views["moving"].address == new
+        assert reach.directory.views["moving"].address == new

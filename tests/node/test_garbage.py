@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from overlaysync.node.node import Node, now, timestamp
-from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
 from overlaysync.store.journal import JournalHeader
 from overlaysync.store.partial import journal_path
@@ -25,10 +26,8 @@ def open_node() -> Node:
 
 def stored(home: Path) -> tuple[int, int]:
     """How many page lists and pages the catalog has."""
-    catalog = Catalog.open(Home.from_environment(os.environ))
-    with catalog._database.read() as connection:
+    with closing(sqlite3.connect(Home.from_environment(os.environ).catalog)) as connection:
         counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES]
-    catalog.close()
     return counts[0], counts[1]
 
 

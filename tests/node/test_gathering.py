@@ -85,7 +85,7 @@ def test_a_file_swapped_for_a_link_while_others_are_hashed_is_not_followed(
     assert shared(share) == {str(first): "a:1"}
     assert any("left out" in note and "b.raw" in note and "symlink" in note for note in heard.notes)
     assert not any(share.refresh() for _ in range(3))
-    assert node.catalog.image_at(secret) is None, "not even read"
+    assert node.catalog.images.at(secret) is None, "not even read"
     share.close()
 
 
@@ -175,7 +175,7 @@ def test_anothers_overlay_is_not_read_through(node: Node, common: Path) -> None:
     share.publish_all()
     assert set(shared(share)) == {str(mine)}
     assert any("left out" in note and "bait.qcow2" in note and str(OTHER) in note for note in heard.notes)
-    assert node.catalog.image_at(hidden) is None
+    assert node.catalog.images.at(hidden) is None
     share.close()
     # Nor when an overlay of one's own stands on it, or it is found where masters are looked for.
     own = common / "own.qcow2"
@@ -189,7 +189,7 @@ def test_anothers_overlay_is_not_read_through(node: Node, common: Path) -> None:
             bad.open()
     # Until that very file is named.
     node.library.examine(bait, now=1.0)
-    node.catalog.mark_named(str(bait))
+    node.catalog.images.mark_named(str(bait))
     assert node.library.examine(own, now=1.0).parent is not None
     given_away(bait.rename(common / "old.qcow2"))
     shutil.copy(common / "old.qcow2", bait)
@@ -213,7 +213,7 @@ def test_anothers_file_of_ones_own_name_is_not_the_next_version(node: Node, comm
     share = sharing(node, heard, common)
     assert shared(share) == {str(mine): "debian:1"}
     assert any("debian.raw" in note and "name the file itself" not in note for note in heard.notes)
-    assert node.catalog.image_at(evil) is None
+    assert node.catalog.images.at(evil) is None
     share.close()
 
 

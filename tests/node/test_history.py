@@ -21,6 +21,7 @@ from overlaysync.net.client import Client, GoneError
 from overlaysync.net.messages import Address, Endpoint, encode_catalog, encode_history
 from overlaysync.net.server import Server
 from overlaysync.node import intake as module
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
@@ -114,8 +115,8 @@ async def served(peer: Peer) -> AsyncIterator[Address]:
 async def look(node: Node, *peers: Address, catalogs: bool = True) -> tuple[Reach, list[bytes]]:
     """A reach that has asked these peers, and the ids whose history it asked for."""
     async with Asking(node) as client:
-        reach = Reach(node, client, Silent(), None, named=peers, catalogs=catalogs)
-        watching = asyncio.create_task(reach._watch())  # where only shared, it goes on for good
+        reach = Reach(node, client, Silent(), None, Network(peers, catalogs=catalogs))
+        watching = asyncio.create_task(reach.polling.watch())  # where only shared, it goes on for good
         await asyncio.sleep(0)
         await quiet(reach)
         watching.cancel()
@@ -124,7 +125,7 @@ async def look(node: Node, *peers: Address, catalogs: bool = True) -> tuple[Reac
 
 
 def versions(node: Node, name: str = "web", team: str = "") -> list[int]:
-    return [row.version for row in node.catalog.versions(team, name)]
+    return [row.version for row in node.catalog.manifests.versions(team, name)]
 
 
 def envelopes(*manifests: Manifest) -> tuple[bytes, ...]:
@@ -139,12 +140,12 @@ async def test_the_past_of_what_is_listed_is_known_afterwards(node: Node, peer: 
     peer.serve(third, *envelopes(second, first))
     async with served(peer) as address:
         reach, asked = await look(node, address)
-    assert [listing.manifest for listing in reach.listings()] == [third]
+    assert [listing.manifest for listing in reach.directory.listings()] == [third]
     assert asked == [third.id]
-    known = node.catalog.versions("", "web")
+    known = node.catalog.manifests.versions("", "web")
     assert known == [manifest_row(one) for one in (third, second, first)]
     assert History(known).is_before(first.id, third.id)
-    assert node.catalog.manifests() == [], "only headers, of things that are not here"
+    assert node.catalog.manifests.matching() == [], "only headers, of things that are not here"
 
 
 async def test_a_node_that_only_shares_does_not_ask(node: Node, peer: Peer) -> None:
@@ -159,7 +160,7 @@ async def test_a_node_that_only_shares_does_not_ask(node: Node, peer: Peer) -> N
 async def test_nobody_is_asked_for_what_is_known(node: Node, peer: Peer, known: str) -> None:
     first, second = peer.line(2)
     if known == "all before it":
-        node.catalog.note_manifests([manifest_row(first)], at="")
+        node.catalog.manifests.note_seen([manifest_row(first)], at="")
     peer.serve(first if known == "it does not follow anything" else second, first.envelope)
     async with served(peer) as address:
         _, asked = await look(node, address)
@@ -201,7 +202,7 @@ async def test_what_is_not_followed_is_dropped(node: Node, peer: Peer) -> None:
     peer.serve(third, *envelopes(*strange, second, first))
     async with served(peer) as address:
         await look(node, address)
-    assert {row.id for row in node.catalog.versions("", "web")} == {first.id, second.id, third.id}
+    assert {row.id for row in node.catalog.manifests.versions("", "web")} == {first.id, second.id, third.id}
 
 
 async def test_what_hangs_on_nothing_is_dropped(node: Node, peer: Peer) -> None:
@@ -267,17 +268,17 @@ async def test_a_wrong_history_is_the_last_that_the_host_is_asked_for(
         peer.serve(sign_header(followed, peer.key), *wrong)
     asked: list[bytes] = []
     async with served(peer) as one, served(peer) as two, Asking(node) as client:
-        reach = Reach(node, client, Silent(), None, named=(one, two))
-        await reach._watch()
+        reach = Reach(node, client, Silent(), None, Network((one, two)))
+        await reach.polling.watch()
         for _ in range(3):
             await quiet(reach)
-            reach.ask_again()
+            reach.polling.ask_again()
         await quiet(reach)
         assert isinstance(client, Asking)
         asked = client.asked
     assert len(asked) in (1, 2), "the other port may have been asked at the same moment"
     assert len([one for one in verified if one in wrong]) == len(asked)
-    assert len(reach.listings()) == 4, "what it lists counts all the same"
+    assert len(reach.directory.listings()) == 4, "what it lists counts all the same"
 
 
 @pytest.mark.red_without("N1", "a peer that does not know a history is asked for it again and again")
@@ -285,10 +286,10 @@ async def test_nobody_is_asked_again_for_a_past_that_it_does_not_know(node: Node
     _, second = peer.line(2)
     peer.serve(second)
     async with served(peer) as address, Asking(node) as client:
-        reach = Reach(node, client, Silent(), None, named=(address,))
-        await reach._watch()
+        reach = Reach(node, client, Silent(), None, Network((address,)))
+        await reach.polling.watch()
         await quiet(reach)
-        reach.ask_again()
+        reach.polling.ask_again()
         await quiet(reach)
         assert isinstance(client, Asking) and client.asked == [second.id]
 
@@ -335,7 +336,7 @@ async def test_a_peer_that_tells_no_past_is_a_peer_all_the_same(node: Node, peer
     async with scripted(script) as address:
         reach, asked = await look(node, address)
     assert asked == [second.id] and body in sent
-    assert [listing.manifest for listing in reach.listings()] == [second]
+    assert [listing.manifest for listing in reach.directory.listings()] == [second]
     assert versions(node) == [2] and first.header.version == 1
 
 
@@ -369,7 +370,7 @@ async def test_a_team_s_past_comes_by_its_lane(node: Node, peer: Peer) -> None:
     peer.serve(second, first.envelope)
     async with served(peer) as address:
         reach, asked = await look(node, address)
-    assert [listing.manifest for listing in reach.listings()] == [second]
+    assert [listing.manifest for listing in reach.directory.listings()] == [second]
     assert asked == [second.id] and versions(node, team="red") == [2, 1]
 
 
@@ -395,9 +396,9 @@ async def test_who_has_not_the_team_s_key_injects_nothing(
         peer.serve(third, forged.envelope, second.envelope, first.envelope)
     async with served(peer) as address:
         reach, _ = await look(node, address)
-    known = [row.id for row in node.catalog.versions("red", "web")]
+    known = [row.id for row in node.catalog.manifests.versions("red", "web")]
     assert forged.id not in known
-    assert forged.id not in {listing.manifest.id for listing in reach.listings()}
+    assert forged.id not in {listing.manifest.id for listing in reach.directory.listings()}
     assert len(known) == (0 if where == "listed" else 3)
 
 
@@ -407,4 +408,4 @@ async def test_what_a_team_has_is_not_believed_in_public(node: Node, peer: Peer)
     script = says(ok(encode_catalog(peer.key.public, "x", [first.envelope])))
     async with scripted(script) as address:
         reach, _ = await look(node, address)
-    assert reach.listings() == [] and versions(node, team="red") == []
+    assert reach.directory.listings() == [] and versions(node, team="red") == []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +23,7 @@ from overlaysync.node.any_source import AnySource
 from overlaysync.node.metadata import Metadata
 from overlaysync.node.node import Node
 from overlaysync.store.catalog import Catalog
+from overlaysync.store.home import Home
 from overlaysync.trust.envelope import Manifest
 from overlaysync.units import CHUNK, KIB, PAGE_UNITS
 from tests.net.fuzzing_decoders import HEADER, MASTER
@@ -90,6 +93,11 @@ def content(bodies: list[bytes], *, last: int = PAGE_UNITS, data_size: int | Non
 def sparse(data: int) -> bytes:
     """A page with so many DATA units."""
     return os.urandom(32 * data) + ZERO * (PAGE_UNITS - data)
+
+
+def tables() -> closing[sqlite3.Connection]:
+    """The catalog's file itself."""
+    return closing(sqlite3.connect(Home.from_environment(os.environ).catalog))
 
 
 @pytest.fixture
@@ -228,7 +236,7 @@ async def test_pages_of_a_fetch_that_failed_go_and_those_of_others_stay(catalog:
 async def test_pages_that_are_mostly_markers_take_little_room(catalog: Catalog) -> None:
     what = content([sparse(1) for _ in range(2000)])
     await fetch(catalog, what)
-    with catalog.pages._database.read() as connection:
+    with tables() as connection:
         (size,) = connection.execute("SELECT sum(length(body)) FROM pages").fetchone()
     assert size < 2000 * PAGE_SIZE // 50
 
@@ -248,7 +256,8 @@ def test_a_page_that_has_changed_on_disk_is_damage(catalog: Catalog) -> None:
     body = sparse(3)
     catalog.pages.keep_pages({page_digest(body): body})
     for stored in (b"", b"not zstd", body):
-        with catalog.pages._database.write() as connection:
+        with tables() as connection:
             connection.execute("UPDATE pages SET body = ?", (stored,))
+            connection.commit()
         with pytest.raises(OverlaysyncError, match="damaged"):
             catalog.pages.load_page(page_digest(body))

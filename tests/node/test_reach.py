@@ -22,9 +22,11 @@ from overlaysync.net.bounds import MAX_TOLD
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
-from overlaysync.node import reach as reach_module
+from overlaysync.node import polling as polling_module
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
+from overlaysync.node.polling import Polling, has_news
 from overlaysync.node.reach import Reach
 from overlaysync.node.views import PeerView
 from overlaysync.ops.in_use import InUse, Usage
@@ -59,8 +61,7 @@ def reach(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reach]:
         interface("eth1", "169.254.0.7/16"),
     )
     monkeypatch.setattr(module, "list_interfaces", lambda: found)
-    nothing = cast(Any, None)
-    yield Reach(nothing, nothing, Silent(), None)
+    yield Reach(forgetful_node(), cast(Any, None), Silent(), None)
 
 
 NEAR_HOSTS = ["192.0.2.20", "192.0.2.7", "2001:db8::20", "169.254.0.20"]
@@ -80,9 +81,9 @@ NO_HOST = [
 @pytest.mark.parametrize("teller", [LINK, LINK_6])
 def test_a_neighbour_is_believed_about_neighbours_only(reach: Reach, teller: str) -> None:
     told_by = Address(teller, 80)
-    assert all(reach.may_dial(host, PORT, told_by=told_by) for host in NEAR_HOSTS)
+    assert all(reach.directory.may_dial(host, PORT, told_by=told_by) for host in NEAR_HOSTS)
     others = [*FAR_HOSTS, *LOOPBACK, *NO_HOST, "192.0.2.255", "::ffff:192.0.2.20"]
-    assert [host for host in others if reach.may_dial(host, PORT, told_by=told_by)] == []
+    assert [host for host in others if reach.directory.may_dial(host, PORT, told_by=told_by)] == []
 
 
 @pytest.mark.parametrize(
@@ -100,23 +101,23 @@ def test_a_neighbour_is_believed_about_neighbours_only(reach: Reach, teller: str
 def test_a_link_local_neighbour_is_believed_about_links_that_there_are(
     reach: Reach, host: str, believed: bool
 ) -> None:
-    assert reach.may_dial(host, PORT, told_by=Address("fe80::9%eth0", 80)) == believed
+    assert reach.directory.may_dial(host, PORT, told_by=Address("fe80::9%eth0", 80)) == believed
 
 
 def test_nobody_is_believed_about_a_link_local_address_on_no_link(reach: Reach) -> None:
     for teller in (LINK, HERE, "127.0.0.1", FAR):
-        assert not reach.may_dial("fe80::20", PORT, told_by=Address(teller, PORT)), teller
+        assert not reach.directory.may_dial("fe80::20", PORT, told_by=Address(teller, PORT)), teller
 
 
-def test_a_peer_that_says_it_has_moved_is_asked_once(reach: Reach) -> None:
+def test_a_peer_that_says_it_has_moved_is_asked_once() -> None:
     there = Address("192.0.2.20", PORT)
     view = PeerView(there, answered=True, revision="r", addresses=("192.0.2.20",))
-    assert not reach._has_news(view, Peer("x", "", ("192.0.2.20",), PORT, "r"))
-    assert not reach._has_news(view, Peer("x", "", ("192.0.2.20", "2001:db8::20"), PORT, "r"))
+    assert not has_news(view, Peer("x", "", ("192.0.2.20",), PORT, "r"), catalogs=True)
+    assert not has_news(view, Peer("x", "", ("192.0.2.20", "2001:db8::20"), PORT, "r"), catalogs=True)
     moved = Peer("x", "", ("192.0.2.30",), PORT, "r")
-    assert reach._has_news(view, moved)
+    assert has_news(view, moved, catalogs=True)
     view.addresses = moved.addresses
-    assert not reach._has_news(view, moved), "it answers where it was, whatever was said in its name"
+    assert not has_news(view, moved, catalogs=True), "it answers where it was, whatever was said in its name"
 
 
 @pytest.mark.red_without("N7", "which hosts are near is decided once and never again")
@@ -127,32 +128,36 @@ def test_networks_that_change_are_judged_anew(monkeypatch: pytest.MonkeyPatch) -
     nothing = cast(Any, None)
     reach = Reach(nothing, nothing, Silent(), None)
     told_by = Address("192.0.2.9", 80)
-    assert reach.may_dial(FAR, PORT, told_by=told_by), "it is far itself"
+    assert reach.directory.may_dial(FAR, PORT, told_by=told_by), "it is far itself"
     found.append(interface("eth0", "192.0.2.7/24"))
-    assert not reach.may_dial(FAR, PORT, told_by=told_by)
+    assert not reach.directory.may_dial(FAR, PORT, told_by=told_by)
     found.clear()
-    assert reach.may_dial(FAR, PORT, told_by=told_by)
+    assert reach.directory.may_dial(FAR, PORT, told_by=told_by)
 
 
 @pytest.mark.parametrize("teller", [FAR, FAR_6, NAME])
 def test_who_was_named_and_is_far_is_believed_about_hosts(reach: Reach, teller: str) -> None:
     told_by = Address(teller, 80)
-    assert all(reach.may_dial(host, PORT, told_by=told_by) for host in ["192.0.2.20", *FAR_HOSTS])
+    assert all(reach.directory.may_dial(host, PORT, told_by=told_by) for host in ["192.0.2.20", *FAR_HOSTS])
     others = [*LOOPBACK, *NO_HOST, "169.254.169.254"]
-    assert [host for host in others if reach.may_dial(host, PORT, told_by=told_by)] == []
+    assert [host for host in others if reach.directory.may_dial(host, PORT, told_by=told_by)] == []
 
 
 @pytest.mark.parametrize("teller", [HERE, "127.0.0.1", "::1"])
 def test_who_is_on_this_machine_may_tell_of_its_loopback(reach: Reach, teller: str) -> None:
     for host in ["127.0.0.1", "::1", *NEAR_HOSTS]:
-        assert reach.may_dial(host, PORT, told_by=Address(teller, 80))
+        assert reach.directory.may_dial(host, PORT, told_by=Address(teller, 80))
 
 
 @pytest.mark.parametrize("teller", [LINK, FAR, HERE, "127.0.0.1"])
 def test_nobody_is_believed_about_ports_of_system_services(reach: Reach, teller: str) -> None:
     told_by = Address(teller, 40001)
     asked = [0, 1, 22, 80, 443, 1023, 1024, 5900, 65535, 65536]
-    assert [port for port in asked if reach.may_dial(LINK, port, told_by=told_by)] == [1024, 5900, 65535]
+    assert [port for port in asked if reach.directory.may_dial(LINK, port, told_by=told_by)] == [
+        1024,
+        5900,
+        65535,
+    ]
 
 
 def test_who_tells_of_new_hosts_each_time_does_not_keep_us_busy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +173,7 @@ def test_who_tells_of_new_hosts_each_time_does_not_keep_us_busy(monkeypatch: pyt
     reach = Reach(nothing, nothing, Silent(), None)
     began = time.monotonic()
     for number in range(10 * MAX_TOLD):
-        reach.may_dial(f"198.51.{number // 250}.{number % 250}", PORT, told_by=Address(LINK, 80))
+        reach.directory.may_dial(f"198.51.{number // 250}.{number % 250}", PORT, told_by=Address(LINK, 80))
     assert len(looked) <= 2 + time.monotonic() - began
 
 
@@ -185,11 +190,11 @@ async def test_a_named_peer_s_peers_are_dialled_by_the_same_rule(
         shelf.known = [f"127.0.0.1:{service.getsockname()[1]}"]
         teller = Address("::1", await server.start(["::1"]))
         async with Client() as client:
-            reach = Reach(node, client, Silent(), None, named=(teller,))
-            await reach._watch()
+            reach = Reach(node, client, Silent(), None, Network((teller,)))
+            await reach.polling.watch()
             while await reach.another(wait_s=5):
                 pass
-        assert reach.answering() == [teller]
+        assert reach.directory.answering() == [teller]
         with pytest.raises(BlockingIOError):
             service.accept()
     await server.stop()
@@ -201,8 +206,8 @@ async def reaching(tmp_path: Path, *named: Address) -> AsyncIterator[Reach]:
     """A reach that has asked these, and whom they told of."""
     node = Node.open({"OVERLAYSYNC_HOME": str(tmp_path / "home")})
     async with Client(teams=node.teams) as client:
-        reach = Reach(node, client, Silent(), None, named=named)
-        await reach._watch()
+        reach = Reach(node, client, Silent(), None, Network(named))
+        await reach.polling.watch()
         while await reach.another(wait_s=5):
             pass
         yield reach
@@ -222,7 +227,7 @@ async def test_machines_are_counted_and_not_nodes(
     servers = [Server(shelf), Server(shelf)]
     servers[0]._boot, servers[1]._boot = first, second
     async with serving(servers[0]) as one, serving(servers[1]) as two, reaching(tmp_path, one, two) as reach:
-        (listing,) = reach.listings()
+        (listing,) = reach.directory.listings()
         assert (len(listing.peers), listing.machines) == (2, machines)
 
 
@@ -234,18 +239,18 @@ async def test_what_is_in_use_is_listed_and_no_source_and_nothing_that_the_peer_
     content = offer.manifest.header.content_id
     async with serving(Server(shelf)) as using, serving(Server(other)) as empty:
         async with reaching(tmp_path, using, empty) as reach:
-            (listing,) = reach.listings()
+            (listing,) = reach.directory.listings()
             assert (listing.peers, listing.machines) == ((), 0)
             assert listing.in_use == (Usage("pl@bob", str(using), since),)
-            assert reach.sources(content) == {}
-            reach.node.catalog.keep_manifest(manifest_row(offer.manifest))
+            assert reach.directory.sources(content) == {}
+            reach.node.catalog.manifests.keep(manifest_row(offer.manifest))
         other.items.append(offer)
         shelf.used[0] = InUse(offer.manifest, since)
         async with reaching(tmp_path, using, empty) as reach:
-            (listing,) = reach.listings()
+            (listing,) = reach.directory.listings()
             assert (listing.peers, len(listing.in_use)) == ((str(empty),), 1)
-            assert list(reach.sources(content)) == [str(empty)]
-            assert len(reach.node.catalog.holders(content)) == 1, "who uses it has it no longer"
+            assert list(reach.directory.sources(content)) == [str(empty)]
+            assert len(reach.node.catalog.holders.of(content)) == 1, "who uses it has it no longer"
 
 
 async def test_a_catalog_that_is_unchanged_still_says_what_is_in_use(tmp_path: Path) -> None:
@@ -253,11 +258,15 @@ async def test_a_catalog_that_is_unchanged_still_says_what_is_in_use(tmp_path: P
     offer = make_offer(tmp_path / "image.raw", bytes(CHUNK), shelf.key)
     shelf.used.append(InUse(offer.manifest, "2026-11-28T10:14:00Z"))
     async with serving(Server(shelf)) as address, reaching(tmp_path, address) as reach:
-        (view,) = reach.nodes()
+        (view,) = reach.directory.nodes()
         etag = view.etag
-        reach._ask(str(address), (address,))
+        reach.polling.ask(str(address), (address,))
         assert await reach.another(wait_s=5)
-        assert view.etag == etag and reach.listings()[0].in_use and not reach.listings()[0].peers
+        assert (
+            view.etag == etag
+            and reach.directory.listings()[0].in_use
+            and not reach.directory.listings()[0].peers
+        )
 
 
 async def test_a_peer_named_by_name_is_where_its_address_is(tmp_path: Path) -> None:
@@ -266,10 +275,10 @@ async def test_a_peer_named_by_name_is_where_its_address_is(tmp_path: Path) -> N
     async with serving(Server(make_shelf(tmp_path))) as other, serving(Server(shelf)) as address:
         shelf.known = [str(other)]
         async with reaching(tmp_path, Address("localhost", address.port)) as reach:
-            assert reach.answering() == [address, other]
-            reach._consider(Peer("announced", "", (address.host,), address.port))
+            assert reach.directory.answering() == [address, other]
+            reach.polling.consider(Peer("announced", "", (address.host,), address.port))
             assert await reach.another(wait_s=5)
-            assert reach.answering() == [address, other]
+            assert reach.directory.answering() == [address, other]
 
 
 async def test_who_does_not_answer_is_called_by_its_name(tmp_path: Path) -> None:
@@ -294,7 +303,7 @@ async def test_a_name_that_is_nobodys_is_asked_as_it_is(
 async def test_a_machine_that_fails_ends_the_search_and_who_waits_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(reach: Reach, peer: Peer) -> None:
+    def fail(polling: Polling, peer: Peer) -> None:
         raise NoSpaceError("the disk is full")
 
     async def start(browser: Browser, *, patient: bool) -> None:
@@ -302,9 +311,9 @@ async def test_a_machine_that_fails_ends_the_search_and_who_waits_for_it(
 
     monkeypatch.setattr(Browser, "start", start)
     monkeypatch.setattr(Browser, "found", lambda browser: [Peer("bob", "", (LINK,), 80)])
-    monkeypatch.setattr(Reach, "_consider", fail)
+    monkeypatch.setattr(Polling, "consider", fail)
     node = Node.open({"OVERLAYSYNC_HOME": str(tmp_path / "home")})
-    async with Client() as client, Reach.open(node, client, Silent()) as reach:
+    async with Client() as client, Reach.open(node, client, Silent(), Network()) as reach:
         reach.check()  # it has not begun
         with pytest.raises(NoSpaceError):
             await reach.until(lambda: False, wait_s=5)
@@ -318,16 +327,16 @@ async def test_a_machine_that_fails_ends_the_search_and_who_waits_for_it(
 
 async def ask_again(reach: Reach) -> list[str]:
     """Ask again, and wait for the answers; names listed then."""
-    reach.ask_again()
+    reach.polling.ask_again()
     while await reach.another(wait_s=5):
         pass
-    return [listing.manifest.header.name for listing in reach.listings()]
+    return [listing.manifest.header.name for listing in reach.directory.listings()]
 
 
 async def test_a_named_peer_that_is_asked_again_has_what_it_has_then(tmp_path: Path) -> None:
     shelf = make_shelf(tmp_path)
     async with serving(Server(shelf)) as address, reaching(tmp_path, address) as reach:
-        assert reach.listings() == []
+        assert reach.directory.listings() == []
         shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
         assert await ask_again(reach) == ["web"]
         shelf.items = []
@@ -346,25 +355,25 @@ async def test_a_node_is_found_when_the_name_that_stood_for_it_has_gone(tmp_path
         reaching(tmp_path) as reach,
     ):
         browser = Announced()
-        reach.browser = cast(Any, browser)
+        reach.polling.browser = cast(Any, browser)
         browser.peers = [Peer(name, "", (address.host,), address.port, "r") for name in ("false", "honest")]
         for peer in browser.peers:
-            reach._consider(peer)
+            reach.polling.consider(peer)
             await ask_again(reach)
-        assert [key for key, view in reach.views.items() if view.alias] == ["honest"]
+        assert [key for key, view in reach.directory.views.items() if view.alias] == ["honest"]
         assert await ask_again(reach) == ["web"]
         if how == "moves":
-            reach._ask("false", (elsewhere,), announced=browser.peers[0])
+            reach.polling.ask("false", (elsewhere,), announced=browser.peers[0])
             while await reach.another(wait_s=5):
                 pass
         else:
             del browser.peers[0]
-            watching = asyncio.create_task(reach._watch())
-            while "false" in reach.views or reach.looking:
+            watching = asyncio.create_task(reach.polling.watch())
+            while "false" in reach.directory.views or reach.looking:
                 await asyncio.sleep(0.01)
             watching.cancel()
-        assert [key for key, view in reach.views.items() if view.alias] == []
-        assert [listing.manifest.header.name for listing in reach.listings()] == ["web"]
+        assert [key for key, view in reach.directory.views.items() if view.alias] == []
+        assert [listing.manifest.header.name for listing in reach.directory.listings()] == ["web"]
 
 
 class Announced:
@@ -390,7 +399,7 @@ async def test_what_was_announced_while_nobody_heard_it_is_found_all_the_same(tm
     """A switch that was apart, or a lost packet: no announcement comes later."""
     shelf = make_shelf(tmp_path)
     async with serving(Server(shelf)) as address, reaching(tmp_path) as reach:
-        reach.views["x"] = PeerView(address, announced=True, answered=True, revision="r")
+        reach.directory.views["x"] = PeerView(address, announced=True, answered=True, revision="r")
         shelf.items = [make_offer(tmp_path / "web.raw", bytes(CHUNK), shelf.key)]
         assert await ask_again(reach) == ["web"]
 
@@ -399,33 +408,34 @@ async def test_a_share_tells_of_no_peer_that_does_not_answer_any_more(tmp_path: 
     """It was killed, say, or has moved where its announcement was not heard."""
     server = Server(make_shelf(tmp_path))
     async with reaching(tmp_path) as reach:
-        reach.catalogs = False
+        reach.polling.catalogs = False
         async with serving(server) as address:
-            reach.views["x"] = PeerView(address, announced=True, answered=True, tls=PORT)
-            assert await ask_again(reach) == [] and reach.answering() == [address]
-        assert await ask_again(reach) == [] and reach.answering() == []
+            reach.directory.views["x"] = PeerView(address, announced=True, answered=True, tls=PORT)
+            assert await ask_again(reach) == [] and reach.directory.answering() == [address]
+        assert await ask_again(reach) == [] and reach.directory.answering() == []
         again = Server(make_shelf(tmp_path))
         await again.start([address.host], port=address.port)
-        assert await ask_again(reach) == [] and reach.answering() == [address]
+        assert await ask_again(reach) == [] and reach.directory.answering() == [address]
         await again.stop()
 
 
 async def test_a_share_that_stays_asks_its_peers_again_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reach_module, "_AGAIN_S", 0.05)
+    monkeypatch.setattr(polling_module, "AGAIN_S", 0.05)
     async with serving(Server(make_shelf(tmp_path))) as address, reaching(tmp_path) as reach:
         peer = Peer("x", "", (address.host,), address.port, "r")
-        reach.browser = cast(Any, StillBrowser(peer))
-        reach.catalogs = False
-        watching = asyncio.create_task(reach._watch())
+        reach.polling.browser = cast(Any, StillBrowser(peer))
+        reach.polling.catalogs = False
+        watching = asyncio.create_task(reach.polling.watch())
         async with asyncio.timeout(20):
             for _ in range(3):
-                before = reach.views["x"].asked_at if "x" in reach.views else 0.0
-                while "x" not in reach.views or reach.views["x"].asked_at == before:
+                before = reach.directory.views["x"].asked_at if "x" in reach.directory.views else 0.0
+                while "x" not in reach.directory.views or reach.directory.views["x"].asked_at == before:
                     await asyncio.sleep(0.01)
         watching.cancel()
-        await asyncio.gather(watching, *reach._asking.values(), return_exceptions=True)
+        await asyncio.gather(watching, return_exceptions=True)
+        await reach.polling.stop()
 
 
 class StillBrowser:
@@ -448,18 +458,17 @@ async def test_many_announced_peers_are_asked_again_in_turn(reach: Reach) -> Non
     asked: list[str] = []
     names = [f"peer {number}" for number in range(100)]
     for name in names:
-        reach.views[name] = PeerView(Address(HERE, PORT), announced=True, answered=True)
-    reach.node = forgetful_node()
+        reach.directory.views[name] = PeerView(Address(HERE, PORT), announced=True, answered=True)
 
     def ask(key: str, *_: object, **__: object) -> None:
         asked.append(key)
-        reach.views[key].asked_at = time.monotonic()
+        reach.directory.views[key].asked_at = time.monotonic()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Reach, "_ask", lambda self, *args, **more: ask(*args, **more))
+        patch.setattr(Polling, "ask", lambda self, *args, **more: ask(*args, **more))
         for _ in range(20):
             before = len(asked)
-            reach.ask_again()
+            reach.polling.ask_again()
             assert len(asked) - before <= 8
     assert set(asked) == set(names)
 
@@ -491,16 +500,18 @@ async def test_a_peer_that_has_moved_is_found_though_its_old_address_keeps_silen
     port = await server.start(["127.0.0.2"])
     with socket.create_server(("127.0.0.1", port)):  # takes connections, and never answers
         async with reaching(tmp_path, Address("127.0.0.1", unused_port())) as reach:
-            reach.catalogs = catalogs
+            reach.polling.catalogs = catalogs
             there, moved = Address("127.0.0.1", port), Peer("x", "", ("127.0.0.2",), port, "r")
-            view = reach.views["x"] = PeerView(there, answered=True, announced=True, revision="r")
+            view = reach.directory.views["x"] = PeerView(there, answered=True, announced=True, revision="r")
             began = time.monotonic()
-            reach._ask("x", (there,))  # as from time to time, just before the announcement comes
-            reach._consider(moved)
+            reach.polling.ask("x", (there,))  # as from time to time, just before the announcement comes
+            reach.polling.consider(moved)
             while view.address == there and await reach.another(wait_s=30):
                 pass
             assert view.address.host == "127.0.0.2" and time.monotonic() - began < 9
-            assert [listing.manifest.header.name for listing in reach.listings()] == ["web"] * catalogs
+            assert [listing.manifest.header.name for listing in reach.directory.listings()] == [
+                "web"
+            ] * catalogs
     await server.stop()
 
 
@@ -514,7 +525,7 @@ async def test_a_private_lane_that_has_moved_is_found_though_the_catalog_is_the_
         first = Server(shelf, key=shelf.key, teams={"red": team})
         port = await first.start(["127.0.0.1"])
         reach = await stack.enter_async_context(reaching(tmp_path, Address("127.0.0.1", port)))
-        (view,) = reach.nodes()
+        (view,) = reach.directory.nodes()
         assert view.tls == first.tls
         await first.stop()
         again = Server(shelf, key=shelf.key, teams={"red": team})
@@ -533,7 +544,7 @@ async def test_what_others_told_of_and_never_answered_is_not_asked_again(tmp_pat
         port = silent.getsockname()[1]
         async with serving(Server(shelf)) as address, reaching(tmp_path, address) as reach:
             told = str(Address("127.0.0.1", port))
-            reach.views[told] = PeerView(Address("127.0.0.1", port))
+            reach.directory.views[told] = PeerView(Address("127.0.0.1", port))
             await ask_again(reach)
         with pytest.raises(BlockingIOError):
             silent.accept()
@@ -545,5 +556,5 @@ async def test_changes_waits_for_answers_and_says_when_there_are_none(tmp_path: 
         while await reach.changes(wait_s=0.01):
             pass
         assert not await reach.changes(wait_s=0.01)
-        reach.ask_again()
+        reach.polling.ask_again()
         assert await reach.changes(wait_s=5) and not reach.looking

@@ -69,14 +69,14 @@ def test_a_file_that_is_written_to_is_withdrawn_and_published_by_nobody(node: No
     replica.add(published(node, vm))
     replica.refresh()
     replica.tells = True
-    before = node.catalog.versions("", "vm")
+    before = node.catalog.manifests.versions("", "vm")
     draw(vm, "--Y")
     assert replica.refresh() and served(replica) == {"base:1"}
     assert any("vm:1" in note and "has changed" in note for note in heard.notes)
     replica.add(examine(node, vm))  # as it is now it is no version
     for _ in range(3):
         assert not replica.refresh()
-    assert served(replica) == {"base:1"} and node.catalog.versions("", "vm") == before
+    assert served(replica) == {"base:1"} and node.catalog.manifests.versions("", "vm") == before
     replica.close()
 
 
@@ -162,7 +162,7 @@ def test_what_files_hold_of_the_named_things_is_served_and_work_on_them_only_sai
     assert look() == look() == {"base:1"}
     said = [note for note in heard.notes if "publish" in note]
     assert len(said) == 1 and "vm:1" in said[0] and f"overlaysync share {vm}" in said[0]
-    assert node.catalog.versions("", "vm")[0].version == 1
+    assert node.catalog.manifests.versions("", "vm")[0].version == 1
     published(node, vm)  # by another command
     assert look() == {"base:1", "vm:2"}
     replica.close()

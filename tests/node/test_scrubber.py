@@ -18,7 +18,7 @@ from overlaysync.node.scrubber import Scrubber, rechecked
 from overlaysync.node.sharing import Share, Shared
 from overlaysync.ops.offer import ImageOffer
 from overlaysync.ops.scrub import recheck
-from overlaysync.store.catalog import ImageRow
+from overlaysync.store.images import ImageRow
 from overlaysync.swarm.members import Member
 from overlaysync.units import CHUNK, MIB
 from tests.filesystems import entered, mounted
@@ -50,7 +50,7 @@ def sharing(node: Node, *paths: str) -> tuple[Share, Heard]:
 
 
 def row_of(node: Node, path: str) -> ImageRow:
-    row = node.catalog.image_at(os.path.realpath(path))
+    row = node.catalog.images.at(os.path.realpath(path))
     assert row is not None
     return row
 
@@ -59,7 +59,7 @@ def grow_old(node: Node, *paths: str, by_s: float = WEEK_S + 60) -> None:
     """As if they had last been read so long ago."""
     for path in paths:
         row = row_of(node, path)
-        node.catalog.remember_image(replace(row, verified_at=now() - by_s))
+        node.catalog.images.remember(replace(row, verified_at=now() - by_s))
 
 
 def rot(node: Node, path: str, offset: int) -> None:
@@ -134,7 +134,7 @@ def believe(monkeypatch: pytest.MonkeyPatch, node: Node, share: Share, path: str
     row = row_of(node, path)
     status = os.stat(path)
     known = row.fingerprint._replace(mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns)
-    node.catalog.remember_image(replace(row, chain=(known, *row.chain[1:])))
+    node.catalog.images.remember(replace(row, chain=(known, *row.chain[1:])))
     for shared in share.shared:
         offer = share.offer(shared.manifest.id)
         assert isinstance(offer, ImageOffer)

@@ -13,8 +13,9 @@ from overlaysync.discovery.locality import Neighbourhood
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address, PrivateAddress
 from overlaysync.net.server import Server
-from overlaysync.node import reach as module
+from overlaysync.node import polling as module
 from overlaysync.node import twins
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
 from overlaysync.trust.certificate import Shown
@@ -56,18 +57,18 @@ def booted(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def looking(node: Node, notes: Heard, *, catalogs: bool = True) -> AsyncIterator[Reach]:
     async with Client() as client:
-        yield Reach(node, client, notes, None, catalogs=catalogs)
+        yield Reach(node, client, notes, None, Network(catalogs=catalogs))
 
 
 async def look(reach: Reach, server: Server, own: bytes, *, announced: bool = False, tls: int = 0) -> None:
     """Ask a peer that claims the key ``own``."""
     if announced:
         label = "pl@bob-2"
-        reach._consider(
-            Peer(label, node_id(own), ("127.0.0.1",), server.port, f"r{len(reach.views)}", (), tls)
+        reach.polling.consider(
+            Peer(label, node_id(own), ("127.0.0.1",), server.port, f"r{len(reach.directory.views)}", (), tls)
         )
     else:
-        reach._ask("somewhere", (Address("127.0.0.1", server.port),))
+        reach.polling.ask("somewhere", (Address("127.0.0.1", server.port),))
     while reach.looking:
         await reach.another(wait_s=10)
 
@@ -80,7 +81,7 @@ async def test_another_machine_with_our_key_is_said_once(node: Node, announced: 
     async with listening(server), looking(node, notes, catalogs=not announced) as reach:
         for _ in range(3):
             await look(reach, server, node.key.public, announced=announced, tls=server.tls)
-            reach.views.clear()
+            reach.directory.views.clear()
     (note,) = notes.notes
     for word in ("pl@bob", "127.0.0.1", "this machine's node key", "overlaysync key new"):
         assert word in note
@@ -123,12 +124,12 @@ async def test_who_cannot_prove_it_is_asked_a_few_times(
     server = Server(FakeShelf(node.key), key=stranger)
     async with listening(server), looking(node, notes, catalogs=False) as reach:
         peer = Peer("pl@bob-2", node_id(node.key.public), ("127.0.0.1",), server.port, "r1", (), silent)
-        for _ in range(3 * module._PROOFS):
-            reach._consider(peer)
+        for _ in range(3 * module.PROOFS):
+            reach.polling.consider(peer)
             while reach.looking:
                 await reach.another(wait_s=10)
-    assert len(asked) == module._PROOFS
-    assert notes.notes == [] and reach.answering() == [Address("127.0.0.1", server.port)]
+    assert len(asked) == module.PROOFS
+    assert notes.notes == [] and reach.directory.answering() == [Address("127.0.0.1", server.port)]
 
 
 @pytest.mark.usefixtures("booted")

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from overlaysync.ops.publish import Publisher, keep_manifest, manifest_row
 from overlaysync.ops.versions import settled
-from overlaysync.store.catalog import Held
+from overlaysync.store.held import Held
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team
@@ -69,7 +69,7 @@ class Machine:
 
     def sees(self, *manifests: Manifest) -> None:
         """They were listed by somebody within reach."""
-        self.world.catalog.note_manifests(map(manifest_row, manifests), at=CREATED)
+        self.world.catalog.manifests.note_seen(map(manifest_row, manifests), at=CREATED)
 
     def take(
         self, manifest: Manifest, source: Path, file: str, *, superseded: tuple[bytes, ...] = ()
@@ -82,7 +82,7 @@ class Machine:
         known = self.world.known(path)
         assert known.content.id == manifest.header.content_id
         held = settled(self.world.catalog, manifest, superseded)
-        self.world.catalog.hold(
+        self.world.catalog.held.hold(
             Held(known.path, manifest.header.team, manifest.header.name, held, known.files[0])
         )
         return path

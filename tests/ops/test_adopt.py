@@ -431,7 +431,7 @@ def test_history_goes_on_in_the_new_file(world: World, master: Path) -> None:
     proof = adopt(world, overlay, new, moved.parent)
     stray = look(str(overlay), world.library)
     note_history(world.library, stray, world.known(new), proof, at=CREATED)
-    held = world.catalog.held_at(str(new))
+    held = world.catalog.held.at(str(new))
     assert held is not None
     assert (held.name, held.manifests, held.file) == ("vm", (first.id,), world.known(new).files[0])
     apply(new, [Op("write", MIB, 512, 5)])
@@ -450,9 +450,9 @@ def test_history_goes_on_from_what_a_peer_offers(world: World, master: Path) -> 
     stick = Path(shutil.copy(overlay, here.images / "stick.qcow2"))
     proof = adopt(here, stick, new, here.images, offered=(first,))
     note_history(here.library, look(str(stick), here.library), here.known(new), proof, at=CREATED)
-    held = here.catalog.held_at(str(new))
+    held = here.catalog.held.at(str(new))
     assert held is not None and (held.name, held.manifests) == ("vm", (first.id,))
-    assert here.catalog.find_manifest(first.id) is not None
+    assert here.catalog.manifests.find(first.id) is not None
     here.catalog.close()
 
 
@@ -466,7 +466,7 @@ def test_work_since_the_last_version_stays_work(world: World, master: Path) -> N
     proof = adopt(world, overlay, new, moved.parent)
     made = world.known(new)
     note_history(world.library, look(str(overlay), world.library), made, proof, at=CREATED)
-    held = world.catalog.held_at(str(new))
+    held = world.catalog.held.at(str(new))
     assert held is not None and held.file != made.files[0]
 
 

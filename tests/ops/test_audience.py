@@ -155,7 +155,7 @@ def test_a_master_of_a_team_that_was_left_becomes_nobody_else_s_by_an_overlay(
         assert str(master) in error.why and f"{option} {master} {overlay}" in error.hint
     if "red" in site.teams:
         assert str(master) in site.refused(overlay, "red").hint
-    assert len(site.world.catalog.manifests()) == 1, "nothing was published"
+    assert len(site.world.catalog.manifests.matching()) == 1, "nothing was published"
     site.share(master, "blue")
     assert site.share(overlay, "blue").header.team == "blue"
 
@@ -382,12 +382,12 @@ def test_what_has_only_public_data_in_common_with_a_team_s_is_public(site: Site)
 def test_an_overlay_that_is_called_like_a_team_s_on_the_same_master_is_asked_about(site: Site) -> None:
     """After a home was lost, only the team's catalog was seen again, and no digest of its data."""
     _, overlay = a_team_s_work(site)
-    (row,) = site.world.catalog.manifests(team="red")
+    (row,) = site.world.catalog.manifests.matching(team="red")
     apply(overlay, pages_of(12, 1))
     lost = World.make(site.world.images.parent / "new")
     new = Site(lost, site.key, site.teams)
     assert new.publisher.known_audience(lost.known(overlay)) is None
-    lost.catalog.note_manifests([row], at=AT)
+    lost.catalog.manifests.note_seen([row], at=AT)
     check_asked(new.refused(overlay), overlay, "--team red", "--public")
     moved = overlay.rename(overlay.with_name("another.qcow2"))
     assert new.audience(moved) == ""

@@ -35,7 +35,7 @@ def copies(world: World, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Pat
         paths[place] = Path(shutil.copy(master, directory / f"{place}.qcow2"))
         known = world.known(paths[place])
         if place in ("named", "stick"):
-            world.catalog.mark_named(str(paths[place]))
+            world.catalog.images.mark_named(str(paths[place]))
     master.unlink()
     return paths, known.disk.id
 

@@ -44,7 +44,7 @@ def test_an_overlay_goes_and_nothing_else(world: World, master: Path, overlay: P
     world.known(overlay)
     discard(str(overlay), world.catalog, check_discardable(str(overlay), world.catalog))
     assert sorted(os.listdir(world.images)) == ["master.raw", "other.qcow2"]
-    assert world.catalog.image_at(overlay) is None and world.catalog.image_at(master) is not None
+    assert world.catalog.images.at(overlay) is None and world.catalog.images.at(master) is not None
     assert sha(master) == before and other.exists()
 
 

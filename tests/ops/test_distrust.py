@@ -18,7 +18,7 @@ from overlaysync.model.reference import parse_reference
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.name_policy import Choice, choose, choose_all, meant_here, new_pin, to_look_at
 from overlaysync.ops.publish import manifest_row
-from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id

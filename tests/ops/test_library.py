@@ -311,7 +311,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_believed(
     monkeypatch.setattr(library_module, "hash_disk", change)
     with pytest.raises(InUseError):
         world.known(master)
-    assert world.catalog.image_at(master) is None
+    assert world.catalog.images.at(master) is None
 
 
 def test_holders_are_those_that_still_fit(world: World, master: Path, overlay: Path) -> None:
@@ -330,7 +330,7 @@ def test_holders_are_those_that_still_fit(world: World, master: Path, overlay: P
 def test_verified_at_is_when_it_was_hashed(world: World, master: Path) -> None:
     world.known(master)
     world.library.examine(master, now=NOW + 100)
-    row = world.catalog.image_at(master)
+    row = world.catalog.images.at(master)
     assert row is not None and row.verified_at == NOW
 
 

@@ -91,7 +91,7 @@ def test_what_this_machine_alone_published_is_only_here(world: World, overlay: P
 
 def test_what_another_machine_was_seen_to_have_is_safe(world: World, overlay: Path) -> None:
     content = publish(world, overlay).header.content_id
-    world.catalog.note_holder(content, b"B" * 32, "bob@lab", at=CREATED)
+    world.catalog.holders.note(content, b"B" * 32, "bob@lab", at=CREATED)
     assert lost(world, overlay) == ""
     apply(overlay, [Op("write", 0, 512, 1)])
     assert NEVER_PUBLISHED in lost(world, overlay), "that is not what bob has"
@@ -182,7 +182,7 @@ def test_what_is_lost_with_a_file_nobody_has_looked_at(world: World, master: Pat
 
     assert NEVER_PUBLISHED in lost_at(overlay)
     assert lost_at(create(world.images / "empty.qcow2", backing=master)) == ""
-    assert world.catalog.all_images() == []
+    assert world.catalog.images.all() == []
     world.known(overlay)
     assert NEVER_PUBLISHED in lost_at(overlay)
     master.unlink()

@@ -25,7 +25,7 @@ from overlaysync.ops.audience import stem
 from overlaysync.ops.library import Known
 from overlaysync.ops.make import backing_name
 from overlaysync.ops.publish import Publisher, image_path
-from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.store.target import entry_at
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import CHUNK, MIB
@@ -299,7 +299,7 @@ def test_promote_keeps_a_manifests_promise_or_refuses(world: World, overlay: Pat
         result=b"r" * 32,
         created="2025-01-31T12:00:00Z",
     )
-    world.catalog.keep_manifest(lie)
+    world.catalog.manifests.keep(lie)
     with pytest.raises(VerificationError, match="promises"):
         world.promote(overlay, world.images / "broken.raw")
     assert not (world.images / "broken.raw").exists()
@@ -436,10 +436,10 @@ def test_nothing_else_is_taken_for_it(world: World, master: Path, overlay: Path)
         world.promote(overlay, kept)
     draw(kept, "Z")
     kept.chmod(0o444)
-    known = world.catalog.image_at(kept)
+    known = world.catalog.images.at(kept)
     with pytest.raises(WouldDestroyError):
         world.promote(overlay, kept)
-    assert world.catalog.image_at(kept) == known, "what it should be is not forgotten"
+    assert world.catalog.images.at(kept) == known, "what it should be is not forgotten"
 
 
 # -- any chain ---------------------------------------------------------------------------------------

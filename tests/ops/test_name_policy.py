@@ -30,7 +30,7 @@ from overlaysync.ops.name_policy import (
 )
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.trust_messages import AwayError
-from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id

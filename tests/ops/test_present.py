@@ -121,10 +121,10 @@ def test_a_name_means_its_newest_version_here(world: World) -> None:
 def test_two_sides_of_a_fork_are_two_things(world: World) -> None:
     path = make(world, "web.qcow2", "A")
     publish(world, path, team="red")
-    held = world.catalog.held_at(str(path))
+    held = world.catalog.held.at(str(path))
     assert held is not None
     side = Path(shutil.copy(path, world.images / "side.qcow2"))
-    world.catalog.hold(type(held)(str(side), "red", "web", held.manifests, world.known(side).files[0]))
+    world.catalog.held.hold(type(held)(str(side), "red", "web", held.manifests, world.known(side).files[0]))
     draw(path, "-B")
     draw(side, "-C")
     assert publish(world, path, team="red") == publish(world, side, team="red", key="bob") == 2

@@ -18,7 +18,7 @@ from overlaysync.model.manifest import MAX_FOLLOWS, MAX_VERSION
 from overlaysync.model.pin import Pin
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.versions import other_sides
-from overlaysync.store.catalog import Held
+from overlaysync.store.held import Held
 from overlaysync.trust.envelope import Manifest, sign_header
 from overlaysync.trust.teams import new_team
 from tests.ops.machines import CREATED, Machine, machine
@@ -46,7 +46,9 @@ def next_of(at: Machine, text: str, file: str = "web.raw", team: str | None = No
 def sides(at: Machine, manifest: Manifest) -> list[bytes]:
     """The other sides of a fork, as far as a machine knows."""
     header = manifest.header
-    return [row.id for row in other_sides(at.world.catalog.versions(header.team, header.name), manifest)]
+    return [
+        row.id for row in other_sides(at.world.catalog.manifests.versions(header.team, header.name), manifest)
+    ]
 
 
 def follows(manifest: Manifest, *before: Manifest) -> bool:
@@ -74,7 +76,7 @@ def test_what_has_not_changed_is_published_once(ann: Machine) -> None:
     assert ann.publish("web.raw") == first
     ann.path("web.raw").touch()
     assert ann.publish("web.raw", note="a note comes too late") == first
-    assert ann.world.catalog.manifests() == ann.world.catalog.versions("", "web")
+    assert ann.world.catalog.manifests.matching() == ann.world.catalog.manifests.versions("", "web")
 
 
 def test_going_back_to_older_content_is_a_new_version(ann: Machine) -> None:
@@ -109,7 +111,7 @@ def test_numbers_end(ann: Machine) -> None:
     )
     keep_manifest(ann.world.catalog, last)
     known = ann.world.known(ann.write("web.raw", "last"))
-    ann.world.catalog.hold(Held(known.path, "", "web", (last.id,), known.files[0]))
+    ann.world.catalog.held.hold(Held(known.path, "", "web", (last.id,), known.files[0]))
     with pytest.raises(UsageError) as caught:
         next_of(ann, "one more")
     assert "no next version of 'web'" in caught.value.what and "--as" in caught.value.hint
@@ -215,7 +217,7 @@ def test_so_many_sides_are_followed_as_may_be(ann: Machine, bob: Machine) -> Non
         keep_manifest(ann.world.catalog, sides[-1])
     known = ann.world.known(ann.write("web.raw", "ann's"))
     held = Held(known.path, "", "web", tuple(side.id for side in sides), known.files[0])
-    ann.world.catalog.hold(held)
+    ann.world.catalog.held.hold(held)
     assert follows(ann.publish("web.raw"), *sides[:MAX_FOLLOWS]), "the one that it holds comes first"
 
 
@@ -248,7 +250,7 @@ def test_a_copy_is_no_version_and_no_fork(ann: Machine) -> None:
     second = next_of(ann, "second", "a/web.raw")
     assert ann.publish("b/web.raw") == first, "it holds what it held"
     assert follows(second, first)
-    assert [row.version for row in ann.world.catalog.versions("", "web")] == [2, 1]
+    assert [row.version for row in ann.world.catalog.manifests.versions("", "web")] == [2, 1]
 
 
 def test_a_copy_of_several_versions_of_one_content_is_the_newest(ann: Machine) -> None:
@@ -331,7 +333,7 @@ def test_processes_that_publish_one_file_make_one_version(ann: Machine, tmp_path
         process.stdin.flush()
     told = {line for process in start for line in process.communicate()[0].split()}
     assert [process.returncode for process in start] == [0] * 4
-    (second, before) = ann.world.catalog.versions("", "web")
+    (second, before) = ann.world.catalog.manifests.versions("", "web")
     assert told == {second.id.hex()}
     assert before.id == first.id and second.follows == (first.id,)
 
@@ -406,7 +408,7 @@ def test_who_is_not_in_a_team_publishes_nothing_for_it(ann: Machine) -> None:
     with pytest.raises(NotAllowedError) as caught:
         ann.publish("web.raw", team="blue")
     assert "team join blue" in caught.value.hint
-    assert ann.world.catalog.versions("blue", "web") == [] and ann.world.catalog.all_held() == []
+    assert ann.world.catalog.manifests.versions("blue", "web") == [] and ann.world.catalog.held.all() == []
 
 
 def test_what_was_published_with_another_key_of_the_team_is_not_gone_on_from(tmp_path: Path) -> None:
@@ -420,7 +422,7 @@ def test_what_was_published_with_another_key_of_the_team_is_not_gone_on_from(tmp
         path = ann.write("web.raw", "1")
         keep_manifest(ann.world.catalog, first)
         known = ann.world.known(path)
-        ann.world.catalog.hold(Held(known.path, "red", "web", (first.id,), known.files[0]))
+        ann.world.catalog.held.hold(Held(known.path, "red", "web", (first.id,), known.files[0]))
         anew = ann.publish("web.raw", team="red")
         assert anew.id != first.id and anew.belongs({"red": new}) and not anew.header.follows
 

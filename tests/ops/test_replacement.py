@@ -169,7 +169,7 @@ def test_unchanged_what_was_published_here_alone(room: Room) -> None:
     with pytest.raises(WouldDestroyError) as caught:
         room.judge(second, REPLACE)
     assert "--discard-changes" in caught.value.hint
-    bob.world.catalog.note_holder(
+    bob.world.catalog.holders.note(
         first.header.content_id, b"A" * 32, "ann@lab-abc234", at="2026-01-31T12:00:00Z"
     )
     assert room.outcomes(second) == (9, DONE, DONE)
@@ -204,10 +204,10 @@ def test_a_side_that_was_given_up_is_not_kept_by_what_follows_it_in_name(room: R
     known, own = bob.world.known(bob.path("web.raw")), bob.key.public
     assert would_be_lost(bob.world.library, known, own=own)
     # Carl was seen to have it before he gave it up.
-    bob.world.catalog.note_holder(content, given_up.publisher, given_up.header.by, at=CREATED)
+    bob.world.catalog.holders.note(content, given_up.publisher, given_up.header.by, at=CREATED)
     assert would_be_lost(bob.world.library, known, own=own)
     # Another machine, or a file here, that has it is what counts.
-    bob.world.catalog.note_holder(content, b"D" * 32, "dora@lab-abc234", at=CREATED)
+    bob.world.catalog.holders.note(content, b"D" * 32, "dora@lab-abc234", at=CREATED)
     assert would_be_lost(bob.world.library, known, own=own) == ""
     assert room.outcomes(settled) == (9, DONE, DONE)
 
@@ -235,7 +235,7 @@ def test_what_replaces_a_side_says_who_else_has_it(room: Room) -> None:
     with pytest.raises(WouldDestroyError, match="no other machine") as caught:
         room.judge(offered, NONE)
     assert "then lost" in caught.value.hint
-    room.bob.world.catalog.note_holder(mine.header.content_id, b"D" * 32, "dora@lab-abc234", at=CREATED)
+    room.bob.world.catalog.holders.note(mine.header.content_id, b"D" * 32, "dora@lab-abc234", at=CREATED)
     verdict = room.judge(offered, DISCARD)
     assert verdict.lost == "" and "another machine or file is known" in verdict.replaces
     room.bob.write("web.raw", "work")

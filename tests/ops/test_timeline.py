@@ -15,7 +15,7 @@ from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.timeline import Entry, Place, is_fork, places, timeline
-from overlaysync.store.catalog import ManifestRow
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest
 
 ALICE, BOB = b"a" * 32, b"b" * 32

@@ -15,7 +15,7 @@ from overlaysync.model.manifest import Header
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.tree import Entry, EntryKind, Tree, build_tree
 from overlaysync.ops.tree_drawing import SVG_START, describe, draw_svg, draw_text
-from overlaysync.store.catalog import ImageRow
+from overlaysync.store.images import ImageRow
 from overlaysync.trust.envelope import Manifest
 from overlaysync.units import CHUNK, GIB, MIB
 

@@ -243,11 +243,11 @@ def test_a_file_that_was_written_anew_holds_what_it_held(ann: Machine) -> None:
     path.write_bytes(data)
     known = ann.world.known(path)
     hold_again(ann.world.catalog, known)
-    held = ann.world.catalog.held_at(str(path))
+    held = ann.world.catalog.held.at(str(path))
     assert held is not None and (held.manifests, held.file) == ((manifest.id,), known.files[0])
     other = ann.world.known(ann.write("other.raw", "x"))
     hold_again(ann.world.catalog, other)
-    assert ann.world.catalog.held_at(other.path) is None
+    assert ann.world.catalog.held.at(other.path) is None
 
 
 def test_what_another_version_was_only_chosen_over_is_not_kept_by_it(ann: Machine, bob: Machine) -> None:
@@ -270,7 +270,7 @@ def test_a_machine_that_lists_what_follows_a_version_has_that_no_longer(ann: Mac
     first = taken(ann, bob)
     second = next_of(ann, "second")
     catalog, label = bob.world.catalog, first.header.by
-    catalog.note_holder(first.header.content_id, first.publisher, label, at=CREATED)
+    catalog.holders.note(first.header.content_id, first.publisher, label, at=CREATED)
 
     def gone(*listed: Manifest) -> set[bytes]:
         return left_behind(catalog, first.publisher, label, [*map(manifest_row, listed)])
@@ -280,10 +280,10 @@ def test_a_machine_that_lists_what_follows_a_version_has_that_no_longer(ann: Mac
     bob.sees(second)
     assert gone(next_of(ann, "third")) == {first.header.content_id}
     assert left_behind(catalog, b"C" * 32, "carl@lab", [manifest_row(second)]) == set()
-    catalog.forget_holdings(b"C" * 32, "carl@lab", gone(second))
-    assert catalog.holders(first.header.content_id)
-    catalog.forget_holdings(first.publisher, label, gone(second))
-    assert catalog.holders(first.header.content_id) == []
+    catalog.holders.forget(b"C" * 32, "carl@lab", gone(second))
+    assert catalog.holders.of(first.header.content_id)
+    catalog.holders.forget(first.publisher, label, gone(second))
+    assert catalog.holders.of(first.header.content_id) == []
 
 
 # -- what is told to others --------------------------------------------------------------------------

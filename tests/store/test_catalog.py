@@ -15,18 +15,15 @@ from overlaysync.model.digest import ZERO
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.pages import PAGE_SIZE, PageList, PageListBuilder, page_digest
 from overlaysync.model.pin import Pin, Sighting, TrustedPublisher
-from overlaysync.store import catalog as module
-from overlaysync.store.catalog import (
-    MAX_HOLDERS,
-    Catalog,
-    Held,
-    ImageRow,
-    Made,
-    ManifestRow,
-    label_key,
-)
+from overlaysync.store import manifests as module
+from overlaysync.store.catalog import Catalog
 from overlaysync.store.database import CatalogError
+from overlaysync.store.held import Held
+from overlaysync.store.holders import MAX_HOLDERS, label_key
 from overlaysync.store.home import Home
+from overlaysync.store.images import ImageRow
+from overlaysync.store.made import Made
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.units import CHUNK, PAGE_UNITS
 
 A, B, C, D = (bytes([n]) * 32 for n in (0xAA, 0xBB, 0xCC, 0xDD))
@@ -93,46 +90,46 @@ def file_at(path="/images/vm.qcow2", *manifests, team="", name="vm"):
 
 
 def test_an_image_comes_back_as_it_was(catalog):
-    catalog.remember_image(image())
-    assert catalog.image_at("/images/vm.qcow2") == image()
-    assert catalog.image_at("/images/other") is None
+    catalog.images.remember(image())
+    assert catalog.images.at("/images/vm.qcow2") == image()
+    assert catalog.images.at("/images/other") is None
     assert image().fingerprint == TOP
 
 
 def test_a_standalone_image_has_no_layer(catalog):
     row = image(layer=None, parent=None, chain=(TOP,))
-    catalog.remember_image(row)
-    assert catalog.image_at(row.path) == row
+    catalog.images.remember(row)
+    assert catalog.images.at(row.path) == row
 
 
 def test_remembering_again_replaces(catalog):
-    catalog.remember_image(image())
-    catalog.remember_image(image(disk=D))
-    assert catalog.all_images() == [image(disk=D)]
+    catalog.images.remember(image())
+    catalog.images.remember(image(disk=D))
+    assert catalog.images.all() == [image(disk=D)]
 
 
 def test_paths_and_numbers_may_be_anything(catalog):
     path = os.fsdecode(b"/images/caf\xe9 \n'\".qed")
     row = image(path, chain=(Fingerprint(2**64 - 1, 2**63, 0, -1, 2**70),))
-    catalog.remember_image(row)
-    assert catalog.image_at(path) == row
+    catalog.images.remember(row)
+    assert catalog.images.at(path) == row
 
 
 def test_images_are_found_by_what_they_hold(catalog):
     old, new = image("/a", verified_at=1.0), image("/b", verified_at=2.0)
     other = image("/c", disk=D, layer=None, chain=(MASTER,))
     for row in (old, new, other):
-        catalog.remember_image(row)
-    assert catalog.images_with_disk(A) == [new, old]
-    assert catalog.images_with_disk(D) == [other]
-    assert len(catalog.all_images()) == 3
+        catalog.images.remember(row)
+    assert catalog.images.with_disk(A) == [new, old]
+    assert catalog.images.with_disk(D) == [other]
+    assert len(catalog.images.all()) == 3
 
 
 def test_forgetting_an_image_is_no_error_when_it_is_unknown(catalog):
-    catalog.remember_image(image())
+    catalog.images.remember(image())
     catalog.forget_image("/elsewhere")
     catalog.forget_image("/images/vm.qcow2")
-    assert catalog.all_images() == []
+    assert catalog.images.all() == []
 
 
 def test_a_fingerprint_sees_every_change(tmp_path):
@@ -151,9 +148,9 @@ def test_a_fingerprint_sees_every_change(tmp_path):
 def test_a_manifest_comes_back_as_it_was(catalog):
     disk = manifest(2, kind="disk", parent=None, result=None, content=A, team="red")
     for row in (manifest(), disk):
-        catalog.keep_manifest(row)
-        catalog.keep_manifest(row)
-    assert catalog.manifests() == [manifest(), disk]
+        catalog.manifests.keep(row)
+        catalog.manifests.keep(row)
+    assert catalog.manifests.matching() == [manifest(), disk]
 
 
 def test_manifests_are_found_by_name_team_and_content(catalog):
@@ -165,38 +162,38 @@ def test_manifests_are_found_by_name_team_and_content(catalog):
         manifest(5, team="red", name="other"),
     ]
     for row in rows:
-        catalog.keep_manifest(row)
+        catalog.manifests.keep(row)
 
-    assert numbers(catalog.manifests(name="vm")) == [4, 3, 2, 1]
-    assert numbers(catalog.manifests(team="red")) == [5, 2, 1]
-    assert numbers(catalog.manifests(team="")) == [4]
-    assert numbers(catalog.manifests(team="red", name="vm", content=D)) == [2]
+    assert numbers(catalog.manifests.matching(name="vm")) == [4, 3, 2, 1]
+    assert numbers(catalog.manifests.matching(team="red")) == [5, 2, 1]
+    assert numbers(catalog.manifests.matching(team="")) == [4]
+    assert numbers(catalog.manifests.matching(team="red", name="vm", content=D)) == [2]
 
 
 def test_versions_that_were_only_seen_are_known_and_not_here(catalog):
     mine, seen = manifest(1, version=1), manifest(2, version=2, follows=(manifest(1).id,))
-    catalog.keep_manifest(mine)
-    catalog.note_manifests([mine, seen], at="2026-01-02T00:00:00Z")
-    assert catalog.manifests() == [mine]
-    assert catalog.versions("", "vm") == [seen, mine]
-    assert catalog.versions("red", "vm") == catalog.versions("", "other") == []
-    assert [catalog.find_manifest(row.id) for row in (mine, seen)] == [mine, seen]
-    assert catalog.find_manifest(D) is None
-    catalog.keep_manifest(seen)
-    assert catalog.manifests() == [seen, mine]
+    catalog.manifests.keep(mine)
+    catalog.manifests.note_seen([mine, seen], at="2026-01-02T00:00:00Z")
+    assert catalog.manifests.matching() == [mine]
+    assert catalog.manifests.versions("", "vm") == [seen, mine]
+    assert catalog.manifests.versions("red", "vm") == catalog.manifests.versions("", "other") == []
+    assert [catalog.manifests.find(row.id) for row in (mine, seen)] == [mine, seen]
+    assert catalog.manifests.find(D) is None
+    catalog.manifests.keep(seen)
+    assert catalog.manifests.matching() == [seen, mine]
 
 
 def test_what_a_version_follows_comes_back_as_it_was(catalog):
     for number, follows in enumerate([(), (A,), (A, B, C)], 1):
-        catalog.keep_manifest(manifest(number, version=number, follows=follows))
-    assert [row.follows for row in catalog.versions("", "vm")] == [(A, B, C), (A,), ()]
+        catalog.manifests.keep(manifest(number, version=number, follows=follows))
+    assert [row.follows for row in catalog.manifests.versions("", "vm")] == [(A, B, C), (A,), ()]
 
 
 def test_what_is_known_already_is_not_written_again(catalog, home):
-    catalog.note_manifests([manifest()], at="2026-01-02T00:00:00Z")
+    catalog.manifests.note_seen([manifest()], at="2026-01-02T00:00:00Z")
     with sqlite3.connect(home.catalog) as busy:
         busy.execute("BEGIN IMMEDIATE")
-        catalog.note_manifests([manifest()], at="2026-01-03T00:00:00Z")
+        catalog.manifests.note_seen([manifest()], at="2026-01-03T00:00:00Z")
     busy.close()
 
 
@@ -210,9 +207,9 @@ def test_the_highest_version_seen_of_each_publisher_and_when_it_came(catalog):
         manifest(5, version=2, publisher=P, team="red"),
     ]
     for day, row in enumerate(rows, 1):
-        catalog.note_manifests([row], at=f"2026-01-0{day}T00:00:00Z")
-    catalog.keep_manifest(rows[1], at="2026-02-02T00:00:00Z")
-    assert catalog.sightings() == [
+        catalog.manifests.note_seen([row], at=f"2026-01-0{day}T00:00:00Z")
+    catalog.manifests.keep(rows[1], at="2026-02-02T00:00:00Z")
+    assert catalog.manifests.sightings() == [
         Sighting("", "vm", P, 3, "2026-01-02T00:00:00Z", "pl@bob"),
         Sighting("", "vm", Q, 9, "2026-01-04T00:00:00Z"),
         Sighting("red", "vm", P, 2, "2026-01-05T00:00:00Z"),
@@ -220,8 +217,8 @@ def test_the_highest_version_seen_of_each_publisher_and_when_it_came(catalog):
 
 
 def seen_of(catalog):
-    with catalog._database.read() as connection:
-        return {row[0] for row in connection.execute("SELECT name FROM manifests WHERE NOT kept")}
+    kept = {row.name for row in catalog.manifests.matching()}
+    return {seen.name for seen in catalog.manifests.sightings()} - kept
 
 
 def test_what_strangers_make_up_is_forgotten_the_oldest_first(catalog, monkeypatch):
@@ -234,18 +231,18 @@ def test_what_strangers_make_up_is_forgotten_the_oldest_first(catalog, monkeypat
         manifest(1002, name="of-a-team", team="red", publisher=b"S" * 32),
     ]
     made_up = [manifest(n, name=f"n{n}", publisher=bytes([1, n]) * 16) for n in range(250)]
-    catalog.note_manifests([*known, *made_up[:150]], at="")
+    catalog.manifests.note_seen([*known, *made_up[:150]], at="")
     for at in range(150, 250, 10):
-        catalog.note_manifests(made_up[at : at + 10], at="")
+        catalog.manifests.note_seen(made_up[at : at + 10], at="")
     assert seen_of(catalog) == {row.name for row in (*known, *made_up[150:])}
 
 
 def test_strangers_that_use_a_name_of_ours_are_forgotten_as_well(catalog, monkeypatch):
     """Or a peer could fill the disk of everybody who has an image called "debian"."""
     monkeypatch.setattr(module, "MAX_UNKEPT", 10)
-    catalog.keep_manifest(manifest(1000))
-    catalog.note_manifests([manifest(n, publisher=b"S" * 32, version=n + 1) for n in range(50)], at="")
-    assert numbers(catalog.versions("", "vm")) == [*range(49, 39, -1), 1000]
+    catalog.manifests.keep(manifest(1000))
+    catalog.manifests.note_seen([manifest(n, publisher=b"S" * 32, version=n + 1) for n in range(50)], at="")
+    assert numbers(catalog.manifests.versions("", "vm")) == [*range(49, 39, -1), 1000]
 
 
 def test_what_a_version_here_follows_is_never_forgotten(catalog, monkeypatch):
@@ -254,10 +251,10 @@ def test_what_a_version_here_follows_is_never_forgotten(catalog, monkeypatch):
     old = manifest(2000, publisher=S)
     older = manifest(2001, publisher=S, follows=(D,))
     between = manifest(2002, publisher=S, follows=(old.id, older.id), version=2)
-    catalog.note_manifests([old, older, between, manifest(2003, publisher=S)], at="")
-    catalog.keep_manifest(manifest(2004, follows=(between.id,), version=3))
-    catalog.note_manifests([manifest(n, name="x", publisher=S) for n in range(50)], at="")
-    assert numbers(catalog.versions("", "vm")) == [2004, 2002, 2000, 2001]
+    catalog.manifests.note_seen([old, older, between, manifest(2003, publisher=S)], at="")
+    catalog.manifests.keep(manifest(2004, follows=(between.id,), version=3))
+    catalog.manifests.note_seen([manifest(n, name="x", publisher=S) for n in range(50)], at="")
+    assert numbers(catalog.manifests.versions("", "vm")) == [2004, 2002, 2000, 2001]
 
 
 # -- what files hold ---------------------------------------------------------------------------------
@@ -267,24 +264,24 @@ def test_what_a_file_holds_comes_back_as_it_was(catalog):
     path = os.fsdecode(b"/images/caf\xe9 \n'\".qed")
     rows = [file_at(path, manifest(1), manifest(2), team="red"), file_at("/b")]
     for held in rows:
-        catalog.hold(held)
-    assert [catalog.held_at(held.path) for held in rows] == rows
-    assert catalog.all_held() == sorted(rows, key=lambda held: os.fsencode(held.path))
-    assert catalog.held_at("/elsewhere") is None
-    catalog.hold(replace(rows[1], manifests=(A,)))
-    assert catalog.held_at("/b") == replace(rows[1], manifests=(A,))
+        catalog.held.hold(held)
+    assert [catalog.held.at(held.path) for held in rows] == rows
+    assert catalog.held.all() == sorted(rows, key=lambda held: os.fsencode(held.path))
+    assert catalog.held.at("/elsewhere") is None
+    catalog.held.hold(replace(rows[1], manifests=(A,)))
+    assert catalog.held.at("/b") == replace(rows[1], manifests=(A,))
     catalog.forget_image("/b")
-    assert catalog.held_at("/b") is None and catalog.held_at(path) == rows[0]
+    assert catalog.held.at("/b") is None and catalog.held.at(path) == rows[0]
 
 
 def test_holders_are_told_the_latest_first(catalog):
     for day, (node, label) in enumerate([(b"1", "ann"), (b"2", "bob"), (b"1", "ann@new")], 1):
-        catalog.note_holder(A, node * 32, label, at=f"2026-01-0{day}T00:00:00Z")
-    assert [(one.node, one.label) for one in catalog.holders(A)] == [
+        catalog.holders.note(A, node * 32, label, at=f"2026-01-0{day}T00:00:00Z")
+    assert [(one.node, one.label) for one in catalog.holders.of(A)] == [
         (b"1" * 32, "ann@new"),
         (b"2" * 32, "bob"),
     ]
-    assert catalog.holders(B) == []
+    assert catalog.holders.of(B) == []
 
 
 # -- publishing --------------------------------------------------------------------------------------
@@ -307,20 +304,20 @@ def test_a_file_holds_what_was_published_of_it(catalog, tmp_path):
     path = tmp_path / "vm.qcow2"
     path.touch()
     asked: list[tuple[list[int], list[int]]] = []
-    catalog.keep_manifest(manifest(9, content=A))
+    catalog.manifests.keep(manifest(9, content=A))
     for number, content in ((1, A), (2, B), (3, A)):
         row = catalog.publish(file_at(path), content, following(number, content, asked=asked))
-        assert catalog.held_at(str(path)) == file_at(path, row)
-        assert row in catalog.manifests()
+        assert catalog.held.at(str(path)) == file_at(path, row)
+        assert row in catalog.manifests.matching()
     assert asked == [([], [9]), ([1], []), ([2], [1, 9])]
-    assert [(number_of(row), row.version) for row in catalog.versions("", "vm")] == [
+    assert [(number_of(row), row.version) for row in catalog.manifests.versions("", "vm")] == [
         (3, 3), (2, 2), (1, 1), (9, 1)
     ]  # fmt: skip
 
 
 def test_what_was_only_seen_of_the_same_content_is_not_here(catalog):
     asked: list[tuple[list[int], list[int]]] = []
-    catalog.note_manifests([manifest(9, content=A)], at="")
+    catalog.manifests.note_seen([manifest(9, content=A)], at="")
     catalog.publish(file_at(), A, following(1, A, asked=asked))
     assert asked == [([], [])]
 
@@ -330,10 +327,10 @@ def test_what_a_file_held_under_another_name_is_not_followed(catalog, tmp_path):
     path.touch()
     other, team = manifest(1, name="other"), manifest(2, team="red")
     for row in (other, team):
-        catalog.keep_manifest(row)
+        catalog.manifests.keep(row)
     asked: list[tuple[list[int], list[int]]] = []
     for held in (file_at(path, other, name="other"), file_at(path, team, team="red"), file_at(path, other)):
-        catalog.hold(held)
+        catalog.held.hold(held)
         catalog.publish(file_at(path), B, following(3, B, asked=asked))
     assert [held for held, _ in asked] == [[]] * 3
 
@@ -347,7 +344,7 @@ def test_what_could_not_be_published_leaves_nothing(catalog):
     for wrong in ({"name": "other"}, {"team": "red"}, {"content": D}):
         with pytest.raises(ValueError, match="not a manifest of that content"):
             catalog.publish(file_at(), A, following(1, **{"content": A} | wrong))
-    assert catalog.versions("", "vm") == catalog.all_held() == catalog.manifests() == []
+    assert catalog.manifests.versions("", "vm") == catalog.held.all() == catalog.manifests.matching() == []
 
 
 def test_a_name_follows_its_file_however_often_it_is_moved(catalog, tmp_path):
@@ -368,14 +365,14 @@ def test_a_copy_is_no_move(catalog, tmp_path):
     asked: list[tuple[list[int], list[int]]] = []
     catalog.publish(file_at(copy), B, following(2, B, asked=asked))
     assert asked == [([], [])]
-    assert catalog.held_at(str(original)) is not None
+    assert catalog.held.at(str(original)) is not None
 
 
 def test_of_two_files_that_are_gone_none_was_moved(catalog, tmp_path):
     for number, place in enumerate(["a", "b"], 1):
         row = manifest(number)
-        catalog.keep_manifest(row)
-        catalog.hold(file_at(tmp_path / place, row))
+        catalog.manifests.keep(row)
+        catalog.held.hold(file_at(tmp_path / place, row))
     asked: list[tuple[list[int], list[int]]] = []
     catalog.publish(file_at(tmp_path / "c"), B, following(3, B, asked=asked))
     assert asked == [([], [1, 2])]
@@ -384,13 +381,13 @@ def test_of_two_files_that_are_gone_none_was_moved(catalog, tmp_path):
 def test_a_file_that_continues_a_name_follows_the_newest_that_is_here(catalog, tmp_path):
     first, second = manifest(1), manifest(2, version=2, follows=(manifest(1).id,))
     for row, place in ((first, "a"), (second, "b")):
-        catalog.keep_manifest(row)
+        catalog.manifests.keep(row)
         (tmp_path / place).touch()
-        catalog.hold(file_at(tmp_path / place, row))
+        catalog.held.hold(file_at(tmp_path / place, row))
     asked: list[tuple[list[int], list[int]]] = []
     made = catalog.publish(file_at(tmp_path / "c"), D, following(3, D, asked=asked), continues=True)
     assert (asked, made.version) == ([([2], [])], 3)
-    assert [held.path for held in catalog.all_held()] == [str(tmp_path / place) for place in "abc"]
+    assert [held.path for held in catalog.held.all()] == [str(tmp_path / place) for place in "abc"]
 
 
 def is_one_line(rows):
@@ -410,7 +407,7 @@ def test_threads_that_publish_one_file_make_one_line_of_versions(catalog, tmp_pa
     with ThreadPoolExecutor(4) as threads:
         versions = [*threads.map(publish, range(40))]
     assert sorted(versions) == [*range(1, 41)]
-    assert is_one_line(catalog.manifests())
+    assert is_one_line(catalog.manifests.matching())
 
 
 # -- pages and lists ---------------------------------------------------------------------------------
@@ -511,12 +508,12 @@ def test_a_changed_list_is_damage(catalog, home, body):
 
 @pytest.mark.parametrize("chain", ["", "{", "[]", "[[1]]", "[1, 2]", "7"])
 def test_a_broken_image_row_is_damage(catalog, home, chain):
-    catalog.remember_image(image())
+    catalog.images.remember(image())
     with sqlite3.connect(home.catalog) as connection:
         connection.execute("UPDATE images SET chain = ?", (chain,))
     connection.close()
     with pytest.raises(CatalogError, match="damaged"):
-        catalog.all_images()
+        catalog.images.all()
 
 
 # -- what was made here, and who has what ------------------------------------------------------------
@@ -524,54 +521,54 @@ def test_a_broken_image_row_is_damage(catalog, home, chain):
 
 def test_what_was_made_here_counts_until_the_file_is_fetched_or_published(catalog):
     made = Made("/images/m.raw", A, MASTER, 5.5, B, (A, B))
-    catalog.note_made(made)
-    assert catalog.made_at(made.path) == made and catalog.made_at("/other") is None
-    assert catalog.all_made() == [made]
-    catalog.hold(Held(made.path, "", "m", (bytes(32),), MASTER))
-    assert catalog.made_at(made.path) is None
-    catalog.note_made(replace(made, disk=None))
+    catalog.made.note(made)
+    assert catalog.made.at(made.path) == made and catalog.made.at("/other") is None
+    assert catalog.made.all() == [made]
+    catalog.held.hold(Held(made.path, "", "m", (bytes(32),), MASTER))
+    assert catalog.made.at(made.path) is None
+    catalog.made.note(replace(made, disk=None))
     catalog.forget_image(made.path)
-    assert catalog.made_at(made.path) is None
+    assert catalog.made.at(made.path) is None
 
 
 EARLY, LATE, LATER = "2025-01-02T03:04:05Z", "2025-01-02T03:05:00Z", "2025-01-02T03:06:00Z"
 
 
 def seen(catalog, content=B):
-    return [(holder.node, holder.label, holder.seen_at) for holder in catalog.holders(content)]
+    return [(holder.node, holder.label, holder.seen_at) for holder in catalog.holders.of(content)]
 
 
 def test_others_are_noted_to_have_what_is_kept_here(catalog):
-    catalog.note_manifests([manifest(2, content=D)], at=EARLY)
-    catalog.keep_manifest(manifest())
-    catalog.note_holdings(b"b" * 32, "bob", [B, C, D], at=EARLY)
+    catalog.manifests.note_seen([manifest(2, content=D)], at=EARLY)
+    catalog.manifests.keep(manifest())
+    catalog.holders.note_all(b"b" * 32, "bob", [B, C, D], at=EARLY)
     assert seen(catalog) == [(b"b" * 32, "bob", EARLY)]
     assert seen(catalog, C) == seen(catalog, D) == [], "what was never here is not noted"
 
 
 def test_what_was_noted_of_late_is_not_noted_again(catalog):
-    catalog.keep_manifest(manifest())
-    catalog.note_holdings(b"b" * 32, "bob", [B], at=EARLY)
-    catalog.note_holdings(b"b" * 32, "bob", [B], at=LATE, fresh=EARLY)
+    catalog.manifests.keep(manifest())
+    catalog.holders.note_all(b"b" * 32, "bob", [B], at=EARLY)
+    catalog.holders.note_all(b"b" * 32, "bob", [B], at=LATE, fresh=EARLY)
     assert seen(catalog) == [(b"b" * 32, "bob", EARLY)]
-    catalog.note_holdings(b"b" * 32, "bob", [B], at=LATER, fresh=LATE)
+    catalog.holders.note_all(b"b" * 32, "bob", [B], at=LATER, fresh=LATE)
     assert seen(catalog) == [(b"b" * 32, "bob", LATER)]
 
 
 def test_a_node_known_by_its_label_is_the_one_whose_key_becomes_known(catalog):
-    catalog.keep_manifest(manifest())
-    catalog.note_holdings(label_key("bob"), "bob", [B], at=EARLY)
+    catalog.manifests.keep(manifest())
+    catalog.holders.note_all(label_key("bob"), "bob", [B], at=EARLY)
     assert seen(catalog) == [(label_key("bob"), "bob", EARLY)]
-    catalog.note_holdings(b"b" * 32, "bob", [B], at=LATE)
-    catalog.note_holdings(label_key("bob"), "bob", [B], at=LATER)
+    catalog.holders.note_all(b"b" * 32, "bob", [B], at=LATE)
+    catalog.holders.note_all(label_key("bob"), "bob", [B], at=LATER)
     assert seen(catalog) == [(b"b" * 32, "bob", LATER)]
 
 
 def test_holders_of_a_content_are_bounded(catalog):
-    catalog.keep_manifest(manifest())
+    catalog.manifests.keep(manifest())
     for number in range(MAX_HOLDERS + 3):
         at = f"2025-01-02T03:{number // 60:02}:{number % 60:02}Z"
-        catalog.note_holder(B, number.to_bytes(32, "big"), f"node{number}", at=at)
+        catalog.holders.note(B, number.to_bytes(32, "big"), f"node{number}", at=at)
     labels = [label for _, label, _ in seen(catalog)]
     assert len(labels) == MAX_HOLDERS and labels[0] == f"node{MAX_HOLDERS + 2}" and labels[-1] == "node3"
 
@@ -581,8 +578,8 @@ def test_flipped_bytes_give_an_answer_or_our_error(home):
     catalog = Catalog.open(home)
     catalog.pages.keep_pages({n.to_bytes(32, "big"): page(n) for n in range(8)})
     for n in range(40):
-        catalog.remember_image(image(f"/{n}"))
-        catalog.keep_manifest(manifest(n))
+        catalog.images.remember(image(f"/{n}"))
+        catalog.manifests.keep(manifest(n))
     catalog.close()
     whole = home.catalog.read_bytes()
     chance = random.Random(5)
@@ -595,10 +592,10 @@ def test_flipped_bytes_give_an_answer_or_our_error(home):
         try:
             catalog = Catalog.open(home)
             try:
-                catalog.all_images()
-                catalog.manifests()
+                catalog.images.all()
+                catalog.manifests.matching()
                 catalog.pages.has_pages([bytes(32)])
-                catalog.remember_image(image("/new"))
+                catalog.images.remember(image("/new"))
             finally:
                 catalog.close()
         except OverlaysyncError:
@@ -609,7 +606,9 @@ def test_flipped_bytes_give_an_answer_or_our_error(home):
 NEIGHBOUR = """
 import sys
 from overlaysync.model.fingerprint import Fingerprint
-from overlaysync.store.catalog import Catalog, Held, ManifestRow
+from overlaysync.store.catalog import Catalog
+from overlaysync.store.held import Held
+from overlaysync.store.manifests import ManifestRow
 from overlaysync.store.home import Home
 home = Home.from_environment({"OVERLAYSYNC_HOME": sys.argv[1]}).prepare()
 catalog = Catalog.open(home)
@@ -621,7 +620,7 @@ def row(name, number, version=1, follows=()):
 
 for number in range(40):
     catalog.pages.keep_pages({f"{me}-{number}".encode().ljust(32): bytes(32768)})
-    catalog.note_manifests([row("seen", number)], at="")
+    catalog.manifests.note_seen([row("seen", number)], at="")
 
     def decide(held, same):
         version = 1 + max((row.version for row in held), default=0)
@@ -641,8 +640,8 @@ def test_processes_share_a_home(tmp_path):
     catalog = Catalog.open(Home.from_environment({"OVERLAYSYNC_HOME": root}))
     keys = [f"{me}-{number}".encode().ljust(32) for me in range(4) for number in range(40)]
     assert catalog.pages.has_pages(keys) == set(keys)
-    assert len(catalog.versions("", "seen")) == 160
-    published = catalog.manifests(name="next")
+    assert len(catalog.manifests.versions("", "seen")) == 160
+    published = catalog.manifests.matching(name="next")
     assert [row.version for row in published] == [*range(160, 0, -1)]
     assert is_one_line(published)
     catalog.close()

@@ -62,15 +62,15 @@ def as_if_unseen(catalog: Catalog, path: Path) -> None:
     """
     now = Fingerprint.of(path.stat())
     real = os.path.realpath(path)
-    for row in catalog.all_images():
+    for row in catalog.images.all():
         chain = tuple(now if file[:2] == now[:2] else file for file in row.chain)
         if chain != row.chain:
-            catalog.remember_image(replace(row, chain=chain))
-    made = catalog.made_at(real)
-    if held := catalog.held_at(real):
-        catalog.hold(replace(held, file=now))
+            catalog.images.remember(replace(row, chain=chain))
+    made = catalog.made.at(real)
+    if held := catalog.held.at(real):
+        catalog.held.hold(replace(held, file=now))
     if made:
-        catalog.note_made(replace(made, file=now))
+        catalog.made.note(replace(made, file=now))
 
 
 def rot_unseen(home: Path, path: Path, offset: int, bit: int) -> None:
