@@ -1,57 +1,11 @@
-"""VMs: which files belong to which guest."""
+"""VMs, not files: which files of a directory or a definition are one VM, why, and what is left out.
 
-from __future__ import annotations
+Conventions are tried from the most explicit to the least: ``vm.toml``, libvirt XML that was named, the
+``lab.yaml`` of inetdoc, quickemu's ``.conf``, then names alone. Definitions are text: nothing in them is run.
+"""
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from overlaysync.ops.vms.find import find_vms, survey
+from overlaysync.ops.vms.start import start_line
+from overlaysync.ops.vms.vm import Missed, Part, Survey, Vm
 
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A file of a VM."""
-
-    path: str
-    file: str
-    role: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Missed:
-    """A file that is left out."""
-
-    path: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Vm:
-    """A VM."""
-
-    name: str
-    directory: str
-    disks: tuple[Part, ...]
-    companions: tuple[Part, ...]
-    left_out: tuple[Missed, ...]
-    convention: str
-    warnings: tuple[str, ...] = ()
-
-
-def find_vms(paths: Sequence[str]) -> list[Vm]:
-    """Return the VMs of these images."""
-    found = []
-    for path in paths:
-        real = os.path.realpath(path)
-        name = os.path.splitext(os.path.basename(real))[0]
-        found.append(
-            Vm(
-                name,
-                os.path.dirname(real),
-                (Part(real, os.path.basename(real), "disk", ""),),
-                (),
-                (),
-                "image",
-            )
-        )
-    return found
+__all__ = ["Missed", "Part", "Survey", "Vm", "find_vms", "start_line", "survey"]
