@@ -50,9 +50,8 @@ def vm_of_toml(place: Place, name: str, text: bytes) -> Vm:
     for part in disks:
         if not os.path.lexists(part.path):
             raise _missing(path, part.path)
-    found: list[Part | Missed | None] = [
-        place.companion(name, "definition", "it says what the VM consists of")
-    ]
+    definition = place.companion(name, "definition", "it says what the VM consists of")
+    found: list[Part | Missed | None] = [definition]
     for role in _COMPANIONS:
         if role not in said:
             continue

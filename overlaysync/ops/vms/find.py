@@ -1,9 +1,9 @@
 """Finds the VMs in directories, and those that images and definitions mean.
 
 Rules:
-    1. A directory's VMs are what a ``vm.toml``, a lab or quickemu's files describe in it, and every other image
-       that is no master. A master is what another image stands on, and a standalone image that nobody may
-       write to. What is named itself is a VM, whatever it is.
+    1. A directory's VMs are what a ``vm.toml``, a lab or quickemu's files describe in it, and every other
+       image that is no master. A master is what another image stands on, and a standalone image that nobody
+       may write to. What is named itself is a VM, whatever it is.
     2. A directory without a disk of its own is one of directories: each below it is looked into, none deeper.
     3. libvirt's XML counts only where it is named: it may speak of the whole machine.
 """
@@ -19,7 +19,7 @@ from dataclasses import replace
 from overlaysync.errors import NotAllowedError, NotFoundError, OverlaysyncError, UsageError
 from overlaysync.formats.files import may_read
 from overlaysync.model.names import printable
-from overlaysync.ops.folders import Folder
+from overlaysync.ops.folders import Folder, Found
 from overlaysync.ops.vms.claims import Claims, Rank
 from overlaysync.ops.vms.explicit import is_toml, vm_of_toml
 from overlaysync.ops.vms.inetdoc import LABS, read_lab, vms_of_lab
@@ -48,7 +48,7 @@ def survey(paths: Sequence[str]) -> Survey:
         NotFoundError: there is nothing at a path, or no VM.
         UsageError: a definition cannot be read.
         AmbiguousError: two VMs have one name, or one file.
-        ImageError, NotAllowedError: a disk that is named, or in a definition, is no image, or must not be read.
+        ImageError, NotAllowedError: a disk that is named or described is no image, or must not be read.
     """
     with ExitStack() as opened:
         return _Search(opened, paths).survey()
@@ -62,21 +62,21 @@ class _Search:
         self._directories = [path for path in real if os.path.isdir(path)]
         others = [path for path in real if not os.path.isdir(path)]
         self._definitions = [path for path in others if path.endswith(_DEFINITIONS)]
-        self._named = [path for path in others if not path.endswith(_DEFINITIONS)]
+        self._named = [path for path in dict.fromkeys(others) if not path.endswith(_DEFINITIONS)]
         self._places: dict[str, Place] = {}
         self._images: dict[str, list[Image]] = {}
         self._stood_on: set[FileId] = set()
         self._claims = Claims()
+        self._problems: dict[str, list[Missed]] = {}
         self._missed: list[Missed] = []
         self._read: set[str] = set()
 
     def survey(self) -> Survey:
         """Look everywhere."""
-        named = [
-            examine(self._place(os.path.dirname(path)).find(os.path.basename(path))) for path in self._named
-        ]
+        named = [examine(self._found(path)) for path in self._named]
         self._note(named)
         searched = list(dict.fromkeys(self._searched()))
+        self._missed += [one for path in searched for one in self._problems[path]]
         self._describe(searched)
         for image in named:
             self._imply(self._place(os.path.dirname(image.path)), [image], Rank.IMAGE)
@@ -116,16 +116,18 @@ class _Search:
     def _look_into(self, place: Place) -> None:
         if place.path in self._images:
             return
-        images = self._images[place.path] = []
+        images: list[Image] = []
+        problems: list[Missed] = []
+        self._images[place.path], self._problems[place.path] = images, problems
         for found in place.folder.images():
             if not is_image_name(os.path.basename(found.path)):
                 continue
             try:
                 images.append(examine(place.find(found.below)))
             except OverlaysyncError as error:
-                self._missed.append(Missed(found.path, error.why or error.what))
+                problems.append(Missed(found.path, error.why or error.what))
             except OSError as error:
-                self._missed.append(Missed(found.path, error.strerror or "it cannot be opened"))
+                problems.append(Missed(found.path, error.strerror or "it cannot be opened"))
         self._note(images)
 
     def _holds_vms(self, path: str) -> bool:
@@ -143,17 +145,18 @@ class _Search:
             try:
                 folder = Folder.open(path)
             except FileNotFoundError:
-                raise NotFoundError(
-                    f"There is no directory {path}",
-                    hint=f"see what is there: ls {shlex.quote(os.path.dirname(path))}",
-                ) from None
+                hint = f"see what is there: ls {shlex.quote(os.path.dirname(path))}"
+                raise NotFoundError(f"There is no directory {path}", hint=hint) from None
             except OSError as error:
-                raise NotAllowedError(
-                    f"Cannot read {path}", why=error.strerror or "", hint=may_read(path)
-                ) from None
+                raise _unreadable(path, error) from None
             self._opened.callback(folder.close)
             self._places[path] = Place(folder, frozenset((*self._named, *self._definitions)))
         return self._places[path]
+
+    def _found(self, path: str) -> Found:
+        """Return an image that is named, or in a definition."""
+        place = self._place(os.path.realpath(os.path.dirname(path)))
+        return place.find(os.path.basename(path))
 
     # -- definitions ---------------------------------------------------------------------------------
 
@@ -213,13 +216,10 @@ class _Search:
 
     def _claim(self, vm: Vm, rank: Rank) -> None:
         for part in vm.disks:
-            place = self._place(os.path.realpath(os.path.dirname(part.path)))
             try:
-                self._note([examine(place.find(os.path.basename(part.path)))])
+                self._note([examine(self._found(part.path))])
             except OSError as error:
-                raise NotAllowedError(
-                    f"Cannot read {part.path}", why=error.strerror or "", hint=may_read(part.path)
-                ) from None
+                raise _unreadable(part.path, error) from None
         self._read |= {part.path for part in vm.companions if part.role == "definition"}
         self._claims.add(vm, rank)
 
@@ -279,3 +279,7 @@ class _Search:
             why=why,
             hint="name an image itself, or describe the VM in a vm.toml; to see the images: overlaysync tree",
         )
+
+
+def _unreadable(path: str, error: OSError) -> NotAllowedError:
+    return NotAllowedError(f"Cannot read {path}", why=error.strerror or "", hint=may_read(path))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 
+from overlaysync.formats.recognition import ending_of
 from overlaysync.ops.vms.place import Place, is_seed, is_vars, stem_of
 from overlaysync.ops.vms.vm import Missed, Vm
 
@@ -22,10 +24,7 @@ _BY_NAME = (
     (re.compile(r".*\.(?:log|out|err)(?:\.\d+)?", re.I), "it is a log"),
     (re.compile(r".*\.iso", re.I), "it is an ISO image, not a disk"),
     (re.compile(r".*\.(?:lock|lck)", re.I), "it is a lock, which a running program holds"),
-    (
-        re.compile(r".*\.(?:sock|socket|qmp|monitor|mon|ports)", re.I),
-        "it leads to a running VM, and not to its data",
-    ),
+    (re.compile(r".*\.(?:sock|socket|qmp|monitor|mon|ports)", re.I), "it leads to a running VM"),
     (re.compile(r".*volatilestate.*", re.I), "it is what a running TPM keeps until it ends"),
 )
 _LINK = "it is a link, and links are not followed"
@@ -58,7 +57,10 @@ def leftovers(
             continue
         vm = _named_like(place, name, here)
         reason = why_left(name, kind)
-        if not reason and (is_vars(name) or is_seed(name)):
+        companion = is_vars(name) or is_seed(name)
+        if reason == _LINK and not (vm or companion or ending_of(name)):
+            continue
+        if not reason and companion:
             reason = _WHOSE
         elif not reason and vm:
             reason = _UNKNOWN
@@ -72,9 +74,7 @@ def _named_like(place: Place, name: str, vms: Iterable[Vm]) -> Vm | None:
     """Return the VM whose name, or whose disk's, a file's name begins with; the longest counts."""
     best: tuple[int, Vm | None] = (0, None)
     for vm in vms:
-        disks = [
-            part.path[len(place.path) + 1 :] for part in vm.disks if part.path.startswith(place.path + "/")
-        ]
+        disks = [os.path.basename(part.path) for part in vm.disks if os.path.dirname(part.path) == place.path]
         for begin in (vm.name, *disks, *map(stem_of, disks)):
             rest = name[len(begin) :]
             if name.startswith(begin) and not rest[:1].isalnum() and len(begin) > best[0]:

@@ -115,7 +115,7 @@ class Place:
 
     @cached_property
     def entries(self) -> dict[str, str]:
-        """The names in it and what they are: file, directory, link, socket, FIFO or device; hidden ones not."""
+        """What is not hidden in it, by name: file, directory, link, socket, FIFO or device."""
         return dict(self.inside(""))
 
     def inside(self, below: str) -> Iterator[tuple[str, str]]:

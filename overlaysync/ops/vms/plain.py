@@ -1,9 +1,9 @@
-"""VMs that nothing describes: images whose names, and those of the files beside them, say what belongs together.
+"""VMs that nothing describes: names alone say which images and files belong together.
 
 Rules:
     1. In a directory of one VM, its companions may have any name that tells what they are
        (``OVMF_VARS.fd``, ``tpm/tpm2-00.permall``, ``seed.iso``). It is called like its disk; or like the
-       directory where all disks have names that say nothing (``disk.qcow2``, ``hda.qcow2`` and ``hdb.qcow2``).
+       directory, where all disks have names that say nothing (``hda.qcow2`` and ``hdb.qcow2``).
     2. Elsewhere each image is a VM of its own, with the companions that are named like it.
 """
 
