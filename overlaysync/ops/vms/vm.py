@@ -26,7 +26,7 @@ class Part:
 
     Attributes:
         path: its real path.
-        file: its name in a state; parts are separated by ``/``.
+        file: its name in a state; of a companion, parts are separated by ``/``.
         role: ``disk``, ``uefi``, ``tpm``, ``seed`` or ``definition``.
         why: why it belongs to the VM, for people.
     """
@@ -126,7 +126,8 @@ def _named(parts: tuple[Part, ...]) -> Iterator[Part]:
     """Yield the parts with names that obey the rule, different even where case does not count."""
     taken: set[str] = set()
     for part in parts:
-        file = wish = "/".join(file_name(name) for name in part.file.split("/"))
+        names = part.file.split("/")[-1 if part.role == "disk" else 0 :]  # a disk's has no directory
+        file = wish = "/".join(map(file_name, names))
         number = 1
         while file.casefold() in taken:
             number += 1
