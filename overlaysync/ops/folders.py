@@ -62,7 +62,7 @@ class Folder:
         waiting = [""]
         while waiting:
             below = waiting.pop()
-            with suppress(OSError), self._entered(below) as fd:
+            with suppress(OSError), self.entered(below) as fd:
                 files, folders = _names(fd, below)
                 for name in files:
                     if is_listed(name, partial(self._open, name)):
@@ -88,7 +88,7 @@ class Folder:
             OSError: a directory on the way is not.
         """
         path = os.path.join(self.path, below)
-        with self._entered(os.path.dirname(below)) as folder:
+        with self.entered(os.path.dirname(below)) as folder:
             file = open_in(folder, os.path.basename(below), path)
             reason = objection_to(os.fstat(file), os.fstat(folder), masters=self.masters)
         if reason:
@@ -101,8 +101,12 @@ class Folder:
         return file
 
     @contextmanager
-    def _entered(self, below: str) -> Iterator[int]:
-        """Give a descriptor of a directory below; no name on the way may be a link."""
+    def entered(self, below: str) -> Iterator[int]:
+        """Give a descriptor of a directory below; no name on the way may be a link.
+
+        Raises:
+            OSError: it is not there, is no directory, or must not be read.
+        """
         fd = os.dup(self.fd)
         try:
             for name in filter(None, below.split(os.sep)):
@@ -114,7 +118,7 @@ class Folder:
             os.close(fd)
 
     def _open(self, below: str) -> int:
-        with self._entered(os.path.dirname(below)) as folder:
+        with self.entered(os.path.dirname(below)) as folder:
             return open_in(folder, os.path.basename(below), os.path.join(self.path, below))
 
 

@@ -38,6 +38,11 @@ _GENERIC = re.compile(
 )
 
 
+def is_generic(name: str) -> bool:
+    """Whether a file's name without its ending says nothing of what it holds (``disk``, ``hda``)."""
+    return bool(_GENERIC.fullmatch(name))
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """An image that is to get a name.
@@ -77,7 +82,7 @@ class Candidate:
         own = stem(self.path)
         if self.given or self.fixed or self.noted:
             return self.given or self.fixed or self.noted
-        if self.folder and self.alone and _GENERIC.fullmatch(own):
+        if self.folder and self.alone and is_generic(own):
             return name_from(os.path.basename(self.folder))
         return own
 
@@ -156,7 +161,7 @@ def _giving_way(alike: Sequence[Candidate]) -> list[str]:
 def _name_by_folders(everything: Mapping[str, Candidate], names: dict[str, str]) -> None:
     """Call files that have one generic name by their folders."""
     for alike in _alike(everything, names):
-        if all(item.is_free and _GENERIC.fullmatch(stem(item.path)) for item in alike):
+        if all(item.is_free and is_generic(stem(item.path)) for item in alike):
             for item in alike:
                 folder = os.path.basename(os.path.dirname(item.path))
                 names[item.path] = name_from(folder if item.alone else f"{folder}-{stem(item.path)}")
