@@ -27,7 +27,7 @@ from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
 from overlaysync.cli.save import state_word, team_of
 from overlaysync.errors import UsageError
-from overlaysync.model.names import printable
+from overlaysync.model.names import name_from, printable
 from overlaysync.node.fetch_session import fetching
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
@@ -37,6 +37,8 @@ from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.gathering import Gathered
 from overlaysync.ops.recovery.vaults import space_of
+from overlaysync.ops.vms import start_line
+from overlaysync.ops.vms.inetdoc import read_lab
 from overlaysync.units import format_size
 
 _REFERENCE = re.compile(r"([^:/@]+)(?::([0-9a-fA-F]+))?")
@@ -180,6 +182,8 @@ class _Restoring:
             files = [*(disk.path for disk in one.plan.disks), *one.companions]
             lines.append(self._output.good(f"{vm.name}  {', '.join(files)} · verified"))
             lines += [f"  not saved with it: {left.file} ({left.why})" for left in vm.left_out]
+            lines.append(f"  to start it: {start_line(vm, one.plan.directory)}")
+            lines += [f"  but first: {warning}" for warning in _warnings(one)]
         document = {"restored": [_restored_fields(one) for one in restored]} | _failed(work)
         self._output.result(document, *lines)
         self._complain(work, len(restored))
@@ -212,6 +216,22 @@ def parse_time(text: str) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _warnings(one: Restored) -> list[str]:
+    """Return what the definitions of a VM would do to its disk."""
+
+    found = []
+    for path in one.companions:
+        if path.endswith((".yaml", ".yml")):
+            with open(path, "rb") as file:
+                lab = read_lab(file.read(), path)
+            found += [
+                f"{path} says 'force_copy: true', so a start with it replaces the restored disk: take it out"
+                for vm in lab or ()
+                if vm.force_copy and name_from(vm.name) == one.plan.saving.vm.name
+            ]
+    return found
+
+
 def _plan_fields(plan: VmPlan) -> dict[str, Any]:
     state = plan.saving.state
     return {
@@ -233,7 +253,13 @@ def _plan_fields(plan: VmPlan) -> dict[str, Any]:
 
 
 def _restored_fields(one: Restored) -> dict[str, Any]:
-    return _plan_fields(one.plan) | {"companions": list(one.companions)}
+    vm, plan = one.plan.saving.vm, one.plan
+    return _plan_fields(plan) | {
+        "companions": list(one.companions),
+        "left_out": [left.file for left in vm.left_out],
+        "start": start_line(vm, plan.directory),
+        "warnings": _warnings(one),
+    }
 
 
 def _failed(work: Restore) -> dict[str, Any]:

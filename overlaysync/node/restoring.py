@@ -177,9 +177,13 @@ class Restore:
             of_remote.learn(hashes)
 
     def _directory(self, saving: Saving, chosen: Sequence[Saving]) -> str:
-        """Return where the files of a VM go: a directory of its own where two VMs have a file of one name."""
-        files = [file for other in chosen for file in _files(other)]
-        return os.path.join(self.to, saving.vm.name) if len(set(files)) < len(files) else self.to
+        """Return where the files of a VM go.
+
+        That is a directory of its own where two VMs have files of one name that are not the same.
+        """
+        files = {file for other in chosen for file in _files(other)}
+        apart = len({name for name, _ in files}) < len(files)
+        return os.path.join(self.to, saving.vm.name) if apart else self.to
 
     def _plan_vm(self, saving: Saving, directory: str, fetch: Fetch) -> VmPlan:
         disks = tuple(self._plan_disk(disk, directory, fetch) for disk in saving.vm.disks)
@@ -279,9 +283,11 @@ class Restore:
         return tuple(paths)
 
 
-def _files(saving: Saving) -> list[str]:
+def _files(saving: Saving) -> list[tuple[str, object]]:
+    """Return the names of a VM's files, each with what tells it from others of that name."""
     vm = saving.vm
-    return [*(disk.file for disk in vm.disks), *(companion.file for companion in vm.companions)]
+    disks = [(disk.file, (vm.name, disk.manifest)) for disk in vm.disks]
+    return [*disks, *((companion.file, companion.parts) for companion in vm.companions)]
 
 
 def _check_in_place(fetched: Fetched) -> None:

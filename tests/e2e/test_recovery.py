@@ -1,0 +1,128 @@
+"""A machine is lost, and its team gets the VMs back from others: from a member, from a sealed holder."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overlaysync.trust.team_files import load_teams
+from tests.e2e import disks
+from tests.e2e.nodes import DONE, NOT_FOUND, WOULD_DESTROY, Lab, Node, until
+from tests.e2e.recovery import COMPANIONS, DISKS, Machine, flat_copies, machines, make_vms, same_as, work
+from tests.e2e.room import room
+
+pytestmark = [pytest.mark.qemu, pytest.mark.lan, pytest.mark.slow]
+
+UNDER_REPLICATED = 12
+SPREAD_S = 90
+"""What was saved is at those who keep it within this time."""
+
+
+def copies_of(node: Node, team: str) -> dict[str, int]:
+    """On how many machines each VM is, as ``status`` says."""
+    result = node.run("status", team, "--json")
+    assert result.code in (DONE, UNDER_REPLICATED), result.stderr
+    # What is not replicated as it should be is printed, and then the error.
+    document = result.document
+    return {vm["name"]: vm["copies"] for vm in document["teams"][0]["vms"]}
+
+
+def join(node: Node, member: Node, team: str) -> None:
+    """Join a team with nothing but its code."""
+    code = node.base / "code"
+    code.touch(mode=0o600)
+    code.write_text(load_teams(member.home / "teams")[team].code)
+    node.json("team", "join", team, "--code-file", code)
+    code.unlink()
+
+
+def lose(machine: Machine, world: Any) -> None:
+    """The machine is gone: its cable is pulled, and its home and images are deleted."""
+    world.cut(machine.host)
+    machine.node.close()
+    shutil.rmtree(machine.node.home)
+    shutil.rmtree(machine.node.place)
+
+
+def now_minute() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S+00:00")
+
+
+def test_vms_come_back_from_a_member_and_from_a_sealed_holder(lab: Lab, tmp_path: Path) -> None:
+    with room(4) as world:
+        found = machines(lab, world, "alice bob carol dora")
+        alice, bob, carol, dora = (found[word].node for word in ("alice", "bob", "carol", "dora"))
+        team = lab.team("red", alice, bob)
+        make_vms(alice)
+        first = alice.json("save", "--team", team, "-m", "monday", alice.place)
+        flat_copies(alice, tmp_path / "monday")
+        until(lambda: now_minute() > first["saved"].replace("Z", "+00:00"), what="the next second")
+        between = now_minute()
+        until(lambda: now_minute() > between, what="the second after")
+        work(alice, "tuesday")
+        second = alice.json("save", "--team", team, "-m", "tuesday", alice.place)
+        flat_copies(alice, tmp_path / "tuesday")
+        assert (first["state"], second["state"]) == (1, 2)
+        assert {vm["name"] for vm in second["vms"]} == {"web", "db", "mail"}
+        assert copies_of(alice, team) == {"web": 1, "db": 1, "mail": 1}
+
+        alice.start("keep", team)
+        bob.start("keep", team)
+        carol.start("keep", "--others", "--budget", "1G")
+        everywhere = {"web": 3, "db": 3, "mail": 3}
+        until(lambda: copies_of(alice, team) == everywhere, within_s=SPREAD_S, what="three copies")
+        assert alice.run("status", team).code == DONE
+
+        lose(found["alice"], world)
+        join(dora, bob, team)
+        back = dora.json("restore", team, "--to", dora.place / "newest")
+        assert same_as(tmp_path / "tuesday", dora.place / "newest")
+        assert {one["vm"]: one["state"] for one in back["restored"]} == {"web": 2, "db": 2, "mail": 2}
+        assert not any(
+            disk["missing_masters"]
+            for one in dora.json("restore", team, "--dry-run", "--to", dora.place / "newest", "--wait", "1")[
+                "plan"
+            ]
+            for disk in one["disks"]
+        )
+        web = next(one for one in back["restored"] if one["vm"] == "web")
+        assert "lab-startup.py lab.yaml" in web["start"] and "force_copy" in web["warnings"][0]
+        dora.json("restore", team, "--at", between, "--to", dora.place / "monday")
+        assert same_as(tmp_path / "monday", dora.place / "monday")
+
+        # Nothing that is there is replaced.
+        disks.write(dora.place / "newest" / "web.qcow2", 0, b"today's work")
+        error = dora.fails(WOULD_DESTROY, "restore", team, "--vm", "web", "--to", dora.place / "newest")
+        assert "--to" in error["hint"]
+
+        # And with the member gone too: the sealed holder alone.
+        lose(found["bob"], world)
+        again = lab.node("erin", prefix=world.hosts[3].prefix)
+        join(again, dora, team)
+        dora.close()
+        again.json("restore", team, "--to", again.place / "newest")
+        assert same_as(tmp_path / "tuesday", again.place / "newest")
+        again.json("restore", f"{team}:1", "--to", again.place / "monday")
+        assert same_as(tmp_path / "monday", again.place / "monday")
+        nothing_of(team, carol.home / "vault")
+
+        lose(found["carol"], world)
+        shutil.rmtree(again.home / "vault")
+        again.fails(NOT_FOUND, "restore", team, "--to", again.place / "nothing")
+
+
+def nothing_of(team: str, vault: Path) -> None:
+    """A sealed holder has no name, no digest and no plaintext of the team."""
+    planted = [word.encode() for word in (team, *DISKS, *COMPANIONS, "monday", "debian", "force_copy")]
+    planted.append(disks.noise("uefi tuesday", 528 * 1024)[:64])
+    planted.append(disks.noise("web tuesday", 96 * 1024)[:64])
+    files = [path for path in vault.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        data = path.read_bytes()
+        assert not [word for word in planted if word in data], path
+        assert not [word for word in planted if word in str(path.relative_to(vault)).encode()], path
