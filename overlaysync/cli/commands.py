@@ -60,7 +60,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     ),
     "Looking around": (
         Entry("ls", "look", "List masters and overlays within reach."),
-        Entry("show", "show", "Show everything about an image: ids, sizes, copies."),
+        Entry("show", "show", "Show everything about an image or a VM: ids, sizes, copies."),
         Entry(
             "history",
             "history",

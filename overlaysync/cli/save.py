@@ -12,12 +12,15 @@ from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import BrokenOffError, InUseError, UsageError
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.manifest import MAX_NOTE
-from overlaysync.node.node import Node
+from overlaysync.node.node import Node, timestamp
 from overlaysync.node.saving import Save, Saved
+from overlaysync.ops.recovery.vaults import space_of
 from overlaysync.ops.vms import Vm, find_vms
 from overlaysync.trust.teams import Team
 from overlaysync.units import format_size
 from overlaysync.vault.state import SavedVm
+
+_LATELY_S = 86400.0
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -62,6 +65,7 @@ def save(
         except InUseError as error:
             raise _running(error) from None
         _print(output, saved, vms)
+        output.note(_copies(node, mine))
 
 
 def team_of(node: Node, name: str, command: str) -> Team:
@@ -131,6 +135,19 @@ def _print(output: Output, saved: Saved, vms: list[Vm]) -> None:
             "stored": saved.stored,
         },
         *lines,
+    )
+
+
+def _copies(node: Node, team: Team) -> str:
+    """Return where the state is, and where it will be, by what was seen lately."""
+
+    seen = node.catalog.copies.seen(space_of(team).tag)
+    lately = timestamp(ago_s=_LATELY_S)
+    labels = sorted({one.label for one in seen if one.seen_at >= lately and one.holder != node.key.public})
+    if labels:
+        return f"  on this machine only, until others take it: {', '.join(labels)}; see: overlaysync status"
+    return (
+        f"  on this machine only; to have it elsewhere too, on another machine: overlaysync keep {team.name}"
     )
 
 

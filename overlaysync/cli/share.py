@@ -29,6 +29,7 @@ from overlaysync.cli.common import (
 from overlaysync.cli.finding import note_writable
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.signals import ending
+from overlaysync.cli.state_lines import alone_lines
 from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import MAX_NOTE
@@ -223,6 +224,8 @@ async def _share(
         ):
             _print_share(output, share, bound, where)
             note_writable(output, *(shared.known for shared in share.shared))
+            for line in await asyncio.to_thread(alone_lines, node):
+                output.note(line)
             await asyncio.Event().wait()
     finally:
         share.close()

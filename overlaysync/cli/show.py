@@ -33,6 +33,7 @@ from overlaysync.cli.finding import (
 from overlaysync.cli.holders import holder_words, holders
 from overlaysync.cli.looking import LOOK_S, look, newest_first
 from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.show_vms import is_of_vms, show_vms
 from overlaysync.errors import AmbiguousError
 from overlaysync.formats.files import open_regular
 from overlaysync.formats.image import Format
@@ -60,14 +61,19 @@ def add_commands(app: typer.Typer) -> None:
 def show(
     context: typer.Context,
     what: Annotated[
-        str, typer.Argument(metavar="REF|PATH", autocompletion=complete_reference, help="What to show.")
+        str,
+        typer.Argument(
+            metavar="REF|PATH",
+            autocompletion=complete_reference,
+            help="What to show; of a directory, lab.yaml, domain XML or vm.toml its VMs.",
+        ),
     ],
     format: InsistOption = None,
     accept_master: AcceptMasterOption = False,
     peer: PeerOption = None,
     wait: WaitOption = LOOK_S,
 ) -> None:
-    """Show everything about an image: ids, sizes, copies.
+    """Show everything about an image or a VM: ids, sizes, copies.
 
     Of a fork both sides are shown, and of a team all that it has.
     """
@@ -75,6 +81,9 @@ def show(
     output = output_of(context)
     insisted = parse_format(format)
     with open_node(output) as node:
+        if is_path(what) and is_of_vms(what):
+            show_vms(output, what)
+            return
         if is_path(what):
             shown = [_show_image(node, output, what, insisted, accept_master=accept_master)]
         else:

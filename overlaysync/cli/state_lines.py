@@ -15,9 +15,11 @@ from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.session import looking
+from overlaysync.node.status import known_status
 from overlaysync.node.vault_places import peer_places
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.recovery.gathering import Gathered, gather
+from overlaysync.ops.recovery.standing import LEAST_COPIES
 from overlaysync.ops.recovery.tips import newest_of_vms
 from overlaysync.ops.recovery.vaults import TeamVault
 from overlaysync.trust.keys import node_id
@@ -116,3 +118,17 @@ def state_fields(one: StatesOfTeam) -> list[dict[str, Any]]:
         }
         for state in reversed(one.states)
     ]
+
+
+def alone_lines(node: Node) -> list[str]:
+    """Return a line for each team of which VMs were saved and are on no other machine, as far as is known."""
+
+    lines = []
+    for team in node.teams.values():
+        alone = [vm.name for vm in known_status(node, team).vms if vm.copies < LEAST_COPIES]
+        if alone:
+            lines.append(
+                f"  saved on no other machine: {', '.join(f'{team.name}/{name}' for name in alone)}; "
+                f"on another one: overlaysync keep {team.name}"
+            )
+    return lines

@@ -24,7 +24,7 @@ from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Silent
 from overlaysync.node.session import looking
-from overlaysync.node.status import TeamStatus, team_status
+from overlaysync.node.status import TeamStatus, known_status, team_status
 from overlaysync.ops.dates import ago
 from overlaysync.ops.recovery.standing import Holder, VmStanding
 from overlaysync.trust.teams import Team
@@ -69,7 +69,7 @@ async def _look(
     node: Node, teams: list[Team], output: Output, network: Network, wait_s: float | None
 ) -> list[TeamStatus]:
     if wait_s is None:
-        return [await team_status(node, team, None, output, wait_s=0) for team in teams]
+        return [known_status(node, team) for team in teams]
     async with looking(node, Silent(), network) as reach:
         found: list[TeamStatus] = []
         for team in teams:

@@ -13,16 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from overlaysync.errors import DecodeError, OverlaysyncError
+from overlaysync.errors import DecodeError, InUseError, OverlaysyncError
 from overlaysync.model.names import one_field
 from overlaysync.net.boot import boot_hash
 from overlaysync.net.faults import Faults
 from overlaysync.net.vault_wire import NONCE_SIZE, VaultOffer, proof_of
-from overlaysync.node.node import Node, timestamp
+from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.peer_objects import PeerObjects
 from overlaysync.node.reach import Reach
 from overlaysync.node.views import PeerView
+from overlaysync.ops.recovery.caring import Reader, heal, missing_objects
+from overlaysync.ops.recovery.cleaning import clean
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.placement import Kept, count_hosts, place_of
 from overlaysync.ops.recovery.possession import question
@@ -45,6 +47,8 @@ _PROVE_S = 6 * 3600.0
 """After so long a holder is asked for another proof."""
 _AT_ONCE = 8
 """Peers asked at once."""
+_CLEAN_S = 86400.0
+"""How often what nothing needs is looked for."""
 
 
 def kept_by(node: Node) -> Kept:
@@ -109,6 +113,9 @@ class Keeper:
         self._boot = boot_hash()
         self._due: dict[tuple[str, bytes, int], float] = {}
         self._told: set[str] = set()
+        self._reader = Reader(self._objects)
+        self._read_at = monotonic()
+        self._cleaned_at = -_CLEAN_S
 
     async def run(self) -> None:
         """Keep for ever."""
@@ -151,6 +158,7 @@ class Keeper:
                 taken += sum([await self._consider(group, space, settings) for group in groups])
             if settings or space:
                 await self._prove(tag, space, groups)
+        await asyncio.to_thread(self._care, peers)
         return taken
 
     # -- looking ---------------------------------------------------------------------------------------
@@ -285,6 +293,32 @@ class Keeper:
     def _what(self, group: _Group, space: Space | None) -> str:
         whose = f"of team '{space.name}'" if space else f"of a team of others ({group.tag[:8]})"
         return f"what {node_id(group.node)[:9]} saved {whose}"
+
+    def _care(self, peers: Sequence[_Peer]) -> None:
+        """Heal what is missing or has rotted, and once a day remove what nothing needs."""
+        if not self._objects.root.is_dir():
+            return
+        elapsed_s, self._read_at = monotonic() - self._read_at, monotonic()
+        places = [Place(peer.label, peer.objects) for peer in peers]
+        try:
+            with only_writer(self._node.home.vault):
+                rotten = self._reader.read_some(elapsed_s)
+                missing = missing_objects(self._objects)
+                lost = heal(self._objects, missing, places)
+                if monotonic() - self._cleaned_at >= _CLEAN_S:
+                    self._cleaned_at = monotonic()
+                    clean(self._objects, now=now())
+        except InUseError:  # a save is under way
+            return
+        for name in rotten:
+            self._observer.note(f"Damaged in the vault, and removed: {name}")
+        if len(missing) > len(lost):
+            self._observer.note(f"Fetched again from others: {len(missing) - len(lost)} objects of the vault")
+        if lost:
+            self._tell_once(
+                f"Missing in the vault, and nobody has them: {len(lost)} objects; see: "
+                "overlaysync vault check"
+            )
 
     # -- proofs ----------------------------------------------------------------------------------------
 

@@ -63,20 +63,21 @@ class TeamStatus:
 
 
 async def team_status(
-    node: Node, team: Team, reach: Reach | None, observer: Observer, *, wait_s: float
+    node: Node, team: Team, reach: Reach, observer: Observer, *, wait_s: float
 ) -> TeamStatus:
-    """Return how a team stands; without ``reach`` by what is known here."""
+    """Return how a team stands, by what peers say and prove now."""
     vault = TeamVault(DirectoryObjects(node.home.vault), team)
-    machines, problems = 1, []
-    if reach is None:
-        states = await asyncio.to_thread(vault.states)
-    else:
-        places = await peer_places(node, reach, vault.space.tag, wait_s=wait_s)
-        gathered = await asyncio.to_thread(gather, vault, places)
-        states = gathered.states
-        problems = gathered.old + [f"{one.name} cannot be used: {one.why}" for one in gathered.damaged]
-        machines = await Keeper(node, reach, observer, Faults()).look()
-    return await asyncio.to_thread(_status, node, team, vault, states, machines, tuple(problems))
+    places = await peer_places(node, reach, vault.space.tag, wait_s=wait_s)
+    gathered = await asyncio.to_thread(gather, vault, places)
+    problems = gathered.old + [f"{one.name} cannot be used: {one.why}" for one in gathered.damaged]
+    machines = await Keeper(node, reach, observer, Faults()).look()
+    return await asyncio.to_thread(_status, node, team, vault, gathered.states, machines, tuple(problems))
+
+
+def known_status(node: Node, team: Team) -> TeamStatus:
+    """Return how a team stands, by what is known here."""
+    vault = TeamVault(DirectoryObjects(node.home.vault), team)
+    return _status(node, team, vault, vault.states(), 1, ())
 
 
 def _status(
