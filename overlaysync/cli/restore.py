@@ -31,7 +31,7 @@ from overlaysync.model.names import name_from, printable
 from overlaysync.node.fetch_session import fetching
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
-from overlaysync.node.restoring import Restore, Restored, VmPlan
+from overlaysync.node.restoring import Restore, Restored, VmPlan, to_pull
 from overlaysync.node.vault_places import peer_places
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.recovery.choosing import Wish
@@ -142,6 +142,8 @@ class _Restoring:
             plans = await asyncio.to_thread(work.plan, gathered, self._wish, session.fetch)
             for plan in plans:
                 self._show(plan, gathered)
+            if plans:
+                self._output.note(f"  {format_size(to_pull(plans))} to pull")
             if self._dry_run:
                 self._print_plan(plans, work)
                 return
@@ -162,8 +164,7 @@ class _Restoring:
         where = ", ".join(label or "this machine" for label in gathered.at.get(state.id, ()))
         self._output.note(
             f"  {plan.saving.vm.name}  from {state.state.team}:{state.state.number} "
-            f"({state_word(state.id)}), {ago(plan.saving.vm.at, now())}, at {where}; "
-            f"{format_size(plan.pull)} to pull"
+            f"({state_word(state.id)}), {ago(plan.saving.vm.at, now())}, at {where}"
         )
         for disk in plan.disks:
             for step in disk.steps[:-1]:
@@ -248,7 +249,7 @@ def _plan_fields(plan: VmPlan) -> dict[str, Any]:
             }
             for disk in plan.disks
         ],
-        "pull": plan.pull,
+        "pull": sum(plan.missing.values()),
     }
 
 

@@ -123,7 +123,7 @@ def _row(one: TeamStatus, vm: VmStanding, at: float) -> tuple[str, ...]:
         vm.name,
         f"{states}, {ago(vm.at, at)}{fork}",
         changed,
-        f"on {vm.copies} of {one.needed}",
+        f"on {vm.copies} of {one.needed} machines",
         where,
     )
 

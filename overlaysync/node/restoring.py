@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from overlaysync.errors import (
@@ -75,14 +75,14 @@ class VmPlan:
         directory: where its files go.
         disks: how each disk comes.
         packs: names of the packs that are needed.
-        pull: how many of their bytes are not in the vault of this node.
+        missing: of those that are not in the vault of this node, their sizes in bytes.
     """
 
     saving: Saving
     directory: str
     disks: tuple[DiskPlan, ...]
     packs: tuple[str, ...]
-    pull: int
+    missing: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +198,12 @@ class Restore:
             for contents, public in ((self._remote.contents, False), (self._remote.public, True))
             for pack in sorted(contents.packs_with_any(keys[public]))
         ]
-        missing = [name for name in packs if self._vault.objects.size(name) is None]
-        pull = sum(self._remote.objects.size(name) or 0 for name in missing)
-        return VmPlan(saving, directory, disks, tuple(packs), pull)
+        missing = {
+            name: self._remote.objects.size(name) or 0
+            for name in packs
+            if self._vault.objects.size(name) is None
+        }
+        return VmPlan(saving, directory, disks, tuple(packs), missing)
 
     def _plan_disk(self, disk: Disk, directory: str, fetch: Fetch) -> DiskPlan:
         top, *below = (
@@ -251,7 +254,7 @@ class Restore:
     def pull(self, plans: Sequence[VmPlan]) -> list[str]:
         """Pull the packs that are needed; returns the names of what no place could give."""
         names = dict.fromkeys(name for plan in plans for name in plan.packs)
-        self.observer.begin("pulling", sum(plan.pull for plan in plans))
+        self.observer.begin("pulling", to_pull(plans))
         try:
             return Pull(self.places, self._vault.objects, self.observer.advance).run(list(names))
         finally:
@@ -281,6 +284,12 @@ class Restore:
             put_companion(plan.directory, companion.file, companion_data(self._vault.contents, companion))
             paths.append(os.path.join(plan.directory, companion.file))
         return tuple(paths)
+
+
+def to_pull(plans: Iterable[VmPlan]) -> int:
+    """Return how many bytes are pulled for several VMs, which may need the same packs."""
+    sizes = {name: size for plan in plans for name, size in plan.missing.items()}
+    return sum(sizes.values())
 
 
 def _files(saving: Saving) -> list[tuple[str, object]]:
