@@ -52,7 +52,7 @@ class OpenObject:
     size: int
 
 
-class VaultOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class VaultOffer(msgspec.Struct, frozen=True):
     """What a node says of its vault.
 
     Attributes:
@@ -86,7 +86,7 @@ class VaultProvider(Protocol):
         ...
 
 
-class _Heads(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Heads(msgspec.Struct, frozen=True):
     heads: tuple[tuple[str, int], ...]
 
 
