@@ -15,12 +15,12 @@ from tests.ops.lab import disk, tpm, variables
 
 def vm(*files: str, name: str = "web") -> Vm:
     """A VM of such files; ROLE:FILE is a companion."""
-    parts = [Part(file, *reversed(file.partition(":")[::2]), "") for file in files]
+    companions = [file.partition(":") for file in files if ":" in file]
     return Vm(
         name,
         "/x",
         tuple(Part(file, file, "disk", "") for file in files if ":" not in file),
-        tuple(part for part in parts if part.file),
+        tuple(Part(file, file, role, "") for role, _, file in companions),
     )
 
 
