@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from overlaysync.model.manifest import MAX_NOTE
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.saving import Save, Saved
 from overlaysync.ops.recovery.vaults import space_of
-from overlaysync.ops.vms import Vm, find_vms
+from overlaysync.ops.vms import Missed, Vm, survey
 from overlaysync.trust.teams import Team
 from overlaysync.units import format_size
 from overlaysync.vault.state import SavedVm
@@ -54,7 +55,8 @@ def save(
         )
     with open_node(output) as node:
         mine = team_of(node, team, "save")
-        vms = _chosen(find_vms(paths or [os.getcwd()]), vm or [])
+        found = survey(paths or [os.getcwd()])
+        vms = _chosen(found.vms, vm or [])
         work = Save(node, mine, output, note)
         try:
             saved = work.run(vms)
@@ -64,7 +66,7 @@ def save(
             ) from None
         except InUseError as error:
             raise _running(error) from None
-        _print(output, saved, vms)
+        _print(output, saved, vms, found.left_out)
         output.note(_copies(node, mine))
 
 
@@ -93,7 +95,7 @@ def team_of(node: Node, name: str, command: str) -> Team:
     )
 
 
-def _chosen(vms: list[Vm], names: list[str]) -> list[Vm]:
+def _chosen(vms: Sequence[Vm], names: list[str]) -> list[Vm]:
     unknown = set(names) - {vm.name for vm in vms}
     if unknown:
         raise UsageError(
@@ -111,7 +113,8 @@ def _running(error: InUseError) -> InUseError:
     )
 
 
-def _print(output: Output, saved: Saved, vms: list[Vm]) -> None:
+def _print(output: Output, saved: Saved, vms: Sequence[Vm], beside: Sequence[Missed]) -> None:
+    """Print the state, and what is not in it: of its VMs, and of no VM (``beside``)."""
     state = saved.state.state
     title = f"{state.team}:{state.number}"
     lines = [
@@ -123,6 +126,7 @@ def _print(output: Output, saved: Saved, vms: list[Vm]) -> None:
     for vm in vms:
         lines += [f"  {vm.name}: {warning}" for warning in vm.warnings]
         lines += [f"  {vm.name}: left out {one.path}: {one.why}" for one in vm.left_out]
+    lines += [f"  left out {one.path}: {one.why}" for one in beside]
     output.result(
         {
             "team": state.team,
@@ -131,6 +135,7 @@ def _print(output: Output, saved: Saved, vms: list[Vm]) -> None:
             "saved": state.saved,
             "note": state.note,
             "vms": [vm_fields(vm) for vm in state.vms],
+            "left_out": [{"path": one.path, "why": one.why} for one in beside],
             "read": saved.read,
             "stored": saved.stored,
         },

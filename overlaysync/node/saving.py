@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from overlaysync.formats.chain import Chain
+from overlaysync.model.names import printable
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.library import Known
@@ -18,11 +19,11 @@ from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.saving import Content, Saver
 from overlaysync.ops.recovery.tips import tips
 from overlaysync.ops.recovery.vaults import TeamVault
-from overlaysync.ops.vms import Part, Vm
+from overlaysync.ops.vms import Missed, Part, Vm
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.teams import Team
 from overlaysync.vault.directory import DirectoryObjects
-from overlaysync.vault.state import Companion, Disk, LeftOut, Role, SavedVm, SignedState, State
+from overlaysync.vault.state import MAX_TEXT, Companion, Disk, LeftOut, Role, SavedVm, SignedState, State
 
 _Lineage = list[tuple[Known, Manifest]]
 
@@ -148,13 +149,20 @@ class Save:
             at=self._at,
             disks=tuple(_disk(part, lineages[part.path]) for part in vm.disks),
             companions=tuple(self._companion(part, saver) for part in vm.companions),
-            left_out=tuple(LeftOut(file=Path(one.path).name, why=one.why) for one in vm.left_out),
+            left_out=tuple(map(told_of, vm.left_out)),
         )
 
     def _companion(self, part: Part, saver: Saver) -> Companion:
         data = self._read[part.path]
         parts = saver.put_companion(data)
         return Companion(file=part.file, role=cast(Role, part.role), size=len(data), parts=parts)
+
+
+def told_of(missed: Missed) -> LeftOut:
+    """Return what a state says of a file; its name can be longer than a state allows, and no text at all."""
+    return LeftOut(
+        file=printable(Path(missed.path).name, MAX_TEXT - 1), why=printable(missed.why, MAX_TEXT - 1)
+    )
 
 
 def _disk(part: Part, lineage: _Lineage) -> Disk:

@@ -149,7 +149,7 @@ class Place:
         except NotFoundError:
             return None
         except OverlaysyncError as error:
-            return Missed(self.join(below), error.why)
+            return Missed(self.join(below), error.why or error.what)
         except OSError as error:
             return None if error.errno == errno.ENOENT else Missed(self.join(below), _reason(error))
         try:

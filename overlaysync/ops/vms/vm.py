@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 from overlaysync.errors import UsageError
 from overlaysync.formats.recognition import IMAGE_ENDINGS
-from overlaysync.model.names import MAX_NAME, is_name, name_from
+from overlaysync.model.names import MAX_NAME, is_name, name_from, printable
 from overlaysync.units import MIB, format_size
-from overlaysync.vault.state import MAX_COMPANION, MAX_FILES
+from overlaysync.vault.state import MAX_COMPANION, MAX_FILES, MAX_TEXT
 
 CAPS = {"uefi": MAX_COMPANION, "tpm": MIB, "seed": 16 * MIB, "definition": MIB}
 """The most bytes of a companion, by its role; ours. What is larger is something else, and left out."""
@@ -156,7 +156,7 @@ def _numbered(file: str, number: int) -> str:
 
 
 def _bounded(missed: tuple[Missed, ...], directory: str) -> tuple[Missed, ...]:
-    once = tuple(dict.fromkeys(missed))
+    once = tuple(dict.fromkeys(Missed(one.path, printable(one.why, MAX_TEXT - 1)) for one in missed))
     if len(once) <= MAX_FILES:
         return once
     rest = len(once) - MAX_FILES + 1
