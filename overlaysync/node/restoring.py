@@ -171,7 +171,7 @@ class Restore:
             hashes = {bytes.fromhex(hash) for one in chosen for hash in getattr(one.state.state, what)}
             tag = contents.space.tag
             Pull(self.places, self._vault.objects).run(
-                [object_name(tag, Kind.INDEX, hash) for hash in sorted(hashes)]
+                [object_name(tag, Kind.INDEX, hash) for hash in sorted(hashes)], check=True
             )
             contents.learn(hashes)
             of_remote.learn(hashes)
@@ -253,7 +253,8 @@ class Restore:
         names = dict.fromkeys(name for plan in plans for name in plan.packs)
         self.observer.begin("pulling", sum(plan.pull for plan in plans))
         try:
-            return Pull(self.places, self._vault.objects, self.observer.advance).run(list(names))
+            pull = Pull(self.places, self._vault.objects, self.observer.advance)
+            return pull.run(list(names), check=True)
         finally:
             self.observer.end()
 

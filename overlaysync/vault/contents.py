@@ -26,6 +26,9 @@ _CACHE = 32 * MIB
 """Bytes of records kept: what follows in an image often follows in a record."""
 _INDEX_EVERY = 64
 """Packs after which an index is written: a save that is killed then goes on from there."""
+_INDEX_ITEMS = 1 << 20
+"""Items after which an index is written, and a fourth of them after which a pack is closed: small items that
+compress well are many in a pack, and an index must stay within its limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +63,19 @@ class Contents:
         self._lock = threading.Lock()
 
     def learn(self, indexes: Iterable[bytes] | None = None) -> None:
-        """Read the indexes of these hashes, or all that the place has.
+        """Read the indexes of these hashes; or all that the place has, as far as it has their packs too.
 
-        One that is damaged is noted in :attr:`damaged`; what it describes is then not found.
+        An index can be here without its packs, when only a part of a state was pulled. What is to be stored
+        is compared with all that is here, so nothing else may count then. An index that is damaged is noted
+        in :attr:`damaged`; what it describes is not found.
 
         Raises:
             OverlaysyncError: the place fails.
         """
+        here: dict[bytes, int] | None = None
         if indexes is None:
-            listed = self.objects.list(f"{self.space.tag}/{Kind.INDEX}/")
-            named = (parse_name(stored.name) for stored in listed)
-            indexes = [one.hash for one in named if one is not None]
+            here = self._listed(Kind.PACK)
+            indexes = self._listed(Kind.INDEX)
         for hash in indexes:
             if hash in self._learned:
                 continue
@@ -80,7 +85,12 @@ class Contents:
             except (DecodeError, VerificationError, NotFoundError) as error:
                 self.damaged.append(Damage(name, str(error)))
                 continue
-            self._add(hash, packs)
+            self._add(hash, [one for one in packs if here is None or here.get(one.name) == one.size])
+
+    def _listed(self, kind: Kind) -> dict[bytes, int]:
+        """Return the sizes of the objects of a kind that the place has, by hash."""
+        listed = self.objects.list(f"{self.space.tag}/{kind}/")
+        return {named.hash: one.size for one in listed if (named := parse_name(one.name)) is not None}
 
     def _add(self, index: bytes, packs: Iterable[PackIndex]) -> None:
         self._learned.add(index)
@@ -192,6 +202,7 @@ class Writer:
         self._builder = PackBuilder(self._contents.space)
         self._keys: list[Digests] = []
         self._lengths: list[Sequence[int]] = []
+        self._in_pack = 0
 
     def is_new(self, key: bytes) -> bool:
         """Whether an item is neither here nor among those being added; it counts as one of these then."""
@@ -220,7 +231,8 @@ class Writer:
         self._keys.append(keys)
         self._lengths.append(lengths)
         self.items += len(lengths)
-        if self._builder.is_full:
+        self._in_pack += len(lengths)
+        if self._builder.is_full or self._in_pack >= _INDEX_ITEMS // 4:
             self._end_pack()
 
     def add_item(self, key: bytes, data: bytes) -> None:
@@ -255,7 +267,7 @@ class Writer:
         contents._index.add(pack)
         self._pending.difference_update(key.tobytes() for key in pack.keys)
         self._begin()
-        if len(self._packs) >= _INDEX_EVERY:
+        if len(self._packs) >= _INDEX_EVERY or sum(len(one.keys) for one in self._packs) >= _INDEX_ITEMS:
             self._end_index()
 
     def _end_index(self) -> None:
