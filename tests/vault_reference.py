@@ -184,8 +184,8 @@ def make_index(space: Space, salt: bytes, entries: list[bytes]) -> bytes:
     return begin(INDEX, space, salt) + close_record(INDEX, space, salt, 0, plain)
 
 
-def read_index(data: bytes, space: Space) -> dict[bytes, Spot]:
-    """Where each item is that the index describes."""
+def read_index(data: bytes, space: Space, packs: list[str]) -> dict[bytes, Spot]:
+    """Where each item is, as far as the index says that it is in one of these packs."""
     plain = open_record(data, INDEX, space, 0, data[40:])
     at = 0
 
@@ -209,7 +209,8 @@ def read_index(data: bytes, space: Space) -> dict[bytes, Spot]:
             sizes = tuple(length for _, length in rows)
             expect(sum(sizes) <= MAX_RECORD, "size of a record")
             for item, (key, _) in enumerate(rows):
-                found.setdefault(key, Spot(pack, record, offset, stored, sizes, item))
+                if pack in packs:
+                    found.setdefault(key, Spot(pack, record, offset, stored, sizes, item))
         expect(end == size <= LIMITS["packs"], "size of a pack")
     expect(at == len(plain), "bytes after the last entry")
     return found
@@ -358,8 +359,9 @@ class Vault:
         space, prefix = (self.public, "public_") if public else (self.space, "")
         spots: dict[bytes, Spot] = {}
         for hash in state[f"{prefix}indexes"]:
-            spots |= read_index(self.get(space, "indexes", hash), space)
-        found = {}
+            found = read_index(self.get(space, "indexes", hash), space, state[f"{prefix}packs"])
+            spots |= found
+        items = {}
         for pack in state[f"{prefix}packs"]:
             data = self.get(space, "packs", pack)
             for key, spot in spots.items():
@@ -367,8 +369,8 @@ class Vault:
                     stored = data[spot.offset : spot.offset + spot.stored]
                     plain = unpack(open_record(data, PACK, space, spot.record, stored), sum(spot.sizes))
                     start = sum(spot.sizes[: spot.item])
-                    found[key] = plain[start : start + spot.sizes[spot.item]]
-        return found
+                    items[key] = plain[start : start + spot.sizes[spot.item]]
+        return items
 
     def disk(self, state: dict[str, Any], vm: str, file: str) -> bytes:
         """What the guest of a VM saw on one of its disks."""

@@ -131,7 +131,8 @@ class Restore:
     def use(self, places: Sequence[Place]) -> None:
         """Take objects from these places too."""
         self.places = places
-        self._remote = TeamVault(Layered(self._vault.objects, places), self.team)
+        layered = Layered(self._vault.objects, places)
+        self._remote = TeamVault(layered, self.team, layered.wrong)
 
     @property
     def options(self) -> Options:
@@ -165,16 +166,17 @@ class Restore:
     def _learn(self, chosen: Iterable[Saving]) -> None:
         """Pull the indexes of the chosen states, and read them."""
         for contents, of_remote, what in (
-            (self._vault.contents, self._remote.contents, "indexes"),
-            (self._vault.public, self._remote.public, "public_indexes"),
+            (self._vault.contents, self._remote.contents, ""),
+            (self._vault.public, self._remote.public, "public_"),
         ):
-            hashes = {bytes.fromhex(hash) for one in chosen for hash in getattr(one.state.state, what)}
+            hashes = _named(chosen, f"{what}indexes")
+            packs = _named(chosen, f"{what}packs")
             tag = contents.space.tag
             Pull(self.places, self._vault.objects).run(
                 [object_name(tag, Kind.INDEX, hash) for hash in sorted(hashes)], check=True
             )
-            contents.learn(hashes)
-            of_remote.learn(hashes)
+            contents.learn_some(hashes, packs)
+            of_remote.learn_some(hashes, packs)
 
     def _directory(self, saving: Saving, chosen: Sequence[Saving]) -> str:
         """Return where the files of a VM go.
@@ -282,6 +284,11 @@ class Restore:
             put_companion(plan.directory, companion.file, companion_data(self._vault.contents, companion))
             paths.append(os.path.join(plan.directory, companion.file))
         return tuple(paths)
+
+
+def _named(chosen: Iterable[Saving], what: str) -> set[bytes]:
+    """Return the hashes that the chosen states list of one kind of object."""
+    return {bytes.fromhex(hash) for one in chosen for hash in getattr(one.state.state, what)}
 
 
 def _files(saving: Saving) -> list[tuple[str, object]]:

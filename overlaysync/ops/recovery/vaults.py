@@ -6,7 +6,7 @@ and voucher, states by signature, so that nobody outside the team puts one into 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from overlaysync.errors import DecodeError, NotFoundError, VerificationError
@@ -57,6 +57,7 @@ class TeamVault:
     Attributes:
         objects: the place.
         team: the team.
+        wrong: see :class:`~overlaysync.vault.contents.Contents`.
         contents: items of the team's space.
         public: items of the public space.
         damaged: heads and states that cannot be used.
@@ -64,14 +65,15 @@ class TeamVault:
 
     objects: Objects
     team: Team
+    wrong: Callable[[str], bool] = lambda _: False
     contents: Contents = field(init=False)
     public: Contents = field(init=False)
     damaged: list[Damage] = field(default_factory=list)
     _states: dict[bytes, SignedState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.contents = Contents(self.objects, space_of(self.team))
-        self.public = Contents(self.objects, PUBLIC)
+        self.contents = Contents(self.objects, space_of(self.team), self.wrong)
+        self.public = Contents(self.objects, PUBLIC, self.wrong)
 
     @property
     def space(self) -> Space:
