@@ -22,7 +22,8 @@ from tests import reference, vault_reference
 pytestmark = [
     pytest.mark.holds("F3"),
     pytest.mark.red_without(
-        "F3", "the hash contexts of vault keys, tags, object keys, vouchers and proofs are changed, one at a time"
+        "F3",
+        "the hash contexts of vault keys, tags, object keys, vouchers and proofs are changed, one at a time",
     ),
 ]
 
@@ -99,6 +100,6 @@ def test_head(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", cases("proof"))
 def test_proof(case: dict[str, Any]) -> None:
-    assert (
-        proof_of(bytes.fromhex(case["nonce"]), bytes.fromhex(case["object"])) == bytes.fromhex(case["proof"])
+    assert proof_of(bytes.fromhex(case["nonce"]), bytes.fromhex(case["object"])) == bytes.fromhex(
+        case["proof"]
     )
