@@ -33,7 +33,7 @@ LIMITS = {"packs": 64 * MIB, "indexes": 64 * MIB, "states": 4 * MIB, "heads": 64
 PACK, INDEX, STATE, HEAD = b"OSVP", b"OSVI", b"OSVS", b"OSVH"
 
 STATE_MEMBERS = (
-    *("v", "team", "number", "follows", "saved", "by", "note", "vms"),
+    *("v", "team", "number", "follows", "counter", "saved", "by", "note", "vms"),
     *("indexes", "packs", "public_indexes", "public_packs"),
 )
 VM_MEMBERS = ("name", "at", "consistency", "disks", "companions", "left_out")
@@ -267,6 +267,7 @@ def read_state(data: bytes, space: Space) -> dict[str, Any]:
     expect(1 <= members["number"] < 1 << 31, "number")
     expect((members["number"] == 1) == (not members["follows"]), "number")
     expect(len(members["follows"]) <= 64, "follows")
+    expect(1 <= members["counter"] < 10**12, "counter")
     expect(_TIME.fullmatch(members["saved"]) is not None, "saved")
     return members
 
@@ -504,6 +505,7 @@ def cases() -> list[dict[str, Any]]:
         "team": "équipe_2",
         "number": 1,
         "follows": [],
+        "counter": 1,
         "saved": "2026-01-31T12:00:00Z",
         "by": "ann@lab-07-abc234",
         "note": "before “week 3”",
@@ -514,7 +516,7 @@ def cases() -> list[dict[str, Any]]:
         "public_packs": [public["pack_name"][-64:]],
     }
     first = state_case("a state", team, "c3" * 32, seed, state)
-    later = state | {"number": 2147483647, "follows": [first["object_name"][-64:]], "note": ""}
+    later = state | {"number": 2147483647, "counter": 10**12 - 1, "follows": [first["object_name"][-64:]], "note": ""}
     second = state_case("a state that follows one", team, "d4" * 32, seed, later)
     lists = {what: state[what] for what in HEAD_LISTS[1:]}
     head = {

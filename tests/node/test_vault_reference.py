@@ -141,6 +141,7 @@ def write_vault(made: vault_reference.Vault, guest: bytes) -> None:
         "team": "red",
         "number": 1,
         "follows": [],
+        "counter": 7,
         "saved": "2026-01-31T12:00:00Z",
         "by": "ann",
         "note": "by hand",

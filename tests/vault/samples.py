@@ -68,7 +68,7 @@ def a_vm(name: str = "router", **more: object) -> SavedVm:
 
 
 def a_state(**more: object) -> State:
-    fields: dict[str, object] = {"team": "red", "number": 1, "saved": TIME, "by": "ann", "vms": (a_vm(),)}
+    fields: dict[str, object] = {"team": "red", "number": 1, "counter": 1, "saved": TIME, "by": "ann", "vms": (a_vm(),)}
     return State(**(fields | more))  # type: ignore[arg-type]
 
 

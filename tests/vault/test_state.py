@@ -134,6 +134,7 @@ def disk(file: str = "vm.raw", **more: Any) -> Disk:
 GOOD: dict[str, State] = {
     "the last number": a_state(number=2**31 - 1, follows=(HASH,)),
     "many that it follows": a_state(number=2, follows=tuple(f"{at:064x}" for at in range(64))),
+    "the last counter": a_state(counter=10**12 - 1),
     "the longest texts": a_state(by="é" * 160, note="\U0001f4bf" * 200),
     "many VMs": a_state(vms=tuple(a_vm(f"vm{at:03}") for at in range(256))),
     "many disks": a_state(vms=(a_vm(disks=tuple(disk(f"{at}.raw") for at in range(64))),)),
@@ -143,6 +144,8 @@ GOOD: dict[str, State] = {
 }
 
 BAD: dict[str, State] = {
+    "counter 0": a_state(counter=0),
+    "too high a counter": a_state(counter=10**12),
     "number 0": a_state(number=0),
     "a negative number": a_state(number=-1),
     "too high a number": a_state(number=2**31, follows=(HASH,)),
