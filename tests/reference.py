@@ -490,8 +490,11 @@ def _have_maps() -> list[dict[str, Any]]:
 
 
 def write_vectors() -> None:
-    """Write all files of vectors."""
+    """Write all files of vectors, those of docs/vault-format.md too."""
+    from tests import vault_reference
+
     files = {"disks": _disks, "layers": _layers, "manifests": _manifests, "have_maps": _have_maps}
+    files["vault"] = vault_reference.cases
     VECTORS.mkdir(exist_ok=True)
     for name, cases in files.items():
         text = json.dumps(cases(), indent=1, ensure_ascii=False) + "\n"

@@ -131,7 +131,8 @@ class Restore:
     def use(self, places: Sequence[Place]) -> None:
         """Take objects from these places too."""
         self.places = places
-        self._remote = TeamVault(Layered(self._vault.objects, places), self.team)
+        layered = Layered(self._vault.objects, places)
+        self._remote = TeamVault(layered, self.team, layered.wrong)
 
     @property
     def options(self) -> Options:
@@ -165,16 +166,17 @@ class Restore:
     def _learn(self, chosen: Iterable[Saving]) -> None:
         """Pull the indexes of the chosen states, and read them."""
         for contents, of_remote, what in (
-            (self._vault.contents, self._remote.contents, "indexes"),
-            (self._vault.public, self._remote.public, "public_indexes"),
+            (self._vault.contents, self._remote.contents, ""),
+            (self._vault.public, self._remote.public, "public_"),
         ):
-            hashes = {bytes.fromhex(hash) for one in chosen for hash in getattr(one.state.state, what)}
+            hashes = _named(chosen, f"{what}indexes")
+            packs = _named(chosen, f"{what}packs")
             tag = contents.space.tag
             Pull(self.places, self._vault.objects).run(
-                [object_name(tag, Kind.INDEX, hash) for hash in sorted(hashes)]
+                [object_name(tag, Kind.INDEX, hash) for hash in sorted(hashes)], check=True
             )
-            contents.learn(hashes)
-            of_remote.learn(hashes)
+            contents.learn_some(hashes, packs)
+            of_remote.learn_some(hashes, packs)
 
     def _directory(self, saving: Saving, chosen: Sequence[Saving]) -> str:
         """Return where the files of a VM go.
@@ -256,7 +258,8 @@ class Restore:
         names = dict.fromkeys(name for plan in plans for name in plan.packs)
         self.observer.begin("pulling", to_pull(plans))
         try:
-            return Pull(self.places, self._vault.objects, self.observer.advance).run(list(names))
+            pull = Pull(self.places, self._vault.objects, self.observer.advance)
+            return pull.run(list(names), check=True)
         finally:
             self.observer.end()
 
@@ -290,6 +293,11 @@ def to_pull(plans: Iterable[VmPlan]) -> int:
     """Return how many bytes are pulled for several VMs, which may need the same packs."""
     sizes = {name: size for plan in plans for name, size in plan.missing.items()}
     return sum(sizes.values())
+
+
+def _named(chosen: Iterable[Saving], what: str) -> set[bytes]:
+    """Return the hashes that the chosen states list of one kind of object."""
+    return {bytes.fromhex(hash) for one in chosen for hash in getattr(one.state.state, what)}
 
 
 def _files(saving: Saving) -> list[tuple[str, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,7 @@ class ServedVault:
         self._kept = kept
         self._clock = clock
         self._proven: dict[str, tuple[float, int]] = {}
+        self._lock = threading.Lock()
 
     def offer(self) -> VaultOffer:
         spaces: list[str] = []
@@ -69,12 +71,19 @@ class ServedVault:
         return OpenObject(fd, status.st_size)
 
     def may_prove(self, asker: str, size: int) -> bool:
+        with self._lock:
+            return self._may_prove(asker, size)
+
+    def _may_prove(self, asker: str, size: int) -> bool:
         now = self._clock()
         since, proven = self._proven.get(asker, (now, 0))
         if now - since > _PROVEN_S:
             since, proven = now, 0
-        if proven + size > _PROVEN or (asker not in self._proven and len(self._proven) >= _ASKERS):
+        if asker not in self._proven and len(self._proven) >= _ASKERS:
             self._proven = {one: row for one, row in self._proven.items() if now - row[0] <= _PROVEN_S}
+            if len(self._proven) >= _ASKERS:
+                return False
+        if proven + size > _PROVEN:
             return False
         self._proven[asker] = since, proven + size
         return True

@@ -19,6 +19,9 @@ from overlaysync.units import MIB
 
 _STEP = 64 * MIB
 """Bytes copied between two looks at whether to go on."""
+_BUFFER = 4 * MIB
+"""Bytes copied at once where the kernel does not copy itself."""
+_RANGE_UNKNOWN = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _UNNAMED_UNKNOWN = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
@@ -76,8 +79,22 @@ def _copy(source: int, target: int, progress: Callable[[int], None]) -> None:
             raise
         offset = end = os.lseek(source, start, os.SEEK_HOLE)
         while start < end:
-            copied = os.copy_file_range(source, target, min(_STEP, end - start), start, start)
+            copied = _copy_range(source, target, start, min(_STEP, end - start))
             if not copied:  # cut off meanwhile
                 return
             start += copied
             progress(copied)
+
+
+def _copy_range(source: int, target: int, start: int, length: int) -> int:
+    """Copy bytes to where they were; returns how many, 0 at the end of the file."""
+    try:
+        return os.copy_file_range(source, target, length, start, start)
+    except OSError as error:  # the kernel copies between file systems of some kinds only
+        if error.errno not in _RANGE_UNKNOWN:
+            raise
+    data = memoryview(os.pread(source, min(_BUFFER, length), start))
+    done = 0
+    while done < len(data):
+        done += os.pwrite(target, data[done:], start + done)
+    return done

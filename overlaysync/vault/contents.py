@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,9 @@ _CACHE = 32 * MIB
 """Bytes of records kept: what follows in an image often follows in a record."""
 _INDEX_EVERY = 64
 """Packs after which an index is written: a save that is killed then goes on from there."""
+_INDEX_ITEMS = 1 << 20
+"""Items after which an index is written, and a fourth of them after which a pack is closed: small items that
+compress well are many in a pack, and an index must stay within its limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,48 +45,65 @@ class Contents:
     Args:
         objects: the place.
         space: the space, with its key.
+        wrong: is told of an object that is not what it should be, and returns whether to read it again.
 
     Attributes:
         damaged: the indexes that could not be read.
     """
 
-    def __init__(self, objects: Objects, space: Space) -> None:
+    def __init__(
+        self, objects: Objects, space: Space, wrong: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self.objects = objects
+        self._wrong = wrong
         self.space = space
         self.damaged: list[Damage] = []
         self._index = Index()
         self._described: dict[bytes, bytes] = {}
-        self._learned: set[bytes] = set()
         self._seals: dict[bytes, Seal] = {}
         self._cache: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
         self._cached = 0
         self._lock = threading.Lock()
 
-    def learn(self, indexes: Iterable[bytes] | None = None) -> None:
-        """Read the indexes of these hashes, or all that the place has.
+    def learn(self) -> None:
+        """Read all indexes that the place has, as far as it has their packs too.
 
-        One that is damaged is noted in :attr:`damaged`; what it describes is then not found.
+        An index can be here without its packs, when only a part of a state was pulled. What is to be stored
+        is compared with what is found, so nothing that is not here may count. See :attr:`damaged`.
 
         Raises:
             OverlaysyncError: the place fails.
         """
-        if indexes is None:
-            listed = self.objects.list(f"{self.space.tag}/{Kind.INDEX}/")
-            named = (parse_name(stored.name) for stored in listed)
-            indexes = [one.hash for one in named if one is not None]
+        here = self._listed(Kind.PACK)
+        self._learn(self._listed(Kind.INDEX), lambda pack: here.get(pack.name) == pack.size)
+
+    def learn_some(self, indexes: Iterable[bytes], packs: Container[bytes]) -> None:
+        """Read the indexes of these hashes, and of what they describe the packs of these hashes.
+
+        What a state needs is in the packs that it names. Its indexes can describe others that hold the same,
+        and that nobody has any more.
+
+        Raises:
+            OverlaysyncError: the place fails.
+        """
+        self._learn(indexes, lambda pack: pack.name in packs)
+
+    def _learn(self, indexes: Iterable[bytes], counts: Callable[[PackIndex], bool]) -> None:
         for hash in indexes:
-            if hash in self._learned:
-                continue
             name = object_name(self.space.tag, Kind.INDEX, hash)
             try:
                 packs = decode_index(get_whole(self.objects, name), self.space)
             except (DecodeError, VerificationError, NotFoundError) as error:
                 self.damaged.append(Damage(name, str(error)))
                 continue
-            self._add(hash, packs)
+            self._add(hash, filter(counts, packs))
+
+    def _listed(self, kind: Kind) -> dict[bytes, int]:
+        """Return the sizes of the objects of a kind that the place has, by hash."""
+        listed = self.objects.list(f"{self.space.tag}/{kind}/")
+        return {named.hash: one.size for one in listed if (named := parse_name(one.name)) is not None}
 
     def _add(self, index: bytes, packs: Iterable[PackIndex]) -> None:
-        self._learned.add(index)
         for pack in packs:
             self._index.add(pack)
             self._described.setdefault(pack.name, index)
@@ -140,8 +160,12 @@ class Contents:
                 self._cached -= len(self._cache.popitem(last=False)[1])
         return plain
 
-    def item(self, key: bytes) -> bytes | None:
+    def item(self, key: bytes, is_right: Callable[[bytes], bool]) -> bytes | None:
         """Return the item with this key; None when it is not here.
+
+        Args:
+            key: of the item.
+            is_right: whether bytes are what has this key.
 
         Raises:
             VerificationError: the pack is damaged, or not here though an index describes it.
@@ -149,12 +173,32 @@ class Contents:
         (spot,) = self.find(as_digests(key))
         if spot is None:
             return None
-        try:
-            return self.record(spot.pack, spot.place)[spot.start : spot.start + spot.length]
-        except NotFoundError as error:
-            raise VerificationError(
-                "An object of the vault is missing", why=str(error), hint="overlaysync vault check"
-            ) from None
+        name = object_name(self.space.tag, Kind.PACK, spot.pack)
+        while True:
+            problem = VerificationError(
+                f"The object {name} is damaged",
+                why="it holds something else",
+                hint="overlaysync vault check --read",
+            )
+            try:
+                item = self.record(spot.pack, spot.place)[spot.start : spot.start + spot.length]
+                if is_right(item):
+                    return item
+            except NotFoundError as error:
+                raise VerificationError(
+                    "An object of the vault is missing", why=str(error), hint="overlaysync vault check"
+                ) from None
+            except VerificationError as error:
+                problem = error
+            self._forget(spot)
+            if not self._wrong(name):
+                raise problem
+
+    def _forget(self, spot: Spot) -> None:
+        """Drop what was read of a pack that is not what it should be."""
+        with self._lock:
+            self._seals.pop(spot.pack, None)
+            self._cached -= len(self._cache.pop((spot.pack, spot.place.number), b""))
 
     def _seal(self, pack: bytes, name: str) -> Seal:
         with self._lock:
@@ -192,6 +236,7 @@ class Writer:
         self._builder = PackBuilder(self._contents.space)
         self._keys: list[Digests] = []
         self._lengths: list[Sequence[int]] = []
+        self._in_pack = 0
 
     def is_new(self, key: bytes) -> bool:
         """Whether an item is neither here nor among those being added; it counts as one of these then."""
@@ -220,7 +265,8 @@ class Writer:
         self._keys.append(keys)
         self._lengths.append(lengths)
         self.items += len(lengths)
-        if self._builder.is_full:
+        self._in_pack += len(lengths)
+        if self._builder.is_full or self._in_pack >= _INDEX_ITEMS // 4:
             self._end_pack()
 
     def add_item(self, key: bytes, data: bytes) -> None:
@@ -255,7 +301,7 @@ class Writer:
         contents._index.add(pack)
         self._pending.difference_update(key.tobytes() for key in pack.keys)
         self._begin()
-        if len(self._packs) >= _INDEX_EVERY:
+        if len(self._packs) >= _INDEX_EVERY or sum(len(one.keys) for one in self._packs) >= _INDEX_ITEMS:
             self._end_index()
 
     def _end_index(self) -> None:

@@ -1,7 +1,8 @@
 """A vault in a directory: the embedded default, a USB disk, an NFS export.
 
-An object is a file of its name. It is written beside, made to last, and gets its name by link: a crash leaves
-at most a temporary file, and of two that write one object at once each leaves the same bytes.
+An object is a file of its name. It is written beside, made to last, and then renamed: a crash leaves at most
+a temporary file, and of two that write one object at once each leaves the same bytes. A file that has rotted
+gives way to a good one.
 """
 
 from __future__ import annotations
@@ -13,8 +14,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from overlaysync.errors import NoSpaceError, NotAllowedError, OverlaysyncError
-from overlaysync.vault.objects import Stored, missing, parse_name
+from overlaysync.errors import (
+    NoSpaceError,
+    NotAllowedError,
+    NotFoundError,
+    OverlaysyncError,
+    VerificationError,
+)
+from overlaysync.vault.objects import Stored, get_whole, missing, parse_name
 
 _TEMPORARY = ".new-"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -29,9 +36,9 @@ class DirectoryObjects:
 
     def put(self, name: str, data: bytes) -> bool:
         path = self._path(name)
-        if path.exists():
-            return False
         try:
+            if os.path.lexists(path) and self._is_good(name):
+                return False
             self._make_directories(path.parent)
             temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
             try:
@@ -49,7 +56,7 @@ class DirectoryObjects:
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         path = self._path(name)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 size = os.fstat(fd).st_size
                 wanted = max(0, size - offset) if length is None else min(length, max(0, size - offset))
@@ -99,6 +106,14 @@ class DirectoryObjects:
     def _path(self, name: str) -> Path:
         assert parse_name(name) is not None, name
         return self.root / name
+
+    def _is_good(self, name: str) -> bool:
+        """Whether an object that is there has the bytes it is named for; a head says nothing of its own."""
+        try:
+            get_whole(self, name)
+        except (NotFoundError, VerificationError):
+            return False
+        return True
 
     def _list(self, directory: Path, prefix: str) -> Iterator[Stored]:
         try:

@@ -24,7 +24,7 @@ HEAD_CONTEXT = b"overlaysync v1 head\0"
 _HASH_SIZE, _KEY_SIZE, _SIGNATURE_SIZE = 32, 32, 64
 _TIME_SIZE = 20
 _PREFIX = struct.Struct(f"<4sB3x{TAG_SIZE}s{_KEY_SIZE}sQQ{_TIME_SIZE}s4xIIIII4x")
-_TIME = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +141,13 @@ def decode_head(data: bytes, verify: Verify, space: Space | None = None) -> Sign
     if not verify(node, signature, HEAD_CONTEXT + signed):
         raise DecodeError("the signature of a head is wrong")
     body, voucher = signed[:-VOUCHER_SIZE], signed[-VOUCHER_SIZE:]
-    if (
-        not _TIME.fullmatch(made)
-        or _PREFIX.pack(magic, version, tag, node, counter, size, made, *counts) != data[: _PREFIX.size]
-    ):
+    if _PREFIX.pack(magic, version, tag, node, counter, size, made, *counts) != data[: _PREFIX.size]:
         raise DecodeError("a head is not in canonical form")
     at, lists = _PREFIX.size, []
     for count in counts:
         lists.append(tuple(body[at + n * _HASH_SIZE : at + (n + 1) * _HASH_SIZE] for n in range(count)))
         at += count * _HASH_SIZE
-    head = Head(tag.hex(), node, counter, size, made.decode(), *lists)
+    head = Head(tag.hex(), node, counter, size, made.decode("latin-1"), *lists)
     _check(head, len(data))
     known = space is not None and space.tag == head.tag and compare_digest(voucher, space.vouch(body))
     return SignedHead(head, data, known)
@@ -178,7 +175,8 @@ def _check(head: Head, size: int) -> None:
     """
     states, *others = _lists(head)
     rising = all(list(hashes) == sorted(set(hashes)) for hashes in others)
-    if not 1 <= head.counter <= MAX_COUNTER or len(set(states)) != len(states) or not rising:
+    good = 1 <= head.counter <= MAX_COUNTER and len(set(states)) == len(states) and rising
+    if not good or not _TIME.fullmatch(head.made):
         raise DecodeError("a head is not in canonical form")
     if size > LIMITS[Kind.HEAD]:
         raise DecodeError(f"a head cannot have {size} bytes")

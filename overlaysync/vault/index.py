@@ -63,7 +63,7 @@ def encode_index(packs: Sequence[PackIndex], space: Space) -> bytes:
         parts.append(_PACK_ENTRY.pack(pack.name, pack.size, len(records)))
         parts += [records.tobytes(), items.tobytes()]
     salt = space.new_salt()
-    return begin_object(INDEX_MAGIC, space, salt) + space.seal(salt).close(0, b"".join(parts))
+    return begin_object(INDEX_MAGIC, space, salt) + space.seal(INDEX_MAGIC, salt).close(0, b"".join(parts))
 
 
 def decode_index(data: bytes, space: Space) -> list[PackIndex]:

@@ -80,10 +80,11 @@ def unsqueeze(record: bytes, size: int) -> bytes:
     try:
         if kind != _ZSTD or zstd.get_frame_info(body).decompressed_size != size:
             raise DecodeError("a record of the vault has another length than its index says")
-        plain: bytes = zstd.ZstdDecompressor().decompress(body, max_length=size + 1)
+        frame = zstd.ZstdDecompressor()
+        plain: bytes = frame.decompress(body, max_length=size + 1)
     except zstd.ZstdError:
         raise DecodeError("a record of the vault is damaged") from None
-    if len(plain) != size:
+    if len(plain) != size or not frame.eof or frame.unused_data:
         raise DecodeError("a record of the vault has another length than its index says")
     return plain
 
@@ -93,7 +94,7 @@ class PackBuilder:
 
     def __init__(self, space: Space) -> None:
         salt = space.new_salt()
-        self._seal = space.seal(salt)
+        self._seal = space.seal(PACK_MAGIC, salt)
         self._parts: list[bytes] = [begin_object(PACK_MAGIC, space, salt)]
         self.size = HEAD.size
         self.places: list[Place] = []
@@ -138,7 +139,7 @@ def seal_of(data: bytes, magic: bytes, space: Space) -> Seal:
         raise DecodeError(f"an object of the vault has version {version}, and this program knows {VERSION}")
     if bool(sealed) == space.is_public or (space.is_public and any(salt)):
         raise DecodeError("an object of the vault belongs to another space")
-    return space.seal(salt)
+    return space.seal(magic, salt)
 
 
 def read_record(seal: Seal, place: Place, stored: bytes) -> bytes:

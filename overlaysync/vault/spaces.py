@@ -59,11 +59,11 @@ class Space:
         """Return what makes the keys of a new object its own: random, or zeros where nothing is sealed."""
         return _NO_SALT if self.key is None else os.urandom(SALT_SIZE)
 
-    def seal(self, salt: bytes) -> Seal:
-        """Return the seal of the object with this salt."""
+    def seal(self, magic: bytes, salt: bytes) -> Seal:
+        """Return the seal of the object of this kind with this salt."""
         if self.key is None:
             return Seal(None)
-        return Seal(AESGCM(derive(_OBJECT_CONTEXT, self.key + salt)))
+        return Seal(AESGCM(derive(_OBJECT_CONTEXT, self.key + magic + salt)))
 
     def vouch(self, signed: bytes) -> bytes:
         """Return the 32 bytes that show to members that a member made ``signed``; zeros for the public."""

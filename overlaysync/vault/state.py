@@ -186,7 +186,7 @@ def encode_state(state: State, signer: Signer, space: Space) -> tuple[bytes, Sig
     _check(state)
     signed = signer.public + signer.sign(STATE_CONTEXT + payload) + payload
     salt = space.new_salt()
-    data = begin_object(STATE_MAGIC, space, salt) + space.seal(salt).close(0, signed)
+    data = begin_object(STATE_MAGIC, space, salt) + space.seal(STATE_MAGIC, salt).close(0, signed)
     if len(data) > LIMITS[Kind.STATE]:
         raise DecodeError("a state is too large", why=f"it has {len(state.vms)} VMs and {len(data)} bytes")
     return data, SignedState(hash_of(data), signer.public, state, len(data))

@@ -7,6 +7,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from overlaysync.errors import NotFoundError, UsageError, VerificationError, WouldDestroyError
 from overlaysync.model.digest import as_digests, hash_units
@@ -46,7 +47,7 @@ def companion_data(contents: Contents, companion: Companion) -> bytes:
     """
     parts = []
     for key in map(bytes.fromhex, companion.parts):
-        part = contents.item(key)
+        part = contents.item(key, partial(_has_digest, key))
         if part is None:
             raise NotFoundError(
                 f"The vault does not have all of '{companion.file}'", hint="overlaysync vault check"
@@ -57,6 +58,10 @@ def companion_data(contents: Contents, companion: Companion) -> bytes:
     if len(data) != companion.size or [row.tobytes().hex() for row in digests] != list(companion.parts):
         raise VerificationError(f"'{companion.file}' in the vault is damaged", hint="overlaysync vault check")
     return data
+
+
+def _has_digest(digest: bytes, data: bytes) -> bool:
+    return hash_units(memoryview(data), COMPANION_PART) == digest
 
 
 def put_companion(directory: str, file: str, data: bytes) -> bool:

@@ -5,10 +5,12 @@ Like bytes from anywhere, what comes from a vault is compared with its digest be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError, VerificationError
+from overlaysync.model.manifest import manifest_id
 from overlaysync.model.pages import PageList, page_digest
 from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.hashing import Progress, in_order
@@ -105,7 +107,7 @@ def take_manifest(contents: Contents, id: bytes) -> Manifest | None:
     Raises:
         VerificationError: what it has is another, or damaged.
     """
-    envelope = contents.item(id)
+    envelope = contents.item(id, lambda data: manifest_id(data) == id)
     if envelope is None:
         return None
     try:
@@ -114,11 +116,6 @@ def take_manifest(contents: Contents, id: bytes) -> Manifest | None:
         raise VerificationError(
             "A manifest in the vault is damaged", why=str(error), hint="overlaysync vault check --read"
         ) from None
-    if manifest.id != id:
-        raise VerificationError(
-            "A manifest in the vault is not the one that it is stored as",
-            hint="overlaysync vault check --read",
-        )
     return manifest
 
 
@@ -133,20 +130,10 @@ def take_pages(library: Library, contents: Contents, manifest: Manifest) -> Page
     known = library.catalog.pages.load_list(id)
     if known is not None:
         return known
-    pages = PageList.decode(_item(contents, id, manifest))
-    if pages.id != id:
-        raise VerificationError(
-            f"The page list of '{manifest.header.name}' in the vault is another one",
-            hint="overlaysync vault check --read",
-        )
+    pages = PageList.decode(_item(contents, id, manifest, partial(_has_id, id)))
     keeper = PageKeeper(library.catalog)
     for index, digest in zip(pages.indices, pages.digests, strict=True):
-        body = _item(contents, digest, manifest)
-        if page_digest(body) != digest:
-            raise VerificationError(
-                f"A page of '{manifest.header.name}' in the vault is another one",
-                hint="overlaysync vault check --read",
-            )
+        body = _item(contents, digest, manifest, partial(_is_page, digest))
         pages.check_page(index, body)
         keeper.keep(digest, body)
     keeper.flush()
@@ -154,8 +141,19 @@ def take_pages(library: Library, contents: Contents, manifest: Manifest) -> Page
     return pages
 
 
-def _item(contents: Contents, key: bytes, manifest: Manifest) -> bytes:
-    item = contents.item(key)
+def _is_page(digest: bytes, data: bytes) -> bool:
+    return page_digest(data) == digest
+
+
+def _has_id(id: bytes, data: bytes) -> bool:
+    try:
+        return PageList.decode(data).id == id
+    except DecodeError:
+        return False
+
+
+def _item(contents: Contents, key: bytes, manifest: Manifest, is_right: Callable[[bytes], bool]) -> bytes:
+    item = contents.item(key, is_right)
     if item is None:
         raise NotFoundError(
             f"The vault does not have all of '{manifest.header.full_name}'",

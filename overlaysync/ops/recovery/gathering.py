@@ -88,6 +88,7 @@ def _note(gathered: Gathered, place: Place | None, heads: dict[bytes, SignedHead
 def _pull_states(vault: TeamVault, places: Sequence[Place], gathered: Gathered) -> None:
     wanted = dict.fromkeys(id for head in gathered.heads.values() for id in head.head.states)
     names = [object_name(vault.space.tag, Kind.STATE, id) for id in wanted]
-    gathered.missing = Pull(places, vault.objects).run(names)
+    gathered.missing = Pull(places, vault.objects).run(names, check=True)
+    told = len(vault.damaged)
     gathered.states = vault.states(gathered.heads.values())
-    gathered.damaged += vault.damaged
+    gathered.damaged += [one for one in vault.damaged[told:] if vault.objects.size(one.name) is not None]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from overlaysync.errors import NotFoundError, OverlaysyncError, StoppedError, VerificationError
+from overlaysync.errors import NotFoundError, OverlaysyncError, VerificationError
 from overlaysync.vault.objects import Objects, get_whole
 
 _AT_ONCE = 3
@@ -85,13 +85,18 @@ class Pull:
         self._failed: list[str] = []
         self._stopped: BaseException | None = None
 
-    def run(self, names: Sequence[str]) -> list[str]:
+    def run(self, names: Sequence[str], *, check: bool = False) -> list[str]:
         """Pull what the target does not have; returns the names of what no place could give.
+
+        Args:
+            names: of the objects.
+            check: whether to read what the target has, and to pull it again where it is damaged.
 
         Raises:
             NoSpaceError, OverlaysyncError: the target cannot store it.
         """
-        missing = [name for name in dict.fromkeys(names) if self._target.size(name) is None]
+        lacks = self._lacks_whole if check else self._lacks
+        missing = list(filter(lacks, dict.fromkeys(names)))
         self._waiting.extend(map(_Wanted, missing))
         if not missing:
             return []
@@ -109,6 +114,16 @@ class Pull:
             raise self._stopped
         return self._failed
 
+    def _lacks(self, name: str) -> bool:
+        return self._target.size(name) is None
+
+    def _lacks_whole(self, name: str) -> bool:
+        try:
+            get_whole(self._target, name)
+        except (NotFoundError, VerificationError):
+            return True
+        return False
+
     def _work(self, number: int) -> None:
         place = self._places[number]
         while (wanted := self._next(number)) is not None:
@@ -123,7 +138,7 @@ class Pull:
             except OverlaysyncError as error:
                 place.note_failure(error)
                 self._give_back(wanted, number)
-            except (StoppedError, KeyboardInterrupt) as error:
+            except BaseException as error:  # the others must not wait for this one
                 self._stop(error)
             else:
                 place.note_success(size)
@@ -133,9 +148,9 @@ class Pull:
         data = get_whole(place.objects, name)
         try:
             self._target.put(name, data)
+            self._progress(len(data))
         except OverlaysyncError as error:
             raise _TargetError(error) from error
-        self._progress(len(data))
         return len(data)
 
     def _next(self, number: int) -> _Wanted | None:

@@ -6,7 +6,7 @@ and voucher, states by signature, so that nobody outside the team puts one into 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from overlaysync.errors import DecodeError, NotFoundError, VerificationError
@@ -57,6 +57,7 @@ class TeamVault:
     Attributes:
         objects: the place.
         team: the team.
+        wrong: see :class:`~overlaysync.vault.contents.Contents`.
         contents: items of the team's space.
         public: items of the public space.
         damaged: heads and states that cannot be used.
@@ -64,14 +65,15 @@ class TeamVault:
 
     objects: Objects
     team: Team
+    wrong: Callable[[str], bool] = lambda _: False
     contents: Contents = field(init=False)
     public: Contents = field(init=False)
     damaged: list[Damage] = field(default_factory=list)
     _states: dict[bytes, SignedState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.contents = Contents(self.objects, space_of(self.team))
-        self.public = Contents(self.objects, PUBLIC)
+        self.contents = Contents(self.objects, space_of(self.team), self.wrong)
+        self.public = Contents(self.objects, PUBLIC, self.wrong)
 
     @property
     def space(self) -> Space:
@@ -121,12 +123,14 @@ class TeamVault:
             made: the time of the head, ISO 8601 UTC.
 
         Raises:
+            VerificationError: the last head cannot be read, or something that the state needs is not here.
             NoSpaceError, OverlaysyncError: the place cannot store it.
         """
+        before = self._last_head(key.public)
+        self._check_complete(state)
         data, signed = encode_state(state, key, self.space)
         self.objects.put(object_name(self.space.tag, Kind.STATE, signed.id), data)
         self._states[signed.id] = signed
-        before = self.heads().get(key.public)
         ids = before.head.states if before else ()
         kept = [one for id in (*ids, signed.id) if (one := self.state(id)) is not None]
         lost = [id for id in ids if self.state(id) is None]
@@ -138,6 +142,41 @@ class TeamVault:
             )
         self.put_head(kept, key, made=made, before=before)
         return signed
+
+    def _last_head(self, node: bytes) -> SignedHead | None:
+        """Return a node's newest head; None when it has made none.
+
+        Raises:
+            VerificationError: a newer one is damaged: what it lists would be lost with the next one.
+        """
+        last = self.heads().get(node)
+        prefix = head_prefix(self.space.tag, node)
+        for damage in self.damaged:
+            if damage.name.startswith(prefix) and (last is None or damage.name > last.head.name):
+                raise VerificationError(
+                    "The list of what this machine has saved is damaged",
+                    why=f"{damage.name}: {damage.why}",
+                    hint="overlaysync vault check",
+                )
+        return last
+
+    def _check_complete(self, state: State) -> None:
+        """Refuse a state that needs what is not here.
+
+        Raises:
+            VerificationError: so it does.
+        """
+        for tag, kind, hashes in (
+            (self.space.tag, Kind.INDEX, state.indexes),
+            (self.space.tag, Kind.PACK, state.packs),
+            (self.public.space.tag, Kind.INDEX, state.public_indexes),
+            (self.public.space.tag, Kind.PACK, state.public_packs),
+        ):
+            for name in (object_name(tag, kind, bytes.fromhex(hash)) for hash in hashes):
+                if self.objects.size(name) is None:
+                    raise VerificationError(
+                        f"The vault has lost the object {name}, which is needed", hint="repeat the command"
+                    )
 
     def put_head(
         self, states: Sequence[SignedState], key: NodeKey, *, made: str, before: SignedHead | None

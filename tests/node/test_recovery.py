@@ -1,0 +1,359 @@
+"""Save and restore, as the commands do it: real images, several vaults, damage, and what is in the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from overlaysync.errors import (
+    AmbiguousError,
+    InUseError,
+    NotFoundError,
+    OverlaysyncError,
+    PeerError,
+    VerificationError,
+    WouldDestroyError,
+)
+from overlaysync.node.node import Node
+from overlaysync.ops.recovery.choosing import Wish
+from overlaysync.ops.recovery.lock import only_writer
+from overlaysync.ops.recovery.pulling import Place
+from overlaysync.units import CHUNK, KIB, MIB
+from overlaysync.vault.objects import Kind
+from overlaysync.vault.spaces import PUBLIC
+from tests import images
+from tests.e2e.disks import noise
+from tests.formats.test_locks import opened_by_qemu
+from tests.node.vaults import Outcome, member, objects, place, restore, save, vault, vm
+from tests.ops.test_pulling import Faulty
+
+pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.holds("D1")]
+
+SIZE = 8 * MIB
+
+
+@pytest.fixture
+def ann(tmp_path: Path) -> Iterator[Node]:
+    with member(tmp_path / "a", "ann") as node:
+        yield node
+
+
+@pytest.fixture
+def bob(tmp_path: Path) -> Iterator[Node]:
+    with member(tmp_path / "b", "bob") as node:
+        yield node
+
+
+def write(path: Path, text: str, size: int, *, offset: int = 0) -> None:
+    """Put bytes that do not compress where a guest would."""
+    file = path.with_suffix(".noise")
+    file.write_bytes(noise(text, size))
+    images.run("qemu-io", "-f", images.format_of(path), "-c", f"write -q -s {file} {offset} {size}", path)
+    file.unlink()
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Path:
+    """A master for everybody."""
+    path = images.create(
+        tmp_path / "images" / "debian.qcow2" if mkdir(tmp_path / "images") else tmp_path, SIZE
+    )
+    write(path, "master", 2 * MIB)
+    return path
+
+
+def mkdir(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    return path
+
+
+@pytest.fixture
+def disk(master: Path) -> Path:
+    path = images.create(master.with_name("router.qcow2"), backing=master)
+    write(path, "overlay", MIB, offset=3 * MIB)
+    return path
+
+
+def publish(node: Node, path: Path) -> None:
+    """Make it everybody's."""
+    known = node.library.examine(path, now=1000.0)
+    node.publisher.publish(known, team="", created="2026-01-31T12:00:00Z")
+
+
+def only(outcome: Outcome) -> Path:
+    """The one disk that came back."""
+    assert not outcome.refusals and not outcome.missing, (outcome.refusals, outcome.missing)
+    (restored,) = outcome.restored
+    return Path(restored.plan.disks[0].path)
+
+
+# -- saving ------------------------------------------------------------------------------------------
+
+
+def test_a_second_save_stores_what_has_changed(ann: Node, disk: Path) -> None:
+    first = save(ann, vm("router", disk))
+    write(disk, "newer", 128 * KIB, offset=6 * MIB)
+    second = save(ann, vm("router", disk))
+    third = save(ann, vm("router", disk))
+    assert first.stored > 3 * MIB and first.read == 3 * MIB
+    assert second.read == 128 * KIB and 128 * KIB < second.stored < 192 * KIB
+    assert third.read == 0 and third.stored < 8 * KIB
+    assert [one.state.state.number for one in (first, second, third)] == [1, 2, 3]
+    assert third.state.state.follows == (second.state.id.hex(),)
+
+
+def test_masters_lie_apart_from_what_stands_on_them(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
+    """Who has the master pulls only the layer."""
+    save(ann, vm("router", disk))
+    mkdir(tmp_path / "bob")
+    shutil.copy(disk.with_name("debian.qcow2"), tmp_path / "bob")
+    outcome = restore(bob, tmp_path / "bob", place(ann))
+    assert images.same_content(only(outcome), disk)
+    assert MIB < outcome.plans[0].pull < MIB + 128 * KIB
+
+
+def test_what_is_everybodys_goes_into_the_public_space(ann: Node, master: Path, disk: Path) -> None:
+    publish(ann, master)
+    saved = save(ann, vm("router", disk))
+    state = saved.state.state
+    assert state.public_packs and state.public_indexes and state.packs
+    public = sum(one.size for one in objects(ann).list(f"{PUBLIC.tag}/"))
+    assert 2 * MIB < public < 2 * MIB + 64 * KIB
+
+
+def test_a_vm_that_runs_is_refused_and_nothing_is_stored(ann: Node, disk: Path) -> None:
+    with opened_by_qemu(disk, read_only=False):
+        with pytest.raises(InUseError):
+            save(ann, vm("router", disk))
+    assert list(objects(ann).list("")) == []
+    assert [path.name for path in ann.home.vault.iterdir()] == [".lock"]
+    with only_writer(ann.home.vault), pytest.raises(InUseError, match="Another command"):
+        save(ann, vm("router", disk))
+
+
+@pytest.mark.holds("N9")
+@pytest.mark.red_without("D5", "what goes into a vault is not compared with its digest")
+def test_a_master_that_changes_while_it_is_saved(ann: Node, disk: Path, master: Path) -> None:
+    """Its digests were known; the file is another by the time it is read."""
+    known = ann.library.examine(disk, now=1000.0)
+    status = master.stat()
+    data = bytearray(master.read_bytes())
+    data[-1] ^= 1
+    real = ann.publisher.publish_lineage
+
+    def changed(*args, **more):
+        found = real(*args, **more)
+        master.write_bytes(data)
+        os.utime(master, ns=(status.st_atime_ns, status.st_mtime_ns))
+        return found
+
+    object.__setattr__(ann.publisher, "publish_lineage", changed)
+    with pytest.raises(OverlaysyncError):
+        save(ann, vm("router", disk))
+    assert vault(ann).states() == [] and known.content.is_layer
+
+
+def test_a_companion_that_is_no_file_is_refused(ann: Node, disk: Path, tmp_path: Path) -> None:
+    with pytest.raises(OverlaysyncError):
+        save(ann, vm("router", disk, companions=[(tmp_path, "vars.fd")]))
+    assert vault(ann).states() == []
+
+
+# -- restoring ---------------------------------------------------------------------------------------
+
+
+def test_it_comes_back_with_its_masters_and_companions(
+    ann: Node, bob: Node, master: Path, disk: Path, tmp_path: Path
+) -> None:
+    """On a machine that has nothing: chain of three, from the vault of a peer."""
+    top = images.create(disk.with_name("top.qed"), backing=disk)
+    write(top, "top", 64 * KIB, offset=7 * MIB)
+    variables = tmp_path / "vars"
+    variables.write_bytes(noise("vars", CHUNK + 1))
+    expected = images.content(top)
+    save(ann, vm("router", top, companions=[(variables, "nvram/vars.fd")]))
+    for path in (top, disk, master):
+        path.unlink()
+    outcome = restore(bob, tmp_path / "to", place(ann))
+    assert images.content(only(outcome)) == expected
+    assert (tmp_path / "to" / "nvram" / "vars.fd").read_bytes() == variables.read_bytes()
+    assert len(outcome.plans[0].disks[0].steps) == 3
+    again = restore(bob, tmp_path / "to", place(ann))
+    assert images.content(only(again)) == expected, "what is there and the same stays"
+    assert again.plans[0].pull == 0
+
+
+def test_restored_from_its_own_vault(ann: Node, master: Path, disk: Path, tmp_path: Path) -> None:
+    save(ann, vm("router", disk))
+    expected = images.content(disk)
+    write(disk, "later", 64 * KIB)
+    save(ann, vm("router", disk))
+    wish = Wish("red", number=1)
+    assert images.content(only(restore(ann, tmp_path / "to", wish=wish))) == expected
+    assert images.same_content(only(restore(ann, tmp_path / "newest")), disk)
+
+
+def test_vms_of_different_states_and_files_of_one_name(ann: Node, tmp_path: Path) -> None:
+    disks = {}
+    for name in ("web", "db"):
+        disks[name] = images.create(mkdir(tmp_path / name) / "disk.qcow2", MIB)
+        images.draw(disks[name], name.upper()[0])
+        save(ann, vm(name, disks[name]))
+    outcome = restore(ann, tmp_path / "to")
+    assert len(outcome.restored) == 2 and not outcome.refusals
+    for name, path in disks.items():
+        assert images.same_content(tmp_path / "to" / name / "disk.qcow2", path)
+    alone = restore(ann, tmp_path / "alone", wish=Wish("red", vms=("web",)))
+    assert only(alone) == tmp_path / "alone" / "disk.qcow2"
+
+
+def test_two_that_saved_the_same_vm(ann: Node, bob: Node, tmp_path: Path) -> None:
+    for node, byte in ((ann, "A"), (bob, "B")):
+        disk = images.create(mkdir(tmp_path / byte) / "vm.qcow2", MIB)
+        images.draw(disk, byte)
+        save(node, vm("vm", disk))
+    outcome = restore(ann, tmp_path / "to", place(bob))
+    (refusal,) = outcome.refusals
+    assert isinstance(refusal.error, AmbiguousError) and outcome.restored == []
+    (theirs,) = (state for state in outcome.gathered.states if state.node == bob.key.public)
+    chosen = restore(ann, tmp_path / "to", place(bob), wish=Wish("red", id=theirs.id.hex()[:8]))
+    assert images.same_content(only(chosen), tmp_path / "B" / "vm.qcow2")
+
+
+@pytest.mark.holds("D3")
+@pytest.mark.red_without("D3", "an index is believed to say that its packs are here")
+def test_a_save_after_a_restore_of_a_part_is_whole(
+    ann: Node, bob: Node, master: Path, disk: Path, tmp_path: Path
+) -> None:
+    """Bob has the master, so the restore pulls the index of everything and the packs of the layer alone."""
+    save(ann, vm("router", disk))
+    mine = mkdir(tmp_path / "bob")
+    shutil.copy(master, mine)
+    back = only(restore(bob, mine, place(ann)))
+    write(back, "bob's", 64 * KIB, offset=5 * MIB)
+    expected = images.content(back)
+    save(bob, vm("router", back))
+    head = vault(bob).heads()[bob.key.public]
+    assert [name for name in head.head.names(PUBLIC.tag) if objects(bob).size(name) is None] == []
+    with member(tmp_path / "c", "carol") as carol:
+        assert images.content(only(restore(carol, tmp_path / "carol", place(bob)))) == expected
+
+
+# -- places ------------------------------------------------------------------------------------------
+
+
+def everything(node: Node) -> dict[str, bytes]:
+    return {one.name: objects(node).get(one.name) for one in objects(node).list("")}
+
+
+@pytest.mark.holds("D6")
+@pytest.mark.red_without("D6", "what is pulled is not compared with its name")
+def test_one_place_lies_one_is_cut_off_and_one_has_a_part(
+    ann: Node, bob: Node, disk: Path, tmp_path: Path
+) -> None:
+    save(ann, vm("router", disk))
+    stored = everything(ann)
+    packs = [name for name in stored if "/packs/" in name]
+    liar = Place("liar", Faulty(stored, wrong=packs))
+    cut = Place("cut", Faulty(stored, error=PeerError("cut off"), good=4))
+    part = Place("part", Faulty({name: data for name, data in stored.items() if name != packs[0]}))
+    outcome = restore(bob, tmp_path / "to", liar, cut, part, place(ann, near=3))
+    assert images.same_content(only(outcome), disk)
+    assert set(liar.wrong) <= set(packs)
+
+
+def test_when_a_pack_is_nowhere_the_vm_is_refused(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
+    save(ann, vm("router", disk))
+    for stored in list(objects(ann).list("")):
+        if "/packs/" in stored.name and stored.size > MIB:
+            objects(ann).delete(stored.name)
+    outcome = restore(bob, tmp_path / "to", place(ann))
+    assert [refusal.name for refusal in outcome.refusals] == ["router"] and not outcome.restored
+    assert not (tmp_path / "to" / "router.qcow2").exists()
+
+
+@pytest.mark.holds("R6")
+@pytest.mark.red_without("R6", "a pull takes whatever has the name for the object")
+def test_a_rotten_vault_is_mended_by_another(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
+    save(ann, vm("router", disk))
+    only(restore(bob, tmp_path / "first", place(ann)))
+    for stored in list(objects(bob).list("")):
+        path = bob.home.vault / stored.name
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    outcome = restore(bob, tmp_path / "second", place(ann))
+    assert images.same_content(only(outcome), disk)
+
+
+def test_the_head_of_the_restoring_node_is_its_own(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
+    """A restore adds no head: what it pulled may be a part."""
+    save(ann, vm("router", disk))
+    restore(bob, tmp_path / "to", place(ann))
+    assert vault(bob).heads() == {}
+
+
+# -- what is in the way --------------------------------------------------------------------------------
+
+
+@pytest.mark.holds("R5")
+@pytest.mark.red_without("R5", "a restore replaces the file that has the name of a disk")
+def test_what_is_in_the_way_is_left_alone(ann: Node, disk: Path, tmp_path: Path) -> None:
+    variables = tmp_path / "vars"
+    variables.write_bytes(b"saved")
+    save(ann, vm("router", disk, companions=[(variables, "vars.fd")]))
+    before = images.content(disk)
+    write(disk, "later", 64 * KIB)
+    later = disk.read_bytes()
+    with pytest.raises(WouldDestroyError):
+        restore(ann, disk.parent)
+    assert disk.read_bytes() == later
+    to = mkdir(tmp_path / "to")
+    (to / "vars.fd").write_bytes(b"mine")
+    with pytest.raises(WouldDestroyError):
+        restore(ann, to)
+    assert (to / "vars.fd").read_bytes() == b"mine"
+    assert images.content(only(restore(ann, tmp_path / "empty"))) == before
+
+
+# -- whom it is for ------------------------------------------------------------------------------------
+
+
+@pytest.mark.holds("D2")
+def test_a_team_of_the_same_name_made_anew_reads_nothing(ann: Node, disk: Path, tmp_path: Path) -> None:
+    save(ann, vm("router", disk))
+    stored = everything(ann)
+    other = replace(ann.teams["red"], key=bytes(20))
+    with member(tmp_path / "x", "xavier", other) as xavier:
+        with pytest.raises(NotFoundError):
+            restore(xavier, tmp_path / "to", place(ann))
+    plain = (b"router", b"debian", b"ann", noise("overlay", MIB)[:32], noise("master", MIB)[:32])
+    for name, data in stored.items():
+        assert not [word for word in plain if word in data and word != b"ann"], name
+
+
+@pytest.mark.holds("N1")
+@pytest.mark.red_without("N1", "a unit from a vault is not compared with its digest")
+def test_an_index_of_a_member_that_lies(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
+    """Every unit of the disk is in its vault, with other bytes: nothing of it gets into the image."""
+    save(ann, vm("router", disk))
+    contents = vault(ann).contents
+    contents.learn()
+    real = type(contents).record
+
+    def wrong(self, pack, place):
+        data = real(self, pack, place)
+        return bytes(reversed(data)) if len(data) >= 128 * KIB else data
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(contents), "record", wrong)
+        with pytest.raises(OverlaysyncError):
+            only(restore(bob, tmp_path / "to", place(ann)))
+    assert not (tmp_path / "to" / "router.qcow2").exists()
+    assert not isinstance(VerificationError("x"), NotFoundError) and Kind.PACK == "packs"
+    assert images.same_content(only(restore(bob, tmp_path / "to", place(ann))), disk)
