@@ -47,7 +47,7 @@ from overlaysync.ops.adopt import (
 from overlaysync.ops.assemble import check_free
 from overlaysync.ops.audience import stem
 from overlaysync.ops.backing import mark_meant
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.publish import image_path
 
 FIND_S = 5.0
@@ -217,7 +217,7 @@ class _Adopting:
 
         assert isinstance(only, Known)
         if not self.accept_master:
-            self.node.library.check_as_published(only)
+            self.node.library.masters.check_as_published(only)
         made = self._write(stray, read_over(self.node.library, stray, only), name, None)
         against = refusal.why if isinstance(refusal, ElsewhereError) else ""
         text = note_unverified(self.node.library, made, against, at=timestamp())

@@ -19,7 +19,7 @@ from overlaysync.node.observer import Observer
 from overlaysync.ops.adopt import Claim, Claims, Proof, Stray, candidates, on_its_master, prove, unproven
 from overlaysync.ops.bases import find_base
 from overlaysync.ops.folders import image_files
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.name_policy import Choice, Reason
 from overlaysync.ops.plan import Step, plan_master
 from overlaysync.units import format_size

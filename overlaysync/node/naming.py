@@ -15,8 +15,9 @@ from overlaysync.node.gathering import Wishes
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
 from overlaysync.ops.audience import stem
+from overlaysync.ops.expected import published_contents
 from overlaysync.ops.folders import Found
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.naming import Candidate, assign_names
 
 
@@ -106,5 +107,5 @@ class Naming:
             if held.path not in images
             and (self.team is None or held.team == self.team)
             and os.path.exists(held.path)
-            and not contents & self.node.library.published_contents(held.path)
+            and not contents & published_contents(self.node.catalog, held.path)
         }

@@ -11,7 +11,7 @@ from overlaysync.formats.locks import hold_read_lock, in_use_for_writing
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.node.gathering import fingerprint_at
 from overlaysync.node.node import Node
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.offer import ImageOffer
 from overlaysync.ops.versions import past_envelopes
 from overlaysync.trust.envelope import Manifest

@@ -12,7 +12,7 @@ from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
 from overlaysync.ops.again import Again, ShareAgain
 from overlaysync.ops.audience import stem
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.packing import grows, packing_of
 from overlaysync.ops.trust_messages import two_sides, who

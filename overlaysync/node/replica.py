@@ -22,7 +22,7 @@ from overlaysync.node.offered import OfferedImages
 from overlaysync.node.sharing import Share
 from overlaysync.node.used import is_written
 from overlaysync.ops.bases import lies_in
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.matching import fits_name
 from overlaysync.ops.present import Present, files_meant
 from overlaysync.store.manifests import ManifestRow

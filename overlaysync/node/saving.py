@@ -11,7 +11,7 @@ from typing import cast
 from overlaysync.formats.chain import Chain
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.recovery.files import read_companion
 from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
 from overlaysync.ops.recovery.lock import only_writer

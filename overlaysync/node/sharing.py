@@ -26,7 +26,7 @@ from overlaysync.node.remarks import Remarks
 from overlaysync.node.used import Used, UsedFiles, is_written
 from overlaysync.ops.folders import Found
 from overlaysync.ops.in_use import InUse
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.offer import Offer
 from overlaysync.ops.versions import past_envelopes
 from overlaysync.swarm.members import Swarms

@@ -30,8 +30,12 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.bases import find_base
+from overlaysync.ops.doubts import is_before
+from overlaysync.ops.expected import published_contents
 from overlaysync.ops.hashing import Progress, hash_layer
-from overlaysync.ops.library import Known, Library, PageKeeper, is_before, vouched_by
+from overlaysync.ops.known import Known
+from overlaysync.ops.library import Library, vouched_by
+from overlaysync.ops.page_keeper import PageKeeper
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.trust_messages import who
 from overlaysync.store.doubts import Doubt
@@ -396,7 +400,7 @@ def note_history(library: Library, stray: Stray, made: Known, proof: Proof, *, a
     held = catalog.held.at(stray.path)
     manifest = proof.claim.manifest if proof.claim else None
     if held:
-        unchanged = made.content.id in library.published_contents(stray.path)
+        unchanged = made.content.id in published_contents(library.catalog, stray.path)
         # Where it was written to since, the note stays that of the file as it was: what differs is work.
         catalog.held.hold(replace(held, path=made.path, file=made.files[0] if unchanged else held.file))
     elif manifest and manifest.header.content_id == made.content.id:
