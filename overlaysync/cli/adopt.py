@@ -34,21 +34,14 @@ from overlaysync.node.fetch_session import fetching
 from overlaysync.node.fetch_types import Options
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now, timestamp
-from overlaysync.ops.adopt import (
-    ElsewhereError,
-    Proof,
-    Stray,
-    already_stands,
-    note_history,
-    note_unverified,
-    read_over,
-    settle,
-)
+from overlaysync.ops.adopt import Proof, already_stands, note_history, note_unverified, read_over, settle
+from overlaysync.ops.adopt_messages import ElsewhereError
 from overlaysync.ops.assemble import check_free
 from overlaysync.ops.audience import stem
 from overlaysync.ops.backing import mark_meant
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.publish import image_path
+from overlaysync.ops.strays import Stray
 
 FIND_S = 5.0
 
@@ -217,7 +210,7 @@ class _Adopting:
 
         assert isinstance(only, Known)
         if not self.accept_master:
-            self.node.library.check_as_published(only)
+            self.node.library.masters.check_as_published(only)
         made = self._write(stray, read_over(self.node.library, stray, only), name, None)
         against = refusal.why if isinstance(refusal, ElsewhereError) else ""
         text = note_unverified(self.node.library, made, against, at=timestamp())

@@ -20,7 +20,7 @@ from overlaysync.net.messages import Address, parse_peer
 from overlaysync.node.node import Node
 from overlaysync.ops.again import Again
 from overlaysync.ops.audience import stem
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.name_policy import Versions
 from overlaysync.ops.timeline import is_fork

@@ -33,7 +33,7 @@ from overlaysync.model.digest import as_digests, hash_units
 from overlaysync.model.pages import PageListBuilder
 from overlaysync.node.node import Node, now
 from overlaysync.ops.assemble import Assembly, target_for
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.store.target import entry_at

@@ -14,12 +14,13 @@ from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.adoption import Adoption
 from overlaysync.node.node import Node, now
 from overlaysync.node.used import is_written
-from overlaysync.ops.adopt import Stray, look
 from overlaysync.ops.audience import stem
 from overlaysync.ops.in_use import Usage
-from overlaysync.ops.library import Known, is_as_hashed, is_read_only, vouched_by
+from overlaysync.ops.known import Known, is_as_hashed, is_read_only
+from overlaysync.ops.library import vouched_by
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.present import Present, file_meant, files_meant
+from overlaysync.ops.strays import Stray, look
 from overlaysync.trust.envelope import Manifest, open_envelope
 
 
@@ -78,10 +79,10 @@ def master_here(node: Node, output: Output, text: str, *, accept: bool) -> Known
         # The file of that name was written to: that is the news, with what it held and what it holds.
         known = examine(node, output, _one(node, text, unchanged=False, copies=True), accept_master=accept)
         if not accept:
-            node.library.check_as_published(known)
+            node.library.masters.check_as_published(known)
             raise
     if not accept:
-        node.library.check_as_published(known)
+        node.library.masters.check_as_published(known)
     return known
 
 

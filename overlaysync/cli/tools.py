@@ -18,7 +18,7 @@ from overlaysync.formats.recognition import ending_of, looks_like_image
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
 from overlaysync.node.node import Node
-from overlaysync.ops.library import is_as_hashed
+from overlaysync.ops.known import is_as_hashed
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.tree import Entry, EntryKind, Tree, build_tree
 from overlaysync.ops.tree_drawing import SVG_START, draw_svg, draw_text

@@ -16,12 +16,15 @@ from overlaysync.model.digest import short_id
 from overlaysync.model.reference import Reference
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
-from overlaysync.ops.adopt import Claim, Claims, Proof, Stray, candidates, on_its_master, prove, unproven
+from overlaysync.ops.adopt import Proof, candidates, on_its_master, prove
+from overlaysync.ops.adopt_messages import unproven
 from overlaysync.ops.bases import find_base
+from overlaysync.ops.claims import Claim, Claims
 from overlaysync.ops.folders import image_files
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.name_policy import Choice, Reason
 from overlaysync.ops.plan import Step, plan_master
+from overlaysync.ops.strays import Stray
 from overlaysync.units import format_size
 
 if TYPE_CHECKING:  # what is here is adopted without the network's modules, which are slow to import

@@ -10,7 +10,7 @@ from overlaysync.node.download import TransferStats
 from overlaysync.ops.again import Again
 from overlaysync.ops.collecting import excluded
 from overlaysync.ops.filling import Filler
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.name_policy import Choice
 from overlaysync.ops.replacement import Rules, Verdict
 from overlaysync.ops.versions import State

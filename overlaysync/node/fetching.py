@@ -31,7 +31,7 @@ from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.again import Again
 from overlaysync.ops.bases import find_base, path_below
 from overlaysync.ops.in_use import no_holder
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.master_place import Wish, place_of_master
 from overlaysync.ops.matching import Listing, fits_name
 from overlaysync.ops.name_policy import Choice, Reason, believable, choose, choose_all, new_pin, remark

@@ -21,7 +21,7 @@ from overlaysync.ops.again import ShareAgain
 from overlaysync.ops.backing import check_meant
 from overlaysync.ops.collecting import Rules, collect, images_below, links_in
 from overlaysync.ops.folders import Folder, Found
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.store.files import translate
 
 

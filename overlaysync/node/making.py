@@ -28,10 +28,11 @@ from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.assemble import Assembly, discard_part, target_for
 from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.hashing import combine
-from overlaysync.ops.library import Known, PageKeeper
+from overlaysync.ops.known import Known
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.packing import Packing
+from overlaysync.ops.page_keeper import PageKeeper
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Verdict, check_still
 from overlaysync.ops.versions import past_envelopes

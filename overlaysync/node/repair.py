@@ -20,7 +20,7 @@ from overlaysync.node.reshare import PartialSeeder
 from overlaysync.node.session import looking
 from overlaysync.ops.again import Again
 from overlaysync.ops.bases import path_below
-from overlaysync.ops.library import Known, is_read_only
+from overlaysync.ops.known import Known, is_read_only
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.packing import packing_of
 from overlaysync.ops.plan import Step

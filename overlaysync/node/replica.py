@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from overlaysync.errors import NotFoundError, OverlaysyncError
-from overlaysync.formats.chain import Chain
 from overlaysync.model.reference import Reference
 from overlaysync.node.node import now
-from overlaysync.node.sharing import Share, change_of
+from overlaysync.node.offered import OfferedImages
+from overlaysync.node.sharing import Share
 from overlaysync.node.used import is_written
 from overlaysync.ops.bases import lies_in
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.matching import fits_name
 from overlaysync.ops.present import Present, files_meant
 from overlaysync.store.manifests import ManifestRow
@@ -44,6 +44,10 @@ class Replica(Share):
     _waiting: deque[tuple[Known, frozenset[bytes] | None]] = field(default_factory=deque)
     _refreshing: threading.Lock = field(default_factory=threading.Lock)
     _told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        super(Replica, self).__post_init__()
+        self._offered = OfferedImages(self.node, locks=False)
 
     def add(self, image: Known, versions: Iterable[bytes] | None = None) -> None:
         """Serve an image, with what it stands on, from the next refresh on; may be called from any thread.
@@ -73,7 +77,7 @@ class Replica(Share):
             rows = {row.id: row for other, rows in found if other.path == file.path for row in rows}
             if file.changed:
                 self._tell_written(file, next(iter(rows.values())), refused)
-            elif not rows.keys() & self._shared.keys():
+            elif not rows.keys() & self._offered.shared.keys():
                 with suppress(OverlaysyncError, OSError):  # in use by a VM, say
                     self.add(self.node.library.examine(file.path, now=now()), rows)
 
@@ -108,11 +112,8 @@ class Replica(Share):
             return self._refresh()
 
     def _refresh(self) -> bool:
-        changes, before = self._changes, set(self._shared)
-        for manifest_id, offer in list(self._offers.items()):
-            why = self._rot(offer.path)
-            if why or not offer.unchanged():
-                self._withdraw(manifest_id, why or change_of(offer.path))
+        changes, before = self._changes, set(self._offered.shared)
+        self._withdraw_changed()
         while self._waiting:
             top, versions = self._waiting.popleft()
             manifest = self._version(top, versions)
@@ -123,7 +124,7 @@ class Replica(Share):
                 self._offer_version(image, version, asked=image is top)
         self._changes += self._used.keep(is_written)
         if self.tells:
-            self._tell_new(set(self._shared) - before)
+            self._tell_new(before)
         return self._changes != changes
 
     def _tell_withdrawn(self, name: str, why: str) -> None:
@@ -158,6 +159,3 @@ class Replica(Share):
         rows = [*held, *catalog.manifests.matching(content=image.content.id)]
         found = [open_envelope(row.envelope) for row in rows if row.content == image.content.id]
         return [manifest for manifest in found if manifest.belongs(self.node.teams)]
-
-    def _keep_unwritten(self, chain: Chain, image: Known) -> None:
-        pass

@@ -12,7 +12,7 @@ from overlaysync.formats.chain import Chain
 from overlaysync.model.names import printable
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.recovery.files import read_companion
 from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
 from overlaysync.ops.recovery.lock import only_writer

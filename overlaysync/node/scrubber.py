@@ -17,7 +17,8 @@ from contextlib import asynccontextmanager, suppress
 
 from overlaysync.errors import InUseError, OverlaysyncError, StoppedError
 from overlaysync.node.node import now
-from overlaysync.node.sharing import Share, Shared
+from overlaysync.node.offered import Shared
+from overlaysync.node.sharing import Share
 from overlaysync.ops.offer import ImageOffer
 from overlaysync.ops.scrub import Finding, recheck
 from overlaysync.units import MIB

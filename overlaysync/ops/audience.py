@@ -16,7 +16,7 @@ from overlaysync.formats.recognition import ending_of
 from overlaysync.model.names import name_from
 from overlaysync.ops.again import PUBLIC, ShareAgain
 from overlaysync.ops.kinship import kin
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.held import MAX_HELD, Held
 from overlaysync.store.manifests import ManifestRow

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from overlaysync.errors import NotAllowedError
 from overlaysync.formats.image import Format
 from overlaysync.ops.again import ShareAgain
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.store.catalog import Catalog
 
 

@@ -15,7 +15,8 @@ from contextlib import suppress
 from overlaysync.errors import OverlaysyncError
 from overlaysync.formats.image import Format
 from overlaysync.ops.folders import images_in
-from overlaysync.ops.library import Known, Library, is_read_only
+from overlaysync.ops.known import Known, is_read_only
+from overlaysync.ops.library import Library
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.images import ImageRow
 from overlaysync.store.media import may_go

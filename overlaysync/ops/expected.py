@@ -167,3 +167,10 @@ def _fingerprint(path: str) -> Fingerprint | None:
 
 def _date(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def published_contents(catalog: Catalog, path: str) -> set[bytes]:
+    """Return the contents and disks that the file at a real path held when last fetched or published."""
+    held = catalog.held.at(path)
+    rows = map(catalog.manifests.find, held.manifests if held else ())
+    return {id for row in rows if row for id in (row.content, row.result) if id}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Kind, equal_rows, kinds_of
 from overlaysync.model.pages import PageList
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import open_envelope

@@ -9,72 +9,34 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from overlaysync.errors import BaseImageError, ImageError, InUseError, OverlaysyncError
 from overlaysync.formats.chain import Chain, is_own
 from overlaysync.formats.files import leads_to
-from overlaysync.formats.image import Format, Geometry, Image
+from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock
 from overlaysync.formats.recognition import Vouched
-from overlaysync.model.digest import Kind, format_id, short_id
 from overlaysync.model.fingerprint import Fingerprint
-from overlaysync.model.names import one_field
 from overlaysync.model.pages import LoadPage, PageList
-from overlaysync.ops.expected import Basis, Expected, expected_at, pledged_at
+from overlaysync.ops.doubts import doubt_about, spread_doubt
+from overlaysync.ops.expected import Expected, expected_at
 from overlaysync.ops.hashing import Progress, combine, hash_disk, hash_layer
+from overlaysync.ops.known import Known
 from overlaysync.ops.local import LocalSource
+from overlaysync.ops.masters import Masters
+from overlaysync.ops.page_keeper import PageKeeper
 from overlaysync.store.catalog import Catalog
-from overlaysync.store.doubts import Doubt
 from overlaysync.store.images import ImageRow
-
-_KEEP_PAGES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """An image whose content is known.
-
-    Attributes:
-        path: real path.
-        geometry: of the file.
-        disk: digests of what the guest sees.
-        layer: digests of what an overlay adds; None for a master.
-        parent: the image below, None for a master.
-        files: fingerprints of the image and all below it, as they were when it was examined.
-        notes: what a rebuilt image would not carry over, and what was noted of the file here.
-        base: path of the image that an overlay was read over, where that is not the one its header names.
-    """
-
-    path: str
-    geometry: Geometry
-    disk: PageList
-    layer: PageList | None
-    parent: Known | None
-    files: tuple[Fingerprint, ...] = ()
-    notes: tuple[str, ...] = ()
-    base: str | None = None
-
-    @property
-    def content(self) -> PageList:
-        """What a manifest of this image describes."""
-        return self.layer or self.disk
-
-    @property
-    def lineage(self) -> Iterator[Known]:
-        """This image and those below it, top first."""
-        image: Known | None = self
-        while image is not None:
-            yield image
-            image = image.parent
 
 
 class Library:
-    """Images of this machine, looked at through ``catalog``."""
+    """Images of this machine, looked at through ``catalog``; ``masters`` judges what overlays stand on."""
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self.load_page: LoadPage = catalog.pages.load_page
+        self.masters = Masters(catalog, self.holders)
         self._vouched = vouched_by(catalog)
 
     def open(
@@ -165,27 +127,6 @@ class Library:
         """Return what the file at ``path`` must hold; None when nothing is known of it."""
         return expected_at(self.catalog, os.path.realpath(path))
 
-    def check_as_published(self, known: Known) -> None:
-        """Refuse to put anything on a master that is not what it was published as, or made with.
-
-        Raises:
-            BaseImageError: it holds something else.
-        """
-        expected = self.expected(known.path)
-        if expected is None or expected.basis is Basis.READ:
-            return
-        if expected.ids & {known.content.id, known.disk.id}:
-            return
-        same = next((row.path for row in self.holders(expected.disk) if row.path != known.path), None)
-        here = f"{same} still has the original disk; " if same else ""
-        raise BaseImageError(
-            f"{known.path} is not {expected.words}",
-            why=f"it was {format_id(expected.content)}, and now holds {format_id(known.content.id)}",
-            hint=f"{here}to heal it: overlaysync verify --repair '{known.path}'; "
-            f"if it was changed on purpose: overlaysync share '{known.path}', as a new version, "
-            "or the same command with --accept-master",
-        )
-
     def examine_over(
         self,
         path: str | os.PathLike[str],
@@ -216,12 +157,6 @@ class Library:
                     hint="start again when nothing writes to it",
                 )
             return replace(self.hash_chain(chain, base, progress, layer), base=base.path)
-
-    def published_contents(self, path: str) -> set[bytes]:
-        """Return the contents and disks that the file at a real path held when last fetched or published."""
-        held = self.catalog.held.at(path)
-        rows = map(self.catalog.manifests.find, held.manifests if held else ())
-        return {id for row in rows if row for id in (row.content, row.result) if id}
 
     def known(self, path: str | os.PathLike[str]) -> ImageRow | None:
         """Return the catalog's row of ``path`` if it still fits the files, without hashing anything."""
@@ -306,7 +241,7 @@ class Library:
         below = chain.parent()
         parent = self._examine(below, now, progress, fresh, accept_master) if below else None
         if parent is not None and not accept_master:
-            self.check_master(chain, parent)
+            self.masters.check_below(chain, parent)
         known = None if fresh else self.cached(chain, parent)
         if known is None:
             known = self.hash_chain(chain, parent, progress)
@@ -315,64 +250,6 @@ class Library:
         elif progress:
             progress(chain.virtual_size)
         return known
-
-    def check_master(self, chain: Chain, parent: Known) -> None:
-        """Refuse a master with other content than the overlay was made on: a guest would see a mixture.
-
-        What the overlay was made on is known once it was fetched, published, made or hashed here. Of one that
-        is new here, the master must be as it was fetched, published or made.
-
-        Raises:
-            BaseImageError: it is another.
-        """
-        row = self._row_of(chain)
-        if row is not None and row.parent:
-            wanted, ids = row.parent, {row.parent}
-        else:
-            expected = pledged_at(self.catalog, parent.path)
-            if expected is None:
-                return
-            wanted, ids = expected.content, expected.ids
-        if not {parent.disk.id, parent.content.id} & ids:
-            raise self.other_master(chain.top.real_path, parent, wanted, empty=is_blank(chain.top))
-
-    def _row_of(self, chain: Chain) -> ImageRow | None:
-        """Return what is known of the top file, written to or not.
-
-        Or of the file that was moved here as it was.
-        """
-        file = chain.fingerprints()[0]
-        row = self.catalog.images.at(chain.top.real_path)
-        if row is not None and row.fingerprint[:2] == file[:2]:
-            return row
-        # A moved file keeps the time of its last write; only its inode's number may be another file's by now.
-        return next((row for row in self.catalog.images.all() if row.fingerprint[:4] == file[:4]), None)
-
-    def other_master(self, path: str, parent: Known, wanted: bytes, *, empty: bool = False) -> BaseImageError:
-        """Return the error for an overlay whose master has other content; says where the right one is.
-
-        One that is ``empty`` fits any master, so that the right one must be named.
-        """
-        here = next((row.path for row in self.holders(wanted) if row.path != parent.path), None)
-        manifests = self.catalog.manifests.matching(content=wanted)
-        called = f" ({manifests[0].title}, by {one_field(manifests[0].label)})" if manifests else ""
-        # Another version that was put there is no damage: healing would put the older one in its place.
-        another = self.catalog.manifests.matching(content=parent.content.id)
-        if not here and not another and wanted in self.published_contents(parent.path):
-            hint = f"overlaysync verify --repair '{parent.path}'"
-        else:
-            where = f"its master is here as {here}" if here else "its master will be fetched"
-            named = f" --master '{here or short_id(wanted)}'" if empty else ""
-            hint = f"overlaysync adopt '{path}'{named} ({where})"
-        mixed = "what the guest sees would be a mixture of both"
-        if empty:
-            mixed = "nothing is in the overlay itself; after a qemu-img commit its work is in that file"
-        return BaseImageError(
-            f"{path} does not stand on its master any more",
-            why=f"it was made on {format_id(wanted)}{called}, and {parent.path} now holds "
-            f"{format_id(parent.disk.id)}: {mixed}",
-            hint=f"{hint}; or, if the master was changed on purpose: the same command with --accept-master",
-        )
 
     def cached(self, chain: Chain, parent: Known | None) -> Known | None:
         """Return what is known of the top image, if its file and what it stands on are the same.
@@ -426,31 +303,10 @@ class Library:
         path, geometry = chain.top.real_path, chain.top.geometry
         return Known(path, geometry, disk, layer, parent, before, self._notes(chain, layer or disk))
 
-    def doubt_about(self, path: str, file: Fingerprint, content: bytes) -> Doubt | None:
-        """Return what was noted of a file, or of its content elsewhere, for want of a proof.
-
-        A guess that was published is still a guess: only a version from before it counts against that.
-        """
-        doubt = self.catalog.doubts.about(path, file)
-        if doubt is not None:
-            return doubt
-        doubt = self.catalog.doubts.by_content().get(content)
-        if doubt is None or any(
-            is_before(row.created, doubt) for row in self.catalog.manifests.matching(content=content)
-        ):
-            return None
-        return doubt
-
     def _notes(self, chain: Chain, content: PageList) -> tuple[str, ...]:
         """Return the remarks on the top image, by its header and by a note of this file or its content."""
-        noted = self.doubt_about(chain.top.real_path, chain.fingerprints()[0], content.id)
+        noted = doubt_about(self.catalog, chain.top.real_path, chain.fingerprints()[0], content.id)
         return (*chain.top.notes, noted.text) if noted else chain.top.notes
-
-    def _spread_doubt(self, path: str, file: Fingerprint, content: bytes) -> None:
-        """Carry the doubt about a file over to what a guest has made of it since."""
-        doubt = self.catalog.doubts.about(path, file)
-        if doubt is not None and (doubt.path, doubt.file, doubt.content) != (path, file, content):
-            self.catalog.doubts.note(replace(doubt, path=path, file=file, content=content))
 
     def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:
         self.catalog.pages.keep_list(disk)
@@ -467,7 +323,7 @@ class Library:
             verified_at=now,
         )
         self.catalog.images.remember(row)
-        self._spread_doubt(row.path, row.fingerprint, row.layer or row.disk)
+        spread_doubt(self.catalog, row.path, row.fingerprint, row.layer or row.disk)
         return row
 
 
@@ -494,45 +350,3 @@ def vouched_by(catalog: Catalog) -> Vouched:
         return row is not None and row.format == format
 
     return vouched
-
-
-class PageKeeper:
-    """Keeps pages in the catalog, many to a transaction."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._pages: dict[bytes, bytes] = {}
-
-    def keep(self, digest: bytes, body: bytes) -> None:
-        self._pages[digest] = body
-        if len(self._pages) >= _KEEP_PAGES:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._pages:
-            self._catalog.pages.keep_pages(self._pages)
-            self._pages = {}
-
-
-def is_before(created: str, doubt: Doubt) -> bool:
-    """Return whether a version was made (ISO 8601 UTC) before a content was guessed: then it may prove it."""
-    return created < doubt.at
-
-
-def is_blank(image: Image) -> bool:
-    """Return whether nothing is written to the image itself."""
-    extents = image.extents(0, image.virtual_size)
-    return all(extent.kind is Kind.UNALLOCATED for extent in extents)
-
-
-def is_as_hashed(row: ImageRow) -> bool:
-    """Return whether the file itself is as it was hashed, whatever became of its master."""
-    try:
-        return Fingerprint.of(os.stat(row.path)) == row.fingerprint
-    except OSError:
-        return False
-
-
-def is_read_only(path: str) -> bool:
-    """Whether nobody has permission to write to the file."""
-    return not os.stat(path).st_mode & 0o222

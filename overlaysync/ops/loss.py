@@ -19,7 +19,8 @@ from overlaysync.model.datamap import DataMap
 from overlaysync.model.history import History
 from overlaysync.model.names import one_field
 from overlaysync.ops.hashing import Progress
-from overlaysync.ops.library import Known, Library, is_blank
+from overlaysync.ops.known import Known, is_blank
+from overlaysync.ops.library import Library
 from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.verify import Verdict
 from overlaysync.store.manifests import ManifestRow

@@ -32,9 +32,12 @@ from overlaysync.model.digest import (
 from overlaysync.model.pages import PageList, PageListBuilder
 from overlaysync.ops.assemble import Assembly, target_for
 from overlaysync.ops.audience import sources_of
+from overlaysync.ops.doubts import doubt_about
 from overlaysync.ops.hashing import Progress, combine
-from overlaysync.ops.library import Known, Library, PageKeeper, is_read_only
+from overlaysync.ops.known import Known, is_read_only
+from overlaysync.ops.library import Library
 from overlaysync.ops.local import LocalCopier, LocalSource
+from overlaysync.ops.page_keeper import PageKeeper
 from overlaysync.ops.publish import rebuilt_cluster_size
 from overlaysync.store.files import make_directory
 from overlaysync.store.made import Made
@@ -177,7 +180,7 @@ class Maker:
     def _pass_doubt(self, source: Known, made: Known) -> Known:
         """Note that nothing proves what was made of an image of which nothing proves what it is."""
         library = self._library
-        doubt = library.doubt_about(source.path, source.files[0], source.content.id)
+        doubt = doubt_about(library.catalog, source.path, source.files[0], source.content.id)
         if doubt is None:
             return made
         text = doubt.text if doubt.text.startswith(_MADE_OF) else f"{_MADE_OF}{source.path}: {doubt.text}"

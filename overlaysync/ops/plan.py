@@ -13,7 +13,7 @@ from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
 from overlaysync.ops.again import Again
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.packing import Packing, packing_of
 from overlaysync.ops.publish import image_path

@@ -17,7 +17,8 @@ from overlaysync.model.digest import short_id
 from overlaysync.model.history import History
 from overlaysync.model.reference import Reference
 from overlaysync.ops.audience import stem
-from overlaysync.ops.library import Library, is_read_only
+from overlaysync.ops.known import is_read_only
+from overlaysync.ops.library import Library
 from overlaysync.ops.matching import fits_name
 from overlaysync.store.images import ImageRow
 from overlaysync.store.manifests import ManifestRow

@@ -20,7 +20,8 @@ from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.model.pin import Pin
 from overlaysync.ops.again import PUBLIC, ShareAgain
 from overlaysync.ops.audience import Audiences, Origin, stem
-from overlaysync.ops.library import Known, Library
+from overlaysync.ops.known import Known
+from overlaysync.ops.library import Library
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.held import Held
 from overlaysync.store.manifests import ManifestRow

@@ -17,7 +17,8 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import one_field
 from overlaysync.ops.again import Again
 from overlaysync.ops.discard import check_unneeded
-from overlaysync.ops.library import Known, Library
+from overlaysync.ops.known import Known
+from overlaysync.ops.library import Library
 from overlaysync.ops.loss import would_be_lost
 from overlaysync.ops.trust_messages import age, who
 from overlaysync.ops.versions import Standing, State, compare

@@ -15,7 +15,8 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.expected import Basis, Expected
 from overlaysync.ops.hashing import Progress
-from overlaysync.ops.library import Known, Library
+from overlaysync.ops.known import Known
+from overlaysync.ops.library import Library
 from overlaysync.ops.versions import hold_again
 from overlaysync.store.images import ImageRow
 from overlaysync.store.target import Entry, entry_at

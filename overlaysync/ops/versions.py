@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from overlaysync.model.history import History
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.publish import manifest_row
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.held import MAX_HELD

@@ -11,7 +11,7 @@ import pytest
 from overlaysync.model.reference import parse_reference
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.replica import Replica
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.publish import Publisher
 from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK, MIB

@@ -14,8 +14,9 @@ import pytest
 
 from overlaysync.node import scrubber
 from overlaysync.node.node import Node, now
+from overlaysync.node.offered import Shared
 from overlaysync.node.scrubber import Scrubber, rechecked
-from overlaysync.node.sharing import Share, Shared
+from overlaysync.node.sharing import Share
 from overlaysync.ops.offer import ImageOffer
 from overlaysync.ops.scrub import recheck
 from overlaysync.store.images import ImageRow

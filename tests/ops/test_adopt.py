@@ -17,24 +17,21 @@ import pytest
 from overlaysync.errors import BaseImageError, InUseError, UsageError, WouldDestroyError
 from overlaysync.model.pin import Pin
 from overlaysync.ops.adopt import (
-    Claim,
-    Claims,
-    Grade,
     Proof,
-    Stray,
     already_stands,
     candidates,
-    look,
     note_history,
     note_unverified,
     on_its_master,
     prove,
     read_over,
-    unproven,
 )
+from overlaysync.ops.adopt_messages import unproven
+from overlaysync.ops.claims import Claim, Claims, Grade
 from overlaysync.ops.discard import check_discardable, discard
 from overlaysync.ops.expected import Basis
 from overlaysync.ops.publish import Publisher, keep_manifest
+from overlaysync.ops.strays import Stray, look
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import load_or_make

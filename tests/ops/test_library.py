@@ -13,7 +13,7 @@ from overlaysync.model.digest import format_id
 from overlaysync.ops import library as library_module
 from overlaysync.ops.folders import image_files
 from overlaysync.ops.hashing import hash_disk
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.publish import Publisher
 from overlaysync.ops.scrub import recheck
 from overlaysync.ops.verify import verify
@@ -262,11 +262,11 @@ def test_nothing_is_put_on_a_master_that_is_not_as_published(
         master = world.images / "made.raw"
         was = world.promote(vm, master)
         master.chmod(0o644)
-    world.library.check_as_published(was)
+    world.library.masters.check_as_published(was)
     change(master, how)
     for _ in range(2):
         with pytest.raises(BaseImageError) as caught:
-            world.library.check_as_published(world.known(master))
+            world.library.masters.check_as_published(world.known(master))
         assert format_id(was.disk.id) in str(caught.value)
         assert format_id(world.known(master).disk.id) in str(caught.value)
         assert "--repair" in caught.value.hint and "--accept-master" in caught.value.hint
@@ -288,7 +288,7 @@ def test_an_overlay_below_another_can_be_healed_and_that_is_said(world: World, m
 def test_a_master_of_which_nothing_is_known_may_be_stood_on(world: World, master: Path) -> None:
     world.known(master)
     patch(master, 0, b"new")
-    world.library.check_as_published(world.known(master))
+    world.library.masters.check_as_published(world.known(master))
 
 
 def test_a_format_named_for_the_file_counts(world: World) -> None:

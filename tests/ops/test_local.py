@@ -14,7 +14,7 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.ops import local
 from overlaysync.ops.assemble import Assembly, target_for
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.units import CHUNK, MIB, PAGE_UNITS
 from tests.images import Op, apply, content, convert, create, draw, patch

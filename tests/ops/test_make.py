@@ -22,7 +22,7 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.ops.audience import stem
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.make import backing_name
 from overlaysync.ops.publish import Publisher, image_path
 from overlaysync.store.manifests import ManifestRow

@@ -17,7 +17,7 @@ from overlaysync.formats.qcow2_packed import PackedImage
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Kind
 from overlaysync.ops.assemble import Assembly, target_for
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.packing import Packing
 from overlaysync.units import CHUNK, GIB, KIB, MIB

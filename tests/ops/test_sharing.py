@@ -14,7 +14,7 @@ from overlaysync.formats.image import Format
 from overlaysync.model.pages import PageList
 from overlaysync.ops import assemble, local
 from overlaysync.ops.assemble import Assembly, target_for
-from overlaysync.ops.library import Known
+from overlaysync.ops.known import Known
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.store.partial import PartFile
 from overlaysync.units import CHUNK, KIB, MIB

@@ -11,7 +11,8 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.formats.recognition import always
 from overlaysync.model.digest import Kind
-from overlaysync.ops.library import Known, Library
+from overlaysync.ops.known import Known
+from overlaysync.ops.library import Library
 from overlaysync.ops.make import Maker
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home

@@ -14,7 +14,8 @@ from overlaysync.model.manifest import manifest_id
 from overlaysync.model.pages import PageList, page_digest
 from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.hashing import Progress, in_order
-from overlaysync.ops.library import Library, PageKeeper
+from overlaysync.ops.library import Library
+from overlaysync.ops.page_keeper import PageKeeper
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.vault.contents import Contents
 from overlaysync.vault.index import Spot

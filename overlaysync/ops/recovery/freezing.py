@@ -17,7 +17,8 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.ops.hashing import Progress
-from overlaysync.ops.library import Known, Library
+from overlaysync.ops.known import Known
+from overlaysync.ops.library import Library
 from overlaysync.store.freezing import freeze
 
 
@@ -105,7 +106,7 @@ def _frozen(
     if parent is not None:
         if files[1:] != parent.files:
             raise _written(parent.path)
-        library.check_master(chain, parent)
+        library.masters.check_below(chain, parent)
     known = library.cached(chain, parent)
     format = chain.top.geometry.format
     return _Copy(path, format, parent, known, files, freeze(chain.top.fd, scratch, progress))
