@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from overlaysync.errors import DecodeError
+from overlaysync.model.companions import CompanionFile, are_companions
 from overlaysync.model.digest import derive, parse_id
 from overlaysync.model.names import is_name, printable
 from overlaysync.model.pages import MAX_LIST_SIZE
@@ -65,6 +66,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         created: when it was published, ISO 8601 UTC.
         by: label of the publisher's node; for people only.
         note: what the publisher says of this version, one line; for people only.
+        companions: small files that its VM needs beside it, by role.
     """
 
     v: Literal[1] = 1
@@ -88,6 +90,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     created: str
     by: str = ""
     note: str = ""
+    companions: tuple[CompanionFile, ...] = ()
 
     @property
     def followed(self) -> tuple[bytes, ...]:
@@ -173,6 +176,7 @@ def _problem(header: Header) -> str:
         else header.compressed_size == 0,
         "created": bool(_TIME.fullmatch(header.created)),
         "note": len(header.note) <= MAX_NOTE,
+        "companions": are_companions(header.companions),
         "label": len(header.by) <= _LABEL_LIMIT and len(header.parent_name) <= _LABEL_LIMIT,
     }
     return next((field for field, good in checks.items() if not good), "")

@@ -19,8 +19,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from blake3 import blake3
+
 from overlaysync.errors import DecodeError, OverlaysyncError, PeerError
 from overlaysync.model.addresses import heard_from
+from overlaysync.model.companions import CompanionFile
 from overlaysync.model.names import printable
 from overlaysync.model.pages import page_digest
 from overlaysync.net.bounds import (
@@ -199,6 +202,19 @@ class Client:
         if page_digest(page) != digest:
             raise PeerError(f"{address} sent a page with another digest")
         return page, len(body)
+
+    async def companion(self, address: Endpoint, manifest_id: bytes, wanted: CompanionFile) -> bytes:
+        """Return a companion of a manifest, verified.
+
+        Raises:
+            GoneError: the peer does not have it.
+            PeerError: it sent something else.
+        """
+        path = f"manifests/{manifest_id.hex()}/companions/{wanted.digest}"
+        _, data = await self._small(address, path, max(1, wanted.size), data=True)
+        if len(data) != wanted.size or blake3(data).hexdigest() != wanted.digest:
+            raise PeerError(f"{address} sent another file than was asked for")
+        return data
 
     async def history(self, address: Endpoint, manifest_id: bytes) -> tuple[bytes, ...]:
         """Return the unopened envelopes of the versions before one that the peer serves, newest first."""

@@ -9,6 +9,7 @@ Leaves out who may see what: a :class:`~.content_provider.View` shows only what 
     /v1/manifests/ID                        a signed manifest
     /v1/manifests/ID/pages                  its page list
     /v1/manifests/ID/pages/DIGEST           one of its pages
+    /v1/manifests/ID/companions/DIGEST      a small file that its VM needs beside it
     /v1/manifests/ID/data?slots=0-63,80-95  the bytes of these slots, in order
     /v1/manifests/ID/swarm?held=7&since=3   what it has of it, and who else fetches it
     /v1/vault…                              objects of a vault: see :mod:`.vault_wire`
@@ -319,6 +320,8 @@ class Server:
                 return web.Response(body=offer.manifest.envelope, content_type=_BINARY)
             case ["pages"]:
                 return web.Response(body=offer.page_list, content_type=_BINARY)
+            case ["companions", text]:
+                return await self._get_companion(request, offer, _digest(text))
             case ["pages", text]:
                 return await self._get_page(request, offer, _digest(text))
             case ["data"]:
@@ -337,6 +340,21 @@ class Server:
             if len(packed) < len(page):
                 response.body, response.headers["Content-Encoding"] = packed, ENCODING
         return response
+
+    async def _get_companion(
+        self, request: web.BaseRequest, offer: Offer, digest: bytes
+    ) -> web.StreamResponse:
+        try:
+            async with self._slots.place(asker_of(request), lambda: abort(request)):
+                found = await self._read(lambda: offer.companion(digest))
+                if found is None:
+                    raise _Answer(404)
+                try:
+                    return await self._send_segment(request, found)
+                finally:
+                    os.close(found.fd)
+        except NoSlotError:
+            raise _Answer(503, Retry_After=str(retry_after(self._bounds))) from None
 
     def _get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
         question = decode_question(request.rel_url.raw_query_string)

@@ -36,6 +36,7 @@ class Options:
         all_known: whether of several things those are missed that a team is known to have.
         exclude: patterns of names that are left out of several things.
         again: what a command needs that fetches one of the things into the same places.
+        companions: whether the small files come too that a VM needs beside the image.
         fillers: where data is taken from after the images here and before peers, one after the other.
     """
 
@@ -49,6 +50,7 @@ class Options:
     all_known: bool = False
     exclude: tuple[str, ...] = ()
     again: Again = field(default_factory=Again)
+    companions: bool = True
     fillers: tuple[Filler, ...] = ()
 
     @property

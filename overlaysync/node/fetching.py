@@ -20,6 +20,7 @@ from overlaysync.model.manifest import Header
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.net.client import Client
 from overlaysync.node.any_source import AnySource
+from overlaysync.node.companions import bring_companions
 from overlaysync.node.download import TransferStats
 from overlaysync.node.fetch_types import Fetched, Found, Options
 from overlaysync.node.making import ImageMaker
@@ -282,6 +283,8 @@ class Fetch:
             await asyncio.to_thread(self._hold, step, fetched)
             results.append(fetched)
         await asyncio.to_thread(self._commit, choice)
+        if self.options.companions:
+            await bring_companions(self.reach, self.observer, results[-1])
         return results
 
     def _place_of_master(self, offered: Manifest) -> tuple[str, str | None]:

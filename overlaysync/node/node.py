@@ -19,6 +19,7 @@ from overlaysync.ops.library import Library
 from overlaysync.ops.make import Maker
 from overlaysync.ops.publish import Publisher
 from overlaysync.ops.versions import other_sides
+from overlaysync.ops.vms.beside import describe
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
 from overlaysync.store.manifests import ManifestRow
@@ -73,7 +74,8 @@ class Node:
         teams = load_teams(home.teams)
         catalog = Catalog.open(home)
         library = Library(catalog)
-        publisher, maker = Publisher(library, key, label, teams), Maker(library, home.journals)
+        publisher = Publisher(library, key, label, teams, describe)
+        maker = Maker(library, home.journals)
         return cls(home, key, label, teams, catalog, library, publisher, maker, presence)
 
     def may_see(self, team: str) -> bool:

@@ -14,6 +14,7 @@ from overlaysync.node.node import Node
 from overlaysync.ops.known import Known
 from overlaysync.ops.offer import ImageOffer
 from overlaysync.ops.versions import past_envelopes
+from overlaysync.ops.vms.beside import marks_beside
 from overlaysync.trust.envelope import Manifest
 
 
@@ -47,6 +48,7 @@ class OfferedImages:
     locks: bool = True
     shared: dict[bytes, Shared] = field(default_factory=dict)
     offers: dict[bytes, ImageOffer] = field(default_factory=dict)
+    _beside: dict[bytes, object] = field(default_factory=dict)
     _rotten: dict[str, tuple[Fingerprint, str]] = field(default_factory=dict)
 
     def paths(self) -> set[str]:
@@ -83,6 +85,8 @@ class OfferedImages:
             if row is None or row.chain != expected:
                 raise InUseError(f"{image.path} changed while it was published", hint="try again")
 
+            beside = marks_beside(image.path)
+
             def unchanged() -> bool:
                 return chain.fingerprints() == expected and not in_use_for_writing(chain.top.fd)
 
@@ -93,20 +97,26 @@ class OfferedImages:
             raise
         for other in same:
             if not other.asked:
-                del self.shared[other.manifest.id], self.offers[other.manifest.id]
+                self.remove(other.manifest.id)
         self.offers[manifest.id] = offer
+        self._beside[manifest.id] = beside
         self.shared[manifest.id] = Shared(image, manifest, asked)
         return True
 
     def remove(self, manifest_id: bytes) -> Shared:
         """Offer an image no longer; returns what it was."""
-        del self.offers[manifest_id]
+        del self.offers[manifest_id], self._beside[manifest_id]
         return self.shared.pop(manifest_id)
 
     def clear(self) -> None:
         """Let go of every image; QEMU may write to the masters again."""
         self.offers.clear()
+        self._beside.clear()
         self.shared.clear()
+
+    def has_other_companions(self, manifest_id: bytes) -> bool:
+        """Whether a companion of an image that is offered was changed, added or removed since."""
+        return marks_beside(self.offers[manifest_id].path) != self._beside[manifest_id]
 
     def found_rotten(self, path: str, fingerprint: Fingerprint, why: str) -> None:
         """Note that the file of this fingerprint is damaged: it is not offered again.

@@ -138,7 +138,9 @@ class Restore:
     def options(self) -> Options:
         """How disks are fetched: the vault comes before peers."""
         spaces = (self._vault.contents, self._vault.public)
-        return Options(to=self.to, masters=tuple(self.masters), fillers=(VaultFiller(spaces),))
+        return Options(
+            to=self.to, masters=tuple(self.masters), companions=False, fillers=(VaultFiller(spaces),)
+        )
 
     def gather(self) -> Gathered:
         """Learn which states there are."""

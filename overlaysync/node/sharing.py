@@ -304,6 +304,8 @@ class Share:
             why = self._offered.damage(offer.path)
             if why or not offer.unchanged():
                 self._withdraw(manifest_id, why or change_of(offer.path))
+            elif self._offered.has_other_companions(manifest_id):
+                self._withdraw(manifest_id, f"a file that belongs to {offer.path} has changed")
 
     def _withdraw(self, manifest_id: bytes, why: str) -> None:
         offer = self._offered.offers[manifest_id]

@@ -17,6 +17,7 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.model.pieces import PieceLog, Pieces
 from overlaysync.ops.assemble import Assembly
+from overlaysync.ops.vms.beside import open_beside
 from overlaysync.trust.envelope import Manifest
 
 
@@ -63,6 +64,21 @@ class Offer(ABC):
         """Return the page with this digest, None when it is not one of this manifest's."""
         return self._load(digest) if digest in self._page_digests else None
 
+    def companion(self, digest: bytes) -> FileSegment | None:
+        """Open the companion with this digest; None when it is not here, or another by now.
+
+        Blocking; the caller closes the descriptor.
+        """
+        wanted = next((one for one in self.manifest.header.companions if one.digest == digest.hex()), None)
+        path = self.file
+        fd = open_beside(path, wanted) if wanted and path else None
+        return FileSegment(fd, 0, wanted.size) if wanted and fd is not None else None
+
+    @property
+    def file(self) -> str:
+        """Path of the image, "" while it has none yet."""
+        return ""
+
     @abstractmethod
     def segments(self, runs: tuple[tuple[int, int], ...]) -> Iterator[Segment]:
         """Return the bytes of the given (first slot, count) runs, in order, as pieces to be sent.
@@ -100,6 +116,10 @@ class ImageOffer(Offer):
         self.unchanged = unchanged
         # Not closed by whoever withdraws the offer: a body may still be on its way from these descriptors.
         weakref.finalize(self, chain.close)
+
+    @property
+    def file(self) -> str:
+        return self.path
 
     def segments(self, runs: tuple[tuple[int, int], ...]) -> Iterator[Segment]:
         if not self.unchanged():
@@ -143,6 +163,10 @@ class PartOffer(Offer):
         self._fd = assembly.open_reader()
         self._finished: Fingerprint | None = None
         weakref.finalize(self, os.close, self._fd)
+
+    @property
+    def file(self) -> str:
+        return self._assembly.path if self._finished else ""
 
     def finished(self) -> None:
         """Note that the file is whole and has its name: from now on it must not change."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Protocol
 
 import msgspec
 
 from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.formats.image import Format
 from overlaysync.formats.recognition import ending_of, fits_ending
+from overlaysync.model.companions import CompanionFile
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Kind, format_id, kinds_of
 from overlaysync.model.history import History
@@ -33,6 +35,18 @@ from overlaysync.units import CHUNK
 _NO_TEAMS: Mapping[str, Team] = MappingProxyType({})
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
 _PLAIN = ShareAgain()
+
+
+class Companions(Protocol):
+    """Gives the companions of an image."""
+
+    def __call__(self, image: str, *, public: bool) -> tuple[CompanionFile, ...]:
+        """Return those of the image at a real path; ``public``: without what is secret."""
+        ...
+
+
+def _no_companions(image: str, *, public: bool) -> tuple[CompanionFile, ...]:  # noqa: ARG001 - see Companions
+    return ()
 
 
 def image_path(directory: str, name: str, format: Format) -> str:
@@ -69,15 +83,22 @@ class Publisher:
         key: signs.
         label: ``user@host-abc234``, for people.
         teams: those the node is in, by name.
+        companions: gives the companions of the image at a path, for everybody or for a team.
     """
 
     def __init__(
-        self, library: Library, key: NodeKey, label: str, teams: Mapping[str, Team] = _NO_TEAMS
+        self,
+        library: Library,
+        key: NodeKey,
+        label: str,
+        teams: Mapping[str, Team] = _NO_TEAMS,
+        companions: Companions = _no_companions,
     ) -> None:
         self._library = library
         self._key = key
         self._label = label
         self._teams = teams
+        self._companions = companions
         self._audiences = Audiences(library.catalog, self._belongs)
 
     def publish(
@@ -237,10 +258,12 @@ class Publisher:
         def decide(held: Sequence[ManifestRow], same: Sequence[ManifestRow]) -> ManifestRow:
             held = [row for row in held if self._belongs(row)]
             if held:
-                if all(row.content == known.content.id for row in held):
+                if all(row.content == known.content.id for row in held) and _has_all(held[0], header):
                     return held[0]
                 before = {row.id for row in held} | history.before(*(row.id for row in held))
-                if moved_here := of_mine([row for row in same if row.id not in before]):
+                if moved_here := of_mine(
+                    [row for row in same if row.id not in before and _has_all(row, header)]
+                ):
                     return moved_here[0]
                 first = max(held, key=lambda row: likeness.get(row.id, 0))
                 others = sorted(row.id.hex() for row in held[:MAX_FOLLOWS] if row.id != first.id)
@@ -248,7 +271,7 @@ class Publisher:
                 version = _next(name, max(row.version for row in held))
                 return self._sign(msgspec.structs.replace(header, version=version, follows=follows))
             # Another copy of what is known.
-            copies = of_mine(same)
+            copies = of_mine([row for row in same if _has_all(row, header)])
             return copies[0] if copies else self._sign(header)
 
         as_held = Held(known.path, team, name, (), known.files[0])
@@ -322,7 +345,17 @@ class Publisher:
             created=created,
             by=self._label,
             note=note,
+            companions=self._companions(known.path, public=not team),
         )
+
+
+def _has_all(row: ManifestRow, header: Header) -> bool:
+    """Whether a version has all companions that the image has now; more it may have.
+
+    Who fetched an image and has lost a companion since still passes on that version.
+    """
+    theirs = {(one.role, one.digest) for one in open_envelope(row.envelope).header.companions}
+    return all((one.role, one.digest) in theirs for one in header.companions)
 
 
 def _next(name: str, version: int) -> int:

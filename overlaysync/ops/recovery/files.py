@@ -64,18 +64,19 @@ def _has_digest(digest: bytes, data: bytes) -> bool:
     return hash_units(memoryview(data), COMPANION_PART) == digest
 
 
-def put_companion(directory: str, file: str, data: bytes) -> bool:
+def put_companion(directory: str, file: str, data: bytes, *, replaces: bool = False) -> bool:
     """Write a companion below ``directory``; False if it is there already, and the same.
 
-    No link is followed below the directory, and nothing is replaced.
+    No link is followed below the directory.
 
     Args:
         directory: exists.
         file: its name there, see :func:`~overlaysync.vault.state.is_inner_path`.
         data: what it holds.
+        replaces: whether it takes the place of another file of that name.
 
     Raises:
-        WouldDestroyError: another file has the name.
+        WouldDestroyError: another file has the name, and is not to be replaced.
         OverlaysyncError: it cannot be written.
     """
     assert is_inner_path(file), file
@@ -87,6 +88,9 @@ def put_companion(directory: str, file: str, data: bytes) -> bool:
             if present is not None:
                 if present == data:
                     return False
+                if replaces:
+                    _write(parent, name, data, replaces=True)
+                    return True
                 raise WouldDestroyError(
                     f"{path} exists, and holds something else",
                     hint="restore into another directory: --to DIR; or move the file away",
@@ -125,7 +129,7 @@ def _present(parent: int, name: str, size: int) -> bytes | None:
         return file.read(size + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b"\0" * (size + 1)
 
 
-def _write(parent: int, name: str, data: bytes) -> None:
+def _write(parent: int, name: str, data: bytes, *, replaces: bool = False) -> None:
     temporary = f".{name}.{secrets.token_hex(4)}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
     try:
@@ -134,7 +138,11 @@ def _write(parent: int, name: str, data: bytes) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        if replaces:
+            os.replace(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        else:
+            os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
     finally:
-        os.unlink(temporary, dir_fd=parent)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=parent)
     sync_directory(parent)

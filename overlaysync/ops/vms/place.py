@@ -22,8 +22,9 @@ from overlaysync.formats.chain import backing_path
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import open_named, pread_some
 from overlaysync.formats.recognition import ending_of
+from overlaysync.model.companions import CAPS
 from overlaysync.ops.folders import Folder, Found
-from overlaysync.ops.vms.vm import CAPS, PERMALL, Missed, Part, over_cap
+from overlaysync.ops.vms.vm import PERMALL, Missed, Part, over_cap
 
 FileId = tuple[int, int]
 """Device and inode of a file: its identity, whatever its name."""

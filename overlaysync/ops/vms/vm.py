@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 
 from overlaysync.errors import UsageError
 from overlaysync.formats.recognition import IMAGE_ENDINGS
+from overlaysync.model.companions import CAPS
 from overlaysync.model.names import MAX_NAME, is_name, name_from, printable
-from overlaysync.units import MIB, format_size
-from overlaysync.vault.state import MAX_COMPANION, MAX_FILES, MAX_TEXT
-
-CAPS = {"uefi": MAX_COMPANION, "tpm": MIB, "seed": 16 * MIB, "definition": MIB}
-"""The most bytes of a companion, by its role; ours. What is larger is something else, and left out."""
+from overlaysync.units import format_size
+from overlaysync.vault.state import MAX_FILES, MAX_TEXT
 
 PERMALL = "tpm2-00.permall"
 """The state of a TPM, as swtpm keeps it; the other files beside it are made anew."""

@@ -1,0 +1,95 @@
+"""Companions of a fetched image: got from the peers that have its version, and put beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+
+from blake3 import blake3
+
+from overlaysync.errors import NotFoundError, OverlaysyncError
+from overlaysync.model.companions import CAPS, CompanionFile, companion_path
+from overlaysync.node.fetch_types import Fetched
+from overlaysync.node.observer import Observer
+from overlaysync.node.reach import Reach
+from overlaysync.ops.recovery.files import put_companion
+from overlaysync.trust.envelope import Manifest, open_envelope
+from overlaysync.vault.state import is_inner_path
+
+
+async def bring_companions(reach: Reach, observer: Observer, fetched: Fetched) -> None:
+    """Put the companions of an image beside it, those that are not there yet.
+
+    One that is there and is another stays, unless it is that of the version that the image has replaced.
+
+    Raises:
+        NotFoundError: no peer within reach gives one.
+        OverlaysyncError: one cannot be written.
+    """
+    manifest, image = fetched.manifest, fetched.known.path
+    if fetched.here.id != manifest.id:
+        return  # a later version is here, with its own
+    replaced = _digests_of(fetched)
+    for companion in manifest.header.companions:
+        path = companion_path(companion.role, companion.ending, image)
+        present = await asyncio.to_thread(_digest_at, path)
+        if present == companion.digest:
+            continue
+        if present is not None and present not in replaced:
+            observer.note(f"  {path} is another than was published with the image, and stays as it is")
+            continue
+        directory = os.path.dirname(image)
+        name = os.path.relpath(path, directory)
+        if not is_inner_path(name):
+            observer.note(f"  {path} is no name for a file that is fetched, so it is left out")
+            continue
+        data = await _get(reach, manifest, companion)
+        if data is None:
+            raise NotFoundError(
+                f"{image} is here, but {os.path.basename(path)} that belongs to it is not",
+                why="no machine within reach has it",
+                hint="repeat the command when its publisher is within reach",
+            )
+        await asyncio.to_thread(put_companion, directory, name, data, replaces=present is not None)
+        observer.note(f"  {path}: its {_WORDS[companion.role]}")
+
+
+_WORDS = {
+    "uefi": "UEFI variables",
+    "tpm": "TPM state",
+    "seed": "cloud-init seed",
+    "definition": "definition",
+}
+
+
+async def _get(reach: Reach, manifest: Manifest, companion: CompanionFile) -> bytes | None:
+    header = manifest.header
+    sources = reach.directory.sources(header.content_id, header.team)
+    for endpoint, listed in sources.values():
+        if listed.id != manifest.id:
+            continue
+        try:
+            return await reach.client.companion(endpoint, manifest.id, companion)
+        except OverlaysyncError:
+            continue
+    return None
+
+
+def _digests_of(fetched: Fetched) -> set[str]:
+    """Return the digests of the companions of the versions that the file held before."""
+    standing = fetched.verdict.standing
+    held: Iterable[bytes] = (row.envelope for row in standing.held) if standing else ()
+    return {one.digest for envelope in held for one in open_envelope(envelope).header.companions}
+
+
+def _digest_at(path: str) -> str | None:
+    """Return the digest of what is at a path; None for nothing, "" for what is no small file."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max(CAPS.values()) + 1)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return ""
+    return blake3(data).hexdigest() if len(data) <= max(CAPS.values()) else ""
