@@ -18,6 +18,7 @@ from overlaysync.model.names import is_name
 from overlaysync.ops.vms import find_vms, survey
 from overlaysync.units import MIB
 from overlaysync.vault.state import MAX_FILES, is_inner_path
+from tests.images import run
 from tests.ops.lab import disk, files, left, listen, master, names, only, tpm, variables
 
 pytestmark = pytest.mark.qemu
@@ -272,9 +273,14 @@ def test_two_vms_of_one_name_are_told_apart_by_a_vm_toml(tmp_path: Path) -> None
     disk(tmp_path / "web.raw")
     with pytest.raises(AmbiguousError, match="'web'") as caught:
         find_vms([str(tmp_path)])
-    assert "vm.toml" in caught.value.hint and len(caught.value.candidates) == 2
-    (tmp_path / "vm.toml").write_text('name = "old-web"\ndisks = ["web.raw"]\n')
-    assert names(find_vms([str(tmp_path)])) == ["old-web", "web"]
+    assert len(caught.value.candidates) == 2
+    run("sh", "-c", caught.value.hint.partition(": ")[2])
+    assert names(find_vms([str(tmp_path)])) == ["NAME", "web"]
+    disk(tmp_path / "web.qed")
+    with pytest.raises(AmbiguousError) as caught:
+        find_vms([str(tmp_path)])
+    run("sh", "-c", caught.value.hint.partition(": ")[2].replace("NAME", "third"))
+    assert names(find_vms([str(tmp_path)])) == ["NAME", "third", "web"]
 
 
 def test_two_names_of_one_file_are_refused(tmp_path: Path) -> None:
