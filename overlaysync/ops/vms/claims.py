@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from dataclasses import replace
 from enum import IntEnum
 
 from overlaysync.errors import AmbiguousError
-from overlaysync.ops.vms.place import FileId, id_of
+from overlaysync.model.names import name_from, printable
+from overlaysync.ops.vms.explicit import NAME
+from overlaysync.ops.vms.place import FileId, id_of, stem_of
 from overlaysync.ops.vms.vm import Part, Vm
 
 
@@ -103,6 +106,10 @@ def _claimed(part: Part, one: str, other: str, path: str) -> AmbiguousError:
 
 
 def _tell_apart(path: str) -> str:
-    toml = os.path.join(os.path.dirname(path), "vm.toml")
-    text = f'name = "NAME"\\ndisks = ["{os.path.basename(path)}"]\\n'
-    return f"say whose files they are, in a vm.toml: printf {shlex.quote(text)} > {shlex.quote(toml)}"
+    toml = os.path.join(os.path.dirname(path), NAME)
+    if os.path.lexists(toml):
+        toml = os.path.join(os.path.dirname(path), f"{name_from(stem_of(os.path.basename(path)))}.{NAME}")
+    # What JSON escapes in a string is escaped in the same way in TOML.
+    lines = ('name = "NAME"', f"disks = [{json.dumps(printable(os.path.basename(path)))}]")
+    said = " ".join(map(shlex.quote, lines))
+    return f"say whose files they are: printf '%s\\n' {said} > {shlex.quote(toml)}"

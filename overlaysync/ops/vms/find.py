@@ -132,7 +132,7 @@ class _Search:
 
     def _holds_vms(self, path: str) -> bool:
         images = self._images.get(path, [])
-        described = path in self._places and any(map(is_toml, self._places[path].entries))
+        described = path in self._places and self._has_toml(path)
         return described or not all(map(self._is_master, images))
 
     def _place(self, path: str) -> Place:
@@ -176,8 +176,18 @@ class _Search:
             (Rank.FOUND, [path for path in others if not path.endswith(".toml")]),
         ):
             for path in paths:
-                for vm in self._described(path, path in named):
+                try:
+                    vms = list(self._described(path, path in named))
+                except UsageError as error:
+                    if rank is not Rank.FOUND or not self._has_toml(os.path.dirname(path)):
+                        raise
+                    self._missed.append(Missed(path, error.why))  # the user has said what counts here
+                    continue
+                for vm in vms:
                     self._claim(vm, rank)
+
+    def _has_toml(self, path: str) -> bool:
+        return any(map(is_toml, self._place(path).entries))
 
     def _described(self, path: str, named: bool) -> Iterator[Vm]:
         """Yield the VMs of one definition."""
@@ -195,8 +205,15 @@ class _Search:
             yield vm_of_domain(place, name, read_domain(text, path))
         elif name.endswith(".conf"):
             conf = read_conf(text)
-            if named or conf.is_vm:
-                yield vm_of_conf(place, name, conf)
+            if not (named or conf.is_vm):
+                return
+            vm = vm_of_conf(place, name, conf)
+            if named or os.path.lexists(vm.disks[0].path):
+                yield vm
+            else:
+                self._missed.append(
+                    Missed(vm.disks[0].path, f"{name} names this disk, which is not there yet")
+                )
         else:
             yield from self._lab(place, name, text, named)
 

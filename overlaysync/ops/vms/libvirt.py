@@ -203,34 +203,36 @@ class _Finder:
         """Yield the UEFI variables."""
         if not domain.uefi:
             return
-        paths = [self.place_of(domain.nvram)] if domain.nvram else []
-        own = os.path.join(_config(), "qemu", "nvram")
-        for folder in () if paths else (f"{SYSTEM}/qemu/nvram", own):
-            if "/" not in domain.name:
-                paths.append(os.path.join(folder, f"{domain.name}_VARS.fd"))
-        for path in paths:
-            why = f"{name} names it as nvram" if domain.nvram else "libvirt keeps the UEFI variables here"
-            found = self.taken(path, "uefi", why, os.path.basename(path), _is_variables)
-            if found:
-                yield found
-            elif domain.nvram:
-                yield Missed(path, f"{name} names it as nvram, but it is not there")
+        if domain.nvram:
+            paths, why = [self.place_of(domain.nvram)], f"{name} names it as nvram"
+        else:
+            own, file = _config(), os.path.basename(f"{domain.name}_VARS.fd")
+            paths = [os.path.join(root, "qemu", "nvram", file) for root in (SYSTEM, own)]
+            why = "libvirt keeps the UEFI variables here"
+        found = [self.taken(path, "uefi", why, os.path.basename(path), _is_variables) for path in paths]
+        yield _best(found) or Missed(paths[0], f"{name} has UEFI variables, which are not there")
 
     def tpm(self, domain: Domain, name: str) -> Iterator[Part | Missed]:
         """Yield the state of the TPM, under its UUID."""
-        if not domain.tpm or not domain.uuid:
+        if not domain.tpm:
+            return
+        if not domain.uuid:
+            yield Missed(self._place.join(name), "it has a TPM, but no UUID that says where its state is")
             return
         roots = (f"{SYSTEM}/swtpm", os.path.join(_config(), "qemu", "swtpm"), self._place.path)
         file = f"{domain.uuid}/tpm2/{PERMALL}"
         paths = [os.path.join(root, file) for root in roots]
         if os.path.isabs(domain.tpm_path):
             paths.insert(0, os.path.join(domain.tpm_path, PERMALL))
-        for path in paths:
-            found = self.taken(path, "tpm", f"the state of the TPM of {domain.name}, under its UUID", file)
-            if found:
-                yield found
-                return
-        yield Missed(paths[0], f"{name} has a TPM whose state is not there, or cannot be seen by you")
+        why = f"the state of the TPM of {domain.name}, under its UUID"
+        found = [self.taken(path, "tpm", why, file) for path in paths]
+        yield _best(found) or Missed(paths[0], f"{name} has a TPM, whose state is not there")
+
+
+def _best(found: list[Part | Missed | None]) -> Part | Missed | None:
+    """Return the first that can be carried, else the first that is there at all."""
+    parts = [one for one in found if isinstance(one, Part)]
+    return next(iter((*parts, *(one for one in found if one))), None)
 
 
 def _looks(place: Place, part: Part, looks: Callable[[int], bool]) -> bool:
