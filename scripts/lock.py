@@ -1,8 +1,9 @@
-"""Writes scripts/requirements-test.txt: what the test environment consists of, pinned by hash.
+"""Writes scripts/requirements-test.txt and -swift.txt: what the test environments consist of, pinned by hash.
 
 Takes what is installed (made under scripts/constraints.txt), follows what the packages ask for on each
 supported Python, and notes the hashes that the package index lists for their wheels; pip's own client asks
-it. Run it in a whole test environment, after a change of constraints.txt or of the dependencies in
+it. What the object store for the tests consists of is all that constraints-swift.txt lists.
+Run it in a whole test environment, after a change of constraints.txt or of the dependencies in
 pyproject.toml: ``.venv/bin/python scripts/lock.py``.
 """
 
@@ -25,22 +26,22 @@ from pip._internal.index.collector import LinkCollector, parse_links
 from pip._internal.models.link import Link
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "scripts" / "requirements-test.txt"
+SCRIPTS = ROOT / "scripts"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
 BUILD = ("hatchling", "editables", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers")
 """Build the project itself, which is installed without its dependencies; they may not be installed yet."""
 
 HEAD = """\
-# What the test environment consists of, pinned by hash: written by scripts/lock.py, read by scripts/venv.sh.
+# What the {what} consists of, pinned by hash: written by scripts/lock.py, read by scripts/{reader}.
 # Wheels for CPython 3.11 to 3.14 on Linux with glibc, x86_64 and aarch64.
 """
 _ABI3 = re.compile(r"cp3(\d+)")
 
 
-def pinned() -> dict[str, str]:
-    """Name → version of scripts/constraints.txt."""
-    lines = (ROOT / "scripts" / "constraints.txt").read_text().splitlines()
+def pinned(file: str) -> dict[str, str]:
+    """Name → version of a file of constraints."""
+    lines = (SCRIPTS / file).read_text().splitlines()
     pins = [line.partition("==") for line in lines if "==" in line and not line.startswith("#")]
     return {canonicalize_name(name): version.strip() for name, _, version in pins}
 
@@ -115,23 +116,29 @@ def wheels(collector: LinkCollector, indexes: list[str], name: str, version: str
 
 
 def main() -> None:
-    pins, pythons = pinned(), defaultdict(set)
+    pins, pythons = pinned("constraints.txt"), defaultdict(set)
     for python in PYTHONS:
         for name in needed(python):
             pythons[name].add(python)
-    lines = [HEAD]
+    write("test", "venv.sh", {name: pins[name] for name in pythons}, pythons)
+    write("swift", "swift", pinned("constraints-swift.txt"), {})
+
+
+def write(what: str, reader: str, pins: dict[str, str], pythons: dict[str, set[str]]) -> None:
+    """Write the file of one environment; a package that is not in ``pythons`` is for all of them."""
+    lines = [HEAD.format(what=f"{what} environment", reader=reader)]
     command = create_command("download")
     options, _ = command.parse_args([])
     with command.main_context():
         finder = command._build_package_finder(options, command.get_default_session(options))  # type: ignore[attr-defined]
-        for name in sorted(pythons):
+        for name in sorted(pins):
             links = wheels(finder._link_collector, finder.index_urls, name, pins[name])
             hashes = sorted({f"--hash=sha256:{link.hash}" for link in links})
             if not hashes:
                 sys.exit(f"{name}=={pins[name]}: the index lists no wheel of it")
-            marker = "" if pythons[name] == set(PYTHONS) else _marker(pythons[name])
+            marker = "" if pythons.get(name, set(PYTHONS)) == set(PYTHONS) else _marker(pythons[name])
             lines.append(" \\\n    ".join([f"{name}=={pins[name]}{marker}", *hashes]))
-    TARGET.write_text("\n".join(lines) + "\n")
+    (SCRIPTS / f"requirements-{what}.txt").write_text("\n".join(lines) + "\n")
 
 
 def _marker(pythons: set[str]) -> str:

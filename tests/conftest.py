@@ -19,7 +19,7 @@ import pytest
 
 from tests import own_network
 
-# marker → the commands its tests call, and the Debian packages that hold them
+# marker → the commands its tests call, and the Debian packages that hold them, or our script
 TOOLS = {
     "qemu": (
         ("qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon", "qemu-system-x86_64"),
@@ -27,8 +27,12 @@ TOOLS = {
     ),
     "lan": (("ip", "tc"), "iproute2"),
     "strace": (("strace",), "strace"),
+    "swift": (("swift-proxy-server", "swift-object-server"), "scripts/swift"),
     "reflink": (("mkfs.xfs", "mkfs.btrfs", "filefrag"), "xfsprogs btrfs-progs e2fsprogs"),
 }
+
+# Where tools are looked for, beside $PATH.
+PLACES = ("/usr/sbin", "/sbin", str(Path(__file__).parent.parent / ".venv-swift" / "bin"))
 
 E2E = Path(__file__).parent / "e2e"
 
@@ -49,14 +53,15 @@ def in_ci() -> bool:
 
 def missing_tools(marker: str) -> list[str]:
     """The commands that tests with this marker call and that are not installed."""
-    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *PLACES))
     commands, _ = TOOLS[marker]
     return [command for command in commands if shutil.which(command, path=path) is None]
 
 
 def why_left_out(marker: str) -> str:
     _, packages = TOOLS[marker]
-    return f"not installed: {', '.join(missing_tools(marker))}. Type: sudo apt install {packages}"
+    install = packages if packages.startswith("scripts/") else f"sudo apt install {packages}"
+    return f"not installed: {', '.join(missing_tools(marker))}. Type: {install}"
 
 
 def lacking_marker(item: pytest.Item, lacking: Iterable[str]) -> str | None:
