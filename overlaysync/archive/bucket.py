@@ -20,9 +20,9 @@ from overlaysync.archive.faults import answer_in, translate
 from overlaysync.archive.location import Location
 from overlaysync.archive.pace import Pace
 from overlaysync.archive.profiles import Profile, read_profile
-from overlaysync.errors import NotAllowedError, OverlaysyncError, VerificationError
+from overlaysync.errors import NotAllowedError, NotFoundError, OverlaysyncError, VerificationError
 from overlaysync.units import KIB, MIB
-from overlaysync.vault.objects import LIMITS, Stored, missing, parse_name
+from overlaysync.vault.objects import LIMITS, Stored, get_whole, missing, parse_name
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -104,7 +104,7 @@ class BucketObjects:
         self._stores = _open_stores(location, self._limits)
 
     def put(self, name: str, data: bytes) -> bool:
-        """Store an object; False when it was there already.
+        """Store an object; False when it was there already, whole, which is looked at.
 
         True as well where the store cannot tell: then the same bytes are written over it.
         """
@@ -118,10 +118,18 @@ class BucketObjects:
                     self._creates = False
                 elif status not in (409, 412):
                     raise self._error(refused, "write to") from None
-                # It may also be being written at this moment, by one that is cut short.
-                elif self.size(name) == len(data):
+                # It may be damaged, or be being written at this moment by one that is then cut short.
+                elif self._is_good(name):
                     return False
         self._overwrite(name, data)
+        return True
+
+    def _is_good(self, name: str) -> bool:
+        """Whether an object is there and has the bytes it is named for; a head says nothing of its own."""
+        try:
+            get_whole(self, name)
+        except (NotFoundError, VerificationError):
+            return False
         return True
 
     def _overwrite(self, name: str, data: bytes) -> None:

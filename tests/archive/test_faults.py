@@ -225,12 +225,13 @@ def test_a_conflict_is_tried_again(cloud: Cloud, wire: Wire) -> None:
     assert len(wire.faults) == 20 - 2 - QUICK.repeats
 
 
-def test_an_object_that_is_there_cut_off_is_written_again(cloud: Cloud) -> None:
+@pytest.mark.parametrize("there", [b"", b"x" * 500, b"x" * 1000, b"x" * 2000])
+def test_a_damaged_object_gives_way_to_a_good_one(cloud: Cloud, there: bytes) -> None:
     import obstore
 
     objects = cloud.objects(cloud.bucket())
-    name, data = an_object()
-    obstore.put(objects._stores[0], f"a/b/{name}", data[:500])
+    name, data = an_object(1000)
+    obstore.put(objects._stores[0], f"a/b/{name}", there)
     assert objects.put(name, data) is True and objects.get(name) == data
 
 
