@@ -206,7 +206,10 @@ class BucketObjects:
         return None
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """Yield the objects whose names begin with ``prefix``, as the store orders them: by name."""
+        """Yield the objects whose names begin with ``prefix``, as the store orders them: by name.
+
+        A list may lag behind while servers of the store are down: that an object is not in it proves nothing.
+        """
         import obstore
 
         assert not prefix or prefix.endswith("/"), prefix

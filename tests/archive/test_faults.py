@@ -25,6 +25,7 @@ from overlaysync.errors import (
 )
 from overlaysync.units import KIB, MIB
 from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.objects import LIMITS, Kind
 from tests.archive.conftest import QUICK, Cloud
 from tests.archive.swift_cluster import READER, STRANGER, Swift, User
 from tests.archive.wire import Fault, Wire
@@ -262,13 +263,10 @@ def test_a_wrong_clock_is_called_one(cloud: Cloud, wire: Wire) -> None:
 
 
 def test_an_object_that_is_larger_than_any_is_not_read(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    from overlaysync.archive import bucket
-    from overlaysync.vault.objects import Kind
-
     objects = cloud.objects(cloud.bucket())
     name, data = an_object(5000)
     objects.put(name, data)
-    monkeypatch.setitem(bucket.LIMITS, Kind.PACK, 3000)
+    monkeypatch.setitem(LIMITS, Kind.PACK, 3000)
     with pytest.raises(OverlaysyncError, match="larger than"):
         objects.get(name)
     assert objects.bytes_in == 0

@@ -74,6 +74,8 @@ def found_in(data: bytes, secrets: dict[str, bytes]) -> set[str]:
     return {name for name, secret in secrets.items() if any(form in data for form in forms(secret))}
 
 
+@pytest.mark.holds("D2")
+@pytest.mark.red_without("D2", "what belongs to a team is stored unsealed")
 def test_the_store_learns_nothing_of_a_team(cloud: Cloud, wire: Wire) -> None:
     bucket = cloud.bucket()
     objects = cloud.objects(bucket, url=wire.url)

@@ -1,8 +1,9 @@
 """What every place of objects must do, whatever is behind it.
 
-A place that is only read from (a peer) is tested by a subclass of :class:`ReadContract`, one that is written
-to by one of :class:`Contract`. Each has a fixture ``objects``, an empty place; where that cannot store, also
-a fixture ``fill``, which stores an object there in another way.
+A place is tested by a subclass: of :class:`GetContract` if objects are only asked for by name (a peer), of
+:class:`ListContract` if it can be listed too, of :class:`Contract` if it is also written to. Each has a
+fixture ``objects``, an empty place; where that cannot store, also a fixture ``fill``, which stores objects
+there in another way.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def an_object(size: int = 1000, kind: Kind = Kind.PACK, tag: str = TAG) -> tuple
     return object_name(tag, kind, hash_of(data)), data
 
 
-class ReadContract:
-    """Of a place that is read from."""
+class GetContract:
+    """Of a place that is asked for objects by their names."""
 
     @pytest.fixture
     def fill(self, objects: Objects) -> Fill:
@@ -72,11 +73,22 @@ class ReadContract:
             objects.get(name, offset, length)
         assert objects.size(name) is None
 
+    def test_threads_read_at_once(self, objects: Objects, fill: Fill) -> None:
+        name, data = an_object(256 * KIB)
+        fill(name, data)
+        parts = range(0, len(data), 16 * KIB)
+        with ThreadPoolExecutor(8) as pool:
+            assert b"".join(pool.map(lambda at: objects.get(name, at, 16 * KIB), parts)) == data
+
+
+class ListContract(GetContract):
+    """Of a place that can be listed as well."""
+
     def test_an_empty_place_lists_nothing(self, objects: Objects) -> None:
         assert list(objects.list("")) == [] == list(objects.list(f"{TAG}/packs/"))
 
     def test_a_list_has_what_is_below_a_prefix_by_name(self, objects: Objects, fill: Fill) -> None:
-        stored = []
+        stored: list[Stored] = []
         for kind in (Kind.PACK, Kind.INDEX, Kind.STATE):
             for tag in (OTHER_TAG, TAG):
                 name, data = an_object(10 + len(stored), kind, tag)
@@ -98,15 +110,8 @@ class ReadContract:
             expected = sorted(one for one in stored if one.name.startswith(prefix))
             assert expected and list(objects.list(prefix)) == expected
 
-    def test_threads_read_at_once(self, objects: Objects, fill: Fill) -> None:
-        name, data = an_object(256 * KIB)
-        fill(name, data)
-        parts = range(0, len(data), 16 * KIB)
-        with ThreadPoolExecutor(8) as pool:
-            assert b"".join(pool.map(lambda at: objects.get(name, at, 16 * KIB), parts)) == data
 
-
-class Contract(ReadContract):
+class Contract(ListContract):
     """Of a place that is written to as well."""
 
     def test_an_object_is_stored_once(self, objects: Objects) -> None:
