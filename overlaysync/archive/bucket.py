@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +17,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from overlaysync.archive.faults import answer_in, translate
+from overlaysync.archive.faults import answer_in, no_key, translate, wrong_key_form, wrong_settings
 from overlaysync.archive.location import Location
 from overlaysync.archive.pace import Pace
 from overlaysync.archive.profiles import Profile, read_profile
-from overlaysync.errors import NotAllowedError, NotFoundError, OverlaysyncError, VerificationError
+from overlaysync.errors import (
+    NetworkError,
+    NotAllowedError,
+    NotFoundError,
+    OverlaysyncError,
+    VerificationError,
+)
 from overlaysync.units import KIB, MIB
 from overlaysync.vault.objects import LIMITS, Stored, get_whole, missing, parse_name
 
@@ -39,6 +46,17 @@ _ENDPOINTS = {
     "gs": (),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+(/[A-Za-z0-9._/-]*)?")
+# Without any of these, obstore asks an address that answers only in Amazon's cloud, for minutes. A machine
+# there that has a role is to say so, with AWS_METADATA_ENDPOINT=http://169.254.169.254.
+_S3_KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_METADATA_ENDPOINT",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +238,8 @@ class BucketObjects:
                     name = found["path"].removeprefix(self._prefix)
                     if parse_name(name):
                         yield Stored(name, found["size"])
+                if len(page) < _PAGE:
+                    return
         except _RefusedError as refused:
             raise self._error(refused, "list") from None
 
@@ -286,10 +306,16 @@ def _open_stores(location: Location, limits: Limits) -> list[ObjectStore]:
         if os.environ.get(variable):
             endpoint = os.environ[variable]
             break
+    if location.scheme == "s3" and profile.keys is None and not any(map(os.environ.get, _S3_KEYS)):
+        raise no_key(location)
+    if endpoint and not _ENDPOINT.fullmatch(endpoint):  # obstore would panic
+        raise wrong_settings(location, "the URL of the store")
     try:
         return [_store(location, profile, endpoint, limits, size) for size in _SIZES]
     except Exception as error:  # obstore's own, and ValueError
-        raise translate(error, "use", location) from None
+        refused = translate(error, "use", location)
+        # Nothing was asked yet: what is wrong is here.
+        raise (wrong_key_form(location) if isinstance(refused, NetworkError) else refused) from None
 
 
 def _store(location: Location, profile: Profile, endpoint: str, limits: Limits, size: int) -> ObjectStore:

@@ -83,7 +83,7 @@ def translate(error: BaseException, doing: str, location: Location) -> Overlaysy
     answer = answer_in(error)
     what = f"Cannot {doing} the archive {location}"
     if any(address in answer.text for address in _KEYS_OF_THE_CLOUD) or "must be specified" in answer.text:
-        return NotAllowedError(what, why="no key for it was found", hint=f"set {_KEYS[location.scheme]}")
+        return no_key(location)
     if answer.code in _FULL or answer.status in (413, 507):
         return NoSpaceError(
             what,
@@ -123,6 +123,27 @@ def _other(answer: Answer, what: str, location: Location) -> OverlaysyncError:
         if location.scheme == "s3"
         else "check the network, and try again later",
     )
+
+
+def no_key(location: Location) -> NotAllowedError:
+    """Return the error for a store whose key is nowhere."""
+    return NotAllowedError(
+        f"Cannot use the archive {location}",
+        why="no key for it was found",
+        hint=f"set {_KEYS[location.scheme]}",
+    )
+
+
+def wrong_settings(location: Location, what: str) -> NotAllowedError:
+    """Return the error for an environment with which no request can be made."""
+    return NotAllowedError(
+        f"Cannot use the archive {location}", why=f"{what} in the environment is wrong", hint=f"check {what}"
+    )
+
+
+def wrong_key_form(location: Location) -> NotAllowedError:
+    """Return the error for a key that cannot be one, or cannot be read."""
+    return wrong_settings(location, _KEYS[location.scheme])
 
 
 def no_bucket(location: Location) -> NotFoundError:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -289,7 +287,7 @@ def test_requests_and_bytes_are_counted(cloud: Cloud, wire: Wire) -> None:
     for _ in range(3):
         objects.put(*an_object(10))
     assert len(list(objects.list(""))) == 3
-    assert objects.requests == 5 + 3 + 1 + (objects.requests - 9) and wire.count("GET") == 1
+    assert objects.requests - 5 == len(wire.requests) == 4
 
 
 def test_a_probe_leaves_nothing_behind(cloud: Cloud, tmp_path: Path) -> None:
@@ -319,12 +317,3 @@ def test_keys_of_a_profile_are_used(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert probe(BucketObjects(Location("s3", bucket, "x", "lab"), QUICK)) == ALL
-
-
-def test_without_obstore_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if re.match(r"obstore(\.|$)", name)]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(NotAllowedError, match="obstore is not installed") as caught:
-        BucketObjects(Location("s3", "lab", ""))
-    assert caught.value.hint == "pip install 'overlaysync[archive]'"
