@@ -56,6 +56,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("vault", "vault", "Check the vault of this machine, and free its space."),
         Entry("keep", "keep", "Keep copies of what a team saves."),
         Entry("status", "status", "Show which VMs of a team are safe, and what would be lost."),
+        Entry("archive", "archive", "Keep states in object stores and on other disks."),
         Entry("restore", "restore", "Bring VMs of a team back, with the masters they stand on."),
     ),
     "Looking around": (

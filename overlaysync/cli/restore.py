@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -26,8 +27,9 @@ from overlaysync.cli.fetch import FIND_S
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
 from overlaysync.cli.save import state_word, team_of
-from overlaysync.errors import UsageError
+from overlaysync.errors import OverlaysyncError, UsageError
 from overlaysync.model.names import name_from, printable
+from overlaysync.node.archiving import archive_places
 from overlaysync.node.fetch_session import fetching
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
@@ -36,6 +38,7 @@ from overlaysync.node.vault_places import peer_places
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.gathering import Gathered
+from overlaysync.ops.recovery.pulling import Place
 from overlaysync.ops.recovery.vaults import space_of
 from overlaysync.ops.vms import start_line
 from overlaysync.ops.vms.inetdoc import read_lab
@@ -136,14 +139,18 @@ class _Restoring:
         work = Restore(node, team, self._output, to, masters)
         async with fetching(node, self._output, self._network, work.options) as session:
             reach, tag = session.fetch.reach, space_of(team).tag
-            work.use(await peer_places(node, reach, tag, wait_s=self._wait_s))
+            archives = await asyncio.to_thread(archive_places, node)
+            work.use([*await peer_places(node, reach, tag, wait_s=self._wait_s), *archives])
             gathered = await asyncio.to_thread(work.gather)
             self._tell(gathered)
+            for place in archives:
+                if place.problem:
+                    self._output.note(f"  {place.label} cannot be used: {place.problem}")
             plans = await asyncio.to_thread(work.plan, gathered, self._wish, session.fetch)
             for plan in plans:
                 self._show(plan, gathered)
             if plans:
-                self._output.note(f"  {format_size(to_pull(plans))} to pull")
+                self._output.note(_pull_words(plans, archives))
             if self._dry_run:
                 self._print_plan(plans, work)
                 return
@@ -224,13 +231,23 @@ def _warnings(one: Restored) -> list[str]:
     for path in one.companions:
         if path.endswith((".yaml", ".yml")):
             with open(path, "rb") as file:
-                lab = read_lab(file.read(), path)
+                lab = None
+                with suppress(OverlaysyncError):  # it is the user's, and no program's to judge
+                    lab = read_lab(file.read(), path)
             found += [
                 f"{path} says 'force_copy: true', so a start with it replaces the restored disk: take it out"
                 for vm in lab or ()
                 if vm.force_copy and name_from(vm.name) == one.plan.saving.vm.name
             ]
     return found
+
+
+def _pull_words(plans: Sequence[VmPlan], archives: Sequence[Place]) -> str:
+    """Return how much is pulled; of an archive each object is a request, which may cost something."""
+
+    count = len({name for plan in plans for name in plan.missing})
+    words = f"  {format_size(to_pull(plans))} to pull"
+    return f"{words}, in {count} requests" if count and archives else words
 
 
 def _plan_fields(plan: VmPlan) -> dict[str, Any]:

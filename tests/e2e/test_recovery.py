@@ -77,6 +77,10 @@ def test_vms_come_back_from_a_member_and_from_a_sealed_holder(lab: Lab, tmp_path
         until(lambda: copies_of(alice, team) == everywhere, within_s=SPREAD_S, what="three copies")
         assert alice.run("status", team).code == DONE
 
+        disk = tmp_path / "usb"
+        alice.json("archive", "add", "usb", f"file://{disk}")
+        assert alice.json("archive", "push", team)["states"] == 2
+
         lose(found["alice"], world)
         join(dora, bob, team)
         back = dora.json("restore", team, "--to", dora.place / "newest")
@@ -113,6 +117,13 @@ def test_vms_come_back_from_a_member_and_from_a_sealed_holder(lab: Lab, tmp_path
         lose(found["carol"], world)
         shutil.rmtree(again.home / "vault")
         again.fails(NOT_FOUND, "restore", team, "--to", again.place / "nothing")
+        # Only the archive is left.
+        again.json("archive", "add", "usb", f"file://{disk}")
+        again.json("restore", team, "--to", again.place / "from-usb")
+        assert same_as(tmp_path / "tuesday", again.place / "from-usb")
+        again.json("restore", f"{team}:1", "--to", again.place / "from-usb-monday")
+        assert same_as(tmp_path / "monday", again.place / "from-usb-monday")
+        nothing_of(team, disk)
 
 
 def nothing_of(team: str, vault: Path) -> None:

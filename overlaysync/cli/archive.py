@@ -1,0 +1,176 @@
+"""The archive commands: object stores and directories that hold a team's states."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from overlaysync.archive.location import parse_location
+from overlaysync.archive.places import add_place, find_place, load_places, open_place, remove_place
+from overlaysync.archive.probe import probe
+from overlaysync.cli.commands import App
+from overlaysync.cli.common import open_node
+from overlaysync.cli.output import output_of
+from overlaysync.cli.save import team_of
+from overlaysync.errors import BrokenOffError, NotAllowedError, UsageError, VerificationError
+from overlaysync.node.archiving import check_archive
+from overlaysync.node.archiving import push as push_states
+from overlaysync.node.node import Node
+from overlaysync.units import format_size
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The archive.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    archive = App(no_args_is_help=True, help="Keep states in object stores and on other disks.")
+    archive.command("add")(add)
+    archive.command("push")(push)
+    archive.command("ls")(ls)
+    archive.command("check")(check)
+    archive.command("rm")(rm)
+    app.add_typer(archive, name="archive")
+
+
+def add(
+    context: typer.Context,
+    name: NameArgument,
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="s3://BUCKET/PREFIX, gs://…, az://…, or file:///DIR for another disk."
+        ),
+    ],
+) -> None:
+    """Add an archive, and find out whether it can be used."""
+
+    output = output_of(context)
+    location = parse_location(url)
+    with open_node(output) as node:
+        abilities = probe(open_place(location))
+        if not abilities.is_usable:
+            raise NotAllowedError(
+                f"{location} cannot be an archive",
+                why=f"it does not {', '.join(abilities.lacks)}",
+                hint="name another bucket or directory",
+            )
+        new = add_place(node.home.config, name, location)
+    lines = [output.good(f"{name}  {location}" + ("" if new else ", already"))]
+    lines += [f"  it does not {one}: what is forgotten stays there" for one in abilities.lacks]
+    lines.append(f"  to store a team's states there: overlaysync archive push TEAM {name}")
+    output.result({"name": name, "url": str(location), "new": new, "lacks": list(abilities.lacks)}, *lines)
+
+
+def push(
+    context: typer.Context,
+    team: Annotated[str, typer.Argument(metavar="TEAM", help="The team whose states are stored.")],
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The archive (default: the only one).")
+    ] = None,
+) -> None:
+    """Store the states of a team that are here in an archive."""
+
+    output = output_of(context)
+    with open_node(output) as node:
+        mine = team_of(node, team.removesuffix("/"), "archive push")
+        chosen = _chosen(node, name)
+        output.begin("pushing", 0)
+        try:
+            done = push_states(
+                node,
+                mine,
+                chosen,
+                open_place(find_place(load_places(node.home.config), chosen)),
+                output.advance,
+            )
+        except KeyboardInterrupt:
+            raise BrokenOffError(
+                "interrupted; what was stored is not stored again: repeat the command to go on"
+            ) from None
+        finally:
+            output.end()
+    count = "1 state" if done.states == 1 else f"{done.states} states"
+    output.result(
+        {"archive": chosen, "team": mine.name, "states": done.states, "stored": done.stored},
+        output.good(f"{chosen}  has {count} of team '{mine.name}', {format_size(done.stored)} stored"),
+    )
+
+
+def _chosen(node: Node, name: str | None) -> str:
+    places = load_places(node.home.config)
+    if name is not None:
+        find_place(places, name)
+        return name
+    if len(places) == 1:
+        return next(iter(places))
+    if not places:
+        raise UsageError("There is no archive", hint="overlaysync archive add NAME URL")
+    raise UsageError(
+        f"There are several archives: {', '.join(places)}",
+        hint=f"overlaysync archive push TEAM {min(places)}",
+    )
+
+
+def ls(context: typer.Context) -> None:
+    """List the archives."""
+
+    output = output_of(context)
+    with open_node(output) as node:
+        places = load_places(node.home.config)
+    document = [{"name": name, "url": str(location)} for name, location in places.items()]
+    output.result({"archives": document}, *(f"{one['name']}  {one['url']}" for one in document))
+    if not places and not output.json:
+        output.note("There is no archive. Try: overlaysync archive add NAME URL")
+
+
+def check(
+    context: typer.Context,
+    name: NameArgument,
+    read: Annotated[
+        bool, typer.Option("--read", help="Read everything, and compare it with its name.")
+    ] = False,
+) -> None:
+    """Check that an archive has everything that states need."""
+
+    output = output_of(context)
+    with open_node(output) as node:
+        archive = open_place(find_place(load_places(node.home.config), name))
+        output.begin("checking", 0)
+        try:
+            found = check_archive(node, name, archive, read=read, progress=output.advance)
+        finally:
+            output.end()
+    lines = [f"{one.name}  {one.why}" for one in found.damaged]
+    if not found.damaged:
+        lines = [
+            output.good(f"{found.objects} objects, {format_size(found.read)} read: all as they should be")
+        ]
+    output.result(
+        {
+            "archive": name,
+            "objects": found.objects,
+            "read": found.read,
+            "damaged": [{"name": one.name, "why": one.why} for one in found.damaged],
+            "states": list(found.hit),
+        },
+        *lines,
+    )
+    if found.damaged:
+        raise VerificationError(
+            f"{len(found.damaged)} of {found.objects} objects in archive '{name}' are missing or damaged",
+            why=f"states that need them: {', '.join(found.hit)}" if found.hit else "",
+            hint=f"to store them again, where they are: overlaysync archive push TEAM {name}",
+        )
+
+
+def rm(context: typer.Context, name: NameArgument) -> None:
+    """Use an archive no longer; what it holds stays there."""
+
+    output = output_of(context)
+    with open_node(output) as node:
+        location = remove_place(node.home.config, name)
+    output.result(
+        {"name": name, "url": str(location)},
+        output.good(f"{name} is used no longer; {location} stays as it is"),
+    )
