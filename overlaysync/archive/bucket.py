@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from overlaysync.archive.authorities import authorities_shown
 from overlaysync.archive.faults import answer_in, no_key, translate, wrong_key_form, wrong_settings
 from overlaysync.archive.location import Location
 from overlaysync.archive.pace import Pace
@@ -311,7 +312,8 @@ def _open_stores(location: Location, limits: Limits) -> list[ObjectStore]:
     if endpoint and not _ENDPOINT.fullmatch(endpoint):  # obstore would panic
         raise wrong_settings(location, "the URL of the store")
     try:
-        return [_store(location, profile, endpoint, limits, size) for size in _SIZES]
+        with authorities_shown():
+            return [_store(location, profile, endpoint, limits, size) for size in _SIZES]
     except Exception as error:  # obstore's own, and ValueError
         refused = translate(error, "use", location)
         # Nothing was asked yet: what is wrong is here.

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from overlaysync import __version__
+from overlaysync.archive.authorities import AUTHORITIES
 from overlaysync.cli import signals, streams
 from overlaysync.cli.commands import Commands
 from overlaysync.cli.output import Output, Settings, output_of
@@ -59,7 +60,10 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     # numpy's matrix library starts a thread per processor, and nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # aiohttp reads the certificates of all authorities when it is imported; no peer is known by one of them.
-    # A user's own file of authorities is read as slowly, so what is set already counts for nothing.
+    # A user's own file of authorities is read as slowly, so what is set already counts for nothing. Archives
+    # are known by authorities: they find what was set under another name.
+    if "SSL_CERT_FILE" in os.environ:
+        os.environ.setdefault(AUTHORITIES, os.environ["SSL_CERT_FILE"])
     os.environ["SSL_CERT_FILE"] = os.devnull
     signals.install()
     code = _run(words)

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.slow]
 
 
 def vm(node: Node, name: str) -> str:
-    """Make an overlay with UEFI variables, a TPM, a seed and a definition beside it; returns its file name."""
+    """Make an overlay with UEFI variables, a TPM, a seed and a definition beside it; returns its file."""
     base = disks.make_master(node.place / f"{name}-base.qcow2", size=2 * MIB)
     base.chmod(0o444)
     file = f"{name}.qcow2"
