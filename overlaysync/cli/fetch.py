@@ -46,8 +46,8 @@ from overlaysync.node.node import Node
 from overlaysync.node.serving import serve
 from overlaysync.node.sharing import Share
 from overlaysync.ops.bases import lies_in
+from overlaysync.ops.listed_versions import Versions
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.name_policy import Versions
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Rules, Verdict
 from overlaysync.ops.timeline import is_fork

@@ -19,10 +19,10 @@ from overlaysync.node.observer import Observer
 from overlaysync.ops.adopt import Proof, candidates, on_its_master, prove
 from overlaysync.ops.adopt_messages import unproven
 from overlaysync.ops.bases import find_base
+from overlaysync.ops.choice import Choice, Reason
 from overlaysync.ops.claims import Claim, Claims
 from overlaysync.ops.folders import image_files
 from overlaysync.ops.known import Known
-from overlaysync.ops.name_policy import Choice, Reason
 from overlaysync.ops.plan import Step, plan_master
 from overlaysync.ops.strays import Stray
 from overlaysync.units import format_size

@@ -31,11 +31,12 @@ from overlaysync.node.reach import Reach
 from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.again import Again
 from overlaysync.ops.bases import find_base, path_below
+from overlaysync.ops.choice import Choice, Reason, new_pin, remark
 from overlaysync.ops.in_use import no_holder
 from overlaysync.ops.known import Known
 from overlaysync.ops.master_place import Wish, place_of_master
 from overlaysync.ops.matching import Listing, fits_name
-from overlaysync.ops.name_policy import Choice, Reason, believable, choose, choose_all, new_pin, remark
+from overlaysync.ops.name_policy import Grounds, believable, choose, choose_all
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Verdict, judge, judge_stray
@@ -94,11 +95,11 @@ class Fetch:
 
     def _choose(self, reference: Reference) -> Found:
         listings, book = self.reach.directory.listings(), self.node.book()
-        about = (reference, listings, book, self.node.versions)
-        trusted_only, again, held = self.options.trusted_only, self.options.again, self.node.held()
+        options, held = self.options, self.node.held()
+        grounds = Grounds(book, self.node.versions, now(), options.trusted_only, options.again, held)
         if not reference.is_many:
-            return Found((choose(*about, now=now(), trusted_only=trusted_only, again=again, held=held),))
-        choices, refusals = choose_all(*about, now=now(), trusted_only=trusted_only, again=again, held=held)
+            return Found((choose(reference, listings, grounds),))
+        choices, refusals = choose_all(reference, listings, grounds)
         if self.options.all_known and not reference.peer:
             refusals += self._unlisted(reference, listings, book, held)
         # Overlays first: they say which masters are brought along, and where those go.

@@ -37,7 +37,7 @@ from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Verdict, check_still
 from overlaysync.ops.versions import past_envelopes
 from overlaysync.store.files import make_directory
-from overlaysync.store.partial import check_room
+from overlaysync.store.space import check_room
 from overlaysync.store.target import Entry
 from overlaysync.units import format_size
 

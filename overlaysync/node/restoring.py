@@ -26,8 +26,8 @@ from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.ops.choice import Choice, Reason
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.name_policy import Choice, Reason
 from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.recovery.choosing import Wish, choose

@@ -20,8 +20,8 @@ from overlaysync.node.download import TransferStats
 from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, now, timestamp
+from overlaysync.ops.choice import Choice, Reason
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.name_policy import Choice, Reason
 from overlaysync.ops.plan import Step
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Verdict
