@@ -30,7 +30,7 @@ from overlaysync.model.digest import (
     short_id,
 )
 from overlaysync.model.pages import PageList, PageListBuilder
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.audience import sources_of
 from overlaysync.ops.doubts import doubt_about
 from overlaysync.ops.hashing import Progress, combine
@@ -38,6 +38,7 @@ from overlaysync.ops.known import Known, is_read_only
 from overlaysync.ops.library import Library
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.page_keeper import PageKeeper
+from overlaysync.ops.part_files import target_for
 from overlaysync.ops.publish import rebuilt_cluster_size
 from overlaysync.store.files import make_directory
 from overlaysync.store.made import Made

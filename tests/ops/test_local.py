@@ -13,9 +13,10 @@ from overlaysync.errors import StoppedError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.ops import local
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.known import Known
 from overlaysync.ops.local import LocalCopier, LocalSource
+from overlaysync.ops.part_files import target_for
 from overlaysync.units import CHUNK, MIB, PAGE_UNITS
 from tests.images import Op, apply, content, convert, create, draw, patch
 from tests.ops.world import World, hidden_files

@@ -13,9 +13,10 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.pages import PageList
 from overlaysync.ops import assemble, local
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.known import Known
 from overlaysync.ops.local import LocalCopier, LocalSource
+from overlaysync.ops.part_files import target_for
 from overlaysync.store.partial import PartFile
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.filesystems import REFLINKS, entered, mounted, shared, used
