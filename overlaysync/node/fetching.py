@@ -23,6 +23,7 @@ from overlaysync.node.any_source import AnySource
 from overlaysync.node.companions import bring_companions
 from overlaysync.node.download import TransferStats
 from overlaysync.node.fetch_types import Fetched, Found, Options
+from overlaysync.node.holding import note_held
 from overlaysync.node.making import ImageMaker
 from overlaysync.node.metadata import Metadata
 from overlaysync.node.node import Node, now, timestamp
@@ -41,15 +42,14 @@ from overlaysync.ops.plan import Step, plan_fetch
 from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Verdict, judge, judge_stray
 from overlaysync.ops.trust_messages import AwayError, not_within_reach, only_distrusted
-from overlaysync.ops.versions import history_of, is_news, settled
-from overlaysync.store.held import Held
+from overlaysync.ops.versions import history_of
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
 
 
 @dataclass(slots=True)
 class Fetch:
-    """One ``fetch`` command."""
+    """One ``fetch`` command; ``maker`` makes its images."""
 
     node: Node
     client: Client
@@ -57,12 +57,12 @@ class Fetch:
     observer: Observer
     options: Options
     seeder: PartialSeeder
-    _maker: ImageMaker = field(init=False)
+    maker: ImageMaker = field(init=False)
 
     def __post_init__(self) -> None:
         sources = AnySource(self.reach, wait_s=self.options.wait_s)
         metadata = Metadata(self.client, sources, self.node.catalog.pages)
-        self._maker = ImageMaker(self.node, self.reach, self.observer, self.options, self.seeder, metadata)
+        self.maker = ImageMaker(self.node, self.reach, self.observer, self.options, self.seeder, metadata)
 
     async def find(self, reference: Reference, *, wait_s: float) -> Found:
         """Return what ``reference`` means among all that is within reach, to a node with these pins.
@@ -281,7 +281,7 @@ class Fetch:
             fetched = await self._make_or_find(step, choice)
             # In a thread: another process may hold the catalog for a while, and others are served meanwhile.
             await asyncio.to_thread(keep_manifest, self.node.catalog, step.listing.manifest, at=timestamp())
-            await asyncio.to_thread(self._hold, step, fetched)
+            await asyncio.to_thread(note_held, self.node.catalog, fetched)
             results.append(fetched)
         await asyncio.to_thread(self._commit, choice)
         if self.options.companions:
@@ -324,7 +324,7 @@ class Fetch:
                 library, step.path, manifest, rules, own=own, now=now(), brought=step.brought, again=again
             )
         except BaseImageError as astray:
-            base = self._maker.base(step) if os.path.exists(step.base or "") else None
+            base = self.maker.base(step) if os.path.exists(step.base or "") else None
             if base is None:
                 raise
             return judge_stray(library, step.path, manifest, rules, astray, own=own, base=base, again=again)
@@ -339,23 +339,9 @@ class Fetch:
                 verdict = await asyncio.to_thread(self._judge, step, choice)
                 if verdict.known is None:
                     raise
-        await asyncio.to_thread(self._maker.drop_leftover, step)
+        await asyncio.to_thread(self.maker.drop_leftover, step)
         return Fetched(step.listing.manifest, verdict.known, True, TransferStats(), verdict)
-
-    def _hold(self, step: Step, fetched: Fetched) -> None:
-        """Note which version the file holds now; one that is newer than what was offered stays noted."""
-        catalog, manifest, path = self.node.catalog, fetched.manifest, fetched.known.path
-        if fetched.known.content.id != manifest.header.content_id or not fetched.known.files:
-            return
-        noted = catalog.held.at(path)
-        before = noted.manifests if noted else ()
-        if noted and fetched.already and not is_news(catalog, before, manifest):
-            return
-        ids = settled(catalog, manifest, (*before, *fetched.verdict.superseded))
-        header = manifest.header
-        # Its next version is one of the thing that it is, whatever the file is called here.
-        catalog.held.hold(Held(path, header.team, header.name, ids, fetched.known.files[0]))
 
     async def make(self, step: Step, verdict: Verdict) -> Fetched:
         """Make one image, as :meth:`ImageMaker.make`."""
-        return await self._maker.make(step, verdict)
+        return await self.maker.make(step, verdict)

@@ -302,7 +302,7 @@ def test_between_file_systems_everything_is_copied(disk: World, tmp_path: Path) 
 
 def test_a_refusal_half_way_leaves_nothing_behind(disk: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(part: PartFile, source: int, source_offset: int, length: int, offset: int) -> bool:
-        os.pwrite(part._fd, b"?" * length, offset)
+        part.pwrite(offset, [b"?" * length])
         return False
 
     monkeypatch.setattr(PartFile, "clone", refuse)
