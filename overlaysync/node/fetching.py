@@ -35,12 +35,12 @@ from overlaysync.ops.bases import find_base, path_below
 from overlaysync.ops.choice import Choice, Reason, new_pin, remark
 from overlaysync.ops.in_use import no_holder
 from overlaysync.ops.known import Known
+from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.master_place import Wish, place_of_master
 from overlaysync.ops.matching import Listing, fits_name
 from overlaysync.ops.name_policy import Grounds, believable, choose, choose_all
 from overlaysync.ops.plan import Step, plan_fetch
-from overlaysync.ops.publish import keep_manifest
-from overlaysync.ops.replacement import Verdict, judge, judge_stray
+from overlaysync.ops.replacement import Asked, Verdict, judge, judge_stray
 from overlaysync.ops.trust_messages import AwayError, not_within_reach, only_distrusted
 from overlaysync.ops.versions import history_of
 from overlaysync.trust.book import Book
@@ -318,16 +318,15 @@ class Fetch:
 
     def _judge(self, step: Step, choice: Choice) -> Verdict:
         library, manifest, rules = self.node.library, step.listing.manifest, self.options.rules
-        own, again = self.node.key.public, self._again(choice)
+        again = self._again(choice)
+        asked = Asked(manifest, rules, self.node.key.public, now(), step.brought, again)
         try:
-            return judge(
-                library, step.path, manifest, rules, own=own, now=now(), brought=step.brought, again=again
-            )
+            return judge(library, step.path, asked)
         except BaseImageError as astray:
             base = self.maker.base(step) if os.path.exists(step.base or "") else None
             if base is None:
                 raise
-            return judge_stray(library, step.path, manifest, rules, astray, own=own, base=base, again=again)
+            return judge_stray(library, step.path, asked, astray, base)
 
     async def _make_or_find(self, step: Step, choice: Choice) -> Fetched:
         """Make the image, unless it is at its place, or another process makes it there meanwhile."""

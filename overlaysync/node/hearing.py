@@ -23,7 +23,7 @@ from overlaysync.net.messages import CatalogMessage, Endpoint, PrivateAddress
 from overlaysync.node.host_budget import AskBudget
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.views import Heard, PeerView
-from overlaysync.ops.publish import manifest_row
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.trust.envelope import Manifest
 
 _HEAR_S = 5.0

@@ -27,9 +27,9 @@ from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.choice import Choice, Reason
+from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.plan import Step, plan_fetch
-from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.recovery.choosing import Wish, choose
 from overlaysync.ops.recovery.files import companion_data, put_companion
 from overlaysync.ops.recovery.filling import VaultFiller, take_manifest, take_pages

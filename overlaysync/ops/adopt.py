@@ -23,7 +23,7 @@ from overlaysync.ops.expected import published_contents
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.known import Known
 from overlaysync.ops.library import Library
-from overlaysync.ops.publish import keep_manifest
+from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.strays import Stray
 from overlaysync.store.doubts import Doubt
 from overlaysync.store.held import Held

@@ -27,8 +27,8 @@ from overlaysync.model.reference import Reference
 from overlaysync.ops.again import Again
 from overlaysync.ops.choice import Choice, Reason
 from overlaysync.ops.listed_versions import Versions, key_of, newest_versions, place_of
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.matching import Listing, fits, fitting, one_of, resolve
-from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.trust_messages import (
     AwayError,
     StrangerError,

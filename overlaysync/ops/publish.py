@@ -24,7 +24,7 @@ from overlaysync.ops.again import PUBLIC, ShareAgain
 from overlaysync.ops.audience import Audiences, Origin, stem
 from overlaysync.ops.known import Known
 from overlaysync.ops.library import Library
-from overlaysync.store.catalog import Catalog
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.store.held import Held
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
@@ -383,11 +383,6 @@ def rebuilt_cluster_size(known: Known) -> int:
     return geometry.cluster_size
 
 
-def keep_manifest(catalog: Catalog, manifest: Manifest, *, at: str = "") -> None:
-    """Keep a verified manifest in the catalog, seen at that time (ISO 8601 UTC)."""
-    catalog.manifests.keep(manifest_row(manifest), at=at)
-
-
 def units_alike(left: PageList, right: PageList, load: LoadPage) -> int:
     """Return how many units of data two contents have in common at the same place."""
     if left.unit != right.unit:
@@ -399,23 +394,3 @@ def units_alike(left: PageList, right: PageList, load: LoadPage) -> int:
         same = (ours[:length] == theirs[:length]).all(axis=1) & (kinds_of(ours[:length]) == Kind.DATA)
         count += int(same.sum())
     return count
-
-
-def manifest_row(manifest: Manifest) -> ManifestRow:
-    """Return the catalog's row of a verified manifest."""
-    header = manifest.header
-    return ManifestRow(
-        id=manifest.id,
-        envelope=manifest.envelope,
-        kind=header.kind,
-        team=header.team,
-        name=header.name,
-        version=header.version,
-        publisher=manifest.publisher,
-        content=header.content_id,
-        parent=header.parent_id,
-        result=header.result_id,
-        created=header.created,
-        label=header.by,
-        follows=header.followed,
-    )

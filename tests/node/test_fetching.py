@@ -22,9 +22,9 @@ from overlaysync.node.fetching import Fetch
 from overlaysync.node.holding import note_held
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.ops.choice import Choice, Reason
+from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.plan import Step
-from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Verdict
 from overlaysync.ops.versions import Standing, State
 from overlaysync.store.held import Held

@@ -16,9 +16,9 @@ from overlaysync.model.manifest import Header
 from overlaysync.model.pin import DistrustedPublisher, Pin
 from overlaysync.model.reference import parse_reference
 from overlaysync.ops.choice import Choice, new_pin
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.name_policy import Grounds, choose, choose_all, meant_here, to_look_at
-from overlaysync.ops.publish import manifest_row
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest

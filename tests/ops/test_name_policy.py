@@ -17,9 +17,9 @@ from overlaysync.model.pin import DistrustedPublisher, Pin, TrustedPublisher
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.ops.choice import Choice, Reason, new_pin, remark
 from overlaysync.ops.listed_versions import Versions
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.name_policy import Grounds, choose, choose_all, conflicts, meant_here, to_look_at
-from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.trust_messages import AwayError
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book
