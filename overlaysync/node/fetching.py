@@ -31,7 +31,7 @@ from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
 from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.again import Again
-from overlaysync.ops.bases import find_base, path_below
+from overlaysync.ops.bases import Places, find_base, path_below
 from overlaysync.ops.choice import Choice, Reason, new_pin, remark
 from overlaysync.ops.in_use import no_holder
 from overlaysync.ops.known import Known
@@ -39,7 +39,7 @@ from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.master_place import Wish, place_of_master
 from overlaysync.ops.matching import Listing, fits_name
 from overlaysync.ops.name_policy import Grounds, believable, choose, choose_all
-from overlaysync.ops.plan import Step, plan_fetch
+from overlaysync.ops.plan import Destination, Step, plan_fetch
 from overlaysync.ops.replacement import Asked, Verdict, judge, judge_stray
 from overlaysync.ops.trust_messages import AwayError, not_within_reach, only_distrusted
 from overlaysync.ops.versions import history_of
@@ -175,18 +175,10 @@ class Fetch:
         if not wanted.manifest.header.is_layer:
             to, name = await asyncio.to_thread(self._place_of_master, wanted.manifest)
         parent = wanted.manifest.header.parent
+        destination, again = Destination(to, masters, name, self.options.format), self._again(choice)
 
         def plan() -> list[Step]:
-            return plan_fetch(
-                wanted,
-                self._believable(),
-                self.base_of,
-                to=to,
-                masters=masters,
-                name=name,
-                format=self.options.format,
-                again=self._again(choice),
-            )
+            return plan_fetch(wanted, self._believable(), self.base_of, destination, again)
 
         def somebody_has_it() -> bool:
             return any(
@@ -303,15 +295,10 @@ class Fetch:
         See :func:`find_base`.
         """
         assert header.parent_id is not None
-        return find_base(
-            self.node.library,
-            header.parent_id,
-            self.options.directories,
-            called=header.parent_name,
-            now=now(),
-            present=path_below(self.node.library, path),
-            last_resort=last_resort,
-        )
+        library = self.node.library
+        present = path_below(library, path)
+        places = Places(self.options.directories, header.parent_name, present, last_resort)
+        return find_base(library, header.parent_id, places, now=now())
 
     def _again(self, choice: Choice) -> Again:
         return self.options.again.about(choice.asked or choice.manifest.header.full_name)

@@ -29,7 +29,7 @@ from overlaysync.node.observer import Observer
 from overlaysync.ops.choice import Choice, Reason
 from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.plan import Step, plan_fetch
+from overlaysync.ops.plan import Destination, Step, plan_fetch
 from overlaysync.ops.recovery.choosing import Wish, choose
 from overlaysync.ops.recovery.files import companion_data, put_companion
 from overlaysync.ops.recovery.filling import VaultFiller, take_manifest, take_pages
@@ -215,14 +215,8 @@ class Restore:
         )
         path = os.path.join(directory, disk.file)
         options = fetch.options
-        steps = plan_fetch(
-            top,
-            [top, *below],
-            fetch.base_of,
-            to=os.path.dirname(path),
-            masters=options.masters_place,
-            again=options.again,
-        )
+        destination = Destination(os.path.dirname(path), options.masters_place)
+        steps = plan_fetch(top, [top, *below], fetch.base_of, destination, options.again)
         steps[-1] = replace(steps[-1], path=path)
         return DiskPlan(
             disk, tuple(steps), Choice(top, Reason.TEAM, asked=top.manifest.header.full_name), path

@@ -220,7 +220,7 @@ class Maker:
                 if chain.virtual_size != work.content.virtual_size:
                     return None
             # What is known of it, if anything, is not believed, and not replaced by what is there now.
-            made = self._library.examine(work.path, now=now, format=work.format, fresh=True)
+            made = self._library.examine_anew(work.path, now=now, format=work.format)
         except (OverlaysyncError, OSError):
             return None
         below = made.parent.path if made.parent else None
