@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
@@ -73,6 +74,22 @@ def check_ending(path: str, format: Format) -> None:
         hint=f"call it {called}.{format.value}, or ask for another format with --format, "
         "where the command has that option",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """What is said of versions that are published together.
+
+    Attributes:
+        created: ISO 8601 UTC.
+        note, continues: of the topmost, as for :meth:`Publisher.publish`.
+        again: the command that errors print.
+    """
+
+    created: str
+    note: str = ""
+    continues: bool = False
+    again: ShareAgain = _PLAIN
 
 
 class Publisher:
@@ -147,11 +164,8 @@ class Publisher:
         known: Known,
         *,
         team: str | None,
-        created: str,
+        edition: Edition,
         names: Mapping[str, str] = _NO_NAMES,
-        note: str = "",
-        continues: bool = False,
-        again: ShareAgain = _PLAIN,
     ) -> list[tuple[Known, Manifest]]:
         """Return the manifests of ``known`` and of all images below it, top first.
 
@@ -160,13 +174,14 @@ class Publisher:
 
         Args:
             known: the image that was asked for.
-            team, created, note, continues: as for :meth:`publish`.
+            team: as for :meth:`publish`.
+            edition: what is said of the new versions.
             names: by path, where a file is to be called other than by :meth:`name_of`.
-            again: the command that errors print.
 
         Raises:
             NotAllowedError: this node is not in the team, or the team cannot get an image below.
         """
+        created, again = edition.created, edition.again
         name = names.get(known.path) or self.name_of(known.path)
         team = self.audience(known, name, again) if team is None else team
         below = [
@@ -176,6 +191,7 @@ class Publisher:
         for image, manifest in below:
             if manifest.header.team not in ("", team):
                 raise self._out_of_reach(known, image, team, manifest.header.team, again)
+        note, continues = edition.note, edition.continues
         top = self.publish(known, team=team, created=created, name=name, note=note, continues=continues)
         return [(known, top), *reversed(below)]
 
