@@ -182,7 +182,8 @@ class Fetch:
 
         def somebody_has_it() -> bool:
             return any(
-                listing.manifest.header.result == parent and listing.peers for listing in self._believable()
+                listing.manifest.header.result == parent and listing.is_available
+                for listing in self._believable()
             )
 
         try:

@@ -45,9 +45,6 @@ from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.objects import Kind, object_name
 from overlaysync.vault.state import Disk
 
-_FROM_VAULT = ("the vault",)
-"""Stands for the peers of what the vault has, where a plan asks whether anybody has it."""
-
 
 @dataclass(frozen=True, slots=True)
 class DiskPlan:
@@ -211,7 +208,7 @@ class Restore:
 
     def _plan_disk(self, disk: Disk, directory: str, fetch: Fetch) -> DiskPlan:
         top, *below = (
-            Listing(self._manifest(bytes.fromhex(id)), _FROM_VAULT) for id in (disk.manifest, *disk.below)
+            Listing(self._manifest(bytes.fromhex(id)), stored=True) for id in (disk.manifest, *disk.below)
         )
         path = os.path.join(directory, disk.file)
         options = fetch.options

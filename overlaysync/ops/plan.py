@@ -209,7 +209,9 @@ def _maker(disk: bytes, listings: list[Listing], publisher: bytes) -> Listing | 
 
     Of several, the one that ``publisher`` signed: it names the file.
     """
-    fitting = [listing for listing in listings if listing.manifest.header.result_id == disk and listing.peers]
+    fitting = [
+        listing for listing in listings if listing.manifest.header.result_id == disk and listing.is_available
+    ]
     fitting.sort(
         key=lambda listing: (listing.manifest.header.is_layer, listing.manifest.publisher != publisher)
     )
