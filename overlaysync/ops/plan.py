@@ -13,10 +13,10 @@ from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
 from overlaysync.ops.again import Again
+from overlaysync.ops.image_paths import image_path
 from overlaysync.ops.known import Known
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.packing import Packing, packing_of
-from overlaysync.ops.publish import image_path
 
 MAX_LINEAGE = 32
 """Layers one above the other; as deep as a chain may be."""
