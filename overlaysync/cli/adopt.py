@@ -36,11 +36,11 @@ from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.ops.adopt import Proof, already_stands, note_history, note_unverified, read_over, settle
 from overlaysync.ops.adopt_messages import ElsewhereError
-from overlaysync.ops.assemble import check_free
 from overlaysync.ops.audience import stem
 from overlaysync.ops.backing import mark_meant
+from overlaysync.ops.image_paths import image_path
 from overlaysync.ops.known import Known
-from overlaysync.ops.publish import image_path
+from overlaysync.ops.part_files import check_free
 from overlaysync.ops.strays import Stray
 
 FIND_S = 5.0

@@ -21,8 +21,8 @@ from overlaysync.node.node import Node
 from overlaysync.ops.again import Again
 from overlaysync.ops.audience import stem
 from overlaysync.ops.known import Known
+from overlaysync.ops.listed_versions import Versions
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.name_policy import Versions
 from overlaysync.ops.timeline import is_fork
 from overlaysync.ops.trust_messages import trust_of
 from overlaysync.swarm.link import Compression

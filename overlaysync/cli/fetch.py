@@ -38,16 +38,15 @@ from overlaysync.model.names import check_name
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.collection import Brought, Collection
 from overlaysync.node.download import TransferStats
-from overlaysync.node.fetch_session import FetchSession, fetching
+from overlaysync.node.fetch_session import fetching
 from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
-from overlaysync.node.serving import serve
-from overlaysync.node.sharing import Share
+from overlaysync.node.seeding import seed_for
 from overlaysync.ops.bases import lies_in
+from overlaysync.ops.listed_versions import Versions
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.name_policy import Versions
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Rules, Verdict
 from overlaysync.ops.timeline import is_fork
@@ -179,7 +178,8 @@ class _Fetching:
             plans = [step for one in brought for step in one.plan]
             self._print(node, plans, results, collection.refusals)
             if self._seed and results:
-                await self._seed_for(self._seed, session, results)
+                paths = [result.known.path for result in results]
+                await seed_for(session, paths, self._seed, network=self._network, observer=self._output)
             elif self._seed is None:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
                     await fetch.seeder.linger()
@@ -239,17 +239,6 @@ class _Fetching:
         if not self._output.quiet or manifest.id not in self._first_uses:
             return ""
         return f" · first use of '{manifest.header.full_name}', published by {node_id(manifest.publisher)}"
-
-    async def _seed_for(self, seconds: float, session: FetchSession, results: list[Fetched]) -> None:
-        fetch, interfaces = session.fetch, self._network.interfaces
-        share = Share(fetch.node, [result.known.path for result in results], None, self._output)
-        try:
-            await asyncio.to_thread(share.publish_all)
-            async with serve(share, reach=fetch.reach, interfaces=interfaces, limit=session.given):
-                self._output.note(f"sharing for {seconds:g} s; Ctrl-C ends it")
-                await asyncio.sleep(seconds)
-        finally:
-            share.close()
 
 
 def show_plan(output: Output, steps: Sequence[Step], options: Options, verdict: Verdict | None) -> None:

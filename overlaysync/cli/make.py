@@ -30,9 +30,9 @@ from overlaysync.ops.audience import stem
 from overlaysync.ops.backing import check_meant
 from overlaysync.ops.discard import check_discardable
 from overlaysync.ops.discard import discard as discard_image
+from overlaysync.ops.image_paths import check_ending, image_path
 from overlaysync.ops.known import Known
 from overlaysync.ops.loss import check_nothing_lost, lost_with
-from overlaysync.ops.publish import check_ending, image_path
 
 
 def add_commands(app: typer.Typer) -> None:

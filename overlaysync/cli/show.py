@@ -44,7 +44,7 @@ from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.node import Node, now
 from overlaysync.ops.discard import standing_on
 from overlaysync.ops.matching import Listing, fits, fitting
-from overlaysync.ops.name_policy import meant_here, to_look_at
+from overlaysync.ops.name_policy import Grounds, meant_here, to_look_at
 from overlaysync.ops.timeline import Place, places
 from overlaysync.ops.trust_messages import age, trust_of, who
 from overlaysync.store.manifests import ManifestRow
@@ -235,7 +235,7 @@ def _shown(
         if len({item.manifest.header.full_name for item in meant}) == 1 and len(sides) > 1:
             output.note(f"{sides[0].manifest.header.full_name}: {len(sides)} versions, forked")
             return sorted(sides, key=lambda item: newest_first(item, where))
-    listing, problem = to_look_at(reference, listings, book, node.versions, now=now(), held=node.held())
+    listing, problem = to_look_at(reference, listings, Grounds(book, node.versions, now(), held=node.held()))
     if problem:
         output.note(f"fetch would refuse {listing.manifest.header.full_name}: {problem}")
     return [listing]

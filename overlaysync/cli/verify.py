@@ -71,7 +71,7 @@ def verify(
     """
     output = output_of(context)
     addresses, insisted = parse_peers(peer), parse_format(format)
-    how = _How(
+    how = How(
         addresses, insisted, repair=repair, yes=yes, accept_master=accept_master, peers=tuple(peer or ())
     )
     findings: list[Finding] = []
@@ -85,11 +85,11 @@ def verify(
                 if len(paths) == 1:
                     raise
                 failed.append(Refusal(path, error))  # of several the others are looked at all the same
-    _report(output, findings, failed)
+    report(output, findings, failed)
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
+class How:
     """How to verify, as the options say."""
 
     addresses: list[Any]
@@ -107,7 +107,7 @@ class _How:
         return shlex.join(["overlaysync", "verify", "--repair", *more, path, *peers, *accept, *format])
 
 
-def _verify(node: Node, output: Output, path: str, how: _How) -> Finding:
+def _verify(node: Node, output: Output, path: str, how: How) -> Finding:
 
     output.begin(f"verifying {os.path.basename(path)}", guest_size(node, path, how.format))
     try:
@@ -126,7 +126,7 @@ def _verify(node: Node, output: Output, path: str, how: _How) -> Finding:
     team = origin.team if origin and origin.why else ""
     healed: tuple[Damage, ...] = ()
     if verdict.damage and how.repair:
-        _refuse_to_lose(verdict, lost, how, team)
+        refuse_to_lose(verdict, lost, how, team)
         healed, verdict = verdict.damage, _repair(node, output, verdict, how.addresses)
         lost = ""
     unlike, holds = _unlike_its_name(node, verdict), _other_version(node, verdict)
@@ -151,7 +151,7 @@ class Finding:
     healed: tuple[Damage, ...]
     lost: str
     unlike: str
-    how: _How
+    how: How
     holds: str = ""
     team: str = ""
 
@@ -210,7 +210,8 @@ def _ranges(damage: Iterable[Damage]) -> list[dict[str, int]]:
     return [{"offset": item.offset, "length": item.length} for item in damage]
 
 
-def _report(output: Output, findings: list[Finding], failed: list[Refusal]) -> None:
+def report(output: Output, findings: list[Finding], failed: list[Refusal]) -> None:
+    """Print what was found; how many images differ, and of which kind, is the error."""
     lines = [line for finding in findings for line in finding.lines(output)]
     document: dict[str, Any] = {"verified": [finding.fields() for finding in findings]}
     if failed:
@@ -243,7 +244,7 @@ def _way_of(finding: Finding) -> str:
     return f"{command}, to heal it from peers"
 
 
-def _ways(verdict: Verdict, how: _How, team: str = "") -> str:
+def _ways(verdict: Verdict, how: How, team: str = "") -> str:
     """How to keep what a file holds that would be lost, then how to go back to what it held."""
 
     path = shlex.quote(verdict.path)
@@ -260,7 +261,8 @@ def _ways(verdict: Verdict, how: _How, team: str = "") -> str:
     return f"to keep what it holds: {keep}; to lose that, and go back to what it was: {back}"
 
 
-def _refuse_to_lose(verdict: Verdict, lost: str, how: _How, team: str = "") -> None:
+def refuse_to_lose(verdict: Verdict, lost: str, how: How, team: str = "") -> None:
+    """Refuse to repair a file over work that is nowhere else."""
     if lost and not how.yes:
         raise WouldDestroyError(
             f"Not healing {verdict.path}: data would be lost",

@@ -18,11 +18,11 @@ from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.ops.adopt import Proof, candidates, on_its_master, prove
 from overlaysync.ops.adopt_messages import unproven
-from overlaysync.ops.bases import find_base
+from overlaysync.ops.bases import Places, find_base
+from overlaysync.ops.choice import Choice, Reason
 from overlaysync.ops.claims import Claim, Claims
 from overlaysync.ops.folders import image_files
 from overlaysync.ops.known import Known
-from overlaysync.ops.name_policy import Choice, Reason
 from overlaysync.ops.plan import Step, plan_master
 from overlaysync.ops.strays import Stray
 from overlaysync.units import format_size
@@ -142,7 +142,7 @@ class Adoption:
     async def _bring(self, fetch: Fetch, disk: bytes) -> Known | None:
         """Return an image whose guest sees ``disk``, fetched if it is missing; None when no peer has one."""
         base = await asyncio.to_thread(
-            find_base, self.node.library, disk, self.directories, called="", now=now()
+            find_base, self.node.library, disk, Places(self.directories, ""), now=now()
         )
         if base:
             return base

@@ -14,7 +14,7 @@ from overlaysync.errors import BaseImageError, OverlaysyncError, Refusal, Verifi
 from overlaysync.model.reference import Reference
 from overlaysync.node.fetch_types import Fetched
 from overlaysync.node.fetching import Fetch
-from overlaysync.ops.name_policy import Choice
+from overlaysync.ops.choice import Choice
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Verdict
 

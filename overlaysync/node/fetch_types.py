@@ -8,10 +8,10 @@ from overlaysync.errors import Refusal
 from overlaysync.formats.image import Format
 from overlaysync.node.download import TransferStats
 from overlaysync.ops.again import Again
+from overlaysync.ops.choice import Choice
 from overlaysync.ops.collecting import excluded
 from overlaysync.ops.filling import Filler
 from overlaysync.ops.known import Known
-from overlaysync.ops.name_policy import Choice
 from overlaysync.ops.replacement import Rules, Verdict
 from overlaysync.ops.versions import State
 from overlaysync.store.files import may_write

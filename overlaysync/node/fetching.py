@@ -23,6 +23,7 @@ from overlaysync.node.any_source import AnySource
 from overlaysync.node.companions import bring_companions
 from overlaysync.node.download import TransferStats
 from overlaysync.node.fetch_types import Fetched, Found, Options
+from overlaysync.node.holding import note_held
 from overlaysync.node.making import ImageMaker
 from overlaysync.node.metadata import Metadata
 from overlaysync.node.node import Node, now, timestamp
@@ -30,25 +31,25 @@ from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
 from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.again import Again
-from overlaysync.ops.bases import find_base, path_below
+from overlaysync.ops.bases import Places, find_base, path_below
+from overlaysync.ops.choice import Choice, Reason, new_pin, remark
 from overlaysync.ops.in_use import no_holder
 from overlaysync.ops.known import Known
+from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.master_place import Wish, place_of_master
 from overlaysync.ops.matching import Listing, fits_name
-from overlaysync.ops.name_policy import Choice, Reason, believable, choose, choose_all, new_pin, remark
-from overlaysync.ops.plan import Step, plan_fetch
-from overlaysync.ops.publish import keep_manifest
-from overlaysync.ops.replacement import Verdict, judge, judge_stray
+from overlaysync.ops.name_policy import Grounds, believable, choose, choose_all
+from overlaysync.ops.plan import Destination, Step, plan_fetch
+from overlaysync.ops.replacement import Asked, Verdict, judge, judge_stray
 from overlaysync.ops.trust_messages import AwayError, not_within_reach, only_distrusted
-from overlaysync.ops.versions import history_of, is_news, settled
-from overlaysync.store.held import Held
+from overlaysync.ops.versions import history_of
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
 
 
 @dataclass(slots=True)
 class Fetch:
-    """One ``fetch`` command."""
+    """One ``fetch`` command; ``maker`` makes its images."""
 
     node: Node
     client: Client
@@ -56,12 +57,12 @@ class Fetch:
     observer: Observer
     options: Options
     seeder: PartialSeeder
-    _maker: ImageMaker = field(init=False)
+    maker: ImageMaker = field(init=False)
 
     def __post_init__(self) -> None:
         sources = AnySource(self.reach, wait_s=self.options.wait_s)
         metadata = Metadata(self.client, sources, self.node.catalog.pages)
-        self._maker = ImageMaker(self.node, self.reach, self.observer, self.options, self.seeder, metadata)
+        self.maker = ImageMaker(self.node, self.reach, self.observer, self.options, self.seeder, metadata)
 
     async def find(self, reference: Reference, *, wait_s: float) -> Found:
         """Return what ``reference`` means among all that is within reach, to a node with these pins.
@@ -94,11 +95,11 @@ class Fetch:
 
     def _choose(self, reference: Reference) -> Found:
         listings, book = self.reach.directory.listings(), self.node.book()
-        about = (reference, listings, book, self.node.versions)
-        trusted_only, again, held = self.options.trusted_only, self.options.again, self.node.held()
+        options, held = self.options, self.node.held()
+        grounds = Grounds(book, self.node.versions, now(), options.trusted_only, options.again, held)
         if not reference.is_many:
-            return Found((choose(*about, now=now(), trusted_only=trusted_only, again=again, held=held),))
-        choices, refusals = choose_all(*about, now=now(), trusted_only=trusted_only, again=again, held=held)
+            return Found((choose(reference, listings, grounds),))
+        choices, refusals = choose_all(reference, listings, grounds)
         if self.options.all_known and not reference.peer:
             refusals += self._unlisted(reference, listings, book, held)
         # Overlays first: they say which masters are brought along, and where those go.
@@ -174,22 +175,15 @@ class Fetch:
         if not wanted.manifest.header.is_layer:
             to, name = await asyncio.to_thread(self._place_of_master, wanted.manifest)
         parent = wanted.manifest.header.parent
+        destination, again = Destination(to, masters, name, self.options.format), self._again(choice)
 
         def plan() -> list[Step]:
-            return plan_fetch(
-                wanted,
-                self._believable(),
-                self.base_of,
-                to=to,
-                masters=masters,
-                name=name,
-                format=self.options.format,
-                again=self._again(choice),
-            )
+            return plan_fetch(wanted, self._believable(), self.base_of, destination, again)
 
         def somebody_has_it() -> bool:
             return any(
-                listing.manifest.header.result == parent and listing.peers for listing in self._believable()
+                listing.manifest.header.result == parent and listing.is_available
+                for listing in self._believable()
             )
 
         try:
@@ -280,7 +274,7 @@ class Fetch:
             fetched = await self._make_or_find(step, choice)
             # In a thread: another process may hold the catalog for a while, and others are served meanwhile.
             await asyncio.to_thread(keep_manifest, self.node.catalog, step.listing.manifest, at=timestamp())
-            await asyncio.to_thread(self._hold, step, fetched)
+            await asyncio.to_thread(note_held, self.node.catalog, fetched)
             results.append(fetched)
         await asyncio.to_thread(self._commit, choice)
         if self.options.companions:
@@ -302,31 +296,25 @@ class Fetch:
         See :func:`find_base`.
         """
         assert header.parent_id is not None
-        return find_base(
-            self.node.library,
-            header.parent_id,
-            self.options.directories,
-            called=header.parent_name,
-            now=now(),
-            present=path_below(self.node.library, path),
-            last_resort=last_resort,
-        )
+        library = self.node.library
+        present = path_below(library, path)
+        places = Places(self.options.directories, header.parent_name, present, last_resort)
+        return find_base(library, header.parent_id, places, now=now())
 
     def _again(self, choice: Choice) -> Again:
         return self.options.again.about(choice.asked or choice.manifest.header.full_name)
 
     def _judge(self, step: Step, choice: Choice) -> Verdict:
         library, manifest, rules = self.node.library, step.listing.manifest, self.options.rules
-        own, again = self.node.key.public, self._again(choice)
+        again = self._again(choice)
+        asked = Asked(manifest, rules, self.node.key.public, now(), step.brought, again)
         try:
-            return judge(
-                library, step.path, manifest, rules, own=own, now=now(), brought=step.brought, again=again
-            )
+            return judge(library, step.path, asked)
         except BaseImageError as astray:
-            base = self._maker.base(step) if os.path.exists(step.base or "") else None
+            base = self.maker.base(step) if os.path.exists(step.base or "") else None
             if base is None:
                 raise
-            return judge_stray(library, step.path, manifest, rules, astray, own=own, base=base, again=again)
+            return judge_stray(library, step.path, asked, astray, base)
 
     async def _make_or_find(self, step: Step, choice: Choice) -> Fetched:
         """Make the image, unless it is at its place, or another process makes it there meanwhile."""
@@ -338,23 +326,9 @@ class Fetch:
                 verdict = await asyncio.to_thread(self._judge, step, choice)
                 if verdict.known is None:
                     raise
-        await asyncio.to_thread(self._maker.drop_leftover, step)
+        await asyncio.to_thread(self.maker.drop_leftover, step)
         return Fetched(step.listing.manifest, verdict.known, True, TransferStats(), verdict)
-
-    def _hold(self, step: Step, fetched: Fetched) -> None:
-        """Note which version the file holds now; one that is newer than what was offered stays noted."""
-        catalog, manifest, path = self.node.catalog, fetched.manifest, fetched.known.path
-        if fetched.known.content.id != manifest.header.content_id or not fetched.known.files:
-            return
-        noted = catalog.held.at(path)
-        before = noted.manifests if noted else ()
-        if noted and fetched.already and not is_news(catalog, before, manifest):
-            return
-        ids = settled(catalog, manifest, (*before, *fetched.verdict.superseded))
-        header = manifest.header
-        # Its next version is one of the thing that it is, whatever the file is called here.
-        catalog.held.hold(Held(path, header.team, header.name, ids, fetched.known.files[0]))
 
     async def make(self, step: Step, verdict: Verdict) -> Fetched:
         """Make one image, as :meth:`ImageMaker.make`."""
-        return await self._maker.make(step, verdict)
+        return await self.maker.make(step, verdict)

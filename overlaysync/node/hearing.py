@@ -23,7 +23,7 @@ from overlaysync.net.messages import CatalogMessage, Endpoint, PrivateAddress
 from overlaysync.node.host_budget import AskBudget
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.views import Heard, PeerView
-from overlaysync.ops.publish import manifest_row
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.trust.envelope import Manifest
 
 _HEAR_S = 5.0
@@ -43,6 +43,23 @@ Names: TypeAlias = Mapping[tuple[str, str], frozenset[bytes]]
 
 Learn: TypeAlias = Callable[[PeerView, Mapping[bytes, Manifest], Endpoint], Awaitable[None]]
 """Asks a peer for what came before these versions, where that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What one peer is asked.
+
+    Attributes:
+        names: what is shared here.
+        pause_s: how long it is not asked again.
+        opened, learn, peer: as for :meth:`Hearing.ask`.
+    """
+
+    names: Names
+    pause_s: float
+    opened: Callable[[bytes], Manifest]
+    learn: Learn
+    peer: Peer | None
 
 
 @dataclass(slots=True)
@@ -84,27 +101,19 @@ class Hearing:
         """
         names, pause_s = self.names(), _HEAR_S * max(1.0, beside / _NODES_OF_HOST)
         teams = {team for team, _ in names if team}
+        question = _Question(names, pause_s, opened, learn, peer)
         if peer is None or _clashes(peer, names):
-            await self._hear(view, "", view.address, names, pause_s, opened, learn, peer)
+            await self._hear(view, "", view.address, question)
         tls = peer.tls if peer else view.tls
         if not is_told_port(tls):
             return
         for team in teams & self.node.teams.keys():
             lane = PrivateAddress(view.address.host, tls, team, b"")
-            await self._hear(view, team, lane, names, pause_s, opened, learn, peer)
+            await self._hear(view, team, lane, question)
 
-    async def _hear(
-        self,
-        view: PeerView,
-        team: str,
-        where: Endpoint,
-        names: Names,
-        pause_s: float,
-        opened: Callable[[bytes], Manifest],
-        learn: Learn,
-        peer: Peer | None,
-    ) -> None:
+    async def _hear(self, view: PeerView, team: str, where: Endpoint, question: _Question) -> None:
         """Ask for the catalog of one audience, unless it is too early for that or nothing has changed."""
+        names, peer = question.names, question.peer
         now = monotonic()
         heard = view.heard.get(team)
         if heard is None:
@@ -115,7 +124,7 @@ class Hearing:
         same = peer is not None and not team and peer.revision == heard.revision
         if not new_names and (same or now < heard.again_at - _EARLY_S):
             return
-        heard.etag, heard.again_at = "" if new_names else heard.etag, now + pause_s
+        heard.etag, heard.again_at = "" if new_names else heard.etag, now + question.pause_s
         try:
             answer = await self.client.catalog(where, heard.etag)
         except GoneError:
@@ -125,8 +134,8 @@ class Hearing:
             return
         if peer is None and not team:
             view.tls = answer.catalog.tls
-        found = await asyncio.to_thread(self._keep, answer.catalog, team, names, opened)
-        await learn(view, found, where)
+        found = await asyncio.to_thread(self._keep, answer.catalog, team, names, question.opened)
+        await question.learn(view, found, where)
         heard.etag, heard.names, heard.revision = answer.etag, frozenset(names), peer.revision if peer else ""
         if found:
             self.news()

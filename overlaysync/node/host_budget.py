@@ -31,7 +31,7 @@ _ASKS_PER_S = 0.4
 _LEAST_ASKS_PER_S = 1 / 160
 """After that four in ten seconds; half as many each time a host has used them up, until it keeps still."""
 
-_ANSWERED = 4096
+ANSWERED = 4096
 """Ports of one host that have answered, kept at most; an IPv6 network has addresses without end."""
 
 _HOSTS = 1024
@@ -74,6 +74,10 @@ class DialBudget:
     def __init__(self) -> None:
         self._hosts: OrderedDict[str, _Told] = OrderedDict()
 
+    def __len__(self) -> int:
+        """Return the number of hosts that something is noted of."""
+        return len(self._hosts)
+
     def take(self, host: str, port: int, now: float) -> bool:
         """Whether to dial it; it then counts until it answers."""
         told = _entry(self._hosts, host, _Told)
@@ -90,7 +94,7 @@ class DialBudget:
         """Somebody answered there."""
         told = self._hosts.get(host_key(host))
         if told is not None and told.silent.pop((host, port), None) is not None:
-            if len(told.answered) >= _ANSWERED:
+            if len(told.answered) >= ANSWERED:
                 told.answered.clear()
             told.answered.add((host, port))
             told.failures, told.retry_at = 0, 0.0
@@ -125,6 +129,10 @@ class AskBudget:
 
     def __init__(self) -> None:
         self._hosts: OrderedDict[str, _Pace] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return the number of hosts that something is noted of."""
+        return len(self._hosts)
 
     def take(self, host: str, now: float) -> bool:
         """Whether to ask now."""

@@ -21,7 +21,7 @@ from overlaysync.node.host_budget import AskBudget
 from overlaysync.node.listed import LISTED_SIZE
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.views import PeerView
-from overlaysync.ops.publish import manifest_row
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.versions import left_behind
 from overlaysync.store.members import Member
 from overlaysync.trust.envelope import Manifest, open_envelope

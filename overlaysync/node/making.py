@@ -25,7 +25,7 @@ from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
 from overlaysync.node.reshare import PartialSeeder
-from overlaysync.ops.assemble import Assembly, discard_part, target_for
+from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.hashing import combine
 from overlaysync.ops.known import Known
@@ -33,11 +33,12 @@ from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.packing import Packing
 from overlaysync.ops.page_keeper import PageKeeper
+from overlaysync.ops.part_files import discard_part, target_for
 from overlaysync.ops.plan import Step
 from overlaysync.ops.replacement import Verdict, check_still
 from overlaysync.ops.versions import past_envelopes
 from overlaysync.store.files import make_directory
-from overlaysync.store.partial import check_room
+from overlaysync.store.space import check_room
 from overlaysync.store.target import Entry
 from overlaysync.units import format_size
 

@@ -114,7 +114,7 @@ def _own_base(node: Node, path: str, header: Header) -> Known | None:
     """Return what the overlay stands on, read again; None if that is not what it was, or cannot be found."""
     below = path_below(node.library, path)
     try:
-        base = node.library.examine(below, now=now(), fresh=True) if below else None
+        base = node.library.examine_anew(below, now=now()) if below else None
     except (OverlaysyncError, OSError):
         return None
     if base is None or base.disk.id != header.parent_id:

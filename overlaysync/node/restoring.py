@@ -26,10 +26,10 @@ from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.ops.choice import Choice, Reason
+from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.name_policy import Choice, Reason
-from overlaysync.ops.plan import Step, plan_fetch
-from overlaysync.ops.publish import keep_manifest
+from overlaysync.ops.plan import Destination, Step, plan_fetch
 from overlaysync.ops.recovery.choosing import Wish, choose
 from overlaysync.ops.recovery.files import companion_data, put_companion
 from overlaysync.ops.recovery.filling import VaultFiller, take_manifest, take_pages
@@ -44,9 +44,6 @@ from overlaysync.trust.teams import Team
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.objects import Kind, object_name
 from overlaysync.vault.state import Disk
-
-_FROM_VAULT = ("the vault",)
-"""Stands for the peers of what the vault has, where a plan asks whether anybody has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,18 +208,12 @@ class Restore:
 
     def _plan_disk(self, disk: Disk, directory: str, fetch: Fetch) -> DiskPlan:
         top, *below = (
-            Listing(self._manifest(bytes.fromhex(id)), _FROM_VAULT) for id in (disk.manifest, *disk.below)
+            Listing(self._manifest(bytes.fromhex(id)), stored=True) for id in (disk.manifest, *disk.below)
         )
         path = os.path.join(directory, disk.file)
         options = fetch.options
-        steps = plan_fetch(
-            top,
-            [top, *below],
-            fetch.base_of,
-            to=os.path.dirname(path),
-            masters=options.masters_place,
-            again=options.again,
-        )
+        destination = Destination(os.path.dirname(path), options.masters_place)
+        steps = plan_fetch(top, [top, *below], fetch.base_of, destination, options.again)
         steps[-1] = replace(steps[-1], path=path)
         return DiskPlan(
             disk, tuple(steps), Choice(top, Reason.TEAM, asked=top.manifest.header.full_name), path

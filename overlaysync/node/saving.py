@@ -13,6 +13,7 @@ from overlaysync.model.names import printable
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.known import Known
+from overlaysync.ops.publish import Edition
 from overlaysync.ops.recovery.files import read_companion
 from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
 from overlaysync.ops.recovery.lock import only_writer
@@ -96,7 +97,7 @@ class Save:
 
     def _publish(self, known: Known) -> _Lineage:
         return self.node.publisher.publish_lineage(
-            known, team=self.team.name, created=self._at, note=self.note
+            known, team=self.team.name, edition=Edition(self._at, self.note)
         )
 
     def _store(

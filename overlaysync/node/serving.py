@@ -85,7 +85,7 @@ async def serve(
             share.observer.note(
                 "Not announced: another machine answers to every name that was tried. Others need --peer"
             )
-        tasks = [asyncio.create_task(_keep_announced(announcer, share, server, faults, deliveries))]
+        tasks = [asyncio.create_task(keep_announced(announcer, share, server, faults, deliveries))]
         if reach is not None:
             tasks.append(asyncio.create_task(Keeper(node, reach, share.observer, faults).run()))
         try:
@@ -117,9 +117,10 @@ def _own_label(node: Node, port: int) -> Iterator[str]:
         os.close(lock)
 
 
-async def _keep_announced(
+async def keep_announced(
     announcer: Announcer, share: Share, server: Server, faults: Faults, deliveries: Deliveries
 ) -> None:
+    """Look at the files every moment, and announce what is shared by then; never ends by itself."""
     announced = share.changes
     while True:
         await asyncio.sleep(WATCH_S)

@@ -28,6 +28,7 @@ from overlaysync.ops.folders import Found
 from overlaysync.ops.in_use import InUse
 from overlaysync.ops.known import Known
 from overlaysync.ops.offer import Offer
+from overlaysync.ops.publish import Edition
 from overlaysync.ops.versions import past_envelopes
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import Manifest, open_envelope
@@ -255,11 +256,8 @@ class Share:
         lineage = self.node.publisher.publish_lineage(
             image,
             team=team,
-            created=timestamp(),
+            edition=Edition(timestamp(), note, bool(self.wishes.name), self.wishes.again),
             names=names,
-            note=note,
-            continues=bool(self.wishes.name),
-            again=self.wishes.again,
         )
         places = {id(one): depth for depth, one in enumerate(image.lineage)}
         for below, manifest in lineage:

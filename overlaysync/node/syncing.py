@@ -19,7 +19,7 @@ from overlaysync.node.collection import Brought, Collection, Planned
 from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
 from overlaysync.ops.again import Again
-from overlaysync.ops.name_policy import Choice
+from overlaysync.ops.choice import Choice
 from overlaysync.ops.replacement import Rules
 
 RULES = Rules(replace=True, forward_only=True)

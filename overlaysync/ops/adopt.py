@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from overlaysync.errors import InUseError, OverlaysyncError
 from overlaysync.model.digest import short_id
 from overlaysync.ops.adopt_messages import belongs_elsewhere, disputed
-from overlaysync.ops.bases import find_base
+from overlaysync.ops.bases import Places, find_base
 from overlaysync.ops.claims import Claim, Grade
 from overlaysync.ops.expected import published_contents
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.known import Known
 from overlaysync.ops.library import Library
-from overlaysync.ops.publish import keep_manifest
+from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.strays import Stray
 from overlaysync.store.doubts import Doubt
 from overlaysync.store.held import Held
@@ -116,7 +116,7 @@ def on_its_master(
     """
     for parent in candidates(stray, claims):
         called = next((claim.parent_name for claim in claims if claim.parent == parent), "")
-        base = find_base(library, parent, directories, called=called, now=now)
+        base = find_base(library, parent, Places(directories, called), now=now)
         if base and stray.path not in {image.path for image in base.lineage}:
             proof = prove(library, stray, base, claims)
             if proof:

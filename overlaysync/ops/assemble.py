@@ -16,24 +16,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from overlaysync.errors import ImageError, OverlaysyncError, WouldDestroyError
+from overlaysync.errors import ImageError, OverlaysyncError
 from overlaysync.formats.image import Format
-from overlaysync.formats.layout import Layout, Target, cluster_size_for
+from overlaysync.formats.layout import Layout, Target
 from overlaysync.formats.plan import plan_layout
 from overlaysync.formats.qcow2_packed import PackedImage
 from overlaysync.formats.recognition import HEAD_SIZE, foreign_format
 from overlaysync.model.datamap import DataMap, SlotRun
-from overlaysync.model.digest import as_digests, derive, equal_rows, hash_units
+from overlaysync.model.digest import as_digests, equal_rows, hash_units
 from overlaysync.model.have import HaveMap
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.packing import Packer, Packing
+from overlaysync.ops.part_files import check_free, plan_key
 from overlaysync.store.pack import PackFile
 from overlaysync.store.partial import PartFile
 from overlaysync.store.target import Entry
 from overlaysync.units import MIB, PAGE_UNITS
 
-PLAN_CONTEXT = "overlaysync v1 plan"
 BATCH = 4 * MIB
 """Bytes copied or asked for at a time."""
 
@@ -87,7 +87,7 @@ class Assembly:
         layout = plan_layout(target, data)
         part = PartFile.open(
             path,
-            key=_plan_key(pages, target),
+            key=plan_key(pages, target),
             size=layout.file_size,
             data_bytes=data.size if target.format is Format.RAW else layout.file_size,
             journal_dir=journals,
@@ -349,25 +349,6 @@ class Assembly:
         self.resumed = self.written = sum(self.data.span(*run) for run in self.have.runs(1 << 30))
 
 
-def discard_part(path: Path, target: Target, pages: PageList, journals: Path) -> None:
-    """Remove the part file that a run left which was killed as soon as it had named a packed image.
-
-    Raises:
-        InUseError: another process writes it.
-    """
-    PartFile.discard(path, key=_plan_key(pages, target), journal_dir=journals)
-
-
-def check_free(path: str | Path) -> None:
-    """Refuse a name that is taken.
-
-    Raises:
-        WouldDestroyError: it is.
-    """
-    if os.path.lexists(path):
-        raise WouldDestroyError(f"{path} exists", hint="choose another name, or remove that file")
-
-
 def _stretches(hosts: NDArray[np.int64], good: NDArray[np.bool_], unit: int) -> Iterator[tuple[int, int]]:
     """[low, high) index ranges of good units that lie one after the other in the file."""
     chosen = np.flatnonzero(good)
@@ -376,31 +357,3 @@ def _stretches(hosts: NDArray[np.int64], good: NDArray[np.bool_], unit: int) -> 
     breaks = np.flatnonzero((np.diff(chosen) != 1) | (np.diff(hosts[chosen]) != unit)) + 1
     for stretch in np.split(chosen, breaks):
         yield int(stretch[0]), int(stretch[-1]) + 1
-
-
-def _plan_key(pages: PageList, target: Target) -> bytes:
-    """Return what a part file is for: another content or layout is another key."""
-    text = f"{target.format} {target.cluster_size} {target.backing_name!r} {target.backing_format}"
-    return derive(PLAN_CONTEXT, pages.id + text.encode())
-
-
-def target_for(
-    pages: PageList,
-    *,
-    format: Format,
-    cluster_size: int,
-    backing_name: bytes | None = None,
-    backing_format: Format | None = None,
-) -> Target:
-    """Return the target that holds ``pages`` in ``format``, in the sender's geometry where the format can."""
-    if pages.is_layer != (backing_name is not None):
-        raise ValueError("a layer stands on a backing file, a disk does not")
-    return Target(
-        format=format,
-        cluster_size=cluster_size_for(format, cluster_size, pages.unit),
-        virtual_size=pages.virtual_size,
-        unit=pages.unit,
-        blank=pages.blank,
-        backing_name=backing_name,
-        backing_format=backing_format,
-    )

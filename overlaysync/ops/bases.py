@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from overlaysync.errors import OverlaysyncError
 from overlaysync.formats.image import Format
@@ -22,16 +23,25 @@ from overlaysync.store.images import ImageRow
 from overlaysync.store.media import may_go
 
 
-def find_base(
-    library: Library,
-    disk: bytes,
-    directories: Sequence[str],
-    *,
-    called: str,
-    now: float,
-    present: str = "",
-    last_resort: bool = True,
-) -> Known | None:
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the image below an overlay is looked for.
+
+    Attributes:
+        directories: those that the command names, the first counts most. Files in them that are not known are
+            hashed until one fits.
+        called: name of the master; files of that name are hashed first.
+        present: path of the image that the overlay stands on now; "" for none.
+        last_resort: whether a copy counts that lies elsewhere and may be gone tomorrow.
+    """
+
+    directories: Sequence[str]
+    called: str
+    present: str = ""
+    last_resort: bool = True
+
+
+def find_base(library: Library, disk: bytes, places: Places, *, now: float) -> Known | None:
     """Return the image here, whose guest sees ``disk``, that an overlay is to stand on; None for none.
 
     An overlay that may be written is no base: its owner will start it.
@@ -39,26 +49,23 @@ def find_base(
     Args:
         library: knows the images here.
         disk: id of the disk.
-        directories: those that the command names, the first counts most. Files in them that are not known are
-            hashed until one fits.
-        called: name of the master; files of that name are hashed first.
+        places: where it is looked for.
         now: seconds since 1970.
-        present: path of the image that the overlay stands on now; "" for none.
-        last_resort: whether a copy counts that lies elsewhere and may be gone tomorrow.
     """
-    if present and (base := _fitting(library, present, disk, now)):
+    directories = places.directories
+    if places.present and (base := _fitting(library, places.present, disk, now)):
         return base
     rows = [row for row in library.holders(disk) if row.layer is None or is_read_only(row.path)]
-    places = list(map(os.path.realpath, directories))
-    inside = [row for place in places for row in rows if os.path.dirname(row.path) == place]
+    real = list(map(os.path.realpath, directories))
+    inside = [row for place in real for row in rows if os.path.dirname(row.path) == place]
     found = next(_examined(library, inside, now), None) or _unknown_in(
-        library, disk, directories, called, now, sizes={row.virtual_size for row in rows}
+        library, disk, places, now, sizes={row.virtual_size for row in rows}
     )
     if found is not None:
         return found
     lasting = [row for row in rows if _is_lasting(library.catalog, row, directories)]
     lasting.sort(key=lambda row: library.catalog.held.at(row.path) is None)
-    return next(_examined(library, [*lasting, *(rows if last_resort else ())], now), None)
+    return next(_examined(library, [*lasting, *(rows if places.last_resort else ())], now), None)
 
 
 def path_below(library: Library, path: str) -> str:
@@ -90,14 +97,14 @@ def _examined(library: Library, rows: Sequence[ImageRow], now: float) -> Iterato
 
 
 def _unknown_in(
-    library: Library, disk: bytes, directories: Sequence[str], called: str, now: float, *, sizes: set[int]
+    library: Library, disk: bytes, places: Places, now: float, *, sizes: set[int]
 ) -> Known | None:
     """Return the first file in the directories that shows the disk.
 
     Where a size is known, of those of that size.
     """
-    with images_in(directories) as found:
-        for item in sorted(found, key=lambda item: not os.path.basename(item.path).startswith(called)):
+    with images_in(places.directories) as found:
+        for item in sorted(found, key=lambda item: not os.path.basename(item.path).startswith(places.called)):
             with suppress(OverlaysyncError, OSError):
                 if sizes and _size(library, item.path, item.open()) not in sizes:
                     continue

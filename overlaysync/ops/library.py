@@ -93,7 +93,6 @@ class Library:
         now: float,
         format: Format | None = None,
         progress: Progress | None = None,
-        fresh: bool = False,
         accept_master: bool = False,
         file: int | None = None,
     ) -> Known:
@@ -104,7 +103,6 @@ class Library:
             now: seconds since 1970.
             format: what it must be; None to look.
             progress: told of the bytes hashed.
-            fresh: hash it whatever is known, and leave what is known as it is.
             accept_master: take an overlay's master for its own, whatever is known of it.
             file: a descriptor of the file, found at the real path ``path``, which is closed in the end; None
                 to open it by its name.
@@ -115,7 +113,23 @@ class Library:
             InUseError: a VM writes to it, or it changed while it was read.
         """
         with self.open_quiet(path, format, file=file) as chain:
-            return self._examine(chain, now, progress, fresh, accept_master)
+            return self._examine(chain, now, progress, False, accept_master)
+
+    def examine_anew(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        now: float,
+        format: Format | None = None,
+        progress: Progress | None = None,
+        accept_master: bool = False,
+    ) -> Known:
+        """Hash the image at ``path`` whatever is known, and leave what is known as it is.
+
+        Takes and raises what :meth:`examine` does.
+        """
+        with self.open_quiet(path, format) as chain:
+            return self._examine(chain, now, progress, True, accept_master)
 
     def examine_chain(
         self, chain: Chain, *, now: float, progress: Progress | None = None, accept_master: bool = False

@@ -29,7 +29,7 @@ from overlaysync.units import PAGE_UNITS, ceil_div
 _COPIERS = max(4, HASHERS)
 """Threads that copy: more than processors, as writing waits for the disk."""
 
-_WINDOW = 1 << 20
+WINDOW = 1 << 20
 """Missing slots searched for at other offsets at a time: 64 GiB of chunks, some 20 MiB of memory."""
 
 
@@ -47,7 +47,7 @@ class LocalSource:
 
 
 @dataclass(frozen=True, slots=True)
-class _Copy:
+class Copy:
     """Consecutive slots and where the source has them."""
 
     first: int
@@ -79,13 +79,13 @@ class LocalCopier:
             return 0
         before = self._assembly.written
         taker = _Taker(self._assembly, source.chain)
-        for find in (self._same_offset, self._any_offset):
+        for find in (self.same_offset, self.any_offset):
             for done in in_order(taker.take, find(source.pages), threads=_COPIERS):
                 if self._progress:
                     self._progress(done)
         return self._assembly.written - before
 
-    def _same_offset(self, pages: PageList) -> Iterator[_Copy]:
+    def same_offset(self, pages: PageList) -> Iterator[Copy]:
         """Yield copies of units that the source has where the target has them."""
         load = loaded_once(self._load)
         theirs = set(pages.indices)
@@ -94,7 +94,7 @@ class LocalCopier:
                 self._check()
                 yield from _matching(run, pages, load, self._assembly)
 
-    def _any_offset(self, pages: PageList) -> Iterator[_Copy]:
+    def any_offset(self, pages: PageList) -> Iterator[Copy]:
         """Yield copies of whole units that the source has elsewhere, reading its pages once a window."""
         load = loaded_once(self._load)
         for wanted in self._windows():
@@ -111,7 +111,7 @@ class LocalCopier:
 
         If one window holds it, it is kept for the next source: it only gets less.
         """
-        windows = list(_windows(list(self._assembly.missing())))
+        windows = list(windows_of(list(self._assembly.missing())))
         if len(windows) == 1 and self._wanted is None:
             self._wanted = _DigestIndex(self._assembly, windows[0])
         if windows and self._wanted is not None:
@@ -131,15 +131,15 @@ class _Taker:
         self._chain = chain
         self._own = threading.local()
 
-    def take(self, item: _Copy) -> int:
+    def take(self, item: Copy) -> int:
         """Return the bytes of ``item`` that were taken."""
         unit, have = self._data.pages.unit, self._assembly.have
         taken = self._share(item)
         for first, count in have.gaps(item.first, item.count, self._assembly.batch_slots()):
-            taken += self._copy(_Copy(first, count, item.offset + (first - item.first) * unit))
+            taken += self._copy(Copy(first, count, item.offset + (first - item.first) * unit))
         return taken
 
-    def _share(self, item: _Copy) -> int:
+    def _share(self, item: Copy) -> int:
         """Return the bytes that the new file now shares with one of the chain."""
         if not any(self._assembly.may_share(image.fd) for image in self._chain.images):
             return 0
@@ -149,7 +149,7 @@ class _Taker:
             return 0  # What is wrong with the source shows itself when it is read.
         return sum(self._assembly.share(*found, self._buffer()) for found in ranges)
 
-    def _whole_units(self, item: _Copy) -> Iterator[tuple[int, int, int, int]]:
+    def _whole_units(self, item: Copy) -> Iterator[tuple[int, int, int, int]]:
         """(first slot, count, descriptor, offset there) of units that lie whole and plain in one file."""
         unit = self._data.pages.unit
         length = self._data.span(item.first, item.count)
@@ -163,7 +163,7 @@ class _Taker:
             if inside // unit > low:
                 yield item.first + low, inside // unit - low, image.fd, host
 
-    def _copy(self, item: _Copy) -> int:
+    def _copy(self, item: Copy) -> int:
         """Return the bytes of at most a batch that were copied."""
         part = self._buffer()[: self._data.span(item.first, item.count)]
         try:
@@ -181,7 +181,7 @@ class _Taker:
         return buffer
 
 
-def _matching(run: SlotRun, pages: PageList, load: LoadPage, assembly: Assembly) -> Iterator[_Copy]:
+def _matching(run: SlotRun, pages: PageList, load: LoadPage, assembly: Assembly) -> Iterator[Copy]:
     index = int(run.units[0]) // PAGE_UNITS
     if pages.page(index) is None:
         return
@@ -193,7 +193,7 @@ def _matching(run: SlotRun, pages: PageList, load: LoadPage, assembly: Assembly)
     yield from _copies(run.first + np.flatnonzero(same), run.units[same], assembly)
 
 
-def _copies(slots: NDArray[np.int64], units: NDArray[np.int64], assembly: Assembly) -> Iterator[_Copy]:
+def _copies(slots: NDArray[np.int64], units: NDArray[np.int64], assembly: Assembly) -> Iterator[Copy]:
     """Neighbours in both slots and source units joined: a batch at most, or a page where they are shared."""
     if not len(slots):
         return
@@ -203,14 +203,14 @@ def _copies(slots: NDArray[np.int64], units: NDArray[np.int64], assembly: Assemb
         while at < len(part_slots):
             limit = PAGE_UNITS if assembly.shares else assembly.batch_slots()
             count = min(limit, len(part_slots) - at)
-            yield _Copy(int(part_slots[at]), count, int(part_units[at]) * assembly.data.pages.unit)
+            yield Copy(int(part_slots[at]), count, int(part_units[at]) * assembly.data.pages.unit)
             at += count
 
 
-def _windows(missing: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """``missing`` (first, count) runs in lists of at most ``_WINDOW`` slots."""
+def windows_of(missing: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """``missing`` (first, count) runs in lists of at most ``WINDOW`` slots."""
     window: list[tuple[int, int]] = []
-    room = _WINDOW
+    room = WINDOW
     for first, count in missing:
         while count:
             part = min(room, count)
@@ -218,7 +218,7 @@ def _windows(missing: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
             first, count, room = first + part, count - part, room - part
             if not room:
                 yield window
-                window, room = [], _WINDOW
+                window, room = [], WINDOW
     if window:
         yield window
 
@@ -240,7 +240,7 @@ class _DigestIndex:
         """Nothing has been found in this source yet."""
         self._found = np.zeros(len(self._words), dtype=np.bool_)
 
-    def found_in(self, index: int, theirs: Digests) -> Iterator[_Copy]:
+    def found_in(self, index: int, theirs: Digests) -> Iterator[Copy]:
         """Yield copies for the wanted slots whose digests stand in page ``index`` of the source."""
         words = np.ascontiguousarray(theirs).view(np.uint64)[:, 0]
         at = np.minimum(np.searchsorted(self._words, words), len(self._words) - 1)
@@ -254,5 +254,5 @@ class _DigestIndex:
                 slot = int(self._slots[row])
                 if (self._digests[row] == theirs[hit]).all() and slot not in self._assembly.have:
                     offset = (index * PAGE_UNITS + hit) * self._assembly.data.pages.unit
-                    yield _Copy(slot, 1, offset)
+                    yield Copy(slot, 1, offset)
                 place += 1

@@ -21,7 +21,7 @@ from overlaysync.model.names import one_field
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.known import Known, is_blank
 from overlaysync.ops.library import Library
-from overlaysync.ops.publish import manifest_row
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.verify import Verdict
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest

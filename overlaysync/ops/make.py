@@ -30,7 +30,7 @@ from overlaysync.model.digest import (
     short_id,
 )
 from overlaysync.model.pages import PageList, PageListBuilder
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.audience import sources_of
 from overlaysync.ops.doubts import doubt_about
 from overlaysync.ops.hashing import Progress, combine
@@ -38,6 +38,7 @@ from overlaysync.ops.known import Known, is_read_only
 from overlaysync.ops.library import Library
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.page_keeper import PageKeeper
+from overlaysync.ops.part_files import target_for
 from overlaysync.ops.publish import rebuilt_cluster_size
 from overlaysync.store.files import make_directory
 from overlaysync.store.made import Made
@@ -219,7 +220,7 @@ class Maker:
                 if chain.virtual_size != work.content.virtual_size:
                     return None
             # What is known of it, if anything, is not believed, and not replaced by what is there now.
-            made = self._library.examine(work.path, now=now, format=work.format, fresh=True)
+            made = self._library.examine_anew(work.path, now=now, format=work.format)
         except (OverlaysyncError, OSError):
             return None
         below = made.parent.path if made.parent else None

@@ -27,6 +27,7 @@ class Listing:
         labels: the labels of those nodes.
         hosts: what tells their machines apart, as they say themselves.
         in_use: nodes that list it without its data: a VM uses the file that held it.
+        stored: whether it is in a vault that is open, where no address is asked.
     """
 
     manifest: Manifest
@@ -34,6 +35,12 @@ class Listing:
     labels: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     in_use: tuple[Usage, ...] = ()
+    stored: bool = False
+
+    @property
+    def is_available(self) -> bool:
+        """Whether its data can be had."""
+        return self.stored or bool(self.peers)
 
     @property
     def machines(self) -> int:

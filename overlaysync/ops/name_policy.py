@@ -17,93 +17,66 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum, auto
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from overlaysync.errors import NotAllowedError, OverlaysyncError, Refusal
 from overlaysync.model.history import History
 from overlaysync.model.pin import Pin
 from overlaysync.model.reference import Reference
 from overlaysync.ops.again import Again
+from overlaysync.ops.choice import Choice, Reason
+from overlaysync.ops.listed_versions import Versions, key_of, newest_versions, place_of
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.matching import Listing, fits, fitting, one_of, resolve
-from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.trust_messages import (
     AwayError,
     StrangerError,
-    first_use,
     forked,
     not_trusted,
     only_distrusted,
     other_publisher,
     several_publishers,
     too_old,
-    who,
 )
 from overlaysync.ops.versions import is_other_side, of_one_history
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book, Trust
 from overlaysync.trust.envelope import Manifest
 
-Versions = Callable[[str, str], Sequence[ManifestRow]]
-"""All versions of a team's name that were ever seen here."""
-
 _INIMITABLE = 32
 """Digits of an id that nobody can make a content for; eight of them take an afternoon."""
 
 
-class Reason(Enum):
-    """Why a listing is what was meant."""
-
-    TEAM = auto()
-    PINNED = auto()
-    FIRST_USE = auto()
-    SAME_CONTENT = auto()
-    PEER = auto()
-    ID = auto()
-    ID_BEGINNING = auto()
-
-
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What a reference means.
+class Grounds:
+    """What a choice is decided on, beside what is listed.
 
     Attributes:
-        listing: the manifest and who has it.
-        reason: ``FIRST_USE`` pins its publisher; ``SAME_CONTENT``: several publish the same, none is pinned.
-        later: versions seen here before that follow it; empty when it is the newest known.
-        step_back: why it is not taken, unless one of ``later`` is what is here already.
-        asked: the reference that means this one thing.
+        book: whom this node trusts.
+        versions: what it has seen of a name.
+        now: seconds since 1970.
+        trusted_only: whether only publishers count that the user has said to trust.
+        again: what a command needs that fetches the thing into the same places.
+        held: ids of the versions that files here hold or were chosen over. With these the side of a fork
+            counts as well that is not within reach; None for what is listed only.
     """
 
-    listing: Listing
-    reason: Reason
-    later: tuple[ManifestRow, ...] = ()
-    step_back: NotAllowedError | None = None
-    asked: str = ""
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.listing.manifest
+    book: Book
+    versions: Versions
+    now: float
+    trusted_only: bool = False
+    again: Again = field(default_factory=Again)
+    held: Collection[bytes] | None = None
 
 
-def choose(
-    reference: Reference,
-    listings: Iterable[Listing],
-    book: Book,
-    versions: Versions,
-    *,
-    now: float,
-    trusted_only: bool = False,
-    again: Again | None = None,
-    held: Collection[bytes] | None = None,
-) -> Choice:
+def choose(reference: Reference, listings: Iterable[Listing], grounds: Grounds) -> Choice:
     """Return the one thing that ``reference`` means.
 
     Args:
-        reference, listings, book, versions, now, trusted_only, again: what is meant, among what, and to whom.
-        held: ids of the versions that files here hold or were chosen over. With these the side of a fork
-            counts as well that is not within reach; None for what is listed only.
+        reference: what is meant.
+        listings: among what.
+        grounds: to whom.
 
     Raises:
         NotFoundError: nothing fits.
@@ -114,24 +87,14 @@ def choose(
     """
     everything = list(listings)
     candidates = fitting(reference, everything)
-    choosing = _Choosing(
-        book, versions, now, trusted_only, believable(everything, book), again or Again(), held
-    )
+    choosing = _Choosing(grounds, believable(everything, grounds.book))
     candidates = choosing.believable(reference, candidates)
     by = choosing.by_name if reference.id_prefix is None else choosing.by_id
     return replace(by(reference, candidates), asked=str(reference))
 
 
 def choose_all(
-    reference: Reference,
-    listings: Iterable[Listing],
-    book: Book,
-    versions: Versions,
-    *,
-    now: float,
-    trusted_only: bool = False,
-    again: Again | None = None,
-    held: Collection[bytes] | None = None,
+    reference: Reference, listings: Iterable[Listing], grounds: Grounds
 ) -> tuple[list[Choice], list[Refusal]]:
     """Return everything that a whole team or a pattern means, and what of it cannot be had.
 
@@ -144,18 +107,16 @@ def choose_all(
     """
     everything = list(listings)
     candidates = fitting(reference, everything)
-    choosing = _Choosing(
-        book, versions, now, trusted_only, believable(everything, book), again or Again(), held
-    )
-    of_teams = {_key(item) for item in candidates if item.manifest.header.team}
-    kept = believable(candidates, book)
+    choosing = _Choosing(grounds, believable(everything, grounds.book))
+    of_teams = {key_of(item) for item in candidates if item.manifest.header.team}
+    kept = believable(candidates, grounds.book)
     if not kept and not of_teams:
-        raise only_distrusted(reference, candidates, book)
+        raise only_distrusted(reference, candidates, grounds.book)
     choices: list[Choice] = []
     refusals: list[Refusal] = []
-    for team, name in sorted({*map(_key, kept), *of_teams}):
+    for team, name in sorted({*map(key_of, kept), *of_teams}):
         one = replace(reference, team=team or None, name=name)
-        named = [item for item in candidates if _key(item) == (team, name)]
+        named = [item for item in candidates if key_of(item) == (team, name)]
         try:
             choice = choosing.by_name(one, choosing.believable(one, named))
             choices.append(replace(choice, asked=str(one)))
@@ -187,77 +148,22 @@ def believable(listings: Iterable[Listing], book: Book) -> list[Listing]:
     return [listing for listing in listings if not book.refuses(listing.manifest.publisher)]
 
 
-def to_look_at(
-    reference: Reference,
-    listings: Iterable[Listing],
-    book: Book,
-    versions: Versions,
-    *,
-    now: float,
-    held: Collection[bytes] | None = None,
-) -> tuple[Listing, str]:
+def to_look_at(reference: Reference, listings: Iterable[Listing], grounds: Grounds) -> tuple[Listing, str]:
     """Return the thing to show, and why it would not be fetched ("" when it would)."""
     everything = list(listings)
     try:
-        choice = choose(reference, everything, book, versions, now=now, held=held)
+        choice = choose(reference, everything, grounds)
         return choice.listing, str(choice.step_back or "")
     except AwayError as error:
-        return choose(reference, everything, book, versions, now=now).listing, str(error)
+        return choose(reference, everything, replace(grounds, held=None)).listing, str(error)
     except NotAllowedError as error:
-        kept = [item for item in believable(everything, book) if fits(reference, item)]
+        kept = [item for item in believable(everything, grounds.book) if fits(reference, item)]
         return resolve(reference, kept or everything)[0], str(error)
-
-
-def new_pin(choice: Choice, book: Book, *, since: str) -> Pin | None:
-    """Return the pin that is made when ``choice`` is taken, if there is none yet.
-
-    Not of the masters that come along: their ids brought them, and the names are their publishers' words.
-    """
-    header = choice.manifest.header
-    pinnable = choice.reason in (Reason.PINNED, Reason.FIRST_USE) and not header.team
-    refused = book.refuses(choice.manifest.publisher)  # it may have been said while the image came
-    if not pinnable or refused or (header.team, header.name) in book.pins:
-        return None
-    return Pin(header.team, header.name, choice.manifest.publisher, since, label=header.by)
 
 
 def conflicts(publisher: bytes, published: Iterable[tuple[str, str]], book: Book) -> list[Pin]:
     """Return the pins that stand in the way of ``publisher``, which has published these teams' names."""
     return [book.pins[key] for key in sorted(set(published)) if book.is_other(publisher, *key)]
-
-
-def remark(choice: Choice, book: Book, *, dry_run: bool = False) -> str:
-    """Return what the user should know of a choice before it is pinned: whose word is taken, and why.
-
-    Or "".
-    """
-    header, publisher = choice.manifest.header, choice.manifest.publisher
-    if header.team:
-        return ""
-    thing, signer = f"  {header.full_name}:{header.version}", who(publisher, header.by)
-    if choice.reason is Reason.PEER:
-        return (
-            f"{thing} is by {signer}, and the name belongs to another publisher here; it is taken because "
-            "you named the peer"
-        )
-    if book.trust(publisher, header.team, header.name) in (Trust.OWN, Trust.EXPLICIT):
-        return ""
-    if choice.reason in (Reason.PINNED, Reason.FIRST_USE):
-        pinned = book.has_pin(publisher, header.team, header.name)
-        return "" if pinned else first_use(choice.manifest, dry_run=dry_run)
-    if choice.reason is Reason.SAME_CONTENT:
-        return f"{thing} has several publishers, all with this content; the name belongs to none of them yet"
-    if not book.has_pin(publisher, header.team, header.name):
-        doubt = _imitable(header.id) if choice.reason is Reason.ID_BEGINNING else ""
-        return (
-            f"{thing} is by {signer}, a publisher that is not trusted here; you named the content by its "
-            f"id, and that is checked, whichever publisher signed it{doubt}"
-        )
-    return ""
-
-
-def _imitable(id: str) -> str:
-    return f". Content whose id begins like it can be made in a few hours. The whole id is {id}"
 
 
 # -- choosing ----------------------------------------------------------------------------------------
@@ -267,13 +173,8 @@ def _imitable(id: str) -> str:
 class _Choosing:
     """One reference being looked up."""
 
-    book: Book
-    versions: Versions
-    now: float
-    trusted_only: bool
+    grounds: Grounds
     everything: list[Listing]
-    again: Again
-    held: Collection[bytes] | None
 
     def believable(self, reference: Reference, candidates: list[Listing]) -> list[Listing]:
         """Return the candidates that no distrusted publisher signed.
@@ -281,9 +182,9 @@ class _Choosing:
         Raises:
             NotAllowedError: there is none.
         """
-        kept = believable(candidates, self.book)
+        kept = believable(candidates, self.grounds.book)
         if not kept:
-            raise only_distrusted(reference, candidates, self.book)
+            raise only_distrusted(reference, candidates, self.grounds.book)
         return kept
 
     def by_id(self, reference: Reference, candidates: list[Listing]) -> Choice:
@@ -302,10 +203,10 @@ class _Choosing:
         contents = {listing.manifest.header.content_id for listing in meant}
         away = self._away(reference, meant)
         several = reason is Reason.FIRST_USE and len(publishers) > 1
-        if len(contents) > 1 and several and len({_key(listing) for listing in meant}) == 1:
+        if len(contents) > 1 and several and len({key_of(listing) for listing in meant}) == 1:
             raise several_publishers(reference, meant)
-        if len(contents) + len(away) > 1 and len({_key(listing) for listing in meant}) == 1:
-            raise forked(reference, meant, away, self.everything, self.now, self.again)
+        if len(contents) + len(away) > 1 and len({key_of(listing) for listing in meant}) == 1:
+            raise forked(reference, meant, away, self.everything, self.grounds.now, self.grounds.again)
         one_of(reference, meant)
         reason = Reason.SAME_CONTENT if several else reason
         if reference.version is not None:
@@ -317,7 +218,7 @@ class _Choosing:
 
         With ``trusted_only`` those by publishers that the user trusts, or by a team.
         """
-        if not self.trusted_only:
+        if not self.grounds.trusted_only:
             return list(candidates)
         kept = [item for item in candidates if item.manifest.header.team or self._is_trusted(item.manifest)]
         if not kept:
@@ -340,22 +241,24 @@ class _Choosing:
 
     def _public(self, reference: Reference, candidates: list[Listing]) -> tuple[list[Listing], Reason]:
         assert reference.name is not None
-        pins = self.book.pins_of("", reference.name)
+        pins = self.grounds.book.pins_of("", reference.name)
         if not pins:
             trusted = [listing for listing in candidates if self._is_trusted(listing.manifest)]
             return trusted or candidates, Reason.FIRST_USE
-        pinned = [listing for listing in candidates if _is_pinned(self.book, listing.manifest)]
+        pinned = [listing for listing in candidates if _is_pinned(self.grounds.book, listing.manifest)]
         if pinned:
             return pinned, Reason.PINNED
         if reference.peer:
             return candidates, Reason.PEER
-        raise other_publisher(reference, candidates, pins, self.book, self.everything, self.again)
+        raise other_publisher(
+            reference, candidates, pins, self.grounds.book, self.everything, self.grounds.again
+        )
 
     def _is_trusted(self, manifest: Manifest) -> bool:
         return self._trust(manifest) in (Trust.OWN, Trust.EXPLICIT)
 
     def _trust(self, manifest: Manifest) -> Trust:
-        return self.book.trust(manifest.publisher, manifest.header.team, manifest.header.name)
+        return self.grounds.book.trust(manifest.publisher, manifest.header.team, manifest.header.name)
 
     def _newest(self, meant: Sequence[Listing], reason: Reason) -> list[Listing]:
         """Those that no other of them follows, name by name.
@@ -369,7 +272,10 @@ class _Choosing:
         else:
             groups = [list(meant)]
         return [
-            item for one in groups for group in newest_versions(one, self.versions).values() for item in group
+            item
+            for one in groups
+            for group in newest_versions(one, self.grounds.versions).values()
+            for item in group
         ]
 
     def _dated(self, reference: Reference, newest: list[Listing], reason: Reason) -> Choice:
@@ -382,7 +288,9 @@ class _Choosing:
         listing = preferred[0]
         later = steps[listing.manifest.id]
         seen = max(later, key=lambda row: row.version)
-        problem = too_old(reference, listing, seen, self.now, own=self.book.own, again=self.again)
+        problem = too_old(
+            reference, listing, seen, self.grounds.now, own=self.grounds.book.own, again=self.grounds.again
+        )
         return replace(_choice(listing, reason), later=later, step_back=problem)
 
     def _away(self, reference: Reference, meant: Sequence[Listing]) -> list[ManifestRow]:
@@ -390,21 +298,21 @@ class _Choosing:
 
         Who names a version, or a peer, has chosen. What this node published itself is away by its own doing.
         """
-        if self.held is None or reference.version is not None or reference.peer:
+        if self.grounds.held is None or reference.version is not None or reference.peer:
             return []
-        if len({_key(listing) for listing in meant}) != 1:
+        if len({key_of(listing) for listing in meant}) != 1:
             return []
         listed = [manifest_row(listing.manifest) for listing in meant]
         rows = {row.id: row for row in listed}
-        for row in self.versions(*_key(meant[0])):
-            if not self.book.refuses(row.publisher) and of_one_history([row], meant[0].manifest):
+        for row in self.grounds.versions(*key_of(meant[0])):
+            if not self.grounds.book.refuses(row.publisher) and of_one_history([row], meant[0].manifest):
                 rows.setdefault(row.id, row)
         history = History(rows.values())
         return [
             row
             for row in history.newest(rows.values())
-            if row.id not in self.held
-            and row.publisher != self.book.own
+            if row.id not in self.grounds.held
+            and row.publisher != self.grounds.book.own
             and all(
                 row.id != one.id
                 and not history.is_before(one.id, row.id)
@@ -415,34 +323,16 @@ class _Choosing:
 
     def _later(self, listing: Listing) -> tuple[ManifestRow, ...]:
         """Versions seen here that follow it, in a team by any member, else by its publisher."""
-        team, name = _key(listing)
-        known = self.versions(team, name)
-        history = History([*known, _place(listing)])
+        team, name = key_of(listing)
+        known = self.grounds.versions(team, name)
+        history = History([*known, place_of(listing)])
         return tuple(
             row
             for row in known
             if (team or row.publisher == listing.manifest.publisher)
-            and not self.book.refuses(row.publisher)
+            and not self.grounds.book.refuses(row.publisher)
             and history.is_before(listing.manifest.id, row.id)
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A listed version's place in its history."""
-
-    id: bytes
-    version: int
-    follows: tuple[bytes, ...]
-
-
-def _place(listing: Listing) -> _Place:
-    header = listing.manifest.header
-    return _Place(listing.manifest.id, header.version, header.followed)
-
-
-def _key(listing: Listing) -> tuple[str, str]:
-    return (listing.manifest.header.team, listing.manifest.header.name)
 
 
 def _is_pinned(book: Book, manifest: Manifest) -> bool:
@@ -456,17 +346,3 @@ def _choice(listing: Listing, reason: Reason) -> Choice:
 
 def _preference(listing: Listing) -> tuple[bool, int]:
     return (bool(listing.manifest.header.team), listing.manifest.header.version)
-
-
-def newest_versions(listings: Iterable[Listing], versions: Versions) -> dict[tuple[str, str], list[Listing]]:
-    """Return by team and name the listed versions that no other listed one follows; several are a fork."""
-    grouped: dict[tuple[str, str], list[Listing]] = {}
-    for listing in listings:
-        grouped.setdefault(_key(listing), []).append(listing)
-    found = {}
-    for (team, name), group in grouped.items():
-        by_id = {listing.manifest.id: listing for listing in group}
-        places = [_place(listing) for listing in by_id.values()]
-        history = History([*versions(team, name), *places])
-        found[team, name] = [by_id[place.id] for place in history.newest(places)]
-    return found

@@ -13,10 +13,10 @@ from overlaysync.model.digest import MIN_ID_DIGITS, short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
 from overlaysync.ops.again import Again
+from overlaysync.ops.image_paths import image_path
 from overlaysync.ops.known import Known
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.packing import Packing, packing_of
-from overlaysync.ops.publish import image_path
 
 MAX_LINEAGE = 32
 """Layers one above the other; as deep as a chain may be."""
@@ -70,33 +70,44 @@ class FindBase(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a fetch writes, and as what.
+
+    Attributes:
+        to: directory of the wanted image.
+        masters: directory for bases that are brought along.
+        name: name of the file instead of the manifest's.
+        format: format of the wanted image instead of the sender's.
+    """
+
+    to: str
+    masters: str
+    name: str | None = None
+    format: Format | None = None
+
+
 def plan_fetch(
     wanted: Listing,
     listings: Iterable[Listing],
     find_base: FindBase,
-    *,
-    to: str,
-    masters: str,
-    name: str | None = None,
-    format: Format | None = None,
+    destination: Destination,
     again: Again | None = None,
 ) -> list[Step]:
-    """Return the steps that bring ``wanted`` to the directory ``to``, the lowest missing master first.
+    """Return the steps that bring ``wanted`` to its destination, the lowest missing master first.
 
     Args:
         wanted: what was asked for.
         listings: everything within reach, to find missing bases in.
         find_base: finds the image below a layer, if it is here.
-        to: directory of the wanted image.
-        masters: directory for bases that are brought along.
-        name: name of the file instead of the manifest's.
-        format: format of the wanted image instead of the sender's.
+        destination: where it is written.
         again: the command for it; None for it by its name.
 
     Raises:
         BaseImageError: a base is neither here nor within reach.
         UsageError: an overlay was asked for as raw, or under a name with another format's ending.
     """
+    to, name, format = destination.to, destination.name, destination.format
     header = wanted.manifest.header
     again = again or Again(header.full_name)
     if header.is_layer and format is Format.RAW:
@@ -112,7 +123,7 @@ def plan_fetch(
     path = place_of(header, to, name=name, format=format)
     # A format that was asked for is written plain, as one may want it who will write to the image.
     steps = [Step(wanted, path, format) if format else Step.as_published(wanted, path)]
-    return _on_bases(steps, everything, find_base, masters, again)
+    return _on_bases(steps, everything, find_base, destination.masters, again)
 
 
 def place_of(header: Header, directory: str, *, name: str | None, format: Format | None) -> str:
@@ -198,7 +209,9 @@ def _maker(disk: bytes, listings: list[Listing], publisher: bytes) -> Listing | 
 
     Of several, the one that ``publisher`` signed: it names the file.
     """
-    fitting = [listing for listing in listings if listing.manifest.header.result_id == disk and listing.peers]
+    fitting = [
+        listing for listing in listings if listing.manifest.header.result_id == disk and listing.is_available
+    ]
     fitting.sort(
         key=lambda listing: (listing.manifest.header.is_layer, listing.manifest.publisher != publisher)
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
@@ -11,7 +11,6 @@ import msgspec
 
 from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.formats.image import Format
-from overlaysync.formats.recognition import ending_of, fits_ending
 from overlaysync.model.companions import CompanionFile
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Kind, format_id, kinds_of
@@ -24,7 +23,7 @@ from overlaysync.ops.again import PUBLIC, ShareAgain
 from overlaysync.ops.audience import Audiences, Origin, stem
 from overlaysync.ops.known import Known
 from overlaysync.ops.library import Library
-from overlaysync.store.catalog import Catalog
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.store.held import Held
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
@@ -49,30 +48,20 @@ def _no_companions(image: str, *, public: bool) -> tuple[CompanionFile, ...]:  #
     return ()
 
 
-def image_path(directory: str, name: str, format: Format) -> str:
-    """Return where an image goes that the user calls ``name``, with its ending or without.
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """What is said of versions that are published together.
 
-    Raises:
-        UsageError: it is no name, or has another format's ending.
+    Attributes:
+        created: ISO 8601 UTC.
+        note, continues: of the topmost, as for :meth:`Publisher.publish`.
+        again: the command that errors print.
     """
-    check_ending(check_name(name), format)
-    return os.path.join(directory, name if ending_of(name) else f"{name}.{format.value}")
 
-
-def check_ending(path: str, format: Format) -> None:
-    """Refuse to give an image of ``format`` a name that images of another format have.
-
-    Raises:
-        UsageError: ``path`` has such an ending.
-    """
-    if fits_ending(path, format):
-        return
-    called, ending = os.path.splitext(os.path.basename(path))
-    raise UsageError(
-        f"The image is {format.value}, so its name cannot end in {ending}",
-        hint=f"call it {called}.{format.value}, or ask for another format with --format, "
-        "where the command has that option",
-    )
+    created: str
+    note: str = ""
+    continues: bool = False
+    again: ShareAgain = _PLAIN
 
 
 class Publisher:
@@ -147,11 +136,8 @@ class Publisher:
         known: Known,
         *,
         team: str | None,
-        created: str,
+        edition: Edition,
         names: Mapping[str, str] = _NO_NAMES,
-        note: str = "",
-        continues: bool = False,
-        again: ShareAgain = _PLAIN,
     ) -> list[tuple[Known, Manifest]]:
         """Return the manifests of ``known`` and of all images below it, top first.
 
@@ -160,13 +146,14 @@ class Publisher:
 
         Args:
             known: the image that was asked for.
-            team, created, note, continues: as for :meth:`publish`.
+            team: as for :meth:`publish`.
+            edition: what is said of the new versions.
             names: by path, where a file is to be called other than by :meth:`name_of`.
-            again: the command that errors print.
 
         Raises:
             NotAllowedError: this node is not in the team, or the team cannot get an image below.
         """
+        created, again = edition.created, edition.again
         name = names.get(known.path) or self.name_of(known.path)
         team = self.audience(known, name, again) if team is None else team
         below = [
@@ -176,6 +163,7 @@ class Publisher:
         for image, manifest in below:
             if manifest.header.team not in ("", team):
                 raise self._out_of_reach(known, image, team, manifest.header.team, again)
+        note, continues = edition.note, edition.continues
         top = self.publish(known, team=team, created=created, name=name, note=note, continues=continues)
         return [(known, top), *reversed(below)]
 
@@ -383,11 +371,6 @@ def rebuilt_cluster_size(known: Known) -> int:
     return geometry.cluster_size
 
 
-def keep_manifest(catalog: Catalog, manifest: Manifest, *, at: str = "") -> None:
-    """Keep a verified manifest in the catalog, seen at that time (ISO 8601 UTC)."""
-    catalog.manifests.keep(manifest_row(manifest), at=at)
-
-
 def units_alike(left: PageList, right: PageList, load: LoadPage) -> int:
     """Return how many units of data two contents have in common at the same place."""
     if left.unit != right.unit:
@@ -399,23 +382,3 @@ def units_alike(left: PageList, right: PageList, load: LoadPage) -> int:
         same = (ours[:length] == theirs[:length]).all(axis=1) & (kinds_of(ours[:length]) == Kind.DATA)
         count += int(same.sum())
     return count
-
-
-def manifest_row(manifest: Manifest) -> ManifestRow:
-    """Return the catalog's row of a verified manifest."""
-    header = manifest.header
-    return ManifestRow(
-        id=manifest.id,
-        envelope=manifest.envelope,
-        kind=header.kind,
-        team=header.team,
-        name=header.name,
-        version=header.version,
-        publisher=manifest.publisher,
-        content=header.content_id,
-        parent=header.parent_id,
-        result=header.result_id,
-        created=header.created,
-        label=header.by,
-        follows=header.followed,
-    )

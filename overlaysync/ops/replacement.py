@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from overlaysync.errors import BaseImageError, InUseError, OverlaysyncError, WouldDestroyError
 from overlaysync.formats.files import open_regular
@@ -89,28 +89,39 @@ class Verdict:
         return tuple(row.id for row in self.standing.held) if self.standing and forked else ()
 
 
-def judge(
-    library: Library,
-    path: str,
-    offered: Manifest,
-    rules: Rules,
-    *,
-    own: bytes,
-    now: float,
-    brought: bool = False,
-    again: Again | None = None,
-) -> Verdict:
-    """Compare what is at ``path`` with what is offered for it.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be put at a path, and for whom.
 
-    Args:
-        library: knows the images here.
-        path: where the image is to be.
+    Attributes:
         offered: what is offered.
         rules: what the user allows.
         own: this node's public key.
         now: seconds since 1970.
         brought: whether it is there for something else to stand on: then nothing is replaced.
-        again: the command for what was asked for; None for the offered by its name.
+        command: the command for what was asked for; None for the offered by its name.
+    """
+
+    offered: Manifest
+    rules: Rules
+    own: bytes
+    now: float
+    brought: bool = False
+    command: Again | None = None
+
+    @property
+    def again(self) -> Again:
+        """The command for what was asked for."""
+        return self.command or Again(self.offered.header.full_name)
+
+
+def judge(library: Library, path: str, asked: Asked) -> Verdict:
+    """Compare what is at ``path`` with what is offered for it.
+
+    Args:
+        library: knows the images here.
+        path: where the image is to be.
+        asked: what is to be put there.
 
     Raises:
         WouldDestroyError: it may not be replaced.
@@ -120,15 +131,15 @@ def judge(
     entry = entry_at(path)
     if entry is None:
         return Verdict()
+    offered, rules, brought, again = asked.offered, asked.rules, asked.brought, asked.again
     header = offered.header
-    again = again or Again(header.full_name)
     elsewhere = (
         f"to put it beside: {again.fetch('--masters', 'DIR') if brought else again.fetch('--as', 'NAME')}"
     )
     if os.path.islink(path):
-        return _judge_link(library, path, offered, Rules() if brought else rules, now, again, entry)
+        return _judge_link(library, path, replace(asked, rules=Rules()) if brought else asked, entry)
     try:
-        known = library.examine(path, now=now)
+        known = library.examine(path, now=asked.now)
     except InUseError:
         raise
     except OverlaysyncError as error:
@@ -151,9 +162,9 @@ def judge(
             f"{path} exists and is not {header.full_name}:{header.version}", hint=elsewhere
         )
     check_unneeded(path, library.catalog, instead=again.fetch("--as", "NAME"))
-    lost = would_be_lost(library, known, own=own, offered=offered)
+    lost = would_be_lost(library, known, own=asked.own, offered=offered)
     if not rules.discard_changes:
-        _refuse(known, standing, offered, rules, lost, now, again)
+        _refuse(known, standing, asked, lost)
     return Verdict(standing=standing, file=known.files[0], entry=entry, lost=lost)
 
 
@@ -184,26 +195,15 @@ def check_still(path: str, judged: Fingerprint | None) -> None:
         os.close(fd)
 
 
-def judge_stray(
-    library: Library,
-    path: str,
-    offered: Manifest,
-    rules: Rules,
-    astray: BaseImageError,
-    *,
-    own: bytes,
-    base: Known,
-    again: Again,
-) -> Verdict:
+def judge_stray(library: Library, path: str, asked: Asked, astray: BaseImageError, base: Known) -> Verdict:
     """Judge an overlay that :func:`judge` cannot compare, by what it holds over ``base``.
 
     One that holds a version as it was published loses nothing when it is written anew, on the right master.
 
     Args:
-        library, path, offered, rules, own: as for :func:`judge`.
+        library, path, asked: as for :func:`judge`.
         astray: the error for its own master, which is missing or another.
         base: the image that the offered is to stand on.
-        again: the command for what was asked for.
 
     Raises:
         BaseImageError: the user does not allow that, or it holds something else.
@@ -214,50 +214,41 @@ def judge_stray(
         known = library.examine_over(path, base)
     except BaseImageError:
         raise astray from None
-    standing = compare(library.catalog, os.path.realpath(path), known.content.id, offered)
+    standing = compare(library.catalog, os.path.realpath(path), known.content.id, asked.offered)
     if standing.state not in (State.SAME, State.BEHIND):
         raise astray
-    lost = would_be_lost(library, known, own=own, keeping=standing.state is State.SAME, offered=offered)
-    if lost and not rules.discard_changes:
+    same = standing.state is State.SAME
+    lost = would_be_lost(library, known, own=asked.own, keeping=same, offered=asked.offered)
+    if lost and not asked.rules.discard_changes:
         raise astray
     check_unneeded(path, library.catalog)
-    if not rules.replace and not rules.discard_changes:
+    if not asked.rules.replace and not asked.rules.discard_changes:
         raise BaseImageError(
-            str(astray), why=astray.why, hint=f"to put it on {base.path}: {again.fetch('--replace')}"
+            str(astray), why=astray.why, hint=f"to put it on {base.path}: {asked.again.fetch('--replace')}"
         )
     return Verdict(standing=standing, file=known.files[0], entry=entry, lost=lost)
 
 
-def _judge_link(
-    library: Library, path: str, offered: Manifest, rules: Rules, now: float, again: Again, entry: Entry
-) -> Verdict:
-    """Return a link may be replaced: what it leads to stays where it is."""
+def _judge_link(library: Library, path: str, asked: Asked, entry: Entry) -> Verdict:
+    """Return whether a link may be replaced: what it leads to stays where it is."""
     try:
-        known = library.examine(path, now=now)
-        if known.content.id == offered.header.content_id:
+        known = library.examine(path, now=asked.now)
+        if known.content.id == asked.offered.header.content_id:
             return Verdict(known, Standing(State.SAME))
     except OverlaysyncError:
         pass  # a relative backing name, say, that leads nowhere from here
-    if (rules.replace and not rules.forward_only) or rules.discard_changes:
+    if (asked.rules.replace and not asked.rules.forward_only) or asked.rules.discard_changes:
         return Verdict(standing=Standing(State.UNKNOWN), entry=entry)
     raise WouldDestroyError(
         f"{path} is a link to {os.path.realpath(path)}",
-        why=f"it cannot be used there as {offered.header.full_name}:{offered.header.version}",
-        hint=f"{again.fetch('--replace')}, which replaces the link and leaves the other file alone",
+        why=f"it cannot be used there as {asked.offered.header.full_name}:{asked.offered.header.version}",
+        hint=f"{asked.again.fetch('--replace')}, which replaces the link and leaves the other file alone",
     )
 
 
-def _refuse(
-    known: Known,
-    standing: Standing,
-    offered: Manifest,
-    rules: Rules,
-    lost: str,
-    now: float,
-    again: Again,
-) -> None:
+def _refuse(known: Known, standing: Standing, asked: Asked, lost: str) -> None:
     """Raise what speaks against replacing the file, unless nothing does."""
-    header = offered.header
+    rules, again, header = asked.rules, asked.again, asked.offered.header
     new = f"{header.full_name}:{header.version}"
     match standing.state:
         case State.BEHIND if not rules.replace:
@@ -275,7 +266,7 @@ def _refuse(
                 f"to lose it: {again.fetch('--discard-changes')}",
             )
         case State.FORKED:
-            raise _fork(known, standing, offered, lost, now, again)
+            raise _fork(known, standing, asked, lost)
     why = lost
     if why and standing.state is State.BEHIND:
         why = f"it holds {_names(standing.held)}, which {new} follows: {lost}"
@@ -289,14 +280,13 @@ def _refuse(
         )
 
 
-def _fork(
-    known: Known, standing: Standing, offered: Manifest, lost: str, now: float, again: Again
-) -> WouldDestroyError:
+def _fork(known: Known, standing: Standing, asked: Asked, lost: str) -> WouldDestroyError:
     """Both sides of a fork, what they have in common, and what it costs to take the other.
 
     Outside teams what another publisher calls by the same name is something else, and no other side.
     """
-    mine, name = next(iter(standing.held)), offered.header.full_name
+    offered, again, mine = asked.offered, asked.again, next(iter(standing.held))
+    name = offered.header.full_name
     stranger = not offered.header.team and mine.publisher != offered.publisher
     common = (
         f"their last common version is {standing.common.title}"
@@ -307,9 +297,9 @@ def _fork(
         f"{known.path} and the '{name}' that is offered are of different publishers"
         if stranger
         else f"'{name}' is forked: neither version follows the other",
-        why=f"here    {_side(open_envelope(mine.envelope), now)}\n"
+        why=f"here    {_side(open_envelope(mine.envelope), asked.now)}\n"
         f"{f'          {lost}{chr(10)}' if lost else ''}"
-        f"  there   {_side(offered, now)}\n  {common}",
+        f"  there   {_side(offered, asked.now)}\n  {common}",
         hint=f"to have both: {again.fetch('--as', 'NAME')}; "
         f"to take theirs instead of {known.path}{', which is then lost' if lost else ''}: "
         f"{again.fetch('--discard-changes')}",

@@ -15,9 +15,9 @@ from overlaysync.model.history import History
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference
 from overlaysync.ops.in_use import Usage
+from overlaysync.ops.listed_versions import Versions, newest_versions
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.matching import Listing, fits_name, fitting
-from overlaysync.ops.name_policy import Versions, newest_versions
-from overlaysync.ops.publish import manifest_row
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest, open_envelope

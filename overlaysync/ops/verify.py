@@ -107,9 +107,7 @@ def verify(
     # Rot below an overlay is named where its guest sees it; a master that was written to is another one.
     accept = accept_master or not below
     try:
-        known = library.examine(
-            path, now=now, format=format, progress=progress, fresh=True, accept_master=accept
-        )
+        known = library.examine_anew(path, now=now, format=format, progress=progress, accept_master=accept)
     except ImageError as error:
         size = row.virtual_size if row else 0
         return Verdict(expected, touched, below, (Damage(0, size),), None, error.reason, entry)

@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from overlaysync.model.history import History
 from overlaysync.ops.known import Known
-from overlaysync.ops.publish import manifest_row
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.held import MAX_HELD
 from overlaysync.store.manifests import ManifestRow

@@ -22,29 +22,15 @@ from typing import TypeAlias
 
 from blake3 import blake3
 
-from overlaysync.errors import (
-    InUseError,
-    NoSpaceError,
-    OverlaysyncError,
-    WouldDestroyError,
-)
-from overlaysync.store.clone import Cloner, can_share
+from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
+from overlaysync.store.clone import Cloner
 from overlaysync.store.direct import DirectFile
-from overlaysync.store.files import (
-    preallocate,
-    rename_new,
-    sync_directory,
-    translate,
-    umask,
-    write_all_at,
-)
+from overlaysync.store.files import rename_new, sync_directory, translate, umask, write_all_at
 from overlaysync.store.journal import KEY_SIZE, Journal, JournalHeader, Run, merge_runs
 from overlaysync.store.pack import PackFile
+from overlaysync.store.space import RESERVE, check_free_room, reserve_blocks
 from overlaysync.store.target import Entry, Place, open_locked, part_path
-from overlaysync.units import MIB, format_size
-
-RESERVE = 64 * MIB
-"""Bytes to leave free for others on the file system."""
+from overlaysync.units import MIB
 
 CHECKPOINT_BYTES = 64 * MIB
 CHECKPOINT_AGE_S = 5.0
@@ -130,10 +116,10 @@ class PartFile:
                 undo.callback(found[0].close)
             place.drop_pack()
             missing = data_bytes - status.st_blocks * 512 if found else data_bytes
-            _check_room(fd, place.target, missing=missing, reserve=reserve)
+            check_free_room(fd, place.target, missing=missing, reserve=reserve)
             os.ftruncate(fd, size)
             if missing > 0 and data_bytes >= size - size // 16:
-                _reserve_blocks(fd, size)
+                reserve_blocks(fd, size)
             if found is None:
                 sync_directory(place.directory)
                 journal = Journal.create(path, JournalHeader(key, status.st_ino, os.fsencode(place.target)))
@@ -291,7 +277,7 @@ class PartFile:
             NotAllowedError: what has its name is not a plain file of our own.
         """
         with _translated(f"Cannot write {self.target}", str(self.target.parent)):
-            _check_room(self._fd, self.target, missing=room, reserve=reserve)
+            check_free_room(self._fd, self.target, missing=room, reserve=reserve)
             return PackFile(self._place)
 
     def publish(
@@ -393,62 +379,6 @@ class PartFile:
 def journal_path(journal_dir: Path, target: Path) -> Path:
     """Where the journal of ``target`` (a real path) lies."""
     return journal_dir / f"{blake3(os.fsencode(target)).hexdigest()}.journal"
-
-
-def check_room(target: Path, size: int, *, reserve: int = RESERVE) -> None:
-    """Find out, before anything is asked for, whether a file of ``size`` bytes fits where it shall be.
-
-    What its part file has already counts, and ``reserve`` bytes must stay free.
-
-    Raises:
-        NoSpaceError: it does not fit.
-    """
-    part = part_path(target)
-    have = part.lstat().st_blocks * 512 if os.path.lexists(part) else 0
-    directory = next(parent for parent in target.absolute().parents if parent.is_dir())
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _check_room(fd, target, missing=size - have, reserve=reserve)
-    finally:
-        os.close(fd)
-
-
-def _check_room(fd: int, target: Path, *, missing: int, reserve: int) -> None:
-    """Find out now, not at 99 %, whether the file fits.
-
-    What will be shared with other files needs no room, but how much that is nobody knows yet.
-
-    Raises:
-        NoSpaceError: ``missing`` more bytes do not fit.
-    """
-    room = os.fstatvfs(fd)
-    free = room.f_bavail * room.f_frsize
-    if missing > 0 and missing + reserve > free:
-        raise NoSpaceError(
-            f"Not enough space for {target}",
-            why=f"{format_size(missing)} and a reserve of {format_size(reserve)} are needed, "
-            f"{format_size(free)} are free",
-            hint=f"free {format_size(missing + reserve - free)}, or choose another place",
-        )
-
-
-def _reserve_blocks(fd: int, size: int) -> None:
-    """Reserve the blocks of a file that is nearly all data, as QED and qcow2 are.
-
-    In a sparse raw file it is not known here where the data will lie. Not where blocks can be shared: btrfs
-    keeps what was reserved in one piece until nothing of it is used.
-    Reserving costs nothing: measured on ext4 (4 GiB in 1 MiB writes), fallocate took 1 to 6 ms, then 5.6 to
-    6.5 GB/s were written in rising or random order, against 5.4 to 5.8 GB/s without; 1.8 to 2.2 GB/s with
-    fdatasync either way.
-
-    Raises:
-        OSError: ENOSPC or EDQUOT.
-    """
-    if not can_share(fd):
-        preallocate(fd, size)
-
-
-# -- small things ------------------------------------------------------------------------------------
 
 
 @contextmanager

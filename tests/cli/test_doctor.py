@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from overlaysync.cli.doctor import _is_free
+from overlaysync.node.network_checks import is_free
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
 
@@ -163,8 +163,8 @@ def test_without_a_network_the_exit_code_says_so() -> None:
 def test_whether_a_port_is_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-        assert not _is_free(port)
-    assert _is_free(port)
+        assert not is_free(port)
+    assert is_free(port)
 
 
 def test_multicast_is_heard_on_every_chosen_interface_and_others_are_left_out() -> None:

@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 
 from overlaysync.cli.output import Output, Settings
-from overlaysync.cli.verify import Finding, _How, _refuse_to_lose, _report
+from overlaysync.cli.verify import Finding, How, refuse_to_lose, report
 from overlaysync.errors import NotFoundError, Refusal, VerificationError, WouldDestroyError
 from overlaysync.formats.image import Format
 from overlaysync.ops.expected import Basis, Expected
 from overlaysync.ops.verify import Damage, Verdict
 
-HOW = _How([], Format.QCOW2, repair=True, yes=False, accept_master=True, peers=("10.0.0.1:4000",))
+HOW = How([], Format.QCOW2, repair=True, yes=False, accept_master=True, peers=("10.0.0.1:4000",))
 PATH = "/vm/my web.qcow2"
 
 
@@ -31,7 +31,7 @@ def test_what_differs_and_what_could_not_be_verified_are_both_counted() -> None:
     ]
     failed = [Refusal(name, NotFoundError("gone", hint="x")) for name in ("a", "b")]
     with pytest.raises(VerificationError) as caught:
-        _report(Output(Settings()), findings, failed)
+        report(Output(Settings()), findings, failed)
     assert "1 of 5 images differ" in caught.value.what and "2 could not be verified" in caught.value.what
 
 
@@ -40,10 +40,10 @@ def test_work_is_kept_before_it_is_lost_and_commands_are_for_the_one_file(basis:
     touched = verdict(touched=True, basis=basis)
     hints = []
     with pytest.raises(WouldDestroyError) as refused:
-        _refuse_to_lose(touched, "it is nowhere else", HOW)
+        refuse_to_lose(touched, "it is nowhere else", HOW)
     hints.append(refused.value.hint)
     with pytest.raises(VerificationError) as caught:
-        _report(Output(Settings()), [Finding(touched, (), "it is nowhere else", "", HOW)], [])
+        report(Output(Settings()), [Finding(touched, (), "it is nowhere else", "", HOW)], [])
     hints.append(caught.value.hint)
     for hint in hints:
         keep, _, lose = hint.partition("; ")
@@ -57,5 +57,5 @@ def test_work_is_kept_before_it_is_lost_and_commands_are_for_the_one_file(basis:
 def test_rot_is_only_healed() -> None:
     rotted = Finding(verdict(touched=False), (), "", "", HOW)
     with pytest.raises(VerificationError) as caught:
-        _report(Output(Settings()), [rotted], [])
+        report(Output(Settings()), [rotted], [])
     assert "share" not in caught.value.hint and "--yes" not in caught.value.hint

@@ -18,9 +18,10 @@ from overlaysync.model.pages import PageListBuilder
 from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.messages import Address, parse_address
 from overlaysync.net.server import Server
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.in_use import InUse
 from overlaysync.ops.offer import ImageOffer, Offer, PartOffer
+from overlaysync.ops.part_files import target_for
 from overlaysync.swarm.members import Swarms
 from overlaysync.trust.envelope import sign_header
 from overlaysync.trust.keys import NodeKey, load_or_make

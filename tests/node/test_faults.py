@@ -247,7 +247,7 @@ async def test_a_look_at_who_fetches_that_breaks_does_not_end_the_watch_over_the
     faults, observer = Faults(), Heard()
     share = SimpleNamespace(refresh=lambda: False, changes=0, observer=observer)
     task = asyncio.create_task(
-        serving_module._keep_announced(
+        serving_module.keep_announced(
             cast(Announcer, NOTHING), cast(Any, share), NOTHING, faults, Deliveries(print)
         )
     )

@@ -19,11 +19,12 @@ from overlaysync.formats.image import Format
 from overlaysync.node.download import TransferStats
 from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
+from overlaysync.node.holding import note_held
 from overlaysync.node.node import Node, now, timestamp
+from overlaysync.ops.choice import Choice, Reason
+from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.name_policy import Choice, Reason
 from overlaysync.ops.plan import Step
-from overlaysync.ops.publish import keep_manifest
 from overlaysync.ops.replacement import Verdict
 from overlaysync.ops.versions import Standing, State
 from overlaysync.store.held import Held
@@ -96,14 +97,14 @@ async def test_who_is_stopped_stops_while_it_copies_and_while_it_looks_at_what_i
     step = Step(Listing(manifest, (), ()), str(target), Format.RAW)
     making = asyncio.create_task(fetch.make(step, Verdict()))
     observer.cancel = lambda: loop.call_soon_threadsafe(making.cancel)
-    observer.told = lambda: fetch._maker.stopping
+    observer.told = lambda: fetch.maker.stopping
     with pytest.raises(asyncio.CancelledError):
         await making
     assert 0 < observer.advanced[""] < 32 * MIB
 
     again = Heard()
     fetch = Fetch(node, nothing, nothing, again, Options(), cast(Any, seeder))
-    fetch._maker.stopping = True
+    fetch.maker.stopping = True
     with pytest.raises(StoppedError):
         await fetch.make(step, Verdict())
     assert not again.advanced, "it ended before it could say how much is here"
@@ -137,8 +138,6 @@ def test_the_other_side_of_a_fork_stays_noted_until_something_follows_both(
     later = version(node, image, theirs)
     merged = version(node, image, later, mine)
     known = node.library.examine(str(target), now=now())
-    nothing = cast(Any, None)
-    fetch = Fetch(node, nothing, nothing, Heard(), Options(), nothing)
 
     def hold(manifest: Manifest, *held: Manifest) -> tuple[bytes, ...]:
         ids = tuple(one.id for one in held)
@@ -147,7 +146,7 @@ def test_the_other_side_of_a_fork_stays_noted_until_something_follows_both(
         fetched = Fetched(
             manifest, known, already, TransferStats(), Verdict(known if already else None, standing)
         )
-        fetch._hold(Step(Listing(manifest, (), ()), str(target), Format.RAW), fetched)
+        note_held(node.catalog, fetched)
         noted = node.catalog.held.at(known.path)
         assert noted is not None and noted.file == known.files[0]
         return noted.manifests

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from overlaysync.node.node import Node, now, timestamp
+from overlaysync.ops.publish import Edition
 from overlaysync.store.home import Home
 from overlaysync.store.journal import JournalHeader
 from overlaysync.store.partial import journal_path
@@ -85,7 +86,7 @@ def test_a_discarded_overlay_can_still_be_recognised(home: Path, tmp_path: Path)
     node = open_node()
     known = node.library.examine(str(overlay), now=now())
     node.publisher.publish_lineage(
-        known, team=None, created=timestamp(), names={str(overlay): "vm", str(master): "master"}
+        known, team=None, edition=Edition(timestamp()), names={str(overlay): "vm", str(master): "master"}
     )
     node.catalog.forget_image(overlay)
     overlay.unlink()

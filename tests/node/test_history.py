@@ -25,8 +25,8 @@ from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.reach import Reach
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.offer import Offer
-from overlaysync.ops.publish import manifest_row
 from overlaysync.trust.envelope import Manifest, open_envelope, sign_header
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team, new_team

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from overlaysync.node.host_budget import _ANSWERED as ANSWERED
-from overlaysync.node.host_budget import FIRST_ASKS, TOLD_PORTS, AskBudget, DialBudget
+from overlaysync.node.host_budget import ANSWERED, FIRST_ASKS, TOLD_PORTS, AskBudget, DialBudget
 
 HOST = "192.0.2.7"
 
@@ -82,7 +81,7 @@ def test_hosts_are_bounded(make: type[DialBudget] | type[AskBudget]) -> None:
     for number in range(5000):
         host = f"198.51.{number // 250}.{number % 250}"
         budget.take(host, 2000, 0) if isinstance(budget, DialBudget) else budget.take(host, 0)
-    assert len(budget._hosts) <= 1024
+    assert 0 < len(budget) <= 1024
 
 
 def test_a_host_that_always_has_news_is_asked_ever_more_seldom() -> None:
@@ -115,8 +114,9 @@ def test_what_has_answered_is_bounded() -> None:
         host = f"2001:db8::{number:x}"
         assert budget.take(host, 40001, 0)
         budget.answered(host, 40001)
-    (told,) = budget._hosts.values()
-    assert len(told.answered) <= ANSWERED
+    assert len(budget) == 1
+    known = sum(budget.take(f"2001:db8::{number:x}", 40001, 0) for number in range(2 * ANSWERED))
+    assert known <= ANSWERED + TOLD_PORTS
 
 
 def test_a_host_that_answers_with_what_is_of_no_use_has_to_wait() -> None:

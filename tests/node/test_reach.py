@@ -30,7 +30,7 @@ from overlaysync.node.polling import Polling, has_news
 from overlaysync.node.reach import Reach
 from overlaysync.node.views import PeerView
 from overlaysync.ops.in_use import InUse, Usage
-from overlaysync.ops.publish import manifest_row
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK

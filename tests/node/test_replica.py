@@ -12,7 +12,7 @@ from overlaysync.model.reference import parse_reference
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.replica import Replica
 from overlaysync.ops.known import Known
-from overlaysync.ops.publish import Publisher
+from overlaysync.ops.publish import Edition, Publisher
 from overlaysync.trust.teams import new_team
 from overlaysync.units import CHUNK, MIB
 from tests.images import create, draw
@@ -36,7 +36,7 @@ def examine(node: Node, path: Path) -> Known:
 
 def published(node: Node, path: Path) -> Known:
     known = examine(node, path)
-    node.publisher.publish_lineage(known, team=None, created=timestamp())
+    node.publisher.publish_lineage(known, team=None, edition=Edition(timestamp()))
     return known
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from overlaysync.ops.publish import Publisher, keep_manifest, manifest_row
+from overlaysync.ops.manifest_rows import keep_manifest, manifest_row
+from overlaysync.ops.publish import Publisher
 from overlaysync.ops.versions import settled
 from overlaysync.store.held import Held
 from overlaysync.trust.envelope import Manifest

@@ -30,7 +30,8 @@ from overlaysync.ops.adopt_messages import unproven
 from overlaysync.ops.claims import Claim, Claims, Grade
 from overlaysync.ops.discard import check_discardable, discard
 from overlaysync.ops.expected import Basis
-from overlaysync.ops.publish import Publisher, keep_manifest
+from overlaysync.ops.manifest_rows import keep_manifest
+from overlaysync.ops.publish import Publisher
 from overlaysync.ops.strays import Stray, look
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from overlaysync.errors import NotAllowedError
-from overlaysync.ops.publish import Publisher
+from overlaysync.ops.publish import Edition, Publisher
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import NodeKey, load_or_make
 from overlaysync.trust.teams import Team, new_team
@@ -38,7 +38,7 @@ class Site:
 
     def share(self, path: Path, team: str | None = None) -> Manifest:
         known = self.world.library.examine(str(path), now=NOW, accept_master=True)
-        return self.publisher.publish_lineage(known, team=team, created=AT)[0][1]
+        return self.publisher.publish_lineage(known, team=team, edition=Edition(AT))[0][1]
 
     def audience(self, path: Path) -> str:
         return self.share(path).header.team

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from overlaysync.ops import bases
-from overlaysync.ops.bases import find_base
+from overlaysync.ops.bases import Places, find_base
 from overlaysync.units import MIB
 from tests import images
 from tests.ops.world import NOW, World
@@ -48,15 +48,8 @@ def test_the_order_in_which_copies_count(world: World, monkeypatch: pytest.Monke
 
     def found(*, last_resort: bool = True) -> str:
         directories = [str(world.images / "masters"), str(world.images / "to")]
-        base = find_base(
-            world.library,
-            disk,
-            directories,
-            called="debian",
-            now=NOW,
-            present=str(present),
-            last_resort=last_resort,
-        )
+        where = Places(directories, "debian", str(present), last_resort)
+        base = find_base(world.library, disk, where, now=NOW)
         return Path(base.path).stem if base else ""
 
     for place in PLACES:
@@ -81,5 +74,5 @@ def test_what_the_overlay_stands_on_counts_only_with_the_right_content(
     paths, disk = copies(world, monkeypatch)
     images.draw(paths["present"], "b")
     directories = [str(world.images / "to")]
-    base = find_base(world.library, disk, directories, called="", now=NOW, present=str(paths["present"]))
+    base = find_base(world.library, disk, Places(directories, "", str(paths["present"])), now=NOW)
     assert base is not None and base.path == str(paths["to"])

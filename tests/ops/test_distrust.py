@@ -15,9 +15,10 @@ from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.pin import DistrustedPublisher, Pin
 from overlaysync.model.reference import parse_reference
+from overlaysync.ops.choice import Choice, new_pin
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.name_policy import Choice, choose, choose_all, meant_here, new_pin, to_look_at
-from overlaysync.ops.publish import manifest_row
+from overlaysync.ops.name_policy import Grounds, choose, choose_all, meant_here, to_look_at
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
@@ -70,7 +71,7 @@ def nothing(team: str, name: str) -> list[ManifestRow]:
 
 
 def chosen(text: str, *listings: Listing, book: Book = BOOK) -> Manifest:
-    return choose(parse_reference(text), listings, book, nothing, now=NOW).manifest
+    return choose(parse_reference(text), listings, Grounds(book, nothing, NOW)).manifest
 
 
 def test_neither_a_name_nor_a_peer_nor_an_id_means_it() -> None:
@@ -106,7 +107,7 @@ def test_in_a_team_its_versions_make_no_other_one_old() -> None:
 
     def meant(*listings: Listing, seen: Sequence[Listing], book: Book) -> tuple[int, bool]:
         rows = [manifest_row(item.manifest) for item in seen]
-        choice = choose(parse_reference("red/router"), listings, book, lambda *_: rows, now=NOW)
+        choice = choose(parse_reference("red/router"), listings, Grounds(book, lambda *_: rows, NOW))
         return choice.manifest.header.version, choice.step_back is not None
 
     nobody = Book.of(OWN)
@@ -124,23 +125,23 @@ def test_of_many_things_it_is_left_out_and_of_a_team_that_is_said() -> None:
         signed(TEACHER, "a", team="red"),
         signed(EVE, "b", team="red"),
     ]
-    choices, refusals = choose_all(parse_reference("vm*"), listings, BOOK, nothing, now=NOW)
+    choices, refusals = choose_all(parse_reference("vm*"), listings, Grounds(BOOK, nothing, NOW))
     assert [choice.manifest.header.name for choice in choices] == ["vm1"] and not refusals
-    choices, refusals = choose_all(parse_reference("red/"), listings, BOOK, nothing, now=NOW)
+    choices, refusals = choose_all(parse_reference("red/"), listings, Grounds(BOOK, nothing, NOW))
     assert [choice.manifest.header.name for choice in choices] == ["a"]
     assert [(refusal.name, refusal.error.exit_code) for refusal in refusals] == [("red/b", 8)]
     with pytest.raises(NotAllowedError):
-        choose_all(parse_reference("vm2*"), listings, BOOK, nothing, now=NOW)
+        choose_all(parse_reference("vm2*"), listings, Grounds(BOOK, nothing, NOW))
 
 
 def test_a_publisher_that_is_refused_while_its_image_comes_gets_no_name() -> None:
-    choice = choose(parse_reference("router"), [signed(EVE)], Book.of(OWN), nothing, now=NOW)
+    choice = choose(parse_reference("router"), [signed(EVE)], Grounds(Book.of(OWN), nothing, NOW))
     assert new_pin(choice, Book.of(OWN), since=SINCE) is not None
     assert new_pin(choice, BOOK, since=SINCE) is None
 
 
 def test_it_can_be_looked_at_and_has_no_name_here() -> None:
-    listing, problem = to_look_at(parse_reference("router"), [signed(EVE)], BOOK, nothing, now=NOW)
+    listing, problem = to_look_at(parse_reference("router"), [signed(EVE)], Grounds(BOOK, nothing, NOW))
     assert listing.manifest.publisher == EVE and "distrust" in problem
     assert meant_here(parse_reference("router"), [signed(EVE)], BOOK) == []
 
@@ -169,7 +170,9 @@ def test_whatever_is_asked_for_it_is_never_chosen(
     choices: list[Choice] = []
     with suppress(OverlaysyncError):
         if reference.is_many:
-            choices, _ = choose_all(reference, listings, BOOK, nothing, now=NOW, trusted_only=trusted_only)
+            choices, _ = choose_all(
+                reference, listings, Grounds(BOOK, nothing, NOW, trusted_only=trusted_only)
+            )
         else:
-            choices = [choose(reference, listings, BOOK, nothing, now=NOW, trusted_only=trusted_only)]
+            choices = [choose(reference, listings, Grounds(BOOK, nothing, NOW, trusted_only=trusted_only))]
     assert all(choice.manifest.publisher != EVE for choice in choices)

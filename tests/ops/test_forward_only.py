@@ -10,8 +10,9 @@ import pytest
 
 from overlaysync.errors import WouldDestroyError
 from overlaysync.model.digest import format_id
-from overlaysync.ops.publish import Publisher, keep_manifest
-from overlaysync.ops.replacement import Rules, Verdict, judge
+from overlaysync.ops.manifest_rows import keep_manifest
+from overlaysync.ops.publish import Publisher
+from overlaysync.ops.replacement import Asked, Rules, Verdict, judge
 from overlaysync.ops.versions import State
 from overlaysync.trust.envelope import Manifest, sign_header
 from overlaysync.trust.keys import load_or_make
@@ -54,7 +55,7 @@ def from_bob(world: World, like: Manifest, tmp_path: Path, *follows: Manifest) -
 
 def judged(world: World, path: Path, offered: Manifest, rules: Rules) -> Verdict:
     own = load_or_make(world.home.node_key).public
-    return judge(world.library, str(path), offered, rules, own=own, now=NOW)
+    return judge(world.library, str(path), Asked(offered, rules, own, NOW))
 
 
 def test_both_move_an_unchanged_file_forward(world: World, web: Path, tmp_path: Path) -> None:

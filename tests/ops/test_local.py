@@ -13,9 +13,10 @@ from overlaysync.errors import StoppedError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.ops import local
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.known import Known
 from overlaysync.ops.local import LocalCopier, LocalSource
+from overlaysync.ops.part_files import target_for
 from overlaysync.units import CHUNK, MIB, PAGE_UNITS
 from tests.images import Op, apply, content, convert, create, draw, patch
 from tests.ops.world import World, hidden_files
@@ -98,7 +99,7 @@ def test_neighbours_at_the_same_offset_are_copied_together(world: World) -> None
     wanted = world.known(raw(world, "wanted.raw", data))
     source = raw(world, "source.raw", data)
     with assembling(world, wanted, world.images / "target.qcow2") as assembly:
-        found = [*LocalCopier(assembly, world.library.load_page)._same_offset(wanted.disk)]
+        found = [*LocalCopier(assembly, world.library.load_page).same_offset(wanted.disk)]
         assert [(one.first, one.count, one.offset // CHUNK) for one in found] == [
             (0, 3, 0),
             (3, 64, 4),
@@ -126,7 +127,7 @@ def test_planning_and_the_search_here_may_be_ended(world: World) -> None:
         Assembly.open(path, target, wanted.disk, _no_page, world.home.journals, progress=stop)
     with assembling(world, wanted, path) as assembly, Chain.open(str(world.images / "wanted.raw")) as chain:
         copier = LocalCopier(assembly, _no_page, stop)
-        for find in (copier._same_offset, copier._any_offset):
+        for find in (copier.same_offset, copier.any_offset):
             with pytest.raises(StoppedError):
                 next(find(wanted.disk))
         assert LocalCopier(assembly, world.library.load_page).take(LocalSource(chain, wanted.disk))
@@ -188,7 +189,7 @@ def test_repeats_on_both_sides_cost_their_sum(world: World) -> None:
     wanted = world.known(raw(world, "wanted.raw", bytes(CHUNK * 200) + once * 200))
     source = world.known(raw(world, "source.raw", once * 200))
     with assembling(world, wanted, world.images / "target.qcow2") as assembly:
-        copies = [*LocalCopier(assembly, world.library.load_page)._any_offset(source.disk)]
+        copies = [*LocalCopier(assembly, world.library.load_page).any_offset(source.disk)]
     assert len(copies) == 200
 
 
@@ -208,7 +209,7 @@ def test_pages_of_the_source_are_read_once_however_scattered_what_is_missing(wor
     with assembling(world, wanted, world.images / "target.qcow2") as assembly:
         for first in range(1, count, 2):
             assembly.have.add(first)
-        assert [*LocalCopier(assembly, load)._any_offset(source.disk)] == []
+        assert [*LocalCopier(assembly, load).any_offset(source.disk)] == []
     assert len(loads) == 1
 
 
@@ -229,9 +230,9 @@ def test_what_one_source_lacks_the_next_one_gives(world: World) -> None:
 
 
 def test_windows_cover_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_WINDOW", 10)
+    monkeypatch.setattr(local, "WINDOW", 10)
     missing = [(0, 3), (5, 25), (40, 2), (50, 10)]
-    windows = [*local._windows(missing)]
+    windows = [*local.windows_of(missing)]
     assert [sum(count for _, count in window) for window in windows] == [10, 10, 10, 10]
     slots = [slot for window in windows for first, count in window for slot in range(first, first + count)]
     assert slots == [slot for first, count in missing for slot in range(first, first + count)]

@@ -11,8 +11,9 @@ import pytest
 from overlaysync.errors import WouldDestroyError
 from overlaysync.model.digest import format_id
 from overlaysync.ops.loss import check_nothing_lost, lost_by_repair, lost_with, would_be_lost
-from overlaysync.ops.publish import Publisher, keep_manifest
-from overlaysync.ops.replacement import Rules, check_still, judge
+from overlaysync.ops.manifest_rows import keep_manifest
+from overlaysync.ops.publish import Publisher
+from overlaysync.ops.replacement import Asked, Rules, check_still, judge
 from overlaysync.ops.verify import verify
 from overlaysync.trust.envelope import Manifest, sign_header
 from overlaysync.trust.keys import load_or_make
@@ -245,7 +246,7 @@ def test_a_fast_forward_takes_the_place_of_what_was_followed(
     world: World, master: Path, tmp_path: Path
 ) -> None:
     offered = newer(world, publish(world, master), tmp_path)
-    verdict = judge(world.library, str(master), offered, Rules(replace=True), own=own(world), now=NOW)
+    verdict = judge(world.library, str(master), Asked(offered, Rules(replace=True), own(world), NOW))
     assert verdict.entry and verdict.file == world.known(master).files[0]
 
 
@@ -253,10 +254,10 @@ def test_a_fast_forward_over_snapshots_is_refused(world: World, master: Path, tm
     snapshot(master, "before-exam")
     offered = newer(world, publish(world, master), tmp_path)
     with pytest.raises(WouldDestroyError, match="before-exam") as caught:
-        judge(world.library, str(master), offered, Rules(replace=True), own=own(world), now=NOW)
+        judge(world.library, str(master), Asked(offered, Rules(replace=True), own(world), NOW))
     assert "--discard-changes" in caught.value.hint
     rules = Rules(replace=True, discard_changes=True)
-    assert judge(world.library, str(master), offered, rules, own=own(world), now=NOW).entry
+    assert judge(world.library, str(master), Asked(offered, rules, own(world), NOW)).entry
 
 
 def test_what_a_guest_writes_during_a_transfer_is_not_replaced(world: World, master: Path) -> None:

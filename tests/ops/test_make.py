@@ -22,9 +22,10 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.ops.audience import stem
+from overlaysync.ops.image_paths import image_path
 from overlaysync.ops.known import Known
 from overlaysync.ops.make import backing_name
-from overlaysync.ops.publish import Publisher, image_path
+from overlaysync.ops.publish import Publisher
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.store.target import entry_at
 from overlaysync.trust.keys import load_or_make

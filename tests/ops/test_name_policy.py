@@ -15,20 +15,11 @@ from overlaysync.model.digest import format_id, short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.pin import DistrustedPublisher, Pin, TrustedPublisher
 from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.ops.choice import Choice, Reason, new_pin, remark
+from overlaysync.ops.listed_versions import Versions
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.name_policy import (
-    Choice,
-    Reason,
-    Versions,
-    choose,
-    choose_all,
-    conflicts,
-    meant_here,
-    new_pin,
-    remark,
-    to_look_at,
-)
-from overlaysync.ops.publish import manifest_row
+from overlaysync.ops.name_policy import Grounds, choose, choose_all, conflicts, meant_here, to_look_at
 from overlaysync.ops.trust_messages import AwayError
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book
@@ -114,7 +105,7 @@ def chosen(
     trusted_only: bool = False,
 ) -> Choice:
     """What a reference means, whether or not it is a step back."""
-    return choose(parse_reference(text), listings, known, versions, now=NOW, trusted_only=trusted_only)
+    return choose(parse_reference(text), listings, Grounds(known, versions, NOW, trusted_only=trusted_only))
 
 
 def one(
@@ -135,8 +126,8 @@ def several(
     trusted_only: bool = False,
 ) -> tuple[list[str], list[Refusal]]:
     """What a team or a pattern means, by name and version, and what is refused."""
-    about = (parse_reference(text), listings, known, versions)
-    choices, refusals = choose_all(*about, now=NOW, trusted_only=trusted_only)
+    about = (parse_reference(text), listings, Grounds(known, versions, NOW, trusted_only))
+    choices, refusals = choose_all(*about)
     headers = [choice.manifest.header for choice in choices]
     return [f"{header.full_name}:{header.version}" for header in headers], refusals
 
@@ -520,7 +511,7 @@ def test_a_strange_date_has_no_age(created: str) -> None:
 
 def test_what_would_be_refused_can_be_looked_at() -> None:
     def shown(*listings: Listing, versions: Versions = nothing) -> tuple[bytes, bool]:
-        listing, problem = to_look_at(parse_reference("router"), listings, KNOWN, versions, now=NOW)
+        listing, problem = to_look_at(parse_reference("router"), listings, Grounds(KNOWN, versions, NOW))
         return listing.manifest.publisher, bool(problem)
 
     assert shown(signed(STRANGER, version=5), signed(TEACHER)) == (TEACHER, False)
@@ -616,13 +607,13 @@ def test_a_name_means_the_newest_of_its_team_or_of_its_publisher(
     wanted = Reference(team=team, name=name or "*", version=version)
     listings = data.draw(st.lists(st.sampled_from(everything), unique_by=id))
     remembered = data.draw(st.lists(st.sampled_from(everything), unique_by=id))
-    about = (wanted, listings, known, seen(*remembered))
+    about = (wanted, listings, Grounds(known, seen(*remembered), NOW, trusted_only))
     choices: list[Choice] = []
     with suppress(OverlaysyncError):
         if name is None:
-            choices, _ = choose_all(*about, now=NOW, trusted_only=trusted_only)
+            choices, _ = choose_all(*about)
         else:
-            choices = [choose(*about, now=NOW, trusted_only=trusted_only)]
+            choices = [choose(*about)]
     for choice in choices:
         header, publisher = choice.manifest.header, choice.manifest.publisher
         pin = new_pin(choice, known, since=SINCE)
@@ -686,7 +677,7 @@ def known_fork() -> tuple[Listing, Listing, Listing]:
 
 
 def with_held(text: str, *listed: Listing, versions: Versions, held: Iterable[bytes] = ()) -> Choice:
-    return choose(parse_reference(text), listed, book(), versions, now=NOW, held=set(held))
+    return choose(parse_reference(text), listed, Grounds(book(), versions, NOW, held=set(held)))
 
 
 @pytest.mark.holds("A2")
@@ -700,7 +691,9 @@ def test_a_known_fork_stays_one_while_a_side_of_it_is_away(text: str) -> None:
     take, settle = caught.value.hint.split("; ")
     assert take == "to take the one that is within reach: overlaysync fetch red/router:2@somebody"
     assert settle.endswith("overlaysync settle FILE")
-    _, refusals = choose_all(parse_reference("red/"), [ours], book(), seen(first, theirs), now=NOW, held=())
+    _, refusals = choose_all(
+        parse_reference("red/"), [ours], Grounds(book(), seen(first, theirs), NOW, held=())
+    )
     assert [(one.name, type(one.error)) for one in refusals] == [("red/router", AwayError)]
 
 
@@ -721,12 +714,12 @@ def test_no_stranger_and_no_distrusted_publisher_makes_a_fork_that_is_away() -> 
     teachers, strangers = signed(TEACHER, after=[first]), signed(STRANGER, after=[first])
     known = book(("router", TEACHER))
     meant = choose(
-        parse_reference("router"), [teachers], known, seen(first, strangers), now=NOW, held=frozenset()
+        parse_reference("router"), [teachers], Grounds(known, seen(first, strangers), NOW, held=frozenset())
     )
     assert meant.listing == teachers
     _, ours, theirs = known_fork()
     refusing = Book.of(OWN, [], [], [DistrustedPublisher(STRANGER, SINCE)])
     meant = choose(
-        parse_reference("red/router"), [ours], refusing, seen(first, theirs), now=NOW, held=frozenset()
+        parse_reference("red/router"), [ours], Grounds(refusing, seen(first, theirs), NOW, held=frozenset())
     )
     assert meant.listing == ours

@@ -12,8 +12,9 @@ import pytest
 
 from overlaysync.errors import NotFoundError
 from overlaysync.formats.image import Format
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.offer import FileSegment, ImageOffer, Offer, PartOffer
+from overlaysync.ops.part_files import target_for
 from overlaysync.ops.publish import Publisher
 from overlaysync.trust.keys import load_or_make
 from overlaysync.units import CHUNK, KIB, MIB

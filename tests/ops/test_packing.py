@@ -16,10 +16,11 @@ from overlaysync.formats.layout import Target
 from overlaysync.formats.qcow2_packed import PackedImage
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Kind
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.known import Known
 from overlaysync.ops.local import LocalCopier, LocalSource
 from overlaysync.ops.packing import Packing
+from overlaysync.ops.part_files import target_for
 from overlaysync.units import CHUNK, GIB, KIB, MIB
 from tests.images import check, content, convert
 from tests.ops.world import NOW, World, hidden_files

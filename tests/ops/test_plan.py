@@ -14,7 +14,7 @@ from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.reference import parse_reference
 from overlaysync.ops.matching import Listing, resolve
-from overlaysync.ops.plan import MAX_LINEAGE, plan_fetch
+from overlaysync.ops.plan import MAX_LINEAGE, Destination, plan_fetch
 from overlaysync.trust.envelope import sign_header
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team
@@ -66,7 +66,7 @@ TOP = listing("top", "T", on="R", makes="S")
 
 
 def paths(wanted: Listing, *others: Listing, **options) -> list[tuple[str, str | None]]:
-    steps = plan_fetch(wanted, [wanted, *others], lambda *_, **__: None, to="/to", masters="/m", **options)
+    steps = plan_fetch(wanted, [wanted, *others], lambda *_, **__: None, Destination("/to", "/m", **options))
     assert [step.brought for step in steps] == [True] * (len(steps) - 1) + [False]
     return [(step.path, step.base) for step in steps]
 
@@ -100,7 +100,7 @@ def test_no_two_steps_write_one_file() -> None:
     master = listing("vm", "M", version=1)
     overlay = listing("vm", "L", on="M", makes="R", version=2)
     top = listing("vm", "T", on="R", makes="S", version=3)
-    steps = plan_fetch(top, [top, overlay, master], lambda *_, **__: None, to="/x/.", masters="/x")
+    steps = plan_fetch(top, [top, overlay, master], lambda *_, **__: None, Destination("/x/.", "/x"))
     assert len({step.path for step in steps}) == 3
     assert [(step.path, step.base) for step in steps][1:] == [
         (f"/x/vm-{overlay.manifest.header.id[3:11]}.qcow2", "/x/vm.raw"),
@@ -110,7 +110,7 @@ def test_no_two_steps_write_one_file() -> None:
 
 def test_a_base_takes_no_name_that_is_taken(tmp_path: Path) -> None:
     (tmp_path / "debian.raw").write_bytes(b"other")
-    steps = plan_fetch(OVERLAY, [OVERLAY, MASTER], lambda *_, **__: None, to="/to", masters=str(tmp_path))
+    steps = plan_fetch(OVERLAY, [OVERLAY, MASTER], lambda *_, **__: None, Destination("/to", str(tmp_path)))
     assert steps[0].path == str(tmp_path / f"debian-{MASTER.manifest.header.id[3:11]}.raw") == steps[1].base
 
 
@@ -120,9 +120,9 @@ def test_what_may_be_gone_tomorrow_is_a_base_only_where_no_peer_has_the_master()
     def find(header: Header, path: str, *, last_resort: bool) -> None:
         asked.append((header.name, path, last_resort))
 
-    plan_fetch(OVERLAY, [OVERLAY, MASTER], find, to="/to", masters="/m")
+    plan_fetch(OVERLAY, [OVERLAY, MASTER], find, Destination("/to", "/m"))
     with pytest.raises(BaseImageError):
-        plan_fetch(OVERLAY, [OVERLAY], find, to="/to", masters="/m")
+        plan_fetch(OVERLAY, [OVERLAY], find, Destination("/to", "/m"))
     assert asked == [("vm", "/to/vm.qcow2", False), ("vm", "/to/vm.qcow2", True)]
 
 

@@ -16,7 +16,7 @@ import pytest
 from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.model.manifest import MAX_FOLLOWS, MAX_VERSION
 from overlaysync.model.pin import Pin
-from overlaysync.ops.publish import keep_manifest
+from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.versions import other_sides
 from overlaysync.store.held import Held
 from overlaysync.trust.envelope import Manifest, sign_header

@@ -13,7 +13,7 @@ import pytest
 
 from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
 from overlaysync.ops.loss import would_be_lost
-from overlaysync.ops.replacement import Rules, Verdict, judge
+from overlaysync.ops.replacement import Asked, Rules, Verdict, judge
 from overlaysync.ops.versions import State
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id
@@ -57,7 +57,7 @@ class Room:
     ) -> Verdict:
         place = str(self.bob.path(file))
         library, own = self.bob.world.library, self.bob.key.public
-        return judge(library, place, offered, rules, own=own, now=NOW, brought=brought)
+        return judge(library, place, Asked(offered, rules, own, NOW, brought))
 
     def outcome(self, offered: Manifest, rules: Rules, file: str = "web.raw", **more: bool) -> str | int:
         """What happens: or the exit code, and then nothing there has been touched."""

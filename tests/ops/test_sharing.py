@@ -13,9 +13,10 @@ from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
 from overlaysync.model.pages import PageList
 from overlaysync.ops import assemble, local
-from overlaysync.ops.assemble import Assembly, target_for
+from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.known import Known
 from overlaysync.ops.local import LocalCopier, LocalSource
+from overlaysync.ops.part_files import target_for
 from overlaysync.store.partial import PartFile
 from overlaysync.units import CHUNK, KIB, MIB
 from tests.filesystems import REFLINKS, entered, mounted, shared, used
@@ -301,7 +302,7 @@ def test_between_file_systems_everything_is_copied(disk: World, tmp_path: Path) 
 
 def test_a_refusal_half_way_leaves_nothing_behind(disk: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(part: PartFile, source: int, source_offset: int, length: int, offset: int) -> bool:
-        os.pwrite(part._fd, b"?" * length, offset)
+        part.pwrite(offset, [b"?" * length])
         return False
 
     monkeypatch.setattr(PartFile, "clone", refuse)

@@ -12,8 +12,8 @@ from overlaysync.model.digest import format_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.reference import parse_reference
 from overlaysync.ops.dates import ago, local_minute
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.publish import manifest_row
 from overlaysync.ops.timeline import Entry, Place, is_fork, places, timeline
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from overlaysync.ops.loss import would_be_lost
-from overlaysync.ops.publish import manifest_row
+from overlaysync.ops.manifest_rows import manifest_row
 from overlaysync.ops.versions import (
     MAX_PAST,
     Standing,

@@ -46,7 +46,8 @@ class World:
 
     def known(self, path: Path, *, fresh: bool = False) -> Known:
         """The image as the library knows it (hashed when it does not, or when ``fresh``)."""
-        return self.library.examine(path, now=NOW, format=Format(format_of(path)), fresh=fresh)
+        examine = self.library.examine_anew if fresh else self.library.examine
+        return examine(path, now=NOW, format=Format(format_of(path)))
 
     def new(self, path: Path, base: Path) -> Known:
         return self.maker.new(str(path), self.known(base), format=Format(format_of(path)), now=NOW)

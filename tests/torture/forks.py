@@ -56,12 +56,12 @@ def prepare(settings: dict[str, Any]) -> Callable[[list[str]], None]:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     from overlaysync.cli import main
-    from overlaysync.store import partial
+    from overlaysync.store import partial, space
 
     if settings["checkpoint"]:
         partial.CHECKPOINT_BYTES = settings["checkpoint"]
     if settings["reserve"] is not None:
-        checks: tuple[Any, ...] = (partial.PartFile.open.__func__, partial.check_room)  # type: ignore[attr-defined]
+        checks: tuple[Any, ...] = (partial.PartFile.open.__func__, space.check_room)  # type: ignore[attr-defined]
         for check in checks:
             check.__kwdefaults__["reserve"] = settings["reserve"]
     _warm_up(main.run)

@@ -1,0 +1,31 @@
+"""What a check of this machine found."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+NETWORK_FAILS = 4
+"""Exit code of a failed check of the network."""
+
+SPACE_FAILS = 10
+"""Exit code where there is no room; any other failure has 1."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Check:
+    """What one check of the doctor found.
+
+    Attributes:
+        name: what was looked at.
+        state: how it is.
+        meaning: what that means.
+        advice: what to do.
+        exit_code: of the command, when this check failed.
+    """
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    meaning: str
+    advice: str = ""
+    exit_code: int = 1
