@@ -105,7 +105,7 @@ async def test_objects_come_whole_and_in_ranges(bob: Peer) -> None:
         (len(PACK) + 9, 1),
         (7, 0),
     ):
-        read = await bob.do(lambda remote, at=offset, count=length: remote.get(NAME, at, count))
+        read = await asyncio.to_thread(bob.remote.get, NAME, offset, length)
         assert read == PACK[offset : offset + length]
     assert await bob.do(lambda remote: remote.get(NAME, 9)) == PACK[9:]
     assert await bob.do(lambda remote: remote.size(NAME)) == len(PACK)
@@ -115,7 +115,7 @@ async def test_small_objects_and_large_ones(bob: Peer) -> None:
     for data in (b"", b"x", noise("large", 20 * MIB)):
         name = object_name(RED.tag, Kind.INDEX, hash_of(data))
         bob.objects.put(name, data)
-        assert await bob.do(lambda remote, name=name: get_whole(remote, name)) == data
+        assert await asyncio.to_thread(get_whole, bob.remote, name) == data
 
 
 async def test_what_it_does_not_have(bob: Peer) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from overlaysync.errors import Refusal
 from overlaysync.node.fetch_session import fetching
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.restoring import Restore, Restored, VmPlan
 from overlaysync.node.saving import Save, Saved
-from overlaysync.node.session import Network
 from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.gathering import Gathered
 from overlaysync.ops.recovery.pulling import Place
