@@ -220,7 +220,7 @@ def read_index(data: bytes, space: Space, packs: list[str]) -> dict[bytes, Spot]
 
 
 def ordered(members: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    expect(isinstance(members, dict) and set(members) == set(names), "members")
+    expect(set(members) == set(names), "members")
     return {name: members[name] for name in names}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from overlaysync.node.node import Node
 from overlaysync.units import CHUNK, KIB, MIB
@@ -112,7 +113,7 @@ def write_vault(made: vault_reference.Vault, guest: bytes) -> None:
     manifest = reference.manifest_id(envelope)
     units = [guest[at : at + CHUNK] for at in range(0, len(guest), CHUNK)]
     secret, page = b"secret", listed.pages[0]
-    part = vault_reference.blake3(secret).digest()
+    part = blake3(secret).digest()
     packs = [
         vault_reference.make_pack(
             SPACE,

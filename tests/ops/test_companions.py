@@ -146,7 +146,7 @@ def test_one_that_is_not_all_there(tmp_path: Path) -> None:
 @pytest.mark.red_without("N1", "a companion from a vault is not compared with its digests")
 def test_an_index_that_lies(tmp_path: Path) -> None:
     """A member can write an index that gives other bytes for a key."""
-    contents, companion = saved(tmp_path, DATA[: 2 * COMPANION_PART])
+    _, companion = saved(tmp_path, DATA[: 2 * COMPANION_PART])
     keys = as_digests(b"".join(map(bytes.fromhex, companion.parts)))
     lying = Contents(DirectoryObjects(tmp_path / "lying"), RED)
     writer = lying.writer()

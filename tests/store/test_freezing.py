@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from overlaysync.errors import NoSpaceError, OverlaysyncError, StoppedError
-from overlaysync.store import freezing
 from overlaysync.store.freezing import freeze
 from overlaysync.units import KIB, MIB
 from tests.filesystems import REFLINKS, entered, mounted, used
@@ -122,7 +121,7 @@ def test_a_file_system_without_unnamed_files(
         return real(path, flags, mode)  # type: ignore[arg-type]
 
     source = sparse(tmp_path / "image")
-    monkeypatch.setattr(freezing.os, "open", no_unnamed)
+    monkeypatch.setattr("os.open", no_unnamed)
     with open(source, "rb") as file:
         fd = freeze(file.fileno(), scratch)
     monkeypatch.undo()

@@ -77,7 +77,7 @@ def test_what_is_here_is_not_stored_again(objects: DirectoryObjects) -> None:
 @pytest.mark.holds("D3")
 @pytest.mark.red_without("D3", "an index is believed to say that its packs are here")
 def test_what_only_an_index_is_here_of_is_stored_again(objects: DirectoryObjects) -> None:
-    """As after a restore of one VM: the index of the state was pulled, and of the packs only what was needed."""
+    """As after a restore of one VM: all of the index was pulled, and of the packs only what was needed."""
     store(objects, RED, ITEMS[:5])
     (kept,) = paths(objects, Kind.PACK)
     store(objects, RED, ITEMS[5:])
@@ -244,7 +244,8 @@ def test_a_record_of_a_missing_pack_is_missing(objects: DirectoryObjects) -> Non
 def test_records_are_read_once_and_by_many(objects: DirectoryObjects) -> None:
     items = [noise(str(number), 64 * KIB) for number in range(64)]
     store(objects, RED, *([item] for item in items))
-    contents, wrong = learned(objects), []
+    contents = learned(objects)
+    wrong: list[bytes] = []
     reads: list[str] = []
     get = objects.get
 

@@ -123,8 +123,8 @@ def test_another_form_is_refused(payload: bytes) -> None:
 
 
 def companion(file: str = "x", size: int = 0, **more: Any) -> Companion:
-    parts = (HASH,) * -(-size // COMPANION_PART)
-    return Companion(**({"file": file, "role": "tpm", "size": size, "parts": parts} | more))
+    fields: dict[str, Any] = {"parts": (HASH,) * -(-size // COMPANION_PART)}
+    return Companion(**{"file": file, "role": "tpm", "size": size, **fields, **more})
 
 
 def disk(file: str = "vm.raw", **more: Any) -> Disk:
@@ -218,8 +218,8 @@ def test_what_is_out_of_bounds_is_neither_written_nor_read(state: State) -> None
         "a\\b\n",
         "a\0",
         "-rf",
-    ]
-    + ["~", "a b", "a/" * 8 + "a", "e\u0301", "a\u202eb", "x" * 65, "C:"],
+        *("~", "a b", "a/" * 8 + "a", "e\u0301", "a\u202eb", "x" * 65, "C:"),
+    ],
 )
 def test_hostile_names_of_companions(file: str) -> None:
     assert not is_inner_path(file)

@@ -86,7 +86,7 @@ def test_state(case: dict[str, Any]) -> None:
     assert verify(key.public, key.sign(STATE_CONTEXT + payload), b"overlaysync v1 state\0" + payload)
 
 
-@pytest.mark.red_without("F3", "the counter of a head is in the other byte order")
+@pytest.mark.red_without("F3", "the numbers of a head are in the other byte order")
 @pytest.mark.parametrize("case", cases("head"))
 def test_head(case: dict[str, Any]) -> None:
     space, data, key, said = space_of(case), bytes.fromhex(case["object"]), key_of(case), case["members"]
