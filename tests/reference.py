@@ -45,6 +45,7 @@ HEADER_MEMBERS = (
     "created",
     "by",
     "note",
+    "companions",
 )
 
 
@@ -429,6 +430,7 @@ def _manifests() -> list[dict[str, Any]]:
         "created": "2025-01-31T12:00:00Z",
         "by": "ann@lab-07-abc234",
         "note": "",
+        "companions": [],
     }
     overlay = master | {
         "kind": "layer",
@@ -452,6 +454,12 @@ def _manifests() -> list[dict[str, Any]]:
         "parent_name": "",
         "note": "\u2029\x01\\u0001 \\ “ß” \ud7ff\ue000\U0010ffff",
     }
+    with_files = overlay | {
+        "companions": [
+            {"role": "definition", "ending": "xml", "size": 4321, "digest": "d4" * 32},
+            {"role": "uefi", "ending": "fd", "size": 540672, "digest": "0e" * 32},
+        ]
+    }
     packed = master | {"format": "qcow2", "compression": "zstd", "compressed_size": 2_345_678}
     first = manifest_case("master", seed, master)
     second = manifest_case(
@@ -464,6 +472,7 @@ def _manifests() -> list[dict[str, Any]]:
         first,
         manifest_case("overlay of a team", seed, overlay, team),
         manifest_case("characters that need care", bytes([7]) * 32, odd, team),
+        manifest_case("an overlay with what its VM needs beside it", seed, with_files, team),
         second,
         other,
         manifest_case("a version that follows two", seed, _after(master, [second, other])),

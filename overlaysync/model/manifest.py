@@ -21,7 +21,7 @@ from overlaysync.model.names import is_name, printable
 from overlaysync.model.pages import MAX_LIST_SIZE
 from overlaysync.units import CHUNK, MAX_VIRTUAL_SIZE, MIN_GRANULE, SECTOR
 
-MAX_HEADER_SIZE = 4096
+MAX_HEADER_SIZE = 8192
 MANIFEST_CONTEXT = "overlaysync v1 manifest"
 FORMATS = ("raw", "qed", "qcow2")
 COMPRESSIONS = ("zlib", "zstd")

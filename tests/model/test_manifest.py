@@ -19,6 +19,10 @@ DISK, LAYER = (case["members"] for case in reference.load_vectors("manifests")[:
 MERGE, PACKED = (case["members"] for case in reference.load_vectors("manifests")[-2:])
 OTHER_ID = "b3:" + "5" * 64
 ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
+UEFI = {"role": "uefi", "ending": "fd", "size": 64 << 20, "digest": "a" * 64}
+TPM = {"role": "tpm", "ending": "permall", "size": 1 << 20, "digest": "b" * 64}
+SEED = {"role": "seed", "ending": "iso", "size": 16 << 20, "digest": "c" * 64}
+DEFINITION = {"role": "definition", "ending": "conf", "size": 0, "digest": "d" * 64}
 MANY = [f"{number:064x}" for number in range(MAX_FOLLOWS + 1)]
 
 
@@ -74,6 +78,25 @@ def test_good() -> None:
         (PACKED, "compressed_size", [0, -1, 1 << 53, 1.5, "1", None]),
         (DISK, "created", ["", "2025-01-31", "2025-01-31T12:00:00+00:00", "２０２５-01-31T12:00:00Z"]),
         (DISK, "by", ["x" * 161, 7]),
+        (
+            DISK,
+            "companions",
+            [
+                None,
+                {},
+                [UEFI, UEFI],
+                [UEFI, TPM],
+                [UEFI | {"role": "firmware"}],
+                [UEFI | {"ending": "../x"}],
+                [UEFI | {"ending": "img"}],
+                [UEFI | {"size": -1}],
+                [UEFI | {"size": (64 << 20) + 1}],
+                [TPM | {"size": (1 << 20) + 1}],
+                [UEFI | {"digest": "A" * 64}],
+                [UEFI | {"digest": ""}],
+                [UEFI | {"file": "x"}],
+            ],
+        ),
         (DISK, "note", ["x" * (MAX_NOTE + 1), 7, None]),
     ],
 )
@@ -125,6 +148,7 @@ def test_the_longest_header_that_a_publisher_makes_fits() -> None:
         "parent_name": name,
         "by": f"{name}@{name}-abc234",
         "note": "\1" * MAX_NOTE,
+        "companions": [DEFINITION, SEED, TPM, UEFI],
     }
     header = decode_header(encoded(LAYER, version=(1 << 31) - 1, follows=MANY[1:], **more))
     assert len(encode_header(header)) < MAX_HEADER_SIZE
@@ -148,6 +172,7 @@ def test_only_the_canonical_form() -> None:
         text.replace('"team":"",', ""),
         text.replace('"follows":[],', ""),
         text.replace(',"note":""', ""),
+        text.replace(',"companions":[]', ""),
         text.replace("}", ',"extra":1}'),
         swapped,
         "\ufeff" + text,

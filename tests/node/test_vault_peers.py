@@ -313,7 +313,6 @@ def test_an_answer_leaves_nothing_open(provider: ServedVault) -> None:
         b'{"spaces":["x"]}',
         b'{"spaces":["../../../../../../../../../../../.."]}',
         b'{"spaces":[],"keeps":[1]}',
-        b'{"spaces":[],"more":1}',
         b'{"keeps":[' + b",".join([b'"%032d"' % at for at in range(MAX_SPACES + 1)]) + b"]}",
         b"[" * 200_000,
         b"\xff",
