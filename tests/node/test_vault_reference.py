@@ -108,6 +108,7 @@ def write_vault(made: vault_reference.Vault, guest: bytes) -> None:
         "created": "2026-01-31T12:00:00Z",
         "by": "ann",
         "note": "",
+        "companions": [],
     }
     envelope = reference.envelope(SEED, reference.header(header), team)
     manifest = reference.manifest_id(envelope)
