@@ -163,6 +163,8 @@ class _Restoring:
     def _tell(self, gathered: Gathered) -> None:
         for line in gathered.old:
             self._output.note(f"  {line}; it is not used")
+        for line in gathered.stale:
+            self._output.note(f"  {line}: what is restored may be older than you expect")
         for damage in gathered.damaged:
             self._output.note(f"  {damage.name} cannot be used: {damage.why}")
 

@@ -45,6 +45,9 @@ def save(
     note: Annotated[
         str, typer.Option("-m", "--note", metavar="NOTE", help="Say what this state is, in one line.")
     ] = "",
+    begin_anew: Annotated[
+        bool, typer.Option("--begin-anew", help="Go on though the vault has lost what was saved before.")
+    ] = False,
 ) -> None:
     """Save VMs as a state that can be restored."""
 
@@ -57,7 +60,7 @@ def save(
         mine = team_of(node, team, "save")
         found = survey(paths or [os.getcwd()])
         vms = _chosen(found.vms, vm or [])
-        work = Save(node, mine, output, note)
+        work = Save(node, mine, output, note, begin_anew)
         try:
             saved = work.run(vms)
         except KeyboardInterrupt:

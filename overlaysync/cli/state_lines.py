@@ -50,9 +50,12 @@ async def states_of(
         for team in teams:
             vault = _vault(node, team)
             places = await peer_places(node, reach, vault.space.tag, wait_s=0 if states else wait_s)
-            gathered = await asyncio.to_thread(gather, vault, places)
+            known = node.catalog.copies.counters(vault.space.tag, node.key.public)
+            gathered = await asyncio.to_thread(gather, vault, places, known)
             for line in gathered.old:
                 output.note(f"  {line}; it is not used")
+            for line in gathered.stale:
+                output.note(f"  {line}")
             states.append(_states(team, gathered))
     return states
 

@@ -303,7 +303,7 @@ class Keeper:
         try:
             with only_writer(self._node.home.vault):
                 rotten = self._reader.read_some(elapsed_s)
-                missing = missing_objects(self._objects)
+                missing = [*missing_objects(self._objects), *rotten]
                 lost = heal(self._objects, missing, places)
                 if monotonic() - self._cleaned_at >= _CLEAN_S:
                     self._cleaned_at = monotonic()
@@ -311,7 +311,7 @@ class Keeper:
         except InUseError:  # a save is under way
             return
         for name in rotten:
-            self._observer.note(f"Damaged in the vault, and removed: {name}")
+            self._observer.note(f"Damaged in the vault: {name}")
         if len(missing) > len(lost):
             self._observer.note(f"Fetched again from others: {len(missing) - len(lost)} objects of the vault")
         if lost:

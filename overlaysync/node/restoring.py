@@ -141,7 +141,8 @@ class Restore:
 
     def gather(self) -> Gathered:
         """Learn which states there are."""
-        return gather(self._vault, self.places)
+        known = self.node.catalog.copies.counters(self._vault.space.tag, self.node.key.public)
+        return gather(self._vault, self.places, known)
 
     # -- planning --------------------------------------------------------------------------------------
 

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from overlaysync.errors import VerificationError
 from overlaysync.formats.chain import Chain
 from overlaysync.model.names import printable
+from overlaysync.net.boot import boot_hash
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.known import Known
@@ -19,12 +21,23 @@ from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.saving import Content, Saver
 from overlaysync.ops.recovery.tips import tips
-from overlaysync.ops.recovery.vaults import TeamVault
+from overlaysync.ops.recovery.vaults import TeamVault, space_of
 from overlaysync.ops.vms import Missed, Part, Vm
+from overlaysync.store.copies import Copy
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.teams import Team
 from overlaysync.vault.directory import DirectoryObjects
-from overlaysync.vault.state import MAX_TEXT, Companion, Disk, LeftOut, Role, SavedVm, SignedState, State
+from overlaysync.vault.state import (
+    MAX_FOLLOWS,
+    MAX_TEXT,
+    Companion,
+    Disk,
+    LeftOut,
+    Role,
+    SavedVm,
+    SignedState,
+    State,
+)
 
 _Lineage = list[tuple[Known, Manifest]]
 
@@ -53,12 +66,14 @@ class Save:
         team: whose state it is.
         observer: is told what happens.
         note: what the user says of it.
+        anew: whether to go on where the vault has lost what was saved before.
     """
 
     node: Node
     team: Team
     observer: Observer
     note: str = ""
+    anew: bool = False
     _at: str = ""
     _read: dict[str, bytes] = field(default_factory=dict)
 
@@ -73,6 +88,7 @@ class Save:
         root = self.node.home.vault
         with only_writer(root):
             vault = TeamVault(DirectoryObjects(root), self.team)
+            self._check_nothing_lost(vault)
             vault.learn()
             paths = [disk.path for vm in vms for disk in vm.disks]
             self.observer.begin("freezing", 0)
@@ -87,6 +103,32 @@ class Save:
                 self.observer.end()
                 lineages = {path: self._publish(disk.known) for path, disk in disks.items()}
                 return self._store(vault, vms, disks, lineages)
+
+    def _highest(self) -> int:
+        """Return the counter of the last head that this node is known to have made."""
+        key = self.node.key.public
+        return self.node.catalog.copies.counters(space_of(self.team).tag, key).get(key, 0)
+
+    def _check_nothing_lost(self, vault: TeamVault) -> None:
+        """Refuse to go on where the vault has lost what this machine saved: the next head would not list it.
+
+        Raises:
+            VerificationError: so it is.
+        """
+        if self.anew or vault.next_counter(self.node.key.public) > self._highest():
+            return
+        raise VerificationError(
+            f"The vault of this machine has lost what was saved here for team '{self.team.name}'",
+            why="others that keep the team would take the next state for all there is",
+            hint=f"to get it back from them: overlaysync keep {self.team.name} --once; "
+            "if nobody has it: the same command with --begin-anew",
+        )
+
+    def _note(self, vault: TeamVault, state: State) -> None:
+        """Note that this machine has made that head, should its vault be lost."""
+        key = self.node.key.public
+        copy = Copy(key, state.counter, key, self.node.label, boot_hash(), timestamp())
+        self.node.catalog.copies.note(vault.space.tag, [copy])
 
     def _hold(self, vms: Iterable[Vm]) -> None:
         """Note the moment, and read the companions, while nobody can write to the disks."""
@@ -126,12 +168,12 @@ class Save:
             indexes, packs = own.finish()
         finally:
             self.observer.end()
-        before = tips(vault.states())
+        before, above = tips(vault.states()), self._highest()
         state = State(
             team=self.team.name,
             number=1 + max((one.state.number for one in before), default=0),
-            follows=tuple(one.id.hex() for one in before),
-            counter=vault.next_counter(self.node.key.public),
+            follows=tuple(one.id.hex() for one in before[-MAX_FOLLOWS:]),
+            counter=vault.next_counter(self.node.key.public, above),
             saved=timestamp(),
             by=self.node.label,
             note=self.note,
@@ -141,7 +183,8 @@ class Save:
             public_indexes=public_indexes,
             public_packs=public_packs,
         )
-        signed = vault.add(state, self.node.key, made=state.saved)
+        signed = vault.add(state, self.node.key, made=state.saved, above=above)
+        self._note(vault, state)
         return Saved(signed, own.read + public.read, own.stored + public.stored)
 
     def _saved(self, vm: Vm, lineages: dict[str, _Lineage], saver: Saver) -> SavedVm:

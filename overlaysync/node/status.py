@@ -68,8 +68,11 @@ async def team_status(
     """Return how a team stands, by what peers say and prove now."""
     vault = TeamVault(DirectoryObjects(node.home.vault), team)
     places = await peer_places(node, reach, vault.space.tag, wait_s=wait_s)
-    gathered = await asyncio.to_thread(gather, vault, places)
-    problems = gathered.old + [f"{one.name} cannot be used: {one.why}" for one in gathered.damaged]
+    known = node.catalog.copies.counters(vault.space.tag, node.key.public)
+    gathered = await asyncio.to_thread(gather, vault, places, known)
+    problems = [*gathered.old, *gathered.stale] + [
+        f"{one.name} cannot be used: {one.why}" for one in gathered.damaged
+    ]
     machines = await Keeper(node, reach, observer, Faults()).look()
     return await asyncio.to_thread(_status, node, team, vault, gathered.states, machines, tuple(problems))
 

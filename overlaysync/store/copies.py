@@ -49,7 +49,7 @@ class CopyStore:
         self._database = database
 
     def note(self, tag: str, copies: Iterable[Copy]) -> None:
-        """Note copies as they were seen now; what was proven before and not tried now stays noted."""
+        """Note copies as they were seen now; a proof of before counts on as long as it is the same head."""
         with self._database.write() as connection:
             for copy in copies:
                 connection.execute(_NOTE, (tag, *_values(copy)))
@@ -59,6 +59,12 @@ class CopyStore:
         """Return the copies of what belongs to a space, the latest seen first."""
         with self._database.read() as connection:
             return _select(connection, tag)
+
+    def counters(self, tag: str, holder: bytes) -> dict[bytes, int]:
+        """Return the counter of each node's head that a holder has or had, by the node's public key."""
+        with self._database.read() as connection:
+            query = "SELECT head, counter FROM copies WHERE tag = ? AND holder = ?"
+            return dict(connection.execute(query, (tag, holder)).fetchall())
 
     def forget(self, tag: str, holder: bytes) -> None:
         """Forget what a holder had."""
@@ -70,7 +76,7 @@ _NOTE = f"""
     INSERT INTO copies (tag, {_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
     ON CONFLICT (tag, head, holder) DO UPDATE SET
         counter = ?3, label = ?5, host = ?6, seen_at = ?7,
-        proven_at = CASE WHEN ?8 = '' THEN proven_at ELSE ?8 END,
+        proven_at = CASE WHEN ?8 <> '' THEN ?8 WHEN counter = ?3 THEN proven_at ELSE '' END,
         problem = CASE WHEN ?8 = '' AND ?9 = '' THEN problem ELSE ?9 END
 """
 

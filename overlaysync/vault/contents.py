@@ -65,8 +65,8 @@ class Contents:
         self._cached = 0
         self._lock = threading.Lock()
 
-    def learn(self) -> None:
-        """Read all indexes that the place has, as far as it has their packs too.
+    def learn(self, only: Container[bytes] | None = None) -> None:
+        """Read all indexes that the place has, or those among ``only``, as far as it has their packs too.
 
         An index can be here without its packs, when only a part of a state was pulled. What is to be stored
         is compared with what is found, so nothing that is not here may count. See :attr:`damaged`.
@@ -75,7 +75,8 @@ class Contents:
             OverlaysyncError: the place fails.
         """
         here = self._listed(Kind.PACK)
-        self._learn(self._listed(Kind.INDEX), lambda pack: here.get(pack.name) == pack.size)
+        indexes = (hash for hash in self._listed(Kind.INDEX) if only is None or hash in only)
+        self._learn(indexes, lambda pack: here.get(pack.name) == pack.size)
 
     def learn_some(self, indexes: Iterable[bytes], packs: Container[bytes]) -> None:
         """Read the indexes of these hashes, and of what they describe the packs of these hashes.

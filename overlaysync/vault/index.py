@@ -25,6 +25,8 @@ _COUNTS = struct.Struct("<II")
 _PACK_ENTRY = struct.Struct(f"<{DIGEST_SIZE}sII")
 _RECORD_ENTRY = np.dtype([("offset", "<u4"), ("stored", "<u4"), ("items", "<u4")])
 _ITEM_ENTRY = np.dtype([("key", "u1", (DIGEST_SIZE,)), ("length", "<u4")])
+_ALIKE = 64
+"""Items with one beginning of their keys that are looked at: only who wants to waste time makes more."""
 _MERGE = 1 << 16
 """Items that are held unsorted until they are merged into the sorted ones."""
 
@@ -227,7 +229,9 @@ class Index:
             return rows
         at = np.searchsorted(self._words[:, 0], words[:, 0])
         pending = np.arange(len(words))
-        while len(pending):
+        for _ in range(_ALIKE):
+            if not len(pending):
+                break
             inside = at[pending] < len(self._words)
             pending = pending[inside]
             same_first = self._words[at[pending], 0] == words[pending, 0]

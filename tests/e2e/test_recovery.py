@@ -11,7 +11,7 @@ import pytest
 
 from overlaysync.trust.team_files import load_teams
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NOT_FOUND, WOULD_DESTROY, Lab, Node, until
+from tests.e2e.nodes import DONE, NOT_FOUND, NOT_VERIFIED, WOULD_DESTROY, Lab, Node, until
 from tests.e2e.recovery import COMPANIONS, DISKS, Machine, flat_copies, machines, make_vms, same_as, work
 from tests.e2e.room import room
 
@@ -137,3 +137,24 @@ def nothing_of(team: str, vault: Path) -> None:
         data = path.read_bytes()
         assert not [word for word in planted if word in data], path
         assert not [word for word in planted if word in str(path.relative_to(vault)).encode()], path
+
+
+def test_a_vault_that_was_lost_is_not_gone_on_with(lab: Lab) -> None:
+    """The next head would list the next state alone, and others would drop the rest."""
+    alice, bob = lab.node("alice"), lab.node("bob")
+    team = lab.team("red", alice, bob)
+    make_vms(alice)
+    alice.json("save", "--team", team, alice.place)
+    share = alice.share(alice.place / "web.qcow2")
+    assert bob.json("keep", team, "--once", "--peer", share.peer)["taken"] == 1
+    share.stop()
+    shutil.rmtree(alice.home / "vault")
+    error = alice.fails(NOT_VERIFIED, "save", "--team", team, alice.place)
+    assert f"overlaysync keep {team} --once" in error["hint"]
+    holder = bob.share(disks.make_master(bob.place / "any.raw", size=64 * 1024))
+    assert alice.json("keep", team, "--once", "--peer", holder.peer)["taken"] == 1
+    assert alice.json("save", "--team", team, alice.place)["state"] == 2
+    assert len(alice.json("history", team, "--local")["states"]) == 2
+    shutil.rmtree(alice.home / "vault")
+    anew = alice.json("save", "--team", team, "--begin-anew", alice.place)
+    assert anew["state"] == 1 and bob.json("keep", team, "--once", "--peer", "127.0.0.1:1")["taken"] == 0

@@ -1,7 +1,7 @@
 """Care for a vault directory: what heads list and is missing comes again, and what is there is read again.
 
-An object that has rotted is removed, so that it is pulled like one that is missing: what is served is then
-absent for a while, and never wrong. The lock of the vault is held while anything here runs.
+An object that has rotted stays until a good one takes its place: other records of it may still be good. The
+lock of the vault is held while anything here runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def heal(objects: DirectoryObjects, names: Sequence[str], places: Sequence[Place
     Raises:
         NoSpaceError, OverlaysyncError: it cannot be stored.
     """
-    return Pull(places, objects).run(names) if names else []
+    return Pull(places, objects).run(names, check=True) if names else []
 
 
 class Reader:
@@ -49,7 +49,7 @@ class Reader:
         self._owed = 0.0
 
     def read_some(self, elapsed_s: float) -> list[str]:
-        """Read what is due after so many seconds; returns the names of what had rotted, and is gone now.
+        """Read what is due after so many seconds; returns the names of what has rotted.
 
         What cannot be read at all stays: ``vault check --read`` names it.
         """
@@ -65,7 +65,6 @@ class Reader:
             except NotFoundError:
                 continue
             except VerificationError:
-                self._objects.delete(name)
                 rotten.append(name)
             except OverlaysyncError:
                 continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from overlaysync.errors import OverlaysyncError
 from overlaysync.ops.recovery.pulling import Place, Pull
@@ -14,6 +15,8 @@ from overlaysync.vault.head import SignedHead
 from overlaysync.vault.objects import Kind, object_name
 from overlaysync.vault.state import SignedState
 
+_NOTHING: Mapping[bytes, int] = MappingProxyType({})
+
 
 @dataclass(slots=True)
 class Gathered:
@@ -23,6 +26,7 @@ class Gathered:
         heads: the newest head of each member, by public key.
         at: labels of the places that list a state, by its id; "" stands for the vault of this node.
         old: sentences on places whose head of a member is older than another place's.
+        stale: sentences on members of whom something newer was seen before than any place has now.
         damaged: heads that could not be used.
         missing: names of states that no place could give.
         states: those that are here now.
@@ -31,16 +35,22 @@ class Gathered:
     heads: dict[bytes, SignedHead] = field(default_factory=dict)
     at: dict[bytes, list[str]] = field(default_factory=dict)
     old: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
     damaged: list[Damage] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     states: list[SignedState] = field(default_factory=list)
 
 
-def gather(vault: TeamVault, places: Sequence[Place]) -> Gathered:
+def gather(vault: TeamVault, places: Sequence[Place], known: Mapping[bytes, int] = _NOTHING) -> Gathered:
     """Read the heads of all places, and pull the states that the newest of them list.
 
     A place that shows an older head of a member than another is not believed about that member: it was left
     behind, or somebody has turned it back.
+
+    Args:
+        vault: of this node.
+        places: the others.
+        known: the highest counter that was ever seen here of each member's heads, by public key.
 
     Raises:
         NoSpaceError, OverlaysyncError: the vault of this node fails.
@@ -61,6 +71,12 @@ def gather(vault: TeamVault, places: Sequence[Place]) -> Gathered:
         _merge(gathered.heads, heads.values())
     for source, heads in seen:
         _note(gathered, source, heads)
+    for node, head in gathered.heads.items():
+        if head.head.counter < known.get(node, 0):
+            gathered.stale.append(
+                f"{node_id(node)[:9]} has saved more since {head.head.made[:16]}, and no place within reach "
+                "has it"
+            )
     _pull_states(vault, places, gathered)
     return gathered
 

@@ -12,11 +12,15 @@ from dataclasses import dataclass, field, replace
 from overlaysync.errors import DecodeError, NotFoundError, VerificationError
 from overlaysync.trust.keys import NodeKey, verify
 from overlaysync.trust.teams import Team
+from overlaysync.units import MIB
 from overlaysync.vault.contents import Contents, Damage
 from overlaysync.vault.head import Head, SignedHead, decode_head, encode_head, newest
 from overlaysync.vault.objects import Kind, Objects, get_whole, head_prefix, object_name
 from overlaysync.vault.spaces import PUBLIC, Space
 from overlaysync.vault.state import SignedState, State, decode_state, encode_state
+
+MAX_HEADS_SIZE = 256 * MIB
+"""Bytes of the heads that are read in one space; ours: a thousand states of a hundred machines have less."""
 
 
 def space_of(team: Team) -> Space:
@@ -35,7 +39,12 @@ def read_heads(
         space: the space itself where its key is known: heads that no member made are left out then.
     """
     heads, damaged = [], []
+    room = MAX_HEADS_SIZE
     for stored in objects.list(head_prefix(tag)):
+        room -= stored.size
+        if room < 0:
+            damaged.append(Damage(head_prefix(tag), f"there are more than {MAX_HEADS_SIZE} bytes of heads"))
+            break
         try:
             head = decode_head(get_whole(objects, stored.name), verify, space)
             if head.head.name != stored.name:
@@ -80,9 +89,12 @@ class TeamVault:
         return self.contents.space
 
     def learn(self) -> None:
-        """Read all indexes that the place has."""
+        """Read all indexes of the team that the place has, and the public ones that its states need.
+
+        Anybody can write a public index: what another describes is no reason not to store something.
+        """
         self.contents.learn()
-        self.public.learn()
+        self.public.learn({hash for head in self.heads().values() for hash in head.head.public_indexes})
 
     def heads(self) -> dict[bytes, SignedHead]:
         """Return the newest head of each member, by public key."""
@@ -109,18 +121,19 @@ class TeamVault:
 
     # -- writing ---------------------------------------------------------------------------------------
 
-    def next_counter(self, node: bytes) -> int:
-        """Return the counter that the next head of a node has."""
+    def next_counter(self, node: bytes, above: int = 0) -> int:
+        """Return the counter that the next head of a node has, if it is to be higher than ``above``."""
         before = self.heads().get(node)
-        return 1 + (before.head.counter if before else 0)
+        return 1 + max(above, before.head.counter if before else 0)
 
-    def add(self, state: State, key: NodeKey, *, made: str) -> SignedState:
+    def add(self, state: State, key: NodeKey, *, made: str, above: int = 0) -> SignedState:
         """Store a state whose packs and indexes are stored, and the head that lists it.
 
         Args:
             state: what to sign.
             key: of this node.
             made: the time of the head, ISO 8601 UTC.
+            above: the head's counter is higher than this.
 
         Raises:
             VerificationError: the last head cannot be read, or something that the state needs is not here.
@@ -140,7 +153,7 @@ class TeamVault:
                 why=f"{len(lost)} of {len(ids)} states are missing or damaged",
                 hint="overlaysync vault check",
             )
-        self.put_head(kept, key, made=made, before=before)
+        self.put_head(kept, key, made=made, before=before, above=above)
         return signed
 
     def _last_head(self, node: bytes) -> SignedHead | None:
@@ -179,7 +192,13 @@ class TeamVault:
                     )
 
     def put_head(
-        self, states: Sequence[SignedState], key: NodeKey, *, made: str, before: SignedHead | None
+        self,
+        states: Sequence[SignedState],
+        key: NodeKey,
+        *,
+        made: str,
+        before: SignedHead | None,
+        above: int = 0,
     ) -> SignedHead:
         """Store this node's next head, which lists ``states``; older heads of this node go after it.
 
@@ -188,11 +207,12 @@ class TeamVault:
             key: of this node.
             made: when, ISO 8601 UTC.
             before: this node's newest head.
+            above: the counter is higher than this.
         """
         head = Head(
             tag=self.space.tag,
             node=key.public,
-            counter=(before.head.counter if before else 0) + 1,
+            counter=max(above, before.head.counter if before else 0) + 1,
             size=0,
             made=made,
             states=tuple(state.id for state in states),
