@@ -3,7 +3,7 @@
 #
 # Set before: $root, the repository (absolute). Given: use_venv [EXTRA], which returns at once when $root/.venv holds
 # what pyproject.toml and scripts/constraints.txt ask for, and otherwise installs it. Nothing here writes to stdout.
-# The test environment is pinned by hash as well: scripts/requirements-test.txt, written by scripts/lock.py.
+# The test environment is pinned by hash as well: scripts/requirements-test.txt, written by scripts/lock.
 #
 # Rules: one installer at a time (flock on .venv.lock); a stamp is written last, so an install that was cut short is
 # seen (.venv/.incomplete) and made again from nothing; the key in the stamp also names this place and the
