@@ -3,7 +3,7 @@
 #
 # Set before: $root, the repository (absolute). Given: use_venv [EXTRA], which returns at once when $root/.venv holds
 # what pyproject.toml and scripts/constraints.txt ask for, and otherwise installs it. Nothing here writes to stdout.
-# The test environment is pinned by hash as well: scripts/requirements-test.txt, written by scripts/lock.py.
+# The test environment is pinned by hash as well: scripts/requirements-test.txt, written by scripts/lock.
 #
 # Rules: one installer at a time (flock on .venv.lock); a stamp is written last, so an install that was cut short is
 # seen (.venv/.incomplete) and made again from nothing; the key in the stamp also names this place and the
@@ -108,10 +108,16 @@ venv_can_stay() {
         "$venv/bin/python" -c 'import pip' >/dev/null 2>&1
 }
 
+# pip's log has a line for each attempt, and may have a traceback: of that, its errors are shown.
 install_failed() {
-    tail -n 12 -- "$venv/install.log" >&2
-    give_up "$1: see the lines above, all of it is in $venv/install.log." \
-        "Most often the network or the disk is the reason (df -h '$root'). Then type the same command again."
+    if ! grep '^ERROR: ' -- "$venv/install.log" | grep -v '^ERROR: Exception:' | tail -n 3 | cut -c 1-200 | grep . >&2; then
+        grep -v '^ ' -- "$venv/install.log" | grep -v '^Traceback' | tail -n 3 | cut -c 1-200 >&2
+    fi
+    why="Most often the network or the disk is the reason (df -h '$root')."
+    if grep -q -E 'NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|NameResolutionError|SSLError' -- "$venv/install.log"; then
+        why="The package index cannot be reached. Connect this machine, or set PIP_INDEX_URL to an index that it reaches."
+    fi
+    give_up "$1; all that it said is in $venv/install.log." "$why Then type the same command again."
 }
 
 # Sets $python: the first one that is new enough and can make virtual environments.

@@ -292,16 +292,6 @@ def listing_fields(listing: Listing, book: Book, *, fork: bool) -> dict[str, Any
     }
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of a table as lines; a column that is empty in all of them takes no room."""
-    columns = [column for column in zip(*rows, strict=True) if any(column)]
-    widths = [max(map(len, column)) for column in columns]
-    return [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in zip(*columns, strict=True)
-    ]
-
-
 def quoted(note: str) -> str:
     """Return a publisher's note for people: in quotation marks, so that it is not taken for words of ours."""
     return f"“{one_field(note)}”" if note else ""

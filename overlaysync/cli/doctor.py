@@ -11,6 +11,7 @@ import typer
 
 from overlaysync.cli.common import InterfaceOption, open_node, parse_peers
 from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.tables import Table
 from overlaysync.discovery.interfaces import choose_interfaces, list_interfaces
 from overlaysync.errors import OverlaysyncError
 from overlaysync.net.messages import Address
@@ -62,14 +63,13 @@ def _report(output: Output, checks: list[Check]) -> None:
         ],
         "exit_code": code,
     }
-    width = max(len(check.name) for check in checks)
-    lines = []
+    signs = {"ok": "✔", "warn": "!", "fail": "✗"}
+    rows = []
     for check in checks:
-        text = f"{check.name:{width}}  {check.meaning}"
-        lines.append(output.good(text) if check.state == "ok" else f"{'!✗'[check.state == 'fail']} {text}")
+        rows.append((f"{signs[check.state]} {check.name}", check.meaning))
         if check.advice:
-            lines.append(f"  {'':{width}}  do: {check.advice}")
-    output.result(document, *lines)
+            rows.append(("", f"do: {check.advice}"))
+    output.result(document, Table(rows))
     if code:
         raise typer.Exit(code)
 

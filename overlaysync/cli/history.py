@@ -12,7 +12,6 @@ from overlaysync.cli.common import (
     InterfaceOption,
     PeerOption,
     WaitOption,
-    aligned,
     open_node,
     parse_peers,
     quoted,
@@ -22,7 +21,8 @@ from overlaysync.cli.finding import check_membership
 from overlaysync.cli.holders import holders, seen_words, usage_fields
 from overlaysync.cli.looking import LOOK_S, look
 from overlaysync.cli.output import output_of
-from overlaysync.cli.state_lines import state_fields, state_lines, states_of
+from overlaysync.cli.state_lines import state_fields, state_table, states_of
+from overlaysync.cli.tables import Table, Warn
 from overlaysync.errors import NotFoundError
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference, parse_reference
@@ -101,11 +101,11 @@ def history(
             holders(node, entry.manifest.header.content_id, entry.held_by, entry.in_use) for entry in entries
         ]
     pairs = list(zip(entries, known, strict=True))
-    lines = aligned([_row(entry, having, book, now(), local=local) for entry, having in pairs])
+    table = Table([_row(entry, having, book, now(), local=local) for entry, having in pairs])
     document = {"history": [_fields(entry) | {"holders": having} for entry, having in pairs]}
-    states = [line for one in known_states for line in state_lines(one, now())]
+    states = [state_table(one, now()) for one in known_states]
     output.result(
-        document | {"states": [row for one in known_states for row in state_fields(one)]}, *states, *lines
+        document | {"states": [row for one in known_states for row in state_fields(one)]}, *states, table
     )
 
 
@@ -154,7 +154,7 @@ def _row(
         format_size(header.data_size),
         quoted(header.note),
         f"follows {' and '.join(entry.follows)}" if entry.follows else "",
-        "forked" if entry.place is Place.FORKED and not doubt else doubt,
+        Warn("forked" if entry.place is Place.FORKED and not doubt else doubt),
         _where(entry, having, now, local=local),
     )
 

@@ -11,7 +11,6 @@ from overlaysync.cli.common import (
     InterfaceOption,
     PeerOption,
     WaitOption,
-    aligned,
     listing_fields,
     open_node,
     parse_peers,
@@ -22,6 +21,7 @@ from overlaysync.cli.finding import check_membership, local_listings
 from overlaysync.cli.looking import LOOK_S, look_around, newest_first
 from overlaysync.cli.output import output_of
 from overlaysync.cli.refusals import error_fields
+from overlaysync.cli.tables import Fail, Table, Warn
 from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import one_field
@@ -83,7 +83,7 @@ def ls(
     }
     if error:
         document["error"] = error_fields(error)
-    output.result(document, *_table(chosen, book, where, now()))
+    output.result(document, _table(chosen, book, where, now()))
     if error:
         raise error
     if not chosen and not output.json:
@@ -104,9 +104,9 @@ def _nothing_fits(reference: Reference, listings: list[Listing]) -> OverlaysyncE
     return None
 
 
-def _table(listings: list[Listing], book: Book, where: Mapping[bytes, Place], now: float) -> list[str]:
+def _table(listings: list[Listing], book: Book, where: Mapping[bytes, Place], now: float) -> Table:
 
-    return aligned(
+    return Table(
         [
             (
                 f"{header.full_name}:{header.version}",
@@ -140,7 +140,7 @@ def _standing(listing: Listing, listings: list[Listing], book: Book, where: Mapp
     header, publisher = listing.manifest.header, listing.manifest.publisher
     doubt = book.doubt(publisher, header.team, header.name)
     if doubt:
-        return doubt
+        return Warn(doubt)
     if where[listing.manifest.id] is Place.OLDER:
         return "older"
     if where[listing.manifest.id] is Place.NEWEST:
@@ -152,7 +152,7 @@ def _standing(listing: Listing, listings: list[Listing], book: Book, where: Mapp
         and item.manifest.header.full_name == header.full_name
         and (header.team or item.manifest.publisher == publisher)
     ]
-    return f"{len(sides)} versions, forked"
+    return Warn(f"{len(sides)} versions, forked")
 
 
 def peers(
@@ -165,15 +165,18 @@ def peers(
     output = output_of(context)
     with open_node(output) as node:
         seen = look_around(node, output, parse_peers(peer), iface or [], wait, tell=False)
-    lines = [
-        f"{item['node'] or '?':30}  {item['address']:22}  "
-        + (item["problem"] or f"{item['images']} shared{_used(item['in_use'])}  {item['id']}")
+    rows = [
+        (
+            item["node"] or "?",
+            item["address"],
+            Fail(item["problem"]) or f"{item['images']} shared{_used(item['in_use'])}  {item['id']}",
+        )
         for item in sorted(seen.nodes, key=lambda item: (item["node"], item["address"]))
     ]
     document: dict[str, object] = {"peers": seen.nodes}
     if seen.silence:
         document["error"] = error_fields(seen.silence)
-    output.result(document, *lines)
+    output.result(document, Table(rows, widths=(30, 22)))
     seen.require_answer()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,9 +100,25 @@ async def look(
                 "in_use": len(view.manifests) - len(view.served),
                 "problem": problem_of(view),
             }
-            for view in reach.directory.nodes()
+            for view in once_each(reach.directory.nodes())
         ]
         return Seen(reach.directory.listings(), nodes, reach.silence())
+
+
+def once_each(views: Iterable[PeerView]) -> list[PeerView]:
+    """Return the nodes without those that do not answer where another is listed.
+
+    A machine that was killed again and again is announced for a while under all its former names.
+    """
+    found: dict[Address, PeerView] = {}
+    answering = []
+    for view in views:
+        if problem_of(view):
+            found.setdefault(view.address, view)
+        else:
+            answering.append(view)
+    there = {view.address for view in answering}
+    return answering + [view for address, view in found.items() if address not in there]
 
 
 def problem_of(view: PeerView) -> str:

@@ -15,6 +15,7 @@ from overlaysync import __version__
 from overlaysync.archive.authorities import AUTHORITIES
 from overlaysync.cli import signals, streams
 from overlaysync.cli.commands import Commands
+from overlaysync.cli.later import later
 from overlaysync.cli.output import Output, Settings, output_of
 from overlaysync.cli.refusals import candidate_lines, error_fields
 from overlaysync.errors import BrokenOffError, OverlaysyncError
@@ -22,6 +23,7 @@ from overlaysync.store.files import translate
 
 _COMPLETION = "_OVERLAYSYNC_COMPLETE"
 """Set by the shell while it completes a word: nothing may be printed then."""
+_SCRIPTS = frozenset(("--install-completion", "--show-completion"))
 _GLOBAL_FLAGS = ("--json", "--quiet", "-q", "--no-color")
 
 app = typer.Typer(
@@ -81,6 +83,8 @@ def _run(words: list[str]) -> int:
     if all(word in _GLOBAL_FLAGS for word in words):
         words.append("--help")
     output = Output(settings(words))
+    if not _SCRIPTS.isdisjoint(words):
+        later("cli.shells").answer_first_tab()
     try:
         result = _group().main(args=words, obj=output, standalone_mode=False, prog_name="overlaysync")
         if result == signals.INTERRUPTED:  # typer makes this of a KeyboardInterrupt

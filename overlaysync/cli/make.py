@@ -23,6 +23,7 @@ from overlaysync.cli.finding import (
 from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import OverlaysyncError, UsageError
 from overlaysync.formats.image import Format
+from overlaysync.formats.recognition import FOREIGN_ENDINGS
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import printable
 from overlaysync.node.node import Node, now
@@ -59,6 +60,7 @@ def new(
     """
 
     output = output_of(context)
+    _refuse_foreign(path)
     chosen = parse_format(format) or _suffix_format(path) or Format.QCOW2
     _refuse_raw(chosen)
     check_ending(path, chosen)
@@ -85,6 +87,21 @@ def _suffix_format(path: str) -> Format | None:
 
     suffix = os.path.splitext(path)[1].lower().removeprefix(".")
     return Format(suffix) if suffix in list(Format) else None
+
+
+def _refuse_foreign(path: str) -> None:
+    """Refuse a name that promises a format which is not written here.
+
+    Raises:
+        UsageError: it has the ending of one.
+    """
+    called, ending = os.path.splitext(path)
+    if ending.lower() in FOREIGN_ENDINGS:
+        raise UsageError(
+            f"An overlay cannot be called *{ending}",
+            why="an overlay is a qcow2 or QED image",
+            hint=f"call it {called}.qcow2",
+        )
 
 
 def _refuse_raw(format: Format) -> None:

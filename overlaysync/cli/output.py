@@ -13,8 +13,10 @@ from typing import Any
 import typer
 
 from overlaysync.cli import streams
+from overlaysync.cli.later import later
 from overlaysync.cli.log import LoggedWork, stamped
 from overlaysync.cli.progress import STALLED_S, Audience, Progress
+from overlaysync.cli.tables import Table
 from overlaysync.model.names import one_field, printable
 
 _LONGEST = 8192
@@ -57,14 +59,29 @@ class Output:
 
     # -- results -------------------------------------------------------------------------------------
 
-    def result(self, document: object, *lines: str) -> None:
-        """Print the command's result: a JSON document, or lines for people, each of which stays one line."""
+    def result(self, document: object, *parts: str | Table) -> None:
+        """Print the command's result: a JSON document, or lines and tables for people.
+
+        A line stays one line; the rows of a table do too, but on a terminal that is too narrow for them.
+        """
         self._printed = True
         if self.json:
             self._put(json.dumps(document, indent=2))
         else:
-            for line in lines:
-                self._put(self._painted(printable(line, _LONGEST), sys.stdout))
+            for part in parts:
+                for line in self._rows(part) if isinstance(part, Table) else [self._line(part)]:
+                    self._put(line)
+
+    def _line(self, line: str) -> str:
+        return self._painted(printable(line, _LONGEST), sys.stdout)
+
+    def _rows(self, table: Table) -> list[str]:
+        """Return the lines of a table."""
+        if not table.rows or not sys.stdout.isatty():
+            return list(map(self._line, table.lines()))
+        width = streams.width_of(sys.stdout)
+        lines: list[str] = later("cli.terminal").table_lines(table, width, color=self._color)
+        return lines
 
     def _put(self, text: str) -> None:
         """Print a line of the result; only a command that stays goes on when nothing reads it."""
@@ -132,7 +149,7 @@ class Output:
             if self.logs:
                 self._work = LoggedWork(printable(what), self.note)
             elif not self.quiet:
-                self._progress = Progress(printable(what), total, self.json)
+                self._progress = Progress(printable(what), total, self.json, color=self._color)
 
     def advance(self, size: int, source: str = "") -> None:
         """``size`` more bytes are done, and who gave them; from any thread."""

@@ -6,19 +6,19 @@ A bar on a terminal, a plain line every few seconds elsewhere, and JSON lines wi
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from overlaysync.cli import streams
+from overlaysync.cli.later import later
 from overlaysync.cli.log import stalled_text
-from overlaysync.model.names import printable
 from overlaysync.units import format_size
 
 _LINE_S = 3.0
 _BAR_S = 0.1
-_BAR_WIDTH = 24
 _LEAST_BAR = 6
 _WINDOW_S = 5.0
 """The rate, and the time left that follows from it, is that of the last seconds."""
@@ -41,6 +41,31 @@ whether of how much in all, and the least columns of the bar. No figure is ever 
 _CLIENTS_SHOWN = 3
 
 
+class Line:
+    """The last line of the terminal on standard error, which is drawn again and again."""
+
+    def __init__(self) -> None:
+        self._cells = 0
+
+    def draw(self, text: str, cells: int) -> None:
+        """Put a line of so many columns where the last one was drawn."""
+        streams.show(self._begin() + text)
+        self._cells = cells
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._cells:
+            streams.show(self._begin())
+            self._cells = 0
+
+    def _begin(self) -> str:
+        """Go to where the line began: one that a narrower terminal has broken takes several of its rows."""
+        above = max(0, self._cells - 1) // streams.width_of(sys.stderr)
+        if not above or "XTERM_VERSION" in os.environ:  # xterm cuts lines instead
+            return "\r\x1b[K"
+        return f"\r\x1b[{above}A\x1b[J"
+
+
 class Progress:
     """One piece of work, shown at most a few times a second.
 
@@ -49,22 +74,30 @@ class Progress:
         total: its bytes.
         as_json: whether to print JSON lines.
         clock: seconds, rising.
+        color: whether a bar has colours.
     """
 
     def __init__(
-        self, what: str, total: int, as_json: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        what: str,
+        total: int,
+        as_json: bool,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        color: bool = False,
     ) -> None:
         self._what = what
         self._total = total
         self._done = 0
         self._sources: Counter[str] = Counter()
         self._json = as_json
-        self._bar = sys.stderr.isatty() and not as_json
+        on_terminal = sys.stderr.isatty() and not as_json
+        self._bar = later("cli.terminal").Bar(what, total, color=color) if on_terminal else None
+        self._line = Line()
         self._clock = clock
         self._shown = clock()
         self._window = deque([(self._shown, 0)])
         self._every = _BAR_S if self._bar else _LINE_S
-        self._drawn = False
         self._stalled = 0.0
         self._waiting: Sequence[str] = ()
 
@@ -90,9 +123,7 @@ class Progress:
 
     def clear(self) -> None:
         """Take the bar away."""
-        if self._drawn:
-            streams.show("\r\x1b[K")
-            self._drawn = False
+        self._line.clear()
 
     def _rate(self, now: float) -> float:
         """Bytes per second of late; what came before a stall does not count."""
@@ -112,8 +143,14 @@ class Progress:
         if not self._bar:
             streams.show(f"{self._what}: {self._text(done, rate)}\n")
             return
-        draw(self._fitted(done, rate, streams.columns()))
-        self._drawn = True
+        texts, shortest = self._texts(done, rate), self._in_short(done, rate)
+        line = self._bar.line(done, texts, shortest, streams.columns(), stalled=self._stalled > 0)
+        self._line.draw(*line)
+
+    def _texts(self, done: int, rate: float) -> Iterator[tuple[str, int]]:
+        """Return what can be said, the longest first, with the least columns of the bar beside it."""
+        for sources, total, least in _FITTING:
+            yield self._text(done, rate, sources=sources, total=total), least
 
     def _fields(self, done: int, rate: float) -> dict[str, object]:
         """Return the JSON form."""
@@ -130,28 +167,18 @@ class Progress:
             fields["sources"] = dict(self._sources)
         return fields
 
-    def _fitted(self, done: int, rate: float, columns: int) -> str:
-        """Return the line with a bar, in so many columns."""
-        for sources, total, least in _FITTING:
-            text = self._text(done, rate, sources=sources, total=total)
-            room = columns - len(f"  {self._what}    {text}")
-            if room >= least:
-                break
-        if not least:
-            name = printable(self._what, max(1, columns - len(f"    {text}…")))
-            return f"  {name}  {text}" if len(f"  {name}  {text}") <= columns else f"  {text}"
-        width = min(_BAR_WIDTH, room)
-        full = int(width * done / self._total) if self._total else width
-        return f"  {self._what}  {'█' * full}{'░' * (width - full)}  {text}"
-
     def _text(self, done: int, rate: float, *, sources: int = _SOURCES_SHOWN, total: bool = True) -> str:
         missing = self._total - done
         of = f" of {format_size(self._total)}" if total else ""
         if self._stalled:
             stalled = stalled_text(self._waiting, self._stalled, sources)
             return f"{format_size(missing)} missing{of}  {stalled}"
-        left = f"  {format_time(missing / rate)} left" if rate else ""
-        return f"{format_size(missing)} missing{of}  {format_size(int(rate))}/s{left}{self._from(sources)}"
+        return f"{format_size(missing)} missing{of}  {_speed(missing, rate)}{self._from(sources)}"
+
+    def _in_short(self, done: int, rate: float) -> str:
+        """Return what is said where hardly anything fits."""
+        percent = done * 100 // max(1, self._total)
+        return f"{percent} %  {'stalled' if self._stalled else _speed(self._total - done, rate)}"
 
     def _from(self, shown: int) -> str:
         """Who gave how much of what has come, so many of them by name."""
@@ -166,14 +193,20 @@ class Progress:
         return f"  from {', '.join(parts)}" + (f" and {count - shown} more" if count > shown else "")
 
 
+def _speed(missing: int, rate: float) -> str:
+    """Return the rate and the time left; without a rate no time is promised."""
+    left = f"  {format_time(missing / rate)} left" if rate else ""
+    return f"{format_size(int(rate))}/s{left}"
+
+
 class Audience:
     """Those who fetch from this node, shown when it changes: how many are done, and who is last."""
 
     def __init__(self, as_json: bool) -> None:
         self._json = as_json
-        self._bar = sys.stderr.isatty() and not as_json
+        self._on_terminal = sys.stderr.isatty() and not as_json
         self._said: dict[str, tuple[str, float]] = {}
-        self._drawn = False
+        self._line = Line()
 
     def show(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
         """Show it, if it is time to.
@@ -192,21 +225,20 @@ class Audience:
         else:
             text = f"{what}: {done} of {joined} done{_stragglers(slowest, joined - done)}"
         said, shown = self._said.get(what, ("", 0.0))
-        if text == said or (now - shown < _LINE_S and fetching and not self._bar):
+        if text == said or (now - shown < _LINE_S and fetching and not self._on_terminal):
             return
         self._said[what] = text, now
-        if self._bar and fetching:
-            draw(f"  {text}")
-            self._drawn = True
+        if self._on_terminal and fetching:
+            terminal = later("cli.terminal")
+            line = terminal.cut(f"  {text}", streams.columns())
+            self._line.draw(line, terminal.cell_len(line))
         else:
             self.clear()
             streams.show(f"{text if self._json else f'  {text}'}\n")
 
     def clear(self) -> None:
         """Take the line away."""
-        if self._drawn:
-            streams.show("\r\x1b[K")
-            self._drawn = False
+        self._line.clear()
 
 
 def _stragglers(slowest: Sequence[tuple[str, float]], not_done: int) -> str:
@@ -216,11 +248,6 @@ def _stragglers(slowest: Sequence[tuple[str, float]], not_done: int) -> str:
     if not_done > len(slowest):
         parts.append(f"{not_done - len(slowest)} gone")
     return f"  {', '.join(parts)}" if parts else ""
-
-
-def draw(text: str) -> None:
-    """Put a line where the last one was drawn on the terminal."""
-    streams.show("\r\x1b[K" + printable(text, max(1, streams.columns())))
 
 
 def format_time(seconds: float) -> str:

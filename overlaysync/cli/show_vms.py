@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from overlaysync.cli.common import aligned
 from overlaysync.cli.output import Output
+from overlaysync.cli.tables import Table
 from overlaysync.ops.vms import Vm, start_line, survey
 
 _DEFINITIONS = (".yaml", ".yml", ".xml", ".conf", ".toml")
@@ -21,25 +21,25 @@ def show_vms(output: Output, path: str) -> None:
     """Print the VMs that a path stands for."""
 
     found = survey([path])
-    lines = [line for vm in found.vms for line in _lines(vm)]
-    lines += [f"master  {path}" for path in found.masters]
-    lines += [f"left out  {one.path}  {one.why}" for one in found.left_out]
+    parts = [part for vm in found.vms for part in _parts(vm)]
+    parts += [f"master  {path}" for path in found.masters]
+    parts += [f"left out  {one.path}  {one.why}" for one in found.left_out]
     output.result(
         {
             "vms": [_fields(vm) for vm in found.vms],
             "masters": list(found.masters),
             "left_out": [{"path": one.path, "why": one.why} for one in found.left_out],
         },
-        *lines,
+        *parts,
     )
 
 
-def _lines(vm: Vm) -> list[str]:
+def _parts(vm: Vm) -> list[str | Table]:
     rows = [(part.role, part.file, part.why) for part in vm.parts]
     rows += [("left out", os.path.basename(one.path), one.why) for one in vm.left_out]
     return [
         f"{vm.name}  ({vm.convention}, in {vm.directory})",
-        *(f"  {line}" for line in aligned(rows)),
+        Table(rows, indent=2),
         *(f"  note: {warning}" for warning in vm.warnings),
         f"  starts with: {start_line(vm, vm.directory)}",
     ]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from overlaysync.cli.common import aligned, quoted
+from overlaysync.cli.common import quoted
 from overlaysync.cli.output import Output
 from overlaysync.cli.save import state_word, vm_fields
+from overlaysync.cli.tables import Table, Warn
 from overlaysync.model.names import one_field
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
@@ -68,12 +69,12 @@ def _states(team: Team, gathered: Gathered) -> StatesOfTeam:
     return StatesOfTeam(team.name, tuple(gathered.states), gathered.at)
 
 
-def state_lines(one: StatesOfTeam, now: float) -> list[str]:
+def state_table(one: StatesOfTeam, now: float) -> Table:
     """Return the table of a team's states, the newest first."""
 
     numbers = {state.id.hex(): state.state.number for state in one.states}
     forked = _forked(one.states)
-    return aligned([_row(one, state, numbers, forked, now) for state in reversed(one.states)])
+    return Table([_row(one, state, numbers, forked, now) for state in reversed(one.states)])
 
 
 def _row(
@@ -91,7 +92,7 @@ def _row(
         ", ".join(vm.name for vm in said.vms),
         quoted(said.note),
         f"follows {follows}" if follows else "",
-        "forked" if state.id in forked else "",
+        Warn("forked") if state.id in forked else "",
         f"at {', '.join(places)}" if places else "",
     )
 

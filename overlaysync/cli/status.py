@@ -11,13 +11,13 @@ from overlaysync.cli.common import (
     InterfaceOption,
     PeerOption,
     WaitOption,
-    aligned,
     open_node,
     parse_peers,
 )
 from overlaysync.cli.looking import LOOK_S
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.save import team_of
+from overlaysync.cli.tables import Table, Warn
 from overlaysync.errors import NotReplicatedError
 from overlaysync.model.names import one_field
 from overlaysync.node.network import Network
@@ -57,8 +57,8 @@ def status(
         else:
             teams = [team_of(node, team or "", "status")]
         found = asyncio.run(_look(node, teams, output, network, None if local else wait))
-    lines = [line for one in found for line in _lines(one, now())]
-    output.result({"teams": [_fields(one) for one in found]}, *lines)
+    parts = [part for one in found for part in _parts(one, now())]
+    output.result({"teams": [_fields(one) for one in found]}, *parts)
     for one in found:
         for problem in one.problems:
             output.note(f"  {problem}")
@@ -99,11 +99,12 @@ def _complain(found: list[TeamStatus]) -> None:
     )
 
 
-def _lines(one: TeamStatus, at: float) -> list[str]:
+def _parts(one: TeamStatus, at: float) -> list[str | Table]:
     if not one.vms and not one.never:
         return [f"{one.team}  nothing was saved yet: overlaysync save --team {one.team}"]
-    rows = [_row(one, vm, at) for vm in one.vms] + [(name, "never saved", "", "", "") for name in one.never]
-    return [f"{one.team}  {_rpo(one, at)}", *(f"  {line}" for line in aligned(rows))]
+    rows = [_row(one, vm, at) for vm in one.vms]
+    rows += [(name, Warn("never saved"), "", "", "") for name in one.never]
+    return [f"{one.team}  {_rpo(one, at)}", Table(rows, indent=2)]
 
 
 def _rpo(one: TeamStatus, at: float) -> str:
@@ -118,12 +119,13 @@ def _row(one: TeamStatus, vm: VmStanding, at: float) -> tuple[str, ...]:
     states = " and ".join(f"{one.team}:{saving.state.state.number}" for saving in vm.savings)
     fork = "  forked" if len(vm.savings) > 1 else ""
     changed = {True: "changed since", False: "as saved", None: ""}[vm.changed]
+    copies = f"on {vm.copies} of {one.needed} machines"
     where = ", ".join(_holder(holder, at) for holder in vm.holders) or "nowhere"
     return (
         vm.name,
         f"{states}, {ago(vm.at, at)}{fork}",
         changed,
-        f"on {vm.copies} of {one.needed} machines",
+        copies if vm.copies >= one.needed else Warn(copies),
         where,
     )
 

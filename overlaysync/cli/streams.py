@@ -69,7 +69,12 @@ def silence(stream: TextIO) -> None:
 
 def columns() -> int:
     """Return the columns for a line on standard error; two are left free, as some terminals wrap early."""
-    return (_width() or _WIDTH) - 2
+    return width_of(sys.stderr) - 2
+
+
+def width_of(stream: TextIO) -> int:
+    """Return the columns of a terminal; a usual number where it does not say."""
+    return _width(stream) or _WIDTH
 
 
 def wrapped(text: str) -> str:
@@ -77,7 +82,7 @@ def wrapped(text: str) -> str:
 
     A line that says what to type stays whole, so that it can be copied.
     """
-    width = _width()
+    width = _width(sys.stderr)
     if not width:
         return text
     return "\n".join(_wrapped_line(line, width) for line in text.split("\n"))
@@ -98,9 +103,9 @@ def _wrapped_line(line: str, width: int) -> str:
     )
 
 
-def _width() -> int:
-    """Return the columns of the terminal on standard error; 0 when it is none, or does not say."""
+def _width(stream: TextIO) -> int:
+    """Return the columns of the terminal that a stream is; 0 when it is none, or does not say."""
     try:
-        return get_terminal_size(sys.stderr.fileno()).columns
+        return get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):  # no terminal, or one that has gone
         return 0

@@ -15,6 +15,7 @@ import typer
 from overlaysync.cli.commands import App
 from overlaysync.cli.common import open_node
 from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.tables import Table
 from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.model.names import printable
 from overlaysync.node.node import Node, now, timestamp
@@ -111,8 +112,8 @@ def show(
         | {"members": [_member_fields(one) for one in members[team.name]]}
         for team in teams
     ]
-    lines = [line for team in teams for line in _team_lines(team, members[team.name])]
-    output.result({"teams": document}, *lines)
+    parts = [part for team in teams for part in _team_parts(team, members[team.name])]
+    output.result({"teams": document}, *parts)
     if not teams and not output.json:
         output.note(
             "This machine is in no team. Try: overlaysync team create NAME, or: overlaysync team join NAME"
@@ -231,18 +232,16 @@ def _member_fields(member: Member) -> dict[str, Any]:
     }
 
 
-def _team_lines(team: Team, members: list[Member]) -> list[str]:
+def _team_parts(team: Team, members: list[Member]) -> list[str | Table]:
 
     rows = []
     for member in members:
         seen = f"seen {age(member.seen_at, now()).lstrip(', ') or 'just now'}" if member.seen_at else "you"
         rows.append((printable(member.label), node_id(member.node), seen, _holdings(member)))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["  " + "  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
-    head = f"{team.name}  {team.tag}  since {team.since}"
+    parts: list[str | Table] = [f"{team.name}  {team.tag}  since {team.since}", Table(rows, indent=2)]
     if len(members) == 1:
-        lines.append(f"  No other member was seen so far. To look for some: overlaysync ls {team.name}/")
-    return [head, *lines]
+        parts.append(f"  No other member was seen so far. To look for some: overlaysync ls {team.name}/")
+    return parts
 
 
 def _holdings(member: Member) -> str:

@@ -49,6 +49,9 @@ def demo(
 
 def tree(
     context: typer.Context,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show versions that are not on this machine as well.")
+    ] = False,
     svg: Annotated[str | None, typer.Option("--svg", metavar="FILE", help="Draw it into this file.")] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a file of that name, unless it is a disk image.")
@@ -58,7 +61,7 @@ def tree(
 
     output = output_of(context)
     with open_node(output) as node:
-        family = _family(node)
+        family, known = _family(node, only_here=not everything)
     document: dict[str, Any] = {"tree": [_entry_fields(row.entry) for row in family.rows]}
     lines = draw_text(family)
     if svg is not None:
@@ -67,12 +70,18 @@ def tree(
         document["svg"] = os.path.abspath(svg)
         lines = [output.good(f"{svg}  family tree of {len(family.rows)} images")]
     output.result(document, *lines)
-    if not family.rows and not output.json:
+    hidden = known - len(family.rows)
+    if output.json:
+        return
+    if hidden:
+        count = "1 version" if hidden == 1 else f"{hidden} versions"
+        output.note(f"{count} known from other machines or from before: overlaysync tree --all")
+    elif not family.rows:
         output.note("no image is known yet; try: overlaysync id PATH, or: overlaysync fetch REF")
 
 
-def _family(node: Node) -> Tree:
-    """Return the tree of what this node knows, without the files that are gone."""
+def _family(node: Node, *, only_here: bool) -> tuple[Tree, int]:
+    """Return the tree of what this node knows, without files that are gone; and how much it knows in all."""
 
     rows = [row for row in node.catalog.images.all() if os.path.exists(row.path)]
     other = [row for row in rows if node.library.known(row.path) is None]
@@ -86,7 +95,11 @@ def _family(node: Node) -> Tree:
         if pages is not None:
             sizes[content] = DataMap(pages, node.library.load_page).size
     listings = [Listing(open_envelope(row.envelope)) for row in manifests]
-    return build_tree(rows, listings, changed=changed, master_changed=astray, data_sizes=sizes)
+    whole, shown = (
+        build_tree(rows, listings, changed=changed, master_changed=astray, data_sizes=sizes, only_here=only)
+        for only in (False, only_here)
+    )
+    return shown, len(whole.rows)
 
 
 def _entry_fields(entry: Entry) -> dict[str, Any]:

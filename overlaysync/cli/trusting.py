@@ -12,6 +12,7 @@ import typer
 from overlaysync.cli.common import InterfaceOption, PeerOption, WaitOption, open_node, parse_peers
 from overlaysync.cli.looking import LOOK_S, look
 from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.tables import Table
 from overlaysync.errors import NotFoundError, UsageError
 from overlaysync.model.names import one_field
 from overlaysync.model.pin import DistrustedPublisher, Pin, Sighting, TrustedPublisher
@@ -162,10 +163,10 @@ def _list(node: Node, output: Output) -> None:
     book = node.book()
     entries = [_fields(publisher, book) for publisher in _publishers(book)]
     refused = [_refused_fields(publisher, book) for publisher in book.distrusted]
-    lines = [line for entry in entries for line in _lines(entry)]
-    lines += [f"{_head(entry)}  distrusted since {entry['distrusted_since']}" for entry in refused]
-    output.result({"trusted": entries, "distrusted": refused}, *lines)
-    if not lines and not output.json:
+    parts = [part for entry in entries for part in _parts(entry)]
+    parts += [f"{_head(entry)}  distrusted since {entry['distrusted_since']}" for entry in refused]
+    output.result({"trusted": entries, "distrusted": refused}, *parts)
+    if not parts and not output.json:
         output.note(
             "No publisher is trusted yet. The first fetch of a name trusts its publisher for that name"
         )
@@ -229,19 +230,18 @@ def _head(entry: dict[str, Any]) -> str:
     return f"{entry['publisher']}  {one_field(entry['by'])}".rstrip()
 
 
-def _lines(entry: dict[str, Any]) -> list[str]:
+def _parts(entry: dict[str, Any]) -> list[str | Table]:
     head = _head(entry)
     if entry["all_names"]:
         head += f"  whatever it publishes, since {entry['trusted_since']}"
-    names = [f"{item['team']}/{item['name']}" if item["team"] else item["name"] for item in entry["names"]]
-    width = max(map(len, names), default=0)
-    return [
-        head,
-        *(
-            f"  {name.ljust(width)}  {_WORDS[item['trusted']]}, since {item['trusted_since']}"
-            for name, item in zip(names, entry["names"], strict=True)
-        ),
+    rows = [
+        (
+            f"{item['team']}/{item['name']}" if item["team"] else item["name"],
+            f"{_WORDS[item['trusted']]}, since {item['trusted_since']}",
+        )
+        for item in entry["names"]
     ]
+    return [head, Table(rows, indent=2)]
 
 
 # -- trusting ----------------------------------------------------------------------------------------

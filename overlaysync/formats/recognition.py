@@ -38,6 +38,9 @@ _RAW_ENDINGS = (".raw", ".img", _ISO)
 _UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp")
 """How browsers and other programs name a file that they have not received in full."""
 
+FOREIGN_ENDINGS = (".vmdk", ".vdi", ".vhd", ".vhdx", ".vpc", ".hdd", ".hds", ".qcow", ".dmg", ".ova")
+"""How images in formats that are not written here are named, in lower case."""
+
 HEAD_SIZE = 2048
 """Bytes that QEMU looks at to guess a format (block.c, BLOCK_PROBE_BUF_SIZE)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from overlaysync.node.fetch_session import FetchSession
 from overlaysync.node.network import Network
@@ -30,6 +31,7 @@ async def seed_for(
         await asyncio.to_thread(share.publish_all)
         async with serve(share, reach=fetch.reach, interfaces=network.interfaces, limit=session.given):
             observer.note(f"sharing for {seconds:g} s; Ctrl-C ends it")
-            await asyncio.sleep(seconds)
+            with suppress(asyncio.CancelledError):  # what was asked for is done
+                await asyncio.sleep(seconds)
     finally:
         share.close()

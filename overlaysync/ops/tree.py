@@ -139,6 +139,7 @@ def build_tree(
     changed: Collection[str] = (),
     master_changed: Collection[str] = (),
     data_sizes: Mapping[bytes, int] | None = None,
+    only_here: bool = False,
 ) -> Tree:
     """Return the tree of all that is known.
 
@@ -148,6 +149,7 @@ def build_tree(
         changed: paths of ``images`` that were written since they were hashed.
         master_changed: paths of those whose masters alone were.
         data_sizes: bytes of data by content id, for what has no manifest.
+        only_here: leave out what is not here, but for what images here stand on, or were promoted from or to.
     """
     rows = sorted(images, key=lambda row: row.path)
     drafts: dict[bytes, _Draft] = {}
@@ -163,6 +165,8 @@ def build_tree(
             drafts[id].data_size = drafts[id].data_size or size
     _find_bases(drafts, rows)
     _find_promotions(drafts)
+    if only_here:
+        drafts = _near(drafts)
     return Tree(tuple(_rows(drafts)))
 
 
@@ -308,6 +312,25 @@ def _find_promotions(drafts: dict[bytes, _Draft]) -> None:
         made = drafts.get(draft.disk)
         if draft.parent not in (None, draft.disk) and made is not None and made.kind is EntryKind.MASTER:
             draft.promoted = made.id
+
+
+def _near(drafts: dict[bytes, _Draft]) -> dict[bytes, _Draft]:
+    """Return what is here, with what it stands on and the promotions between it and something else."""
+    here = [draft.id for draft in drafts.values() if draft.copies]
+    promoted = [draft for draft in drafts.values() if draft.promoted is not None]
+    waiting = here + [draft.id for draft in promoted if draft.promoted in here]
+    waiting += [draft.promoted for draft in promoted if draft.promoted is not None and draft.id in here]
+    near: set[bytes] = set()
+    while waiting:
+        id = waiting.pop()
+        base = drafts[id].base
+        if id not in near and base is not None:
+            waiting.append(base)
+        near.add(id)
+    found = {id: draft for id, draft in drafts.items() if id in near}
+    for draft in found.values():
+        draft.promoted = draft.promoted if draft.promoted in near else None
+    return found
 
 
 def _by_order(draft: _Draft) -> tuple[bool, str, int, bytes]:

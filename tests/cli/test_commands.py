@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +75,58 @@ def test_help_of_what_is_no_command(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run(["help", "team", "jion"])
     assert ended.value.code == 2 and "no command 'team jion'" in capfd.readouterr().err
+
+
+def options() -> list[tuple[str, Any]]:
+    """All options of all commands, each with the words of its command."""
+    found = []
+    waiting = [(name, load(name)) for name in ENTRIES]
+    while waiting:
+        name, command = waiting.pop()
+        waiting += [(f"{name} {word}", below) for word, below in getattr(command, "commands", {}).items()]
+        found += [(name, param) for param in command.params if param.param_type_name == "option"]
+    return found
+
+
+def test_an_option_says_in_words_what_it_takes() -> None:
+    for name, option in options():
+        if not option.is_flag and option.name != "help":
+            metavar = option.metavar or ""
+            assert metavar and "<" not in metavar and metavar not in {"INTEGER", "FLOAT", "TEXT"}, name
+
+
+BOUNDED = [("ls", "--wait"), ("share", "--port"), ("sync", "--wait")]
+NUMBERS = [*BOUNDED, ("share", "--recheck"), ("fetch", "--seed")]
+WRONG = [(*option, value) for option in NUMBERS for value in ("five", "-1", "nan")]
+
+
+@pytest.mark.parametrize(("command", "option", "value"), WRONG + [(*option, "1e99") for option in BOUNDED])
+def test_a_wrong_number_is_named_with_what_it_may_be(
+    capsys: pytest.CaptureFixture[str], command: str, option: str, value: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run([command, "x", option, value])
+    assert ended.value.code == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert option in error and f"{value} is not a" in error and "number" in error
+
+
+def test_the_help_of_a_port_says_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["share", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--port PORT Listen on this port; 0 means any free one (default: 29450" in shown
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("name", ["x.vmdk", "x.VDI", "x.vhdx", "x.raw"])
+def test_a_new_overlay_is_not_called_like_something_else(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    master = tmp_path / "debian.raw"
+    master.write_bytes(bytes(510) + b"\x55\xaa")
+    path = tmp_path / name
+    with pytest.raises(SystemExit) as ended:
+        run(["new", str(path), "--master", str(master)])
+    assert ended.value.code == 2 and not path.exists()
+    assert "qcow2" in capsys.readouterr().err

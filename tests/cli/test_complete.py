@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
+import shutil
 import subprocess
 import sys
 import time
@@ -196,6 +198,47 @@ def test_bash_completes_through_the_script_that_is_installed(home: Path, tmp_pat
     )
     assert offered.split("\n")[:2] == ["debian", "debian-web"]
     assert "-F _overlaysync_completion overlaysync" in offered
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_zsh_completes_from_the_first_tab_on(home: Path, tmp_path: Path) -> None:
+    """Its file is read at the first Tab, and has to answer it. zsh completes on a terminal only."""
+    program = tmp_path / "bin" / "overlaysync"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m overlaysync "$@"\n')
+    program.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": os.getcwd(),
+        "ZDOTDIR": str(Path.home()),
+        "TERM": "dumb",
+    }
+    subprocess.run(
+        ["zsh", "-fc", "overlaysync --install-completion; true"],
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+    settings = Path.home() / ".zshrc"
+    settings.write_text(f"{settings.read_text()}\nunsetopt zle_bracketed_paste; PS1='ready> '\n")
+    remember(home, "debian", "router", age_s=0)
+    terminal, inside = os.openpty()
+    with subprocess.Popen(
+        ["zsh", "-i"], env=environment, stdin=inside, stdout=inside, stderr=inside, start_new_session=True
+    ) as zsh:
+        os.close(inside)
+        shown = b""
+        try:
+            for expected, typed in ((b"ready> ", b"overlaysync fetch rou\t"), (b"fetch router", b"")):
+                deadline = time.monotonic() + 20
+                while expected not in shown:
+                    assert time.monotonic() < deadline, shown
+                    if select.select([terminal], [], [], 0.1)[0]:
+                        shown += os.read(terminal, 4096)
+                os.write(terminal, typed)
+        finally:
+            zsh.kill()
+            os.close(terminal)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from overlaysync.cli.looking import note_silent, problem_of
+from overlaysync.cli.looking import note_silent, once_each, problem_of
 from overlaysync.cli.output import Output, Settings
 from overlaysync.net.messages import Address
 from overlaysync.node.network import Network
@@ -36,3 +36,15 @@ def test_announced_nodes_that_keep_silent_are_counted(capsys: pytest.CaptureFixt
     views = [PeerView(Address("192.0.2.8", port), announced=True) for port in (1, 2)]
     assert "2 nodes are announced and did not answer" in told(capsys, *views)
     assert "1 node is announced" in told(capsys, views[0], PeerView(NAMED, public_key=b"key"))
+
+
+def test_a_dead_address_is_listed_once_whatever_names_it_had() -> None:
+    alive = PeerView(NAMED, public_key=b"key", announced=True)
+    elsewhere = Address("192.0.2.8", 1)
+    dead = [PeerView(address, problem="no answer", announced=True) for address in [elsewhere, NAMED] * 40]
+    assert once_each([*dead[:40], alive, *dead[40:]]) == [alive, dead[0]]
+
+
+def test_nodes_that_answer_are_all_listed() -> None:
+    views = [PeerView(NAMED, public_key=key, announced=True) for key in (b"one", b"two")]
+    assert once_each(views) == views

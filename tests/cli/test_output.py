@@ -54,7 +54,7 @@ def test_ls_has_no_column_that_a_publisher_wrote(
 ) -> None:
     listing = Listing(manifest, ("192.0.2.7:40001",), ("pl@bob",))
     Output(Settings(color=False)).result(
-        {}, *_table([listing], Book.of(b""), {manifest.id: Place.NEWEST}, 0.0)
+        {}, _table([listing], Book.of(b""), {manifest.id: Place.NEWEST}, 0.0)
     )
     (line,) = lines(capsys.readouterr().out)
     assert line.split("  ")[-1].startswith("pl@bob?virtual size 1 (forged)")
@@ -96,7 +96,7 @@ def test_progress_of_others_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_width", lambda: 40)
+    monkeypatch.setattr(streams, "_width", lambda stream: 40)
 
 
 @pytest.mark.usefixtures("narrow")

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from overlaysync.cli import streams
 from overlaysync.cli.output import Output, Settings
@@ -218,7 +219,7 @@ def test_a_bar_on_a_terminal() -> None:
         clock.now += 0.0625
         progress.advance(49 * MIB, "pl@bob-with-a-long-label" * 3)
         shown = terminal.shown()
-        assert shown.startswith(f"\r\x1b[K  router  {'█' * 12}{'░' * 12}  50 MiB missing of 100 MiB")
+        assert shown.startswith(f"\r\x1b[K  router  [{'━' * 11}{' ' * 11}]  50 MiB missing of 100 MiB")
         assert len(shown.removeprefix("\r\x1b[K")) <= 99
         progress.clear()
         assert terminal.shown() == "\r\x1b[K"
@@ -226,20 +227,28 @@ def test_a_bar_on_a_terminal() -> None:
         assert terminal.shown() == ""
 
 
+def bar(width: int) -> str:
+    """A quarter of it is done."""
+    halves = (width - 2) * 2 // 4
+    return f"[{('━' * (halves // 2) + '╸' * (halves % 2)).ljust(width - 2)}]"
+
+
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        (140, f"  router  {'█' * 5}{'░' * 16}  300 MiB missing of 400 MiB  100 MiB/s  0:03 left"
+        (140, f"  router  {bar(21)}  300 MiB missing of 400 MiB  100 MiB/s  0:03 left"
               "  from pl@bob-j2rueu 70 %, etu1@oscar-w34xyz 20 %, c 10 %"),
-        (130, f"  router  {'█' * 2}{'░' * 9}  300 MiB missing of 400 MiB  100 MiB/s  0:03 left"
+        (130, f"  router  {bar(11)}  300 MiB missing of 400 MiB  100 MiB/s  0:03 left"
               "  from pl@bob-j2rueu 70 %, etu1@oscar-w34xyz 20 %, c 10 %"),
-        (100, f"  router  {'█' * 3}{'░' * 10}  300 MiB missing  100 MiB/s  0:03 left"
+        (100, f"  router  {bar(13)}  300 MiB missing  100 MiB/s  0:03 left"
               "  from pl@bob-j2rueu 70 % and 2 more"),
-        (80, f"  router  {'█' * 3}{'░' * 12}  300 MiB missing  100 MiB/s  0:03 left  from 3 nodes"),
-        (0, f"  router  {'█' * 3}{'░' * 12}  300 MiB missing  100 MiB/s  0:03 left  from 3 nodes"),
+        (80, f"  router  {bar(15)}  300 MiB missing  100 MiB/s  0:03 left  from 3 nodes"),
+        (0, f"  router  {bar(15)}  300 MiB missing  100 MiB/s  0:03 left  from 3 nodes"),
         (60, "  router  300 MiB missing  100 MiB/s  0:03 left"),
         (46, "  ro…  300 MiB missing  100 MiB/s  0:03 left"),
         (42, "  300 MiB missing  100 MiB/s  0:03 left"),
+        (40, "  router  25 %  100 MiB/s  0:03 left"),
+        (36, "  rou…  25 %  100 MiB/s  0:03 left"),
     ],
 )  # fmt: skip
 def test_on_narrow_terminals_less_is_said_and_no_figure_is_cut(columns: int, expected: str) -> None:
@@ -251,6 +260,48 @@ def test_on_narrow_terminals_less_is_said_and_no_figure_is_cut(columns: int, exp
         clock.now += 1
         progress.advance(10 * MIB, "c")
         assert terminal.shown().removeprefix("\r\x1b[K") == expected
+
+
+def test_wide_characters_take_two_columns() -> None:
+    for columns in range(40, 140):
+        with on_a_terminal(columns) as terminal:
+            clock = Clock()
+            progress = Progress("ルーター", 400 * MIB, False, clock)
+            clock.now += 1
+            progress.advance(10 * MIB, "先生@教室")
+            assert cell_len(terminal.shown().removeprefix("\r\x1b[K")) <= columns - 2
+
+
+def test_a_stalled_bar_has_another_colour_and_all_is_as_wide() -> None:
+    with on_a_terminal() as terminal:
+        clock = Clock()
+        progress = Progress("router", 100 * MIB, False, clock, color=True)
+        clock.now += 1
+        progress.advance(50 * MIB)
+        assert f"\x1b[32m{'━' * 12}" in terminal.shown()
+        clock.now += 1
+        progress.waiting(["pl@bob"], 3.2)
+        assert f"\x1b[33m{'━' * 12}" in terminal.shown()
+
+
+def test_a_line_that_a_narrower_terminal_has_broken_is_taken_away_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("XTERM_VERSION", raising=False)
+    clock = Clock()
+    with on_a_terminal(100) as terminal:
+        progress = Progress("router", 100 * MIB, False, clock)
+        clock.now += 1
+        progress.advance(MIB, "pl@bob")
+        drawn = cell_len(terminal.shown().removeprefix("\r\x1b[K"))
+        assert 80 < drawn <= 98
+    with on_a_terminal(40) as terminal:
+        clock.now += 1
+        progress.advance(MIB, "pl@bob")
+        assert terminal.shown().startswith("\r\x1b[2A\x1b[J  98 MiB missing")
+        clock.now += 1
+        progress.advance(MIB, "pl@bob")
+        assert terminal.shown().startswith("\r\x1b[K  97 MiB missing")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from overlaysync.node.node import Node
+from overlaysync.node.observer import Silent
+from overlaysync.node.sharing import Share
 from overlaysync.ops.tree_drawing import SVG_START
 from overlaysync.units import CHUNK, MIB
 
@@ -77,6 +80,21 @@ def test_what_changed_is_said_and_what_is_gone_is_not_shown(vm: Path) -> None:
     assert overlay["stands_on"] == missing["disk"]
     vm.unlink()
     assert entries() == []
+
+
+def test_a_version_that_is_not_here_any_more_is_shown_only_with_all(vm: Path) -> None:
+    node = Node.open(os.environ)
+    share = Share(node, [str(vm)], None, Silent())
+    share.publish_all()
+    share.close()
+    node.close()
+    vm.unlink()
+    done = overlaysync("tree")
+    (master,) = done.stdout.splitlines()
+    assert master.startswith("■ debian") and "1 version" in done.stderr and "tree --all" in done.stderr
+    assert [item["name"] for item in entries()] == ["debian"]
+    _, overlay = overlaysync("tree", "--all").stdout.splitlines()
+    assert "vm:1" in overlay and overlay.endswith("not here")
 
 
 # -- the drawing -------------------------------------------------------------------------------------

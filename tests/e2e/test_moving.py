@@ -56,7 +56,7 @@ def nodes(hosts: tuple[Host, ...], tmp_path: Path) -> Iterator[tuple[Node, Node]
 
 def listed(node: Node, name: str) -> list[str]:
     """Where a command that begins now finds ``name`` at alice's."""
-    found = [item for item in node.json("ls", "--wait", "3")["images"] if item["name"] == name]
+    found = [item for item in node.json("ls", "--wait", "1")["images"] if item["name"] == name]
     places = [place for item in found for place in zip(item["nodes"], item["peers"], strict=True)]
     return [peer for label, peer in places if label.startswith("alice@")]
 

@@ -290,6 +290,34 @@ def sample() -> Tree:
     )
 
 
+def test_what_is_not_here_is_left_out_unless_something_here_belongs_to_it() -> None:
+    images = [row("/vm/web.qcow2", "web disk", layer="web", parent="debian")]
+    listings = [
+        listing("debian", "debian"),
+        listing("web", "web disk", layer="web", parent="debian"),
+        listing("debian-web", "web disk"),
+        listing("gone", "gone disk", layer="gone", parent="debian"),
+        listing("old", "old"),
+    ]
+    assert len(build_tree(images, listings).rows) == 5
+    near = build_tree(images, listings, only_here=True)
+    assert [item.entry.name for item in near.rows] == ["debian", "web", "debian-web"]
+    assert near.rows[1].last == (True,), "what is left out leaves no branch"
+    assert draw_text(near)[1].endswith("▶ ■ debian-web:1")
+    assert build_tree([], listings, only_here=True).rows == ()
+
+
+def test_what_a_master_here_was_promoted_from_is_shown() -> None:
+    images = [row("/vm/debian-web.qcow2", "web disk")]
+    listings = [
+        listing("debian", "debian"),
+        listing("web", "web disk", layer="web", parent="debian"),
+        listing("other", "other disk", layer="other", parent="debian"),
+    ]
+    names = [item.entry.name for item in build_tree(images, listings, only_here=True).rows]
+    assert sorted(names) == ["debian", "debian-web", "web"]
+
+
 def test_text_has_branches_sizes_copies_and_places() -> None:
     first, router, web, master = draw_text(sample())
     assert first.startswith("■ debian:1 ")
