@@ -38,7 +38,8 @@ from overlaysync.ops.plan import Step
 from overlaysync.store.direct import aligned_buffer
 from overlaysync.swarm.introductions import Introductions
 from overlaysync.swarm.members import MAX_SOURCES, Member, Members
-from overlaysync.swarm.schedule import PER_SOURCE, Request, Schedule
+from overlaysync.swarm.requests import Request
+from overlaysync.swarm.schedule import PER_SOURCE, Schedule
 from overlaysync.swarm.source import Failure
 from overlaysync.trust.envelope import Manifest
 from overlaysync.units import KIB

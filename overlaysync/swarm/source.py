@@ -114,6 +114,12 @@ class Source:
         """Failures in a row."""
         return self._strikes
 
+    def begin(self, now: float) -> None:
+        """Note that it is asked for something."""
+        if not self.in_flight:
+            self.pace.begin(now)
+        self.in_flight += 1
+
     def good(self) -> None:
         """Note that it did what it was asked for."""
         self._strikes = self._refusals = 0

@@ -22,7 +22,8 @@ from typing import cast
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.pieces import PIECE, PieceLog
 from overlaysync.swarm.members import MAX_SOURCES, Member, Members
-from overlaysync.swarm.schedule import PER_SOURCE, Request, Schedule
+from overlaysync.swarm.requests import Request
+from overlaysync.swarm.schedule import PER_SOURCE, Schedule
 from overlaysync.swarm.source import Failure
 from overlaysync.units import MIB
 from tests.swarm.wires import PARTS, Body, Clock, Wire

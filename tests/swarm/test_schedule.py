@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
@@ -15,8 +17,10 @@ from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import UNALLOCATED
 from overlaysync.model.pages import PageListBuilder
 from overlaysync.swarm.assignment import Assignment
-from overlaysync.swarm.schedule import MAX_RUNS, PER_SOURCE, Request, Schedule
-from overlaysync.swarm.source import Failure
+from overlaysync.swarm.policy import MAX_RUNS, Choice, InFlight
+from overlaysync.swarm.requests import Request, RequestTable
+from overlaysync.swarm.schedule import PER_SOURCE, Schedule
+from overlaysync.swarm.source import Failure, Source
 
 UNIT = 1 << 16
 SHORT = 512
@@ -876,3 +880,47 @@ class AnyEvents(RuleBasedStateMachine):
 
 AnyEvents.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
 test_any_events = pytest.mark.slow(AnyEvents.TestCase)
+
+
+# -- its two halves ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Scripted:
+    """A policy that says what it is told to say."""
+
+    says: list[Choice]
+    fetchers: int = 0
+
+    def begin(self, now: float) -> None:
+        pass
+
+    def share_with(self, fetchers: Iterable[str]) -> bool:
+        return False
+
+    def next(self, sources: Mapping[str, Source], in_flight: InFlight, now: float) -> Choice | None:
+        return self.says.pop(0) if self.says else None
+
+
+def test_what_a_policy_chooses_is_asked_and_stands_in_the_table() -> None:
+    table = RequestTable()
+    policy = Scripted([Choice("a", (2, 1), ((4, 8),))])
+    made = Schedule([(0, 12)], data_map(12), request_size=UNIT, policy=lambda missing: policy, table=table)
+    made.add_source("a")
+    request = ask(made)
+    assert (request.source, request.pieces, request.size) == ("a", (2, 1), 7 * UNIT + SHORT)
+    assert list(table) == [request]
+    assert made.succeeded(request, 1.0) == [2, 1] and not len(table)
+    assert made.next_request(1.0) is None
+
+
+def test_whose_request_is_doubled_is_late() -> None:
+    policy = Scripted([Choice("a", (0,), ((0, 4),))])
+    made = Schedule([(0, 12)], data_map(12), request_size=UNIT, policy=lambda missing: policy)
+    for name in "ab":
+        made.add_source(name)
+    first = ask(made)
+    assert made.doubtful(0.0) == set()
+    policy.says.append(Choice("b", (0,), ((0, 4),), (first,)))
+    assert ask(made).source == "b"
+    assert made.doubtful(0.0) == {"a"}

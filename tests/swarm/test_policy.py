@@ -1,0 +1,123 @@
+"""What the policy chooses, given a table of requests that a test fills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+import numpy as np
+import pytest
+
+from overlaysync.model.pieces import Pieces
+from overlaysync.swarm.assignment import Assignment
+from overlaysync.swarm.missing import MissingPieces
+from overlaysync.swarm.policy import Choice, DutyPolicy, Sizes
+from overlaysync.swarm.requests import Request
+from overlaysync.swarm.source import Source
+
+UNIT = 1 << 16
+COUNT = 64
+"""Pieces, of four slots each."""
+
+
+@dataclass
+class InFlight:
+    """A table: so many requests, of which some are late."""
+
+    count: int = 0
+    overdue: list[Request] = field(default_factory=list)
+    full: bool = False
+
+    def __len__(self) -> int:
+        return self.count
+
+    def late(self, now: float) -> list[Request]:
+        return self.overdue
+
+    def is_full(self, late: int) -> bool:
+        return self.full
+
+
+class Setting:
+    """A policy of the node ``me``, and the sources it chooses from."""
+
+    def __init__(self, *, seeds: str = "a", peers: str = "", room: int = 4) -> None:
+        self.pieces = Pieces(4 * COUNT, 4)
+        self.missing = MissingPieces([(0, 4 * COUNT)], self.pieces, np.random.default_rng(1))
+        self.assignment = Assignment("me", COUNT)
+        self.policy = DutyPolicy(self.missing, self.assignment, Sizes(UNIT, 4, room * UNIT, 6), Random(1))
+        self.sources = {name: Source(answers=1) for name in seeds}
+        self.sources |= {name: Source(np.zeros(COUNT, dtype=np.bool_), answers=1) for name in peers}
+        self.table = InFlight()
+        self.policy.begin(0.0)
+
+    def hold(self, peer: str, *pieces: int) -> None:
+        held = self.sources[peer].pieces
+        assert held is not None
+        held[list(pieces)] = True
+        self.missing.copies[list(pieces)] += 1
+
+    def next(self, now: float = 0.0) -> Choice | None:
+        return self.policy.next(self.sources, self.table, now)
+
+
+def request(source: str, *pieces: int) -> Request:
+    return Request(source, tuple((4 * piece, 4) for piece in pieces), 4 * UNIT, pieces, 0.0)
+
+
+def test_alone_a_seed_is_asked_in_order() -> None:
+    assert Setting().next() == Choice("a", (0,), ((0, 4),))
+    assert Setting(room=12).next() == Choice("a", (0,), ((0, 4),)), "its pace is not known yet"
+
+
+def test_in_company_a_seed_is_asked_for_ones_duty() -> None:
+    setting = Setting(peers="bc")
+    setting.policy.share_with("bc")
+    choice = setting.next()
+    assert choice is not None and choice.source == "a"
+    assert choice.pieces == (int(np.flatnonzero(setting.assignment.mine)[0]),)
+
+
+def test_a_full_table_leaves_seeds_to_be_asked_and_nobody_else() -> None:
+    setting = Setting(peers="b")
+    setting.hold("b", *range(32))
+    setting.policy.share_with("b")
+    setting.table.full = True
+    choice = setting.next()
+    assert choice is not None and choice.source == "a"
+    setting.missing.flying[setting.assignment.mine] = 1
+    assert setting.next() is None
+    setting.table.full = False
+    choice = setting.next()
+    assert choice is not None and choice.source == "b"
+
+
+@pytest.mark.parametrize(("under_way", "now", "asked"), [(1, 2.5, True), (2, 2.5, False), (1, 1.5, False)])
+def test_who_starves_asks_a_seed_for_the_duty_of_others(under_way: int, now: float, asked: bool) -> None:
+    setting = Setting(peers="b")
+    setting.policy.share_with("b")
+    setting.missing.flying[setting.assignment.mine] = 1
+    setting.table.count = under_way
+    choice = setting.next(now)
+    assert (choice is not None) is asked
+    if choice is not None:
+        assert choice.source == "a" and not setting.assignment.mine[list(choice.pieces)].any()
+
+
+def test_what_is_late_is_asked_of_another_once_nothing_else_is_left() -> None:
+    setting = Setting(seeds="ab")
+    setting.missing.flying[:] = 1
+    late = request("a", 5)
+    setting.table.overdue = [late]
+    setting.missing.flying[7] = 0
+    choice = setting.next(3.0)
+    assert choice is not None and choice.pieces == (7,)
+    setting.missing.flying[7] = 1
+    assert setting.next(3.0) == Choice("b", (5,), ((20, 4),), (late,))
+
+
+def test_what_is_late_and_nobody_else_has_is_not_asked_again() -> None:
+    setting = Setting()
+    setting.missing.flying[:] = 1
+    setting.table.overdue = [request("a", 5)]
+    assert setting.next(3.0) is None
