@@ -50,6 +50,9 @@ about to bring in what is theirs. And where there are more nodes than one knows,
 for a second: what no neighbour has may be on its way to one.
 """
 
+_ELSEWHERE_S = 6.0
+"""What a seed has handed to another is not asked of it for so long: the other is about to pass it on."""
+
 _LOOK_S = 0.25
 """When nobody can be asked for what is late, it is tried again after this time."""
 
@@ -123,6 +126,7 @@ class DutyPolicy:
         self._assignment = assignment
         self._sizes = sizes
         self._random = random
+        self._elsewhere = np.full(missing.flying.shape, -np.inf)
         self._began: float | None = None
         self._fed_at = 0.0
         self._looked_at = 0.0
@@ -134,16 +138,24 @@ class DutyPolicy:
         if self._began is None:
             self._began = now
 
-    def share_with(self, fetchers: Iterable[str]) -> bool:
-        """Note which nodes (member ids) fetch the same at present; whether that changes a duty."""
+    def taken(self, pieces: Sequence[int], now: float) -> None:
+        """Note that a seed has handed these to others."""
+        self._elsewhere[list(pieces)] = now + _ELSEWHERE_S
+
+    def share_with(self, fetchers: Iterable[str], crowd: int = 0) -> bool:
+        """Note which nodes (member ids) fetch the same at present; whether that changes a duty.
+
+        ``crowd``: how many there are as seeds say, who tell of some only when there are many.
+        """
         others = set(fetchers)
-        self.fetchers = len(others)
+        self.fetchers = max(len(others), crowd)
         return self._assignment.share_with(others)
 
     # -- what to do ----------------------------------------------------------------------------------
 
     def next(self, sources: Mapping[str, Source], in_flight: InFlight, now: float) -> Choice | None:
         """Return what to ask next of one of ``sources``, None when there is nothing to ask at present."""
+        here = self._elsewhere <= now
         fresh, late = self._fresh(sources), in_flight.late(now)
         full = in_flight.is_full(len(late))
         ready = self._ready(sources, now, seeds=full) if not full or fresh is not None else []
@@ -151,7 +163,7 @@ class DutyPolicy:
         for name, source in ready:
             if not source.dry:
                 room = self._room(source, count)
-                if choice := self._cut(name, self._choose(source, fresh, room).tolist(), room):
+                if choice := self._cut(name, self._choose(source, fresh, here, room).tolist(), room):
                     self._fed_at = now
                     return choice
                 # A seed has something again when others have got the last piece; all else is heard of.
@@ -160,7 +172,7 @@ class DutyPolicy:
             for name, source in ready:
                 if source.seed:
                     room = self._room(source, count)
-                    if choice := self._cut(name, self._others_duty(room).tolist(), room):
+                    if choice := self._cut(name, self._others_duty(here, room).tolist(), room):
                         return choice
         return self._second_try(late, ready, count, now)
 
@@ -200,15 +212,18 @@ class DutyPolicy:
         most = self._sizes.per_source
         return min(most, max(1, _LEAST_IN_COMPANY // max(1, count))) if self.fetchers else most
 
-    def _choose(self, source: Source, fresh: PieceMask | None, room: int) -> PieceNumbers:
-        """Pieces to fill ``room`` slots with from a source, the best first."""
+    def _choose(self, source: Source, fresh: PieceMask | None, here: PieceMask, room: int) -> PieceNumbers:
+        """Pieces to fill ``room`` slots with from a source, the best first.
+
+        ``here``: what seeds have not handed to others a moment ago.
+        """
         most = min(room, MAX_RUNS)
         free = self._missing.free(source.pieces)
         if not self.fetchers:
             return np.flatnonzero(free)[:most]
         if source.seed and fresh is not None:
-            own = np.flatnonzero(free & fresh)[:most]
-            return own if len(own) else self._help(free)
+            own = np.flatnonzero(free & fresh & here)[:most]
+            return own if len(own) else self._help(free & here)
         return self._missing.rarest(free, most)
 
     def _help(self, free: PieceMask) -> PieceNumbers:
@@ -221,9 +236,9 @@ class DutyPolicy:
             return np.empty(0, dtype=np.intp)
         return np.flatnonzero(free & fresh & self._assignment.next)[-1:]
 
-    def _others_duty(self, room: int) -> PieceNumbers:
+    def _others_duty(self, here: PieceMask, room: int) -> PieceNumbers:
         """Return what no peer has and is not under way, first what is nearly this node's duty."""
-        pieces = np.flatnonzero(self._missing.free(None) & self._missing.fresh())
+        pieces = np.flatnonzero(self._missing.free(None) & self._missing.fresh() & here)
         return pieces[np.argsort(self._assignment.scores[pieces])[: -min(room, MAX_RUNS) - 1 : -1]]
 
     def _second_try(

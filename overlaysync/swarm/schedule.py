@@ -46,8 +46,12 @@ class Policy(Protocol):
         """Note that a source has answered."""
         ...
 
-    def share_with(self, fetchers: Iterable[str]) -> bool:
-        """Note which nodes fetch the same; whether that may make another source useful."""
+    def share_with(self, fetchers: Iterable[str], crowd: int) -> bool:
+        """Note which nodes fetch the same, and how many; whether that may make another source useful."""
+        ...
+
+    def taken(self, pieces: Sequence[int], now: float) -> None:
+        """Note that a seed has handed these to others."""
         ...
 
     def next(self, sources: Mapping[str, Source], in_flight: InFlight, now: float) -> Choice | None:
@@ -173,6 +177,15 @@ class Schedule:
         """How far the piece log of a source has been read."""
         return self._sources[name].cursor
 
+    def taken_cursor(self, name: str) -> int | None:
+        """How far it has been read what a complete source handed out; None for any other."""
+        source = self._sources[name]
+        return source.taken_cursor if source.seed else None
+
+    def claims_from(self, name: str) -> int | None:
+        """Return the same where pieces asked of the source are claimed: while others fetch too."""
+        return self.taken_cursor(name) if self._policy.fetchers else None
+
     # -- what happens --------------------------------------------------------------------------------
 
     def add_source(self, name: str, *, whole: bool = True) -> None:
@@ -186,10 +199,13 @@ class Schedule:
 
     def share_with(self, fetchers: Iterable[str]) -> None:
         """Note which nodes (member ids) fetch the same at present."""
-        if self._policy.share_with(fetchers):
+        crowd = max((source.crowd for source in self._live.values() if source.seed), default=0)
+        if self._policy.share_with(fetchers, crowd):
             self._wet()
 
-    def heard(self, name: str, *, held: Sequence[int] | None, cursor: int, now: float) -> None:
+    def heard(
+        self, name: str, *, held: Sequence[int] | None, cursor: int, now: float, crowd: int = 0
+    ) -> None:
         """Note what a source said it has.
 
         Args:
@@ -197,9 +213,10 @@ class Schedule:
             held: pieces it has since the last time; None for everything.
             cursor: where its next news will be.
             now: seconds.
+            crowd: how many fetch, where it did not tell of all of them.
         """
         source = self._sources[name]
-        source.cursor, source.heard = cursor, True
+        source.cursor, source.heard, source.crowd = cursor, True, crowd
         self._answered(source, now)
         if source.dropped or (source.seed and held is None):
             return
@@ -214,6 +231,16 @@ class Schedule:
             source.pieces[fresh] = True
             self._missing.copies[fresh] += 1
             source.dry, self._news_at = False, now
+
+    def taken(self, name: str, pieces: Sequence[int], cursor: int, now: float) -> None:
+        """Note what a source says that it handed to others: those are about to pass it on.
+
+        ``cursor``: where its next news of that will be.
+        """
+        source = self._sources[name]
+        source.taken_cursor = cursor
+        if source.seed and not source.dropped:
+            self._policy.taken(pieces, now)
 
     def silent(self, name: str, now: float, *, for_good: bool = False) -> None:
         """Note that a source did not say what it has; it may never do (``for_good``)."""

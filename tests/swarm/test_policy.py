@@ -121,3 +121,58 @@ def test_what_is_late_and_nobody_else_has_is_not_asked_again() -> None:
     setting.missing.flying[:] = 1
     setting.table.overdue = [request("a", 5)]
     assert setting.next(3.0) is None
+
+
+# -- what a seed has handed to others ----------------------------------------------------------------
+
+ELSEWHERE_S = 6.0
+
+
+def test_what_was_handed_to_others_is_not_ones_duty_for_a_while() -> None:
+    setting = Setting(peers="bc")
+    setting.policy.share_with("bc")
+    first, second = np.flatnonzero(setting.assignment.mine)[:2].tolist()
+    setting.policy.taken([first], 0.0)
+    for now, piece in ((0.0, second), (ELSEWHERE_S - 0.1, second), (ELSEWHERE_S, first)):
+        choice = setting.next(now)
+        assert choice is not None and (choice.source, choice.pieces) == ("a", (piece,))
+
+
+def test_what_was_handed_to_others_is_not_helped_with() -> None:
+    setting = Setting(peers="b")
+    setting.policy.share_with("b")
+    setting.missing.copies[:] = 1
+    helped = int(np.flatnonzero(setting.assignment.next)[0])
+    setting.missing.copies[helped] = 0
+    choice = setting.next()
+    assert choice is not None and choice.pieces == (helped,)
+    setting.policy.taken([helped], 0.0)
+    assert setting.next() is None
+
+
+def test_what_was_handed_to_others_is_not_asked_for_by_who_starves() -> None:
+    setting = Setting(peers="b")
+    setting.policy.share_with("b")
+    setting.missing.flying[setting.assignment.mine] = 1
+    setting.policy.taken(np.flatnonzero(~setting.assignment.mine).tolist(), 2.0)
+    assert setting.next(2.5) is None
+    choice = setting.next(2.0 + ELSEWHERE_S)
+    assert choice is not None and choice.source == "a"
+
+
+def test_what_was_handed_to_others_is_asked_of_them_at_once() -> None:
+    setting = Setting(peers="b")
+    setting.policy.share_with("b")
+    setting.policy.taken(range(COUNT), 0.0)
+    setting.hold("b", 5)
+    choice = setting.next()
+    assert choice is not None and (choice.source, choice.pieces) == ("b", (5,))
+
+
+def test_a_crowd_counts_where_few_of_it_are_known() -> None:
+    setting = Setting(seeds="ac")
+    setting.policy.share_with("b", 40)
+    assert setting.policy.fetchers == 40
+    assert setting.assignment.mine.any() and not setting.assignment.mine.all()
+    choice = setting.next()
+    assert choice is not None and setting.assignment.mine[choice.pieces[0]], "seeds do not outnumber them"
