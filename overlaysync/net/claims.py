@@ -64,15 +64,15 @@ def claimed(swarms: Swarms, offer: Offer, runs: Runs, asking: Claim | None, host
     Raises:
         TakenError: another member has it.
     """
-    claims, claim = swarms.handed(offer.manifest.id), None
+    claims, claim, members = swarms.handed(offer.manifest.id), None, swarms.of(offer.manifest.id)
     now = _now()
-    if asking and offer.log is None and swarms.of(offer.manifest.id).knows(asking.member, host, now):
+    if asking and offer.log is None and members.knows(asking.member, host, now):
         pieces = offer.pieces.touched(runs)
         if taken := claims.taken(pieces, asking.member, now):
             news = claims.news(asking.taken, asking.member, now, most=MAX_TAKEN_FIELD)
             named = list(dict.fromkeys([*taken, *reversed(news.pieces)]))[:MAX_TAKEN_FIELD]
             raise TakenError(News(tuple(named), news.cursor))
-        claim = claims.claim(pieces, asking.member, host, now)
+        claim = claims.claim(pieces, asking.member, host, now, crowd=len(members))
     progress = Progress(claims, claim)
     try:
         yield progress

@@ -15,6 +15,7 @@ Sans-IO: times are arguments, in seconds.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ DISTRUST_S = 30.0
 MAX_CLAIMED = 256
 """Pieces that one host claims at once: some forty nodes with six requests each."""
 
+_PATIENT_CROWD = 100
+_LEAST_PATIENCE = 0.02
+"""Claims hold as long as said above in rooms of so many, and for a part of that in smaller ones."""
+
 _LONGEST_LOG = 1 << 16
 
 
@@ -52,12 +57,16 @@ class Claim:
         host: where that is.
         pieces: none when it may not claim any.
         until: when it lapses.
+        patience: how long it holds in a room of this size, as a part of the longest.
+        due: when whoever has not taken it does not take what it claims.
     """
 
     member: str
     host: str
     pieces: tuple[int, ...]
     until: float
+    patience: float = 1.0
+    due: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,14 @@ class News:
 
     pieces: tuple[int, ...]
     cursor: int
+
+
+def patience(crowd: int) -> float:
+    """Return how long to wait in a room of so many for what others have been handed: a part of the longest.
+
+    In a small room all hear of it from the claimant itself, and at once.
+    """
+    return min(1.0, max(_LEAST_PATIENCE, (crowd / _PATIENT_CROWD) ** 2))
 
 
 class Handed:
@@ -97,10 +114,10 @@ class Handed:
             if (claim := self._claims.get(piece)) and claim.member != member and claim.until > now
         ]
 
-    def claim(self, pieces: Iterable[int], member: str, host: str, now: float) -> Claim:
-        """Claim pieces, as many as the host may; the claim has to be ended."""
+    def claim(self, pieces: Iterable[int], member: str, host: str, now: float, *, crowd: int) -> Claim:
+        """Claim pieces, as many as the host may, in a room of so many; the claim has to be ended."""
         free = (piece for piece in pieces if self._may_claim(piece, now))
-        claim = Claim(member, host, tuple(islice(free, self._room(host, now))), now + LINE_S)
+        claim = Claim(member, host, tuple(islice(free, self._room(host, now))), now + LINE_S, patience(crowd))
         self._open.setdefault(host, set()).add(claim)
         for piece in claim.pieces:
             self._claims[piece] = claim
@@ -112,11 +129,11 @@ class Handed:
 
     def sending(self, claim: Claim, now: float) -> None:
         """Note that the body of its request begins."""
-        claim.until = now + SERVICE_S
+        claim.until, claim.due = now + SERVICE_S * claim.patience, now + SERVICE_S
 
     def delivered(self, claim: Claim, now: float) -> None:
         """End a claim: all of it has been sent."""
-        claim.until = now + DELIVERED_S
+        claim.until = now + DELIVERED_S * claim.patience
         self._distrusted.pop(claim.host, None)
         self._end(claim)
 
@@ -157,7 +174,7 @@ class Handed:
         if self._distrusted.get(host, 0.0) > now:
             return 0
         held = self._open.get(host, set())
-        if any(claim.pieces and claim.until <= now for claim in held):
+        if any(claim.pieces and claim.due <= now for claim in held):
             self._distrust(host, now)
             return 0
         return max(0, self._per_host - sum(len(claim.pieces) for claim in held))

@@ -24,6 +24,7 @@ from typing import Protocol
 import numpy as np
 
 from overlaysync.swarm.assignment import Assignment
+from overlaysync.swarm.handed import patience
 from overlaysync.swarm.missing import MissingPieces, PieceMask, PieceNumbers, Runs
 from overlaysync.swarm.requests import Request
 from overlaysync.swarm.source import Source
@@ -140,7 +141,7 @@ class DutyPolicy:
 
     def taken(self, pieces: Sequence[int], now: float) -> None:
         """Note that a seed has handed these to others."""
-        self._elsewhere[list(pieces)] = now + _ELSEWHERE_S
+        self._elsewhere[list(pieces)] = now + _ELSEWHERE_S * patience(self.fetchers)
 
     def share_with(self, fetchers: Iterable[str], crowd: int = 0) -> bool:
         """Note which nodes (member ids) fetch the same at present; whether that changes a duty.

@@ -17,8 +17,8 @@ up to 0.1 s and 0.02 s for each source there is, so that a node asks fifty times
 
 _CROWD = 30
 _CROWD_MOST = 5.0
-"""With more fetching nodes than that seeds are asked less often, by up to five times: each answer of a seed
-tells of all of them, so what it sends for questions grows with the square of their number."""
+"""With more fetching nodes than that seeds are asked less often, by up to five times: what a seed sends for
+answers grows with their number."""
 
 _LONGEST_SILENCE_S = 16.0
 """Who has never answered is asked after 1, 2, 4 s and so on, up to this."""

@@ -22,6 +22,7 @@ from overlaysync.model.datamap import DataMap
 from overlaysync.model.pieces import Pieces
 from overlaysync.swarm import questions
 from overlaysync.swarm.assignment import Assignment
+from overlaysync.swarm.handed import patience
 from overlaysync.swarm.missing import MissingPieces, Run, without
 from overlaysync.swarm.policy import Choice, DutyPolicy, InFlight, Sizes
 from overlaysync.swarm.requests import Request, RequestTable
@@ -278,6 +279,8 @@ class Schedule:
         good = [] if missing is None else without(request.runs, sorted(missing))
         source.delivered += sum(self._span(first, count) for first, count in good)
         whole = self._came(request, good) if good else []
+        if failure is Failure.TAKEN:
+            retry_after = patience(self._policy.fetchers)
         source.bad(failure, now, retry_after)
         if source.dropped and self._live.pop(request.source, None) and source.pieces is not None:
             self._missing.copies -= source.pieces

@@ -13,8 +13,8 @@ _SILENCES = 3
 _REFUSALS = 200
 """Refusals in a row after which a source is given up: some minutes."""
 _TAKEN = 3
-_TAKEN_S = 1.0
-"""From so many answers in a row that say a piece is taken, it rests for 1, 2 and 4 s."""
+_LONGEST_REST = 4
+"""From so many answers in a row that say a piece is taken, it rests for 1, 2 and 4 times what it is told."""
 _BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 4.0
 _PATIENCE_S = 45.0
@@ -150,7 +150,7 @@ class Source:
             # No fault of the source: there are other pieces. But many in a row say that it has few left.
             self._taken += 1
             if self._taken >= _TAKEN:
-                rest_s = min(_LONGEST_BACKOFF_S, _TAKEN_S * 2.0 ** (self._taken - _TAKEN))
+                rest_s = retry_after * min(_LONGEST_REST, 2.0 ** (self._taken - _TAKEN))
                 self.retry_at = max(self.retry_at, now + rest_s)
             if self._taken >= _REFUSALS:
                 self.dropped = failure

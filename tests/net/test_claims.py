@@ -165,7 +165,7 @@ async def test_a_refusal_names_only_so_many(
 ) -> None:
     # Its numbers are of a larger content: only the first of them matters to the request.
     for host in range(5):
-        handed(shelf, whole).claim(range(128 * host, 128 * (host + 1)), A, f"host {host}", now())
+        handed(shelf, whole).claim(range(128 * host, 128 * (host + 1)), A, f"host {host}", now(), crowd=1000)
     async with connect(address) as raw:
         status, fields, _ = await raw.ask(target(whole, range(1), B))
     named = [int(piece) for piece in fields["Taken"].partition(" ")[2].split(",")]
@@ -187,6 +187,8 @@ async def test_a_claim_ends_with_its_connection(address: Address, shelf: FakeShe
         assert (await other.ask(target(whole, range(1), B)))[0] == 200
 
 
+@pytest.mark.holds("N2")
+@pytest.mark.red_without("N2", "a claim never lapses")
 async def test_who_claims_and_does_not_read_blocks_nobody_for_long(
     address: Address, whole: Offer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

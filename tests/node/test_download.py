@@ -26,6 +26,7 @@ from overlaysync.net.server import Server
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion
 from overlaysync.node.host_budget import TOLD_PORTS
 from overlaysync.ops.offer import Offer, Segment
+from overlaysync.swarm.assignment import Assignment
 from overlaysync.swarm.members import MAX_SOURCES, Member
 from overlaysync.swarm.source import Failure
 from overlaysync.units import CHUNK, KIB, MIB
@@ -114,6 +115,27 @@ async def test_three_that_fetch_at_once_take_little_more_than_one_copy_from_the_
         assert set(each.transfer.sources) & others, each.transfer.sources
         assert SIZE <= sum(each.transfer.sources.values()) <= each.transfer.data
         assert set(each.transfer.sources) <= others | {"pl@bob"}
+
+
+@pytest.mark.slow
+@pytest.mark.holds("N5")
+@pytest.mark.red_without("N5", "a seed gives a piece to whoever asks for it, claimed or not")
+async def test_what_is_claimed_by_another_comes_from_it_and_not_from_the_seed(
+    tmp_path: Path, whole: Offer, shelf: FakeShelf, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that each hold everything for their duty ask a seed for the same: it gives each piece once."""
+    monkeypatch.setattr("overlaysync.swarm.handed._LEAST_PATIENCE", 1.0)
+    monkeypatch.setattr(Assignment, "share_with", lambda assignment, others: False)
+    sent: list[int] = []
+    server = Server(shelf, limit=RateLimit(8 * MIB), sent=lambda manifest, host, size: sent.append(size))
+    address = await stack.enter_async_context(serving(server))
+    a, b = [
+        await stack.enter_async_context(fetcher(tmp_path / label, whole, [address], label=label))
+        for label in ("a@x", "b@x")
+    ]
+    await run(a, b)
+    assert SIZE <= sum(sent) <= 1.25 * SIZE
+    assert a.transfer.sources.keys() == {"pl@bob", "b@x"} and a.dropped == b.dropped == {}
 
 
 @pytest.mark.slow

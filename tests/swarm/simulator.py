@@ -369,7 +369,9 @@ class Room:
         now = self.clock.now
         if server.handed.taken(request.pieces, node.id, now):
             return False
-        server.claims[body] = server.handed.claim(request.pieces, node.id, node.id, now)
+        server.claims[body] = server.handed.claim(
+            request.pieces, node.id, node.id, now, crowd=len(server.asking)
+        )
         return True
 
     def _refuse(self, node: Node, server: Node, request: Request) -> None:

@@ -17,14 +17,15 @@ from overlaysync.swarm.handed import (
     SERVICE_S,
     Claim,
     Handed,
+    patience,
 )
 
 MOMENT = 0.01
 
 
-def claim(handed: Handed, *pieces: int, by: str = "a", now: float = 0.0) -> Claim:
+def claim(handed: Handed, *pieces: int, by: str = "a", now: float = 0.0, crowd: int = 1000) -> Claim:
     """A claim of a member at a host of its own."""
-    return handed.claim(pieces, by, f"host of {by}", now)
+    return handed.claim(pieces, by, f"host of {by}", now, crowd=crowd)
 
 
 def holds_until(handed: Handed, piece: int, *, by: str = "b", since: float = 0.0) -> float:
@@ -69,6 +70,26 @@ def test_the_end_of_an_older_claim_leaves_the_newer_one() -> None:
     claim(handed, 3, now=LINE_S, by="b")
     handed.dropped(first, LINE_S)
     assert handed.taken([3], "c", LINE_S) == [3]
+
+
+@pytest.mark.parametrize(
+    ("crowd", "part"), [(1, 0.02), (8, 0.02), (30, 0.09), (50, 0.25), (100, 1), (1024, 1)]
+)
+def test_in_a_small_room_a_claim_holds_for_a_moment(crowd: int, part: float) -> None:
+    assert patience(crowd) == pytest.approx(part)
+    handed = Handed()
+    mine = claim(handed, 3, crowd=crowd)
+    handed.sending(mine, 0.0)
+    assert holds_until(handed, 3) == pytest.approx(part * SERVICE_S, abs=2 * MOMENT)
+    handed.delivered(mine, 100.0)
+    assert holds_until(handed, 3, since=100.0) == pytest.approx(part * DELIVERED_S, abs=2 * MOMENT)
+
+
+def test_who_takes_its_time_in_a_small_room_still_claims() -> None:
+    handed = Handed()
+    handed.sending(claim(handed, 3, crowd=8), 0.0)
+    assert claim(handed, 4, now=SERVICE_S - MOMENT, crowd=8).pieces == (4,)
+    assert claim(handed, 5, now=SERVICE_S, crowd=8).pieces == ()
 
 
 # -- who is told -------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def test_of_many_members_some_are_told_and_fewer_to_who_knows_many(there: int, k
 
 def test_what_is_handed_out_is_kept_for_each_content_until_it_is_left() -> None:
     swarms = Swarms()
-    swarms.handed(b"a").claim([1], "id1", "192.0.2.1", 0.0)
+    swarms.handed(b"a").claim([1], "id1", "192.0.2.1", 0.0, crowd=1)
     assert swarms.handed(b"a").taken([1], "id2", 0.0) == [1]
     assert swarms.handed(b"b").taken([1], "id2", 0.0) == []
     swarms.leave(b"a")

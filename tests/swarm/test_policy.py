@@ -125,7 +125,8 @@ def test_what_is_late_and_nobody_else_has_is_not_asked_again() -> None:
 
 # -- what a seed has handed to others ----------------------------------------------------------------
 
-ELSEWHERE_S = 6.0
+ELSEWHERE_S = 0.121
+"""In a small room."""
 
 
 def test_what_was_handed_to_others_is_not_ones_duty_for_a_while() -> None:
@@ -133,7 +134,7 @@ def test_what_was_handed_to_others_is_not_ones_duty_for_a_while() -> None:
     setting.policy.share_with("bc")
     first, second = np.flatnonzero(setting.assignment.mine)[:2].tolist()
     setting.policy.taken([first], 0.0)
-    for now, piece in ((0.0, second), (ELSEWHERE_S - 0.1, second), (ELSEWHERE_S, first)):
+    for now, piece in ((0.0, second), (ELSEWHERE_S - 0.01, second), (ELSEWHERE_S, first)):
         choice = setting.next(now)
         assert choice is not None and (choice.source, choice.pieces) == ("a", (piece,))
 
@@ -155,9 +156,16 @@ def test_what_was_handed_to_others_is_not_asked_for_by_who_starves() -> None:
     setting.policy.share_with("b")
     setting.missing.flying[setting.assignment.mine] = 1
     setting.policy.taken(np.flatnonzero(~setting.assignment.mine).tolist(), 2.0)
-    assert setting.next(2.5) is None
+    assert setting.next(2.11) is None
     choice = setting.next(2.0 + ELSEWHERE_S)
     assert choice is not None and choice.source == "a"
+
+
+def test_in_a_large_room_it_is_not_ones_duty_for_longer() -> None:
+    setting = Setting(peers="b")
+    setting.policy.share_with("b", 100)
+    setting.policy.taken(range(COUNT), 0.0)
+    assert setting.next(5.9) is None and setting.next(6.0) is not None
 
 
 def test_what_was_handed_to_others_is_asked_of_them_at_once() -> None:
