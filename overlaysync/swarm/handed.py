@@ -6,7 +6,7 @@ claimant. A claim holds while its request waits in line, for a moment in service
 delivery, in which the claimant tells others that it has the piece.
 
 Who claims and does not take what it claimed must block nobody: a claim ends with its connection, and lapses;
-a host claims only so many pieces at once; one that has let a claim lapse, or broken it off, claims nothing
+a host claims only so many pieces at once; one that has let a body lapse, or broken it off, claims nothing
 for a while; and a piece that is claimed again and again is given to anybody after a time. What is not claimed
 is given all the same: a claim is never needed to get something.
 
@@ -144,7 +144,7 @@ class Handed:
 
     def dropped(self, claim: Claim, now: float) -> None:
         """End a claim whose client has gone, or did not take what it asked for."""
-        if claim.pieces:
+        if claim.pieces and claim.due < math.inf:  # who leaves the line has found it elsewhere
             self._distrust(claim.host, now)
         self.refused(claim)
 

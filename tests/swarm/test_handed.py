@@ -157,15 +157,20 @@ def test_who_takes_it_in_the_end_is_trusted_again(late_s: float) -> None:
     assert claim(handed, 5, now=late_s).pieces == (5,)
 
 
-def test_who_breaks_off_claims_nothing_for_a_while_and_who_is_refused_does() -> None:
+def test_who_breaks_off_a_body_claims_nothing_for_a_while() -> None:
     handed = Handed()
-    handed.refused(claim(handed, 3))
-    again = claim(handed, 3)
-    assert again.pieces == (3,)
-    handed.refused(again)
-    handed.dropped(claim(handed, 4), 1.0)
+    mine = claim(handed, 4)
+    handed.sending(mine, 0.5)
+    handed.dropped(mine, 1.0)
     assert claim(handed, 4, now=1.0 + DISTRUST_S - MOMENT).pieces == ()
     assert claim(handed, 4, now=1.0 + DISTRUST_S).pieces == (4,)
+
+
+def test_who_leaves_the_line_or_is_refused_claims_as_before() -> None:
+    handed = Handed()
+    handed.refused(claim(handed, 3))
+    handed.dropped(claim(handed, 3), 1.0)
+    assert claim(handed, 3, now=1.0).pieces == (3,)
 
 
 def test_two_that_claim_in_turns_keep_a_piece_from_others_for_a_time_only() -> None:
