@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.errors import NoSpaceError, PeerError, VerificationError
+from overlaysync.errors import InUseError, NoSpaceError, PeerError, VerificationError
 from overlaysync.ops.recovery.gathering import Gathered, gather
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.pulling import Place
 from overlaysync.ops.recovery.vaults import TeamVault, read_heads
-from overlaysync.errors import InUseError
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team
 from overlaysync.vault.directory import DirectoryObjects

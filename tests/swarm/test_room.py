@@ -304,7 +304,7 @@ def test_a_busy_seed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
         node.wire.down = RATE / 100
     monkeypatch.setattr(wires, "WAITING", 8)
     room.clock.run(lambda: all(node.done_at for node in peers[8:]), 60)
-    assert room.counts.busy > 10
+    assert room.counts.busy > 5
     assert room.ratio(nodes=peers[8:]) <= 8
     assert room.sent(seed) <= 4
     honest(room)
