@@ -29,9 +29,9 @@ REFUSALS = {
 """ImageError has a hint of its own where none is given."""
 
 EXCEPTIONS = {
+    ("net/bodies.py", "NotFoundError"): "a peer is answered that it is not there",
     ("net/compression.py", "NotFoundError"): "a peer is answered that it is not there",
     ("net/sending.py", "NotFoundError"): "a peer is answered that it is not there",
-    ("net/server.py", "NotFoundError"): "a peer is answered that it is not there",
     ("net/vault_wire.py", "NotFoundError"): "a peer is answered that it is not there",
     ("ops/offer.py", "NotFoundError"): "a peer is answered that it is not there",
     ("store/pagestore.py", "NotFoundError"): "the caller asks for the page elsewhere",

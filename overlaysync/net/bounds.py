@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from overlaysync.model.manifest import MAX_HEADER_SIZE
 from overlaysync.model.pages import MAX_LIST_SIZE, PAGE_SIZE
+from overlaysync.swarm.members import ALL_TOLD
 from overlaysync.trust.envelope import MAX_ENVELOPE_SIZE
 from overlaysync.units import KIB, MIB
 
@@ -24,9 +25,12 @@ MAX_ETAG = 128
 MAX_HOST = 253  # DNS
 BOOT_SIZE = 16  # of the hash of a boot id
 
-MAX_SWARM_SIZE = 64 * KIB  # a have map of 65,536 pieces is 11 KiB in base64, 256 members are 20 KiB
-MAX_TOLD = 256  # members told of in one answer
+MAX_SWARM_SIZE = 64 * KIB  # a have map of 65,536 pieces is 11 KiB in base64, 64 members are 5 KiB
+MAX_TOLD = ALL_TOLD  # members told of in one answer
+MAX_CROWD = 1024  # members there are, as an answer says; a node keeps no more
 MAX_NEWS = 2048  # pieces named one by one; more come as a have map
+MAX_TAKEN = 2048  # pieces named as handed out to others in an answer; the latest
+MAX_TAKEN_FIELD = 512  # the same in a field of a refusal, which has some 3 KB then
 MEMBER_ID_SIZE = 8  # random bytes a fetching node calls itself by
 MAX_CURSOR = 1 << 40
 MAX_QUESTION = 256

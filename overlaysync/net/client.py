@@ -14,7 +14,7 @@ import os
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -44,16 +44,25 @@ from overlaysync.net.messages import (
     CatalogMessage,
     Endpoint,
     PrivateAddress,
+    Runs,
     decode_catalog,
     decode_history,
     decode_peers,
-    encode_slots,
 )
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import NOT_MODIFIED, ConnectionLostError, DataConnection, Head, SilentError
-from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion, decode_swarm, encode_question
+from overlaysync.net.swarm_messages import (
+    Claim,
+    SwarmAnswer,
+    SwarmQuestion,
+    decode_swarm,
+    decode_taken,
+    encode_data_query,
+    encode_question,
+)
 from overlaysync.net.tls import SERVER_NAME, client_context, connect, shown_by
 from overlaysync.net.vault_wire import MAX_LIST_SIZE, POSSESSION_SIZE, VaultOffer, decode_heads, decode_offer
+from overlaysync.swarm.handed import News
 from overlaysync.swarm.link import Compression, Link
 from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Binding, Role, Team, proven
 from overlaysync.vault.objects import Stored
@@ -65,6 +74,7 @@ if TYPE_CHECKING:
 _MAX_NUMBER = 20
 """Bytes of a number in an answer."""
 
+_TAKEN = 409
 _NEXT_ADDRESS_S = 0.25
 """Of a name with several addresses the next is tried after so long, as RFC 8305 has it."""
 
@@ -75,6 +85,14 @@ class BusyError(PeerError):
     def __init__(self, what: str, retry_after: float) -> None:
         super().__init__(what)
         self.retry_after = retry_after
+
+
+class TakenError(PeerError):
+    """The peer has handed this to others, who are about to pass it on: ``news`` says what."""
+
+    def __init__(self, what: str, news: News) -> None:
+        super().__init__(what)
+        self.news = news
 
 
 class GoneError(PeerError):
@@ -301,26 +319,41 @@ class Client:
     # -- image data ----------------------------------------------------------------------------------
 
     async def read_slots(
-        self, address: Endpoint, manifest_id: bytes, runs: Sequence[tuple[int, int]], buffer: memoryview
+        self,
+        address: Endpoint,
+        manifest_id: bytes,
+        runs: Runs,
+        buffer: memoryview,
+        *,
+        claim: Claim | None = None,
+        pieces: int = 0,
     ) -> int:
         """Fill ``buffer`` with the bytes of these (first slot, count) runs, in order; nothing is verified.
 
         The buffer must have exactly the length of the data. After an error or a cancellation what it holds is
         undefined, and it is not written to again.
 
+        Args:
+            address, manifest_id, runs, buffer: what is asked of whom, and where it goes.
+            claim: says that this node will pass it on.
+            pieces: pieces there are, when there is a claim.
+
         Returns:
             bytes of the body on the wire: fewer than the buffer has when they came compressed.
 
         Raises:
             BusyError: the peer serves too many others.
+            TakenError: it has handed this to another who claimed it.
             GoneError: it does not serve this manifest, or its image has changed.
             PeerError: it sent too little, too much, too slowly, or nothing.
         """
-        path = f"manifests/{manifest_id.hex()}/data?slots={encode_slots(runs)}"
+        path = f"manifests/{manifest_id.hex()}/data?{encode_data_query(runs, claim)}"
         compress = self._link.compress and len(buffer) <= MAX_COMPRESSED_BODY
         request = _request(address, path, compress=compress)
         async with self._place(address) as host:
             head = await self._exchange(address, host, request, buffer, compress=compress)
+        if claim and head.status == _TAKEN:
+            raise TakenError(f"{address} has handed that to others", decode_taken(head.taken, pieces))
         _check_status(address, head.status, str(head.retry_after))
         if head.compressed:
             await _unpack(address, buffer, head.length)

@@ -51,6 +51,7 @@ class Head:
         close: whether the connection ends after the body.
         compressed: whether the body is a zstd frame.
         etag: its beginning; "" when the peer gives none.
+        taken: the field that says which pieces others have been handed; "" when there is none.
     """
 
     status: int
@@ -59,6 +60,7 @@ class Head:
     close: bool
     compressed: bool = False
     etag: str = ""
+    taken: str = ""
 
 
 def parse_head(data: bytes) -> Head:
@@ -90,6 +92,7 @@ def parse_head(data: bytes) -> Head:
         fields.get(b"connection", b"").lower() == b"close",
         encoding is not None,
         fields.get(b"etag", b"")[:MAX_ETAG].decode("ascii", "ignore"),
+        fields.get(b"taken", b"").decode("ascii", "ignore"),
     )
 
 

@@ -9,8 +9,12 @@ Leaves out who may see what: a :class:`~.content_provider.View` shows only what 
     /v1/manifests/ID                        a signed manifest
     /v1/manifests/ID/pages                  its page list
     /v1/manifests/ID/pages/DIGEST           one of its pages
+<<<<<<< HEAD
     /v1/manifests/ID/companions/DIGEST      a small file that its VM needs beside it
     /v1/manifests/ID/data?slots=0-63,80-95  the bytes of these slots, in order
+=======
+    /v1/manifests/ID/data?slots=0-63,80-95  the bytes of these slots, in order; also with a claim to them
+>>>>>>> e858ada (Claims hold for a moment in a small room, and its peers that pass nothing on cost little)
     /v1/manifests/ID/swarm?held=7&since=3   what it has of it, and who else fetches it
     /v1/vault…                              objects of a vault: see :mod:`.vault_wire`
 
@@ -24,46 +28,44 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
-import random
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
+from random import Random
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError
-from overlaysync.model.addresses import is_link_local, is_told_port, told_to
+from overlaysync.model.addresses import is_told_port, told_to
 from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.names import one_field
+from overlaysync.net.answers import Answer, abort, asker_of, takes_zstd
+from overlaysync.net.bodies import Bodies
 from overlaysync.net.boot import boot_hash
-from overlaysync.net.bounds import MAX_TOLD, SERVER, ServerBounds
-from overlaysync.net.compression import ENCODING, Compressor, compress
-from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit, reset, retry_after
+from overlaysync.net.bounds import MAX_TAKEN, SERVER, ServerBounds
+from overlaysync.net.compression import ENCODING, compress
+from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit
 from overlaysync.net.content_provider import ContentProvider, View
 from overlaysync.net.faults import Faults
 from overlaysync.net.membership import Membership
 from overlaysync.net.messages import (
     DEFAULT_PORT,
     Address,
-    decode_slots,
     encode_catalog,
     encode_history,
     encode_peers,
     is_host_field,
 )
 from overlaysync.net.rate import RateLimit
-from overlaysync.net.sending import BodySender, Piece, PieceReader, Sender, StalledError, TlsSender
 from overlaysync.net.swarm_messages import decode_question, encode_swarm
 from overlaysync.net.tls import TlsListener, is_private
-from overlaysync.net.upload_slots import NoSlotError, UploadSlots
-from overlaysync.net.vault_wire import VaultProvider, answer
-from overlaysync.ops.offer import FileSegment, Offer
-from overlaysync.swarm.members import Member
+from overlaysync.net.vault_wire import VaultProvider
+from overlaysync.ops.offer import Offer
+from overlaysync.swarm.members import Member, some_of
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team
 from overlaysync.units import KIB
@@ -78,15 +80,6 @@ _TRIES = 8  # free ports tried: one that is free for IPv4 may be taken for IPv6
 _LEAST_SHARE = 64 * KIB  # bytes per second a body should get under a rate limit, else there are fewer
 _UNSENT = 64 * KIB  # of a body over TLS, so that a client that takes nothing is soon noticed
 _T = TypeVar("_T")
-
-
-class _Answer(Exception):
-    """Ends a request with a status and no more."""
-
-    def __init__(self, status: int, **fields: str) -> None:
-        super().__init__(status)
-        self.status = status
-        self.fields = {name.replace("_", "-"): value for name, value in fields.items()}
 
 
 class Server:
@@ -105,6 +98,7 @@ class Server:
     Attributes:
         port: where it listens.
         tls: where it listens for members of its teams; 0 when it does not.
+        bodies: answers requests for image data.
     """
 
     def __init__(
@@ -125,16 +119,17 @@ class Server:
         self._key = key
         self._teams = teams or {}
         self._members: WeakKeyDictionary[asyncio.BaseTransport, Membership] = WeakKeyDictionary()
-        self._limit = limit or RateLimit(None)
-        self._sent = sent
         self._bounds = bounds
-        bodies = bounds.bodies
-        if self._limit.rate is not None:
-            bodies = max(1, min(bodies, self._limit.rate // _LEAST_SHARE))
-        self._slots = UploadSlots(bounds, bodies)
+        self._random = Random()
         self._catalogs: dict[frozenset[str], tuple[str, bytes]] = {}
-        self._compressor = Compressor(bounds.compressed_size)
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="serve")
+        self.bodies = Bodies(
+            lambda: provider.swarms,
+            self._threads,
+            limit=limit or RateLimit(None),
+            sent=sent,
+            bounds=bounds,
+        )
         self._http: BoundedServer | None = None
         self._listeners: list[asyncio.Server] = []
         self._tls: TlsListener | None = None
@@ -200,7 +195,7 @@ class Server:
             self._http.pre_shutdown()
             await self._http.shutdown(self._bounds.stop_s)
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._compressor.close()
+        self.bodies.close()
 
     # -- requests ------------------------------------------------------------------------------------
 
@@ -212,7 +207,7 @@ class Server:
             try:
                 response = await self._respond(request)
                 await self._finish(request, response)
-            except _Answer as answer:
+            except Answer as answer:
                 response = web.Response(status=answer.status, headers=answer.fields)
                 if answer.status == 413:
                     response.force_close()
@@ -222,15 +217,15 @@ class Server:
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             return await self._route(request)
-        except (_Answer, ConnectionError):
+        except (Answer, ConnectionError):
             raise
         except DecodeError:
-            raise _Answer(400) from None
+            raise Answer(400) from None
         except NotFoundError:
-            raise _Answer(410) from None
+            raise Answer(410) from None
         except Exception as error:
             self._faults.count(error, "answering a request")
-            raise _Answer(500) from None
+            raise Answer(500) from None
 
     async def _finish(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Send a small response whole, within a time that its size allows."""
@@ -258,7 +253,7 @@ class Server:
             case ["v1", "peers"]:
                 return self._get_peers(asker_of(request))
             case ["v1", "vault", *rest] if self._vault is not None:
-                return await self._get_vault(request, self._vault, rest)
+                return await self.bodies.get_vault(request, self._vault, rest)
             case ["v1", "manifests", manifest_id, "history"]:
                 past = view.past(_digest(manifest_id))
                 if past is not None:
@@ -267,7 +262,7 @@ class Server:
                 offer = view.offer(_digest(manifest_id))
                 if offer is not None:
                     return await self._get_manifest(request, offer, rest)
-        raise _Answer(404)
+        raise Answer(404)
 
     def _get_peers(self, asker: str) -> web.Response:
         places = ((told_to(address.host, asker), address.port) for address in self._provider.peers())
@@ -291,7 +286,7 @@ class Server:
             case _ if member.teams:
                 return View(self._provider, member.teams)
         if body is None:
-            raise _Answer(404)
+            raise Answer(404)
         return web.Response(body=body, content_type=_BINARY)
 
     def _get_catalog(self, request: web.BaseRequest, view: View) -> web.Response:
@@ -321,42 +316,32 @@ class Server:
             case ["pages"]:
                 return web.Response(body=offer.page_list, content_type=_BINARY)
             case ["companions", text]:
-                return await self._get_companion(request, offer, _digest(text))
+                return await self.bodies.get_companion(request, offer, _digest(text))
             case ["pages", text]:
                 return await self._get_page(request, offer, _digest(text))
             case ["data"]:
-                return await self._get_data(request, offer)
+                return await self.get_data(request, offer)
             case ["swarm"]:
-                return self._get_swarm(request, offer)
-        raise _Answer(404)
+                return self.get_swarm(request, offer)
+        raise Answer(404)
 
     async def _get_page(self, request: web.BaseRequest, offer: Offer, digest: bytes) -> web.Response:
         page = await self._read(lambda: offer.page(digest))
         if page is None:
-            raise _Answer(404)
+            raise Answer(404)
         response = web.Response(body=page, content_type=_BINARY)
-        if _takes_zstd(request):
+        if takes_zstd(request):
             packed = await self._read(lambda: compress(page))
             if len(packed) < len(page):
                 response.body, response.headers["Content-Encoding"] = packed, ENCODING
         return response
 
-    async def _get_companion(
-        self, request: web.BaseRequest, offer: Offer, digest: bytes
-    ) -> web.StreamResponse:
-        try:
-            async with self._slots.place(asker_of(request), lambda: abort(request)):
-                found = await self._read(lambda: offer.companion(digest))
-                if found is None:
-                    raise _Answer(404)
-                try:
-                    return await self._send_segment(request, found)
-                finally:
-                    os.close(found.fd)
-        except NoSlotError:
-            raise _Answer(503, Retry_After=str(retry_after(self._bounds))) from None
+    async def get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
+        """Answer a request for data of ``offer``."""
+        return await self.bodies.get(request, offer)
 
-    def _get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
+    def get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
+        """Answer what is here of ``offer``, and who else fetches it."""
         question = decode_question(request.rel_url.raw_query_string)
         members = self._provider.swarms.of(offer.manifest.id)
         now = asyncio.get_running_loop().time()
@@ -370,10 +355,19 @@ class Server:
             current = (member for member in members.current(now) if member.id != question.member)
             places = ((member, told_to(member.host, host)) for member in current)
             others = [replace(member, host=told) for member, told in places if told]
-        if len(others) > MAX_TOLD:
-            others = random.sample(others, MAX_TOLD)
+        told = some_of(others, known=question.known, random=self._random)
+        taken = None
+        if offer.log is None and question.taken is not None:
+            claims = self._provider.swarms.handed(offer.manifest.id)
+            taken = claims.news(question.taken, question.member, now, most=MAX_TAKEN)
         body = encode_swarm(
-            self._provider.label, offer.pieces.count, offer.log, cursor=question.cursor, members=others
+            self._provider.label,
+            offer.pieces.count,
+            offer.log,
+            cursor=question.cursor,
+            members=told,
+            crowd=len(others) if len(others) > len(told) else 0,
+            taken=taken,
         )
         return web.Response(body=body, content_type=_JSON)
 
@@ -381,149 +375,22 @@ class Server:
         """Read from an image in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, read)
 
-    # -- image data ----------------------------------------------------------------------------------
-
-    async def _get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
-        name, _, value = request.rel_url.raw_query_string.partition("=")
-        if name != "slots":
-            raise _Answer(400)
-        runs = decode_slots(value)
-        if sum(runs[-1]) > offer.data.count:
-            raise _Answer(400)
-        if offer.log is not None and not all(piece in offer.log.held for piece in offer.pieces.touched(runs)):
-            raise _Answer(416)
-        response = web.StreamResponse(headers={"Server": "overlaysync", "X-Content-Type-Options": "nosniff"})
-        response.content_type = _BINARY
-        length = sum(offer.data.span(first, count) for first, count in runs)
-        packed = self._compressor.body(offer, runs, length) if _takes_zstd(request) else nullcontext()
-        try:
-            async with self._slots.place(asker_of(request), lambda: abort(request)), packed as body:
-                tls = is_private(request.transport)
-                reader = PieceReader(() if body else offer.segments(runs), sendfile=not tls)
-                # Read before the head is sent: an image that has changed is still a clean 410.
-                batch: list[Piece] = [body] if body else await self._read(reader.read)
-                if body:
-                    response.headers["Content-Encoding"], length = ENCODING, len(body)
-                response.content_length = length
-                await response.prepare(request)
-                sender = self._sender(request, response, tls=tls)
-                try:
-                    await self._send_data(request, reader, batch, sender, length)
-                finally:
-                    if self._sent is not None:
-                        self._sent(offer.manifest.id, asker_of(request), sender.sent)
-        except NoSlotError:
-            raise _Answer(503, Retry_After=str(retry_after(self._bounds))) from None
-        return response
-
-    def _sender(self, request: web.BaseRequest, response: web.StreamResponse, *, tls: bool) -> Sender:
-        if request.transport is None:
-            raise ConnectionResetError("the client has gone")
-        if tls:
-            request.transport.set_write_buffer_limits(_UNSENT)
-            return TlsSender(response.write, self._bounds, self._limit)
-        return BodySender(request.transport.get_extra_info("socket").dup(), self._bounds, self._limit)
-
-    async def _send_data(
-        self,
-        request: web.BaseRequest,
-        reader: PieceReader,
-        batch: list[Piece],
-        sender: Sender,
-        length: int,
-    ) -> None:
-        """Send the whole body; one that cannot be sent whole ends with its connection."""
-        try:
-            while batch:
-                for piece in batch:
-                    await sender.send(piece)
-                batch = await self._read(reader.read) if reader.more else []
-            if sender.sent != length:
-                raise NotFoundError("the image gave other bytes than were promised")
-        except (StalledError, NotFoundError, OSError):
-            abort(request)
-        except BaseException:
-            abort(request)
-            raise
-        finally:
-            sender.close()
-
-    # -- vaults --------------------------------------------------------------------------------------
-
-    async def _get_vault(
-        self, request: web.BaseRequest, vault: VaultProvider, path: list[str]
-    ) -> web.StreamResponse:
-        asker, query = asker_of(request), request.rel_url.raw_query_string
-        heavy = query.startswith(("from=", "proof="))
-        try:
-            async with self._slots.place(asker, lambda: abort(request)) if heavy else nullcontext():
-                found = await self._read(lambda: answer(vault, path, query, asker))
-                if isinstance(found, bytes):
-                    return web.Response(body=found, content_type=_BINARY)
-                try:
-                    return await self._send_segment(request, found)
-                finally:
-                    os.close(found.fd)
-        except NotFoundError:
-            raise _Answer(404) from None
-        except NoSlotError:
-            raise _Answer(503, Retry_After=str(retry_after(self._bounds))) from None
-
-    async def _send_segment(self, request: web.BaseRequest, segment: FileSegment) -> web.StreamResponse:
-        if not segment.length:
-            return web.Response(body=b"", content_type=_BINARY)
-        response = web.StreamResponse(headers={"Server": "overlaysync", "X-Content-Type-Options": "nosniff"})
-        response.content_type, response.content_length = _BINARY, segment.length
-        tls = is_private(request.transport)
-        reader = PieceReader((segment,), sendfile=not tls)
-        batch = await self._read(reader.read)
-        await response.prepare(request)
-        sender = self._sender(request, response, tls=tls)
-        await self._send_data(request, reader, batch, sender, segment.length)
-        return response
-
-
-def asker_of(request: web.BaseRequest) -> str:
-    """Return the address of who asks.
-
-    A link-local one with its interface: without it nobody can be told of it.
-    """
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    if not peer:
-        return request.remote or ""
-    host = str(peer[0])
-    if "%" not in host and is_link_local(host):
-        with suppress(OSError):  # the interface has just gone
-            return f"{host}%{socket.if_indextoname(peer[3])}"
-    return host
-
-
-def abort(request: web.BaseRequest) -> None:
-    """Drop the connection at once, so that the client sees that the body is not whole."""
-    if request.transport is not None:
-        reset(request.transport)
-
 
 def _check_asked_by_a_node(request: web.BaseRequest) -> None:
     """Refuse what no node sends, before anything is done for it.
 
     Raises:
-        _Answer: 405 for another method than GET, 403 for a web page's request, 400 for a damaged Host field,
+        Answer: 405 for another method than GET, 403 for a web page's request, 400 for a damaged Host field,
             413 for a request with a body.
     """
     if request.method != "GET":
-        raise _Answer(405, Allow="GET")
+        raise Answer(405, Allow="GET")
     if any(name in request.headers for name in _BROWSER):
-        raise _Answer(403)
+        raise Answer(403)
     if [is_host_field(text) for text in request.headers.getall("Host", ())] != [True]:
-        raise _Answer(400)
+        raise Answer(400)
     if request.body_exists:
-        raise _Answer(413)
-
-
-def _takes_zstd(request: web.BaseRequest) -> bool:
-    """Whether this body may be compressed."""
-    return request.headers.get("Accept-Encoding") == ENCODING
+        raise Answer(413)
 
 
 def _digest(text: str) -> bytes:
@@ -532,7 +399,7 @@ def _digest(text: str) -> bytes:
         digest = bytes.fromhex(text)
         if len(digest) == DIGEST_SIZE and digest.hex() == text:
             return digest
-    raise _Answer(404)
+    raise Answer(404)
 
 
 def listen(addresses: Sequence[str], port: int, queue: int, *, all_needed: bool) -> list[socket.socket]:

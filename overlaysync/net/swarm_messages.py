@@ -21,15 +21,25 @@ from overlaysync.model.have import HaveMap
 from overlaysync.model.names import one_field
 from overlaysync.model.pieces import MAX_PIECES, PieceLog
 from overlaysync.net.bounds import (
+    MAX_CROWD,
     MAX_CURSOR,
     MAX_LABEL,
     MAX_NEWS,
     MAX_QUESTION,
     MAX_SWARM_SIZE,
+    MAX_TAKEN,
     MAX_TOLD,
     MEMBER_ID_SIZE,
 )
-from overlaysync.net.messages import Address, parse_ip_address, parse_json
+from overlaysync.net.messages import (
+    Address,
+    Runs,
+    decode_slots,
+    encode_slots,
+    parse_ip_address,
+    parse_json,
+)
+from overlaysync.swarm.handed import News
 from overlaysync.swarm.members import Member
 
 _encode = msgspec.json.Encoder().encode
@@ -45,6 +55,9 @@ class SwarmQuestion:
         held: pieces it has.
         cursor: how far it has read the other's piece log.
         label: its label, for people; without what does not fit a query string.
+        known: other members it knows.
+        taken: how far it has read what a complete source handed out, 0 at first; None when it does not want
+            to know.
     """
 
     member: str = ""
@@ -52,6 +65,21 @@ class SwarmQuestion:
     held: int = 0
     cursor: int = 0
     label: str = ""
+    known: int = 0
+    taken: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a member says that asks a complete source for data, and will pass them on.
+
+    Attributes:
+        member: its member id.
+        taken: how far it has read what the source handed out.
+    """
+
+    member: str
+    taken: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +92,8 @@ class SwarmAnswer:
         held: pieces it has got since the cursor it was asked from; None for all there are.
         cursor: to be sent the next time.
         members: who fetches, this node itself left out.
+        crowd: how many fetch, where not all of them are told of; else 0.
+        taken: what was handed to others; None when the answer does not say.
     """
 
     label: str
@@ -71,6 +101,8 @@ class SwarmAnswer:
     held: tuple[int, ...] | None
     cursor: int = 0
     members: tuple[Member, ...] = ()
+    crowd: int = 0
+    taken: News | None = None
 
 
 class _SwarmJson(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,6 +113,9 @@ class _SwarmJson(msgspec.Struct, frozen=True, omit_defaults=True):
     news: list[int] = []
     cursor: int = 0
     members: list[Any] = []  # looked at one by one: a bad one is left out
+    crowd: int = 0
+    taken: list[int] = []
+    taken_cursor: int = 0
 
 
 _swarm_decoder = msgspec.json.Decoder(_SwarmJson)
@@ -88,16 +123,19 @@ _MEMBER_ID = re.compile(rf"[0-9a-f]{{{2 * MEMBER_ID_SIZE}}}", re.ASCII)
 _LABEL = r"[\w.@-]"
 _QUESTION = re.compile(
     rf"(?:member=([0-9a-f]{{{2 * MEMBER_ID_SIZE}}})&port=(\d{{1,5}})&by=({_LABEL}{{0,{MAX_LABEL}}})&)?"
-    r"held=(\d{1,6})&since=(\d{1,13})",
+    r"held=(\d{1,6})&since=(\d{1,13})(?:&known=(\d{1,6})&taken=(\d{1,13}))?",
     re.ASCII,
 )
+_CLAIM = re.compile(rf"member=([0-9a-f]{{{2 * MEMBER_ID_SIZE}}})&taken=(\d{{1,13}})", re.ASCII)
+_TAKEN = re.compile(r"(\d{1,13})(?: (\d{1,5}(?:,\d{1,5})*))?", re.ASCII)
 
 
 def encode_question(question: SwarmQuestion) -> str:
     """Return the query string of a question."""
     label = "".join(re.findall(_LABEL, question.label, re.ASCII))[:MAX_LABEL]
     who = f"member={question.member}&port={question.port}&by={label}&" if question.member else ""
-    return f"{who}held={question.held}&since={question.cursor}"
+    news = "" if question.taken is None else f"&known={question.known}&taken={question.taken}"
+    return f"{who}held={question.held}&since={question.cursor}{news}"
 
 
 def decode_question(text: str) -> SwarmQuestion:
@@ -110,13 +148,70 @@ def decode_question(text: str) -> SwarmQuestion:
     if match is None:
         raise DecodeError("not a swarm question")
     port, held, cursor = int(match[2] or 0), int(match[4]), int(match[5])
-    if (match[1] and not 0 < port < 1 << 16) or held > MAX_PIECES or cursor > MAX_CURSOR:
+    taken = None if match[7] is None else int(match[7])
+    if (match[1] and not 0 < port < 1 << 16) or held > MAX_PIECES or max(cursor, taken or 0) > MAX_CURSOR:
         raise DecodeError("a swarm question out of bounds")
-    return SwarmQuestion(match[1] or "", port, held, cursor, match[3] or "")
+    return SwarmQuestion(match[1] or "", port, held, cursor, match[3] or "", int(match[6] or 0), taken)
+
+
+def encode_data_query(runs: Runs, claim: Claim | None = None) -> str:
+    """Return the query string of a request for data."""
+    who = f"&member={claim.member}&taken={claim.taken}" if claim else ""
+    return f"slots={encode_slots(runs)}{who}"
+
+
+def decode_data_query(text: str) -> tuple[Runs, Claim | None]:
+    """Return the slots that are asked for, and who says that it will pass them on.
+
+    Raises:
+        DecodeError: it is anything else, or out of bounds.
+    """
+    slots, _, who = text.partition("&")
+    name, _, ranges = slots.partition("=")
+    if name != "slots":
+        raise DecodeError("not a request for slots")
+    runs = decode_slots(ranges)
+    if slots == text:
+        return runs, None
+    match = _CLAIM.fullmatch(who)
+    if match is None or int(match[2]) > MAX_CURSOR:
+        raise DecodeError("not a claim")
+    return runs, Claim(match[1], int(match[2]))
+
+
+def encode_taken(news: News) -> str:
+    """Return the field of a refusal that says what was handed to others."""
+    return f"{news.cursor} {','.join(map(str, news.pieces))}".rstrip()
+
+
+def decode_taken(text: str, pieces: int) -> News:
+    """Return what such a field says of a content of so many pieces.
+
+    Raises:
+        DecodeError: it is anything else, or out of bounds.
+    """
+    match = _TAKEN.fullmatch(text)
+    if match is None:
+        raise DecodeError("a refusal that does not say what is taken")
+    return _news(int(match[1]), [int(piece) for piece in (match[2] or "").split(",") if piece], pieces)
+
+
+def _news(cursor: int, taken: list[int], pieces: int) -> News:
+    within = len(taken) <= MAX_TAKEN and all(0 <= piece < pieces for piece in taken)
+    if not within or not 0 <= cursor <= MAX_CURSOR:
+        raise DecodeError("pieces handed out that are out of bounds")
+    return News(tuple(taken), cursor)
 
 
 def encode_swarm(
-    label: str, pieces: int, log: PieceLog | None, *, cursor: int, members: Iterable[Member]
+    label: str,
+    pieces: int,
+    log: PieceLog | None,
+    *,
+    cursor: int,
+    members: Iterable[Member],
+    crowd: int = 0,
+    taken: News | None = None,
 ) -> bytes:
     """Return what a node answers.
 
@@ -126,13 +221,26 @@ def encode_swarm(
         log: those it has; None for all.
         cursor: where the other's knowledge of it ends.
         members: who fetches.
+        crowd: how many there are, when these are not all.
+        taken: what it handed to others.
     """
     listed = [
         (member.id, str(Address(member.host, member.port)), member.held)
         for member in islice(members, MAX_TOLD)
     ]
     if log is None:
-        return _encode(_SwarmJson(label[:MAX_LABEL], pieces, whole=True, members=listed))
+        handed = taken or News((), 0)
+        return _encode(
+            _SwarmJson(
+                label[:MAX_LABEL],
+                pieces,
+                whole=True,
+                members=listed,
+                crowd=crowd,
+                taken=list(handed.pieces),
+                taken_cursor=handed.cursor,
+            )
+        )
     news = log.since(cursor) if 0 < cursor <= log.cursor else None
     if news is None or len(news) > MAX_NEWS:
         text = base64.b64encode(log.held.to_bytes()).decode("ascii")
@@ -154,8 +262,15 @@ def decode_swarm(data: bytes, pieces: int) -> SwarmAnswer:
     if len(message.members) > MAX_TOLD or not 0 <= message.cursor <= MAX_CURSOR:
         raise DecodeError("a swarm answer out of bounds")
     members = tuple(member for fields in message.members if (member := _member(fields)) is not None)
-    held = None if message.whole else _held(message, pieces)
-    return SwarmAnswer(one_field(message.label, MAX_LABEL), pieces, held, message.cursor, members)
+    if not 0 <= message.crowd <= MAX_CROWD:
+        raise DecodeError("a swarm answer about too large a crowd")
+    label = one_field(message.label, MAX_LABEL)
+    if not message.whole:
+        return SwarmAnswer(label, pieces, _held(message, pieces), message.cursor, members)
+    taken = _news(message.taken_cursor, message.taken, pieces)
+    return SwarmAnswer(
+        label, pieces, None, message.cursor, members, message.crowd, taken if taken.cursor else None
+    )
 
 
 def _held(message: _SwarmJson, pieces: int) -> tuple[int, ...]:

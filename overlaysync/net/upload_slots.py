@@ -54,6 +54,16 @@ class UploadSlots:
         self._waiting = 0
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
+    @property
+    def in_line(self) -> int:
+        """Requests that wait for a place."""
+        return self._waiting
+
+    @property
+    def slow(self) -> int:
+        """Bodies whose moment is over."""
+        return sum(map(len, self._slow.values()))
+
     @asynccontextmanager
     async def place(self, client: str, give_way: Callable[[], None]) -> AsyncIterator[None]:
         """Hold a place while the block runs, after waiting for it.

@@ -151,7 +151,7 @@ class ImageMaker:
             self.seeder.begin(offer)
             download = Download(self.reach, step, assembly, offer, transfer, threads, self.seeder)
             await download.run()
-            known, _ = await asyncio.gather(in_thread(finish), download.say_goodbye())
+            known, _ = await asyncio.gather(in_thread(finish), download.company.say_goodbye())
             self.seeder.finish(offer)
             return known
         except asyncio.CancelledError:

@@ -10,6 +10,8 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from random import Random
 
+from overlaysync.swarm.handed import Handed
+
 AGE_S = 10.0
 """A member that has been silent for so long has gone."""
 
@@ -18,6 +20,12 @@ MAX_SOURCES = 48
 
 _AT_ONCE = 6
 """It chooses so few at a time: at first only the earliest are known, and all would choose them."""
+
+ALL_TOLD = 64
+MORE_TOLD = 16
+"""A node is told of all members when there are no more than that. Where there are more it is told of so many
+at random until it knows as many, and then of a few each time: else telling all of all takes a part of the
+link that grows with the square of their number."""
 
 MAX_MEMBERS = 1024
 MAX_PER_HOST = 64
@@ -89,6 +97,11 @@ class Members:
             self.done.add(member.key)
         return known is None
 
+    def knows(self, id: str, host: str, now: float) -> bool:
+        """Whether a member with this id is there, and at this host."""
+        member = self._members.get(id)
+        return member is not None and member.host == host and now - self._seen[id] < AGE_S
+
     def current(self, now: float, *, age_s: float = AGE_S) -> Iterator[Member]:
         """Those that have been heard of in the last ``age_s`` seconds."""
         return (member for id, member in self._members.items() if now - self._seen[id] < age_s)
@@ -109,16 +122,29 @@ class Members:
             del self._members[id], self._seen[id]
 
 
+def some_of(members: list[Member], *, known: int, random: Random) -> list[Member]:
+    """Return those to tell a node of that knows so many."""
+    if len(members) <= ALL_TOLD:
+        return members
+    return random.sample(members, max(MORE_TOLD, min(ALL_TOLD, ALL_TOLD - known)))
+
+
 class Swarms:
     """The members of every swarm this node takes part in, by manifest id."""
 
     def __init__(self) -> None:
         self._swarms: dict[bytes, Members] = {}
+        self._handed: dict[bytes, Handed] = {}
 
     def of(self, manifest: bytes) -> Members:
         """Return the members of one swarm."""
         return self._swarms.setdefault(manifest, Members())
 
+    def handed(self, manifest: bytes) -> Handed:
+        """Return what this node hands out in one swarm."""
+        return self._handed.setdefault(manifest, Handed())
+
     def leave(self, manifest: bytes) -> None:
         """Forget a swarm."""
         self._swarms.pop(manifest, None)
+        self._handed.pop(manifest, None)

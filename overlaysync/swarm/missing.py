@@ -1,6 +1,6 @@
 """What a download is still missing, slot by slot and piece by piece, and what is known of each piece.
 
-Leaves out whom to ask: that is :mod:`.schedule`.
+Leaves out whom to ask: that is :mod:`.policy`.
 """
 
 from __future__ import annotations
@@ -80,6 +80,19 @@ class MissingPieces:
             runs.append((first + start, min(end - start, room)))
             room -= end - start
         return runs
+
+    def cut(self, pieces: Iterable[int], room: int, most: int) -> tuple[tuple[int, ...], Runs]:
+        """Return as many of these as fill ``room`` slots in ``most`` runs, and what is missing of them."""
+        asked: list[int] = []
+        runs: list[Run] = []
+        for piece in pieces:
+            found = self.runs_of(piece, room, most - len(runs))
+            asked.append(piece)
+            runs += found
+            room -= sum(count for _, count in found)
+            if room <= 0 or len(runs) >= most:
+                break
+        return tuple(asked), join(sorted(runs))
 
     # -- which pieces ------------------------------------------------------------------------------------
 

@@ -3,16 +3,7 @@
 Sans-IO: the caller tells what happened (a source appeared, it said what it has, a request ended) and asks
 what to do next. Times are arguments; seconds of any clock that only goes forward.
 
-How slots are chosen, piece by piece (:mod:`overlaysync.model.pieces`):
-
-* alone: in guest order, in requests as large as the source is fast;
-* among other fetching nodes, with no more seeds than these: from the seeds only this node's duty
-  (:mod:`.assignment`) and what no other node has yet, so that a seed sends everything about once; near the
-  end a node that has done its duty helps another, a piece at a time; all else from the others, rarest first.
-  When everything has been brought in, a seed is a source like any other;
-* with enough seeds for all: rarest first from all sources;
-* when (almost) nothing is under way any more, from the seeds also the duty of other nodes;
-* what is late is asked of a second source, once nothing else is left to ask.
+What is asked of whom is a :class:`Policy`'s to decide, what is under way stands in a :class:`Table`.
 
 A source is asked for nothing before its first question has ended: it may tell of others. It gets one request
 at first, and one more with each success: many nodes begin at once, and do not know of each other yet.
@@ -21,96 +12,74 @@ A source that sent wrong bytes is never asked again; one that is busy or unreach
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
+from typing import Protocol
 
 import numpy as np
 
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.pieces import Pieces
+from overlaysync.swarm import questions
 from overlaysync.swarm.assignment import Assignment
-from overlaysync.swarm.missing import MissingPieces, PieceMask, PieceNumbers, Run, Runs, join, without
+from overlaysync.swarm.handed import patience
+from overlaysync.swarm.missing import MissingPieces, Run, without
+from overlaysync.swarm.policy import Choice, DutyPolicy, InFlight, Sizes
+from overlaysync.swarm.requests import Request, RequestTable
 from overlaysync.swarm.source import Failure, Source
-
-MAX_RUNS = 64
-"""Most (first, count) runs in a request; the wire's own limit is higher."""
 
 PER_SOURCE = 6
 """Requests in flight at one source: some on the wire, some being verified and written."""
-
-_IN_FLIGHT = 16
-"""Requests in flight in all; among others who fetch, seeds are asked beyond that. More would wait in lines
-while their pieces could come from elsewhere, and what is asked for early is chosen badly. Many at once also
-crowd each other out on one link: some lose packet after packet, and stand still for seconds."""
-
-_FIRST_IN_FLIGHT = 4
-_LONG_S = 4.0
-"""So many at first, one more with each success, and one less when that took so long: on a slow link many
-requests at once starve each other."""
-
-_LEAST_IN_COMPANY = 8
-"""Among others, a source has more than one request only while there are fewer in all."""
-
-_REQUEST_S = 0.25
-_COMPANY_REQUEST_S = 0.2
-"""A request should take so long at the source's pace; among others less, so that they can have it soon."""
-
-_HELP = 16
-"""Others are helped with their duty when only this part of the pieces is still to be brought in: shares are
-not alike, and earlier it would bring in much twice."""
-
-_STARVING = 1
-_PATIENT_S = 2.0
-_STRANGERS_S = 1.0
-"""With so few requests under way the rules of duty are put aside. But not so soon after the start: others are
-about to bring in what is theirs. And where there are more nodes than one knows, not before nothing was found
-for a second: what no neighbour has may be on its way to one.
-"""
-
-_LATE_S = 2.0
-_LATE_FACTOR = 4.0
-"""A request is late after this time, and after this many times what requests take lately."""
-
-_LOOK_S = 0.25
-"""When nobody can be asked for what is late, it is tried again after this time."""
-
-_ASK_S = 0.1
-_ASK_SOURCE_S = 0.02
-_ASK_SEED_S = 1.0
-"""What a source has is asked again after 0.1, 0.2, 0.3 s and so on: up to a second for a seed, and for others
-up to 0.1 s and 0.02 s for each source there is, so that a node asks fifty times a second at most."""
-
-_CROWD = 30
-_CROWD_MOST = 5.0
-"""With more fetching nodes than that seeds are asked less often, by up to five times: each answer of a seed
-tells of all of them, so what it sends for questions grows with the square of their number."""
-
-_LONGEST_SILENCE_S = 16.0
-"""Who has never answered is asked after 1, 2, 4 s and so on, up to this."""
 
 _HOPELESS_S = 20.0
 """Sources that have nothing that is missing, and get nothing new for so long, will never have it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """Slots to be asked of one source, in this order.
+class Policy(Protocol):
+    """Decides which pieces are asked of whom."""
 
-    Attributes:
-        source: whom to ask.
-        runs: (first, count) of slots.
-        size: bytes they have.
-        pieces: the pieces they belong to.
-        began: when it was made.
-    """
+    @property
+    def fetchers(self) -> int:
+        """Other nodes that fetch the same, as far as is known."""
+        ...
 
-    source: str
-    runs: Runs
-    size: int
-    pieces: tuple[int, ...] = field(repr=False)
-    began: float
+    def begin(self, now: float) -> None:
+        """Note that a source has answered."""
+        ...
+
+    def share_with(self, fetchers: Iterable[str], crowd: int) -> bool:
+        """Note which nodes fetch the same, and how many; whether that may make another source useful."""
+        ...
+
+    def taken(self, pieces: Sequence[int], now: float) -> None:
+        """Note that a seed has handed these to others."""
+        ...
+
+    def next(self, sources: Mapping[str, Source], in_flight: InFlight, now: float) -> Choice | None:
+        """Return what to ask next, None when there is nothing to ask at present."""
+        ...
+
+
+class Table(InFlight, Protocol):
+    """Holds the requests in flight."""
+
+    def __iter__(self) -> Iterator[Request]: ...
+
+    def begin(self, request: Request) -> None:
+        """Note that it is on its way."""
+        ...
+
+    def arrived(self, request: Request) -> None:
+        """Note that its bytes are here, to be verified."""
+        ...
+
+    def end(self, request: Request) -> None:
+        """Note that it has ended, in whatever way."""
+        ...
+
+    def took(self, seconds: float) -> None:
+        """Learn from a success."""
+        ...
 
 
 class Schedule:
@@ -123,6 +92,8 @@ class Schedule:
         per_source: requests in flight at one source.
         me: this node's member id.
         random: breaks ties.
+        policy: makes the policy from what is missing; by duty and rarity when it is left out.
+        table: holds the requests.
     """
 
     def __init__(
@@ -134,29 +105,26 @@ class Schedule:
         per_source: int = PER_SOURCE,
         me: str = "",
         random: Random | None = None,
+        policy: Callable[[MissingPieces], Policy] | None = None,
+        table: Table | None = None,
     ) -> None:
         self.pieces = Pieces.of(data.count, data.pages.unit)
         self._span = data.span
         self._unit = data.pages.unit
-        self._request_size = request_size
-        self._per_source = per_source
-        self._random = random or Random()
-        self._missing = MissingPieces(
-            missing, self.pieces, np.random.default_rng(self._random.getrandbits(64))
-        )
-        self._assignment = Assignment(me, self.pieces.count)
+        random = random or Random()
+        generator = np.random.default_rng(random.getrandbits(64))
+        self._missing = MissingPieces(missing, self.pieces, generator)
+        if policy is None:
+            sizes = Sizes(self._unit, self.pieces.slots, request_size, per_source)
+            assignment = Assignment(me, self.pieces.count)
+            self._policy: Policy = DutyPolicy(self._missing, assignment, sizes, random)
+        else:
+            self._policy = policy(self._missing)
+        self._table = RequestTable() if table is None else table
         self._sources: dict[str, Source] = {}
         self._live: dict[str, Source] = {}
-        self._requests: dict[Request, None] = {}
-        self._here: set[Request] = set()
-        self._allowed = _FIRST_IN_FLIGHT
-        self._began: float | None = None
-        self._fed_at = 0.0
         self._obsolete = False
-        self._fetchers = 0
-        self._typical_s = _LATE_S / _LATE_FACTOR
         self._news_at: float | None = None
-        self._looked_at = 0.0
 
     # -- what is known -------------------------------------------------------------------------------
 
@@ -167,12 +135,16 @@ class Schedule:
 
     def exhausted(self, now: float) -> bool:
         """Whether something is missing and nobody is left who has it, or is going to."""
-        if self.finished or self._requests:
+        if self.finished or len(self._table):
             return False
         live = self._live.values()
         if any(source.pieces is None or (source.pieces & self._missing.open).any() for source in live):
             return False
         return not live or (self._news_at is not None and now - self._news_at > _HOPELESS_S)
+
+    def sources(self) -> list[str]:
+        """Return all sources there have been."""
+        return list(self._sources)
 
     def dropped(self) -> dict[str, Failure]:
         """Return the sources given up, and why."""
@@ -181,7 +153,7 @@ class Schedule:
     def doubtful(self, now: float) -> set[str]:
         """Return the sources that are given up, failing or late: no work should be shared with them."""
         failing = {name for name, source in self._sources.items() if source.dropped or source.strikes}
-        return failing.union(request.source for request in self._late(now))
+        return failing.union(request.source for request in self._table.late(now))
 
     def delivered(self) -> dict[str, int]:
         """Return the verified bytes by source."""
@@ -206,6 +178,15 @@ class Schedule:
         """How far the piece log of a source has been read."""
         return self._sources[name].cursor
 
+    def taken_cursor(self, name: str) -> int | None:
+        """How far it has been read what a complete source handed out; None for any other."""
+        source = self._sources[name]
+        return source.taken_cursor if source.seed else None
+
+    def claims_from(self, name: str) -> int | None:
+        """Return the same where pieces asked of the source are claimed: while others fetch too."""
+        return self.taken_cursor(name) if self._policy.fetchers else None
+
     # -- what happens --------------------------------------------------------------------------------
 
     def add_source(self, name: str, *, whole: bool = True) -> None:
@@ -219,12 +200,13 @@ class Schedule:
 
     def share_with(self, fetchers: Iterable[str]) -> None:
         """Note which nodes (member ids) fetch the same at present."""
-        others = set(fetchers)
-        self._fetchers = len(others)
-        if self._assignment.share_with(others):
+        crowd = max((source.crowd for source in self._live.values() if source.seed), default=0)
+        if self._policy.share_with(fetchers, crowd):
             self._wet()
 
-    def heard(self, name: str, *, held: Sequence[int] | None, cursor: int, now: float) -> None:
+    def heard(
+        self, name: str, *, held: Sequence[int] | None, cursor: int, now: float, crowd: int = 0
+    ) -> None:
         """Note what a source said it has.
 
         Args:
@@ -232,9 +214,10 @@ class Schedule:
             held: pieces it has since the last time; None for everything.
             cursor: where its next news will be.
             now: seconds.
+            crowd: how many fetch, where it did not tell of all of them.
         """
         source = self._sources[name]
-        source.cursor, source.heard = cursor, True
+        source.cursor, source.heard, source.crowd = cursor, True, crowd
         self._answered(source, now)
         if source.dropped or (source.seed and held is None):
             return
@@ -250,17 +233,25 @@ class Schedule:
             self._missing.copies[fresh] += 1
             source.dry, self._news_at = False, now
 
+    def taken(self, name: str, pieces: Sequence[int], cursor: int, now: float) -> None:
+        """Note what a source says that it handed to others: those are about to pass it on.
+
+        ``cursor``: where its next news of that will be.
+        """
+        source = self._sources[name]
+        source.taken_cursor = cursor
+        if source.seed and not source.dropped:
+            self._policy.taken(pieces, now)
+
     def silent(self, name: str, now: float, *, for_good: bool = False) -> None:
         """Note that a source did not say what it has; it may never do (``for_good``)."""
         source = self._sources[name]
         self._answered(source, now)
-        source.silences += not source.heard
-        wait_s = min(_LONGEST_SILENCE_S, _ASK_SEED_S * 2 ** max(0, source.silences - 1))
-        source.ask_at = None if for_good else now + wait_s
+        questions.unanswered(source, now, for_good=for_good)
 
     def arrived(self, request: Request) -> None:
         """All bytes of ``request`` are here, to be verified and written: its source is late with nothing."""
-        self._here.add(request)
+        self._table.arrived(request)
 
     def succeeded(self, request: Request, now: float) -> list[int]:
         """All bytes of ``request`` came and matched; returns the pieces that are whole by it."""
@@ -268,9 +259,7 @@ class Schedule:
         source.good()
         source.delivered += request.size
         source.pace.add(request.size, now)
-        took = now - request.began
-        self._allowed = min(self._allowed + 1, _IN_FLIGHT) if took < _LONG_S else max(2, self._allowed - 1)
-        self._typical_s = 0.9 * self._typical_s + 0.1 * took
+        self._table.took(now - request.began)
         return self._came(request, request.runs)
 
     def failed(
@@ -290,6 +279,8 @@ class Schedule:
         good = [] if missing is None else without(request.runs, sorted(missing))
         source.delivered += sum(self._span(first, count) for first, count in good)
         whole = self._came(request, good) if good else []
+        if failure is Failure.TAKEN:
+            retry_after = patience(self._policy.fetchers)
         source.bad(failure, now, retry_after)
         if source.dropped and self._live.pop(request.source, None) and source.pieces is not None:
             self._missing.copies -= source.pieces
@@ -305,34 +296,20 @@ class Schedule:
 
     def next_request(self, now: float) -> Request | None:
         """Return what to ask next, None when there is nothing to ask at present."""
-        if self.finished:
+        if self.finished or (choice := self._policy.next(self._live, self._table, now)) is None:
             return None
-        fresh, late = self._fresh(), self._late(now)
-        full = len(self._requests) - len(late) >= self._allowed
-        ready = self._ready(now, seeds=full) if not full or fresh is not None else []
-        for name, source in ready:
-            if not source.dry:
-                room = self._room(source)
-                if request := self._make(name, self._choose(source, fresh, room).tolist(), room, now):
-                    self._fed_at = now
-                    return request
-                # A seed has something again when others have got the last piece; all else is heard of.
-                source.dry = not (source.seed and self._fetchers)
-        if fresh is not None and self._starving(now):
-            for name, source in ready:
-                if source.seed:
-                    room = self._room(source)
-                    if request := self._make(name, self._others_duty(room).tolist(), room, now):
-                        return request
-        return self._second_try(late, ready, now)
+        for late in choice.beside:
+            self._sources[late.source].late(now)
+        size = sum(self._span(first, count) for first, count in choice.runs)
+        request = Request(choice.source, choice.runs, size, choice.pieces, now)
+        self._table.begin(request)
+        self._missing.flying[list(request.pieces)] += 1
+        self._sources[request.source].begin(now)
+        return request
 
     def next_question(self, now: float) -> str | None:
         """Return a source to ask what it has, None when none is due."""
-        for name, source in self._live.items():
-            if source.ask_at is not None and source.ask_at <= now and not source.asking:
-                source.asking = True
-                return name
-        return None
+        return questions.next_question(self._live, now)
 
     def answering(self) -> list[str]:
         """Return the sources that say what they have."""
@@ -345,150 +322,17 @@ class Schedule:
         if not self._obsolete:
             return []
         self._obsolete = False
-        return [request for request in self._requests if self._missing.asks_nothing(request.runs)]
-
-    # -- choosing ------------------------------------------------------------------------------------
-
-    def _starving(self, now: float) -> bool:
-        """Whether (almost) nothing is under way, and that is not because others are about to bring it in."""
-        if len(self._requests) > _STARVING:
-            return False
-        if self._began is None or now - self._began < _PATIENT_S:
-            return False
-        return self._fetchers <= self._count() or now - self._fed_at > _STRANGERS_S
-
-    def _fresh(self) -> PieceMask | None:
-        """Return what seeds should be asked for; None when they are sources like any other."""
-        if not self._fetchers or sum(source.seed for source in self._live.values()) > self._fetchers:
-            return None
-        fresh = self._missing.fresh()
-        return fresh & self._assignment.mine if fresh.any() else None
-
-    def _ready(self, now: float, *, seeds: bool) -> list[tuple[str, Source]]:
-        """Return the sources, or only ``seeds``, that can take a request; those that failed come last."""
-        depth = self._depth
-        ready = [
-            (source.strikes, source.in_flight, self._random.random(), name, source)
-            for name, source in self._live.items()
-            if source.in_flight < depth
-            and source.in_flight < source.depth
-            and source.answers
-            and source.retry_at <= now
-            and (source.seed or not seeds)
-        ]
-        return [(name, source) for *_, name, source in sorted(ready)]
-
-    @property
-    def _depth(self) -> int:
-        """Requests that may be under way at one source."""
-        if not self._fetchers:
-            return self._per_source
-        return min(self._per_source, max(1, _LEAST_IN_COMPANY // max(1, self._count())))
-
-    def _choose(self, source: Source, fresh: PieceMask | None, room: int) -> PieceNumbers:
-        """Pieces to fill ``room`` slots with from a source, the best first."""
-        most = min(room, MAX_RUNS)
-        free = self._missing.free(source.pieces)
-        if not self._fetchers:
-            return np.flatnonzero(free)[:most]
-        if source.seed and fresh is not None:
-            own = np.flatnonzero(free & fresh)[:most]
-            return own if len(own) else self._help(free)
-        return self._missing.rarest(free, most)
-
-    def _help(self, free: PieceMask) -> PieceNumbers:
-        """Return, near the end, a piece that is another's duty and this node's next.
-
-        It is the last of them, as the other begins with the first.
-        """
-        fresh = self._missing.fresh()
-        if np.count_nonzero(fresh) > len(fresh) // _HELP:
-            return np.empty(0, dtype=np.intp)
-        return np.flatnonzero(free & fresh & self._assignment.next)[-1:]
-
-    def _others_duty(self, room: int) -> PieceNumbers:
-        """Return what no peer has and is not under way, first what is nearly this node's duty."""
-        pieces = np.flatnonzero(self._missing.free(None) & self._missing.fresh())
-        return pieces[np.argsort(self._assignment.scores[pieces])[: -min(room, MAX_RUNS) - 1 : -1]]
-
-    def _late(self, now: float) -> list[Request]:
-        """Return the requests that take too long, the oldest first."""
-        since = now - max(_LATE_S, _LATE_FACTOR * self._typical_s)
-        old = takewhile(lambda request: request.began <= since, self._requests)
-        return [request for request in old if request not in self._here]
-
-    def _second_try(self, late: list[Request], ready: list[tuple[str, Source]], now: float) -> Request | None:
-        """Return what is late wherever it was asked for, asked of another source as well."""
-        if not late or now - self._looked_at < _LOOK_S:
-            return None
-        asked: dict[int, set[str]] = {}
-        for request in late:
-            for piece in request.pieces:
-                asked.setdefault(piece, set()).add(request.source)
-        wanted = self._missing
-        pieces = [
-            piece for piece in asked if wanted.open[piece] and wanted.flying[piece] == len(asked[piece])
-        ]
-        for name, source in ready:
-            again = [piece for piece in pieces if name not in asked[piece] and source.has(piece)]
-            if second := self._make(name, again, self._room(source), now):
-                for request in late:
-                    if not set(second.pieces).isdisjoint(request.pieces):
-                        self._sources[request.source].late(now)
-                return second
-        self._looked_at = now
-        return None
-
-    def _make(self, name: str, pieces: Iterable[int], room: int, now: float) -> Request | None:
-        """Return a request for ``room`` slots of these pieces, None when nothing is missing of them."""
-        source = self._sources[name]
-        asked: list[int] = []
-        runs: list[Run] = []
-        for piece in pieces:
-            found = self._missing.runs_of(piece, room, MAX_RUNS - len(runs))
-            asked.append(piece)
-            runs += found
-            room -= sum(count for _, count in found)
-            if room <= 0 or len(runs) >= MAX_RUNS:
-                break
-        if not runs:
-            return None
-        joined = join(sorted(runs))
-        size = sum(self._span(first, count) for first, count in joined)
-        request = Request(name, joined, size, tuple(asked), now)
-        self._requests[request] = None
-        self._missing.flying[asked] += 1
-        if not source.in_flight:
-            source.pace.begin(now)
-        source.in_flight += 1
-        return request
-
-    def _room(self, source: Source) -> int:
-        """Slots to ask of a source at once: what it sends in a quarter of a second, less near the end."""
-        size = int(source.pace.rate * (_COMPANY_REQUEST_S if self._fetchers else _REQUEST_S))
-        count = self._count()
-        if count > 1:
-            size = min(size, self._missing.left * self._unit // (2 * count * self._depth))
-        least = self.pieces.slots * self._unit
-        return max(1, min(max(size, least), self._request_size) // self._unit)
+        return [request for request in self._table if self._missing.asks_nothing(request.runs)]
 
     # -- inside --------------------------------------------------------------------------------------
-
-    def _count(self) -> int:
-        """Return how many sources are there, as far as is known."""
-        return sum(source.counts for source in self._live.values())
 
     def _answered(self, source: Source, now: float) -> None:
         """Note that a question has ended; from the first one on there is hope."""
         if self._news_at is None:
             self._news_at = now
-        source.asking = False
-        source.answers += 1
-        if self._began is None:
-            self._began = now
-        often = _ASK_SEED_S if source.seed else _ASK_S + _ASK_SOURCE_S * self._count()
-        crowd = min(_CROWD_MOST, max(1.0, self._fetchers / _CROWD)) if source.seed else 1.0
-        source.ask_at = now + crowd * min(often, _ASK_S * source.answers)
+        self._policy.begin(now)
+        count = sum(source.counts for source in self._live.values())
+        questions.answered(source, now, count=count, fetchers=self._policy.fetchers)
 
     def _came(self, request: Request, runs: Iterable[Run]) -> list[int]:
         whole = self._missing.came(runs, request.pieces)
@@ -499,8 +343,7 @@ class Schedule:
         return whole
 
     def _ended(self, request: Request) -> Source:
-        del self._requests[request]
-        self._here.discard(request)
+        self._table.end(request)
         self._missing.flying[list(request.pieces)] -= 1
         source = self._sources[request.source]
         source.in_flight -= 1

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 _STRIKES = 4
 _SILENCES = 3
 _REFUSALS = 200
-"""Busy answers in a row after which a source is given up: some minutes."""
+"""Refusals in a row after which a source is given up: some minutes."""
+_TAKEN = 3
+_LONGEST_REST = 4
+"""From so many answers in a row that say a piece is taken, it rests for 1, 2 and 4 times what it is told."""
 _BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 4.0
 _PATIENCE_S = 45.0
@@ -26,6 +29,8 @@ class Failure(Enum):
     """Bytes did not match their digests."""
     GONE = auto()
     """The source does not have the manifest any more."""
+    TAKEN = auto()
+    """A seed has just handed it to another, who is about to pass it on."""
     BUSY = auto()
     """The source asks to come back later."""
     LOST = auto()
@@ -64,6 +69,8 @@ class Source:
     Attributes:
         pieces: which it has; None for a seed, which has had all from the start. Shape (pieces,).
         cursor: how far its piece log has been read.
+        taken_cursor: how far it has been read what it handed out.
+        crowd: how many nodes fetch, as it says.
         answers: questions that ended, answered or not; before the first it is asked for nothing.
         depth: requests it may have under way so far: it starts with one, and each success allows one more.
         in_flight: requests under way.
@@ -79,6 +86,8 @@ class Source:
 
     pieces: NDArray[np.bool_] | None = None
     cursor: int = 0
+    taken_cursor: int = 0
+    crowd: int = 0
     answers: int = 0
     depth: int = 1
     in_flight: int = 0
@@ -93,6 +102,7 @@ class Source:
     pace: Pace = field(default_factory=Pace)
     _strikes: int = 0
     _refusals: int = 0
+    _taken: int = 0
     _struck_at: float = 0.0
 
     @property
@@ -114,9 +124,15 @@ class Source:
         """Failures in a row."""
         return self._strikes
 
+    def begin(self, now: float) -> None:
+        """Note that it is asked for something."""
+        if not self.in_flight:
+            self.pace.begin(now)
+        self.in_flight += 1
+
     def good(self) -> None:
         """Note that it did what it was asked for."""
-        self._strikes = self._refusals = 0
+        self._strikes = self._refusals = self._taken = 0
         self.depth += 1
 
     def late(self, now: float) -> None:
@@ -130,6 +146,14 @@ class Source:
         """Note that it failed: it is asked later, or not any more."""
         if failure in (Failure.WRONG, Failure.GONE):
             self.dropped = failure
+        elif failure is Failure.TAKEN:
+            # No fault of the source: there are other pieces. But many in a row say that it has few left.
+            self._taken += 1
+            if self._taken >= _TAKEN:
+                rest_s = retry_after * min(_LONGEST_REST, 2.0 ** (self._taken - _TAKEN))
+                self.retry_at = max(self.retry_at, now + rest_s)
+            if self._taken >= _REFUSALS:
+                self.dropped = failure
         elif failure is Failure.BUSY:
             # Requests that are refused together count once.
             self._refusals += now >= self.retry_at

@@ -46,12 +46,18 @@ from overlaysync.net.messages import (
 )
 from overlaysync.net.receiving import parse_head
 from overlaysync.net.swarm_messages import (
+    Claim,
     SwarmQuestion,
+    decode_data_query,
     decode_question,
     decode_swarm,
+    decode_taken,
+    encode_data_query,
     encode_question,
     encode_swarm,
+    encode_taken,
 )
+from overlaysync.swarm.handed import News
 from overlaysync.swarm.members import Member
 from overlaysync.trust.envelope import open_envelope, sign_header
 from overlaysync.trust.keys import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, NodeKey
@@ -221,6 +227,7 @@ def use_swarm(data: bytes) -> None:
     answer = decode_swarm(data, PIECES)
     assert answer.label.isprintable() and len(answer.members) <= MAX_TOLD
     assert answer.held is None or all(0 <= piece < PIECES for piece in answer.held)
+    assert answer.taken is None or all(0 <= piece < PIECES for piece in answer.taken.pieces)
 
 
 def use_question(data: bytes) -> None:
@@ -228,6 +235,18 @@ def use_question(data: bytes) -> None:
     question = decode_question(text)
     assert question.label.isprintable() and len(question.label) <= MAX_LABEL
     assert decode_question(encode_question(question)) == question
+
+
+def use_data_query(data: bytes) -> None:
+    text = data.decode("latin-1")
+    runs, claim = decode_data_query(text)
+    assert decode_data_query(encode_data_query(runs, claim)) == (runs, claim)
+
+
+def use_taken(data: bytes) -> None:
+    news = decode_taken(data.decode("latin-1"), PIECES)
+    assert all(0 <= piece < PIECES for piece in news.pieces)
+    assert decode_taken(encode_taken(news), PIECES) == news
 
 
 def use_head(data: bytes) -> None:
@@ -295,17 +314,30 @@ DECODERS = {
     "swarm": Decoder(
         use_swarm,
         DecodeError,
-        tuple(
-            encode_swarm("pl@bob", PIECES, log, cursor=cursor, members=MEMBERS)
-            for log, cursor in ((None, 0), (_log(), 0), (_log(), 1))
+        (
+            encode_swarm("pl@bob", PIECES, None, cursor=0, members=MEMBERS),
+            encode_swarm("pl@bob", PIECES, None, cursor=0, members=(), crowd=9, taken=News((3, 1), 7)),
+            encode_swarm("pl@bob", PIECES, _log(), cursor=0, members=MEMBERS),
+            encode_swarm("pl@bob", PIECES, _log(), cursor=1, members=MEMBERS),
         ),
     ),
+    "data": Decoder(
+        use_data_query,
+        DecodeError,
+        tuple(
+            encode_data_query(((0, 64), (80, 16)), claim).encode() for claim in (None, Claim("5f" * 8, 17))
+        ),
+    ),
+    "taken": Decoder(use_taken, DecodeError, (encode_taken(News((3, 1), 7)).encode(), b"7")),
     "question": Decoder(
         use_question,
         DecodeError,
         tuple(
             encode_question(question).encode()
-            for question in (SwarmQuestion("5f" * 8, 80, 17, 3, "pl@bob"), SwarmQuestion(held=1))
+            for question in (
+                SwarmQuestion("5f" * 8, 80, 17, 3, "pl@bob"),
+                SwarmQuestion(held=1, known=4, taken=9),
+            )
         ),
     ),
     "head": Decoder(

@@ -97,7 +97,7 @@ def test_kinds_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["_view", "_get_catalog", "_get_manifest", "_get_page", "_get_data", "_get_swarm"]
+    "part", ["_view", "_get_catalog", "_get_manifest", "_get_page", "get_data", "get_swarm"]
 )
 async def test_a_request_that_breaks_the_server_breaks_itself_alone(
     shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch, part: str
@@ -109,8 +109,8 @@ async def test_a_request_that_breaks_the_server_breaks_itself_alone(
         "_get_catalog": "/v1/catalog",
         "_get_manifest": f"/v1/manifests/{manifest}",
         "_get_page": f"/v1/manifests/{manifest}/pages/{(page or (bytes(32),))[0].hex()}",
-        "_get_data": f"/v1/manifests/{manifest}/data?slots=0-0",
-        "_get_swarm": f"/v1/manifests/{manifest}/swarm?held=0&since=0",
+        "get_data": f"/v1/manifests/{manifest}/data?slots=0-0",
+        "get_swarm": f"/v1/manifests/{manifest}/swarm?held=0&since=0",
     }
     notes: list[str] = []
     faults = Faults(notes.append)

@@ -38,7 +38,7 @@ from overlaysync.net.messages import (
 )
 from overlaysync.net.receiving import SilentError
 from overlaysync.net.server import Server
-from overlaysync.net.swarm_messages import decode_question, decode_swarm
+from overlaysync.net.swarm_messages import decode_data_query, decode_question, decode_swarm
 from overlaysync.units import CHUNK, MIB
 from tests.net.content_provider import (
     HASTY_CLIENT,
@@ -95,7 +95,7 @@ def catalog(*items: bytes) -> bytes:
 
 
 def swarm(**changes: object) -> bytes:
-    return json.dumps({"label": "x", "pieces": 4096, "whole": False, **changes}).encode()
+    return json.dumps({"label": "x", "pieces": 4096, "whole": False} | changes).encode()
 
 
 def test_manifests_in_a_catalog() -> None:
@@ -151,6 +151,18 @@ def test_news_in_an_answer() -> None:
     assert_bound(lambda count: decode_swarm(swarm(news=[*range(count)]), 4096), bounds.MAX_NEWS)
 
 
+def whole(**changes: object) -> bytes:
+    return swarm(whole=True, taken_cursor=1, **changes)
+
+
+def test_a_crowd() -> None:
+    assert_bound(lambda crowd: decode_swarm(whole(crowd=crowd), 4096), bounds.MAX_CROWD)
+
+
+def test_pieces_taken_in_an_answer() -> None:
+    assert_bound(lambda count: decode_swarm(whole(taken=[*range(count)]), 4096), bounds.MAX_TAKEN)
+
+
 def test_length_of_a_member_id() -> None:
     def decode(size: int) -> None:
         answer = decode_swarm(swarm(members=[("00" * size, *MEMBER[1:])]), 4096)
@@ -162,7 +174,11 @@ def test_length_of_a_member_id() -> None:
 
 def test_a_cursor() -> None:
     assert_bound(lambda cursor: decode_swarm(swarm(cursor=cursor), 4096), bounds.MAX_CURSOR)
+    assert_bound(lambda cursor: decode_swarm(swarm(whole=True, taken_cursor=cursor), 4096), bounds.MAX_CURSOR)
     assert_bound(lambda cursor: decode_question(f"held=0&since={cursor}"), bounds.MAX_CURSOR)
+    assert_bound(lambda cursor: decode_question(f"held=0&since=0&known=0&taken={cursor}"), bounds.MAX_CURSOR)
+    claim = f"slots=0-0&member={'00' * bounds.MEMBER_ID_SIZE}&taken="
+    assert_bound(lambda cursor: decode_data_query(f"{claim}{cursor}"), bounds.MAX_CURSOR)
 
 
 def test_ranges_in_a_request() -> None:

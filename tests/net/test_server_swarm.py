@@ -462,9 +462,9 @@ async def test_one_client_with_many_requests_does_not_starve_another(
             first.writer.write(all_of(big))
             await first.reader.readexactly(1)
             many = [asyncio.create_task(fetch(address, "127.0.0.6")) for _ in range(20)]
-            await soon(lambda: server._slots._waiting == 20)
+            await soon(lambda: server.bodies.in_line == 20)
             one = asyncio.create_task(fetch(address, "127.0.0.7"))
-            await soon(lambda: server._slots._waiting == 21)
+            await soon(lambda: server.bodies.in_line == 21)
             await first.answer()
             await one
             await asyncio.gather(*many)
@@ -480,10 +480,10 @@ async def test_clients_that_leave_the_line_are_not_waited_for(shelf: FakeShelf, 
             for _ in range(4):
                 async with connect(address) as leaving:
                     leaving.writer.write(all_of(big))
-                    await soon(lambda: server._slots._waiting == 1)
-                await soon(lambda: server._slots._waiting == 0)
+                    await soon(lambda: server.bodies.in_line == 1)
+                await soon(lambda: server.bodies.in_line == 0)
             asked = asyncio.create_task(other.ask(f"{base(big)}/data?slots=0-0"))
-            await soon(lambda: server._slots._waiting == 1)
+            await soon(lambda: server.bodies.in_line == 1)
             slow.writer.transport.abort()
             assert (await asked)[0] == 200
             assert (await other.ask(f"{base(big)}/data?slots=0-0"))[0] == 200

@@ -13,14 +13,29 @@ from hypothesis import strategies as st
 
 from overlaysync.errors import DecodeError
 from overlaysync.model.pieces import MAX_PIECES, PieceLog
-from overlaysync.net.bounds import MAX_CURSOR, MAX_LABEL, MAX_NEWS, MAX_QUESTION, MAX_SWARM_SIZE, MAX_TOLD
+from overlaysync.net.bounds import (
+    MAX_CROWD,
+    MAX_CURSOR,
+    MAX_LABEL,
+    MAX_NEWS,
+    MAX_QUESTION,
+    MAX_SWARM_SIZE,
+    MAX_TOLD,
+)
 from overlaysync.net.swarm_messages import (
+    Claim,
+    SwarmAnswer,
     SwarmQuestion,
+    decode_data_query,
     decode_question,
     decode_swarm,
+    decode_taken,
+    encode_data_query,
     encode_question,
     encode_swarm,
+    encode_taken,
 )
+from overlaysync.swarm.handed import News
 from overlaysync.swarm.members import Member
 
 pytestmark = pytest.mark.red_without("F3", "the field names of a swarm answer are changed")
@@ -61,6 +76,14 @@ def swarm(log: PieceLog | None, *, cursor: int = 0, count: int = 100) -> Any:
         st.integers(0, MAX_CURSOR),
         st.text("abcXYZ019_.@-", max_size=MAX_LABEL),
     )
+    | st.builds(
+        SwarmQuestion,
+        member_ids,
+        st.integers(1, 65535),
+        label=st.text("abcXYZ019_.@-", max_size=MAX_LABEL),
+        known=st.integers(0, 999_999),
+        taken=st.integers(0, MAX_CURSOR),
+    )
     | st.builds(SwarmQuestion, held=st.integers(0, MAX_PIECES), cursor=st.integers(0, MAX_CURSOR))
 )
 def test_a_question_survives_the_wire(question: SwarmQuestion) -> None:
@@ -82,6 +105,7 @@ def test_what_a_question_looks_like() -> None:
     question = SwarmQuestion(ME, 40001, 7, 3, "pl@bob-j2rueu")
     assert encode_question(question) == f"member={ME}&port=40001&by=pl@bob-j2rueu&held=7&since=3"
     assert encode_question(SwarmQuestion(held=7)) == "held=7&since=0"
+    assert encode_question(SwarmQuestion(held=7, known=5, taken=9)) == "held=7&since=0&known=5&taken=9"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +117,12 @@ def test_what_a_question_looks_like() -> None:
         "since=3&held=7",
         "held=7&since=3&",
         "held=7&since=3&x=1",
+        "held=7&since=3&known=5",
+        "held=7&since=3&taken=5",
+        "held=7&since=3&taken=5&known=5",
+        "held=7&since=3&known=&taken=",
+        "held=7&since=3&known=1234567&taken=5",
+        f"held=7&since=3&known=5&taken={MAX_CURSOR + 1}",
         "held=7&since=3\n",
         " held=7&since=3",
         "held=-7&since=3",
@@ -131,7 +161,7 @@ def test_anything_else_is_no_question(text: str) -> None:
 
 
 def test_the_bounds_of_a_question_are_allowed() -> None:
-    largest = SwarmQuestion(ME, 65535, MAX_PIECES, MAX_CURSOR, "x" * MAX_LABEL)
+    largest = SwarmQuestion(ME, 65535, MAX_PIECES, MAX_CURSOR, "x" * MAX_LABEL, 999_999, MAX_CURSOR)
     assert decode_question(encode_question(largest)) == largest
 
 
@@ -139,6 +169,66 @@ def test_the_bounds_of_a_question_are_allowed() -> None:
 def test_any_text_is_a_question_or_a_decode_error(text: str) -> None:
     with suppress(DecodeError):
         decode_question(text)
+
+
+# -- requests for data that are passed on ------------------------------------------------------------
+
+
+@given(member_ids, st.integers(0, MAX_CURSOR))
+def test_a_claim_survives_the_wire(member: str, cursor: int) -> None:
+    runs, claim = ((0, 64), (80, 16)), Claim(member, cursor)
+    assert decode_data_query(encode_data_query(runs, claim)) == (runs, claim)
+    assert decode_data_query(encode_data_query(runs)) == (runs, None)
+
+
+def test_what_a_request_for_data_looks_like() -> None:
+    assert encode_data_query(((0, 64), (80, 16))) == "slots=0-63,80-95"
+    assert encode_data_query(((0, 64),), Claim(ME, 17)) == f"slots=0-63&member={ME}&taken=17"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "slots",
+        "slot=0-63",
+        "slots=0-63&",
+        "slots=0-63&taken=17",
+        f"slots=0-63&member={ME}",
+        f"slots=0-63&taken=17&member={ME}",
+        f"slots=0-63&member={ME}&taken=",
+        f"slots=0-63&member={ME}&taken=-1",
+        f"slots=0-63&member={ME}&taken={MAX_CURSOR + 1}",
+        f"slots=0-63&member={ME}&taken=17&x=1",
+        f"slots=0-63&member={ME.upper()}&taken=17",
+        f"member={ME}&taken=17&slots=0-63",
+        f"slots=0-63,5-6&member={ME}&taken=17",
+    ],
+)
+def test_anything_else_asks_for_no_data(text: str) -> None:
+    with pytest.raises(DecodeError):
+        decode_data_query(text)
+
+
+@given(st.lists(st.integers(0, 99), max_size=20), st.integers(0, MAX_CURSOR))
+def test_what_is_taken_survives_the_wire(pieces: list[int], cursor: int) -> None:
+    news = News(tuple(pieces), cursor)
+    assert decode_taken(encode_taken(news), 100) == news
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "17 ", "17 100", "17 1,", "17 ,1", "17 1;2", "17 -1", "x 1", "17  1", "17 123456", "1" + "0" * 13],
+)
+def test_a_refusal_that_says_anything_else_is_none(text: str) -> None:
+    with pytest.raises(DecodeError):
+        decode_taken(text, 100)
+
+
+def test_who_has_everything_says_what_it_handed_out_and_how_many_there_are() -> None:
+    news = News((7, 3), 19)
+    body = encode_swarm("pl@bob", 10, None, cursor=0, members=(), crowd=341, taken=news)
+    assert decode_swarm(body, 10) == SwarmAnswer("pl@bob", 10, None, crowd=341, taken=news)
 
 
 # -- answers -----------------------------------------------------------------------------------------
@@ -269,6 +359,13 @@ def map_of(data: bytes) -> str:
         {"cursor": MAX_CURSOR + 1},
         {"cursor": 1 << 70},
         {"members": [MEMBER] * (MAX_TOLD + 1)},
+        {"crowd": -1},
+        {"crowd": MAX_CROWD + 1},
+        {"whole": True, "taken": [10], "taken_cursor": 1},
+        {"whole": True, "taken": [-1], "taken_cursor": 1},
+        {"whole": True, "taken": [1], "taken_cursor": MAX_CURSOR + 1},
+        {"whole": True, "taken": [1], "taken_cursor": -1},
+        {"taken": 1},
         {"members": {ME: "192.0.2.7:80"}},
     ],
 )
@@ -361,6 +458,9 @@ nearly_answers = st.fixed_dictionaries(
         "map": st.binary(max_size=3).map(map_of) | json_values,
         "news": st.lists(st.integers(-1, 11), max_size=4) | json_values,
         "cursor": st.integers() | json_values,
+        "crowd": st.integers() | json_values,
+        "taken": st.lists(st.integers(-1, 11), max_size=4) | json_values,
+        "taken_cursor": st.integers() | json_values,
         "members": st.lists(
             st.tuples(member_ids | st.text(max_size=16), hosts | st.text(max_size=30), st.integers()),
             max_size=3,
@@ -380,4 +480,5 @@ def test_any_bytes_give_an_answer_within_bounds_or_a_decode_error(body: bytes) -
         return
     assert answer.held is None or all(0 <= piece < 10 for piece in answer.held)
     assert 0 <= answer.cursor <= MAX_CURSOR
+    assert answer.taken is None or all(0 <= piece < 10 for piece in answer.taken.pieces)
     assert answer.label.isprintable()

@@ -169,7 +169,7 @@ async def full_of_slow(clients: str, **bounds: float) -> Hall:
     hall = Hall(replace(CALM, places=8, place_s=0.02, **bounds), most=len(clients))  # type: ignore[arg-type]
     for client in clients:
         hall.ask(client)
-    await soon(lambda: sum(map(len, hall.places._slow.values())) == len(clients))
+    await soon(lambda: hall.places.slow == len(clients))
     return hall
 
 

@@ -85,7 +85,7 @@ class Fetcher:
         """Fetch to the end, as the command does."""
         await self.download.run()
         os.close(self.assembly.finish(mode=0o644))
-        await self.download.say_goodbye()
+        await self.download.company.say_goodbye()
         self.seeder.finish(self.part)
 
     @property
@@ -94,7 +94,7 @@ class Fetcher:
 
     @property
     def dropped(self) -> dict[str, Any]:
-        return self.download._schedule.dropped()
+        return self.download.schedule.dropped()
 
 
 @asynccontextmanager

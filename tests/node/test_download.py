@@ -17,14 +17,16 @@ import pytest
 from aiohttp import web
 
 from overlaysync.errors import NetworkError, NotFoundError, PeerError, VerificationError
+from overlaysync.net.answers import Answer
 from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
-from overlaysync.net.server import Server, _Answer
+from overlaysync.net.server import Server
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion
 from overlaysync.node.host_budget import TOLD_PORTS
 from overlaysync.ops.offer import Offer, Segment
+from overlaysync.swarm.assignment import Assignment
 from overlaysync.swarm.members import MAX_SOURCES, Member
 from overlaysync.swarm.source import Failure
 from overlaysync.units import CHUNK, KIB, MIB
@@ -116,6 +118,27 @@ async def test_three_that_fetch_at_once_take_little_more_than_one_copy_from_the_
 
 
 @pytest.mark.slow
+@pytest.mark.holds("N5")
+@pytest.mark.red_without("N5", "a seed gives a piece to whoever asks for it, claimed or not")
+async def test_what_is_claimed_by_another_comes_from_it_and_not_from_the_seed(
+    tmp_path: Path, whole: Offer, shelf: FakeShelf, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that each hold everything for their duty ask a seed for the same: it gives each piece once."""
+    monkeypatch.setattr("overlaysync.swarm.handed._LEAST_PATIENCE", 1.0)
+    monkeypatch.setattr(Assignment, "share_with", lambda assignment, others: False)
+    sent: list[int] = []
+    server = Server(shelf, limit=RateLimit(8 * MIB), sent=lambda manifest, host, size: sent.append(size))
+    address = await stack.enter_async_context(serving(server))
+    a, b = [
+        await stack.enter_async_context(fetcher(tmp_path / label, whole, [address], label=label))
+        for label in ("a@x", "b@x")
+    ]
+    await run(a, b)
+    assert SIZE <= sum(sent) <= 1.25 * SIZE
+    assert a.transfer.sources.keys() == {"pl@bob", "b@x"} and a.dropped == b.dropped == {}
+
+
+@pytest.mark.slow
 async def test_what_fetchers_have_among_them_is_enough(
     tmp_path: Path, whole: Offer, shelf: FakeShelf, stack: AsyncExitStack
 ) -> None:
@@ -171,8 +194,8 @@ async def test_a_source_of_an_older_version_is_a_source(
     tmp_path: Path, whole: Offer, shelf: FakeShelf, seed: Seed
 ) -> None:
     class Older(Server):
-        def _get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
-            raise _Answer(404)
+        def get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
+            raise Answer(404)
 
     sent: list[int] = []
     older = Older(shelf, sent=lambda manifest, host, size: sent.append(size))
@@ -218,7 +241,8 @@ async def test_a_rate_holds_for_what_a_fetcher_gives(tmp_path: Path, whole: Offe
         fetcher(tmp_path / "a", whole, [], held=slots(range(64)), rate=4 * MIB) as a,
         Client() as client,
     ):
-        a.download._log(a.download._schedule.held())
+        for piece in a.download.schedule.held():
+            a.part.log.add(piece)
         address = Address("127.0.0.1", a.seeder.port)
         began = loop.time()
         reads = (
@@ -241,21 +265,21 @@ class Liar(Server):
     asked = 0
     questions = 0
 
-    async def _get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
+    async def get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
         self.asked += 1
-        return await super()._get_data(request, offer)
+        return await super().get_data(request, offer)
 
-    def _get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
+    def get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
         self.questions += 1
-        return super()._get_swarm(request, offer)
+        return super().get_swarm(request, offer)
 
 
 class Refusing(Liar):
     status = 0
 
-    async def _get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
+    async def get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
         self.asked += 1
-        raise _Answer(self.status)
+        raise Answer(self.status)
 
 
 class Gone(Refusing):
@@ -267,7 +291,7 @@ class NotHere(Refusing):
 
 
 class Stalling(Liar):
-    async def _get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
+    async def get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
         self.asked += 1
         await asyncio.sleep(3600)
         raise AssertionError("nobody waits for so long")
@@ -281,17 +305,17 @@ class Held(Liar):
         self._first = first
         self._release = release
 
-    async def _get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
+    async def get_data(self, request: web.BaseRequest, offer: Offer) -> web.StreamResponse:
         self._first.append(self._provider.label)
         if len(self._first) == 1:
             await self._release.wait()
-        return await super()._get_data(request, offer)
+        return await super().get_data(request, offer)
 
 
 class Babbling(Liar):
     body = b'{"label":"x","pieces":64,"news":[64]}'
 
-    def _get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
+    def get_swarm(self, request: web.BaseRequest, offer: Offer) -> web.Response:
         self.questions += 1
         return web.Response(body=self.body)
 
@@ -350,7 +374,7 @@ async def test_a_member_that_lies_costs_nothing_and_is_dropped(
         await client.swarm(seed.address, whole.manifest.id, whole.pieces.count, question)
         async with fetcher(tmp_path / "a", whole, [seed.address]) as a:
             await run(a, within_s=lie.within_s)
-        useless = a.download._useless(asyncio.get_running_loop().time())
+        useless = a.download.company.useless()
     assert useless == ({LIAR} if liar.asked or liar.questions > 2 else set())
     assert liar.questions >= 1
     assert liar.asked <= lie.most_asked
@@ -457,9 +481,11 @@ async def test_a_member_that_says_it_is_at_a_system_service_is_not_dialled(
     async with fetcher(tmp_path / "a", whole, [seed.address]) as a:
         now = asyncio.get_running_loop().time()
         for number, port in enumerate((22, 80, 1023)):
-            a.download._members.seen(Member(f"{number:016x}", "127.0.0.1", port, 0), 64, now)
-        a.download._look_around()
-        assert a.download._met == {}
+            a.seeder.swarms.of(whole.manifest.id).seen(
+                Member(f"{number:016x}", "127.0.0.1", port, 0), 64, now
+            )
+        a.download.company.look_around()
+        assert a.download.schedule.sources() == [str(seed.address)]
 
 
 @pytest.mark.slow
@@ -474,8 +500,8 @@ async def test_a_crowd_of_members_that_are_not_there_costs_little(
     async with fetcher(tmp_path / "a", whole, [seed.address], bounds=replace(CLIENT, connect_s=1)) as a:
         await run(a, within_s=10)
     assert a.transfer.sources == {"pl@bob": SIZE}
-    assert 1 < len(a.download._sources) <= 1 + 256
-    assert a.download._company() <= MAX_SOURCES // 2
+    assert 1 < len(a.download.schedule.sources()) <= 1 + 256
+    assert a.download.company.members() <= MAX_SOURCES // 2
 
 
 @pytest.mark.slow
@@ -507,7 +533,7 @@ async def test_many_silent_sources_of_one_host_do_not_stretch_a_fetch(
             silent.append(Address("127.0.0.2", sock.getsockname()[1]))
         async with fetcher(tmp_path / "a", whole, [*silent, seed.address]) as a:
             await run(a, within_s=5)
-        tried = set(a.download._schedule._sources) & set(map(str, silent))
+        tried = set(a.download.schedule.sources()) & set(map(str, silent))
     assert len(tried) <= 2
     assert a.transfer.sources == {"pl@bob": SIZE}
 

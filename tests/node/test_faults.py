@@ -229,7 +229,7 @@ async def test_what_a_source_tells_of_others_may_break_without_harm(
 ) -> None:
     shelf = make_shelf(tmp_path)
     shelf.items.append(whole)
-    monkeypatch.setattr("overlaysync.node.download.Download._hear_of", breaks)
+    monkeypatch.setattr("overlaysync.node.company.Company.hear", breaks)
     async with serving(Server(shelf)) as good, fetcher(tmp_path / "a", whole, [good]) as a:
         async with asyncio.timeout(20):
             await a.run()

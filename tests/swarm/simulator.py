@@ -7,8 +7,7 @@ requests and questions until there are none. What is simulated is around that: l
 Leaves out: the time that verifying and writing takes.
 
 A piece is one slot, of PIECE bytes or as large as :attr:`Room.piece` says: for hundreds of nodes take larger
-pieces. Each node chooses up to half of :attr:`Room.neighbours`
-(MAX_SOURCES) others at random, and takes in those that ask it up to all of it: as the program does.
+pieces.
 """
 
 from __future__ import annotations
@@ -21,8 +20,13 @@ from typing import cast
 
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.pieces import PIECE, PieceLog
-from overlaysync.swarm.members import MAX_SOURCES, Member, Members
-from overlaysync.swarm.schedule import PER_SOURCE, Request, Schedule
+from overlaysync.net.bounds import MAX_TAKEN, MAX_TAKEN_FIELD
+from overlaysync.net.swarm_messages import SwarmAnswer
+from overlaysync.swarm.handed import Claim, Handed
+from overlaysync.swarm.members import MAX_SOURCES, Member, Members, some_of
+from overlaysync.swarm.neighbours import Neighbours
+from overlaysync.swarm.requests import Request
+from overlaysync.swarm.schedule import PER_SOURCE, Schedule
 from overlaysync.swarm.source import Failure
 from overlaysync.units import MIB
 from tests.swarm.wires import PARTS, Body, Clock, Wire
@@ -36,8 +40,8 @@ SILENCE_S = 10.0
 """A client gives up a body of which nothing has come for so long."""
 
 CONNECT_S = 3.0
-LISTED = 256
-"""Most members in an answer, at random."""
+NUMBER = 5
+"""Bytes of a piece's number in a list."""
 
 QUESTION = 500
 TOLD = 80
@@ -90,6 +94,7 @@ class Counts:
         doubles: pieces asked for while they were under way from elsewhere.
         early: those of them that had been under way for less than EARLY_S.
         busy: requests turned away.
+        taken: requests refused because another has the pieces.
         questions: asked of anybody.
     """
 
@@ -98,6 +103,7 @@ class Counts:
     doubles: int = 0
     early: int = 0
     busy: int = 0
+    taken: int = 0
     questions: int = 0
 
 
@@ -113,14 +119,16 @@ class Node:
     manner: Manner
     log: PieceLog
     schedule: Schedule | None
-    members: Members = field(default_factory=Members)
+    asking: Members = field(default_factory=Members)
+    neighbours: Neighbours | None = None
+    handed: Handed = field(default_factory=Handed)
+    claims: dict[Body, Claim] = field(default_factory=dict)
     flying: dict[Request, Body] = field(default_factory=dict)
     started_at: float = 0.0
     done_at: float | None = None
     gave_up: bool = False
     gone: bool = False
     started: bool = False
-    known: set[str] = field(default_factory=set)
 
     @property
     def whole(self) -> bool:
@@ -197,6 +205,7 @@ class Room:
             random=Random(self.random.random()),
         )
         node = self._add(name, schedule, manner, up, up if down is None else down, latency)
+        node.neighbours = Neighbours(name, node.asking, self.random, most=self.neighbours)
         node.started_at = at
         self._unfinished += 1
         self.clock.at(at, self._start, node)
@@ -244,7 +253,7 @@ class Room:
     def _add(
         self, name: str, schedule: Schedule | None, manner: Manner, up: float, down: float, latency: float
     ) -> Node:
-        wire = Wire(self.clock, up, down, latency, self._came)
+        wire = Wire(self.clock, up, down, latency, self._came, begun=self._begun, left=self._left)
         wire.stalls = manner is Manner.STALLING
         node = Node(name, wire, manner, PieceLog(self.data.count), schedule)
         self.nodes[name] = node
@@ -253,15 +262,25 @@ class Room:
     def _start(self, node: Node) -> None:
         node.started = True
         for other in self.nodes.values():
-            if other.schedule is None and not other.gone:
-                self._meet(node, other.id, whole=True)
+            if other.schedule is None and not other.gone and node.schedule:
+                node.schedule.add_source(other.id)
         self._tick(node)
         self._watch(node)
 
     def _tick(self, node: Node) -> None:
         if node.wanted:
+            self._look_around(node)
             self._work(node)
             self.clock.after(self.tick, self._tick, node)
+
+    def _look_around(self, node: Node) -> None:
+        """Share the work with those that fetch, and ask some of them, as the program does."""
+        schedule, others, now = node.schedule, node.neighbours, self.clock.now
+        assert schedule is not None and others is not None
+        schedule.share_with(others.sharing(self.data.count, now, schedule.doubtful(now)))
+        for member in others.to_meet(now, schedule.dropped()):
+            others.met(member, member.id)
+            schedule.add_source(member.id, whole=False)
 
     def _watch(self, node: Node) -> None:
         """Gives up what is silent."""
@@ -297,6 +316,7 @@ class Room:
     def _finished(self, node: Node) -> None:
         node.done_at = self.clock.now
         self._unfinished -= 1
+        self._say_goodbye(node)
         if self.stay is not None:
             self.clock.after(self.stay, self.kill, node)
 
@@ -330,9 +350,60 @@ class Room:
             self.clock.after(CONNECT_S, self._failed, node, request, Failure.LOST)
         elif server.manner is Manner.BOASTING and not self._has(server, request):
             self._failed(node, request, Failure.GONE)
+        elif not self._claim(node, server, request, body):
+            self._refuse(node, server, request)
         elif not server.wire.request(body):
+            if claim := server.claims.pop(body, None):
+                server.handed.refused(claim)
             self.counts.busy += 1
             self._failed(node, request, Failure.BUSY, retry_after=self.random.uniform(1.0, 2.0))
+
+    def _claim(self, node: Node, server: Node, request: Request, body: Body) -> bool:
+        """Whether nobody else has these pieces; who asks a seed has them from now on."""
+        if (
+            server.schedule is not None
+            or node.schedule is None
+            or node.schedule.claims_from(server.id) is None
+        ):
+            return True
+        now = self.clock.now
+        if server.handed.taken(request.pieces, node.id, now):
+            return False
+        server.claims[body] = server.handed.claim(
+            request.pieces, node.id, node.id, now, crowd=len(server.asking)
+        )
+        return True
+
+    def _refuse(self, node: Node, server: Node, request: Request) -> None:
+        """Say that another has them, and what else was handed out."""
+        assert node.schedule is not None
+        self.counts.taken += 1
+        now = self.clock.now
+        since = node.schedule.taken_cursor(server.id) or 0
+        news = server.handed.news(since, node.id, now, most=MAX_TAKEN_FIELD)
+        refused = server.handed.taken(request.pieces, node.id, now)
+        pieces = {*news.pieces, *refused}
+        node.wire.say(QUESTION)
+        server.wire.say(QUESTION + NUMBER * len(pieces))
+        self.clock.after(2 * node.wire.latency, self._refused, node, request, pieces, news.cursor)
+
+    def _refused(self, node: Node, request: Request, pieces: set[int], cursor: int) -> None:
+        if request in node.flying and node.schedule:
+            node.schedule.taken(request.source, [*pieces], cursor, self.clock.now)
+            self._failed(node, request, Failure.TAKEN)
+
+    def _begun(self, body: Body) -> None:
+        server = self.nodes[body.key[1].source]
+        if claim := server.claims.get(body):
+            server.handed.sending(claim, self.clock.now)
+
+    def _left(self, body: Body, whole: bool) -> None:
+        server = self.nodes[body.key[1].source]
+        if claim := server.claims.pop(body, None):
+            if whole:
+                server.handed.delivered(claim, self.clock.now)
+            else:
+                server.handed.dropped(claim, self.clock.now)
 
     def _has(self, server: Node, request: Request) -> bool:
         return all(piece in server.log.held for piece in request.pieces)
@@ -367,58 +438,60 @@ class Room:
         elif server.wire.is_cut or node.wire.is_cut:
             self.clock.after(CONNECT_S, self._silent, node, server)
         else:
-            server.members.seen(self._member(node), self.data.count, now)
-            if server.wanted and len(server.known) < self.neighbours:
-                self._meet(server, node.id, whole=False)
-                self._share(server)
-            cursor = node.schedule.cursor(server.id) if node.schedule else 0
-            whole = server.whole or server.manner is Manner.BOASTING
-            news = None if whole else server.log.since(cursor)
-            listed = self._listed(server) if server.schedule is None else []
-            if server.schedule is not None:
-                listed.append(self._member(server))
-            node.wire.say(QUESTION)
-            server.wire.say(QUESTION + TOLD * len(listed))
-            self.clock.after(delay, self._heard, node, server, news, server.log.cursor, listed)
+            new = server.asking.seen(self._member(node), self.data.count, now)
+            if new and server.wanted:
+                self._look_around(server)
+            if node.schedule is not None:
+                self.clock.after(delay, self._heard, node, server, self._say(node, server))
 
-    def _heard(
-        self, node: Node, server: Node, news: list[int] | None, cursor: int, listed: list[Member]
-    ) -> None:
-        if node.schedule is None or not node.wanted:
+    def _say(self, node: Node, server: Node) -> SwarmAnswer:
+        """What a node answers, and what question and answer weigh."""
+        assert node.schedule is not None and node.neighbours is not None
+        now, schedule = self.clock.now, node.schedule
+        cursor = schedule.cursor(server.id)
+        whole = server.whole or server.manner is Manner.BOASTING
+        held = None if whole else tuple(server.log.since(cursor))
+        others: list[Member] = []
+        if server.schedule is None or not cursor:  # a node that fetches tells of the others once
+            others = [member for member in server.asking.current(now) if member.id != node.id]
+        told = some_of(others, known=len(node.neighbours.known(now)), random=self.random)
+        taken, since = None, schedule.taken_cursor(server.id)
+        if server.schedule is None and since is not None:
+            taken = server.handed.news(since, node.id, now, most=MAX_TAKEN)
+        node.wire.say(QUESTION)
+        server.wire.say(QUESTION + TOLD * len(told) + NUMBER * len(taken.pieces if taken else ()))
+        crowd = len(others) if len(others) > len(told) else 0
+        return SwarmAnswer(server.id, self.data.count, held, server.log.cursor, tuple(told), crowd, taken)
+
+    def _say_goodbye(self, node: Node) -> None:
+        """Tell the others that it has everything."""
+        assert node.schedule is not None
+        for name in node.schedule.answering():
+            node.wire.say(QUESTION)
+            self.nodes[name].wire.say(QUESTION)
+            self.nodes[name].asking.seen(self._member(node), self.data.count, self.clock.now)
+
+    def _heard(self, node: Node, server: Node, answer: SwarmAnswer) -> None:
+        if node.schedule is None or node.neighbours is None or not node.wanted:
             return
-        node.schedule.heard(server.id, held=news, cursor=cursor, now=self.clock.now)
-        for member in listed:
-            if member.id != node.id:
-                node.members.seen(member, self.data.count, self.clock.now)
-        if server.schedule is None:
-            if len(node.known) < self.neighbours // 2:
-                for member in node.members.strangers(node.known, self.clock.now, self.random):
-                    self._meet(node, member.id, whole=False)
-            self._share(node)
+        now = self.clock.now
+        for member in answer.members:
+            node.neighbours.told(member, self.data.count, now)
+        if answer.taken:
+            node.schedule.taken(server.id, answer.taken.pieces, answer.taken.cursor, now)
+        node.schedule.heard(server.id, held=answer.held, cursor=answer.cursor, crowd=answer.crowd, now=now)
+        node.neighbours.answered(server.id)
+        if server.schedule is None or answer.members:
+            self._look_around(node)
         self._work(node)
 
     def _silent(self, node: Node, server: Node) -> None:
         if node.schedule and node.wanted:
             node.schedule.silent(server.id, self.clock.now)
+            if node.neighbours:
+                node.neighbours.unanswered(server.id)
             self._work(node)
 
     def _member(self, node: Node) -> Member:
         held = self.data.count if node.done_at is not None else node.log.cursor
         return Member(node.id, node.id, 1, held)
-
-    def _listed(self, server: Node) -> list[Member]:
-        members = [*server.members.current(self.clock.now)]
-        return members if len(members) <= LISTED else self.random.sample(members, LISTED)
-
-    def _share(self, node: Node) -> None:
-        """The work is shared with those that are not done, and not proved useless."""
-        if node.schedule:
-            now = self.clock.now
-            useless = node.members.done | node.schedule.doubtful(now)  # no labels here: keys are ids
-            current = node.members.current(now)
-            node.schedule.share_with(member.id for member in current if member.id not in useless)
-
-    def _meet(self, node: Node, other: str, *, whole: bool) -> None:
-        if node.schedule:
-            node.known.add(other)
-            node.schedule.add_source(other, whole=whole)

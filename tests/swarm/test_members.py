@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from overlaysync.swarm.members import AGE_S, Member, Members
+import pytest
+
+from overlaysync.swarm.members import AGE_S, Member, Members, Swarms, some_of
 
 COUNT = 100
 
@@ -102,3 +104,33 @@ def test_strangers_are_a_few_at_random_of_those_not_known() -> None:
     assert len(members.strangers(known, 0.0, Random(1))) == 6
     assert len(members.strangers({f"id{number}" for number in range(38)}, 0.0, Random(1))) == 2
     assert members.strangers([], AGE_S, Random(1)) == []
+
+
+def test_a_member_is_known_at_its_host_while_it_is_there() -> None:
+    members = Members()
+    members.seen(member(1, host="192.0.2.7"), COUNT, 0.0)
+    assert members.knows("id1", "192.0.2.7", AGE_S - 1)
+    assert not members.knows("id1", "192.0.2.8", 0.0)
+    assert not members.knows("id2", "192.0.2.7", 0.0)
+    assert not members.knows("id1", "192.0.2.7", AGE_S)
+
+
+@pytest.mark.parametrize(
+    ("there", "known", "told"),
+    [(0, 0, 0), (64, 0, 64), (64, 64, 64), (65, 0, 64), (500, 10, 54), (500, 60, 16), (500, 1024, 16)],
+)
+def test_of_many_members_some_are_told_and_fewer_to_who_knows_many(there: int, known: int, told: int) -> None:
+    everybody = [member(number) for number in range(there)]
+    some = some_of(everybody, known=known, random=Random(1))
+    assert len(set(some)) == told and set(some) <= set(everybody)
+    if there > 64:
+        assert some_of(everybody, known=known, random=Random(2)) != some
+
+
+def test_what_is_handed_out_is_kept_for_each_content_until_it_is_left() -> None:
+    swarms = Swarms()
+    swarms.handed(b"a").claim([1], "id1", "192.0.2.1", 0.0, crowd=1)
+    assert swarms.handed(b"a").taken([1], "id2", 0.0) == [1]
+    assert swarms.handed(b"b").taken([1], "id2", 0.0) == []
+    swarms.leave(b"a")
+    assert swarms.handed(b"a").taken([1], "id2", 0.0) == []

@@ -6,6 +6,8 @@ each time. The limits leave little room: a change of the schedule that costs a t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from overlaysync.swarm.source import Failure
@@ -41,12 +43,12 @@ def honest(room: Room) -> None:
 )
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("count", "limit"), [(1, 1.05), (2, 1.05), (4, 1.06), (8, 1.08), (16, 1.12), (30, 1.17)]
+    ("count", "limit"), [(1, 1.02), (2, 1.04), (4, 1.05), (8, 1.06), (16, 1.08), (30, 1.1)]
 )
 def test_the_last_finisher(count: int, limit: int) -> None:
     room, seed, _ = room_of(count)
     assert room.run().ratio() <= limit
-    assert room.sent(seed) <= 1.15
+    assert room.sent(seed) <= 1.05
     assert room.counts.doubles == 0
     honest(room)
 
@@ -55,16 +57,17 @@ def test_the_last_finisher(count: int, limit: int) -> None:
 @pytest.mark.parametrize("seed", range(1, 4))
 def test_whatever_the_random_numbers_are(seed: int) -> None:
     room, source, _ = room_of(8, seed=seed)
-    assert room.run().ratio() <= 1.1
-    assert room.sent(source) <= 1.15
+    assert room.run().ratio() <= 1.06
+    assert room.sent(source) <= 1.05
     honest(room)
 
 
 @pytest.mark.slow
 def test_a_hundred() -> None:
     room, seed, _ = room_of(100, SIZE // 2)
-    assert room.run().ratio() <= 1.45
-    assert room.sent(seed) <= 1.3
+    assert room.run().ratio() <= 1.25
+    assert room.sent(seed) <= 1.05
+    assert seed.wire.said_bytes <= 0.05 * room.size
     honest(room)
 
 
@@ -301,9 +304,34 @@ def test_a_busy_seed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
         node.wire.down = RATE / 100
     monkeypatch.setattr(wires, "WAITING", 8)
     room.clock.run(lambda: all(node.done_at for node in peers[8:]), 60)
-    assert room.counts.busy > 10
+    assert room.counts.busy > 5
     assert room.ratio(nodes=peers[8:]) <= 8
     assert room.sent(seed) <= 4
+    honest(room)
+
+
+# -- that claim and do not pass on ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "greedy", "limit"), [(8, 1, 1.1), (8, 3, 1.15), (30, 2, 1.25)])
+def test_some_claim_pieces_and_read_nothing(count: int, greedy: int, limit: float) -> None:
+    room, seed, others = room_of(count)
+    for number in range(greedy):
+        room.peer(f"greedy{number}", down=1.0)
+    room.clock.run(lambda: all(node.done_at for node in others), 120)
+    assert room.ratio(nodes=others) <= limit
+    assert room.sent(seed) <= 1.1
+    honest(room)
+
+
+@pytest.mark.slow
+def test_one_in_fifteen_is_killed() -> None:
+    room, seed, peers = room_of(30)
+    for node in room.random.sample(peers, 2):
+        room.clock.at(room.random.uniform(2, 18), room.kill, node)
+    assert room.run().ratio() <= 1.15
+    assert room.sent(seed) <= 1.1
     honest(room)
 
 
@@ -319,7 +347,8 @@ def test_one_transfer_takes_as_long_as_its_slowest_link(seed_rate: float, down: 
 
 
 def test_nodes_that_do_not_know_of_each_other_share_the_seeds_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Room, "_listed", lambda room, server: [])
+    say = Room._say
+    monkeypatch.setattr(Room, "_say", lambda *args: replace(say(*args), members=(), crowd=0), raising=True)
     room, seed, _ = room_of(4, 32 * MIB)
     times = room.run().times()
     assert room.sent(seed) == pytest.approx(4.0, abs=0.01)

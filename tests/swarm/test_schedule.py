@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
@@ -15,8 +17,10 @@ from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import UNALLOCATED
 from overlaysync.model.pages import PageListBuilder
 from overlaysync.swarm.assignment import Assignment
-from overlaysync.swarm.schedule import MAX_RUNS, PER_SOURCE, Request, Schedule
-from overlaysync.swarm.source import Failure
+from overlaysync.swarm.policy import MAX_RUNS, Choice, InFlight
+from overlaysync.swarm.requests import Request, RequestTable
+from overlaysync.swarm.schedule import PER_SOURCE, Schedule
+from overlaysync.swarm.source import Failure, Source
 
 UNIT = 1 << 16
 SHORT = 512
@@ -876,3 +880,96 @@ class AnyEvents(RuleBasedStateMachine):
 
 AnyEvents.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
 test_any_events = pytest.mark.slow(AnyEvents.TestCase)
+
+
+# -- its two halves ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Scripted:
+    """A policy that says what it is told to say."""
+
+    says: list[Choice]
+    fetchers: int = 0
+
+    def begin(self, now: float) -> None:
+        pass
+
+    def share_with(self, fetchers: Iterable[str], crowd: int) -> bool:
+        return False
+
+    def taken(self, pieces: Sequence[int], now: float) -> None:
+        pass
+
+    def next(self, sources: Mapping[str, Source], in_flight: InFlight, now: float) -> Choice | None:
+        return self.says.pop(0) if self.says else None
+
+
+def test_what_a_policy_chooses_is_asked_and_stands_in_the_table() -> None:
+    table = RequestTable()
+    policy = Scripted([Choice("a", (2, 1), ((4, 8),))])
+    made = Schedule([(0, 12)], data_map(12), request_size=UNIT, policy=lambda missing: policy, table=table)
+    made.add_source("a")
+    request = ask(made)
+    assert (request.source, request.pieces, request.size) == ("a", (2, 1), 7 * UNIT + SHORT)
+    assert list(table) == [request]
+    assert made.succeeded(request, 1.0) == [2, 1] and not len(table)
+    assert made.next_request(1.0) is None
+
+
+def test_whose_request_is_doubled_is_late() -> None:
+    policy = Scripted([Choice("a", (0,), ((0, 4),))])
+    made = Schedule([(0, 12)], data_map(12), request_size=UNIT, policy=lambda missing: policy)
+    for name in "ab":
+        made.add_source(name)
+    first = ask(made)
+    assert made.doubtful(0.0) == set()
+    policy.says.append(Choice("b", (0,), ((0, 4),), (first,)))
+    assert ask(made).source == "b"
+    assert made.doubtful(0.0) == {"a"}
+
+
+# -- what a seed has handed to others ----------------------------------------------------------------
+
+
+def test_pieces_are_claimed_of_seeds_and_in_company_only() -> None:
+    alone, company = schedule(40), schedule(40, peers="b")
+    assert (alone.claims_from("a"), company.claims_from("a"), company.claims_from("b")) == (None, 0, None)
+    company.taken("a", [1], 17, 0.0)
+    assert company.claims_from("a") == company.taken_cursor("a") == 17
+
+
+def test_what_is_taken_is_asked_of_a_seed_later_and_its_source_stays() -> None:
+    made = schedule(40, peers="b")
+    first = ask(made)
+    made.taken("a", first.pieces, 2, 0.0)
+    made.failed(first, Failure.TAKEN, 0.0)
+    second = ask(made)
+    assert second.source == "a" and not set(second.pieces) & set(first.pieces)
+    assert made.doubtful(0.0) == set()
+    made.cancelled(second)
+    assert ask(made, 0.13).pieces == first.pieces
+
+
+def test_only_seeds_are_believed_about_what_is_taken() -> None:
+    made = schedule(40, peers="b")
+    expected = ask(made)
+    made.cancelled(expected)
+    made.taken("b", range(10), 2, 0.0)
+    assert ask(made).pieces == expected.pieces
+
+
+def test_a_crowd_that_a_seed_tells_of_makes_questions_rarer_until_it_has_gone() -> None:
+    made = schedule()
+    pauses = []
+    for turn, crowd in enumerate((1000, 1000, 0, 0)):
+        now = 100.0 * (turn + 1)
+        made.share_with(["m"])
+        assert made.next_question(now) == "a"
+        for _ in range(20):
+            made.heard("a", held=None, cursor=0, now=now, crowd=crowd)
+        made.share_with(["m"])
+        made.heard("a", held=None, cursor=0, now=now, crowd=crowd)
+        pauses.append(next(wait for wait in range(1, 10) if made.next_question(now + wait)))
+        made.heard("a", held=None, cursor=0, now=now, crowd=crowd)
+    assert pauses == [5, 5, 1, 1]

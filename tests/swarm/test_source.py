@@ -174,3 +174,26 @@ def test_a_busy_source_says_when_and_is_believed_for_some_minutes() -> None:
         assert (source.retry_at, source.strikes, source.dropped) == (now, 0, None)
     source.bad(Failure.BUSY, now, 3.0)
     assert source.dropped is Failure.BUSY
+
+
+def test_a_piece_that_is_taken_is_no_strike_and_from_the_third_in_a_row_a_rest() -> None:
+    source = Source()
+    waits = []
+    for turn in range(7):
+        now = FAR + 10 * turn
+        source.bad(Failure.TAKEN, now, 0.5)
+        waits.append(max(0.0, source.retry_at - now))
+        assert (source.strikes, source.dropped) == (0, None)
+    assert waits == [0.0, 0.0, 0.5, 1.0, 2.0, 2.0, 2.0]
+    source.good()
+    source.bad(Failure.TAKEN, 2 * FAR)
+    assert source.retry_at < 2 * FAR
+
+
+def test_who_says_taken_for_ever_is_given_up_after_some_minutes() -> None:
+    source, now = Source(), FAR
+    for _ in range(_REFUSALS):
+        assert source.dropped is None
+        source.bad(Failure.TAKEN, now, 1.0)
+        now = max(now, source.retry_at)
+    assert source.dropped is Failure.TAKEN and now - FAR > 300

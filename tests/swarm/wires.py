@@ -90,14 +90,30 @@ class Wire:
         up, down: bytes per second.
         latency: seconds one way.
         done: told each body that has come here whole.
+        begun: told each body that has got a place here.
+        left: told each body that has left here, and whether it has been sent whole.
+
+    Attributes:
+        sent_bytes: of bodies.
+        said_bytes: of all else.
     """
 
-    def __init__(self, clock: Clock, up: float, down: float, latency: float, done: Callable[[Body], None]):
+    def __init__(
+        self,
+        clock: Clock,
+        up: float,
+        down: float,
+        latency: float,
+        done: Callable[[Body], None],
+        *,
+        begun: Callable[[Body], None] = lambda body: None,
+        left: Callable[[Body, bool], None] = lambda body, whole: None,
+    ):
         self.clock = clock
         self.up, self.down, self.latency = up, down, latency
-        self.done = done
+        self.done, self.begun, self.left = done, begun, left
         self.is_cut = self.stalls = False
-        self.sent_bytes = 0
+        self.sent_bytes = self.said_bytes = 0
         self._turns: deque[Body] = deque()
         self._sending = False
         self._said = 0
@@ -124,6 +140,8 @@ class Wire:
         if body.ended:
             return
         body.ended = True
+        if body.unsent:
+            self.left(body, False)
         line = self._lines.get(body.client)
         if line and body in line:
             line.remove(body)
@@ -153,6 +171,7 @@ class Wire:
     def _begin(self, body: Body) -> None:
         body.began = self.clock.now
         self._bodies.add(body)
+        self.begun(body)
         self.clock.after(YOUNG_S, self._grow_old, body)
         if not self.stalls:
             self._turns.append(body)
@@ -179,6 +198,7 @@ class Wire:
     def say(self, size: int) -> None:
         """So many bytes beside the bodies: the next part has to wait for them."""
         self._said += size
+        self.said_bytes += size
 
     def _heal(self) -> None:
         self.is_cut = False
@@ -218,6 +238,8 @@ class Wire:
         client._down_free = max(self.clock.now + self.latency, client._down_free) + size / client.down
         self.clock.at(client._down_free, client._receive, body, size)
         if not body.unsent:
+            if not body.ended:
+                self.left(body, True)
             self._free(body)
         elif body.credit:
             self._turns.append(body)
