@@ -51,13 +51,13 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     ),
     "Recovery": (
         Entry("save", "save", "Save VMs as a state that can be restored."),
+        Entry("keep", "keep", "Keep copies of what a team saves."),
+        Entry("status", "status", "Show which VMs of a team are safe, and what would be lost."),
+        Entry("restore", "restore", "Bring VMs of a team back, with the masters they stand on."),
         Entry("diff", "states", "Show what changed between two states."),
         Entry("forget", "states", "Forget states that this machine saved."),
         Entry("vault", "vault", "Check the vault of this machine, and free its space."),
-        Entry("keep", "keep", "Keep copies of what a team saves."),
-        Entry("status", "status", "Show which VMs of a team are safe, and what would be lost."),
         Entry("archive", "archive", "Keep states in object stores and on other disks."),
-        Entry("restore", "restore", "Bring VMs of a team back, with the masters they stand on."),
     ),
     "Looking around": (
         Entry("ls", "look", "List masters and overlays within reach."),
