@@ -17,6 +17,7 @@ import numpy as np
 from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError, VerificationError
 from overlaysync.model.digest import Digests, as_digests
 from overlaysync.units import MIB
+from overlaysync.vault.behind import Behind
 from overlaysync.vault.index import Index, PackIndex, Spot, decode_index, encode_index
 from overlaysync.vault.objects import Kind, Objects, get_whole, hash_of, object_name, parse_name
 from overlaysync.vault.pack import HEAD, PACK_MAGIC, PackBuilder, Place, read_record, seal_of, squeeze
@@ -220,6 +221,8 @@ class Contents:
 class Writer:
     """Adds items to a space: packs are stored when they are full, the index of them in the end.
 
+    A pack is made to last while the next one is put together; an index waits for all that it describes.
+
     Attributes:
         stored: bytes stored so far.
         items: how many items were added.
@@ -229,6 +232,7 @@ class Writer:
         self.stored = 0
         self.items = 0
         self._contents = contents
+        self._behind = Behind(contents.objects)
         self._pending: set[bytes] = set()
         self._packs: list[PackIndex] = []
         self._begin()
@@ -285,10 +289,14 @@ class Writer:
         self.part()
         self._end_index()
 
+    def close(self) -> None:
+        """Return when nothing is being stored any more; for who does not :meth:`finish`."""
+        self._behind.end()
+
     def _end_pack(self) -> None:
         data, hash = self._builder.end()
         contents = self._contents
-        contents.objects.put(object_name(contents.space.tag, Kind.PACK, hash), data)
+        self._behind.put(object_name(contents.space.tag, Kind.PACK, hash), data)
         pack = PackIndex(
             hash,
             len(data),
@@ -311,6 +319,7 @@ class Writer:
         contents = self._contents
         data = encode_index(self._packs, contents.space)
         hash = hash_of(data)
+        self._behind.wait()
         contents.objects.put(object_name(contents.space.tag, Kind.INDEX, hash), data)
         contents._add(hash, self._packs)
         self.stored += len(data)
