@@ -55,9 +55,9 @@ def freeze(
 
     Args:
         source: nobody may write to it meanwhile.
-        directory: where the copy takes room.
+        directory: where the copy takes room, if it does.
         progress: told of the bytes copied; may end the copying with an exception.
-        without: what of it nobody will read, in order: holes in the copy.
+        without: what of it nobody will read, in order: not copied.
 
     Raises:
         NoSpaceError: there is no room for it.
@@ -65,7 +65,8 @@ def freeze(
     """
     fd = _unnamed(directory)
     try:
-        _copy(source, fd, progress, without)
+        if not clone_whole(source, fd):
+            _copy(source, fd, progress, without)
     except OSError as error:
         os.close(fd)
         raise translate(error, f"Cannot copy the image to {directory}", directory=str(directory)) from error

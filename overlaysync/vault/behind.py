@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-from overlaysync.errors import OverlaysyncError
 from overlaysync.vault.objects import Objects
 
 
@@ -18,7 +17,7 @@ class Behind:
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._thread: threading.Thread | None = None
-        self._error: OverlaysyncError | None = None
+        self._error: Exception | None = None
 
     def put(self, name: str, data: bytes) -> None:
         """Begin to store an object; it is there after :meth:`wait`.
@@ -48,7 +47,5 @@ class Behind:
     def _put(self, name: str, data: bytes) -> None:
         try:
             self._objects.put(name, data)
-        except OverlaysyncError as error:
+        except Exception as error:  # raised where it is waited for
             self._error = error
-        except Exception as error:
-            self._error = OverlaysyncError("Cannot store an object of the vault", why=str(error))
