@@ -63,7 +63,7 @@ Verify: TypeAlias = Callable[[bytes, bytes, bytes], bool]
 """Whether (public key, signature, message) fit each other."""
 
 
-class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """One disk of a VM.
 
     Attributes:
@@ -77,7 +77,7 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     below: tuple[str, ...] = ()
 
 
-class Companion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Companion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """A small file that a VM needs beside its disks.
 
     Attributes:
@@ -93,14 +93,14 @@ class Companion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     parts: tuple[str, ...] = ()
 
 
-class LeftOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LeftOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """A file of a VM that was not saved, and why."""
 
     file: str
     why: str
 
 
-class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """One VM as it was.
 
     Attributes:
@@ -119,7 +119,7 @@ class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     left_out: tuple[LeftOut, ...] = ()
 
 
-class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """What is signed.
 
     Attributes:
@@ -259,7 +259,11 @@ def _problem(vm: SavedVm) -> str:
 
 def _are_hashes(texts: Sequence[str]) -> bool:
     """Whether each is a hash in hexadecimal; looked at together, since a state can name hundreds."""
-    return set(map(len, texts)) <= {_HASH_DIGITS} and not "".join(texts).strip("0123456789abcdef")
+    digits = "".join(texts)
+    try:
+        return set(map(len, texts)) <= {_HASH_DIGITS} and bytes.fromhex(digits).hex() == digits
+    except ValueError:
+        return False
 
 
 def _is_companion(companion: Companion) -> bool:
