@@ -1,8 +1,9 @@
 """Freeze the disks of VMs: what they hold at one moment, so that the VMs may be started again at once.
 
-All disks are locked first, then each is copied, by sharing blocks where the file system can. Elsewhere it is
-hashed first, which is faster than copying it, and only what the vault does not have is copied. What is read
-from then on is the copies. An image below, a master, is not copied: nobody may write to it.
+All disks are locked first, then each is copied, by sharing blocks where the file system can. Elsewhere one
+that was saved before is hashed first, which is faster than copying it, and only what the vault does not have
+is copied. What is read from then on is the copies. An image below, a master, is not copied: nobody may write
+to it.
 """
 
 from __future__ import annotations
@@ -130,10 +131,21 @@ def _frozen(
     format, noted = chain.top.geometry.format, known is not None
     file = freeze_shared(chain.top.fd, scratch)
     if file is None:
-        known = known or library.hash_chain(chain, parent, progress)
-        without = _ranges(library, chain, known, has)
+        if known is None and _was_stored(library, chain, has):
+            known = library.hash_chain(chain, parent, progress)
+        without = _ranges(library, chain, known, has) if known else ()
         file = freeze(chain.top.fd, scratch, progress, without=without)
     return _Copy(path, format, parent, known, files, file, noted)
+
+
+def _was_stored(library: Library, chain: Chain, has: Has) -> bool:
+    """Whether the vault has of what the image held when it was last looked at: then most is there still."""
+    row = library.catalog.images.at(chain.top.real_path)
+    pages = library.catalog.pages.load_list(row.layer or row.disk) if row else None
+    if pages is None:
+        return False
+    data = DataMap(pages, library.load_page)
+    return any(any(has(run.digests)) for run in data.runs(0, data.count))
 
 
 def _ranges(library: Library, chain: Chain, known: Known, has: Has) -> list[Range]:
