@@ -91,6 +91,10 @@ class Contents:
         self._learn(indexes, lambda pack: pack.name in packs)
 
     def _learn(self, indexes: Iterable[bytes], counts: Callable[[PackIndex], bool]) -> None:
+        self._index.add_all(self._read(indexes, counts))
+
+    def _read(self, indexes: Iterable[bytes], counts: Callable[[PackIndex], bool]) -> Iterator[PackIndex]:
+        """Yield what indexes say of the packs that count."""
         for hash in indexes:
             name = object_name(self.space.tag, Kind.INDEX, hash)
             try:
@@ -98,17 +102,14 @@ class Contents:
             except (DecodeError, VerificationError, NotFoundError) as error:
                 self.damaged.append(Damage(name, str(error)))
                 continue
-            self._add(hash, filter(counts, packs))
+            for pack in filter(counts, packs):
+                self._described.setdefault(pack.name, hash)
+                yield pack
 
     def _listed(self, kind: Kind) -> dict[bytes, int]:
         """Return the sizes of the objects of a kind that the place has, by hash."""
         listed = self.objects.list(f"{self.space.tag}/{kind}/")
         return {named.hash: one.size for one in listed if (named := parse_name(one.name)) is not None}
-
-    def _add(self, index: bytes, packs: Iterable[PackIndex]) -> None:
-        for pack in packs:
-            self._index.add(pack)
-            self._described.setdefault(pack.name, index)
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -321,7 +322,8 @@ class Writer:
         hash = hash_of(data)
         self._behind.wait()
         contents.objects.put(object_name(contents.space.tag, Kind.INDEX, hash), data)
-        contents._add(hash, self._packs)
+        for pack in self._packs:
+            contents._described.setdefault(pack.name, hash)
         self.stored += len(data)
         self._packs = []
 
