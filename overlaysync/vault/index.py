@@ -197,11 +197,15 @@ class Index:
         return True
 
     def _merge(self) -> None:
-        words = np.concatenate([self._words, *self._new_words])
-        spots = np.concatenate([self._spots, *self._new_spots])
-        order = np.argsort(words[:, 0], kind="stable")
-        self._words, self._spots = words[order], spots[order]
-        self._new_words, self._new_spots, self._new_keys = [], [], {}
+        # One after the other, and the old ones let go at once: this is where most memory is taken.
+        self._new_keys = {}
+        self._words = np.concatenate([self._words, *self._new_words])
+        self._new_words = []
+        order = np.argsort(self._words[:, 0], kind="stable").astype(np.uint32)
+        self._words = self._words[order]
+        self._spots = np.concatenate([self._spots, *self._new_spots])
+        self._new_spots = []
+        self._spots = self._spots[order]
 
     def holds(self, keys: Digests) -> NDArray[np.bool_]:
         """Which of ``keys``, shape (count, 32), are known."""
