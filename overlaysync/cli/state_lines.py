@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from overlaysync.cli.common import quoted
@@ -34,8 +34,9 @@ class StatesOfTeam:
     """The states of a team, the oldest first, and which places list each."""
 
     team: str
-    states: tuple[SignedState, ...]
-    at: dict[bytes, list[str]]
+    # Not written out, since asyncio does that with what a task returns.
+    states: tuple[SignedState, ...] = field(repr=False)
+    at: dict[bytes, list[str]] = field(repr=False)
 
 
 async def states_of(

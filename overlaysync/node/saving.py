@@ -99,6 +99,7 @@ class Save:
                 now=now(),
                 progress=self.observer.advance,
                 held=partial(self._hold, vms),
+                has=vault.contents.holds,
             ) as disks:
                 self.observer.end()
                 lineages = {path: self._publish(disk.known) for path, disk in disks.items()}
@@ -167,6 +168,8 @@ class Save:
             public_indexes, public_packs = public.finish()
             indexes, packs = own.finish()
         finally:
+            own.close()
+            public.close()
             self.observer.end()
         before, above = tips(vault.states()), self._highest()
         state = State(

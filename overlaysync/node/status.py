@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.net.boot import boot_hash
@@ -45,7 +45,8 @@ class TeamStatus:
     """
 
     team: str
-    vms: tuple[VmStanding, ...]
+    # Not written out, since asyncio does that with what a task returns.
+    vms: tuple[VmStanding, ...] = field(repr=False)
     never: tuple[str, ...]
     wanted: int
     machines: int

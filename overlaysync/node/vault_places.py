@@ -19,13 +19,15 @@ PEER, ARCHIVE = 1, 2
 async def peer_places(node: Node, reach: Reach, tag: str, *, wait_s: float) -> list[Place]:
     """Return the peers within reach that keep something of a space.
 
+    Where the user names peers, nobody else is waited for once they have answered.
+
     Args:
         node: this one, which is no place to pull from.
         reach: looks for peers.
         tag: of the space.
         wait_s: how long to look.
     """
-    await reach.until(lambda: False, wait_s=wait_s)
+    await reach.until(lambda: _named_answered(reach), wait_s=wait_s)
     views = [view for view in reach.directory.nodes() if view.answered and view.public_key != node.key.public]
     kept = await asyncio.gather(*(_keeps(reach, view, tag) for view in views))
     loop = asyncio.get_running_loop()
@@ -34,6 +36,13 @@ async def peer_places(node: Node, reach: Reach, tag: str, *, wait_s: float) -> l
         for view, keeps in zip(views, kept, strict=True)
         if keeps
     ]
+
+
+def _named_answered(reach: Reach) -> bool:
+    named = list(filter(reach.directory.is_named, reach.directory.views.values()))
+    return 0 < len(reach.directory.named) <= len(named) and all(
+        view.answered or view.problem for view in named
+    )
 
 
 async def _keeps(reach: Reach, view: PeerView, tag: str) -> bool:

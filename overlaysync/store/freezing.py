@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from overlaysync.store.clone import clone_whole
@@ -25,13 +25,39 @@ _RANGE_UNKNOWN = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _UNNAMED_UNKNOWN = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
-def freeze(source: int, directory: Path, progress: Callable[[int], None] = lambda _: None) -> int:
+Range = tuple[int, int]
+"""Of a file: the first byte, and that after the last."""
+
+
+def freeze_shared(source: int, directory: Path) -> int | None:
+    """Return a descriptor of a frozen copy that shares the blocks of the open file ``source``.
+
+    The caller closes it. None where the file system cannot do that: see :func:`freeze`.
+
+    Raises:
+        OverlaysyncError: ``directory`` cannot be written to.
+    """
+    fd = _unnamed(directory)
+    if clone_whole(source, fd):
+        return fd
+    os.close(fd)
+    return None
+
+
+def freeze(
+    source: int,
+    directory: Path,
+    progress: Callable[[int], None] = lambda _: None,
+    *,
+    without: Sequence[Range] = (),
+) -> int:
     """Return a descriptor of a frozen copy of the open file ``source``; the caller closes it.
 
     Args:
         source: nobody may write to it meanwhile.
         directory: where the copy takes room, if it does.
         progress: told of the bytes copied; may end the copying with an exception.
+        without: what of it nobody will read, in order: not copied.
 
     Raises:
         NoSpaceError: there is no room for it.
@@ -40,7 +66,7 @@ def freeze(source: int, directory: Path, progress: Callable[[int], None] = lambd
     fd = _unnamed(directory)
     try:
         if not clone_whole(source, fd):
-            _copy(source, fd, progress)
+            _copy(source, fd, progress, without)
     except OSError as error:
         os.close(fd)
         raise translate(error, f"Cannot copy the image to {directory}", directory=str(directory)) from error
@@ -66,24 +92,37 @@ def _unnamed(directory: Path) -> int:
     return fd
 
 
-def _copy(source: int, target: int, progress: Callable[[int], None]) -> None:
+def _copy(source: int, target: int, progress: Callable[[int], None], without: Sequence[Range]) -> None:
     """Copy what is allocated; holes stay holes."""
-    size, offset = os.fstat(source).st_size, 0
+    size = os.fstat(source).st_size
     os.ftruncate(target, size)
-    while offset < size:
+    # What lies between the parts that are left out.
+    for start, end in zip(
+        [0, *(end for _, end in without)], [*(start for start, _ in without), size], strict=True
+    ):
+        if not _copy_part(source, target, start, min(end, size), progress):
+            return
+
+
+def _copy_part(source: int, target: int, offset: int, stop: int, progress: Callable[[int], None]) -> bool:
+    """Copy what is allocated of a part; False when the file ends in it."""
+    while offset < stop:
         try:
             start = os.lseek(source, offset, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:  # only a hole follows
-                return
+                return False
             raise
-        offset = end = os.lseek(source, start, os.SEEK_HOLE)
+        if start >= stop:
+            return True
+        offset = end = min(stop, os.lseek(source, start, os.SEEK_HOLE))
         while start < end:
             copied = _copy_range(source, target, start, min(_STEP, end - start))
             if not copied:  # cut off meanwhile
-                return
+                return False
             start += copied
             progress(copied)
+    return True
 
 
 def _copy_range(source: int, target: int, start: int, length: int) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError, VerificationError
 from overlaysync.model.digest import Digests, as_digests
 from overlaysync.units import MIB
+from overlaysync.vault.behind import Behind
 from overlaysync.vault.index import Index, PackIndex, Spot, decode_index, encode_index
 from overlaysync.vault.objects import Kind, Objects, get_whole, hash_of, object_name, parse_name
 from overlaysync.vault.pack import HEAD, PACK_MAGIC, PackBuilder, Place, read_record, seal_of, squeeze
@@ -90,6 +91,10 @@ class Contents:
         self._learn(indexes, lambda pack: pack.name in packs)
 
     def _learn(self, indexes: Iterable[bytes], counts: Callable[[PackIndex], bool]) -> None:
+        self._index.add_all(self._read(indexes, counts))
+
+    def _read(self, indexes: Iterable[bytes], counts: Callable[[PackIndex], bool]) -> Iterator[PackIndex]:
+        """Yield what indexes say of the packs that count."""
         for hash in indexes:
             name = object_name(self.space.tag, Kind.INDEX, hash)
             try:
@@ -97,17 +102,14 @@ class Contents:
             except (DecodeError, VerificationError, NotFoundError) as error:
                 self.damaged.append(Damage(name, str(error)))
                 continue
-            self._add(hash, filter(counts, packs))
+            for pack in filter(counts, packs):
+                self._described.setdefault(pack.name, hash)
+                yield pack
 
     def _listed(self, kind: Kind) -> dict[bytes, int]:
         """Return the sizes of the objects of a kind that the place has, by hash."""
         listed = self.objects.list(f"{self.space.tag}/{kind}/")
         return {named.hash: one.size for one in listed if (named := parse_name(one.name)) is not None}
-
-    def _add(self, index: bytes, packs: Iterable[PackIndex]) -> None:
-        for pack in packs:
-            self._index.add(pack)
-            self._described.setdefault(pack.name, index)
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -220,6 +222,8 @@ class Contents:
 class Writer:
     """Adds items to a space: packs are stored when they are full, the index of them in the end.
 
+    A pack is made to last while the next one is put together; an index waits for all that it describes.
+
     Attributes:
         stored: bytes stored so far.
         items: how many items were added.
@@ -229,6 +233,7 @@ class Writer:
         self.stored = 0
         self.items = 0
         self._contents = contents
+        self._behind = Behind(contents.objects)
         self._pending: set[bytes] = set()
         self._packs: list[PackIndex] = []
         self._begin()
@@ -285,10 +290,14 @@ class Writer:
         self.part()
         self._end_index()
 
+    def close(self) -> None:
+        """Return when nothing is being stored any more; for who does not :meth:`finish`."""
+        self._behind.end()
+
     def _end_pack(self) -> None:
         data, hash = self._builder.end()
         contents = self._contents
-        contents.objects.put(object_name(contents.space.tag, Kind.PACK, hash), data)
+        self._behind.put(object_name(contents.space.tag, Kind.PACK, hash), data)
         pack = PackIndex(
             hash,
             len(data),
@@ -311,8 +320,10 @@ class Writer:
         contents = self._contents
         data = encode_index(self._packs, contents.space)
         hash = hash_of(data)
+        self._behind.wait()
         contents.objects.put(object_name(contents.space.tag, Kind.INDEX, hash), data)
-        contents._add(hash, self._packs)
+        for pack in self._packs:
+            contents._described.setdefault(pack.name, hash)
         self.stored += len(data)
         self._packs = []
 

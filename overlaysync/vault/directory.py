@@ -158,14 +158,10 @@ class DirectoryObjects:
 
 
 def _read(fd: int, offset: int, length: int) -> bytes:
-    data = bytearray(length)
-    view, done = memoryview(data), 0
-    while done < length:
-        count = os.preadv(fd, [view[done:]], offset + done)
-        if not count:
-            break
-        done += count
-    return bytes(view[:done])
+    data = os.pread(fd, length, offset)
+    while len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
+        data += more
+    return data
 
 
 def _sync(directory: Path) -> None:

@@ -27,7 +27,7 @@ _RECORD_ENTRY = np.dtype([("offset", "<u4"), ("stored", "<u4"), ("items", "<u4")
 _ITEM_ENTRY = np.dtype([("key", "u1", (DIGEST_SIZE,)), ("length", "<u4")])
 _ALIKE = 64
 """Items with one beginning of their keys that are looked at: only who wants to waste time makes more."""
-_MERGE = 1 << 16
+_MERGE = 1 << 14
 """Items that are held unsorted until they are merged into the sorted ones."""
 
 
@@ -157,10 +157,28 @@ class Index:
     def __len__(self) -> int:
         return len(self._words) + sum(map(len, self._new_words))
 
+    def add_all(self, packs: Iterable[PackIndex]) -> None:
+        """Learn what is in many packs; those that are known are left alone."""
+        for pack in packs:
+            self._append(pack)
+        if self._new_words:
+            self._merge()
+
     def add(self, pack: PackIndex) -> None:
         """Learn what is in a pack; one that is known is left alone."""
-        if pack.name in self._known:
+        if not self._append(pack):
             return
+        words, spots = self._new_words[-1], self._new_spots[-1]
+        keys = map(bytes, words.view(np.uint8).reshape(-1, 16))
+        for key, spot in zip(keys, spots.tolist(), strict=True):
+            self._new_keys.setdefault(key, (spot[0], spot[1], spot[2]))
+        if len(self._new_keys) >= _MERGE:
+            self._merge()
+
+    def _append(self, pack: PackIndex) -> bool:
+        """Note what is in a pack, not to be found yet; False for one that is known."""
+        if pack.name in self._known:
+            return False
         number, first = len(self._names), len(self._records)
         self._names.append(pack.name)
         self._known.add(pack.name)
@@ -176,18 +194,18 @@ class Index:
         words = np.ascontiguousarray(pack.keys).view(np.uint64).reshape(-1, 4)[:, :2]
         self._new_words.append(words.copy())
         self._new_spots.append(spots)
-        keys = map(bytes, np.ascontiguousarray(words).view(np.uint8).reshape(-1, 16))
-        for key, spot in zip(keys, spots.tolist(), strict=True):
-            self._new_keys.setdefault(key, (spot[0], spot[1], spot[2]))
-        if len(self._new_keys) >= _MERGE:
-            self._merge()
+        return True
 
     def _merge(self) -> None:
-        words = np.concatenate([self._words, *self._new_words])
-        spots = np.concatenate([self._spots, *self._new_spots])
-        order = np.argsort(words[:, 0], kind="stable")
-        self._words, self._spots = words[order], spots[order]
-        self._new_words, self._new_spots, self._new_keys = [], [], {}
+        # One after the other, and the old ones let go at once: this is where most memory is taken.
+        self._new_keys = {}
+        self._words = np.concatenate([self._words, *self._new_words])
+        self._new_words = []
+        order = np.argsort(self._words[:, 0], kind="stable").astype(np.uint32)
+        self._words = self._words[order]
+        self._spots = np.concatenate([self._spots, *self._new_spots])
+        self._new_spots = []
+        self._spots = self._spots[order]
 
     def holds(self, keys: Digests) -> NDArray[np.bool_]:
         """Which of ``keys``, shape (count, 32), are known."""
@@ -246,6 +264,5 @@ class Index:
 def merged(packs: Iterable[PackIndex]) -> Index:
     """Return the index of all of ``packs``."""
     index = Index()
-    for pack in packs:
-        index.add(pack)
+    index.add_all(packs)
     return index

@@ -34,6 +34,8 @@ class Kind(StrEnum):
     HEAD = "heads"
 
 
+_KINDS = {str(kind): kind for kind in Kind}
+
 LIMITS = {Kind.PACK: 64 * MIB, Kind.INDEX: 64 * MIB, Kind.STATE: 4 * MIB, Kind.HEAD: 64 * MIB}
 """Bytes that an object can have."""
 
@@ -112,9 +114,9 @@ def parse_name(name: str) -> Named | None:
         if not _HASH.fullmatch(node) or not _COUNTER.fullmatch(counter):
             return None
         return Named(tag, Kind.HEAD, bytes.fromhex(node), int(counter))
-    if kind not in list(Kind) or not _HASH.fullmatch(last):
+    if kind not in _KINDS or not _HASH.fullmatch(last):
         return None
-    return Named(tag, Kind(kind), bytes.fromhex(last))
+    return Named(tag, _KINDS[kind], bytes.fromhex(last))
 
 
 def get_whole(objects: Objects, name: str) -> bytes:

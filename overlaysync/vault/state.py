@@ -7,7 +7,7 @@ of packs. It is canonical JSON, signed, and sealed as a whole. Exact bytes: docs
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -35,7 +35,7 @@ MAX_TEXT = 200
 MAX_NUMBER = (1 << 31) - 1
 
 _KEY_SIZE, _SIGNATURE_SIZE = 32, 64
-_HASH = re.compile(r"[0-9a-f]{64}")
+_HASH_DIGITS = 64
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _LABEL_LIMIT = 160
 _MAX_PARTS = 8
@@ -63,7 +63,7 @@ Verify: TypeAlias = Callable[[bytes, bytes, bytes], bool]
 """Whether (public key, signature, message) fit each other."""
 
 
-class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """One disk of a VM.
 
     Attributes:
@@ -77,7 +77,7 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     below: tuple[str, ...] = ()
 
 
-class Companion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Companion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """A small file that a VM needs beside its disks.
 
     Attributes:
@@ -93,14 +93,14 @@ class Companion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     parts: tuple[str, ...] = ()
 
 
-class LeftOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LeftOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """A file of a VM that was not saved, and why."""
 
     file: str
     why: str
 
 
-class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """One VM as it was.
 
     Attributes:
@@ -119,7 +119,7 @@ class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     left_out: tuple[LeftOut, ...] = ()
 
 
-class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """What is signed.
 
     Attributes:
@@ -231,7 +231,7 @@ def _check(state: State) -> None:
         "by": len(state.by) <= _LABEL_LIMIT,
         "note": len(state.note) <= MAX_TEXT,
         "vms": 0 < len(names) <= MAX_VMS and names == sorted(set(names)),
-        "hashes": all(map(_HASH.fullmatch, hashes)),
+        "hashes": _are_hashes(hashes),
     }
     wrong = next((field for field, good in checks.items() if not good), "")
     wrong = wrong or next((problem for vm in state.vms if (problem := _problem(vm))), "")
@@ -252,9 +252,18 @@ def _problem(vm: SavedVm) -> str:
         "left_out": len(vm.left_out) <= MAX_FILES
         and all(len(one.file) <= MAX_TEXT and len(one.why) <= MAX_TEXT for one in vm.left_out),
         "files": len({file.casefold() for file in files}) == len(files),
-        "ids": all(map(_HASH.fullmatch, ids)),
+        "ids": _are_hashes(ids),
     }
     return next((f"{field} of a VM" for field, good in checks.items() if not good), "")
+
+
+def _are_hashes(texts: Sequence[str]) -> bool:
+    """Whether each is a hash in hexadecimal; looked at together, since a state can name hundreds."""
+    digits = "".join(texts)
+    try:
+        return set(map(len, texts)) <= {_HASH_DIGITS} and bytes.fromhex(digits).hex() == digits
+    except ValueError:
+        return False
 
 
 def _is_companion(companion: Companion) -> bool:
@@ -263,7 +272,7 @@ def _is_companion(companion: Companion) -> bool:
         is_inner_path(companion.file)
         and 0 <= companion.size <= MAX_COMPANION
         and len(companion.parts) == parts
-        and all(map(_HASH.fullmatch, companion.parts))
+        and _are_hashes(companion.parts)
     )
 
 

@@ -1,4 +1,6 @@
-"""Runs the benchmarks: ``scripts/bench --help``; a room of hosts: ``scripts/bench swarm --help``."""
+"""Runs the benchmarks: ``scripts/bench --help``; a room of hosts: ``scripts/bench swarm --help``;
+the vault: ``scripts/bench vault --help``.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,10 @@ def main(words: list[str]) -> int:
         from benchmarks import swarm
 
         return swarm.main(ROOT, words[1:])
+    if words[:1] == ["vault"]:
+        from benchmarks import vault
+
+        return vault.main(ROOT, words[1:])
     options = parse(words)
     chosen = [row for row in rows.ALL if not options.rows or row.number in options.rows]
     size = 128 * MIB if options.quick else 4 * GIB

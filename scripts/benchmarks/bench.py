@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -128,9 +128,9 @@ class Bench:
         empty = ("OVERLAYSYNC_PEERS", "PYTHONDONTWRITEBYTECODE")
         return dict.fromkeys(empty, "") | {"OVERLAYSYNC_HOME": str(home)}
 
-    def command(self, *words: str | Path, home: Path) -> Done:
-        """``overlaysync WORDS --json``."""
-        return run([*OVERLAYSYNC, *words, "--json", "--quiet"], self.env(home))
+    def command(self, *words: str | Path, home: Path, good: Collection[int] = (0,)) -> Done:
+        """``overlaysync WORDS --json``; it must end with one of the exit codes ``good``."""
+        return run([*OVERLAYSYNC, *words, "--json", "--quiet"], self.env(home), good=good)
 
     def worker(self, name: str, *words: str | Path) -> float:
         """Seconds a worker says it took."""

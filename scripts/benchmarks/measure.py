@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +49,13 @@ class Done:
         return json.loads(self.stdout)
 
 
-def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None, stdin: str = "") -> Done:
-    """Run ``command`` to its end.
+def run(
+    command: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    good: Collection[int] = (0,),
+) -> Done:
+    """Run ``command`` to its end, which is to be with one of the exit codes ``good``.
 
     Raises:
         CannotMeasureError: it failed, or there is no such program.
@@ -85,7 +90,7 @@ def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None, std
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         reader.join()
-    if process.returncode:
+    if process.returncode not in good:
         raise CannotMeasureError(f"{_name(words)} failed: {last_line(errors[0] or output)}")
     return Done(seconds, usage.ru_maxrss * 1024, output)
 

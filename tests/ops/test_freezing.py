@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from overlaysync.errors import BaseImageError, InUseError
+from overlaysync.model.datamap import DataMap
+from overlaysync.model.pages import PageList
 from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
 from overlaysync.units import CHUNK, MIB
 from tests import images
@@ -82,6 +84,43 @@ def test_nobody_can_write_at_the_moment_that_is_kept(world: World, overlay: Path
     with freezing(world, [overlay, other], scratch, held) as disks:
         assert set(disks) == {str(overlay), str(other)}
     assert refused == [overlay, other]
+
+
+def test_what_the_vault_has_is_not_copied(
+    world: World, overlay: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where blocks cannot be shared; what is new is all there."""
+    monkeypatch.setattr("overlaysync.store.freezing.clone_whole", lambda source, target: False)
+    with freezing(world, [overlay], scratch) as disks:
+        before = disks[str(overlay)]
+        whole = guest(world, before)
+        pages = before.known.content
+    old = {digest.tobytes() for digest in units(world, pages)}
+    images.draw(overlay, "--N-")
+    copied: list[int] = []
+    with frozen(
+        world.library,
+        [str(overlay)],
+        scratch,
+        now=NOW,
+        progress=copied.append,
+        has=lambda digests: [digest.tobytes() in old for digest in digests],
+    ) as disks:
+        disk = disks[str(overlay)]
+        new = [digest.tobytes() in old for digest in units(world, disk.known.content)].index(False)
+        held, now = guest(world, disk), images.content(overlay)
+        assert now != whole
+        unit = disk.known.content.unit
+        at = next(run for run in DataMap(disk.known.content, world.library.load_page).runs(0, new + 1)).units[
+            new
+        ]
+        assert held[int(at) * unit : int(at + 1) * unit] == now[int(at) * unit : int(at + 1) * unit]
+        assert os.fstat(disk.file).st_blocks * 512 < overlay.stat().st_blocks * 512
+
+
+def units(world: World, pages: PageList):
+    data = DataMap(pages, world.library.load_page)
+    return [digest for run in data.runs(0, data.count) for digest in run.digests]
 
 
 @pytest.mark.red_without("D5", "the locks of QEMU are not looked at")

@@ -66,6 +66,22 @@ def test_it_shows_what_the_file_held(tmp_path: Path, scratch: Path) -> None:
         assert os.listdir(scratch) == [] and os.fstat(fd).st_nlink == 0
 
 
+def test_what_nobody_will_read_is_not_copied(tmp_path: Path, scratch: Path) -> None:
+    source = tmp_path / "image"
+    source.write_bytes(b"A" * MIB + b"B" * MIB + b"C" * MIB + b"D" * MIB)
+    advanced: list[int] = []
+    with open(source, "rb") as file:
+        fd = freeze(file.fileno(), scratch, advanced.append, without=[(MIB, 2 * MIB), (3 * MIB, 4 * MIB)])
+    try:
+        held = content(fd)
+        assert len(held) == 4 * MIB
+        assert (held[:MIB], held[2 * MIB : 3 * MIB]) == (b"A" * MIB, b"C" * MIB)
+        if advanced:  # where blocks are shared all of it is there
+            assert sum(advanced) == 2 * MIB and held.count(0) == 2 * MIB
+    finally:
+        os.close(fd)
+
+
 @pytest.mark.parametrize("size", [0, 1, 4097])
 def test_small_files(tmp_path: Path, scratch: Path, size: int) -> None:
     source = tmp_path / "image"

@@ -1,25 +1,35 @@
 """Freeze the disks of VMs: what they hold at one moment, so that the VMs may be started again at once.
 
-All disks are locked first, then each is copied, by sharing blocks where the file system can. What is read
-from then on is the copies. An image below, a master, is not copied: nobody may write to it.
+All disks are locked first, then each is copied, by sharing blocks where the file system can. Elsewhere one
+that was saved before is hashed first, which is faster than copying it, and only what the vault does not have
+is copied. What is read from then on is the copies. An image below, a master, is not copied: nobody may write
+to it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from overlaysync.errors import InUseError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
+from overlaysync.model.datamap import DataMap
+from overlaysync.model.digest import Digests, Kind
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.known import Known
 from overlaysync.ops.library import Library
-from overlaysync.store.freezing import freeze
+from overlaysync.ops.recovery.saving import stretches
+from overlaysync.store.freezing import Range, freeze, freeze_shared
+
+Has = Callable[[Digests], Sequence[bool]]
+"""Which of some units are in the vault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,8 @@ class _Copy:
     known: Known | None
     files: tuple[Fingerprint, ...]
     file: int
+    noted: bool
+    """Whether the content was known before."""
 
 
 @contextmanager
@@ -60,6 +72,7 @@ def frozen(
     now: float,
     progress: Progress,
     held: Callable[[], None] = lambda: None,
+    has: Has = lambda digests: [False] * len(digests),
 ) -> Iterator[dict[str, FrozenDisk]]:
     """Yield the frozen disks, by path; their copies are gone when the block ends.
 
@@ -70,6 +83,7 @@ def frozen(
         now: seconds since 1970.
         progress: told of the bytes copied and hashed; may end it with an exception.
         held: called at the moment that the copies show, while nobody can write to the disks.
+        has: tells which units nobody will read from the copies.
 
     Raises:
         InUseError: a VM writes to one of them, or writes to one meanwhile.
@@ -82,7 +96,7 @@ def frozen(
             chains = {path: locks.enter_context(library.open_quiet(path)) for path in paths}
             copies = []
             for path, chain in chains.items():
-                copy = _frozen(library, path, chain, masters[path], scratch, progress)
+                copy = _frozen(library, path, chain, masters[path], scratch, progress, has)
                 files.callback(os.close, copy.file)
                 copies.append(copy)
             for copy in copies:
@@ -100,7 +114,13 @@ def _master(library: Library, path: str, now: float, progress: Progress) -> Know
 
 
 def _frozen(
-    library: Library, path: str, chain: Chain, parent: Known | None, scratch: Path, progress: Progress
+    library: Library,
+    path: str,
+    chain: Chain,
+    parent: Known | None,
+    scratch: Path,
+    progress: Progress,
+    has: Has,
 ) -> _Copy:
     files = chain.fingerprints()
     if parent is not None:
@@ -108,16 +128,62 @@ def _frozen(
             raise _written(parent.path)
         library.masters.check_below(chain, parent)
     known = library.cached(chain, parent)
-    format = chain.top.geometry.format
-    return _Copy(path, format, parent, known, files, freeze(chain.top.fd, scratch, progress))
+    format, noted = chain.top.geometry.format, known is not None
+    file = freeze_shared(chain.top.fd, scratch)
+    if file is None:
+        if known is None and _was_stored(library, chain, has):
+            known = library.hash_chain(chain, parent, progress)
+        without = _ranges(library, chain, known, has) if known else ()
+        file = freeze(chain.top.fd, scratch, progress, without=without)
+    return _Copy(path, format, parent, known, files, file, noted)
+
+
+def _was_stored(library: Library, chain: Chain, has: Has) -> bool:
+    """Whether the vault has of what the image held when it was last looked at: then most is there still."""
+    row = library.catalog.images.at(chain.top.real_path)
+    pages = library.catalog.pages.load_list(row.layer or row.disk) if row else None
+    if pages is None:
+        return False
+    data = DataMap(pages, library.load_page)
+    return any(any(has(run.digests)) for run in data.runs(0, data.count))
+
+
+def _ranges(library: Library, chain: Chain, known: Known, has: Has) -> list[Range]:
+    """Return where in the file the units lie that the vault has, in order."""
+    data = DataMap(known.content, library.load_page)
+    unit, size = data.pages.unit, known.content.virtual_size
+    found: list[Range] = []
+    for run in data.runs(0, data.count):
+        units = run.units[np.flatnonzero(has(run.digests))]
+        for low, high in stretches(units):
+            offset, end = int(units[low]) * unit, min(size, (int(units[high - 1]) + 1) * unit)
+            found += (
+                (extent.host, extent.host + extent.length)
+                for extent in chain.top.extents(offset, end - offset)
+                if extent.kind is Kind.DATA and not extent.stored
+            )
+    return _joined(found)
+
+
+def _joined(ranges: Iterable[Range]) -> list[Range]:
+    """Return ranges in order, those that touch or overlap as one."""
+    joined: list[Range] = []
+    for start, end in sorted(ranges):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _known(library: Library, copy: _Copy, now: float, progress: Progress) -> Known:
     """Return the content of a copy, as that of its image; noted, if the image is still as it was."""
-    if copy.known is not None:
-        return copy.known
-    with library.open(copy.path, copy.format, file=os.dup(copy.file)) as chain:
-        known = replace(library.hash_chain(chain, copy.parent, progress), files=copy.files)
+    known = copy.known
+    if known is not None and copy.noted:
+        return known
+    if known is None:
+        with library.open(copy.path, copy.format, file=os.dup(copy.file)) as chain:
+            known = replace(library.hash_chain(chain, copy.parent, progress), files=copy.files)
     library.keep_content(known)
     with suppress(InUseError):  # the VM has begun again: its file is no longer this
         library.confirm(known, now=now)

@@ -98,6 +98,10 @@ class Saver:
         self.keys.append(keys)
         return tuple(key.tobytes().hex() for key in keys)
 
+    def close(self) -> None:
+        """End what is under way, also when what was put is not finished."""
+        self._writer.close()
+
     def finish(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Store what is left; returns (indexes, packs) that all that was put needs, in hexadecimal."""
         self._writer.finish()
@@ -172,7 +176,7 @@ class _Reader:
         """
         buffer = memoryview(bytearray(sum(batch.lengths)))
         unit, at = self.pages.unit, 0
-        for low, high in _stretches(batch.units):
+        for low, high in stretches(batch.units):
             length = sum(batch.lengths[low:high])
             self.chain.read_into(int(batch.units[low]) * unit, buffer[at : at + length])
             at += length
@@ -185,7 +189,8 @@ class _Reader:
         return batch, squeeze([buffer])
 
 
-def _stretches(units: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """(first, end) of the rows of consecutive units."""
+def stretches(units: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield (first, end) of the rows of consecutive units."""
     breaks = (np.flatnonzero(np.diff(units) != 1) + 1).tolist()
-    yield from zip([0, *breaks], [*breaks, len(units)], strict=True)
+    if len(units):
+        yield from zip([0, *breaks], [*breaks, len(units)], strict=True)
