@@ -89,9 +89,10 @@ def numbers(home: Path) -> set[int]:
 
 
 def temporaries(place: Place) -> list[str]:
-    """Files that only a command under way has a use for."""
+    """Files that only a command under way has a use for; that of a node key, made once, is not looked for."""
     hidden = [*place.images.rglob(".*"), *(place.home / "vault").rglob(".*"), *place.home.glob(".*")]
-    return sorted(path.name for path in hidden if path.name not in _OURS and path.is_file())
+    ours = (*_OURS, *(path.name for path in place.home.glob(".node.key.*")))
+    return sorted(path.name for path in hidden if path.name not in ours and path.is_file())
 
 
 class VaultStage:
