@@ -33,7 +33,7 @@ LIMITS = {"packs": 64 * MIB, "indexes": 64 * MIB, "states": 4 * MIB, "heads": 64
 PACK, INDEX, STATE, HEAD = b"OSVP", b"OSVI", b"OSVS", b"OSVH"
 
 STATE_MEMBERS = (
-    *("v", "team", "number", "follows", "counter", "saved", "by", "note", "vms"),
+    *("v", "team", "number", "follows", "seen", "counter", "saved", "by", "note", "vms"),
     *("indexes", "packs", "public_indexes", "public_packs"),
 )
 VM_MEMBERS = ("name", "at", "consistency", "disks", "companions", "left_out")
@@ -267,6 +267,10 @@ def read_state(data: bytes, space: Space) -> dict[str, Any]:
     expect(1 <= members["number"] < 1 << 31, "number")
     expect((members["number"] == 1) == (not members["follows"]), "number")
     expect(len(members["follows"]) <= 64, "follows")
+    nodes = [node for node, _ in members["seen"]]
+    expect(nodes == sorted(set(nodes)) and len(nodes) <= 1024, "seen")
+    expect(all(re.fullmatch("[0-9a-f]{64}", node) for node in nodes), "seen")
+    expect(all(1 <= counter < 10**12 for _, counter in members["seen"]), "seen")
     expect(1 <= members["counter"] < 10**12, "counter")
     expect(_TIME.fullmatch(members["saved"]) is not None, "saved")
     return members
@@ -505,6 +509,7 @@ def cases() -> list[dict[str, Any]]:
         "team": "équipe_2",
         "number": 1,
         "follows": [],
+        "seen": [],
         "counter": 1,
         "saved": "2026-01-31T12:00:00Z",
         "by": "ann@lab-07-abc234",
@@ -520,6 +525,7 @@ def cases() -> list[dict[str, Any]]:
         "number": 2147483647,
         "counter": 10**12 - 1,
         "follows": [first["object_name"][-64:]],
+        "seen": [["0b" * 32, 10**12 - 1], ["e7" * 32, 1]],
         "note": "",
     }
     second = state_case("a state that follows one", team, "d4" * 32, seed, later)

@@ -104,7 +104,8 @@ class Output:
         self.end()
         if self.json:
             if not self._printed:
-                self.result({"error": fields})
+                self._printed = True
+                streams.put(sys.stdout, f"{json.dumps({'error': fields}, indent=2)}\n")
             streams.show(f"{json.dumps({'error': fields})}\n")
             return
         text = _safe(f"✗ {text}")

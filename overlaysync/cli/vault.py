@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -9,8 +10,10 @@ import typer
 from overlaysync.cli.commands import App
 from overlaysync.cli.common import open_node
 from overlaysync.cli.output import output_of
-from overlaysync.errors import BrokenOffError, VerificationError
+from overlaysync.errors import BrokenOffError, InUseError, NotAllowedError, VerificationError
 from overlaysync.node.node import now
+from overlaysync.ops.recovery.caring import note_damaged
+from overlaysync.ops.recovery.checking import Checked
 from overlaysync.ops.recovery.checking import check as check_vault
 from overlaysync.ops.recovery.cleaning import clean, listed
 from overlaysync.ops.recovery.lock import only_writer
@@ -47,6 +50,7 @@ def check(
             raise BrokenOffError("interrupted; nothing was changed") from None
         finally:
             output.end()
+        _note(objects, found)
     document = {
         "objects": found.objects,
         "read": found.read,
@@ -66,6 +70,13 @@ def check(
             why=hit,
             hint="to fetch them again from a machine that has them: overlaysync keep TEAM --once",
         )
+
+
+def _note(objects: DirectoryObjects, found: Checked) -> None:
+    """Note what is damaged, so that it is fetched again by who keeps; where nobody writes just now."""
+    if found.damaged:
+        with suppress(InUseError, NotAllowedError), only_writer(objects.root):
+            note_damaged(objects, (one.name for one in found.damaged))
 
 
 def gc(

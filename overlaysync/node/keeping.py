@@ -9,44 +9,46 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from time import monotonic
 
-from overlaysync.errors import DecodeError, InUseError, OverlaysyncError
-from overlaysync.model.names import one_field
+from overlaysync.errors import InUseError, OverlaysyncError
 from overlaysync.net.boot import boot_hash
 from overlaysync.net.faults import Faults
-from overlaysync.net.vault_wire import NONCE_SIZE, VaultOffer, proof_of
-from overlaysync.node.node import Node, now, timestamp
+from overlaysync.net.vault_wire import NONCE_SIZE, proof_of
+from overlaysync.node.claims import Claims, Group, Peer
+from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
-from overlaysync.node.peer_objects import PeerObjects
 from overlaysync.node.reach import Reach
-from overlaysync.node.views import PeerView
-from overlaysync.ops.recovery.caring import Reader, heal, missing_objects
+from overlaysync.ops.recovery.budget import BudgetError, Limited, used_by, used_by_others
+from overlaysync.ops.recovery.caring import Reader, heal, lacking_objects
 from overlaysync.ops.recovery.cleaning import clean
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.placement import Kept, count_hosts, place_of
-from overlaysync.ops.recovery.possession import question
+from overlaysync.ops.recovery.possession import question, try_pack
 from overlaysync.ops.recovery.pulling import Place, Pull
 from overlaysync.ops.recovery.vaults import drop_older, read_heads, space_of
 from overlaysync.store.copies import Copy
 from overlaysync.store.keeping import KeptTeam, load_keeping
-from overlaysync.trust.keys import node_id, verify
+from overlaysync.trust.keys import node_id
 from overlaysync.units import format_size
 from overlaysync.vault.directory import DirectoryObjects
-from overlaysync.vault.head import SignedHead, decode_head
-from overlaysync.vault.objects import Objects, get_whole, head_name, head_prefix, parse_name
+from overlaysync.vault.head import SignedHead
+from overlaysync.vault.objects import head_prefix, parse_name
 from overlaysync.vault.spaces import PUBLIC, Space
 
 ROUND_S = 15.0
 """How often others are looked at; somewhat more or less, so that not all machines do it at once."""
 _STEP_S = 30.0
 """How much longer, at most, each later machine in the order waits before it takes something."""
+_STEP_IN_S = 3600.0
+"""How much longer each machine waits that is not among the next: others may be pulling for a while."""
 _PROVE_S = 6 * 3600.0
 """After so long a holder is asked for another proof."""
-_AT_ONCE = 8
-"""Peers asked at once."""
+_NO_LIMIT = 1 << 62
+_NO_HEAD = "lists what there is not"
 _CLEAN_S = 86400.0
 """How often what nothing needs is looked for."""
 
@@ -59,39 +61,23 @@ def kept_by(node: Node) -> Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class _Peer:
-    """A peer with a vault."""
-
-    view: PeerView
-    offer: VaultOffer
-    objects: PeerObjects
-
-    @property
-    def label(self) -> str:
-        return one_field(self.view.label) or str(self.view.address)
-
-    @property
-    def host(self) -> frozenset[object]:
-        """What tells its machine: its boot, and its address."""
-        return frozenset(filter(None, (self.view.boot, self.view.address.host)))
-
-
-@dataclass(slots=True)
-class _Group:
-    """What one node has saved in one space, as the peers list it.
+class Clock:
+    """What a keeper reads the time from.
 
     Attributes:
-        tag, node: the space, and the public key of the node.
-        counter: of its newest head that somebody lists.
-        holders: peers that list that one.
-        lacking: peers that keep the space and do not.
+        ticks: seconds that never go back.
+        now: seconds since 1970.
     """
 
-    tag: str
-    node: bytes
-    counter: int
-    holders: list[_Peer] = field(default_factory=list)
-    lacking: list[_Peer] = field(default_factory=list)
+    ticks: Callable[[], float] = monotonic
+    now: Callable[[], float] = now
+
+    def timestamp(self, *, ago_s: float = 0.0) -> str:
+        """Return the present time, or a time ago, ISO 8601 UTC."""
+        return datetime.fromtimestamp(self.now() - ago_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+SYSTEM = Clock()
 
 
 class Keeper:
@@ -102,20 +88,25 @@ class Keeper:
         reach: knows the peers.
         observer: is told what was taken.
         faults: unexpected exceptions go there.
+        clock: tells the time.
     """
 
-    def __init__(self, node: Node, reach: Reach, observer: Observer, faults: Faults) -> None:
+    def __init__(
+        self, node: Node, reach: Reach, observer: Observer, faults: Faults, *, clock: Clock = SYSTEM
+    ) -> None:
         self._node = node
         self._reach = reach
         self._observer = observer
         self._faults = faults
+        self._clock = clock
         self._objects = DirectoryObjects(node.home.vault)
+        self._claims = Claims(reach, node.key.public, self._objects, self._tell_once)
         self._boot = boot_hash()
-        self._due: dict[tuple[str, bytes, int], float] = {}
+        self._lacking_since: dict[tuple[str, bytes, int], float] = {}
         self._told: set[str] = set()
         self._reader = Reader(self._objects)
-        self._read_at = monotonic()
-        self._cleaned_at = -_CLEAN_S
+        self._read_at = self._clock.ticks()
+        self._cleaned_at = self._read_at - _CLEAN_S
 
     async def run(self) -> None:
         """Keep for ever."""
@@ -134,10 +125,10 @@ class Keeper:
         Returns:
             How many machines with a vault there are, this one included.
         """
-        peers = await self._peers()
+        peers = await self._claims.peers()
         for team in self._node.teams.values():
             space = space_of(team)
-            groups = await self._groups(space.tag, peers)
+            groups = await self._claims.groups(space.tag, space, peers)
             await self._note(groups)
             await self._prove(space.tag, space, groups)
         return 1 + count_hosts([peer.host for peer in peers])
@@ -146,11 +137,11 @@ class Keeper:
         """Look at all peers once, and take what is due; returns how many heads were taken."""
         keeping = load_keeping(self._node.home.keeping)
         own = {space_of(team).tag: (space_of(team), name) for name, team in self._node.teams.items()}
-        peers = await self._peers()
+        peers = await self._claims.peers()
         taken = 0
         for tag in sorted({tag for peer in peers for tag in peer.offer.spaces} - {PUBLIC.tag}):
             space, name = own.get(tag, (None, ""))
-            groups = await self._groups(tag, peers)
+            groups = await self._claims.groups(tag, space, peers)
             await self._note(groups)
             others = KeptTeam(budget=keeping.others) if keeping.others else None
             settings = keeping.teams.get(name) if space else others
@@ -161,105 +152,60 @@ class Keeper:
         await asyncio.to_thread(self._care, peers)
         return taken
 
-    # -- looking ---------------------------------------------------------------------------------------
-
-    async def _peers(self) -> list[_Peer]:
-        views = [
-            view
-            for view in self._reach.directory.nodes()
-            if view.public_key != self._node.key.public and not view.problem
-        ]
-        places = asyncio.Semaphore(_AT_ONCE)
-        loop = asyncio.get_running_loop()
-
-        async def ask(view: PeerView) -> _Peer | None:
-            async with places:
-                try:
-                    offer = await self._reach.client.vault(view.address)
-                except OverlaysyncError:
-                    return None
-            return _Peer(view, offer, PeerObjects(self._reach.client, view.address, loop))
-
-        found = await asyncio.gather(*map(ask, views))
-        return [peer for peer in found if peer is not None]
-
-    async def _groups(self, tag: str, peers: Sequence[_Peer]) -> list[_Group]:
-        """Return what the peers list of a space."""
-        listed: list[tuple[_Peer, dict[bytes, int]]] = []
-        for peer in peers:
-            counters: dict[bytes, int] = {}
-            if tag in peer.offer.spaces:
-                try:
-                    for stored in await self._reach.client.vault_heads(peer.view.address, tag):
-                        named = parse_name(stored.name)
-                        assert named is not None, "checked when it was decoded"
-                        counters[named.hash] = max(named.counter, counters.get(named.hash, 0))
-                except OverlaysyncError:
-                    continue
-            listed.append((peer, counters))
-        groups: dict[bytes, _Group] = {}
-        for _, counters in listed:
-            for node, counter in counters.items():
-                group = groups.setdefault(node, _Group(tag, node, counter))
-                group.counter = max(group.counter, counter)
-        for peer, counters in listed:
-            for node, group in groups.items():
-                if counters.get(node, 0) == group.counter:
-                    group.holders.append(peer)
-                elif tag in peer.offer.keeps or peer.offer.others:
-                    group.lacking.append(peer)
-        return list(groups.values())
-
     # -- taking ----------------------------------------------------------------------------------------
 
-    async def _consider(self, group: _Group, space: Space | None, settings: KeptTeam) -> int:
+    async def _consider(self, group: Group, space: Space | None, settings: KeptTeam) -> int:
         """Take what is new in a group, if it is this node's turn."""
         if await asyncio.to_thread(self._counter, group) >= group.counter:
             return 0
-        hosts = count_hosts([peer.host for peer in group.holders])
-        missing = settings.copies - hosts
-        place = place_of(
-            self._node.key.public, group.tag, group.node, (peer.view.public_key for peer in group.lacking)
-        )
-        if missing <= 0 or place >= missing:
-            return 0
+        place = place_of(self._node.key.public, group.tag, group.node, (peer.key for peer in group.lacking))
+        missing = await self._missing(group, space, settings.copies, place)
         key = group.tag, group.node, group.counter
-        due = self._due.setdefault(key, monotonic() + place * _STEP_S * random.random())
-        if monotonic() < due:
+        if missing <= 0:
+            self._lacking_since.pop(key, None)
             return 0
-        del self._due[key]
-        head = await asyncio.to_thread(self._verified_head, group, space)
+        since = self._lacking_since.setdefault(key, self._clock.ticks())
+        # Who is not among the next takes it all the same when these do not: they have no room, or fail.
+        wait_s = place * _STEP_S if place < missing else (place - missing + 1) * _STEP_IN_S
+        if self._clock.ticks() - since < wait_s:
+            return 0
+        head = await asyncio.to_thread(self._claims.head, group, space)
         return 0 if head is None else await asyncio.to_thread(self._take, head, group, space, settings)
 
-    def _counter(self, group: _Group) -> int:
+    async def _missing(self, group: Group, space: Space | None, copies: int, place: int) -> int:
+        """Return how many copies are missing; who would be the next to take one tries the others first."""
+        missing = copies - count_hosts([peer.host for peer in await self._believed(group)])
+        if missing <= 0 and place < copies:
+            await self._try_holders(group, space)
+            missing = copies - count_hosts([peer.host for peer in await self._believed(group)])
+        return missing
+
+    async def _believed(self, group: Group) -> list[Peer]:
+        """Return the holders that did not fail when they were last asked to show that they have it."""
+        noted = await asyncio.to_thread(self._node.catalog.copies.seen, group.tag)
+        failed = {copy.holder for copy in noted if copy.head == group.node and copy.problem}
+        return [peer for peer in group.holders if peer.key not in failed]
+
+    def _counter(self, group: Group) -> int:
         """Return the counter of the newest head of a group that is here; 0 for none."""
         names = [stored.name for stored in self._objects.list(head_prefix(group.tag, group.node))]
         return max((named.counter for name in names if (named := parse_name(name))), default=0)
 
-    def _verified_head(self, group: _Group, space: Space | None) -> SignedHead | None:
-        name = head_name(group.tag, group.node, group.counter)
-        for peer in group.holders:
-            try:
-                head = decode_head(get_whole(peer.objects, name), verify, space)
-                if head.head.name != name or (space is not None and not head.vouched):
-                    raise DecodeError("it is not what it is called, or no member made it")
-                return head
-            except OverlaysyncError as error:
-                self._tell_once(f"{peer.label} lists a head that cannot be used: {error}")
-        return None
-
-    def _take(self, head: SignedHead, group: _Group, space: Space | None, settings: KeptTeam) -> int:
+    def _take(self, head: SignedHead, group: Group, space: Space | None, settings: KeptTeam) -> int:
         names = head.head.names(PUBLIC.tag)
-        here = sum(self._objects.size(name) or 0 for name in names)
-        if settings.budget and self._used(space) + head.head.size - here > settings.budget:
-            self._tell_once(
-                f"Not kept: {self._what(group, space)} takes {format_size(head.head.size)}, and the budget "
-                f"is {format_size(settings.budget)}; for more: overlaysync keep --budget SIZE"
-            )
-            return 0
-        places = [Place(peer.label, peer.objects) for peer in group.holders]
         with only_writer(self._node.home.vault):
-            missing = Pull(places, self._objects).run(names)
+            room = settings.budget - self._used(space) if settings.budget else _NO_LIMIT
+            here = sum(self._objects.size(name) or 0 for name in names)
+            if head.head.size - here + len(head.data) > room:
+                self._tell_small(head, group, space, settings)
+                return 0
+            places = [Place(peer.label, peer.objects) for peer in group.holders]
+            target = Limited(self._objects, room - len(head.data))
+            try:
+                missing = Pull(places, target).run(names)
+            except BudgetError:
+                self._tell_small(head, group, space, settings)
+                return 0
             if missing:
                 self._tell_once(
                     f"Not kept yet: {self._what(group, space)}: {len(missing)} objects could not be had"
@@ -278,36 +224,43 @@ class Keeper:
                     self._node.key.public,
                     self._node.label,
                     self._boot,
-                    timestamp(),
+                    self._clock.timestamp(),
                 )
             ],
         )
         return 1
 
-    def _used(self, space: Space | None) -> int:
-        """Return the bytes that are kept here in one space, or for others."""
-        own = {space_of(team).tag for team in self._node.teams.values()} | {PUBLIC.tag}
-        tags = [space.tag] if space else [tag for tag in _tags(self._objects) if tag not in own]
-        return sum(stored.size for tag in tags for stored in self._objects.list(f"{tag}/"))
+    def _tell_small(self, head: SignedHead, group: Group, space: Space | None, settings: KeptTeam) -> None:
+        self._tell_once(
+            f"Not kept: {self._what(group, space)} takes {format_size(head.head.size)}, and the budget "
+            f"is {format_size(settings.budget)}; for more: overlaysync keep --budget SIZE"
+        )
 
-    def _what(self, group: _Group, space: Space | None) -> str:
+    def _used(self, space: Space | None) -> int:
+        """Return the bytes that are kept here for one team, or for others."""
+        if space is not None:
+            return used_by(self._objects, space.tag)
+        return used_by_others(self._objects, [space_of(team).tag for team in self._node.teams.values()])
+
+    def _what(self, group: Group, space: Space | None) -> str:
         whose = f"of team '{space.name}'" if space else f"of a team of others ({group.tag[:8]})"
         return f"what {node_id(group.node)[:9]} saved {whose}"
 
-    def _care(self, peers: Sequence[_Peer]) -> None:
+    def _care(self, peers: Sequence[Peer]) -> None:
         """Heal what is missing or has rotted, and once a day remove what nothing needs."""
         if not self._objects.root.is_dir():
             return
-        elapsed_s, self._read_at = monotonic() - self._read_at, monotonic()
+        elapsed_s, self._read_at = self._clock.ticks() - self._read_at, self._clock.ticks()
         places = [Place(peer.label, peer.objects) for peer in peers]
         try:
             with only_writer(self._node.home.vault):
+                self._objects.drop_temporaries()
                 rotten = self._reader.read_some(elapsed_s)
-                missing = [*missing_objects(self._objects), *rotten]
+                missing = lacking_objects(self._objects)
                 lost = heal(self._objects, missing, places)
-                if monotonic() - self._cleaned_at >= _CLEAN_S:
-                    self._cleaned_at = monotonic()
-                    clean(self._objects, now=now())
+                if self._clock.ticks() - self._cleaned_at >= _CLEAN_S:
+                    self._cleaned_at = self._clock.ticks()
+                    clean(self._objects, now=self._clock.now())
         except InUseError:  # a save is under way
             return
         for name in rotten:
@@ -316,22 +269,23 @@ class Keeper:
             self._observer.note(f"Fetched again from others: {len(missing) - len(lost)} objects of the vault")
         if lost:
             self._tell_once(
-                f"Missing in the vault, and nobody has them: {len(lost)} objects; see: "
+                f"Missing or damaged in the vault, and nobody has them: {len(lost)} objects; see: "
                 "overlaysync vault check"
             )
 
     # -- proofs ----------------------------------------------------------------------------------------
 
-    async def _note(self, groups: Sequence[_Group]) -> None:
+    async def _note(self, groups: Sequence[Group]) -> None:
         """Note which peers list what."""
         for group in groups:
             copies = [self._copy(group, peer) for peer in group.holders]
+            copies += [self._copy(group, peer, problem=_NO_HEAD) for peer in group.lying]
             await asyncio.to_thread(self._node.catalog.copies.note, group.tag, copies)
 
-    async def _prove(self, tag: str, space: Space | None, groups: Sequence[_Group]) -> None:
+    async def _prove(self, tag: str, space: Space | None, groups: Sequence[Group]) -> None:
         """Ask holders whose last proof is old for another, about what is here as well."""
         heads, _ = await asyncio.to_thread(read_heads, self._objects, tag, space)
-        fresh = timestamp(ago_s=_PROVE_S)
+        fresh = self._clock.timestamp(ago_s=_PROVE_S)
         noted = await asyncio.to_thread(self._node.catalog.copies.seen, tag)
         proven = {(copy.head, copy.holder): copy.proven_at for copy in noted}
         for group in groups:
@@ -339,10 +293,24 @@ class Keeper:
             if head is None or head.head.counter != group.counter:
                 continue
             for peer in group.holders:
-                if proven.get((group.node, peer.view.public_key), "") < fresh:
+                if proven.get((group.node, peer.key), "") < fresh:
                     await self._ask_proof(group, head, peer)
 
-    async def _ask_proof(self, group: _Group, head: SignedHead, peer: _Peer) -> None:
+    async def _try_holders(self, group: Group, space: Space | None) -> None:
+        """Take a random pack of each holder that has shown nothing lately: a proof needs the pack here."""
+        fresh = self._clock.timestamp(ago_s=_PROVE_S)
+        noted = await asyncio.to_thread(self._node.catalog.copies.seen, group.tag)
+        proven = {copy.holder: copy.proven_at for copy in noted if copy.head == group.node}
+        waiting = [peer for peer in group.holders if proven.get(peer.key, "") < fresh]
+        head = await asyncio.to_thread(self._claims.head, group, space) if waiting else None
+        if head is None:
+            return
+        for peer in waiting:
+            problem = await asyncio.to_thread(try_pack, peer.objects, head.head)
+            if problem is not None:
+                await self._note_proof(group, peer, problem)
+
+    async def _ask_proof(self, group: Group, head: SignedHead, peer: Peer) -> None:
         asked = await asyncio.to_thread(question, self._objects, head.head, _proof, NONCE_SIZE)
         if asked is None:
             return
@@ -352,16 +320,18 @@ class Keeper:
             problem = f"gave no proof: {error}"
         else:
             problem = "" if said == asked.expected else "gave a wrong proof: it does not have what it lists"
-        copy = self._copy(group, peer, proven="" if problem else timestamp(), problem=problem)
+        await self._note_proof(group, peer, problem)
+
+    async def _note_proof(self, group: Group, peer: Peer, problem: str) -> None:
+        copy = self._copy(group, peer, proven="" if problem else self._clock.timestamp(), problem=problem)
         await asyncio.to_thread(self._node.catalog.copies.note, group.tag, [copy])
         if problem:
             self._tell_once(f"{peer.label} {problem}")
 
-    def _copy(self, group: _Group, peer: _Peer, *, proven: str = "", problem: str = "") -> Copy:
+    def _copy(self, group: Group, peer: Peer, *, proven: str = "", problem: str = "") -> Copy:
         view = peer.view
-        return Copy(
-            group.node, group.counter, view.public_key, peer.label, view.boot, timestamp(), proven, problem
-        )
+        at = self._clock.timestamp()
+        return Copy(group.node, group.counter, peer.key, peer.label, view.boot, at, proven, problem)
 
     def _tell_once(self, text: str) -> None:
         if text not in self._told:
@@ -371,11 +341,3 @@ class Keeper:
 
 def _proof(nonce: bytes, pack: bytes) -> bytes:
     return proof_of(nonce, pack)
-
-
-def _tags(objects: Objects) -> Iterator[str]:
-    """Yield the tags of all spaces in a place."""
-    found: Mapping[str, None] = dict.fromkeys(
-        named.tag for stored in objects.list("") if (named := parse_name(stored.name))
-    )
-    yield from found

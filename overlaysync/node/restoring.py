@@ -118,11 +118,13 @@ class Restore:
     masters: Sequence[str] = ()
     places: Sequence[Place] = ()
     refusals: list[Refusal] = field(default_factory=list)
+    _vault_directory: DirectoryObjects = field(init=False)
     _vault: TeamVault = field(init=False)
     _remote: TeamVault = field(init=False)
 
     def __post_init__(self) -> None:
-        self._vault = TeamVault(DirectoryObjects(self.node.home.vault), self.team)
+        self._vault_directory = DirectoryObjects(self.node.home.vault)
+        self._vault = TeamVault(self._vault_directory, self.team)
         self.use(self.places)
 
     def use(self, places: Sequence[Place]) -> None:
@@ -250,6 +252,7 @@ class Restore:
     def pull(self, plans: Sequence[VmPlan]) -> list[str]:
         """Pull the packs that are needed; returns the names of what no place could give."""
         names = dict.fromkeys(name for plan in plans for name in plan.packs)
+        self._vault_directory.drop_temporaries()
         self.observer.begin("pulling", to_pull(plans))
         try:
             pull = Pull(self.places, self._vault.objects, self.observer.advance)

@@ -21,7 +21,7 @@ from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.saving import Content, Saver
 from overlaysync.ops.recovery.tips import tips
-from overlaysync.ops.recovery.vaults import TeamVault, space_of
+from overlaysync.ops.recovery.vaults import TeamVault, seen_in, space_of
 from overlaysync.ops.vms import Missed, Part, Vm
 from overlaysync.store.copies import Copy
 from overlaysync.trust.envelope import Manifest
@@ -87,7 +87,9 @@ class Save:
         """
         root = self.node.home.vault
         with only_writer(root):
-            vault = TeamVault(DirectoryObjects(root), self.team)
+            objects = DirectoryObjects(root)
+            objects.drop_temporaries()
+            vault = TeamVault(objects, self.team)
             self._check_nothing_lost(vault)
             vault.learn()
             paths = [disk.path for vm in vms for disk in vm.disks]
@@ -171,11 +173,13 @@ class Save:
             own.close()
             public.close()
             self.observer.end()
-        before, above = tips(vault.states()), self._highest()
+        heads, above = vault.heads(), self._highest()
+        before = tips(vault.states(heads.values()))
         state = State(
             team=self.team.name,
             number=1 + max((one.state.number for one in before), default=0),
             follows=tuple(one.id.hex() for one in before[-MAX_FOLLOWS:]),
+            seen=seen_in(heads),
             counter=vault.next_counter(self.node.key.public, above),
             saved=timestamp(),
             by=self.node.label,

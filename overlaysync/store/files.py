@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import re
 import shlex
@@ -140,6 +141,58 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def put_file(directory: int, name: str, data: bytes, *, replaces: bool) -> None:
+    """Make a small file that is there as a whole, and lasts, or not at all.
+
+    There is one temporary name for each name, so that what a killed command left is written over, and nothing
+    piles up. Of several that write at once each waits for the one before it.
+
+    Args:
+        directory: a descriptor of the directory.
+        name: in it.
+        data: what it holds.
+        replaces: whether a file of that name gives way.
+
+    Raises:
+        FileExistsError: it does not, and is there.
+        OSError: it cannot be written.
+    """
+    temporary = f".{name}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        fd = os.open(temporary, flags, 0o600, dir_fd=directory)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if not _is_at(fd, temporary, directory):  # who was before us has given it its name
+                continue
+            try:
+                os.fchmod(fd, 0o600)
+                os.ftruncate(fd, 0)
+                write_all(fd, data)
+                os.fsync(fd)
+                if replaces:
+                    os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+                else:
+                    rename_new(directory, temporary, name)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=directory)
+                raise
+            sync_directory(directory)
+            return
+        finally:
+            os.close(fd)
+
+
+def _is_at(fd: int, name: str, directory: int) -> bool:
+    """Whether an open file still has its name, and no other."""
+    try:
+        here = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(fd), here)
 
 
 def write_all_at(fd: int, views: list[memoryview], offset: int) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 import msgspec
 
 from overlaysync.errors import NotAllowedError
-from overlaysync.store.files import sync_directory, translate
+from overlaysync.store.files import put_file, translate
 
 _LIMIT = 64 * 1024
 
@@ -63,14 +62,11 @@ def save_keeping(path: Path, keeping: Keeping) -> None:
     Raises:
         OverlaysyncError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(msgspec.json.encode(keeping))
-            file.flush()
-            os.fsync(fd)
-        os.replace(temporary, path)
-        sync_directory(path.parent)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            put_file(directory, path.name, msgspec.json.encode(keeping), replaces=True)
+        finally:
+            os.close(directory)
     except OSError as error:
         raise translate(error, f"Cannot write {path}", directory=str(path.parent)) from error

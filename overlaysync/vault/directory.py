@@ -40,14 +40,8 @@ class DirectoryObjects:
             if os.path.lexists(path) and self._is_good(name):
                 return False
             self._make_directories(path.parent)
-            temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
-            try:
-                self._write(temporary, data)
-                os.rename(temporary, path)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
+            while not self._put(path, data):
+                pass
             _sync(path.parent)
         except OSError as error:
             raise self._error(error, "write to") from error
@@ -93,7 +87,10 @@ class DirectoryObjects:
         return True
 
     def drop_temporaries(self) -> int:
-        """Remove what writers left that were killed; returns how many files. Nobody else may be writing."""
+        """Remove what writers left that were killed; returns how many files.
+
+        One that is writing just now begins its file again.
+        """
         count = 0
         for directory, _, names in os.walk(self.root):
             for name in names:
@@ -113,6 +110,20 @@ class DirectoryObjects:
             get_whole(self, name)
         except (NotFoundError, VerificationError):
             return False
+        return True
+
+    def _put(self, path: Path, data: bytes) -> bool:
+        """Write a file; False where its temporary one was taken for that of a killed writer, and removed."""
+        temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            self._write(temporary, data)
+            if not temporary.exists():
+                return False
+            os.rename(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
         return True
 
     def _list(self, directory: Path, prefix: str) -> Iterator[Stored]:

@@ -30,6 +30,7 @@ MAX_COMPANION = 64 * MIB
 COMPANION_PART = CHUNK
 """Bytes of a companion that one item holds."""
 MAX_FOLLOWS = 64
+MAX_SEEN = 1024
 MAX_TEXT = 200
 """Characters of a note, and of a reason."""
 MAX_NUMBER = (1 << 31) - 1
@@ -127,6 +128,9 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         team: whose it is; "" for the public.
         number: 1 + the highest of those that it follows.
         follows: hashes that name the states it follows, in hexadecimal.
+        seen: (node, counter): public keys of the nodes of which it follows every state that their head of
+            this counter, or an older one, was the first to list. It says what follows what when some of the
+            states between have been forgotten.
         counter: of the first head of its node that lists it: who has that one or a later one has this.
         saved: when it was made, ISO 8601 UTC.
         by: label of the node; for people only.
@@ -141,6 +145,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     team: str
     number: int
     follows: tuple[str, ...] = ()
+    seen: tuple[tuple[str, int], ...] = ()
     counter: int
     saved: str
     by: str = ""
@@ -222,10 +227,14 @@ def _check(state: State) -> None:
         DecodeError: so it is.
     """
     names = [vm.name for vm in state.vms]
+    nodes = [node for node, _ in state.seen]
     hashes = (*state.follows, *state.indexes, *state.packs, *state.public_indexes, *state.public_packs)
     checks = {
         "number": 1 <= state.number <= MAX_NUMBER and (state.number > 1) == bool(state.follows),
         "follows": len(state.follows) <= MAX_FOLLOWS and len(set(state.follows)) == len(state.follows),
+        "seen": len(state.seen) <= MAX_SEEN
+        and nodes == sorted(set(nodes))
+        and all(_HASH.fullmatch(node) and 1 <= counter <= MAX_COUNTER for node, counter in state.seen),
         "counter": 1 <= state.counter <= MAX_COUNTER,
         "saved": bool(_TIME.fullmatch(state.saved)),
         "by": len(state.by) <= _LABEL_LIMIT,

@@ -244,6 +244,10 @@ class Node:
         """Start a share; it may still be hashing."""
         return self._start(Share, "share", *arguments, "--json")
 
+    def start_keep(self, *arguments: object) -> Share:
+        """Start a keep that stays: it serves like a share."""
+        return self._start(Share, "keep", *arguments, "--json")
+
     def share(self, *arguments: object) -> Share:
         """Start a share and wait until it serves."""
         share = self.start_share(*arguments)
@@ -323,6 +327,7 @@ class Lab:
         return team.name
 
     def __enter__(self) -> Self:
+        self.root.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -16,7 +16,7 @@ import pytest
 from overlaysync.cli.streams import CLOSED
 from overlaysync.units import MIB
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, INTERRUPTED, Lab, Node, free_port, until
+from tests.e2e.nodes import DONE, INTERRUPTED, NOT_FOUND, USAGE, Lab, Node, free_port, until
 from tests.e2e.terminals import Terminal
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d) (.+)")
@@ -179,6 +179,21 @@ def test_streams_that_are_closed_from_the_start_do_no_harm(lab: Lab, closed: str
     )
     assert (done.returncode, done.stderr) == (DONE, "")
     assert path.read_bytes() == disks.noise("disk.raw ", MIB)
+
+
+@pytest.mark.parametrize(("words", "code"), [(("id", "none.raw"), NOT_FOUND), (("nonsense",), USAGE)])
+def test_an_error_that_has_no_room_keeps_its_exit_code(lab: Lab, words: tuple[str, ...], code: int) -> None:
+    node = lab.node("alice")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            node.words(*words, "--json"),
+            env=node.environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode == code and b"Traceback" not in done.stderr
+    assert json.loads(done.stderr)["error"]["exit_code"] == code
 
 
 def test_a_result_that_has_no_room_is_said_and_no_traceback(lab: Lab) -> None:

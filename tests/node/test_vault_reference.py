@@ -143,6 +143,7 @@ def write_vault(made: vault_reference.Vault, guest: bytes) -> None:
         "team": "red",
         "number": 1,
         "follows": [],
+        "seen": [],
         "counter": 7,
         "saved": "2026-01-31T12:00:00Z",
         "by": "ann",

@@ -153,6 +153,28 @@ def test_a_state_between_that_is_not_known() -> None:
     assert [refusal.name for refusal in refusals] == ["b"]
 
 
+@pytest.mark.red_without("D1", "what a state follows is known only by the states that it names")
+def test_a_state_between_that_was_forgotten() -> None:
+    """By what each had seen of every node, the order is known all the same: of one node, and of several."""
+
+    def of(node: NodeKey, number: int, counter: int, **seen: int) -> SignedState:
+        keys = {"ann": ANN.public, "bob": BOB.public}
+        said = tuple(sorted((keys[name].hex(), at) for name, at in seen.items()))
+        follows = ("6f" * 32,) if number > 1 else ()
+        state = a_state(number=number, counter=counter, follows=follows, seen=said, vms=(a_vm("a"),))
+        return SignedState(hash_like(f"{node.public.hex()} {number}"), node.public, state, 1)
+
+    first, third = of(ANN, 1, 1), of(ANN, 3, 4, ann=3)
+    assert newest_of_vms([first, third])["a"][0].state is third and tips([first, third]) == [third]
+    fifth = of(BOB, 5, 1, ann=4)
+    assert tips([first, third, fifth]) == [fifth]
+    apart = of(BOB, 5, 1, ann=3)
+    assert len(tips([first, third, apart])) == 2
+    # Who says that it has seen what comes after it is not believed.
+    early = of(BOB, 2, 1, ann=99)
+    assert tips([first, third, early]) == [third, early]
+
+
 def test_what_a_stranger_wrote_is_shown_on_one_line() -> None:
     hostile = SignedState(
         hash_like("x"),

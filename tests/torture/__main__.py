@@ -35,6 +35,9 @@ from tests.torture.runner import SOURCE, Fault, Runner
 from tests.torture.scenes import CHECKPOINT, SCENES, Stage
 from tests.torture.school import school
 from tests.torture.team_machine import try_weeks
+from tests.torture.vault_machine import try_terms
+from tests.torture.vault_points import VaultTorturer
+from tests.torture.vault_scenes import NETWORKED, VAULT_SCENES, VaultStage
 
 _HOUR_S = 3600
 
@@ -116,6 +119,43 @@ def threads(session: Session) -> None:
                 session.add(f"threads-{name}", torturer.try_one(fault))
                 if session.over:
                     return
+
+
+def vault_points(session: Session) -> None:
+    """Every fault at every call of every command on the vault."""
+    for name in VAULT_SCENES:
+        with session.place() as place, Lab(place / "lab", prefix=session.prefix) as lab, ExitStack() as stack:
+            one_thread = name not in NETWORKED
+            runner = stack.enter_context(
+                Runner(
+                    place,
+                    one_thread=one_thread,
+                    checkpoint=CHECKPOINT,
+                    one_pull=True,
+                    prefix=session.prefix,
+                )
+            )
+            stage = VaultStage(place / "stage", lab)
+            torturer = VaultTorturer(runner, stage, stage.scene(name))
+            print(f"        {name}: {len(torturer.calls)} calls that change something", flush=True)
+            session.counts.setdefault(f"vault-{name}", Counter())["calls"] = len(torturer.calls)
+            for fault in torturer.faults():
+                session.add(f"vault-{name}", torturer.try_one(fault))
+                if session.over:
+                    return
+
+
+def vaults(session: Session) -> None:
+    """Any order of what is done with a vault."""
+    with session.place() as place, Lab(place / "lab", prefix=session.prefix) as lab, ExitStack() as stack:
+        runner = stack.enter_context(Runner(place, one_thread=False, prefix=session.prefix))
+        tally = Tally()
+        try:
+            seed = session.chance("vaults").getrandbits(32)
+            tally.counts += try_terms(lab, runner, seed=seed, examples=50, steps=30)
+        except Exception:
+            tally.findings.append(traceback.format_exc())
+        session.add("vaults", tally)
 
 
 def kills(session: Session) -> None:
@@ -263,6 +303,8 @@ PARTS: dict[str, Callable[[Session], None]] = {
     "full": full_disk,
     "machine": machine,
     "teams": teams,
+    "vault-points": vault_points,
+    "vaults": vaults,
     "rot": rot,
     "fuzz": fuzz,
 }

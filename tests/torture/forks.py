@@ -64,6 +64,11 @@ def prepare(settings: dict[str, Any]) -> Callable[[list[str]], None]:
         checks: tuple[Any, ...] = (partial.PartFile.open.__func__, space.check_room)  # type: ignore[attr-defined]
         for check in checks:
             check.__kwdefaults__["reserve"] = settings["reserve"]
+    if settings["one_pull"]:
+        # What is pulled is stored by one thread: then its calls are numbered nearly the same every time.
+        from overlaysync.ops.recovery import pulling
+
+        pulling._AT_ONCE = 1
     _warm_up(main.run)
     return main.run
 

@@ -66,14 +66,14 @@ class Torturer:
             tally.counts["tried again"] += attempt > 0
             self._place.become(scene.template)
             first = self._run(fault)
-            hit = [call for call in first.calls if _is_hit(call, fault)]
+            hit = [call for call in first.calls if is_hit(call, fault)]
             at_place = bool(hit) and hit[0].changes(self._place.root)
             if at_place:
                 break
         tally.counts["runs"] += 1
         tally.counts[fault.what if at_place else "elsewhere" if hit else "not fired"] += 1
         state = self._place.state()
-        for wrong in (*scene.wrong(state), *self._wrong_end(first, fault, at_place)):
+        for wrong in (*scene.wrong(state), *wrong_end(first, fault, at_place)):
             complain(wrong, first)
         if first.code == 0 and state != scene.after:
             complain("it says that it is done, and it is not", first)
@@ -128,23 +128,25 @@ class Torturer:
             trace=trace,
         )
 
-    def _wrong_end(self, outcome: Outcome, fault: Fault, at_place: bool) -> list[str]:
-        """What is wrong with how a command ended that met the fault."""
-        if "Traceback" in outcome.stderr:
-            return ["a traceback"]
-        if fault.what == "kill":
-            return [] if outcome.code in (KILLED, 0) else [f"exit {outcome.code}"]
-        if outcome.code == 0 or not at_place:
-            return []
-        expected = {_NO_SPACE if fault.what == "ENOSPC" else _INTERNAL} | _excused(outcome)
-        found = [] if outcome.code in expected else [f"exit {outcome.code} instead of {min(expected)}"]
-        error = outcome.error
-        if not error.get("what") or not (error.get("why") or error.get("hint")):
-            found.append("it does not say what is wrong")
-        return found
+
+def wrong_end(outcome: Outcome, fault: Fault, at_place: bool) -> list[str]:
+    """What is wrong with how a command ended that met the fault."""
+    if "Traceback" in outcome.stderr:
+        return ["a traceback"]
+    if fault.what == "kill":
+        return [] if outcome.code in (KILLED, 0) else [f"exit {outcome.code}"]
+    if outcome.code == 0 or not at_place:
+        return []
+    expected = {_NO_SPACE if fault.what == "ENOSPC" else _INTERNAL} | _excused(outcome)
+    found = [] if outcome.code in expected else [f"exit {outcome.code} instead of {min(expected)}"]
+    error = outcome.error
+    if not error.get("what") or not (error.get("why") or error.get("hint")):
+        found.append("it does not say what is wrong")
+    return found
 
 
-def _is_hit(call: Call, fault: Fault) -> bool:
+def is_hit(call: Call, fault: Fault) -> bool:
+    """Whether it is this call that the fault met."""
     if fault.what == "kill":
         return (call.name, call.nth) == (fault.name, fault.nth)
     return call.injected

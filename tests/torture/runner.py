@@ -142,6 +142,7 @@ class Runner:
         one_thread: see :mod:`tests.torture.forks`.
         checkpoint: bytes after which a part file is synced and claimed; 0 leaves the usual number.
         reserve: bytes to leave free on a file system; None leaves the usual number.
+        one_pull: whether one thread stores what is pulled into a vault, instead of several.
         prefix: words before its command, to run it in other namespaces.
     """
 
@@ -152,11 +153,17 @@ class Runner:
         one_thread: bool = True,
         checkpoint: int = 0,
         reserve: int | None = None,
+        one_pull: bool = False,
         prefix: tuple[str, ...] = (),
     ) -> None:
         self._logs = Path(tempfile.mkdtemp(prefix="logs-", dir=place))
         self.one_thread = one_thread
-        settings = {"one_thread": one_thread, "checkpoint": checkpoint, "reserve": reserve}
+        settings = {
+            "one_thread": one_thread,
+            "checkpoint": checkpoint,
+            "reserve": reserve,
+            "one_pull": one_pull,
+        }
         inside = [*prefix, "env", f"--chdir={SOURCE}"] if prefix else []
         with open(self._logs / "forks", "wb") as errors:
             self._process = subprocess.Popen(

@@ -7,16 +7,10 @@ is that of notes of ours, never that of a file system or store.
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import msgspec
-
+from overlaysync.ops.recovery import notes
 from overlaysync.ops.recovery.vaults import read_heads
-from overlaysync.store.files import sync_directory, translate
 from overlaysync.vault.contents import Damage
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.objects import Kind, parse_name
@@ -24,7 +18,6 @@ from overlaysync.vault.spaces import PUBLIC
 
 GRACE_S = 14 * 86400.0
 _NOTES = ".unneeded.json"
-_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +65,7 @@ def clean(
     if not dry_run:
         objects.drop_temporaries()
     names, damaged = listed(objects)
-    since = _load(objects.root)
+    since = notes.load(objects.root, _NOTES, dict[str, float])
     noted: dict[str, float] = {}
     removed, freed, waiting = [], 0, 0
     for stored in list(objects.list("")):
@@ -88,27 +81,5 @@ def clean(
             noted[stored.name] = first
             waiting += stored.size if named.kind is not Kind.HEAD else 0
     if not dry_run:
-        _save(objects.root, noted)
+        notes.save(objects.root, _NOTES, noted)
     return Cleaned(tuple(removed), freed, waiting)
-
-
-def _load(root: Path) -> Mapping[str, float]:
-    """Return since when objects are not listed; nothing where that is not known, so that they stay longer."""
-    try:
-        with open(root / _NOTES, "rb") as file:
-            return msgspec.json.decode(file.read(_LIMIT), type=dict[str, float])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return {}
-
-
-def _save(root: Path, noted: Mapping[str, float]) -> None:
-    temporary = root / f"{_NOTES}.{secrets.token_hex(4)}"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(msgspec.json.encode(noted))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, root / _NOTES)
-        sync_directory(root)
-    except OSError as error:
-        raise translate(error, f"Cannot write to the vault {root}", directory=str(root)) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +10,7 @@ from functools import partial
 
 from overlaysync.errors import NotFoundError, UsageError, VerificationError, WouldDestroyError
 from overlaysync.model.digest import as_digests, hash_units
-from overlaysync.store.files import sync_directory, translate, write_all
+from overlaysync.store.files import put_file, translate
 from overlaysync.vault.contents import Contents
 from overlaysync.vault.state import COMPANION_PART, MAX_COMPANION, Companion, is_inner_path
 
@@ -89,13 +88,13 @@ def put_companion(directory: str, file: str, data: bytes, *, replaces: bool = Fa
                 if present == data:
                     return False
                 if replaces:
-                    _write(parent, name, data, replaces=True)
+                    put_file(parent, name, data, replaces=True)
                     return True
                 raise WouldDestroyError(
                     f"{path} exists, and holds something else",
                     hint="restore into another directory: --to DIR; or move the file away",
                 )
-            _write(parent, name, data)
+            put_file(parent, name, data, replaces=False)
     except FileExistsError:
         raise WouldDestroyError(f"{path} exists", hint="restore into another directory: --to DIR") from None
     except OSError as error:
@@ -127,22 +126,3 @@ def _present(parent: int, name: str, size: int) -> bytes | None:
         return None
     with open(fd, "rb") as file:
         return file.read(size + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b"\0" * (size + 1)
-
-
-def _write(parent: int, name: str, data: bytes, *, replaces: bool = False) -> None:
-    temporary = f".{name}.{secrets.token_hex(4)}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
-    try:
-        try:
-            write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        if replaces:
-            os.replace(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-        else:
-            os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=parent)
-    sync_directory(parent)

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from overlaysync.errors import OverlaysyncError
+from overlaysync.errors import NotFoundError, OverlaysyncError, VerificationError
 from overlaysync.vault.head import Head
 from overlaysync.vault.objects import Kind, Objects, get_whole, object_name
 from overlaysync.vault.spaces import PUBLIC
@@ -28,6 +28,25 @@ class Question:
     name: str
     nonce: bytes
     expected: bytes
+
+
+def try_pack(objects: Objects, head: Head) -> str | None:
+    """Take a random pack that a head lists from who says that he has it, for one who does not.
+
+    Returns:
+        What is wrong; "" for nothing, None when that could not be found out.
+    """
+    packs = [(head.tag, hash) for hash in head.packs] + [(PUBLIC.tag, hash) for hash in head.public_packs]
+    if not packs:
+        return ""
+    tag, hash = secrets.choice(packs)
+    try:
+        get_whole(objects, object_name(tag, Kind.PACK, hash))
+    except (NotFoundError, VerificationError) as error:
+        return f"does not give what it lists: {error}"
+    except OverlaysyncError:
+        return None
+    return ""
 
 
 def question(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlaysync.model.history import History
@@ -11,9 +12,15 @@ from overlaysync.vault.state import SavedVm, SignedState
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """A state as its place in a history goes."""
+    """A state as its place in a history goes.
+
+    Attributes:
+        state: it.
+        follows: ids of states that it follows.
+    """
 
     state: SignedState
+    follows: tuple[bytes, ...]
 
     @property
     def id(self) -> bytes:
@@ -23,19 +30,39 @@ class _Version:
     def version(self) -> int:
         return self.state.state.number
 
-    @property
-    def follows(self) -> tuple[bytes, ...]:
-        return tuple(map(bytes.fromhex, self.state.state.follows))
-
 
 def history_of(states: Iterable[SignedState]) -> History:
     """Return what follows what among states."""
-    return History(map(_Version, states))
+    return History(_versions(list(states)))
+
+
+def _versions(states: Sequence[SignedState]) -> list[_Version]:
+    """Return states with what they follow: what they name, and of each node the last that they had seen."""
+    by_node: dict[str, list[SignedState]] = {}
+    for one in sorted(states, key=lambda one: one.state.counter):
+        by_node.setdefault(one.node.hex(), []).append(one)
+    return [_Version(one, (*_named(one), *_last_seen(one, by_node))) for one in states]
+
+
+def _named(one: SignedState) -> Iterator[bytes]:
+    return map(bytes.fromhex, one.state.follows)
+
+
+def _last_seen(one: SignedState, by_node: Mapping[str, Sequence[SignedState]]) -> Iterator[bytes]:
+    """Yield of each node the last state that ``one`` had seen; older ones that one follows itself.
+
+    The numbers rise from each to the next, so that no two can be said to follow each other.
+    """
+    for node, counter in one.state.seen:
+        others = by_node.get(node, ())
+        at = bisect_right(others, counter, key=lambda other: other.state.counter)
+        if at and others[at - 1].state.number < one.state.number:
+            yield others[at - 1].id
 
 
 def tips(states: Sequence[SignedState]) -> list[SignedState]:
     """Return the states that no other follows."""
-    versions = [_Version(state) for state in states]
+    versions = _versions(states)
     return [version.state for version in History(versions).newest(versions)]
 
 

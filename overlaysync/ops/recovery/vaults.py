@@ -6,7 +6,7 @@ and voucher, states by signature, so that nobody outside the team puts one into 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from overlaysync.errors import DecodeError, NotFoundError, VerificationError
@@ -17,7 +17,7 @@ from overlaysync.vault.contents import Contents, Damage
 from overlaysync.vault.head import Head, SignedHead, decode_head, encode_head, newest
 from overlaysync.vault.objects import Kind, Objects, get_whole, head_prefix, object_name
 from overlaysync.vault.spaces import PUBLIC, Space
-from overlaysync.vault.state import SignedState, State, decode_state, encode_state
+from overlaysync.vault.state import MAX_SEEN, SignedState, State, decode_state, encode_state
 
 MAX_HEADS_SIZE = 256 * MIB
 """Bytes of the heads that are read in one space; ours: a thousand states of a hundred machines have less."""
@@ -57,6 +57,11 @@ def read_heads(
         except (DecodeError, VerificationError) as error:
             damaged.append(Damage(stored.name, str(error)))
     return newest(heads), damaged
+
+
+def seen_in(heads: Mapping[bytes, SignedHead]) -> tuple[tuple[str, int], ...]:
+    """Return which states a new one follows besides those that it names; see :class:`State`."""
+    return tuple(sorted((node.hex(), head.head.counter) for node, head in heads.items())[:MAX_SEEN])
 
 
 @dataclass(slots=True)

@@ -1,0 +1,76 @@
+"""Budgets: how much of a vault is taken by what is kept for a team or for others, and no byte more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator
+
+from overlaysync.errors import NoSpaceError
+from overlaysync.ops.recovery.vaults import read_heads
+from overlaysync.vault.objects import Objects, Stored, parse_name
+from overlaysync.vault.spaces import PUBLIC
+
+
+def used_by(objects: Objects, tag: str) -> int:
+    """Return the bytes that a team takes: its space, and what of the public space it needs."""
+    public = _public_of(objects, tag)
+    return sum(one.size for one in objects.list("") if one.name.startswith(f"{tag}/") or one.name in public)
+
+
+def used_by_others(objects: Objects, own: Collection[str]) -> int:
+    """Return the bytes that belong to nobody of the teams with the tags ``own``.
+
+    What of the public space none of these teams needs is there for others.
+    """
+    public = {name for tag in own for name in _public_of(objects, tag)}
+    return sum(
+        one.size
+        for one in objects.list("")
+        if (named := parse_name(one.name)) and named.tag not in own and one.name not in public
+    )
+
+
+def _public_of(objects: Objects, tag: str) -> set[str]:
+    heads, _ = read_heads(objects, tag)
+    names = (name for head in heads.values() for name in head.head.names(PUBLIC.tag))
+    return {name for name in names if name.startswith(f"{PUBLIC.tag}/")}
+
+
+class BudgetError(NoSpaceError):
+    """What is pulled is larger than the budget."""
+
+
+class Limited:
+    """A place that takes so many bytes more at most: a head can say less than its objects have.
+
+    Args:
+        objects: the place.
+        room: bytes.
+
+    Raises:
+        BudgetError: from :meth:`put`, when there is no room for it.
+    """
+
+    def __init__(self, objects: Objects, room: int) -> None:
+        self._objects = objects
+        self._room = room
+        self._lock = threading.Lock()
+
+    def put(self, name: str, data: bytes) -> bool:
+        with self._lock:
+            if len(data) > self._room:
+                raise BudgetError("The budget is used up", hint="overlaysync keep --budget SIZE")
+            self._room -= len(data)
+        return self._objects.put(name, data)
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        return self._objects.get(name, offset, length)
+
+    def size(self, name: str) -> int | None:
+        return self._objects.size(name)
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        return self._objects.list(prefix)
+
+    def delete(self, name: str) -> bool:
+        return self._objects.delete(name)
