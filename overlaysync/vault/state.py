@@ -234,7 +234,7 @@ def _check(state: State) -> None:
         "follows": len(state.follows) <= MAX_FOLLOWS and len(set(state.follows)) == len(state.follows),
         "seen": len(state.seen) <= MAX_SEEN
         and nodes == sorted(set(nodes))
-        and _are_hashes(tuple(nodes))
+        and _are_hashes(nodes)
         and all(1 <= counter <= MAX_COUNTER for _, counter in state.seen),
         "counter": 1 <= state.counter <= MAX_COUNTER,
         "saved": bool(_TIME.fullmatch(state.saved)),

@@ -124,11 +124,16 @@ class Outcome:
 
     @property
     def error(self) -> dict[str, Any]:
-        """What it says of its failure; empty when it says nothing in the agreed form."""
-        try:
-            return dict(json.loads(self.stdout)["error"])
-        except (ValueError, KeyError, TypeError):
-            return {}
+        """What it says of its failure; empty when it says nothing in the agreed form.
+
+        Where its output has no room, what it says on the other stream is there still.
+        """
+        for text in (self.stdout, *self.stderr.splitlines()):
+            try:
+                return dict(json.loads(text)["error"])
+            except (ValueError, KeyError, TypeError):
+                continue
+        return {}
 
     def __str__(self) -> str:
         return f"{' '.join(self.words)}: exit {self.code}\n{self.stdout}{self.stderr}"
