@@ -234,7 +234,8 @@ def _check(state: State) -> None:
         "follows": len(state.follows) <= MAX_FOLLOWS and len(set(state.follows)) == len(state.follows),
         "seen": len(state.seen) <= MAX_SEEN
         and nodes == sorted(set(nodes))
-        and all(_HASH.fullmatch(node) and 1 <= counter <= MAX_COUNTER for node, counter in state.seen),
+        and _are_hashes(nodes)
+        and all(1 <= counter <= MAX_COUNTER for _, counter in state.seen),
         "counter": 1 <= state.counter <= MAX_COUNTER,
         "saved": bool(_TIME.fullmatch(state.saved)),
         "by": len(state.by) <= _LABEL_LIMIT,
