@@ -9,12 +9,8 @@ Leaves out who may see what: a :class:`~.content_provider.View` shows only what 
     /v1/manifests/ID                        a signed manifest
     /v1/manifests/ID/pages                  its page list
     /v1/manifests/ID/pages/DIGEST           one of its pages
-<<<<<<< HEAD
     /v1/manifests/ID/companions/DIGEST      a small file that its VM needs beside it
-    /v1/manifests/ID/data?slots=0-63,80-95  the bytes of these slots, in order
-=======
     /v1/manifests/ID/data?slots=0-63,80-95  the bytes of these slots, in order; also with a claim to them
->>>>>>> e858ada (Claims hold for a moment in a small room, and its peers that pass nothing on cost little)
     /v1/manifests/ID/swarm?held=7&since=3   what it has of it, and who else fetches it
     /v1/vault…                              objects of a vault: see :mod:`.vault_wire`
 
