@@ -201,7 +201,7 @@ class BucketObjects:
             if end - start > limit:
                 raise VerificationError(
                     f"The object {name} is larger than {limit} bytes",
-                    hint=f"it is none of overlaysync's: remove it from {self.location}",
+                    hint=f"overlaysync stores no object of that size; remove it from {self.location}",
                 )
             return result.bytes().to_bytes()
 

@@ -101,7 +101,7 @@ def translate(error: BaseException, doing: str, location: Location) -> Overlaysy
     if answer.status == 403:
         return NotAllowedError(
             what,
-            why="the store refused: the key is wrong, or may not do this",
+            why="the store refused: the key is wrong, or does not give the right to do this",
             hint=f"check {_KEYS[location.scheme]}, and what the key may do in the bucket",
         )
     return _other(answer, what, location)
@@ -109,12 +109,14 @@ def translate(error: BaseException, doing: str, location: Location) -> Overlaysy
 
 def _other(answer: Answer, what: str, location: Location) -> OverlaysyncError:
     if answer.status == 404:
-        return NotFoundError(what, why="the store has nothing there", hint=f"check the URL {location}")
+        return NotFoundError(
+            what, why="the store has no such object or bucket", hint=f"check the URL {location}"
+        )
     if 400 <= answer.status < 500 and answer.status not in (408, 409, 429):
         said = f"{answer.status} {answer.code}".strip()
         return OverlaysyncError(what, why=f"the store answered {said}", hint=f"check the URL {location}")
     if answer.status:
-        why = f"the store answered {answer.status} again and again"
+        why = f"the store answered {answer.status} each time"
         return NetworkError(what, why=why, hint="try again later; what is stored already is not stored again")
     return NetworkError(
         what,

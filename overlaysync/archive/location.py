@@ -88,12 +88,12 @@ def _profile(parts: SplitResult) -> str:
     profile = options.pop("profile", "")
     if options or parts.fragment or parts.scheme != "s3" or not is_name(profile):
         raise UsageError(
-            "The URL of an archive has an option that is not known",
-            why="only s3:// has one, the name of a profile",
+            "The URL of an archive has an unknown option",
+            why="the only option is the name of a profile, for s3://",
             hint="write s3://BUCKET/PREFIX?profile=NAME",
         )
     return profile
 
 
 def _refused(url: str, why: str) -> UsageError:
-    return UsageError(f"'{printable(url)}' cannot be an archive", why=why, hint=_HINT)
+    return UsageError(f"'{printable(url)}' is not the URL of an archive", why=why, hint=_HINT)

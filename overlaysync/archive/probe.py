@@ -1,4 +1,4 @@
-"""What a place of objects can do, found out with an object that nobody needs, before its first use."""
+"""Find out what a place of objects can do, with an object made for that, before its first use."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Abilities:
             "It does not return what was stored, so it cannot be used.": self.put,
             "It cannot read a part of an object, so it cannot be used.": self.range,
             "It does not list what was stored, so it cannot be used.": self.list,
-            "It writes again what is there already, which costs traffic and may keep old versions.": (
+            "It overwrites objects that exist, which costs traffic and may leave old versions.": (
                 self.conditional
             ),
-            "It keeps what is to be removed, so the archive only grows.": self.delete,
+            "It does not remove objects, so the archive only grows.": self.delete,
         }
         return tuple(sentence for sentence, can in sentences.items() if not can)
 

@@ -64,7 +64,10 @@ def adopt(
     ] = None,
     unverified: Annotated[
         bool,
-        typer.Option("--unverified", help="Accept the master given as a path, even if nothing proves it."),
+        typer.Option(
+            "--unverified",
+            help="Accept the master given as a path, even if nothing proves that it is the right one.",
+        ),
     ] = False,
     accept_master: AcceptMasterOption = False,
     name: Annotated[
@@ -72,14 +75,17 @@ def adopt(
         typer.Option("--as", metavar="NAME", help="Name of the new overlay (default: OVERLAY-on-MASTER)."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="DIR", help="Default: beside the overlay.")
+        str | None,
+        typer.Option(
+            "--to", metavar="DIR", help="Put the new overlay into DIR (default: beside the old one)."
+        ),
     ] = None,
     masters: Annotated[
         list[str] | None,
         typer.Option(
             "--masters",
             metavar="DIR",
-            help="Look for masters here, and put a missing one into the first that can be written "
+            help="Look for masters in DIR, and put a missing one into the first DIR that can be written "
             "(default: where the new overlay goes). May be repeated.",
         ),
     ] = None,

@@ -19,7 +19,7 @@ from overlaysync.node.archiving import push as push_states
 from overlaysync.node.node import Node
 from overlaysync.units import format_size
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The archive.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of the archive.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def add(
         ),
     ],
 ) -> None:
-    """Add an archive, and find out whether it can be used."""
+    """Add an archive, and check that it can be used."""
 
     output = output_of(context)
     location = parse_location(url)
@@ -51,13 +51,13 @@ def add(
         abilities = probe(open_place(location))
         if not abilities.is_usable:
             raise NotAllowedError(
-                f"{location} cannot be an archive",
-                why=f"it does not {', '.join(abilities.lacks)}",
+                f"{location} cannot be used as an archive",
+                why=" ".join(abilities.lacks),
                 hint="name another bucket or directory",
             )
         new = add_place(node.home.config, name, location)
-    lines = [output.good(f"{name}  {location}" + ("" if new else ", already"))]
-    lines += [f"  it does not {one}: what is forgotten stays there" for one in abilities.lacks]
+    lines = [output.good(f"{name}  {location}" + ("" if new else "  (was added before)"))]
+    lines += [f"  {one}" for one in abilities.lacks]
     lines.append(f"  to store a team's states there: overlaysync archive push TEAM {name}")
     output.result({"name": name, "url": str(location), "new": new, "lacks": list(abilities.lacks)}, *lines)
 
@@ -66,10 +66,10 @@ def push(
     context: typer.Context,
     team: Annotated[str, typer.Argument(metavar="TEAM", help="The team whose states are stored.")],
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The archive (default: the only one).")
+        str | None, typer.Argument(metavar="[NAME]", help="The archive (default: your only one).")
     ] = None,
 ) -> None:
-    """Store the states of a team that are here in an archive."""
+    """Store the states of a team that this machine has in an archive."""
 
     output = output_of(context)
     with open_node(output) as node:
@@ -86,14 +86,14 @@ def push(
             )
         except KeyboardInterrupt:
             raise BrokenOffError(
-                "interrupted; what was stored is not stored again: repeat the command to go on"
+                "interrupted. Repeat the command to go on: it does not store again what is already there"
             ) from None
         finally:
             output.end()
     count = "1 state" if done.states == 1 else f"{done.states} states"
     output.result(
         {"archive": chosen, "team": mine.name, "states": done.states, "stored": done.stored},
-        output.good(f"{chosen}  has {count} of team '{mine.name}', {format_size(done.stored)} stored"),
+        output.good(f"{chosen} now has {count} of team '{mine.name}', {format_size(done.stored)} stored"),
     )
 
 
@@ -105,7 +105,7 @@ def _chosen(node: Node, name: str | None) -> str:
     if len(places) == 1:
         return next(iter(places))
     if not places:
-        raise UsageError("There is no archive", hint="overlaysync archive add NAME URL")
+        raise UsageError("No archive was added yet", hint="overlaysync archive add NAME URL")
     raise UsageError(
         f"There are several archives: {', '.join(places)}",
         hint=f"overlaysync archive push TEAM {min(places)}",
@@ -121,17 +121,17 @@ def ls(context: typer.Context) -> None:
     document = [{"name": name, "url": str(location)} for name, location in places.items()]
     output.result({"archives": document}, *(f"{one['name']}  {one['url']}" for one in document))
     if not places and not output.json:
-        output.note("There is no archive. Try: overlaysync archive add NAME URL")
+        output.note("No archive was added yet. To add one: overlaysync archive add NAME URL")
 
 
 def check(
     context: typer.Context,
     name: NameArgument,
     read: Annotated[
-        bool, typer.Option("--read", help="Read everything, and compare it with its name.")
+        bool, typer.Option("--read", help="Read every object, and compare it with its name.")
     ] = False,
 ) -> None:
-    """Check that an archive has everything that states need."""
+    """Check that an archive lacks nothing that a state needs."""
 
     output = output_of(context)
     with open_node(output) as node:
@@ -144,7 +144,9 @@ def check(
     lines = [f"{one.name}  {one.why}" for one in found.damaged]
     if not found.damaged:
         lines = [
-            output.good(f"{found.objects} objects, {format_size(found.read)} read: all as they should be")
+            output.good(
+                f"{found.objects} objects, {format_size(found.read)} read; none is missing or damaged"
+            )
         ]
     output.result(
         {
@@ -159,18 +161,18 @@ def check(
     if found.damaged:
         raise VerificationError(
             f"{len(found.damaged)} of {found.objects} objects in archive '{name}' are missing or damaged",
-            why=f"states that need them: {', '.join(found.hit)}" if found.hit else "",
-            hint=f"to store them again, where they are: overlaysync archive push TEAM {name}",
+            why=f"these states need them: {', '.join(found.hit)}" if found.hit else "",
+            hint=f"to store them again, on a machine that has them: overlaysync archive push TEAM {name}",
         )
 
 
 def rm(context: typer.Context, name: NameArgument) -> None:
-    """Use an archive no longer; what it holds stays there."""
+    """Stop using an archive; what it holds stays there."""
 
     output = output_of(context)
     with open_node(output) as node:
         location = remove_place(node.home.config, name)
     output.result(
         {"name": name, "url": str(location)},
-        output.good(f"{name} is used no longer; {location} stays as it is"),
+        output.good(f"{name} is no longer used; nothing in {location} was deleted"),
     )

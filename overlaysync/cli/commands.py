@@ -39,7 +39,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("share", "share", "Share images until interrupted."),
         Entry("fetch", "fetch", "Fetch images, with the masters they stand on."),
         Entry("sync", "sync", "Bring images to their newest version."),
-        Entry("settle", "settle", "Settle a fork in favour of a file here."),
+        Entry("settle", "settle", "Settle a fork in favour of a file on this machine."),
         Entry("adopt", "adopt", "Put an overlay that was copied here on its master."),
     ),
     "The life of an image": (
@@ -53,13 +53,13 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("save", "save", "Save VMs as a state that can be restored."),
         Entry("keep", "keep", "Keep copies of what a team saves."),
         Entry("status", "status", "Show which VMs of a team are safe, and what would be lost."),
-        Entry("restore", "restore", "Bring VMs of a team back, with the masters they stand on."),
+        Entry("restore", "restore", "Restore VMs of a team, with the masters they stand on."),
         Entry("diff", "states", "Show what changed between two states."),
         Entry("forget", "states", "Forget states that this machine saved."),
-        Entry("vault", "vault", "Check the vault of this machine, and free its space."),
+        Entry("vault", "vault", "Check the vault of this machine, and free space in it."),
         Entry("archive", "archive", "Keep states in object stores and on other disks."),
     ),
-    "Looking around": (
+    "Look around": (
         Entry("ls", "look", "List masters and overlays within reach."),
         Entry("show", "show", "Show everything about an image or a VM: ids, sizes, copies."),
         Entry(
@@ -72,14 +72,14 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("id", "identify", "Print the ids of an image."),
     ),
     "Teams and trust": (
-        Entry("team", "team", "Manage teams: only members see what is shared with one."),
+        Entry("team", "team", "Manage teams. Only members see what is shared with a team."),
         Entry("trust", "trusting", "Trust a publisher, or list those you trust or distrust."),
         Entry("untrust", "trusting", "Forget a publisher that you trust."),
         Entry("distrust", "trusting", "Refuse everything that a publisher signs, for good."),
         Entry("key", "key", "Manage the key that identifies this machine."),
     ),
     "Help": (
-        Entry("demo", "tools", "Show the main job in under a minute."),
+        Entry("demo", "tools", "Show what overlaysync does, in under a minute."),
         Entry("doctor", "doctor", "Check network, clock, key, disk and QEMU."),
         Entry("help", "help", "Show the help of a command."),
     ),

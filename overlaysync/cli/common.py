@@ -54,10 +54,11 @@ def number_from(least: float, most: float = math.inf, *, whole: bool = False) ->
 
 PeerOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--peer", metavar="HOST[:PORT]", help="Ask this node too; works without mDNS."),
+    typer.Option("--peer", metavar="HOST[:PORT]", help="Ask this node as well, even without mDNS."),
 ]
 InterfaceOption: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--iface", metavar="IFACE", help="Announce and look on this interface.")
+    list[str] | None,
+    typer.Option("--iface", metavar="IFACE", help="Use this interface only. May be repeated."),
 ]
 FormatOption: TypeAlias = Annotated[
     str | None, typer.Option("--format", metavar="qed|qcow2|raw", help="Format of the new image.")
@@ -67,7 +68,7 @@ InsistOption: TypeAlias = Annotated[
     typer.Option(
         "--format",
         metavar="qed|qcow2|raw",
-        help="Take the image for this format, whatever its name or content suggests.",
+        help="Read the image as this format, whatever its name or content suggests.",
     ),
 ]
 RateOption: TypeAlias = Annotated[
@@ -76,7 +77,8 @@ RateOption: TypeAlias = Annotated[
 AcceptMasterOption: TypeAlias = Annotated[
     bool,
     typer.Option(
-        "--accept-master", help="Take an overlay's master as it is now, even if it was made on another."
+        "--accept-master",
+        help="Accept the overlay's master as it is now, even if the overlay was made on another one.",
     ),
 ]
 
@@ -290,6 +292,11 @@ def listing_fields(listing: Listing, book: Book, *, fork: bool) -> dict[str, Any
         "in_use": bool(listing.in_use),
         "in_use_at": usage_fields(listing.in_use),
     }
+
+
+def machines(count: int) -> str:
+    """Return a number of machines in words."""
+    return "1 machine" if count == 1 else f"{count} machines"
 
 
 def quoted(note: str) -> str:

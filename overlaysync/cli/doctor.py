@@ -32,7 +32,7 @@ def add_commands(app: typer.Typer) -> None:
 def doctor(context: typer.Context, iface: InterfaceOption = None) -> None:
     """Check network, clock, key, disk and QEMU.
 
-    What is wrong is said, with what to do.
+    For each check that fails, it says what to do.
     """
 
     output, peers = output_of(context), parse_peers(None)

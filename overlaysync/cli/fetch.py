@@ -79,7 +79,7 @@ def fetch(
         typer.Option(
             "--masters",
             metavar="DIR",
-            help="Look for masters here, and put missing ones into the first that can be written "
+            help="Look for masters in DIR, and put missing ones into the first DIR that can be written "
             "(default: --to). May be repeated.",
         ),
     ] = None,
@@ -87,7 +87,7 @@ def fetch(
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace files by versions that follow theirs.")
+        bool, typer.Option("--replace", help="Replace a file if the new version follows the one it holds.")
     ] = False,
     discard_changes: Annotated[
         bool,

@@ -51,7 +51,9 @@ def examine(
 
     if not is_path(path):
         raise NotFoundError(
-            f"There is no file {path}", why="a path is needed here", hint="overlaysync tree, for paths"
+            f"There is no file {path}",
+            why="a path is needed here",
+            hint="to see the paths of images: overlaysync tree",
         )
     output.begin(f"hashing {os.path.basename(path)}", node.library.guest_size(path, format))
     try:
@@ -242,7 +244,7 @@ def check_membership(node: Node, reference: Reference) -> None:
         raise NotFoundError(
             f"'{reference}' cannot be seen here",
             why=f"this machine is not in team '{reference.team}'",
-            hint=f"overlaysync team join {reference.team}, with the team's code",
+            hint=f"with the team's code: overlaysync team join {reference.team}",
         )
 
 

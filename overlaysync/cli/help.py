@@ -17,7 +17,8 @@ def add_commands(app: typer.Typer) -> None:
 def help(
     context: typer.Context,
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="[COMMAND]...", help="A command, or two words of one.")
+        list[str] | None,
+        typer.Argument(metavar="[COMMAND]...", help="A command, such as 'share' or 'team join'."),
     ] = None,
 ) -> None:
     """Show the help of a command."""

@@ -49,7 +49,7 @@ def history(
         list[str],
         typer.Argument(
             metavar="REF...",
-            help="[TEAM/]NAME, a pattern ('vm*'), or TEAM for all of a team, its states too.",
+            help="[TEAM/]NAME, a pattern ('vm*'), or TEAM for all of a team, including its states.",
             autocompletion=complete_reference,
         ),
     ],
@@ -91,7 +91,7 @@ def history(
             elif local:
                 raise NotFoundError(
                     f"No version of '{' '.join(refs)}' has been seen here",
-                    hint="without --local, peers are asked as well",
+                    hint="to ask peers as well, leave out --local: overlaysync history " + " ".join(refs),
                 ) from None
             else:
                 raise silence or error from None

@@ -1,4 +1,4 @@
-"""The keep command: hold copies of what a team has saved, or of what others have, sealed."""
+"""The keep command: keep copies of what a team has saved, or sealed copies for other teams."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from overlaysync.cli.common import (
     PeerOption,
     RateOption,
     compression,
+    machines,
     number_from,
     open_node,
     parse_peers,
@@ -44,9 +45,11 @@ def add_commands(app: typer.Typer) -> None:
 
 def keep(
     context: typer.Context,
-    team: Annotated[str | None, typer.Argument(metavar="[TEAM]", help="A team that you are in.")] = None,
+    team: Annotated[
+        str | None, typer.Argument(metavar="[TEAM]", help="The team (default: your only team).")
+    ] = None,
     others: Annotated[
-        bool, typer.Option("--others", help="Keep what belongs to others too, sealed: needs --budget.")
+        bool, typer.Option("--others", help="Keep what other teams save, sealed; needs --budget.")
     ] = False,
     copies: Annotated[
         int,
@@ -54,14 +57,16 @@ def keep(
             "--copies",
             metavar="N",
             parser=number_from(1, _MAX_COPIES, whole=True),
-            help="On so many machines, with the one that saved.",
+            help="Have each state on N machines, including the one that saved it.",
         ),
     ] = 3,
     budget: Annotated[
-        str | None, typer.Option("--budget", metavar="SIZE", help="Take this much room at most, such as 50G.")
+        str | None, typer.Option("--budget", metavar="SIZE", help="Use this much space at most, such as 50G.")
     ] = None,
-    off: Annotated[bool, typer.Option("--off", help="Take nothing new; what is here stays.")] = False,
-    once: Annotated[bool, typer.Option("--once", help="Take what is due, and end.")] = False,
+    off: Annotated[
+        bool, typer.Option("--off", help="Take no more copies; those that are here stay.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Take the copies that are due, and end.")] = False,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     limit_rate: RateOption = None,
@@ -71,7 +76,10 @@ def keep(
     output = output_of(context)
     size = parse_size(budget) if budget else 0
     if others and team:
-        raise UsageError("--others and a team exclude each other", hint="run keep once for each")
+        raise UsageError(
+            "Cannot use --others together with a team",
+            hint=f"overlaysync keep {team}, and on its own: overlaysync keep --others --budget 50G",
+        )
     if others and not size and not off:
         raise UsageError("--others needs --budget", hint="overlaysync keep --others --budget 50G")
     network = Network(
@@ -82,7 +90,10 @@ def keep(
         keeping = _changed(load_keeping(node.home.keeping), name, KeptTeam(int(copies), size), off=off)
         save_keeping(node.home.keeping, keeping)
         if off:
-            output.result({"keeps": _fields(keeping)}, output.good(f"{_whose(name)}: nothing new is taken"))
+            output.result(
+                {"keeps": _fields(keeping)},
+                output.good(f"no more copies are taken for {_whose(name)}; those that are here stay"),
+            )
             return
         try:
             asyncio.run(_keep(node, output, network, name, keeping, once=once))
@@ -118,7 +129,7 @@ async def _keep(
             ) as (port, where),
         ):
             document = {"keeps": _fields(keeping), "node": node.label, "port": port, "interfaces": where}
-            output.result(document, *_lines(output, name, keeping), f"  port {port}; Ctrl-C ends it")
+            output.result(document, *_lines(output, name, keeping), f"  sharing on port {port}, until Ctrl-C")
             await asyncio.Event().wait()
     finally:
         replica.close()
@@ -126,14 +137,16 @@ async def _keep(
 
 def _lines(output: Output, name: str, keeping: Keeping) -> list[str]:
     if not name:
-        return [output.good(f"keeping what others save, sealed, in {format_size(keeping.others)} at most")]
+        return [
+            output.good(f"keeping what other teams save, sealed, in {format_size(keeping.others)} at most")
+        ]
     kept = keeping.teams[name]
     room = f", in {format_size(kept.budget)} at most" if kept.budget else ""
-    return [output.good(f"keeping what team '{name}' saves, on {kept.copies} machines in all{room}")]
+    return [output.good(f"keeping what team '{name}' saves, each state on {machines(kept.copies)}{room}")]
 
 
 def _whose(name: str) -> str:
-    return f"team '{name}'" if name else "others"
+    return f"team '{name}'" if name else "other teams"
 
 
 def _fields(keeping: Keeping) -> dict[str, object]:

@@ -50,7 +50,7 @@ def ls(
         ),
     ] = None,
     local: Annotated[
-        bool, typer.Option("--local", help="What is known here, without asking others.")
+        bool, typer.Option("--local", help="Show what is known here, without asking peers.")
     ] = False,
     peer: PeerOption = None,
     iface: InterfaceOption = None,

@@ -49,7 +49,9 @@ def new(
     path: Annotated[str, typer.Argument(metavar="PATH", help="The overlay to make.")],
     master: Annotated[
         str,
-        typer.Option("--master", metavar="REF|PATH", help="The master it stands on, here on this machine."),
+        typer.Option(
+            "--master", metavar="REF|PATH", help="The master to make it on; it must be on this machine."
+        ),
     ],
     format: FormatOption = None,
     accept_master: AcceptMasterOption = False,
@@ -112,15 +114,15 @@ def _refuse_raw(format: Format) -> None:
 
 def promote(
     context: typer.Context,
-    overlay: Annotated[str, typer.Argument(metavar="PATH|REF", help="The overlay worth keeping.")],
+    overlay: Annotated[str, typer.Argument(metavar="PATH|REF", help="The overlay to turn into a master.")],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name of the new master.")],
     to: Annotated[
         str | None, typer.Option("--to", metavar="DIR", help="Where to put it (default: beside the overlay).")
     ] = None,
     format: FormatOption = None,
-    discard_it: Annotated[bool, typer.Option("--discard", help="Then discard the overlay.")] = False,
+    discard_it: Annotated[bool, typer.Option("--discard", help="Discard the overlay afterwards.")] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="With --discard: lose the overlay's internal snapshots.")
+        bool, typer.Option("--yes", "-y", help="With --discard: give up the overlay's internal snapshots.")
     ] = False,
     accept_master: AcceptMasterOption = False,
 ) -> None:
@@ -267,13 +269,16 @@ def rebase(
         typer.Option("--as", metavar="NAME", help="Name of the new overlay (default: OVERLAY-on-MASTER)."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="DIR", help="Default: beside the overlay.")
+        str | None,
+        typer.Option(
+            "--to", metavar="DIR", help="Put the new overlay into DIR (default: beside the old one)."
+        ),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Let the new overlay take the place of the old one.")
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="With --replace: lose the overlay's internal snapshots.")
+        bool, typer.Option("--yes", "-y", help="With --replace: give up the overlay's internal snapshots.")
     ] = False,
     accept_master: AcceptMasterOption = False,
 ) -> None:

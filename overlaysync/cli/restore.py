@@ -1,4 +1,4 @@
-"""The restore command: bring VMs of a team back, with what they stand on."""
+"""The restore command: VMs of a team come back, with the masters they stand on."""
 
 from __future__ import annotations
 
@@ -57,21 +57,24 @@ def restore(
     context: typer.Context,
     reference: Annotated[
         str,
-        typer.Argument(metavar="TEAM[:STATE]", help="The team, or one of its states by number or id."),
+        typer.Argument(metavar="TEAM[:STATE]", help="The team, or one of its states, by number or id."),
     ],
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Put the VMs into this directory.")] = ".",
     at: Annotated[
-        str, typer.Option("--at", metavar="TIME", help="As it was at this time: '2026-11-29 14:30'.")
+        str,
+        typer.Option(
+            "--at", metavar="TIME", help="Restore the newest state before TIME, such as '2026-11-29 14:30'."
+        ),
     ] = "",
     vm: Annotated[
-        list[str] | None, typer.Option("--vm", metavar="NAME", help="Only this VM. May be repeated.")
+        list[str] | None, typer.Option("--vm", metavar="NAME", help="Restore only this VM. May be repeated.")
     ] = None,
     masters: Annotated[
         list[str] | None,
         typer.Option(
             "--masters",
             metavar="DIR",
-            help="Look for masters here, and put missing ones into the first that can be written "
+            help="Look for masters in DIR, and put missing ones into the first DIR that can be written "
             "(default: --to). May be repeated.",
         ),
     ] = None,
@@ -81,7 +84,7 @@ def restore(
     limit_rate: RateOption = None,
     wait: WaitOption = FIND_S,
 ) -> None:
-    """Bring VMs of a team back, with the masters they stand on."""
+    """Restore VMs of a team, with the masters they stand on."""
 
     output = output_of(context)
     network = Network(
@@ -103,12 +106,16 @@ def parse_wish(node: Node, reference: str, at: str, vms: Sequence[str]) -> Wish:
     match = _REFERENCE.fullmatch(reference.removesuffix("/"))
     if match is None:
         raise UsageError(
-            f"'{printable(reference)}' does not name states", hint="overlaysync restore TEAM, or TEAM:3"
+            f"'{printable(reference)}' is neither a team nor a state of one",
+            hint="write TEAM or TEAM:STATE; to list the states: overlaysync history TEAM/",
         )
     team = team_of(node, match[1], "restore")
     named = (match[2] or "").lower()
     if at and named:
-        raise UsageError("--at and a state were given", hint="leave one of them out")
+        raise UsageError(
+            "Cannot use --at together with a state",
+            hint=f"overlaysync restore {team.name} --at TIME, or: overlaysync restore {team.name}:{named}",
+        )
     is_id = len(named) >= _ID_DIGITS or not named.isdigit()
     return Wish(
         team=team.name,
@@ -162,7 +169,7 @@ class _Restoring:
 
     def _tell(self, gathered: Gathered) -> None:
         for line in gathered.old:
-            self._output.note(f"  {line}; it is not used")
+            self._output.note(f"  {line}. The outdated list is not used")
         for line in gathered.stale:
             self._output.note(f"  {line}: what is restored may be older than you expect")
         for damage in gathered.damaged:
@@ -177,7 +184,9 @@ class _Restoring:
         )
         for disk in plan.disks:
             for step in disk.steps[:-1]:
-                self._output.note(f"    its master {step.header.name} is not here, and comes first")
+                self._output.note(
+                    f"    its master {step.header.name} is not on this machine, and will be restored first"
+                )
 
     def _print_plan(self, plans: Sequence[VmPlan], work: Restore) -> None:
         document = {"plan": [_plan_fields(plan) for plan in plans]} | _failed(work)
@@ -191,9 +200,9 @@ class _Restoring:
             vm = one.plan.saving.vm
             files = [*(disk.path for disk in one.plan.disks), *one.companions]
             lines.append(self._output.good(f"{vm.name}  {', '.join(files)} · verified"))
-            lines += [f"  not saved with it: {left.file} ({left.why})" for left in vm.left_out]
+            lines += [f"  not in the state: {left.file} ({left.why})" for left in vm.left_out]
             lines.append(f"  to start it: {start_line(vm, one.plan.directory)}")
-            lines += [f"  but first: {warning}" for warning in _warnings(one)]
+            lines += [f"  before you start it: {warning}" for warning in _warnings(one)]
         document = {"restored": [_restored_fields(one) for one in restored]} | _failed(work)
         self._output.result(document, *lines)
         self._complain(work, len(restored))
@@ -206,7 +215,7 @@ class _Restoring:
             raise work.refusals[0].error
         for refusal in work.refusals:
             self._output.note("\n".join(refusal_lines(refusal)))
-        raise of_several(work.refusals, total, "could not be restored", told=self._output.tells)
+        raise of_several(work.refusals, total, "VMs could not be restored", told=self._output.tells)
 
 
 def parse_time(text: str) -> str:
@@ -237,7 +246,7 @@ def _warnings(one: Restored) -> list[str]:
                 with suppress(OverlaysyncError):  # it is the user's, and no program's to judge
                     lab = read_lab(file.read(), path)
             found += [
-                f"{path} says 'force_copy: true', so a start with it replaces the restored disk: take it out"
+                f"remove 'force_copy: true' from {path}, or lab-startup.py replaces the restored disk"
                 for vm in lab or ()
                 if vm.force_copy and name_from(vm.name) == one.plan.saving.vm.name
             ]
@@ -245,7 +254,7 @@ def _warnings(one: Restored) -> list[str]:
 
 
 def _pull_words(plans: Sequence[VmPlan], archives: Sequence[Place]) -> str:
-    """Return how much is pulled; of an archive each object is a request, which may cost something."""
+    """Return how much is pulled; from an archive, each object is a request, which may cost money."""
 
     count = len({name for plan in plans for name in plan.missing})
     words = f"  {format_size(to_pull(plans))} to pull"

@@ -38,12 +38,14 @@ def save(
             help="Directories, images, lab.yaml, domain XML or vm.toml (default: this directory).",
         ),
     ] = None,
-    team: Annotated[str, typer.Option("--team", metavar="TEAM", help="Save for this team.")] = "",
+    team: Annotated[
+        str, typer.Option("--team", metavar="TEAM", help="The team to save for (default: your only team).")
+    ] = "",
     vm: Annotated[
-        list[str] | None, typer.Option("--vm", metavar="NAME", help="Only this VM. May be repeated.")
+        list[str] | None, typer.Option("--vm", metavar="NAME", help="Save only this VM. May be repeated.")
     ] = None,
     note: Annotated[
-        str, typer.Option("-m", "--note", metavar="NOTE", help="Say what this state is, in one line.")
+        str, typer.Option("-m", "--note", metavar="NOTE", help="Describe this state in one line.")
     ] = "",
     begin_anew: Annotated[
         bool, typer.Option("--begin-anew", help="Go on though the vault has lost what was saved before.")
@@ -54,7 +56,8 @@ def save(
     output = output_of(context)
     if len(note) > MAX_NOTE or not note.isprintable():
         raise UsageError(
-            f"A note is one line of at most {MAX_NOTE} characters", hint="shorten it: save -m NOTE"
+            f"A note is one line of at most {MAX_NOTE} characters",
+            hint="overlaysync save -m 'A SHORTER NOTE'",
         )
     with open_node(output) as node:
         mine = team_of(node, team, "save")
@@ -65,7 +68,7 @@ def save(
             saved = work.run(vms)
         except KeyboardInterrupt:
             raise BrokenOffError(
-                "interrupted; no state was saved, and what is in the vault is reused: repeat the command"
+                "interrupted; no state was saved. Repeat the command: it reuses what is already in the vault"
             ) from None
         except InUseError as error:
             raise _running(error) from None
@@ -103,7 +106,7 @@ def _chosen(vms: Sequence[Vm], names: list[str]) -> list[Vm]:
     if unknown:
         raise UsageError(
             f"There is no VM '{min(unknown)}' here",
-            hint=f"name one of: {', '.join(sorted(vm.name for vm in vms))}",
+            hint=f"use --vm with one of these: {', '.join(sorted(vm.name for vm in vms))}",
         )
     return [vm for vm in vms if not names or vm.name in names]
 
@@ -111,7 +114,7 @@ def _chosen(vms: Sequence[Vm], names: list[str]) -> list[Vm]:
 def _running(error: InUseError) -> InUseError:
     return InUseError(
         error.what,
-        why=f"{error.why + '; ' if error.why else ''}a running VM cannot be saved yet",
+        why=f"{error.why + '; ' if error.why else ''}a running VM cannot be saved",
         hint="shut the VM down, and repeat the command",
     )
 
@@ -123,7 +126,7 @@ def _print(output: Output, saved: Saved, vms: Sequence[Vm], beside: Sequence[Mis
     lines = [
         output.good(
             f"{title}  {', '.join(vm.name for vm in state.vms)}{_said(state.note)}  "
-            f"{format_size(saved.stored)} stored of {format_size(saved.read)} new"
+            f"{format_size(saved.read)} of new data, {format_size(saved.stored)} stored"
         )
     ]
     for vm in vms:
@@ -147,16 +150,17 @@ def _print(output: Output, saved: Saved, vms: Sequence[Vm], beside: Sequence[Mis
 
 
 def _copies(node: Node, team: Team) -> str:
-    """Return where the state is, and where it will be, by what was seen lately."""
+    """Return where the state is, and which machines will probably take copies: those seen lately."""
 
     seen = node.catalog.copies.seen(space_of(team).tag)
     lately = timestamp(ago_s=_LATELY_S)
     labels = sorted({one.label for one in seen if one.seen_at >= lately and one.holder != node.key.public})
     if labels:
-        return f"  on this machine only, until others take it: {', '.join(labels)}; see: overlaysync status"
-    return (
-        f"  on this machine only; to have it elsewhere too, on another machine: overlaysync keep {team.name}"
-    )
+        return (
+            f"  on this machine only, until other machines take copies ({', '.join(labels)}); "
+            f"to see whether they have: overlaysync status {team.name}"
+        )
+    return f"  on this machine only; to keep a copy, type on another machine: overlaysync keep {team.name}"
 
 
 def _said(note: str) -> str:

@@ -29,9 +29,9 @@ def add_commands(app: typer.Typer) -> None:
 
 def settle(
     context: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="FILE", help="The file whose side of the fork goes on.")],
+    path: Annotated[str, typer.Argument(metavar="FILE", help="The file with the side to go on with.")],
 ) -> None:
-    """Settle a fork in favour of a file here."""
+    """Settle a fork in favour of a file on this machine."""
     output = output_of(context)
     with open_node(output) as node:
         held = _held(node, path)
@@ -50,12 +50,12 @@ def _held(node: Node, path: str) -> Held:
         UsageError: neither was ever done with it.
     """
     if not os.path.lexists(path):
-        raise NotFoundError(f"There is no file {path}", hint="overlaysync tree, for paths")
+        raise NotFoundError(f"There is no file {path}", hint="to see the paths of images: overlaysync tree")
     held = node.catalog.held.at(os.path.realpath(path))
     if held is None:
         raise UsageError(
             f"{path} was never fetched or shared",
-            why="so it is no version of anything, and no side of a fork",
+            why="so it holds no version of an image, and no side of a fork",
             hint=f"overlaysync share {shlex.quote(path)}",
         )
     return held
@@ -72,9 +72,9 @@ def _version(node: Node, held: Held, path: str) -> Manifest:
     if mine is None or not mine.belongs(node.teams):
         raise UsageError(
             f"Cannot settle a fork for {path}",
-            why=f"it was one of team '{held.team}'"
+            why=f"it held a version of team '{held.team}', which cannot be used here"
             if held.team
-            else "the version that it was is not known here",
+            else "the version that it held is not known on this machine",
             hint=f"overlaysync share {shlex.quote(path)}",
         )
     return mine
@@ -95,7 +95,7 @@ def _report(output: Output, path: str, mine: Manifest, sides: list[ManifestRow])
     ]
     document = {"team": mine.header.team, "name": mine.header.name, "path": path, "settled": listed}
     if not sides:
-        output.result(document, f"{name}:{mine.header.version} has no other side: nothing to settle")
+        output.result(document, f"{name}:{mine.header.version} is not forked: there is nothing to settle")
         return
     moment = now()
     lines = [
@@ -104,8 +104,8 @@ def _report(output: Output, path: str, mine: Manifest, sides: list[ManifestRow])
     ]
     output.result(
         document,
-        output.good(f"{path} is chosen over:"),
+        output.good(f"{path} is chosen to continue {name}. Given up:"),
         *lines,
-        f"The next version that you share follows {'it' if len(sides) == 1 else 'them'} too: "
+        f"To end the fork for all machines, share it as a version that follows all sides: "
         f"overlaysync share {shlex.quote(path)}",
     )

@@ -66,10 +66,10 @@ def share(
     ] = False,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", metavar="PATTERN", help="Leave out files that fit. May be repeated."),
+        typer.Option("--exclude", metavar="PATTERN", help="Leave out files that match. May be repeated."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--as", metavar="NAME", help="Publish the one image under this name.")
+        str | None, typer.Option("--as", metavar="NAME", help="Publish a single image under this name.")
     ] = None,
     note: Annotated[
         str, typer.Option("--note", "-m", metavar="NOTE", help="Say what is new in this version.")
@@ -77,7 +77,9 @@ def share(
     team: Annotated[
         str | None, typer.Option("--team", metavar="TEAM", help="Share with the members of this team only.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Share with everybody on the network.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Share with every machine on the network.")
+    ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask before making a team's images public.")
     ] = False,
@@ -91,8 +93,8 @@ def share(
             "--port",
             metavar="PORT",
             parser=number_from(0, 65535, whole=True),
-            help="Listen on this port; 0 means any free one "
-            "(default: 29450, or a free one if that is taken).",
+            help="Listen on this port; 0 takes any free port "
+            "(default: 29450, or a free port if 29450 is taken).",
         ),
     ] = None,
     limit_rate: RateOption = None,
@@ -102,7 +104,7 @@ def share(
             "--recheck",
             metavar="DAYS",
             parser=number_from(0),
-            help="Check images for damage that were last read more than DAYS ago (0: never).",
+            help="Check images for damage if they were last read more than DAYS ago (0: never).",
         ),
     ] = RECHECK_DAYS,
 ) -> None:
@@ -157,12 +159,12 @@ def _audience(team: str | None, public: bool) -> str | None:
     """
 
     if team is not None and public:
-        raise UsageError("--team and --public exclude each other", hint="leave one of them out")
+        raise UsageError("Cannot use --team together with --public", hint="leave one of them out")
     if team == "":
         raise UsageError(
             "--team needs the name of a team, and got an empty one",
             why="the variable that should hold it may be unset",
-            hint="name it: --team NAME; overlaysync team show, for those that this machine is in",
+            hint="name the team: --team NAME; to list your teams: overlaysync team show",
         )
     return "" if public else team
 
@@ -197,7 +199,7 @@ def _confirmation(yes: bool) -> Callable[[Sequence[str]], None]:
                 why="cannot ask for confirmation: stdin is not a terminal",
                 hint="the same command with --yes",
             )
-        if not typer.confirm(f"Share {listed} with everybody on the network?", err=True):
+        if not typer.confirm(f"Share {listed} with every machine on the network?", err=True):
             raise NotAllowedError("Nothing was shared", hint="to share with a team: --team TEAM")
 
     return confirm
@@ -252,16 +254,19 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
     for used in share.used:
         header = used.entry.manifest.header
         lines.append(
-            f"  in use  {header.full_name}:{header.version}  a VM writes {used.path}; it is listed only"
+            f"  in use  {header.full_name}:{header.version}  a VM writes to {used.path}; "
+            "it is listed without its data"
         )
     lines.append(f"  announced as {share.label} on {where}" if where else f"  not announced; port {port}")
-    lines.append(f"  your fingerprint (others compare it): {node_id(share.public_key)}")
+    lines.append(f"  your fingerprint, for others to compare: {node_id(share.public_key)}")
     if any(not shared.manifest.header.is_layer for shared in share.shared):
         lines.append("  QEMU cannot write to a master while it is shared")
     names = {shared.manifest.header.full_name for shared in share.shared if shared.asked}
-    lines.append("  others type (Ctrl-C ends sharing):" if names else "  Ctrl-C ends sharing")
+    lines.append(
+        "  sharing until Ctrl-C; to fetch, type on another machine:" if names else "  sharing until Ctrl-C"
+    )
     lines += [f"    overlaysync fetch {name}" for name in sorted(names)]
-    lines.append(f"  or, without mDNS, with: --peer HOST:{port}")
+    lines.append(f"  where mDNS does not work, add: --peer HOST:{port}")
     document = {
         "shared": items,
         "in_use": [_used_fields(used) for used in share.used],

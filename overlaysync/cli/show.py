@@ -65,7 +65,7 @@ def show(
         typer.Argument(
             metavar="REF|PATH",
             autocompletion=complete_reference,
-            help="What to show; of a directory, lab.yaml, domain XML or vm.toml its VMs.",
+            help="What to show; for a directory, lab.yaml, domain XML or vm.toml, its VMs.",
         ),
     ],
     format: InsistOption = None,
@@ -75,7 +75,7 @@ def show(
 ) -> None:
     """Show everything about an image or a VM: ids, sizes, copies.
 
-    Of a fork both sides are shown, and of a team all that it has.
+    For a fork, both sides are shown; for a team, everything that it has.
     """
 
     output = output_of(context)

@@ -55,7 +55,7 @@ async def states_of(
             known = node.catalog.copies.counters(vault.space.tag, node.key.public)
             gathered = await asyncio.to_thread(gather, vault, places, known)
             for line in gathered.old:
-                output.note(f"  {line}; it is not used")
+                output.note(f"  {line}. The outdated list is not used")
             for line in gathered.stale:
                 output.note(f"  {line}")
             states.append(_states(team, gathered))
@@ -126,14 +126,15 @@ def state_fields(one: StatesOfTeam) -> list[dict[str, Any]]:
 
 
 def alone_lines(node: Node) -> list[str]:
-    """Return a line for each team of which VMs were saved and are on no other machine, as far as is known."""
+    """Return a line for each team with VMs that were saved and have too few copies, as far as is known."""
 
     lines = []
     for team in node.teams.values():
         alone = [vm.name for vm in known_status(node, team).vms if vm.copies < LEAST_COPIES]
         if alone:
             lines.append(
-                f"  saved on no other machine: {', '.join(f'{team.name}/{name}' for name in alone)}; "
-                f"on another one: overlaysync keep {team.name}"
+                f"  saved, but on fewer than {LEAST_COPIES} machines: "
+                f"{', '.join(f'{team.name}/{name}' for name in alone)}; "
+                f"to keep a copy, type on another machine: overlaysync keep {team.name}"
             )
     return lines

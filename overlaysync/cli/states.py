@@ -9,6 +9,7 @@ import typer
 from overlaysync.cli.common import number_from, open_node
 from overlaysync.cli.output import output_of
 from overlaysync.cli.restore import parse_wish
+from overlaysync.cli.save import state_word
 from overlaysync.errors import NotFoundError, UsageError
 from overlaysync.node.node import Node, timestamp
 from overlaysync.ops.recovery.choosing import describe, state_of
@@ -38,7 +39,7 @@ def diff(
     old: Annotated[str, typer.Argument(metavar="TEAM:STATE", help="A state, by number or id.")],
     new: Annotated[
         str | None,
-        typer.Argument(metavar="[TEAM:STATE]", help="Another (default: the newest of the team)."),
+        typer.Argument(metavar="[TEAM:STATE]", help="The state to compare with (default: the newest)."),
     ] = None,
 ) -> None:
     """Show what changed between two states."""
@@ -48,7 +49,10 @@ def diff(
         first = parse_wish(node, old, "", ())
         second = parse_wish(node, new or first.team, "", ())
         if first.team != second.team:
-            raise UsageError("The two states are of different teams", hint="name two states of one team")
+            raise UsageError(
+                "The two states belong to different teams",
+                hint=f"overlaysync diff {first.team}:STATE {first.team}:STATE",
+            )
         vault = _vault(node, first.team)
         vault.learn()
         states = vault.states()
@@ -103,19 +107,22 @@ def _change_fields(change: VmChange) -> dict[str, Any]:
 def forget(
     context: typer.Context,
     references: Annotated[
-        list[str], typer.Argument(metavar="TEAM[:STATE]...", help="States, or a team with --keep options.")
+        list[str], typer.Argument(metavar="TEAM[:STATE]...", help="States, or a team with --keep-… options.")
     ],
     last: Annotated[
-        int, typer.Option("--keep-last", metavar="N", parser=_COUNT, help="Keep so many of the newest.")
+        int, typer.Option("--keep-last", metavar="N", parser=_COUNT, help="Keep the N newest.")
     ] = 0,
     hourly: Annotated[
-        int, typer.Option("--keep-hourly", metavar="N", parser=_COUNT, help="Keep one of each of N hours.")
+        int,
+        typer.Option("--keep-hourly", metavar="N", parser=_COUNT, help="Keep the newest of each of N hours."),
     ] = 0,
     daily: Annotated[
-        int, typer.Option("--keep-daily", metavar="N", parser=_COUNT, help="Keep one of each of N days.")
+        int,
+        typer.Option("--keep-daily", metavar="N", parser=_COUNT, help="Keep the newest of each of N days."),
     ] = 0,
     weekly: Annotated[
-        int, typer.Option("--keep-weekly", metavar="N", parser=_COUNT, help="Keep one of each of N weeks.")
+        int,
+        typer.Option("--keep-weekly", metavar="N", parser=_COUNT, help="Keep the newest of each of N weeks."),
     ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be done.")] = False,
 ) -> None:
@@ -126,7 +133,10 @@ def forget(
     with open_node(output) as node, only_writer(node.home.vault):
         wishes = [parse_wish(node, reference, "", ()) for reference in references]
         if len({wish.team for wish in wishes}) > 1:
-            raise UsageError("The states are of different teams", hint="run forget once for each team")
+            raise UsageError(
+                "The states belong to different teams",
+                hint="once for each team: overlaysync forget TEAM:STATE",
+            )
         vault = _vault(node, wishes[0].team)
         states = vault.states()
         head = vault.heads().get(node.key.public)
@@ -134,7 +144,7 @@ def forget(
         if rules.is_empty:
             if not all(wish.number or wish.id for wish in wishes):
                 raise UsageError(
-                    "Which states are to be forgotten?",
+                    "No state to forget was named",
                     hint=f"overlaysync forget {wishes[0].team}:3, or: "
                     f"overlaysync forget {wishes[0].team} --keep-last 10 --keep-daily 14",
                 )
@@ -150,10 +160,10 @@ def forget(
             left = [one for one in own if one.id in keep | newest]
             vault.put_head(left, node.key, made=timestamp(), before=head)
     lines = [("would forget " if dry_run else "forgot ") + describe(one) for one in gone]
-    lines += [f"kept {describe(one)}: it is the newest of a VM" for one in spared]
+    lines += [f"kept {describe(one)}: it is the newest state of a VM" for one in spared]
     output.result({"forgotten": [_fields(one) for one in gone]}, *lines)
     if gone and not dry_run:
-        output.note("  their data goes two weeks from now, with: overlaysync vault gc")
+        output.note("  to free the space, two weeks from now: overlaysync vault gc")
 
 
 def _check_own(named: set[bytes], own: list[SignedState], states: list[SignedState]) -> None:
@@ -161,8 +171,8 @@ def _check_own(named: set[bytes], own: list[SignedState], states: list[SignedSta
     if others:
         raise NotFoundError(
             f"This machine did not save {describe(others[0])}",
-            why="a state is forgotten by the machine that saved it",
-            hint="run the same command there",
+            why="only the machine that saved a state can forget it",
+            hint=f"on that machine: overlaysync forget {others[0].state.team}:{state_word(others[0].id)}",
         )
 
 

@@ -11,6 +11,7 @@ from overlaysync.cli.common import (
     InterfaceOption,
     PeerOption,
     WaitOption,
+    machines,
     open_node,
     parse_peers,
 )
@@ -86,22 +87,22 @@ def _complain(found: list[TeamStatus]) -> None:
     if lacking:
         one, vm = lacking[0]
         names = ", ".join(f"{status.team}/{item.name}" for status, item in lacking)
-        alone = f"; with {vm.lost_with} it would be lost" if vm.lost_with else ""
+        alone = f"; if {vm.lost_with} is lost, so is the VM" if vm.lost_with else ""
         raise NotReplicatedError(
-            f"Not on {one.needed} machines: {names}",
-            why=f"{one.team}/{vm.name} is on {vm.copies}{alone}",
-            hint=f"on another machine of the team: overlaysync keep {one.team}",
+            f"On fewer than {one.needed} machines: {names}",
+            why=f"{one.team}/{vm.name} is on {machines(vm.copies)}{alone}",
+            hint=f"to keep a copy, on another machine of the team: overlaysync keep {one.team}",
         )
     one = never[0][0]
     raise NotReplicatedError(
         f"Never saved: {', '.join(f'{status.team}/{item}' for status, item in never)}",
-        hint=f"where its files are: overlaysync save --team {one.team}",
+        hint=f"in the directory of the VM: overlaysync save --team {one.team}",
     )
 
 
 def _parts(one: TeamStatus, at: float) -> list[str | Table]:
     if not one.vms and not one.never:
-        return [f"{one.team}  nothing was saved yet: overlaysync save --team {one.team}"]
+        return [f"{one.team}  no VM was saved yet; to save some: overlaysync save --team {one.team}"]
     rows = [_row(one, vm, at) for vm in one.vms]
     rows += [(name, Warn("never saved"), "", "", "") for name in one.never]
     return [f"{one.team}  {_rpo(one, at)}", Table(rows, indent=2)]
@@ -110,16 +111,18 @@ def _parts(one: TeamStatus, at: float) -> list[str | Table]:
 def _rpo(one: TeamStatus, at: float) -> str:
     safe = [vm for vm in one.vms if vm.copies >= one.needed]
     if not safe:
-        return "no VM is on another machine"
+        return f"no VM is on {one.needed} machines"
     worst = min(safe, key=lambda vm: vm.at)
-    return f"if a machine is lost now, its VMs go back to {ago(worst.at, at)} at the most ({worst.name})"
+    others = "" if len(safe) == len(one.vms) else f"of the VMs on {one.needed} machines, "
+    back = f"{worst.name} goes back furthest: to what was saved {ago(worst.at, at)}"
+    return f"if a machine is lost now, {others}{back}"
 
 
 def _row(one: TeamStatus, vm: VmStanding, at: float) -> tuple[str, ...]:
     states = " and ".join(f"{one.team}:{saving.state.state.number}" for saving in vm.savings)
     fork = "  forked" if len(vm.savings) > 1 else ""
-    changed = {True: "changed since", False: "as saved", None: ""}[vm.changed]
-    copies = f"on {vm.copies} of {one.needed} machines"
+    changed = {True: "changed since", False: "unchanged", None: ""}[vm.changed]
+    copies = f"on {machines(vm.copies)}, {one.needed} needed"
     where = ", ".join(_holder(holder, at) for holder in vm.holders) or "nowhere"
     return (
         vm.name,

@@ -65,16 +65,16 @@ def sync(
         typer.Option(
             "--masters",
             metavar="DIR",
-            help="Look for masters here, and put missing ones into the first that can be written "
+            help="Look for masters in DIR, and put missing ones into the first DIR that can be written "
             "(default: --to). May be repeated.",
         ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", metavar="PATTERN", help="Leave out names that fit. May be repeated."),
+        typer.Option("--exclude", metavar="PATTERN", help="Leave out names that match. May be repeated."),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Stay until Ctrl-C: follow what is published, and share it.")
+        bool, typer.Option("--watch", help="Stay until Ctrl-C: fetch what is published, and share it.")
     ] = False,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
@@ -83,7 +83,7 @@ def sync(
 ) -> None:
     """Bring images to their newest version.
 
-    What has changed here is left alone.
+    Files that have changed on this machine are left alone.
     """
 
     references = [parse_reference(ref) for ref in refs]
@@ -153,7 +153,9 @@ class _Syncing:
             raise done.refusals[0].error
         for refusal in done.refusals:
             self.output.note("\n".join(refusal_lines(refusal)))
-        raise of_several(done.refusals, total, "not at the newest version", told=self.output.tells)
+        raise of_several(
+            done.refusals, total, "images could not be brought to the newest version", told=self.output.tells
+        )
 
     # -- staying -------------------------------------------------------------------------------------
 
@@ -187,7 +189,9 @@ class _Syncing:
                 self._print(node, done, more)
                 for refusal in done.refusals:
                     self.output.note("\n".join(refusal_lines(refusal)))
-                self.output.note(f"following, and sharing as {replica.label}, port {port}; Ctrl-C ends it")
+                self.output.note(
+                    f"watching for new versions, and sharing as {replica.label} on port {port}, until Ctrl-C"
+                )
                 self.output.note(f"  shared from here: {', '.join(names) or 'nothing yet'}")
                 self.watching = True
                 while True:

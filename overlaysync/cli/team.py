@@ -37,7 +37,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The team.")]
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
-    team = App(no_args_is_help=True, help="Manage teams: only members see what is shared with one.")
+    team = App(no_args_is_help=True, help="Manage teams. Only members see what is shared with a team.")
     for command in (create, join, show, code, leave):
         team.command(command.__name__)(command)
     app.add_typer(team, name="team")
@@ -72,20 +72,20 @@ def join(
         str | None, typer.Option("--code-file", metavar="FILE", help="Read the code from this file.")
     ] = None,
 ) -> None:
-    """Join a team; asks for its code."""
+    """Join a team, after asking for its code."""
 
     output = output_of(context)
     if source not in (None, _STDIN):
         raise UsageError(
             "A team's code cannot be an argument: other users can see arguments",
-            hint=f"overlaysync team join {name}, and type it when you are asked",
+            hint=f"type the code when you are asked for it: overlaysync team join {name}",
         )
     joined = _dated(read_code(name, _code(name, _STDIN if source else code_file)))
     with open_node(output) as node:
         new = keep_team(node.home.teams, joined)
     output.result(
         {"team": name, "tag": joined.tag, "new": new},
-        output.good(f"in team {name}, tag {joined.tag}" + ("" if new else ", already")),
+        output.good(f"{'' if new else 'already '}in team {name}, tag {joined.tag}"),
     )
 
 
@@ -121,7 +121,7 @@ def show(
 
 
 def code(context: typer.Context, name: NameArgument) -> None:
-    """Show the code of a team again, on a terminal, after a question."""
+    """Show the code of a team again; asks first, and needs a terminal."""
 
     output = output_of(context)
     with open_node(output) as node:

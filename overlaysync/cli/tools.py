@@ -39,7 +39,7 @@ def demo(
     context: typer.Context,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the demo's directory.")] = False,
 ) -> None:
-    """Show the main job in under a minute."""
+    """Show what overlaysync does, in under a minute."""
 
     run(output_of(context), keep=keep)
 

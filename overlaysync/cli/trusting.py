@@ -49,7 +49,7 @@ def trust(
 ) -> None:
     """Trust a publisher, or list those you trust or distrust.
 
-    One that you distrust is distrusted no longer, and is trusted as it was before.
+    If you distrust the publisher, this ends that, and trusts it as far as before.
     """
 
     output = output_of(context)
@@ -75,7 +75,7 @@ def untrust(
 ) -> None:
     """Forget a publisher that you trust.
 
-    The next first use of its names decides again.
+    The next use of each of its names decides again to which publisher the name belongs.
     """
 
     output = output_of(context)
@@ -92,7 +92,8 @@ def untrust(
     if names:
         belong = "belongs" if len(_pins(publisher, book)) == 1 else "belong"
         lines.append(
-            f"  {names} {belong} to no publisher now: the next first use decides again, even for this one"
+            f"  {names} {belong} to no publisher now; the next use decides again, "
+            "and may choose the same publisher"
         )
     if publisher != book.own:
         lines.append(f"  To refuse it for good: overlaysync distrust {fields['publisher'][:9]}")
@@ -106,7 +107,9 @@ def _not_trusted(error: NotFoundError, fingerprint: str, book: Book) -> NotFound
         publisher = find_publisher(fingerprint, book.distrusted)
     except NotFoundError:
         return NotFoundError(
-            error.what, why="no trusted publisher has that fingerprint", hint="overlaysync trust, for a list"
+            error.what,
+            why="no trusted publisher has that fingerprint",
+            hint="to list them: overlaysync trust",
         )
     short = node_id(publisher)[:9]
     return NotFoundError(
@@ -138,7 +141,7 @@ def distrust(
             raise UsageError(
                 "That is the fingerprint of this machine",
                 why="you cannot refuse what you publish yourself",
-                hint="overlaysync trust, for a list of publishers",
+                hint="to list publishers: overlaysync trust",
             )
         names, label = _names(publisher, book), _label(node.catalog.manifests.sightings(), publisher, book)
         node.catalog.pins.distrust(DistrustedPublisher(publisher, timestamp(), label))
@@ -290,7 +293,7 @@ def _trust(node: Node, output: Output, fingerprint: str, name: str | None, where
 
 
 def _end_distrust(node: Node, output: Output, publisher: bytes, label: str) -> None:
-    """Make all as it was before the publisher was distrusted: no name of another's becomes its own."""
+    """Restore what was before the publisher was distrusted; it gets no name of another publisher."""
     node.catalog.pins.end_distrust(publisher)
     book = node.book()
     fields, names = _fields(publisher, book), _names(publisher, book)
@@ -301,7 +304,7 @@ def _end_distrust(node: Node, output: Output, publisher: bytes, label: str) -> N
         has = (
             f"Its names are its own again: {names}"
             if names
-            else "No name belongs to it, and no other changed"
+            else "No name belongs to it, and no other name has changed"
         )
         lines.append(
             f"  {has}. To trust it for a name: overlaysync trust {node_id(publisher)[:9]} --name NAME"

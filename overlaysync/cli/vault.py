@@ -24,7 +24,7 @@ from overlaysync.vault.directory import DirectoryObjects
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
-    vault = App(no_args_is_help=True, help="Check the vault of this machine, and free its space.")
+    vault = App(no_args_is_help=True, help="Check the vault of this machine, and free space in it.")
     vault.command("check")(check)
     vault.command("gc")(gc)
     app.add_typer(vault, name="vault")
@@ -33,10 +33,10 @@ def add_commands(app: typer.Typer) -> None:
 def check(
     context: typer.Context,
     read: Annotated[
-        bool, typer.Option("--read", help="Read everything, and compare it with its name.")
+        bool, typer.Option("--read", help="Read every object, and compare it with its name.")
     ] = False,
 ) -> None:
-    """Check that everything is there that states need."""
+    """Check that nothing is missing that a state needs."""
 
     output = output_of(context)
     with open_node(output) as node:
@@ -60,15 +60,17 @@ def check(
     lines = [f"{one.name}  {one.why}" for one in found.damaged]
     if not found.damaged:
         lines = [
-            output.good(f"{found.objects} objects, {format_size(found.read)} read: all as they should be")
+            output.good(
+                f"{found.objects} objects, {format_size(found.read)} read; none is missing or damaged"
+            )
         ]
     output.result(document, *lines)
     if found.damaged:
-        hit = f"states that need them: {', '.join(found.hit)}" if found.hit else ""
+        hit = f"these states need them: {', '.join(found.hit)}" if found.hit else ""
         raise VerificationError(
             f"{len(found.damaged)} of {found.objects} objects are missing or damaged",
             why=hit,
-            hint="to fetch them again from a machine that has them: overlaysync keep TEAM --once",
+            hint="to pull them again from machines that have them: overlaysync keep TEAM --once",
         )
 
 
@@ -93,6 +95,6 @@ def gc(
         {"removed": list(cleaned.removed), "freed": cleaned.freed, "waiting": cleaned.waiting},
         output.good(
             f"{verb} {len(cleaned.removed)} objects, {format_size(cleaned.freed)}; "
-            f"{format_size(cleaned.waiting)} more are needed by nothing now and go later"
+            f"another {format_size(cleaned.waiting)} is no longer needed, and can be removed later"
         ),
     )

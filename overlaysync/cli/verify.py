@@ -59,7 +59,9 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Heal what is damaged, from peers.")] = False,
     yes: Annotated[
         bool,
-        typer.Option("--yes", "-y", help="Heal also what was written to since: what was written is lost."),
+        typer.Option(
+            "--yes", "-y", help="Also heal files that were written to since; what was written is lost."
+        ),
     ] = False,
     accept_master: AcceptMasterOption = False,
     format: InsistOption = None,
@@ -67,7 +69,7 @@ def verify(
 ) -> None:
     """Compare images with what was published, and repair them.
 
-    Every byte is read. What was never published is compared with what is known of it.
+    Every byte is read. An image that was never published is compared with what is known of it.
     """
     output = output_of(context)
     addresses, insisted = parse_peers(peer), parse_format(format)
@@ -239,9 +241,9 @@ def _way_of(finding: Finding) -> str:
         return _ways(verdict, how, finding.team)
     command = how.repair_command(verdict.path)
     if finding.holds:
-        back = f"{command}, to put {verdict.expected.since} in the place of {finding.holds}"
+        back = f"to put {verdict.expected.since} in the place of {finding.holds}: {command}"
         return f"to keep both: cp {shlex.quote(verdict.path)} COPY; {back}"
-    return f"{command}, to heal it from peers"
+    return f"to heal it from peers: {command}"
 
 
 def _ways(verdict: Verdict, how: How, team: str = "") -> str:

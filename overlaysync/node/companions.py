@@ -19,13 +19,13 @@ from overlaysync.vault.state import is_inner_path
 
 
 async def bring_companions(reach: Reach, observer: Observer, fetched: Fetched) -> None:
-    """Put the companions of an image beside it, those that are not there yet.
+    """Put those companions of an image beside it that are not there yet.
 
-    One that is there and is another stays, unless it is that of the version that the image has replaced.
+    A different file in the place of a companion stays, unless it belonged to the version that was replaced.
 
     Raises:
-        NotFoundError: no peer within reach gives one.
-        OverlaysyncError: one cannot be written.
+        NotFoundError: no peer within reach has a companion.
+        OverlaysyncError: a companion cannot be written.
     """
     manifest, image = fetched.manifest, fetched.known.path
     if fetched.here.id != manifest.id:
@@ -37,17 +37,17 @@ async def bring_companions(reach: Reach, observer: Observer, fetched: Fetched) -
         if present == companion.digest:
             continue
         if present is not None and present not in replaced:
-            observer.note(f"  {path} is another than was published with the image, and stays as it is")
+            observer.note(f"  {path} differs from the one published with the image, and is left as it is")
             continue
         directory = os.path.dirname(image)
         name = os.path.relpath(path, directory)
         if not is_inner_path(name):
-            observer.note(f"  {path} is no name for a file that is fetched, so it is left out")
+            observer.note(f"  {path} is not a valid name for a companion, so it is not fetched")
             continue
         data = await _get(reach, manifest, companion)
         if data is None:
             raise NotFoundError(
-                f"{image} is here, but {os.path.basename(path)} that belongs to it is not",
+                f"{image} is here, but its companion {os.path.basename(path)} is missing",
                 why="no machine within reach has it",
                 hint="repeat the command when its publisher is within reach",
             )

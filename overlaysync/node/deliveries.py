@@ -92,7 +92,7 @@ class Deliveries:
 
     def _end(self, manifest_id: bytes, host: str, text: str) -> None:
         delivery = self._known.pop((manifest_id, host))
-        self._say(f"{text}: {delivery.how_much} from here")
+        self._say(f"{text}; this machine sent {delivery.how_much}")
 
 
 def _learn_labels(delivery: _Delivery, host: str, members: Members, now: float) -> set[str]:

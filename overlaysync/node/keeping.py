@@ -1,8 +1,8 @@
 """Keep: copies of what teams have saved spread by themselves, pulled by the machines that keep them.
 
-Nobody is asked or told to take anything. A machine that keeps a team looks at what the others have, and takes
-what has too few copies when it is its turn (:mod:`overlaysync.ops.recovery.placement`). From time to time it
-asks those that list something to prove that they have it, and reads its own again.
+No machine tells another one to take anything. A machine that keeps a team looks at what the others have, and
+takes what has too few copies when its turn comes (:mod:`overlaysync.ops.recovery.placement`). From time to
+time it asks the machines that list something to prove that they have it, and reads its own copies again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _PROVE_S = 6 * 3600.0
 _NO_LIMIT = 1 << 62
 _NO_HEAD = "lists what there is not"
 _CLEAN_S = 86400.0
-"""How often what nothing needs is looked for."""
+"""How often objects that no state needs are looked for."""
 
 
 def kept_by(node: Node) -> Kept:
@@ -208,13 +208,14 @@ class Keeper:
                 return 0
             if missing:
                 self._tell_once(
-                    f"Not kept yet: {self._what(group, space)}: {len(missing)} objects could not be had"
+                    f"No copy yet of {self._what(group, space)}: {len(missing)} objects could not be pulled; "
+                    "retrying"
                 )
                 return 0
             self._objects.put(head.head.name, head.data)  # last: it says that all the others are here
             drop_older(self._objects, head)
         pulled = sum(place.pulled for place in places)
-        self._observer.note(f"Kept: {self._what(group, space)}, {format_size(pulled)} pulled")
+        self._observer.note(f"Copied {self._what(group, space)}, {format_size(pulled)} pulled")
         self._node.catalog.copies.note(
             group.tag,
             [
@@ -232,8 +233,9 @@ class Keeper:
 
     def _tell_small(self, head: SignedHead, group: Group, space: Space | None, settings: KeptTeam) -> None:
         self._tell_once(
-            f"Not kept: {self._what(group, space)} takes {format_size(head.head.size)}, and the budget "
-            f"is {format_size(settings.budget)}; for more: overlaysync keep --budget SIZE"
+            f"No copy taken of {self._what(group, space)}: it needs {format_size(head.head.size)}, which "
+            f"exceeds the budget of {format_size(settings.budget)}; for more: "
+            f"overlaysync keep {space.name if space else '--others'} --budget SIZE"
         )
 
     def _used(self, space: Space | None) -> int:
@@ -243,11 +245,11 @@ class Keeper:
         return used_by_others(self._objects, [space_of(team).tag for team in self._node.teams.values()])
 
     def _what(self, group: Group, space: Space | None) -> str:
-        whose = f"of team '{space.name}'" if space else f"of a team of others ({group.tag[:8]})"
+        whose = f"for team '{space.name}'" if space else f"for another team ({group.tag[:8]})"
         return f"what {node_id(group.node)[:9]} saved {whose}"
 
     def _care(self, peers: Sequence[Peer]) -> None:
-        """Heal what is missing or has rotted, and once a day remove what nothing needs."""
+        """Heal what is missing or has rotted, and once a day remove objects that no state needs."""
         if not self._objects.root.is_dir():
             return
         elapsed_s, self._read_at = self._clock.ticks() - self._read_at, self._clock.ticks()
@@ -266,11 +268,13 @@ class Keeper:
         for name in rotten:
             self._observer.note(f"Damaged in the vault: {name}")
         if len(missing) > len(lost):
-            self._observer.note(f"Fetched again from others: {len(missing) - len(lost)} objects of the vault")
+            self._observer.note(
+                f"Pulled again from other machines: {len(missing) - len(lost)} objects of the vault"
+            )
         if lost:
             self._tell_once(
-                f"Missing or damaged in the vault, and nobody has them: {len(lost)} objects; see: "
-                "overlaysync vault check"
+                f"Missing or damaged in the vault, and on no machine within reach: {len(lost)} objects; "
+                "to see which: overlaysync vault check"
             )
 
     # -- proofs ----------------------------------------------------------------------------------------

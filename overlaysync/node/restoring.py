@@ -229,13 +229,14 @@ class Restore:
             if manifest is not None:
                 if not manifest.belongs(self.node.teams):
                     raise VerificationError(
-                        f"'{manifest.header.full_name}' in the vault was published by nobody of the team",
+                        f"'{manifest.header.full_name}' in the vault was not published by a member",
                         hint="overlaysync vault check --read",
                     )
                 keep_manifest(self.node.catalog, manifest, at=timestamp())
                 return manifest
         raise NotFoundError(
-            "No place within reach has the description of a disk", hint="overlaysync vault check"
+            "No machine or archive within reach has the description of a disk",
+            hint="overlaysync vault check",
         )
 
     def _pages(self, step: Step) -> PageList:
@@ -305,19 +306,19 @@ def _files(saving: Saving) -> list[tuple[str, object]]:
 
 
 def _check_in_place(fetched: Fetched) -> None:
-    """Refuse to call a disk restored where a later one was found in its place.
+    """Refuse to call a disk restored if a later version of it was found in its place.
 
     Raises:
-        WouldDestroyError: so it is.
+        WouldDestroyError: there is a later version.
     """
     if fetched.known.content.id != fetched.manifest.header.content_id:
         raise WouldDestroyError(
-            f"{fetched.known.path} exists, and holds what was written later",
-            hint="restore into another directory: --to DIR",
+            f"{fetched.known.path} exists, and holds a later version",
+            hint="choose another directory with --to DIR, or move the file away",
         )
 
 
 def _in_the_way(error: WouldDestroyError) -> WouldDestroyError:
     return WouldDestroyError(
-        error.what, why=error.why, hint="restore into another directory: --to DIR; or move the file away"
+        error.what, why=error.why, hint="choose another directory with --to DIR, or move the file away"
     )

@@ -180,7 +180,7 @@ class Contents:
         while True:
             problem = VerificationError(
                 f"The object {name} is damaged",
-                why="it holds something else",
+                why="its content is not what its index says",
                 hint="overlaysync vault check --read",
             )
             try:

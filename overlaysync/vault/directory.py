@@ -165,7 +165,9 @@ class DirectoryObjects:
             return NoSpaceError(what, why=why, hint=hint)
         if error.errno in _NOT_ALLOWED:
             return NotAllowedError(what, why=why, hint=f"ls -ld '{self.root}'")
-        return OverlaysyncError(what, why=why, hint="the disk may be failing: look at 'dmesg'")
+        return OverlaysyncError(
+            what, why=why, hint="the disk may be failing; to see what the kernel says: dmesg"
+        )
 
 
 def _read(fd: int, offset: int, length: int) -> bytes:

@@ -136,7 +136,7 @@ def decode_head(data: bytes, verify: Verify, space: Space | None = None) -> Sign
     if version != 1:
         raise DecodeError(f"a head has version {version}, and this program knows 1")
     if len(data) != least + sum(counts) * _HASH_SIZE:
-        raise DecodeError("a head has another length than it says")
+        raise DecodeError("the length of a head is not what its fields say")
     signed, signature = data[:-_SIGNATURE_SIZE], data[-_SIGNATURE_SIZE:]
     if not verify(node, signature, HEAD_CONTEXT + signed):
         raise DecodeError("the signature of a head is wrong")

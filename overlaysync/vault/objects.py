@@ -138,7 +138,7 @@ def get_whole(objects: Objects, name: str) -> bytes:
     if named.kind is not Kind.HEAD and hash_of(data) != named.hash:
         raise VerificationError(
             f"The object {name} is damaged",
-            why="its bytes are not those it is named for",
+            why="its bytes do not match its name",
             hint="overlaysync vault check --read",
         )
     return data

@@ -134,7 +134,7 @@ def seal_of(data: bytes, magic: bytes, space: Space) -> Seal:
         raise DecodeError("an object of the vault is cut off")
     found, version, sealed, salt = HEAD.unpack_from(data)
     if found != magic or data[6:8] != b"\0\0" or sealed not in (0, 1):
-        raise DecodeError("an object of the vault is not what its name says")
+        raise DecodeError("an object of the vault is not of the kind that its name says")
     if version != VERSION:
         raise DecodeError(f"an object of the vault has version {version}, and this program knows {VERSION}")
     if bool(sealed) == space.is_public or (space.is_public and any(salt)):

@@ -90,7 +90,7 @@ def test_all_object_servers_are_dead(cloud: Cloud, wire: Wire) -> None:
             ("DELETE", lambda: objects.delete(name)),
         ):
             before = wire.count(method)
-            with pytest.raises(NetworkError, match="answered 503 again and again") as caught:
+            with pytest.raises(NetworkError, match="answered 503 each time") as caught:
                 operate()
             assert caught.value.hint
             assert wire.count(method) - before == 1 + QUICK.repeats
@@ -239,7 +239,7 @@ def test_a_store_without_conditions_is_written_to_without_them(cloud: Cloud, wir
     wire.fail("PUT", *[Fault(501, "NotImplemented")] * (1 + QUICK.repeats))
     abilities = probe(objects)
     assert abilities == replace(ALL, conditional=False) and abilities.is_usable
-    assert ["writes again" in sentence for sentence in abilities.lacks] == [True]
+    assert ["overwrites" in sentence for sentence in abilities.lacks] == [True]
     before = wire.count("PUT")
     name, data = an_object()
     assert objects.put(name, data) and objects.put(name, data) and objects.get(name) == data

@@ -51,7 +51,7 @@ def test_a_url_names_a_location_and_a_location_its_url(url: str, location: Locat
     ],
 )
 def test_what_is_no_archive_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="cannot be an archive") as caught:
+    with pytest.raises(UsageError, match="is not the URL of an archive") as caught:
         parse_location(url)
     assert "s3://BUCKET/PREFIX" in caught.value.hint and "\x1b" not in str(caught.value)
 

@@ -55,7 +55,7 @@ def test_a_log_says_when_who_took_what_and_how_much(lab: Lab) -> None:
     (began,) = (text for text in said if f"fetches {name}:1" in text)
     (done,) = (text for text in said if f"has all of {name}:1" in text)
     assert began.startswith("bob@") and done.startswith("bob@")
-    assert re.search(r": 1 MiB in \d", done), done
+    assert re.search(r" sent 1 MiB in \d", done), done
     assert "SIGTERM" in said[-1]
     assert "missing" not in result.stderr and "\r" not in result.stderr
 
@@ -114,7 +114,7 @@ def test_a_share_ends_with_its_terminal(lab: Lab) -> None:
     node = lab.node("alice")
     path = disks.make_master(node.place / f"{lab.name('web')}.qcow2", size=MIB)
     with Terminal(node, "share", path) as terminal:
-        terminal.until(lambda shown: "others type" in shown, "the share")
+        terminal.until(lambda shown: "type on another machine" in shown, "the share")
         assert not disks.qemu_may_write(path)
         terminal.hang_up()
         assert terminal.end() == DONE
@@ -132,7 +132,7 @@ def test_with_nohup_a_share_outlives_its_terminal(lab: Lab) -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     with terminal:
-        terminal.until(lambda shown: "others type" in shown, "the share")
+        terminal.until(lambda shown: "type on another machine" in shown, "the share")
         terminal.hang_up()
         # What it says of each new image has nowhere to go, and it finds the next one all the same.
         for word in ("second", "third"):

@@ -42,7 +42,7 @@ def test_who_fetches_is_said_once_and_how_much_when_it_is_done() -> None:
         scene.sent("192.0.2.9", 2 * MIB, now)
     assert scene.look(4) == ["etu@oscar (192.0.2.9) fetches web:3"]
     scene.asks("etu@oscar", "192.0.2.9", 10, 5)
-    assert scene.look(5) == ["etu@oscar (192.0.2.9) has all of web:3: 6 MiB in 2.0 s from here"]
+    assert scene.look(5) == ["etu@oscar (192.0.2.9) has all of web:3; this machine sent 6 MiB in 2.0 s"]
     assert scene.look(60) == []
 
 
@@ -54,8 +54,8 @@ def test_who_leaves_is_said_and_one_that_is_no_member_goes_by_its_address() -> N
     scene.sent("2001:db8::8", 4 * MIB, 3)  # the same network: one machine may have many addresses
     assert scene.look(4)[1:] == ["2001:db8::7 fetches web:3"]
     assert scene.look(20) == [
-        "etu@oscar (192.0.2.9) left before it had all of web:3: 1 MiB in 0.0 s from here",
-        "2001:db8::7 has all of web:3: 8 MiB in 2.0 s from here",
+        "etu@oscar (192.0.2.9) left before it had all of web:3; this machine sent 1 MiB in 0.0 s",
+        "2001:db8::7 has all of web:3; this machine sent 8 MiB in 2.0 s",
     ]
 
 

@@ -251,7 +251,7 @@ def test_a_place_that_was_turned_back_is_not_believed(
     gathered = gather(vault, places if old_first else places[::-1])
     assert notes(gathered.states) == ["one", "two"]
     (sentence,) = gathered.old
-    assert sentence.startswith("old shows") and "older than what is known" in sentence
+    assert sentence.startswith("old has an outdated list") and "newest one known" in sentence
 
 
 def test_a_place_that_fails_costs_nothing_else(vault: TeamVault, other: TeamVault) -> None:

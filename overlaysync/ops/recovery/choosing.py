@@ -1,4 +1,4 @@
-"""Choose what is restored: of each VM one place where it was saved. Pure."""
+"""Choose what is restored: one saved state of each VM. Pure."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ def state_of(states: Sequence[SignedState], wish: Wish) -> SignedState:
         AmbiguousError: there are several.
     """
     if not states:
-        raise NotFoundError(f"No state of team '{wish.team}' is here", hint=f"overlaysync keep {wish.team}")
+        raise NotFoundError(
+            f"No state of team '{wish.team}' is on this machine",
+            hint=f"to take copies of them: overlaysync keep {wish.team} --once",
+        )
     meant = _meant(states, wish)
     return max(meant, key=lambda one: (one.state.number, one.state.saved))
 
@@ -90,7 +93,7 @@ def _meant(states: Sequence[SignedState], wish: Wish) -> list[SignedState]:
         if not found:
             first = min(state.state.saved for state in states)
             raise NotFoundError(
-                f"No state of team '{wish.team}' is as old as that",
+                f"No state of team '{wish.team}' was saved by that time",
                 why=f"the oldest was saved {local_minute(first)}",
                 hint=f"overlaysync history {wish.team}/",
             )
@@ -109,7 +112,7 @@ def _meant(states: Sequence[SignedState], wish: Wish) -> list[SignedState]:
         )
     if len(named) > 1:
         raise AmbiguousError(
-            f"Several states are {wish.team}:{wish.number or wish.id}",
+            f"'{wish.team}:{wish.number or wish.id}' means several states",
             candidates=tuple(map(describe, named)),
             hint=f"overlaysync restore {wish.team}:{named[0].id.hex()[:MIN_ID_DIGITS]}",
         )
@@ -122,7 +125,7 @@ def _names(newest: Collection[str], wish: Wish) -> list[str]:
     if unknown:
         raise NotFoundError(
             f"No state of team '{wish.team}' has the VM '{unknown[0]}'",
-            why=f"it has: {', '.join(newest)}",
+            why=f"the VMs are: {', '.join(newest)}",
             hint=f"overlaysync history {wish.team}/",
         )
     return sorted(wish.vms or newest)
@@ -139,7 +142,7 @@ def _fork(name: str, savings: Sequence[Saving], wish: Wish) -> OverlaysyncError:
     lines = tuple(describe(saving.state) for saving in savings)
     first = savings[-1].state.id.hex()[:MIN_ID_DIGITS]
     return AmbiguousError(
-        f"'{name}' was saved on several machines, and none of these states follows the other",
+        f"'{name}' is forked: it was saved in several states, and none of them follows another",
         candidates=lines,
         hint=f"overlaysync restore {wish.team}:{first} --vm {name}",
     )

@@ -33,7 +33,7 @@ def read_companion(path: str) -> bytes:
     except OSError as error:
         raise translate(error, f"Cannot read {path}") from error
     if len(data) > MAX_COMPANION:
-        raise UsageError(f"{path} is too large to be saved with a VM", hint="move it elsewhere")
+        raise UsageError(f"{path} is too large to be saved with a VM", hint="move it to another directory")
     return data
 
 
@@ -91,12 +91,14 @@ def put_companion(directory: str, file: str, data: bytes, *, replaces: bool = Fa
                     put_file(parent, name, data, replaces=True)
                     return True
                 raise WouldDestroyError(
-                    f"{path} exists, and holds something else",
-                    hint="restore into another directory: --to DIR; or move the file away",
+                    f"{path} exists, and has other content",
+                    hint="choose another directory with --to DIR, or move the file away",
                 )
             put_file(parent, name, data, replaces=False)
     except FileExistsError:
-        raise WouldDestroyError(f"{path} exists", hint="restore into another directory: --to DIR") from None
+        raise WouldDestroyError(
+            f"{path} exists", hint="choose another directory with --to DIR, or move the file away"
+        ) from None
     except OSError as error:
         raise translate(error, f"Cannot write {path}", directory=directory) from error
     return True

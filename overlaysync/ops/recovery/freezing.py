@@ -86,8 +86,8 @@ def frozen(
         has: tells which units nobody will read from the copies.
 
     Raises:
-        InUseError: a VM writes to one of them, or writes to one meanwhile.
-        BaseImageError, ImageError: one has lost its master, or cannot be read.
+        InUseError: a VM writes to a disk, or begins to.
+        BaseImageError, ImageError: the master of a disk is missing, or a disk cannot be read.
         NoSpaceError: there is no room for the copies.
     """
     masters = {path: _master(library, path, now, progress) for path in paths}

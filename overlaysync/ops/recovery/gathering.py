@@ -44,8 +44,8 @@ class Gathered:
 def gather(vault: TeamVault, places: Sequence[Place], known: Mapping[bytes, int] = _NOTHING) -> Gathered:
     """Read the heads of all places, and pull the states that the newest of them list.
 
-    A place that shows an older head of a member than another is not believed about that member: it was left
-    behind, or somebody has turned it back.
+    If a place lists an older head of a member than another place, its list of that member is not used: it was
+    left behind, or an attacker has turned it back.
 
     Args:
         vault: of this node.
@@ -96,8 +96,8 @@ def _note(gathered: Gathered, place: Place | None, heads: dict[bytes, SignedHead
             gathered.at.setdefault(state, []).append(label)
         if head.head.counter < newest.head.counter and place is not None:
             gathered.old.append(
-                f"{place.label} shows what {node_id(node)[:9]} had saved on {head.head.made[:16]}, "
-                f"which is older than what is known ({newest.head.made[:16]})"
+                f"{place.label} has an outdated list of what {node_id(node)[:9]} saved, from "
+                f"{head.head.made[:16]}; the newest one known is from {newest.head.made[:16]}"
             )
 
 

@@ -1,4 +1,4 @@
-"""One writer at a time in a vault directory: a save and a cleaning would take each other's objects away."""
+"""One writer at a time in a vault directory: a cleanup would remove the objects of a running save."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def only_writer(root: Path) -> Iterator[None]:
     except OSError:
         os.close(fd)
         raise InUseError(
-            f"Another command writes to the vault {root}", hint="repeat the command when that one has ended"
+            f"Another command is writing to the vault {root}",
+            hint="wait until it has ended, and repeat this command",
         ) from None
     try:
         yield

@@ -1,8 +1,8 @@
 """Placement without a server: which of the machines that keep something takes what lacks copies. Pure.
 
-Every machine computes the same order, from a keyed hash of what is to be kept and of each machine's key. One
-whose place in the order is within what is missing takes it, the later in the order the later: so a few take
-what is new, all others see that, and nobody has to be asked.
+Every machine computes the same order, from a keyed hash of what is to be kept and of each machine's key. If N
+copies are missing, the first N machines in the order take one each, the later ones after a longer wait. So a
+few machines take what is new, all others see that, and no machine has to ask another.
 """
 
 from __future__ import annotations

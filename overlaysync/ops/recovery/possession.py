@@ -1,6 +1,6 @@
-"""Proofs that somebody has what it lists: a keyed hash over a whole pack that only who has it can make.
+"""Proofs that a holder has what it lists: a keyed hash over a whole pack, which takes all of its bytes.
 
-One that asks another for the bytes at that moment cannot be told apart: docs/threat-model.md.
+A holder that gets the bytes from another one at that moment cannot be told apart: docs/threat-model.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Question:
     Attributes:
         name: of the pack.
         nonce: 16 random bytes.
-        expected: the answer of who has it.
+        expected: the right answer.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Retention: which states are forgotten, and which objects nobody needs any more. Pure.
+"""Retention: which states are forgotten, and which must stay. Pure.
 
 A node forgets only what it saved itself. Of every VM the newest state stays, whatever the rules say.
 """

@@ -1,7 +1,7 @@
 """Save: what is frozen goes into the vault, unit by unit, and a state says what it was.
 
 Only what the vault does not have is read, compressed and stored. Order: packs, indexes, the state, the head;
-who is killed meanwhile leaves nothing that points into the void, and the same command stores the rest.
+a command that is killed leaves no reference to a missing object, and the same command stores the rest.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class _Reader:
         if not equal_rows(as_digests(hash_units(buffer, unit)), batch.digests).all():
             raise InUseError(
                 f"{self.chain.top.path} changed while it was saved",
-                hint="nothing may write to a master; see which one differs: overlaysync verify "
+                hint="nothing may write to a master; to see what differs: overlaysync verify "
                 f"'{self.chain.top.path}'",
             )
         return batch, squeeze([buffer])

@@ -15,12 +15,12 @@ from overlaysync.store.copies import Copy
 from overlaysync.vault.state import SignedState
 
 LEAST_COPIES = 2
-"""Fewer machines than this, and one that is lost takes a VM with it."""
+"""A VM on fewer machines than this can be lost with one machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has a copy.
+    """A machine, a node or an archive with a copy.
 
     Attributes:
         label: what people call it.
@@ -49,8 +49,8 @@ class VmStanding:
     Attributes:
         name: of the VM.
         savings: where it was saved last: one, or the sides of a fork.
-        holders: who has all of these.
-        copies: how many machines that are.
+        holders: all that have each of these states.
+        copies: on how many machines these holders are.
         changed: whether a disk here was written to since; None where the VM is not here.
     """
 
@@ -116,7 +116,7 @@ def standings(
 
 
 def _holders(savings: Sequence[Saving], copies: Sequence[Copy], own: Own, valid_since: str) -> list[Holder]:
-    """Return who has all of these states."""
+    """Return the holders that have all of these states."""
     having: list[dict[bytes, Holder]] = []
     for saving in savings:
         state = saving.state

@@ -48,7 +48,7 @@ def read_heads(
         try:
             head = decode_head(get_whole(objects, stored.name), verify, space)
             if head.head.name != stored.name:
-                raise DecodeError("a head is not what its name says")
+                raise DecodeError("the head does not match its name")
             if space is not None and not head.vouched:
                 raise DecodeError("no member of the team made it")
             heads.append(head)
@@ -154,7 +154,7 @@ class TeamVault:
         lost = [id for id in ids if self.state(id) is None]
         if lost:
             raise VerificationError(
-                "Cannot write a new head: a state that the last one lists cannot be read",
+                "Cannot list the new state: a state that this machine saved before cannot be read",
                 why=f"{len(lost)} of {len(ids)} states are missing or damaged",
                 hint="overlaysync vault check",
             )
@@ -193,7 +193,8 @@ class TeamVault:
             for name in (object_name(tag, kind, bytes.fromhex(hash)) for hash in hashes):
                 if self.objects.size(name) is None:
                     raise VerificationError(
-                        f"The vault has lost the object {name}, which is needed", hint="repeat the command"
+                        f"The vault has lost the object {name}, which the state needs",
+                        hint="repeat the command: overlaysync save",
                     )
 
     def put_head(

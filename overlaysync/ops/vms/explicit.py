@@ -95,10 +95,10 @@ def _inner(value: object, key: str, path: str) -> str:
 
 def _missing(path: str, file: str) -> NotFoundError:
     return NotFoundError(
-        f"There is no file {file}", why=f"{path} names it", hint=f"put it there, or take it out of {path}"
+        f"There is no file {file}", why=f"{path} names it", hint=f"put it there, or remove it from {path}"
     )
 
 
 def _wrong(path: str, why: str) -> UsageError:
     example = 'name = "web" and disks = ["web.qcow2"]'
-    return UsageError(f"Cannot read {path}", why=why, hint=f"mend it; its least is: {example}")
+    return UsageError(f"Cannot read {path}", why=why, hint=f"correct it; it needs at least: {example}")

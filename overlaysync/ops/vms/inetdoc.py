@@ -160,5 +160,5 @@ def _wrong(path: str, why: str) -> UsageError:
     return UsageError(
         f"Cannot read {path} as a lab",
         why=why,
-        hint=f"mend it, or name the images themselves: ls {shlex.quote(os.path.dirname(path) or '.')}",
+        hint=f"correct it, or name the images themselves: ls {shlex.quote(os.path.dirname(path) or '.')}",
     )

@@ -28,7 +28,7 @@ _BY_NAME = (
     (re.compile(r".*volatilestate.*", re.I), "it is what a running TPM keeps until it ends"),
 )
 _LINK = "it is a link, and links are not followed"
-_UNKNOWN = "it is named like the VM, but is no companion that is known; a vm.toml can name it"
+_UNKNOWN = "it is named like the VM, but is not a known kind of companion; a vm.toml can name it"
 _WHOSE = "it could belong to several VMs here; say whose it is in a vm.toml"
 
 

@@ -275,5 +275,5 @@ def _wrong(path: str, why: str) -> UsageError:
     return UsageError(
         f"Cannot read {path} as the XML of a libvirt domain",
         why=why,
-        hint=f"write it anew: virsh dumpxml --inactive NAME > {shlex.quote(path)}",
+        hint=f"write it again: virsh dumpxml --inactive NAME > {shlex.quote(path)}",
     )

@@ -196,7 +196,7 @@ def read_text(fd: int, path: str) -> bytes:
         reason = over_cap("definition", size)
         if reason:
             raise UsageError(
-                f"{path} is no definition of a VM",
+                f"{path} is not a definition of a VM",
                 why=reason,
                 hint=f"see what it is: file {shlex.quote(path)}",
             )
