@@ -48,7 +48,7 @@ def save(
         str, typer.Option("-m", "--note", metavar="NOTE", help="Describe this state in one line.")
     ] = "",
     begin_anew: Annotated[
-        bool, typer.Option("--begin-anew", help="Go on though the vault has lost what was saved before.")
+        bool, typer.Option("--begin-anew", help="Save even if the vault has lost what was saved before.")
     ] = False,
 ) -> None:
     """Save VMs as a state that can be restored."""

@@ -66,7 +66,7 @@ class Save:
         team: whose state it is.
         observer: is told what happens.
         note: what the user says of it.
-        anew: whether to go on where the vault has lost what was saved before.
+        anew: whether to save even if the vault has lost what was saved before.
     """
 
     node: Node
@@ -113,18 +113,18 @@ class Save:
         return self.node.catalog.copies.counters(space_of(self.team).tag, key).get(key, 0)
 
     def _check_nothing_lost(self, vault: TeamVault) -> None:
-        """Refuse to go on where the vault has lost what this machine saved: the next head would not list it.
+        """Refuse to save if the vault has lost what this machine saved: the next head would not list it.
 
         Raises:
-            VerificationError: so it is.
+            VerificationError: the vault has lost it.
         """
         if self.anew or vault.next_counter(self.node.key.public) > self._highest():
             return
         raise VerificationError(
             f"The vault of this machine has lost what was saved here for team '{self.team.name}'",
-            why="others that keep the team would take the next state for all there is",
-            hint=f"to get it back from them: overlaysync keep {self.team.name} --once; "
-            "if nobody has it: the same command with --begin-anew",
+            why="the machines that keep the team would take the next state for all that was saved",
+            hint=f"to pull it from them: overlaysync keep {self.team.name} --once; "
+            f"if no machine has it: overlaysync save --team {self.team.name} --begin-anew",
         )
 
     def _note(self, vault: TeamVault, state: State) -> None:
