@@ -115,7 +115,7 @@ def test_the_help_of_a_port_says_its_default(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         run(["share", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--port PORT Listen on this port; 0 means any free one (default: 29450" in shown
+    assert "--port PORT Listen on this port; 0 takes any free port (default: 29450" in shown
 
 
 @pytest.mark.usefixtures("home")
