@@ -126,7 +126,7 @@ def _write(config: Path, places: Mapping[str, Location]) -> None:
 
 @contextmanager
 def _changing(config: Path) -> Iterator[None]:
-    """Let nobody else change the list meanwhile."""
+    """Keep other commands from changing the list meanwhile."""
     try:
         descriptor = os.open(config, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

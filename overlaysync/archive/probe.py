@@ -11,7 +11,7 @@ from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.vault.objects import Kind, Objects, hash_of, object_name
 
 _TAG = blake3(b"overlaysync probe").hexdigest()[:32]
-"""The space of such objects: nobody's."""
+"""The space of such objects, which belongs to no team."""
 _SIZE = 1024
 
 

@@ -1,7 +1,7 @@
-"""What peers list of what nodes have saved, as far as it is true: a head that nobody can show counts not.
+"""What nodes have saved, as their peers list it: a head counts only if a peer can show it.
 
-Otherwise one peer that lists a head with a high counter, which there is not, would hide the newest one from
-all who keep copies of it.
+Otherwise a peer that lists a head with a high counter, which does not exist, would hide the newest one from
+all machines that keep copies of it.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class Claims:
                 return _head(peer.objects, name, space)
             except (NotFoundError, DecodeError, VerificationError) as error:
                 self._false.add((peer.key, group.tag, group.node, group.counter))
-                self._tell(f"{peer.label} lists a head that cannot be used: {error}")
+                self._tell(f"{peer.label} has a list of saved states that cannot be used: {error}")
             except OverlaysyncError:
                 pass
             if wrong is not None:
@@ -209,5 +209,5 @@ class Claims:
 def _head(objects: Objects, name: str, space: Space | None) -> SignedHead:
     head = decode_head(get_whole(objects, name), verify, space)
     if head.head.name != name or (space is not None and not head.vouched):
-        raise DecodeError("it is not what it is called, or no member made it")
+        raise DecodeError("its content does not match its name, or no member of the team made it")
     return head

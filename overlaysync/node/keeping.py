@@ -48,7 +48,7 @@ _STEP_IN_S = 3600.0
 _PROVE_S = 6 * 3600.0
 """After so long a holder is asked for another proof."""
 _NO_LIMIT = 1 << 62
-_NO_HEAD = "lists what there is not"
+_NO_HEAD = "its list of saved states cannot be used"
 _CLEAN_S = 86400.0
 """How often objects that no state needs are looked for."""
 

@@ -1,8 +1,8 @@
 """Contents of one space of a vault: items found by their keys, read, and added.
 
-What is read is what was stored: the seal of a team's space shows that. Whether it is what its key says is for
-the caller to check, who knows what kind of key it is. Write order: packs, then the index that describes them;
-who is killed between leaves packs that nobody finds, and stores their items again.
+The seal of a team's space shows that what is read is what was stored. The caller checks whether an item is
+what its key says, since it knows the kind of key. Packs are written first, then the index that describes
+them: a writer that is killed in between leaves packs that no index describes. Their items are stored again.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Contents:
     def learn_some(self, indexes: Iterable[bytes], packs: Container[bytes]) -> None:
         """Read the indexes of these hashes, and of what they describe the packs of these hashes.
 
-        What a state needs is in the packs that it names. Its indexes can describe others that hold the same,
-        and that nobody has any more.
+        What a state needs is in the packs that it names. Its indexes can also describe other packs with the
+        same items, which may be gone everywhere.
 
         Raises:
             OverlaysyncError: the place fails.

@@ -1,8 +1,8 @@
 """Heads: the one thing of a vault that moves. Each node has its own, and its counter only rises.
 
-A head lists the states that its node keeps and every object that they need, signed by the node: so that who
-cannot open a single one of them can copy all of them, and knows what nobody needs any more. To members its
-voucher shows that a member made it. Exact bytes: docs/vault-format.md, "Heads".
+A head lists the states that its node keeps and every object that they need, and is signed by the node. So a
+holder that cannot open any of these objects can still copy all of them, and knows which ones no state needs
+any more. Its voucher shows to members that a member made it. Exact bytes: docs/vault-format.md, "Heads".
 """
 
 from __future__ import annotations

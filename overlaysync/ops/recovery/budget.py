@@ -18,9 +18,9 @@ def used_by(objects: Objects, tag: str) -> int:
 
 
 def used_by_others(objects: Objects, own: Collection[str]) -> int:
-    """Return the bytes that belong to nobody of the teams with the tags ``own``.
+    """Return the bytes that belong to none of the teams with the tags ``own``.
 
-    What of the public space none of these teams needs is there for others.
+    Public objects count too, if none of these teams needs them.
     """
     public = {name for tag in own for name in _public_of(objects, tag)}
     return sum(

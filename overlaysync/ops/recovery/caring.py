@@ -1,7 +1,7 @@
 """Care for a vault directory: what heads list and is missing or has rotted comes again; all is read again.
 
-An object that has rotted stays until a good one takes its place: most of it may be readable still, and nobody
-else may have it. It is noted meanwhile. The lock of the vault is held while anything here runs.
+An object that has rotted stays until a good one takes its place: most of it may still be readable, and
+there may be no other copy. Until then, it is noted. The lock of the vault is held while anything here runs.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def frozen(
         now: seconds since 1970.
         progress: told of the bytes copied and hashed; may end it with an exception.
         held: called at the moment that the copies show, while nobody can write to the disks.
-        has: tells which units nobody will read from the copies.
+        has: tells which units need not be read from the copies.
 
     Raises:
         InUseError: a VM writes to a disk, or begins to.

@@ -1,7 +1,7 @@
 """A team's part of a vault: its states, its heads, and the contents that they need.
 
 The same for the vault of this node and for one in an archive. What is read is checked: heads by signature
-and voucher, states by signature, so that nobody outside the team puts one into its history.
+and voucher, states by signature, so that a machine outside the team cannot put one into its history.
 """
 
 from __future__ import annotations
