@@ -59,7 +59,7 @@ def sync(
             autocompletion=complete_reference,
         ),
     ],
-    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Keep the images in this directory.")] = ".",
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Put the images into this directory.")] = ".",
     masters: Annotated[
         list[str] | None,
         typer.Option(

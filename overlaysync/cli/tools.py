@@ -52,7 +52,9 @@ def tree(
     everything: Annotated[
         bool, typer.Option("--all", help="Show versions that are not on this machine as well.")
     ] = False,
-    svg: Annotated[str | None, typer.Option("--svg", metavar="FILE", help="Draw it into this file.")] = None,
+    svg: Annotated[
+        str | None, typer.Option("--svg", metavar="FILE", help="Draw the tree into this file.")
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a file of that name, unless it is a disk image.")
     ] = False,

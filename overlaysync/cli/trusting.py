@@ -41,7 +41,7 @@ def trust(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Only for this name: [TEAM/]NAME.")
+        str | None, typer.Option("--name", metavar="NAME", help="Trust it for this name only: [TEAM/]NAME.")
     ] = None,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
@@ -49,7 +49,7 @@ def trust(
 ) -> None:
     """Trust a publisher, or list those you trust or distrust.
 
-    If you distrust the publisher, this ends that, and trusts it as far as before.
+    For a publisher that you distrust, this only restores the trust that it had before.
     """
 
     output = output_of(context)
