@@ -80,7 +80,10 @@ def test_untrust_forgets_and_distrust_lasts_until_it_is_taken_back(lab: Lab) -> 
     student.json(*fetch)
 
     forgotten = student.run("untrust", key)
-    assert f"overlaysync distrust {key[:9]}" in forgotten.stdout and "belongs to no publisher now" in forgotten.stdout
+    assert (
+        f"overlaysync distrust {key[:9]}" in forgotten.stdout
+        and "belongs to no publisher now" in forgotten.stdout
+    )
     student.json(*fetch)
     assert [entry["publisher"] for entry in student.json("trust")["trusted"]] == [key], "a first use again"
 
