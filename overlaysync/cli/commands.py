@@ -80,7 +80,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     ),
     "Help": (
         Entry("demo", "tools", "Show the main job in under a minute."),
-        Entry("doctor", "doctor", "Check network, clock, key, disk and QEMU."),
+        Entry("doctor", "doctor", "Check network, clock, key, vault, disk and QEMU."),
         Entry("help", "help", "Show the help of a command."),
     ),
 }
