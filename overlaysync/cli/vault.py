@@ -64,11 +64,12 @@ def check(
         ]
     output.result(document, *lines)
     if found.damaged:
+        whose = next((vault.team.name for vault in teams), "TEAM")  # one round mends the whole vault
         hit = f"states that need them: {', '.join(found.hit)}" if found.hit else ""
         raise VerificationError(
             f"{len(found.damaged)} of {found.objects} objects are missing or damaged",
             why=hit,
-            hint="to fetch them again from a machine that has them: overlaysync keep TEAM --once",
+            hint=f"to fetch them again from a machine that has them: overlaysync keep {whose} --once",
         )
 
 
