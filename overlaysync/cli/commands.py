@@ -60,7 +60,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("archive", "archive", "Keep states in object stores and on other disks."),
     ),
     "Look around": (
-        Entry("ls", "look", "List masters and overlays within reach."),
+        Entry("ls", "ls", "List masters and overlays within reach."),
         Entry("show", "show", "Show everything about an image or a VM: ids, sizes, copies."),
         Entry(
             "history",
@@ -68,7 +68,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
             "Show the versions of a name, or the states of a team.",
         ),
         Entry("tree", "tools", "Show masters, overlays and promotions as a family tree."),
-        Entry("peers", "look", "List the machines within reach."),
+        Entry("peers", "peers", "List the machines within reach."),
         Entry("id", "identify", "Print the ids of an image."),
     ),
     "Teams and trust": (
@@ -80,7 +80,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     ),
     "Help": (
         Entry("demo", "tools", "Show what overlaysync does, in under a minute."),
-        Entry("doctor", "doctor", "Check network, clock, key, disk and QEMU."),
+        Entry("doctor", "doctor", "Check network, clock, key, vault, disk and QEMU."),
         Entry("help", "help", "Show the help of a command."),
     ),
 }

@@ -30,7 +30,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def doctor(context: typer.Context, iface: InterfaceOption = None) -> None:
-    """Check network, clock, key, disk and QEMU.
+    """Check network, clock, key, vault, disk and QEMU.
 
     For each check that fails, it says what to do.
     """

@@ -52,14 +52,14 @@ def keep(
         bool, typer.Option("--others", help="Keep what other teams save, sealed; needs --budget.")
     ] = False,
     copies: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--copies",
             metavar="N",
             parser=number_from(1, _MAX_COPIES, whole=True),
-            help="Have each state on N machines, including the one that saved it.",
+            help="Have each state on N machines, including the one that saved it (3 at first).",
         ),
-    ] = 3,
+    ] = None,
     budget: Annotated[
         str | None, typer.Option("--budget", metavar="SIZE", help="Use this much space at most, such as 50G.")
     ] = None,
@@ -74,7 +74,7 @@ def keep(
     """Keep copies of what a team saves."""
 
     output = output_of(context)
-    size = parse_size(budget) if budget else 0
+    size = parse_size(budget) if budget else None
     if others and team:
         raise UsageError(
             "Cannot use --others together with a team",
@@ -87,7 +87,7 @@ def keep(
     )
     with open_node(output) as node:
         name = "" if others else team_of(node, team or "", "keep").name
-        keeping = _changed(load_keeping(node.home.keeping), name, KeptTeam(int(copies), size), off=off)
+        keeping = _changed(load_keeping(node.home.keeping), name, copies, size, off=off)
         save_keeping(node.home.keeping, keeping)
         if off:
             output.result(
@@ -103,9 +103,14 @@ def keep(
             raise SystemExit(code) from None
 
 
-def _changed(keeping: Keeping, name: str, team: KeptTeam, *, off: bool) -> Keeping:
+def _changed(keeping: Keeping, name: str, copies: int | None, budget: int | None, *, off: bool) -> Keeping:
+    """Return what is kept from now on; what was not said stays as it was said before."""
     if not name:
-        return Keeping(keeping.teams, 0 if off else team.budget)
+        return Keeping(keeping.teams, 0 if off else budget or 0)
+    before = keeping.teams.get(name, KeptTeam())
+    team = KeptTeam(
+        before.copies if copies is None else int(copies), before.budget if budget is None else budget
+    )
     teams = {other: kept for other, kept in keeping.teams.items() if other != name}
     return Keeping(teams if off else teams | {name: team}, keeping.others)
 

@@ -9,7 +9,7 @@ NETWORK_FAILS = 4
 """Exit code of a failed check of the network."""
 
 SPACE_FAILS = 10
-"""Exit code where there is no room; any other failure has 1."""
+"""Exit code where there is no room."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Check:
         state: how it is.
         meaning: what that means.
         advice: what to do.
-        exit_code: of the command, when this check failed.
+        exit_code: of the command, when this check failed; that of the error, where the check met one.
     """
 
     name: str

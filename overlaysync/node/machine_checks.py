@@ -1,4 +1,4 @@
-"""Checks of this machine: its clock, the node's home with its catalog, and QEMU."""
+"""Checks of this machine: its clock, the node's home with its catalog and its vault, and QEMU."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import sqlite3
 import subprocess
 import time
 
-from overlaysync.errors import OverlaysyncError
+from overlaysync.errors import OverlaysyncError, VerificationError
 from overlaysync.node.checks import Check
 from overlaysync.node.disk_checks import CLOCK_S, check_file_times, check_space, tried
+from overlaysync.ops.recovery.caring import lacking_objects
+from overlaysync.ops.recovery.cleaning import listed
+from overlaysync.ops.recovery.vaults import space_of
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.faultlog import FaultCount
 from overlaysync.store.home import Home
+from overlaysync.trust.team_files import load_teams
 from overlaysync.units import format_size
+from overlaysync.vault.directory import DirectoryObjects
 
 _QEMU_S = 10.0
 
@@ -41,7 +46,7 @@ def check_running_clock(passed: float, monotonic: float) -> Check:
 
 
 def check_home() -> list[Check]:
-    """Return the home: may it be used, where does it lie, is the catalog whole, is there room."""
+    """Return the home: may it be used, where does it lie, are catalog and vault whole, is there room."""
 
     home = Home.from_environment(os.environ)
     try:
@@ -55,6 +60,7 @@ def check_home() -> list[Check]:
     return [
         *checks,
         *_check_catalog(home),
+        _check_vault(home),
         tried("file times", check_file_times, str(home.root)),
         check_space("space at home", str(home.root), *_HOME_SPACE),
     ]
@@ -94,6 +100,27 @@ def _check_faults(faults: list[FaultCount]) -> Check:
     more = f"; and {len(faults) - _SHOWN} more kinds" if len(faults) > _SHOWN else ""
     meaning = f"peers have caused {total} unexpected errors: {listed}{more}"
     return Check("faults", "warn", meaning, "report it: each is a fault of overlaysync or of a library")
+
+
+def _check_vault(home: Home) -> Check:
+    """Return whether everything is in the vault that its states need; little of it is read."""
+    if not home.vault.is_dir():
+        return Check("vault", "ok", "no VM was saved here, and no copy is kept for others")
+    objects = DirectoryObjects(home.vault)
+    try:
+        names, damaged = listed(objects)
+        lacking = [*lacking_objects(objects, keep_notes=True), *(damage.name for damage in damaged)]
+        if not lacking:
+            return Check("vault", "ok", f"{len(names)} objects, all that its states need")
+        teams = load_teams(home.teams).values()
+    except OverlaysyncError as error:
+        return Check("vault", "fail", str(error), error.hint, error.exit_code)
+    hit = [team.name for team in teams if any(name.startswith(space_of(team).tag) for name in lacking)]
+    # A round of "keep" mends the whole vault, whichever team it is for.
+    name = next(iter(hit), None) or next((team.name for team in teams), None)
+    advice = f"overlaysync keep {name} --once" if name else "to see which: overlaysync vault check"
+    meaning = f"{len(lacking)} of {len(names)} objects are missing or damaged"
+    return Check("vault", "fail", meaning, advice, VerificationError.exit_code)
 
 
 def check_qemu() -> Check:

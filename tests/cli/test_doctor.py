@@ -12,9 +12,16 @@ from typing import Any
 
 import pytest
 
+from overlaysync.model.digest import as_digests
 from overlaysync.node.network_checks import is_free
+from overlaysync.ops.recovery.vaults import TeamVault
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.home import Home
+from overlaysync.trust.team_files import keep_team
+from overlaysync.trust.teams import Team
+from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.objects import Kind, Objects, object_name
+from tests.vault.samples import ANN, RED, TIME, a_state, digest, store
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
@@ -26,6 +33,7 @@ NAMES = [
     "home",
     "catalog",
     "faults",
+    "vault",
     "file times",
     "space at home",
     "key",
@@ -34,6 +42,9 @@ NAMES = [
     "reflinks here",
     "qemu",
 ]
+
+
+RED_TEAM = Team("red", bytes(range(20)))
 
 
 def doctor(*words: str, wrapper: tuple[str, ...] = (), **options: Any) -> tuple[int, dict[str, Any]]:
@@ -57,7 +68,7 @@ def test_every_check_says_what_it_found() -> None:
     assert all(check["meaning"] for check in checks.values())
     assert all(check["advice"] for check in checks.values() if check["state"] == "fail")
     assert states(checks)["interfaces"] == "warn"
-    for name in ("port", "clock", "home", "catalog", "file times", "key"):
+    for name in ("port", "clock", "home", "catalog", "vault", "file times", "key"):
         assert states(checks)[name] == "ok", checks[name]
 
 
@@ -95,6 +106,34 @@ def test_what_peers_made_go_wrong_is_told(home: Path) -> None:
     assert states(checks)["faults"] == "warn"
     assert "asking a peer for its catalog: ValueError (3 ×" in checks["faults"]["meaning"]
     assert checks["faults"]["advice"]
+
+
+def save_state(objects: Objects) -> bytes:
+    """Save a state of team red that needs one pack, and return the id of the pack."""
+    contents = store(objects, RED, [b"data"])
+    (pack,) = contents.packs_with(as_digests(digest(b"data")))
+    state = a_state(packs=(pack.hex(),), indexes=tuple(map(bytes.hex, contents.indexes_of([pack]))))
+    TeamVault(objects, RED_TEAM).add(state, ANN, made=TIME)
+    return pack
+
+
+@pytest.mark.parametrize(
+    ("member", "advice"), [(True, "overlaysync keep red --once"), (False, "overlaysync vault check")]
+)
+def test_a_vault_that_lacks_what_its_states_need_is_found(member: bool, advice: str) -> None:
+    home = Home.from_environment(os.environ).prepare()
+    if member:
+        keep_team(home.teams, RED_TEAM)
+    objects = DirectoryObjects(home.vault)
+    pack = save_state(objects)
+    assert states(doctor("--iface", "lo")[1])["vault"] == "ok"
+
+    objects.delete(object_name(RED.tag, Kind.PACK, pack))
+
+    code, checks = doctor("--iface", "lo")
+    assert code in (6, 10)
+    assert checks["vault"]["state"] == "fail" and checks["vault"]["meaning"].startswith("1 of ")
+    assert advice in checks["vault"]["advice"]
 
 
 def test_a_directory_where_nothing_can_be_written_is_said() -> None:

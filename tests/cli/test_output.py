@@ -9,7 +9,7 @@ import pytest
 
 from overlaysync.cli import streams
 from overlaysync.cli.common import listing_fields
-from overlaysync.cli.look import _table
+from overlaysync.cli.ls import _table
 from overlaysync.cli.output import Output, Settings
 from overlaysync.cli.show import _rows
 from overlaysync.net.messages import decode_catalog, encode_catalog

@@ -78,7 +78,6 @@ class FakeShelf:
 
     key: NodeKey
     label: str = "pl@bob"
-    revision: str = "r1"
     items: list[Offer] = field(default_factory=list)
     used: list[InUse] = field(default_factory=list)
     known: list[str] = field(default_factory=list)

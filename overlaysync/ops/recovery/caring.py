@@ -1,7 +1,7 @@
 """Care for a vault directory: what heads list and is missing or has rotted comes again; all is read again.
 
 An object that has rotted stays until a good one takes its place: most of it may still be readable, and
-there may be no other copy. Until then, it is noted. The lock of the vault is held while anything here runs.
+there may be no other copy. Until then, it is noted. The lock of the vault is held while anything here writes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,17 @@ def note_damaged(objects: DirectoryObjects, names: Iterable[str]) -> None:
         notes.save(objects.root, _DAMAGED, sorted(known))
 
 
-def lacking_objects(objects: DirectoryObjects) -> list[str]:
-    """Return the names of what heads list and is not there, or was noted as damaged and still is."""
+def lacking_objects(objects: DirectoryObjects, *, keep_notes: bool = False) -> list[str]:
+    """Return the names of what heads list and is not there, or was noted as damaged and still is.
+
+    Args:
+        objects: the vault.
+        keep_notes: write nothing; else the notes of what is good again are dropped.
+    """
     names, _ = listed(objects)
     noted = set(notes.load(objects.root, _DAMAGED, list[str]))
     damaged = {name for name in noted & names if _is_damaged(objects, name)}
-    if damaged != noted:
+    if damaged != noted and not keep_notes:
         notes.save(objects.root, _DAMAGED, sorted(damaged))
     return sorted(name for name in names if name in damaged or objects.size(name) is None)
 

@@ -1,4 +1,4 @@
-"""Commands that look around: ls, peers."""
+"""The command ls: what is within reach, or here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from overlaysync.cli.finding import check_membership, local_listings
 from overlaysync.cli.looking import LOOK_S, look_around, newest_first
 from overlaysync.cli.output import output_of
 from overlaysync.cli.refusals import error_fields
-from overlaysync.cli.tables import Fail, Table, Warn
+from overlaysync.cli.tables import Table, Warn
 from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import one_field
@@ -36,9 +36,8 @@ from overlaysync.units import format_size
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
+    """Add the command of this module to ``app``."""
     app.command("ls")(ls)
-    app.command("peers")(peers)
 
 
 def ls(
@@ -153,33 +152,3 @@ def _standing(listing: Listing, listings: list[Listing], book: Book, where: Mapp
         and (header.team or item.manifest.publisher == publisher)
     ]
     return Warn(f"{len(sides)} versions, forked")
-
-
-def peers(
-    context: typer.Context,
-    peer: PeerOption = None,
-    iface: InterfaceOption = None,
-    wait: WaitOption = LOOK_S,
-) -> None:
-    """List the machines within reach."""
-    output = output_of(context)
-    with open_node(output) as node:
-        seen = look_around(node, output, parse_peers(peer), iface or [], wait, tell=False)
-    rows = [
-        (
-            item["node"] or "?",
-            item["address"],
-            Fail(item["problem"]) or f"{item['images']} shared{_used(item['in_use'])}  {item['id']}",
-        )
-        for item in sorted(seen.nodes, key=lambda item: (item["node"], item["address"]))
-    ]
-    document: dict[str, object] = {"peers": seen.nodes}
-    if seen.silence:
-        document["error"] = error_fields(seen.silence)
-    output.result(document, Table(rows, widths=(30, 22)))
-    seen.require_answer()
-
-
-def _used(count: int) -> str:
-    """How many more a VM uses."""
-    return f", {count} in use" if count else ""
