@@ -49,6 +49,8 @@ def choose(states: Sequence[SignedState], wish: Wish) -> tuple[list[Saving], lis
         )
     meant = _meant(states, wish)
     newest = newest_of_vms(meant)
+    if wish.number or wish.id:  # what the state itself has comes from it, whatever else was known then
+        newest |= {vm.name: [Saving(vm, meant[-1])] for vm in meant[-1].state.vms}
     names = _names(newest, wish)
     chosen, refusals = [], []
     for name in names:
@@ -70,6 +72,8 @@ def state_of(states: Sequence[SignedState], wish: Wish) -> SignedState:
     if not states:
         raise NotFoundError(f"No state of team '{wish.team}' is here", hint=f"overlaysync keep {wish.team}")
     meant = _meant(states, wish)
+    if wish.number or wish.id:
+        return meant[-1]
     return max(meant, key=lambda one: (one.state.number, one.state.saved))
 
 
@@ -84,7 +88,10 @@ def describe(state: SignedState) -> str:
 
 
 def _meant(states: Sequence[SignedState], wish: Wish) -> list[SignedState]:
-    """Return the states that count: the one that is named and all before it, or all up to a time."""
+    """Return the states that count: all up to a time; or all before the one that is named, which comes last.
+
+    Some of those that it follows may be forgotten. So what was saved earlier counts as well.
+    """
     if wish.before:
         found = [state for state in states if state.state.saved <= wish.before]
         if not found:
@@ -113,8 +120,10 @@ def _meant(states: Sequence[SignedState], wish: Wish) -> list[SignedState]:
             candidates=tuple(map(describe, named)),
             hint=f"overlaysync restore {wish.team}:{named[0].id.hex()[:MIN_ID_DIGITS]}",
         )
-    wanted = {named[0].id} | history_of(states).before(named[0].id)
-    return [state for state in states if state.id in wanted]
+    past = history_of(states).before(named[0].id)
+    at = named[0].state.saved
+    before = [one for one in states if one.id in past or one.state.saved < at]
+    return [*(one for one in before if one.id != named[0].id), named[0]]
 
 
 def _names(newest: Collection[str], wish: Wish) -> list[str]:
