@@ -49,16 +49,19 @@ def keep(
         bool, typer.Option("--others", help="Keep what belongs to others too, sealed: needs --budget.")
     ] = False,
     copies: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--copies",
             metavar="N",
             parser=number_from(1, _MAX_COPIES, whole=True),
-            help="On so many machines, with the one that saved.",
+            help="On so many machines, with the one that saved (default: as before, at first 3).",
         ),
-    ] = 3,
+    ] = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", metavar="SIZE", help="Take this much room at most, such as 50G.")
+        str | None,
+        typer.Option(
+            "--budget", metavar="SIZE", help="Take this much room at most, such as 50G (default: as before)."
+        ),
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="Take nothing new; what is here stays.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Take what is due, and end.")] = False,
@@ -79,7 +82,10 @@ def keep(
     )
     with open_node(output) as node:
         name = "" if others else team_of(node, team or "", "keep").name
-        keeping = _changed(load_keeping(node.home.keeping), name, KeptTeam(int(copies), size), off=off)
+        before = load_keeping(node.home.keeping)
+        former = before.teams.get(name, KeptTeam())
+        team_now = KeptTeam(int(copies or former.copies), size if budget or others else former.budget)
+        keeping = _changed(before, name, team_now, off=off)
         save_keeping(node.home.keeping, keeping)
         if off:
             output.result({"keeps": _fields(keeping)}, output.good(f"{_whose(name)}: nothing new is taken"))
@@ -106,7 +112,13 @@ async def _keep(
         async with looking(node, Silent(), network) as reach:
             await reach.until(lambda: False, wait_s=_LOOK_S)
             taken = await Keeper(node, reach, output, Faults()).round()
-            output.result({"keeps": _fields(keeping), "taken": taken}, *_lines(output, name, keeping))
+            lines = _lines(output, name, keeping)
+            if not taken:
+                lines.append(
+                    "  nothing was taken: what is due is here, or no machine within reach that has it keeps "
+                    "or shares"
+                )
+            output.result({"keeps": _fields(keeping), "taken": taken}, *lines)
         return
     output.stay()
     replica = Replica(node, (), None, output)

@@ -116,6 +116,8 @@ def _chosen(vms: Sequence[Vm], names: list[str]) -> list[Vm]:
 
 
 def _running(error: InUseError) -> InUseError:
+    if not error.why:  # no VM: another command, or a master that changed, and it says what to do
+        return error
     return InUseError(
         error.what,
         why=f"{error.why + '; ' if error.why else ''}a running VM cannot be saved yet",
@@ -174,9 +176,13 @@ def _copies(node: Node, team: Team) -> str:
     lately = timestamp(ago_s=_LATELY_S)
     labels = sorted({one.label for one in seen if one.seen_at >= lately and one.holder != node.key.public})
     if labels:
-        return f"  on this machine only, until others take it: {', '.join(labels)}; see: overlaysync status"
+        return (
+            f"  on this machine only, until others take it ({', '.join(labels)}), which they can while this "
+            f"one runs: overlaysync keep {team.name}; see: overlaysync status"
+        )
     return (
-        f"  on this machine only; to have it elsewhere too, on another machine: overlaysync keep {team.name}"
+        "  on this machine only; to have it elsewhere too, here and on another machine: "
+        f"overlaysync keep {team.name}"
     )
 
 

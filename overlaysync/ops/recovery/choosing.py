@@ -45,7 +45,8 @@ def choose(states: Sequence[SignedState], wish: Wish) -> tuple[list[Saving], lis
     if not states:
         raise NotFoundError(
             f"No state of team '{wish.team}' is within reach",
-            hint=f"on a machine that has its VMs: overlaysync save --team {wish.team}",
+            why="no machine that answered has one; who has them answers while it shares or keeps",
+            hint=f"on a machine that has them: overlaysync keep {wish.team}; who answers: overlaysync peers",
         )
     meant = _meant(states, wish)
     newest = newest_of_vms(meant)
