@@ -29,7 +29,6 @@ from overlaysync.ops.dates import ago
 from overlaysync.ops.recovery.standing import Holder, VmStanding
 from overlaysync.trust.teams import Team
 
-
 _UNPROVEN = "no machine has proven that it has them; a machine can ask for proof only of what it keeps itself"
 
 
