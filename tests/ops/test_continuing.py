@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from overlaysync.ops.recovery.continuing import Continued, continued
+from overlaysync.ops.recovery.tips import newest_of_vms
 from overlaysync.trust.keys import NodeKey
 from overlaysync.vault.state import Disk, Past, SignedState
 from tests.vault.samples import ANN, BOB, a_state, a_vm, hash_like
@@ -26,7 +27,10 @@ def past(**counters: int) -> tuple[Past, ...]:
 
 def saved(by: NodeKey, counter: int, content: str, before: tuple[Past, ...] = ()) -> SignedState:
     vm = a_vm("web", disks=(Disk(file="web.qcow2", manifest=manifest(content)),), companions=(), past=before)
-    return SignedState(hash_like(f"{by}{counter}"), by.public, a_state(counter=counter, vms=(vm,)), 100)
+    number = {"number": counter, "follows": ("6f" * 32,) if counter > 1 else ()}
+    return SignedState(
+        hash_like(f"{by}{counter}"), by.public, a_state(**number, counter=counter, vms=(vm,)), 100
+    )
 
 
 def going_on(
@@ -69,3 +73,8 @@ def test_what_this_machine_saved_itself_is_continued() -> None:
 def test_settling_continues_all() -> None:
     fork = saved(BOB, 5, "d", past(ann=1))
     assert going_on([FIRST, SECOND, fork], "x", settle=True) == Continued(past(ann=2, bob=5), ())
+
+
+def test_two_that_say_they_go_on_from_each_other_are_a_fork() -> None:
+    one, other = saved(ANN, 3, "a", past(bob=3)), saved(BOB, 3, "b", past(ann=3))
+    assert [saving.state for saving in newest_of_vms([one, other])["web"]] == [one, other]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 
 from overlaysync.model.history import History
 from overlaysync.vault.state import Past, SavedVm, SignedState
@@ -101,11 +101,29 @@ def newest_of_vms(states: Sequence[SignedState]) -> dict[str, list[Saving]]:
     for state in states:
         for vm in state.state.vms:
             found.setdefault(vm.name, []).append(Saving(vm, state))
-    newest = {}
-    for name, savings in sorted(found.items()):
-        past = merged_past(saving.vm.past for saving in savings)
-        newest[name] = [one for one in savings if past.get(one.node, 0) < one.counter]
-    return newest
+    return {name: _newest(savings) for name, savings in sorted(found.items())}
+
+
+def _newest(savings: Sequence[Saving]) -> list[Saving]:
+    """Return those that are in the past of no other.
+
+    Numbers rise from each to the next, so that no two can be said to go on from each other.
+    """
+    past: dict[str, int] = {}
+    newest = []
+    for _, same in groupby(sorted(savings, key=_number, reverse=True), key=_number):
+        group = list(same)
+        newest += [one for one in group if past.get(one.node, 0) < one.counter]
+        past = merged_past([_as_past(past), *(one.vm.past for one in group)])
+    return [one for one in savings if one in newest]
+
+
+def _number(saving: Saving) -> int:
+    return saving.state.state.number
+
+
+def _as_past(past: Mapping[str, int]) -> Iterator[Past]:
+    return (Past(node=node, counter=counter) for node, counter in past.items())
 
 
 def merged_past(pasts: Iterable[Iterable[Past]]) -> dict[str, int]:
