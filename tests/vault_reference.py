@@ -36,9 +36,10 @@ STATE_MEMBERS = (
     *("v", "team", "number", "follows", "seen", "counter", "saved", "by", "note", "vms"),
     *("indexes", "packs", "public_indexes", "public_packs"),
 )
-VM_MEMBERS = ("name", "at", "consistency", "disks", "companions", "left_out")
+VM_MEMBERS = ("name", "at", "consistency", "past", "disks", "companions", "left_out")
 DISK_MEMBERS = ("file", "manifest", "below")
 COMPANION_MEMBERS = ("file", "role", "size", "parts")
+PAST_MEMBERS = ("node", "counter")
 LEFT_OUT_MEMBERS = ("file", "why")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
@@ -230,6 +231,7 @@ def payload_of(members: dict[str, Any]) -> bytes:
     state["vms"] = [
         ordered(vm, VM_MEMBERS)
         | {
+            "past": [ordered(one, PAST_MEMBERS) for one in vm["past"]],
             "disks": [ordered(disk, DISK_MEMBERS) for disk in vm["disks"]],
             "companions": [ordered(one, COMPANION_MEMBERS) for one in vm["companions"]],
             "left_out": [ordered(one, LEFT_OUT_MEMBERS) for one in vm["left_out"]],
@@ -499,11 +501,12 @@ def cases() -> list[dict[str, Any]]:
         "name": "routeur-é",
         "at": "2026-01-31T11:59:58Z",
         "consistency": "off",
+        "past": [{"node": f"{at:02x}" * 32, "counter": 10**at} for at in (3, 11)],
         "disks": [{"file": "vm.qcow2", "manifest": "1a" * 32, "below": ["2b" * 32]}],
         "companions": [{"file": "tpm/state.bin", "role": "tpm", "size": 65537, "parts": parts}],
         "left_out": [{"file": "cd.iso", "why": 'it is a "medium"\n'}],
     }
-    small_vm = vm | {"name": "a", "companions": [], "left_out": [], "consistency": "crash"}
+    small_vm = vm | {"name": "a", "companions": [], "left_out": [], "consistency": "crash", "past": []}
     state = {
         "v": 1,
         "team": "équipe_2",

@@ -122,7 +122,13 @@ async def _keep(
         async with looking(node, Silent(), network) as reach:
             await reach.until(lambda: False, wait_s=_LOOK_S)
             taken = await Keeper(node, reach, output, Faults()).round()
-            output.result({"keeps": _fields(keeping), "taken": taken}, *_lines(output, name, keeping))
+            lines = _lines(output, name, keeping)
+            if not taken:
+                lines.append(
+                    "  nothing was taken: what is due is here, or no machine within reach that has it keeps "
+                    "or shares"
+                )
+            output.result({"keeps": _fields(keeping), "taken": taken}, *lines)
         return
     output.stay()
     replica = Replica(node, (), None, output)

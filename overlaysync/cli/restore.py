@@ -107,7 +107,7 @@ def parse_wish(node: Node, reference: str, at: str, vms: Sequence[str]) -> Wish:
     if match is None:
         raise UsageError(
             f"'{printable(reference)}' is neither a team nor a state of one",
-            hint="write TEAM or TEAM:STATE; to list the states: overlaysync history TEAM/",
+            hint="write TEAM or TEAM:STATE; for one VM: overlaysync restore TEAM --vm NAME",
         )
     team = team_of(node, match[1], "restore")
     named = (match[2] or "").lower()
@@ -221,6 +221,9 @@ class _Restoring:
 def parse_time(text: str) -> str:
     """Return a time that the user wrote, local or with a zone, as ISO 8601 UTC.
 
+    A day or a minute is meant to its end: times are shown to the minute, and who types one means what was
+    saved in it.
+
     Raises:
         UsageError: it is not a time.
     """
@@ -232,6 +235,8 @@ def parse_time(text: str) -> str:
         ) from None
     if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text.strip()):
         moment = moment.replace(hour=23, minute=59, second=59)
+    elif re.search(r"[T ]\d{2}:\d{2}([Z+-][0-9:]*)?$", text.strip()):
+        moment = moment.replace(second=59)
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

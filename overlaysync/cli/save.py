@@ -13,8 +13,10 @@ from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import BrokenOffError, InUseError, UsageError
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.manifest import MAX_NOTE
+from overlaysync.model.names import one_field
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.saving import Save, Saved
+from overlaysync.ops.recovery.tips import Saving
 from overlaysync.ops.recovery.vaults import space_of
 from overlaysync.ops.vms import Missed, Vm, survey
 from overlaysync.trust.teams import Team
@@ -47,6 +49,9 @@ def save(
     note: Annotated[
         str, typer.Option("-m", "--note", metavar="NOTE", help="Describe this state in one line.")
     ] = "",
+    settle: Annotated[
+        bool, typer.Option("--settle", help="Take the place of what other machines saved of these VMs.")
+    ] = False,
     begin_anew: Annotated[
         bool, typer.Option("--begin-anew", help="Save even if the vault has lost what was saved before.")
     ] = False,
@@ -63,7 +68,7 @@ def save(
         mine = team_of(node, team, "save")
         found = survey(paths or [os.getcwd()])
         vms = _chosen(found.vms, vm or [])
-        work = Save(node, mine, output, note, begin_anew)
+        work = Save(node, mine, output, note, settle, begin_anew)
         try:
             saved = work.run(vms)
         except KeyboardInterrupt:
@@ -73,6 +78,8 @@ def save(
         except InUseError as error:
             raise _running(error) from None
         _print(output, saved, vms, found.left_out)
+        for line in map(_fork, saved.beside):
+            output.note(line)
         output.note(_copies(node, mine))
 
 
@@ -112,6 +119,8 @@ def _chosen(vms: Sequence[Vm], names: list[str]) -> list[Vm]:
 
 
 def _running(error: InUseError) -> InUseError:
+    if not error.why:  # no VM: another command, or a master that changed, and it says what to do
+        return error
     return InUseError(
         error.what,
         why=f"{error.why + '; ' if error.why else ''}a running VM cannot be saved",
@@ -142,10 +151,24 @@ def _print(output: Output, saved: Saved, vms: Sequence[Vm], beside: Sequence[Mis
             "note": state.note,
             "vms": [vm_fields(vm) for vm in state.vms],
             "left_out": [{"path": one.path, "why": one.why} for one in beside],
+            "beside": [
+                {"vm": one.vm.name, "state": one.state.state.number, "id": one.state.id.hex()}
+                for one in saved.beside
+            ],
             "read": saved.read,
             "stored": saved.stored,
         },
         *lines,
+    )
+
+
+def _fork(one: Saving) -> str:
+    """Say of a VM that another machine saved what this one was not made from."""
+    state = one.state.state
+    return (
+        f"  {one.vm.name}: a fork, since {state.team}:{state.number} ({state_word(one.state.id)}) of "
+        f"{one_field(state.by) or '?'} is not in it. Both are kept, and restore asks which one is meant; "
+        f"to say that this one is: overlaysync save --vm {one.vm.name} --settle"
     )
 
 
@@ -157,10 +180,13 @@ def _copies(node: Node, team: Team) -> str:
     labels = sorted({one.label for one in seen if one.seen_at >= lately and one.holder != node.key.public})
     if labels:
         return (
-            f"  on this machine only, until other machines take copies ({', '.join(labels)}); "
-            f"to see whether they have: overlaysync status {team.name}"
+            f"  on this machine only, until other machines take copies ({', '.join(labels)}), which they can "
+            f"while this one runs: overlaysync keep {team.name}; to see it: overlaysync status {team.name}"
         )
-    return f"  on this machine only; to keep a copy, type on another machine: overlaysync keep {team.name}"
+    return (
+        "  on this machine only; to have a copy elsewhere, type here and on another machine: "
+        f"overlaysync keep {team.name}"
+    )
 
 
 def _said(note: str) -> str:

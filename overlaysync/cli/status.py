@@ -30,6 +30,8 @@ from overlaysync.ops.dates import ago
 from overlaysync.ops.recovery.standing import Holder, VmStanding
 from overlaysync.trust.teams import Team
 
+_UNPROVEN = "no machine has proven that it has them; a machine can ask for proof only of what it keeps itself"
+
 
 def add_commands(app: typer.Typer) -> None:
     """Add the command of this module to ``app``."""
@@ -90,8 +92,8 @@ def _complain(found: list[TeamStatus]) -> None:
         alone = f"; if {vm.lost_with} is lost, so is the VM" if vm.lost_with else ""
         raise NotReplicatedError(
             f"On fewer than {one.needed} machines: {names}",
-            why=f"{one.team}/{vm.name} is on {machines(vm.copies)}{alone}",
-            hint=f"to keep a copy, on another machine of the team: overlaysync keep {one.team}",
+            why=f"{one.team}/{vm.name} is on {machines(vm.copies)}{alone}" if vm.copies else _UNPROVEN,
+            hint=f"here and on another machine of the team, and let both run: overlaysync keep {one.team}",
         )
     one = never[0][0]
     raise NotReplicatedError(
@@ -102,7 +104,10 @@ def _complain(found: list[TeamStatus]) -> None:
 
 def _parts(one: TeamStatus, at: float) -> list[str | Table]:
     if not one.vms and not one.never:
-        return [f"{one.team}  no VM was saved yet; to save some: overlaysync save --team {one.team}"]
+        return [
+            f"{one.team}  no state is known here, and no machine that answered has one; to save: "
+            f"overlaysync save --team {one.team}"
+        ]
     rows = [_row(one, vm, at) for vm in one.vms]
     rows += [(name, Warn("never saved"), "", "", "") for name in one.never]
     return [f"{one.team}  {_rpo(one, at)}", Table(rows, indent=2)]
@@ -111,7 +116,7 @@ def _parts(one: TeamStatus, at: float) -> list[str | Table]:
 def _rpo(one: TeamStatus, at: float) -> str:
     safe = [vm for vm in one.vms if vm.copies >= one.needed]
     if not safe:
-        return f"no VM is on {one.needed} machines"
+        return f"no VM is proven to be on {one.needed} machines"
     worst = min(safe, key=lambda vm: vm.at)
     others = "" if len(safe) == len(one.vms) else f"of the VMs on {one.needed} machines, "
     back = f"{worst.name} goes back furthest: to what was saved {ago(worst.at, at)}"

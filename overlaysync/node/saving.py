@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from msgspec.structs import replace
+
 from overlaysync.errors import VerificationError
 from overlaysync.formats.chain import Chain
 from overlaysync.model.names import printable
@@ -16,11 +18,12 @@ from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.known import Known
 from overlaysync.ops.publish import Edition
+from overlaysync.ops.recovery.continuing import Continued, continued
 from overlaysync.ops.recovery.files import read_companion
 from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.saving import Content, Saver
-from overlaysync.ops.recovery.tips import tips
+from overlaysync.ops.recovery.tips import Saving, tips
 from overlaysync.ops.recovery.vaults import TeamVault, seen_in, space_of
 from overlaysync.ops.vms import Missed, Part, Vm
 from overlaysync.store.copies import Copy
@@ -52,11 +55,13 @@ class Saved:
         state: it.
         read: guest bytes that had to be read.
         stored: bytes that the vault has grown by.
+        beside: where others saved these VMs, which is not continued: the other sides of forks.
     """
 
     state: SignedState
     read: int
     stored: int
+    beside: tuple[Saving, ...] = ()
 
 
 @dataclass(slots=True)
@@ -68,6 +73,7 @@ class Save:
         team: whose state it is.
         observer: is told what happens.
         note: what the user says of it.
+        settle: whether it takes the place of all that others saved of these VMs.
         anew: whether to save even if the vault has lost what was saved before.
     """
 
@@ -75,6 +81,7 @@ class Save:
     team: Team
     observer: Observer
     note: str = ""
+    settle: bool = False
     anew: bool = False
     _at: str = ""
     _read: dict[str, bytes] = field(default_factory=dict)
@@ -167,7 +174,9 @@ class Save:
                     if content.pages.is_layer == layers:
                         (own if content.manifest.header.team else public).put(content)
                 own.part()
-            saved = tuple(self._saved(vm, lineages, own) for vm in sorted(vms, key=lambda vm: vm.name))
+            known = vault.known_states(self.node.key.public)
+            saved = [self._saved(vm, lineages, own) for vm in sorted(vms, key=lambda vm: vm.name)]
+            ways = [self._continued(vm, known) for vm in saved]
             # The public part first: what the team's state names must be there before it.
             public_indexes, public_packs = public.finish()
             indexes, packs = own.finish()
@@ -176,7 +185,7 @@ class Save:
             public.close()
             self.observer.end()
         heads, above = vault.heads(), self._highest()
-        before = tips(vault.states(heads.values()))
+        before = tips(known)
         state = State(
             team=self.team.name,
             number=min(MAX_NUMBER, 1 + max((one.state.number for one in before), default=0)),
@@ -186,7 +195,7 @@ class Save:
             saved=timestamp(),
             by=self.node.label,
             note=self.note,
-            vms=saved,
+            vms=tuple(replace(vm, past=way.past) for vm, way in zip(saved, ways, strict=True)),
             indexes=indexes,
             packs=packs,
             public_indexes=public_indexes,
@@ -194,7 +203,19 @@ class Save:
         )
         signed = vault.add(state, self.node.key, made=state.saved, above=above)
         self._note(vault, state)
-        return Saved(signed, own.read + public.read, own.stored + public.stored)
+        beside = tuple(saving for way in ways for saving in way.beside)
+        return Saved(signed, own.read + public.read, own.stored + public.stored, beside)
+
+    def _continued(self, vm: SavedVm, known: Sequence[SignedState]) -> Continued:
+        """Return what a VM continues, by the past of its disks as far as it is known here."""
+        ids = {bytes.fromhex(disk.manifest) for disk in vm.disks}
+        waiting = list(ids)
+        while waiting:
+            row = self.node.catalog.manifests.find(waiting.pop())
+            new = set(row.follows) - ids if row else set()
+            ids |= new
+            waiting += new
+        return continued(vm.name, {id.hex() for id in ids}, known, self.node.key.public, settle=self.settle)
 
     def _saved(self, vm: Vm, lineages: dict[str, _Lineage], saver: Saver) -> SavedVm:
         return SavedVm(

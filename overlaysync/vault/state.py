@@ -31,6 +31,8 @@ COMPANION_PART = CHUNK
 """Bytes of a companion that one item holds."""
 MAX_FOLLOWS = 64
 MAX_SEEN = 1024
+MAX_PAST = 1024
+"""Nodes that saved a VM before."""
 MAX_TEXT = 200
 """Characters of a note, and of a reason."""
 MAX_NUMBER = (1 << 31) - 1
@@ -101,6 +103,18 @@ class LeftOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     why: str
 
 
+class Past(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What of one node's work on a VM is in the past of a saved one.
+
+    Attributes:
+        node: public key of that node, in hexadecimal.
+        counter: of its last state that is; all that it saved of this VM before is so too.
+    """
+
+    node: str
+    counter: int
+
+
 class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """One VM as it was.
 
@@ -109,12 +123,15 @@ class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         at: the moment that its disks show, ISO 8601 UTC.
         consistency: ``off``: it was powered off; ``crash``: as after a power failure; ``fs``: its file
             systems were frozen.
+        past: what it was made from, or takes the place of, by node. It says so without the states in
+            between, which may be forgotten.
         disks, companions, left_out: its files.
     """
 
     name: str
     at: str
     consistency: Literal["off", "crash", "fs"] = "off"
+    past: tuple[Past, ...] = ()
     disks: tuple[Disk, ...]
     companions: tuple[Companion, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
@@ -256,6 +273,7 @@ def _problem(vm: SavedVm) -> str:
     checks = {
         "name": is_name(vm.name),
         "at": bool(_TIME.fullmatch(vm.at)),
+        "past": len(vm.past) <= MAX_PAST and _is_past(vm.past),
         "disks": 0 < len(vm.disks) <= MAX_FILES
         and all(is_name(disk.file) and len(disk.below) <= MAX_FILES for disk in vm.disks),
         "companions": len(vm.companions) <= MAX_FILES and all(map(_is_companion, vm.companions)),
@@ -274,6 +292,15 @@ def _are_hashes(texts: Sequence[str]) -> bool:
         return set(map(len, texts)) <= {_HASH_DIGITS} and bytes.fromhex(digits).hex() == digits
     except ValueError:
         return False
+
+
+def _is_past(past: tuple[Past, ...]) -> bool:
+    nodes = [one.node for one in past]
+    return (
+        nodes == sorted(set(nodes))
+        and _are_hashes(nodes)
+        and all(1 <= one.counter <= MAX_COUNTER for one in past)
+    )
 
 
 def _is_companion(companion: Companion) -> bool:

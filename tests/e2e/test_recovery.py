@@ -139,6 +139,15 @@ def nothing_of(team: str, vault: Path) -> None:
         assert not [word for word in planted if word in str(path.relative_to(vault)).encode()], path
 
 
+def test_what_was_said_to_keep_stays(lab: Lab) -> None:
+    alice = lab.node("alice")
+    team = lab.team("red", alice)
+    said = ("keep", team, "--once", "--peer", "127.0.0.1:1")
+    first = alice.json(*said, "--copies", "2", "--budget", "1G")["keeps"]
+    assert first["teams"][team] == {"copies": 2, "budget": 1 << 30}
+    assert alice.json(*said)["keeps"] == first
+
+
 def test_a_vault_that_was_lost_is_not_gone_on_with(lab: Lab) -> None:
     """The next head would list the next state alone, and others would drop the rest."""
     alice, bob = lab.node("alice"), lab.node("bob")

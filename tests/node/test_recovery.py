@@ -23,6 +23,7 @@ from overlaysync.errors import (
 )
 from overlaysync.node.node import Node
 from overlaysync.node.restoring import to_pull
+from overlaysync.node.saving import Save
 from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.pulling import Place
@@ -31,6 +32,7 @@ from overlaysync.vault.spaces import PUBLIC
 from tests import images
 from tests.e2e.disks import noise
 from tests.formats.test_locks import opened_by_qemu
+from tests.node.observers import Heard
 from tests.node.vaults import Outcome, member, objects, place, restore, save, vault, vm
 from tests.ops.test_pulling import Faulty
 
@@ -225,6 +227,38 @@ def test_two_that_saved_the_same_vm(ann: Node, bob: Node, tmp_path: Path) -> Non
     assert images.same_content(only(chosen), tmp_path / "B" / "vm.qcow2")
 
 
+def test_what_is_saved_after_a_restore_goes_on_from_there(
+    ann: Node, bob: Node, disk: Path, tmp_path: Path
+) -> None:
+    first = save(ann, vm("router", disk)).state
+    mine = only(restore(bob, tmp_path / "first", place(ann)))
+    write(mine, "after the disaster", 64 * KIB, offset=6 * MIB)
+    second = save(bob, vm("router", mine))
+    assert not second.beside
+    assert (second.state.state.number, second.state.state.follows) == (2, (first.id.hex(),))
+    outcome = restore(ann, tmp_path / "second", place(bob))
+    assert only(outcome).exists()
+    assert outcome.plans[0].saving.state.id == second.state.id
+
+
+@pytest.mark.red_without("D1", "a VM that is saved continues all that is known of it")
+def test_what_another_saved_meanwhile_is_not_hidden(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
+    """Bob's machine knows of it, as that of everybody does who keeps the team."""
+    save(ann, vm("router", disk))
+    mine = only(restore(bob, tmp_path / "first", place(ann)))
+    write(disk, "of ann", 64 * KIB, offset=6 * MIB)
+    hers = save(ann, vm("router", disk)).state
+    restore(bob, tmp_path / "known", place(ann))
+    write(mine, "of bob", 64 * KIB, offset=7 * MIB)
+    saved = save(bob, vm("router", mine))
+    assert [one.state.id for one in saved.beside] == [hers.id]
+    (refusal,) = restore(ann, tmp_path / "fork", place(bob)).refusals
+    assert isinstance(refusal.error, AmbiguousError)
+    settled = Save(bob, bob.teams["red"], Heard(), settle=True).run([vm("router", mine)])
+    assert not settled.beside
+    assert not restore(ann, tmp_path / "settled", place(bob)).refusals
+
+
 @pytest.mark.holds("D3")
 @pytest.mark.red_without("D3", "an index is believed to say that its packs are here")
 @pytest.mark.red_without("D1", "a state is read from packs that it does not list, too")
@@ -366,6 +400,7 @@ import os, signal, sys
 from pathlib import Path
 from overlaysync.node.node import Node
 from overlaysync.vault.directory import DirectoryObjects
+from tests.node.observers import Heard
 from tests.node.vaults import save, vm
 left, real = int(sys.argv[3]), DirectoryObjects.put
 def put(self, name, data):

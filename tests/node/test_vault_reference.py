@@ -153,6 +153,7 @@ def write_vault(made: vault_reference.Vault, guest: bytes) -> None:
                 "name": "router",
                 "at": "2026-01-31T12:00:00Z",
                 "consistency": "off",
+                "past": [],
                 "disks": [{"file": "vm.raw", "manifest": manifest.hex(), "below": []}],
                 "companions": [companion],
                 "left_out": [],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import pytest
+from msgspec.structs import replace
 
 from overlaysync.errors import AmbiguousError, NotFoundError
 from overlaysync.ops.recovery.choosing import Wish, choose, describe
-from overlaysync.ops.recovery.tips import newest_of_vms, tips
+from overlaysync.ops.recovery.tips import merged_past, newest_of_vms, tips
 from overlaysync.trust.keys import NodeKey
-from overlaysync.vault.state import Companion, Disk, SavedVm, SignedState
+from overlaysync.vault.state import Companion, Disk, Past, SavedVm, SignedState
 from tests.vault.samples import ANN, BOB, a_state, a_vm, hash_like
 
 pytestmark = pytest.mark.holds("A1")
@@ -20,21 +22,48 @@ def at(minute: int) -> str:
     return f"2026-01-31T12:{minute:02}:00Z"
 
 
+_counters = count(1)
+
+
 def vm(name: str, content: str) -> SavedVm:
     return a_vm(name, disks=(Disk(file="vm.raw", manifest=hash_like(content).hex()),), companions=())
+
+
+_made: dict[str, SignedState] = {}
+
+
+def _before(follows: Sequence[SignedState]) -> list[SignedState]:
+    """States and all that they follow."""
+    found, waiting = {}, list(follows)
+    while waiting:
+        one = waiting.pop()
+        found[one.id] = one
+        waiting += [_made[id] for id in one.state.follows]
+    return list(found.values())
 
 
 def state(
     label: str, follows: Sequence[SignedState] = (), *vms: SavedVm, minute: int = 0, by: NodeKey = ANN
 ) -> SignedState:
+    """A state of VMs that were made from what the states before it have."""
+    past = {}
+    for name, savings in newest_of_vms(_before(follows)).items():
+        ends = [Past(node=one.node, counter=one.counter) for one in savings]
+        past[name] = merged_past([*(one.vm.past for one in savings), ends])
     said = a_state(
+        counter=next(_counters),
         number=1 + max((one.state.number for one in follows), default=0),
         follows=tuple(one.id.hex() for one in follows),
         saved=at(minute),
-        vms=vms or (vm("a", label),),
+        vms=tuple(
+            replace(one, past=tuple(Past(node=key, counter=at) for key, at in past.get(one.name, {}).items()))
+            for one in vms or (vm("a", label),)
+        ),
         note=label,
     )
-    return SignedState(hash_like(label), by.public, said, 100)
+    made = SignedState(hash_like(label), by.public, said, 100)
+    _made[made.id.hex()] = made
+    return made
 
 
 def chosen(states: Sequence[SignedState], **wish: object) -> dict[str, str]:
@@ -145,12 +174,24 @@ def test_a_clock_that_is_wrong_changes_no_order() -> None:
     assert chosen([ONE, TWO, early])["a"] == "early"
 
 
-def test_a_state_between_that_is_not_known() -> None:
-    """Nobody says then which is the newer: that is a fork, not a guess."""
-    newest = newest_of_vms([ONE, THREE])
-    assert [saving.state.id for saving in newest["b"]] == [ONE.id, THREE.id]
-    _, refusals = choose([ONE, THREE], Wish("red"))
-    assert [refusal.name for refusal in refusals] == ["b"]
+def test_states_between_may_be_forgotten() -> None:
+    """A VM says itself what it was made from."""
+    fourth = state("fourth", (THREE,), vm("b", "b4"), minute=9, by=BOB)
+    assert chosen([ONE, fourth]) == {"a": "one", "b": "fourth"}
+    assert chosen([ONE, THREE, fourth], id=THREE.id.hex()) == {"a": "one", "b": "three", "c": "three"}
+
+
+def test_what_is_known_is_not_what_a_vm_was_made_from() -> None:
+    """A machine that keeps a team knows of the work of others, and has none of it."""
+    known = state("known", (), vm("a", "mine"), minute=6, by=BOB)
+    later = SignedState(
+        hash_like("later"),
+        BOB.public,
+        a_state(number=3, follows=(TWO.id.hex(),), counter=900, vms=known.state.vms, saved=at(7)),
+        100,
+    )
+    _, (refusal,) = choose([*LINE, later], Wish("red"))
+    assert refusal.name == "a"
 
 
 @pytest.mark.red_without("D1", "what a state follows is known only by the states that it names")
@@ -165,7 +206,7 @@ def test_a_state_between_that_was_forgotten() -> None:
         return SignedState(hash_like(f"{node.public.hex()} {number}"), node.public, state, 1)
 
     first, third = of(ANN, 1, 1), of(ANN, 3, 4, ann=3)
-    assert newest_of_vms([first, third])["a"][0].state is third and tips([first, third]) == [third]
+    assert tips([first, third]) == [third]
     fifth = of(BOB, 5, 1, ann=4)
     assert tips([first, third, fifth]) == [fifth]
     apart = of(BOB, 5, 1, ann=3)

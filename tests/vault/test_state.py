@@ -22,6 +22,7 @@ from overlaysync.vault.state import (
     Companion,
     Disk,
     LeftOut,
+    Past,
     State,
     decode_state,
     encode_state,
@@ -131,7 +132,12 @@ def disk(file: str = "vm.raw", **more: Any) -> Disk:
     return Disk(**({"file": file, "manifest": HASH} | more))
 
 
+def past(node: str, counter: int = 1) -> Past:
+    return Past(node=node.rjust(64, "0") if len(node) > 1 else node, counter=counter)
+
+
 GOOD: dict[str, State] = {
+    "a past": a_state(vms=(a_vm(past=(past("11"), past("22", 10**12 - 1))),)),
     "the last number": a_state(number=2**31 - 1, follows=(HASH,)),
     "many that it follows": a_state(number=2, follows=tuple(f"{at:064x}" for at in range(64))),
     "the last counter": a_state(counter=10**12 - 1),
@@ -170,6 +176,11 @@ BAD: dict[str, State] = {
     "a VM twice": a_state(vms=(a_vm("a"), a_vm("a"))),
     "too many VMs": a_state(vms=tuple(a_vm(f"vm{at:03}") for at in range(257))),
     "a VM's hostile name": a_state(vms=(a_vm("../x"),)),
+    "a past out of order": a_state(vms=(a_vm(past=(past("22"), past("11"))),)),
+    "a node twice in a past": a_state(vms=(a_vm(past=(past("11"), past("11"))),)),
+    "a past of nobody": a_state(vms=(a_vm(past=(past("0"),)),)),
+    "a past that never was": a_state(vms=(a_vm(past=(past("11", 0),)),)),
+    "too long a past": a_state(vms=(a_vm(past=tuple(past(f"{at:04x}") for at in range(1025))),)),
     "a VM without disks": a_state(vms=(a_vm(disks=()),)),
     "too many disks": a_state(vms=(a_vm(disks=tuple(disk(f"{at}.raw") for at in range(65))),)),
     "a disk's hostile name": a_state(vms=(a_vm(disks=(disk("a/vm.raw"),)),)),

@@ -45,10 +45,13 @@ def choose(states: Sequence[SignedState], wish: Wish) -> tuple[list[Saving], lis
     if not states:
         raise NotFoundError(
             f"No state of team '{wish.team}' is within reach",
-            hint=f"on a machine that has its VMs: overlaysync save --team {wish.team}",
+            why="no machine that answered has one; who has them answers while it shares or keeps",
+            hint=f"on a machine that has them: overlaysync keep {wish.team}; who answers: overlaysync peers",
         )
     meant = _meant(states, wish)
     newest = newest_of_vms(meant)
+    if wish.number or wish.id:  # what the state itself has comes from it, whatever else was known then
+        newest |= {vm.name: [Saving(vm, meant[-1])] for vm in meant[-1].state.vms}
     names = _names(newest, wish)
     chosen, refusals = [], []
     for name in names:
@@ -73,6 +76,8 @@ def state_of(states: Sequence[SignedState], wish: Wish) -> SignedState:
             hint=f"to take copies of them: overlaysync keep {wish.team} --once",
         )
     meant = _meant(states, wish)
+    if wish.number or wish.id:
+        return meant[-1]
     return max(meant, key=lambda one: (one.state.number, one.state.saved))
 
 
@@ -87,7 +92,10 @@ def describe(state: SignedState) -> str:
 
 
 def _meant(states: Sequence[SignedState], wish: Wish) -> list[SignedState]:
-    """Return the states that count: the one that is named and all before it, or all up to a time."""
+    """Return the states that count: all up to a time; or all before the one that is named, which comes last.
+
+    Some of those that it follows may be forgotten. So what was saved earlier counts as well.
+    """
     if wish.before:
         found = [state for state in states if state.state.saved <= wish.before]
         if not found:
@@ -116,8 +124,10 @@ def _meant(states: Sequence[SignedState], wish: Wish) -> list[SignedState]:
             candidates=tuple(map(describe, named)),
             hint=f"overlaysync restore {wish.team}:{named[0].id.hex()[:MIN_ID_DIGITS]}",
         )
-    wanted = {named[0].id} | history_of(states).before(named[0].id)
-    return [state for state in states if state.id in wanted]
+    past = history_of(states).before(named[0].id)
+    at = named[0].state.saved
+    before = [one for one in states if one.id in past or one.state.saved < at]
+    return [*(one for one in before if one.id != named[0].id), named[0]]
 
 
 def _names(newest: Collection[str], wish: Wish) -> list[str]:

@@ -1,13 +1,19 @@
-"""Which states follow which: of a team, and of each of its VMs. Pure."""
+"""Which states follow which: of a team, and of each of its VMs. Pure.
+
+A state follows all that its node knew of. A VM in it follows less: what its disks were made from, and what
+its node saved of it before (:mod:`.continuing`). What another machine has done to it meanwhile is the other
+side of a fork, even where its state was known.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 
 from overlaysync.model.history import History
-from overlaysync.vault.state import SavedVm, SignedState
+from overlaysync.vault.state import Past, SavedVm, SignedState
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +84,51 @@ class Saving:
     vm: SavedVm
     state: SignedState
 
+    @property
+    def node(self) -> str:
+        """The node that saved it, in hexadecimal."""
+        return self.state.node.hex()
+
+    @property
+    def counter(self) -> int:
+        """Its place among what that node saved."""
+        return self.state.state.counter
+
 
 def newest_of_vms(states: Sequence[SignedState]) -> dict[str, list[Saving]]:
     """Return by VM where it was saved last: one place, or the sides of a fork; by name."""
-    history = history_of(states)
     found: dict[str, list[Saving]] = {}
     for state in states:
         for vm in state.state.vms:
             found.setdefault(vm.name, []).append(Saving(vm, state))
-    newest = {}
-    for name, savings in sorted(found.items()):
-        old = history.before(*(saving.state.id for saving in savings))
-        newest[name] = [saving for saving in savings if saving.state.id not in old]
-    return newest
+    return {name: _newest(savings) for name, savings in sorted(found.items())}
+
+
+def _newest(savings: Sequence[Saving]) -> list[Saving]:
+    """Return those that are in the past of no other.
+
+    Numbers rise from each to the next, so that no two can be said to go on from each other.
+    """
+    past: dict[str, int] = {}
+    newest = []
+    for _, same in groupby(sorted(savings, key=_number, reverse=True), key=_number):
+        group = list(same)
+        newest += [one for one in group if past.get(one.node, 0) < one.counter]
+        past = merged_past([_as_past(past), *(one.vm.past for one in group)])
+    return [one for one in savings if one in newest]
+
+
+def _number(saving: Saving) -> int:
+    return saving.state.state.number
+
+
+def _as_past(past: Mapping[str, int]) -> Iterator[Past]:
+    return (Past(node=node, counter=counter) for node, counter in past.items())
+
+
+def merged_past(pasts: Iterable[Iterable[Past]]) -> dict[str, int]:
+    """Return by node the highest counter of several pasts."""
+    found: dict[str, int] = {}
+    for one in chain.from_iterable(pasts):
+        found[one.node] = max(one.counter, found.get(one.node, 0))
+    return found

@@ -16,7 +16,7 @@ from overlaysync.units import MIB
 from overlaysync.vault.belief import Believed
 from overlaysync.vault.contents import Contents, Damage
 from overlaysync.vault.head import Head, SignedHead, decode_head, encode_head, newest
-from overlaysync.vault.objects import Kind, Objects, get_whole, head_prefix, object_name
+from overlaysync.vault.objects import Kind, Objects, get_whole, head_prefix, object_name, parse_name
 from overlaysync.vault.spaces import PUBLIC, Space
 from overlaysync.vault.state import MAX_SEEN, SignedState, State, decode_state, encode_state
 
@@ -125,6 +125,22 @@ class TeamVault:
         wanted = dict.fromkeys(id for head in found for id in head.head.states)
         states = [state for id in wanted if (state := self.state(id)) is not None]
         return sorted(states, key=lambda one: (one.state.number, one.state.saved, one.id))
+
+    def known_states(self, node: bytes) -> list[SignedState]:
+        """Return all states of the team that are here, those of others whether a head here lists them or not.
+
+        A machine that restores has the states of others without their heads. Its own are those that its head
+        lists: a save that was killed may have left another, and some are forgotten.
+
+        Args:
+            node: public key of this node.
+        """
+        own = self.heads().get(node)
+        listed = own.head.states if own else ()
+        names = [parse_name(one.name) for one in self.objects.list(f"{self.space.tag}/{Kind.STATE}/")]
+        found = [state for named in names if named and (state := self.state(named.hash)) is not None]
+        known = [one for one in found if one.node != node or one.id in listed]
+        return sorted(known, key=lambda one: (one.state.number, one.state.saved, one.id))
 
     def state(self, id: bytes) -> SignedState | None:
         """Return a state; None when it is not here, or damaged, which is noted."""

@@ -1,0 +1,59 @@
+"""What a VM that is saved continues: what this node saved of it before, and what its disks were made from.
+
+What another machine saved of a VM of this name counts only where it can be seen in the disks: to know of it
+is not to have it. Pure: the caller brings the past of the disks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from overlaysync.ops.recovery.tips import Saving, merged_past, newest_of_vms
+from overlaysync.vault.state import Past, SignedState
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """What a VM continues.
+
+    Attributes:
+        past: as a state has it.
+        beside: where others saved it, which it does not continue: the other sides of a fork.
+    """
+
+    past: tuple[Past, ...]
+    beside: tuple[Saving, ...]
+
+
+def continued(
+    name: str, disks: Collection[str], states: Sequence[SignedState], node: bytes, *, settle: bool
+) -> Continued:
+    """Return what a VM continues that is saved now.
+
+    Args:
+        name: of the VM.
+        disks: ids of the manifests of its disks, and of all that these follow, in hexadecimal.
+        states: all that are known.
+        node: public key of this node.
+        settle: whether it takes the place of all that is known of it.
+    """
+    left = [state for state in states if any(vm.name == name for vm in state.state.vms)]
+    beside: list[Saving] = []
+    while newest := newest_of_vms(left).get(name, []):
+        apart = [one for one in newest if not (settle or one.state.node == node or _is_in(one, disks))]
+        if not apart:
+            break
+        beside += [] if beside else apart
+        ids = {one.state.id for one in apart}
+        left = [state for state in left if state.id not in ids]
+    found = merged_past(one.vm.past for one in newest)
+    for one in newest:
+        found[one.node] = max(one.counter, found.get(one.node, 0))
+    return Continued(
+        tuple(Past(node=key, counter=counter) for key, counter in sorted(found.items())), tuple(beside)
+    )
+
+
+def _is_in(saving: Saving, disks: Collection[str]) -> bool:
+    return all(disk.manifest in disks for disk in saving.vm.disks)
