@@ -236,10 +236,12 @@ def parse_time(text: str) -> str:
 
 
 def _warnings(one: Restored) -> list[str]:
-    """Return what the definitions of a VM would do to its disk."""
+    """Return what is to be known of the definitions of a VM before it is started."""
 
     found = []
     for path in one.companions:
+        if path.endswith(".conf"):
+            found.append(f"read {path}: quickemu runs it as a shell script, and a member wrote it")
         if path.endswith((".yaml", ".yml")):
             with open(path, "rb") as file:
                 lab = None

@@ -23,6 +23,7 @@ from blake3 import blake3
 from overlaysync.errors import DecodeError, NotFoundError
 from overlaysync.model.digest import derive
 from overlaysync.ops.offer import FileSegment
+from overlaysync.units import MIB
 from overlaysync.vault.objects import LIMITS, Kind, Stored, parse_name
 
 MAX_SPACES = 256
@@ -33,6 +34,7 @@ NONCE_SIZE = 16
 POSSESSION_SIZE = 32
 """Bytes of what shows that a node has a pack."""
 
+_PIECE = MIB
 _PROOF_CONTEXT = "overlaysync v1 vault proof"
 _TAG = re.compile(r"[0-9a-f]{32}")
 _RANGE = re.compile(r"from=([0-9]{1,10})&length=([0-9]{1,10})")
@@ -179,7 +181,10 @@ def _prove(provider: VaultProvider, name: str, nonce: bytes, asker: str) -> byte
     with open(opened.fd, "rb", buffering=0) as file:
         if not provider.may_prove(asker, opened.size):
             raise NotFoundError("no more proofs for now")
-        return proof_of(nonce, file.read())
+        hasher = blake3(key=derive(_PROOF_CONTEXT, nonce))
+        while piece := file.read(_PIECE):
+            hasher.update(piece)
+        return hasher.digest()
 
 
 def _close(opened: OpenObject) -> None:

@@ -6,12 +6,17 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
-from overlaysync.errors import NotAllowedError
+from overlaysync.errors import NotAllowedError, PeerError
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.messages import Endpoint
+from overlaysync.units import KIB
 from overlaysync.vault.objects import LIMITS, Kind, Stored, missing, parse_name
 
 _T = TypeVar("_T")
+_REQUEST_S = 30.0
+"""A request may take so long ..."""
+_LEAST_RATE = 64 * KIB
+"""... and longer for what comes at this many bytes per second: who is slower is left to others."""
 
 
 class PeerObjects:
@@ -46,7 +51,8 @@ class PeerObjects:
         if not most:
             return b""
         try:
-            return self._run(self._client.vault_bytes(self._address, name, offset, most))
+            work = self._client.vault_bytes(self._address, name, offset, most)
+            return self._run(work, _REQUEST_S + most / _LEAST_RATE)
         except GoneError:
             raise missing(name) from None
 
@@ -67,8 +73,13 @@ class PeerObjects:
             return
         yield from sorted(head for head in heads if head.name.startswith(prefix))
 
-    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    def _run(self, work: Coroutine[Any, Any, _T], patience_s: float = _REQUEST_S) -> _T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(patience_s)
+        except TimeoutError:
+            future.cancel()
+            raise PeerError(f"{self._address} takes too long") from None
 
     def _read_only(self) -> NotAllowedError:
         return NotAllowedError(

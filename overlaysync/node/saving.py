@@ -26,9 +26,11 @@ from overlaysync.ops.vms import Missed, Part, Vm
 from overlaysync.store.copies import Copy
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.teams import Team
+from overlaysync.vault.belief import Believed
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.state import (
     MAX_FOLLOWS,
+    MAX_NUMBER,
     MAX_TEXT,
     Companion,
     Disk,
@@ -91,7 +93,7 @@ class Save:
             objects.drop_temporaries()
             vault = TeamVault(objects, self.team)
             self._check_nothing_lost(vault)
-            vault.learn()
+            vault.learn_to_write(Believed(root))
             paths = [disk.path for vm in vms for disk in vm.disks]
             self.observer.begin("freezing", 0)
             with frozen(
@@ -177,7 +179,7 @@ class Save:
         before = tips(vault.states(heads.values()))
         state = State(
             team=self.team.name,
-            number=1 + max((one.state.number for one in before), default=0),
+            number=min(MAX_NUMBER, 1 + max((one.state.number for one in before), default=0)),
             follows=tuple(one.id.hex() for one in before[-MAX_FOLLOWS:]),
             seen=seen_in(heads),
             counter=vault.next_counter(self.node.key.public, above),

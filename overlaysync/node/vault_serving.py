@@ -22,6 +22,10 @@ _PROVEN = GIB
 _PROVEN_S = 3600.0
 """... in so many seconds."""
 _ASKERS = 1024
+_MANY = 64
+"""More heads than this in one space are not listed anew ..."""
+_LISTED_S = 2.0
+"""... for so many seconds: who keeps for others can be given any number of them."""
 
 
 class ServedVault:
@@ -38,6 +42,7 @@ class ServedVault:
         self._kept = kept
         self._clock = clock
         self._proven: dict[str, tuple[float, int]] = {}
+        self._long: dict[str, tuple[float, list[Stored]]] = {}
         self._lock = threading.Lock()
 
     def offer(self) -> VaultOffer:
@@ -48,12 +53,18 @@ class ServedVault:
         return VaultOffer(tuple(spaces[:MAX_SPACES]), kept.tags[:MAX_SPACES], kept.others > 0)
 
     def heads(self, tag: str) -> Sequence[Stored]:
+        at, known = self._long.get(tag, (0.0, []))
+        if known and self._clock() - at < _LISTED_S:
+            return known
         newest: dict[bytes, Stored] = {}
         for stored in self._objects.list(head_prefix(tag)):
             named = parse_name(stored.name)
             if named is not None:
                 newest[named.hash] = stored  # they come in order of their counters
-        return list(newest.values())
+        found = list(newest.values())
+        if len(found) > _MANY:
+            self._long[tag] = self._clock(), found
+        return found
 
     def open(self, name: str) -> OpenObject | None:
         if parse_name(name) is None:

@@ -18,7 +18,8 @@ from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError, Ver
 from overlaysync.model.digest import Digests, as_digests
 from overlaysync.units import MIB
 from overlaysync.vault.behind import Behind
-from overlaysync.vault.index import Index, PackIndex, Spot, decode_index, encode_index
+from overlaysync.vault.belief import Believed, are_true
+from overlaysync.vault.index import Index, PackIndex, Spot, decode_index, encode_index, merged
 from overlaysync.vault.objects import Kind, Objects, get_whole, hash_of, object_name, parse_name
 from overlaysync.vault.pack import HEAD, PACK_MAGIC, PackBuilder, Place, read_record, seal_of, squeeze
 from overlaysync.vault.spaces import Seal, Space
@@ -30,6 +31,23 @@ _INDEX_EVERY = 64
 _INDEX_ITEMS = 1 << 20
 """Items after which an index is written, and a fourth of them after which a pack is closed: small items that
 compress well are many in a pack, and an index must stay within its limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubted:
+    """An index of others: nobody has compared it with what it describes.
+
+    Attributes:
+        hash: names it.
+        packs: of those that it describes, the ones that are here.
+        complete: whether these are all.
+        index: of them.
+    """
+
+    hash: bytes
+    packs: list[PackIndex]
+    complete: bool
+    index: Index
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +78,8 @@ class Contents:
         self.space = space
         self.damaged: list[Damage] = []
         self._index = Index()
+        self._believed = Believed()
+        self._doubted: list[_Doubted] = []
         self._described: dict[bytes, bytes] = {}
         self._seals: dict[bytes, Seal] = {}
         self._cache: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
@@ -79,6 +99,24 @@ class Contents:
         indexes = (hash for hash in self._listed(Kind.INDEX) if only is None or hash in only)
         self._learn(indexes, lambda pack: here.get(pack.name) == pack.size)
 
+    def learn_to_write(self, believed: Believed, only: Container[bytes] | None = None) -> None:
+        """Read all indexes that the place has, or those among ``only``, and believe those in ``believed``.
+
+        The others are compared with their packs as soon as the writer looks for what they describe.
+
+        Raises:
+            OverlaysyncError: the place fails.
+        """
+        self._believed = believed
+        here = self._listed(Kind.PACK)
+        listed = [hash for hash in self._listed(Kind.INDEX) if only is None or hash in only]
+        self._learn(
+            (hash for hash in listed if hash in believed), lambda pack: here.get(pack.name) == pack.size
+        )
+        for hash, packs in self._decoded(hash for hash in listed if hash not in believed):
+            present = [pack for pack in packs if here.get(pack.name) == pack.size]
+            self._doubted.append(_Doubted(hash, present, len(present) == len(packs), merged(present)))
+
     def learn_some(self, indexes: Iterable[bytes], packs: Container[bytes]) -> None:
         """Read the indexes of these hashes, and of what they describe the packs of these hashes.
 
@@ -95,16 +133,35 @@ class Contents:
 
     def _read(self, indexes: Iterable[bytes], counts: Callable[[PackIndex], bool]) -> Iterator[PackIndex]:
         """Yield what indexes say of the packs that count."""
-        for hash in indexes:
-            name = object_name(self.space.tag, Kind.INDEX, hash)
-            try:
-                packs = decode_index(get_whole(self.objects, name), self.space)
-            except (DecodeError, VerificationError, NotFoundError) as error:
-                self.damaged.append(Damage(name, str(error)))
-                continue
+        for hash, packs in self._decoded(indexes):
             for pack in filter(counts, packs):
                 self._described.setdefault(pack.name, hash)
                 yield pack
+
+    def _decoded(self, indexes: Iterable[bytes]) -> Iterator[tuple[bytes, list[PackIndex]]]:
+        """Yield the indexes of these hashes that can be read."""
+        for hash in indexes:
+            name = object_name(self.space.tag, Kind.INDEX, hash)
+            try:
+                yield hash, decode_index(get_whole(self.objects, name), self.space)
+            except (DecodeError, VerificationError, NotFoundError) as error:
+                self.damaged.append(Damage(name, str(error)))
+
+    def _believe(self, keys: Digests) -> None:
+        """Compare the indexes of others that have any of ``keys`` with their packs; learn what is true."""
+        found = [one for one in self._doubted if one.index.holds(keys).any()]
+        self._doubted = [one for one in self._doubted if all(one is not other for other in found)]
+        for one in found:
+            try:
+                is_true = are_true(self.objects, self.space, one.packs)
+            except OverlaysyncError:  # what cannot be read is stored again
+                continue
+            if is_true:
+                for pack in one.packs:
+                    self._described.setdefault(pack.name, one.hash)
+                self._index.add_all(one.packs)
+                if one.complete:
+                    self._believed.add(one.hash)
 
     def _listed(self, kind: Kind) -> dict[bytes, int]:
         """Return the sizes of the objects of a kind that the place has, by hash."""
@@ -115,8 +172,12 @@ class Contents:
 
     def holds(self, keys: Digests) -> Sequence[bool]:
         """Which of ``keys``, shape (count, 32), are here."""
-        found: list[bool] = self._index.holds(keys).tolist()
-        return found
+        found = self._index.holds(keys)
+        if self._doubted and not found.all():
+            self._believe(keys[~found])
+            found = self._index.holds(keys)
+        held: list[bool] = found.tolist()
+        return held
 
     def find(self, keys: Digests) -> list[Spot | None]:
         """Where each of ``keys``, shape (count, 32), is; None for what is not here."""
@@ -322,6 +383,7 @@ class Writer:
         hash = hash_of(data)
         self._behind.wait()
         contents.objects.put(object_name(contents.space.tag, Kind.INDEX, hash), data)
+        contents._believed.add(hash)
         for pack in self._packs:
             contents._described.setdefault(pack.name, hash)
         self.stored += len(data)

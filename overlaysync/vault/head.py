@@ -141,6 +141,7 @@ def decode_head(data: bytes, verify: Verify, space: Space | None = None) -> Sign
     if not verify(node, signature, HEAD_CONTEXT + signed):
         raise DecodeError("the signature of a head is wrong")
     body, voucher = signed[:-VOUCHER_SIZE], signed[-VOUCHER_SIZE:]
+    known = space is not None and space.tag == tag.hex() and compare_digest(voucher, space.vouch(body))
     if _PREFIX.pack(magic, version, tag, node, counter, size, made, *counts) != data[: _PREFIX.size]:
         raise DecodeError("a head is not in canonical form")
     at, lists = _PREFIX.size, []
@@ -149,7 +150,6 @@ def decode_head(data: bytes, verify: Verify, space: Space | None = None) -> Sign
         at += count * _HASH_SIZE
     head = Head(tag.hex(), node, counter, size, made.decode("latin-1"), *lists)
     _check(head, len(data))
-    known = space is not None and space.tag == head.tag and compare_digest(voucher, space.vouch(body))
     return SignedHead(head, data, known)
 
 

@@ -34,7 +34,7 @@ from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.head import encode_head
 from overlaysync.vault.objects import Kind, Stored, get_whole, hash_of, object_name
 from tests.net.content_provider import connect, make_shelf, serving
-from tests.vault.samples import ANN, BOB, RED, a_head, noise, store
+from tests.vault.samples import ANN, BOB, RED, a_head, key_of, noise, store
 
 T = TypeVar("T")
 PACK = noise("pack", 3 * MIB + 17)
@@ -140,6 +140,24 @@ async def test_only_heads_are_listed_and_only_the_newest(bob: Peer) -> None:
     assert await bob.do(lambda remote: list(remote.list(f"{'0' * 32}/heads/"))) == []
     with pytest.raises(ValueError, match="only the heads"):
         await bob.do(lambda remote: list(remote.list(f"{RED.tag}/packs/")))
+
+
+@pytest.mark.holds("N3")
+@pytest.mark.red_without("N3", "all heads of a space are looked for at each question")
+def test_many_heads_are_not_listed_at_each_question(tmp_path: Path) -> None:
+    objects, clock = DirectoryObjects(tmp_path), Clock()
+    served = ServedVault(objects.root, Kept, clock)
+
+    def add(*names: str) -> int:
+        for name in names:
+            head = encode_head(a_head(key_of(name)), key_of(name), RED)
+            objects.put(head.head.name, head.data)
+        return len(served.heads(RED.tag))
+
+    assert [add("a"), add("b")] == [1, 2], "few are"
+    assert [add(*map(str, range(64))), add("c")] == [66, 66]
+    clock.now += 3
+    assert len(served.heads(RED.tag)) == 67
 
 
 async def test_it_is_read_only(bob: Peer) -> None:

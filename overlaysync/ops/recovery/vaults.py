@@ -13,6 +13,7 @@ from overlaysync.errors import DecodeError, NotFoundError, VerificationError
 from overlaysync.trust.keys import NodeKey, verify
 from overlaysync.trust.teams import Team
 from overlaysync.units import MIB
+from overlaysync.vault.belief import Believed
 from overlaysync.vault.contents import Contents, Damage
 from overlaysync.vault.head import Head, SignedHead, decode_head, encode_head, newest
 from overlaysync.vault.objects import Kind, Objects, get_whole, head_prefix, object_name
@@ -99,7 +100,19 @@ class TeamVault:
         Anybody can write a public index: what another describes is no reason not to store something.
         """
         self.contents.learn()
-        self.public.learn({hash for head in self.heads().values() for hash in head.head.public_indexes})
+        self.public.learn(self._public_indexes())
+
+    def learn_to_write(self, believed: Believed) -> None:
+        """Read the same indexes, so that nothing is stored twice.
+
+        Args:
+            believed: those that are believed unread; see :mod:`overlaysync.vault.belief`.
+        """
+        self.contents.learn_to_write(believed)
+        self.public.learn_to_write(believed, self._public_indexes())
+
+    def _public_indexes(self) -> set[bytes]:
+        return {hash for head in self.heads().values() for hash in head.head.public_indexes}
 
     def heads(self) -> dict[bytes, SignedHead]:
         """Return the newest head of each member, by public key."""
