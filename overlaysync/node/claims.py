@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, TypeVar
 
 from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError, VerificationError
 from overlaysync.model.names import one_field
@@ -22,6 +24,11 @@ from overlaysync.vault.head import SignedHead, decode_head
 from overlaysync.vault.objects import Objects, get_whole, head_name, parse_name
 from overlaysync.vault.spaces import Space
 
+_T = TypeVar("_T")
+_PATIENCE_S = 10.0
+"""A peer may cost so much time, in which it lists what it has ..."""
+_FORGIVEN_S = 1.0
+"""... and so much more in each later round: the others must not wait for it."""
 _AT_ONCE = 8
 """Peers asked at once."""
 _WRONG = 8
@@ -90,11 +97,14 @@ class Claims:
         self._own = own
         self._objects = objects
         self._tell = tell
+        self._spent: dict[bytes, float] = {}
         self._true: set[tuple[str, bytes, int]] = set()
         self._false: set[tuple[bytes, str, bytes, int]] = set()
 
     async def peers(self) -> list[Peer]:
         """Return the peers within reach that have a vault."""
+        later = ((key, spent - _FORGIVEN_S) for key, spent in self._spent.items())
+        self._spent = {key: spent for key, spent in later if spent > 0}
         views = [
             view
             for view in self._reach.directory.nodes()
@@ -105,10 +115,9 @@ class Claims:
 
         async def ask(view: PeerView) -> Peer | None:
             async with places:
-                try:
-                    offer = await self._reach.client.vault(view.address)
-                except OverlaysyncError:
-                    return None
+                offer = await self._ask(view.public_key, self._reach.client.vault(view.address))
+            if offer is None:
+                return None
             return Peer(view, offer, PeerObjects(self._reach.client, view.address, loop))
 
         found = await asyncio.gather(*map(ask, views))
@@ -137,14 +146,27 @@ class Claims:
     async def _counters(self, peer: Peer, tag: str) -> dict[bytes, int]:
         counters: dict[bytes, int] = {}
         if tag in peer.offer.spaces:
-            try:
-                for stored in await self._reach.client.vault_heads(peer.view.address, tag):
-                    named = parse_name(stored.name)
-                    assert named is not None, "checked when it was decoded"
-                    counters[named.hash] = max(named.counter, counters.get(named.hash, 0))
-            except OverlaysyncError:
-                return {}
+            heads = self._reach.client.vault_heads(peer.view.address, tag)
+            for stored in await self._ask(peer.key, heads) or ():
+                named = parse_name(stored.name)
+                assert named is not None, "checked when it was decoded"
+                counters[named.hash] = max(named.counter, counters.get(named.hash, 0))
         return counters
+
+    async def _ask(self, key: bytes, work: Coroutine[Any, Any, _T]) -> _T | None:
+        """Return what a peer answers; None if it fails, or has cost too much time."""
+        left = _PATIENCE_S - self._spent.get(key, 0.0)
+        if left <= 0:
+            work.close()
+            return None
+        begun = monotonic()
+        try:
+            async with asyncio.timeout(left):
+                return await work
+        except (OverlaysyncError, TimeoutError):
+            return None
+        finally:
+            self._spent[key] = self._spent.get(key, 0.0) + monotonic() - begun
 
     async def _newest(
         self, tag: str, space: Space | None, node: bytes, listed: _Listed, wrong: Counter[bytes]

@@ -22,7 +22,7 @@ from overlaysync.node.claims import Claims, Group, Peer
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
-from overlaysync.ops.recovery.budget import BudgetError, Limited, used_by, used_by_others
+from overlaysync.ops.recovery.budget import BudgetError, Limited, room_of, used_by, used_by_others
 from overlaysync.ops.recovery.caring import Reader, heal, lacking_objects
 from overlaysync.ops.recovery.cleaning import clean
 from overlaysync.ops.recovery.lock import only_writer
@@ -47,6 +47,8 @@ _STEP_IN_S = 3600.0
 """How much longer each machine waits that is not among the next: others may be pulling for a while."""
 _PROVE_S = 6 * 3600.0
 """After so long a holder is asked for another proof."""
+_STRANGE = 32
+"""Spaces of others that are looked at in one round."""
 _NO_LIMIT = 1 << 62
 _NO_HEAD = "its list of saved states cannot be used"
 _CLEAN_S = 86400.0
@@ -139,7 +141,10 @@ class Keeper:
         own = {space_of(team).tag: (space_of(team), name) for name, team in self._node.teams.items()}
         peers = await self._claims.peers()
         taken = 0
-        for tag in sorted({tag for peer in peers for tag in peer.offer.spaces} - {PUBLIC.tag}):
+        listed = {tag for peer in peers for tag in peer.offer.spaces} - {PUBLIC.tag}
+        strange = sorted(listed - own.keys()) if keeping.others else []
+        some = random.sample(strange, min(len(strange), _STRANGE))
+        for tag in (*sorted(listed & own.keys()), *some):  # strangers can invent any number of spaces
             space, name = own.get(tag, (None, ""))
             groups = await self._claims.groups(tag, space, peers)
             await self._note(groups)
@@ -170,7 +175,10 @@ class Keeper:
         if self._clock.ticks() - since < wait_s:
             return 0
         head = await asyncio.to_thread(self._claims.head, group, space)
-        return 0 if head is None else await asyncio.to_thread(self._take, head, group, space, settings)
+        try:
+            return 0 if head is None else await asyncio.to_thread(self._take, head, group, space, settings)
+        except InUseError:  # a save is under way
+            return 0
 
     async def _missing(self, group: Group, space: Space | None, copies: int, place: int) -> int:
         """Return how many copies are missing; who would be the next to take one tries the others first."""
@@ -193,25 +201,27 @@ class Keeper:
 
     def _take(self, head: SignedHead, group: Group, space: Space | None, settings: KeptTeam) -> int:
         names = head.head.names(PUBLIC.tag)
+        room = settings.budget - self._used(space) if settings.budget else _NO_LIMIT
+        here = sum(self._objects.size(name) or 0 for name in names)
+        if head.head.size - here + room_of(len(head.data)) > room:
+            self._tell_small(head, group, space, settings)
+            return 0
+        places = [Place(peer.label, peer.objects) for peer in group.holders]
+        target = Limited(self._objects, room - room_of(len(head.data)))
+        try:  # The vault is not locked: a peer can take its time, and a save must not wait for it.
+            missing = Pull(places, target).run(names)
+        except BudgetError:
+            self._tell_small(head, group, space, settings)
+            return 0
+        if missing:
+            self._tell_once(
+                f"No copy yet of {self._what(group, space)}: {len(missing)} objects could not be pulled; "
+                "retrying"
+            )
+            return 0
         with only_writer(self._node.home.vault):
-            room = settings.budget - self._used(space) if settings.budget else _NO_LIMIT
-            here = sum(self._objects.size(name) or 0 for name in names)
-            if head.head.size - here + len(head.data) > room:
-                self._tell_small(head, group, space, settings)
-                return 0
-            places = [Place(peer.label, peer.objects) for peer in group.holders]
-            target = Limited(self._objects, room - len(head.data))
-            try:
-                missing = Pull(places, target).run(names)
-            except BudgetError:
-                self._tell_small(head, group, space, settings)
-                return 0
-            if missing:
-                self._tell_once(
-                    f"No copy yet of {self._what(group, space)}: {len(missing)} objects could not be pulled; "
-                    "retrying"
-                )
-                return 0
+            if any(self._objects.size(name) is None for name in names):
+                return 0  # a cleaning has taken something away meanwhile
             self._objects.put(head.head.name, head.data)  # last: it says that all the others are here
             drop_older(self._objects, head)
         pulled = sum(place.pulled for place in places)
@@ -259,12 +269,12 @@ class Keeper:
                 self._objects.drop_temporaries()
                 rotten = self._reader.read_some(elapsed_s)
                 missing = lacking_objects(self._objects)
-                lost = heal(self._objects, missing, places)
                 if self._clock.ticks() - self._cleaned_at >= _CLEAN_S:
                     self._cleaned_at = self._clock.ticks()
                     clean(self._objects, now=self._clock.now())
         except InUseError:  # a save is under way
             return
+        lost = heal(self._objects, missing, places)
         for name in rotten:
             self._observer.note(f"Damaged in the vault: {name}")
         if len(missing) > len(lost):

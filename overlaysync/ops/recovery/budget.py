@@ -7,14 +7,24 @@ from collections.abc import Collection, Iterator
 
 from overlaysync.errors import NoSpaceError
 from overlaysync.ops.recovery.vaults import read_heads
+from overlaysync.units import KIB, ceil_div
 from overlaysync.vault.objects import Objects, Stored, parse_name
 from overlaysync.vault.spaces import PUBLIC
+
+_BLOCK = 4 * KIB
+"""What a file takes at least: a million objects of one byte take more than a megabyte."""
+
+
+def room_of(size: int) -> int:
+    """Return the bytes that an object of ``size`` bytes takes on a disk."""
+    return max(1, ceil_div(size, _BLOCK)) * _BLOCK
 
 
 def used_by(objects: Objects, tag: str) -> int:
     """Return the bytes that a team takes: its space, and what of the public space it needs."""
     public = _public_of(objects, tag)
-    return sum(one.size for one in objects.list("") if one.name.startswith(f"{tag}/") or one.name in public)
+    names = (one for one in objects.list("") if one.name.startswith(f"{tag}/") or one.name in public)
+    return sum(room_of(one.size) for one in names)
 
 
 def used_by_others(objects: Objects, own: Collection[str]) -> int:
@@ -24,7 +34,7 @@ def used_by_others(objects: Objects, own: Collection[str]) -> int:
     """
     public = {name for tag in own for name in _public_of(objects, tag)}
     return sum(
-        one.size
+        room_of(one.size)
         for one in objects.list("")
         if (named := parse_name(one.name)) and named.tag not in own and one.name not in public
     )
@@ -58,9 +68,9 @@ class Limited:
 
     def put(self, name: str, data: bytes) -> bool:
         with self._lock:
-            if len(data) > self._room:
+            if room_of(len(data)) > self._room:
                 raise BudgetError("The budget is used up", hint="overlaysync keep --budget SIZE")
-            self._room -= len(data)
+            self._room -= room_of(len(data))
         return self._objects.put(name, data)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
