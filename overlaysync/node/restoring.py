@@ -268,6 +268,11 @@ class Restore:
             WouldDestroyError: something else is in the way.
             OverlaysyncError: a disk cannot be rebuilt.
         """
+        if plan.directory != self.to and os.path.islink(plan.directory):
+            raise WouldDestroyError(
+                f"{plan.directory} is a link, and no directory for {plan.saving.vm.name}",
+                hint="restore into another directory: --to DIR",
+            )
         fetched: list[Fetched] = []
         for disk in plan.disks:
             try:

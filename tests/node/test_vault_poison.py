@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from overlaysync.errors import WouldDestroyError
 from overlaysync.model.digest import as_digests
 from overlaysync.node.node import Node
 from overlaysync.vault.contents import Contents
@@ -95,3 +96,20 @@ def test_no_member_can_end_the_saves_of_a_team(ann: Node, tmp_path: Path) -> Non
     first = save(ann, vm("router", disk)).state.state
     assert first.number == MAX_NUMBER and len(first.follows) == 64
     assert save(ann, vm("router", disk)).state.state.number == MAX_NUMBER
+
+
+@pytest.mark.red_without("D1", "the directory of a VM below the one that was chosen may be a link")
+def test_a_link_in_place_of_a_vms_directory_is_not_followed(ann: Node, bob: Node, tmp_path: Path) -> None:
+    vms = []
+    for name in ("web", "db"):
+        (tmp_path / name).mkdir()
+        disk = images.create(tmp_path / name / "disk.qcow2", SIZE)
+        write(disk, name, 1 << 20)
+        vms.append(vm(name, disk))
+    save(ann, *vms)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "db").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WouldDestroyError, match="is a link"):
+        restore(bob, tmp_path / "out", place(ann))
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.ops.recovery.budget import BudgetError, Limited, used_by, used_by_others
+from overlaysync.ops.recovery.budget import BudgetError, Limited, room_of, used_by, used_by_others
 from overlaysync.ops.recovery.caring import READ_IN_S, Reader, heal, lacking_objects, note_damaged
 from overlaysync.ops.recovery.pulling import Place
 from overlaysync.ops.recovery.vaults import TeamVault
+from overlaysync.units import KIB
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.objects import Kind, hash_of, object_name
 from overlaysync.vault.spaces import PUBLIC
@@ -71,24 +72,26 @@ def test_only_what_can_be_had_again_is_noted(vault: TeamVault) -> None:
 
 @pytest.mark.red_without("D8", "a head is believed to say how much its objects take")
 def test_a_budget_ends_a_pull(tmp_path: Path) -> None:
-    limited = Limited(DirectoryObjects(tmp_path), 10)
+    limited = Limited(DirectoryObjects(tmp_path), 10 * KIB)
 
     def put(data: bytes) -> None:
         limited.put(object_name(RED.tag, Kind.PACK, hash_of(data)), data)
 
     put(b"12345678")
     with pytest.raises(BudgetError):
-        put(b"abc")
+        put(bytes(5 * KIB))
     put(b"ab")
+    with pytest.raises(BudgetError):
+        put(b"c")
     assert sum(stored.size for stored in limited.list("")) == 10
 
 
 @pytest.mark.red_without("D8", "masters that are kept for others do not count")
 def test_what_counts_for_whom(vault: TeamVault) -> None:
     objects = vault.objects
-    team = sum(stored.size for stored in objects.list(""))
+    team = sum(room_of(stored.size) for stored in objects.list(""))
     master = b"a master that no team here needs"
     objects.put(object_name(PUBLIC.tag, Kind.PACK, hash_of(master)), master)
     assert used_by(objects, RED.tag) == team
-    assert used_by_others(objects, [RED.tag]) == len(master)
-    assert used_by_others(objects, []) == team + len(master)
+    assert used_by_others(objects, [RED.tag]) == room_of(len(master))
+    assert used_by_others(objects, []) == team + room_of(len(master))
