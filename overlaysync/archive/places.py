@@ -112,6 +112,14 @@ def open_place(location: Location) -> Objects:
     A directory needs no further package. Nothing is asked of a store yet.
     """
     if location.scheme == "file":
+        if not os.path.isdir(
+            location.path
+        ):  # made anew, it would lie on another disk than the one that is meant
+            raise NotFoundError(
+                f"The archive {location} is not there",
+                why="there is no such directory",
+                hint=f"connect the disk, or make the directory: mkdir '{location.path}'",
+            )
         return DirectoryObjects(Path(location.path))
     return BucketObjects(location)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from overlaysync.archive.places import load_places, open_place
 from overlaysync.errors import OverlaysyncError, VerificationError
+from overlaysync.net.boot import boot_hash
 from overlaysync.node.node import Node, timestamp
 from overlaysync.ops.recovery.checking import Checked, check
 from overlaysync.ops.recovery.pulling import Place, Pull
@@ -115,8 +117,20 @@ def check_archive(
 def _note(node: Node, name: str, heads: list[SignedHead]) -> None:
     """Note that an archive has what these heads list."""
     holder, at = f"archive {name}".encode(), timestamp()
+    host = boot_hash() if _is_on_own_disk(node, name) else holder
     for head in heads:
         copy = Copy(
-            head.head.node, head.head.counter, holder, f"archive {name}", holder, seen_at=at, proven_at=at
+            head.head.node, head.head.counter, holder, f"archive {name}", host, seen_at=at, proven_at=at
         )
         node.catalog.copies.note(head.head.tag, [copy])
+
+
+def _is_on_own_disk(node: Node, name: str) -> bool:
+    """Whether an archive is a directory of the disk that the vault is on: it is lost with that, and no copy."""
+    location = load_places(node.home.config).get(name)
+    if location is None or location.scheme != "file":
+        return False
+    try:
+        return os.stat(location.path).st_dev == os.stat(node.home.vault).st_dev
+    except OSError:
+        return False

@@ -78,8 +78,12 @@ def test_vms_come_back_from_a_member_and_from_a_sealed_holder(lab: Lab, tmp_path
         assert alice.run("status", team).code == DONE
 
         disk = tmp_path / "usb"
+        error = alice.fails(NOT_FOUND, "archive", "add", "usb", f"file://{disk}")
+        assert f"mkdir '{disk}'" in error["hint"]
+        disk.mkdir()
         alice.json("archive", "add", "usb", f"file://{disk}")
         assert alice.json("archive", "push", team)["states"] == 2
+        assert copies_of(alice, team) == everywhere, "a directory of the same disk is no other copy"
 
         lose(found["alice"], world)
         join(dora, bob, team)
