@@ -126,7 +126,7 @@ def _note(node: Node, name: str, heads: list[SignedHead]) -> None:
 
 
 def _is_on_own_disk(node: Node, name: str) -> bool:
-    """Whether an archive is a directory of the disk that the vault is on: it is lost with that, and no copy."""
+    """Whether an archive is a directory of the disk that the vault is on: what is lost with that is no copy."""
     location = load_places(node.home.config).get(name)
     if location is None or location.scheme != "file":
         return False
