@@ -126,7 +126,7 @@ def _note(node: Node, name: str, heads: list[SignedHead]) -> None:
 
 
 def _is_on_own_disk(node: Node, name: str) -> bool:
-    """Whether an archive is a directory of the disk that the vault is on: what is lost with that is no copy."""
+    """Whether an archive is on the disk of the vault, and so is lost together with it."""
     location = load_places(node.home.config).get(name)
     if location is None or location.scheme != "file":
         return False
