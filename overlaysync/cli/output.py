@@ -67,8 +67,7 @@ class Output:
         """
         self._printed = True
         if self.json:
-            # The library's own indenting is slow: seconds for thousands of rows.
-            self._put(msgspec.json.format(json.dumps(document), indent=2))
+            self._put(_indented(document))
         else:
             for part in parts:
                 for line in self._rows(part) if isinstance(part, Table) else [self._line(part)]:
@@ -206,3 +205,13 @@ def _safe(text: str) -> str:
     """
     first, *more = (printable(line, _LONGEST) for line in text.split("\n"))
     return "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in more)])
+
+
+def _indented(document: object) -> str:
+    text = json.dumps(document)
+    try:
+        # The standard library's own indenting is slow: seconds for thousands of rows.
+        return msgspec.json.format(text, indent=2)
+    except msgspec.DecodeError:
+        # A path that is no UTF-8 is written with lone surrogates, which msgspec refuses.
+        return json.dumps(document, indent=2)

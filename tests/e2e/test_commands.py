@@ -272,7 +272,7 @@ def test_every_command_has_help(lab: Lab) -> None:
     overview = node.run("--help")
     assert overview.code == DONE
     assert "new image" not in node.run("id", "--help").stdout
-    assert "first use" in node.run("untrust", "--help").stdout
+    assert "decides again" in node.run("untrust", "--help").stdout
     for command, process in helps.items():
         result = process.wait()
         assert result.code == DONE
