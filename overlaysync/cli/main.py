@@ -69,12 +69,12 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ["SSL_CERT_FILE"] = os.devnull
     signals.install()
     code = _run(words)
+    signals.leave()
     try:
         sys.stdout.flush()
     except OSError as error:  # the interpreter would complain again at exit
         streams.silence(sys.stdout)
         code = code or (streams.CLOSED if isinstance(error, BrokenPipeError) else 1)
-    signals.leave()
     sys.exit(code)
 
 

@@ -34,12 +34,15 @@ def ending() -> tuple[str, int]:
 
 
 def leave() -> None:
-    """End the command: if it was told to end, being told again does not change its exit code.
+    """End the command: nothing is left to break off, so that no signal makes the interpreter complain.
 
-    The interpreter restores what these signals did at first while it ends, and then the kernel would end it.
+    Ctrl-C ends what is left without words, should it take long. A command that was told to end keeps its exit
+    code when it is told again: the interpreter restores what these signals did at first while it ends, and
+    then the kernel would end it.
     """
     if _asked:
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -105,6 +106,23 @@ def test_sync_that_watches_ends_well_and_a_fetch_goes_on_the_next_time(
     assert synced["resumed"] > 0
     watch.popen.send_signal(number)
     assert watch.wait().code == DONE
+
+
+def test_ctrl_c_while_the_interpreter_ends_is_no_traceback() -> None:
+    program = """
+import atexit, sys
+from overlaysync.cli.main import run
+atexit.register(lambda: (print("leaving", flush=True), sys.stdin.read()))
+run(["--version"])
+"""
+    words = [sys.executable, "-c", program]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout and process.stderr
+        assert [process.stdout.readline() for _ in range(2)][1] == "leaving\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == -signal.SIGINT
+        assert process.stderr.read() == ""
 
 
 # -- what goes away ----------------------------------------------------------------------------------
