@@ -110,12 +110,12 @@ def _newest(savings: Sequence[Saving]) -> list[Saving]:
     Numbers rise from each to the next, so that no two can be said to go on from each other.
     """
     past: dict[str, int] = {}
-    newest = []
+    newest: set[bytes] = set()
     for _, same in groupby(sorted(savings, key=_number, reverse=True), key=_number):
         group = list(same)
-        newest += [one for one in group if past.get(one.node, 0) < one.counter]
+        newest.update(one.state.id for one in group if past.get(one.node, 0) < one.counter)
         past = merged_past([_as_past(past), *(one.vm.past for one in group)])
-    return [one for one in savings if one in newest]
+    return [one for one in savings if one.state.id in newest]
 
 
 def _number(saving: Saving) -> int:
