@@ -25,12 +25,11 @@ from overlaysync.archive.profiles import Profile, read_profile
 from overlaysync.errors import (
     NetworkError,
     NotAllowedError,
-    NotFoundError,
     OverlaysyncError,
     VerificationError,
 )
 from overlaysync.units import KIB, MIB
-from overlaysync.vault.objects import LIMITS, Stored, get_whole, missing, parse_name
+from overlaysync.vault.objects import LIMITS, Stored, is_whole, missing, parse_name
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -138,17 +137,9 @@ class BucketObjects:
                 elif status not in (409, 412):
                     raise self._error(refused, "write to") from None
                 # It may be damaged, or be being written at this moment by one that is then cut short.
-                elif self._is_good(name):
+                elif is_whole(self, name):
                     return False
         self._overwrite(name, data)
-        return True
-
-    def _is_good(self, name: str) -> bool:
-        """Whether an object is there and has the bytes it is named for; a head says nothing of its own."""
-        try:
-            get_whole(self, name)
-        except (NotFoundError, VerificationError):
-            return False
         return True
 
     def _overwrite(self, name: str, data: bytes) -> None:

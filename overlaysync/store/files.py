@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import shlex
+from pathlib import Path
 
 from overlaysync.errors import (
     NoSpaceError,
@@ -184,6 +185,19 @@ def put_file(directory: int, name: str, data: bytes, *, replaces: bool) -> None:
             return
         finally:
             os.close(fd)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a small file anew; it is the old one or the new one, whatever happens meanwhile.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        put_file(directory, path.name, data, replaces=True)
+    finally:
+        os.close(directory)
 
 
 def _is_at(fd: int, name: str, directory: int) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from overlaysync.errors import NotAllowedError
-from overlaysync.store.files import put_file, translate
+from overlaysync.store.files import replace_file, translate
 
 _LIMIT = 64 * 1024
 
@@ -63,10 +62,6 @@ def save_keeping(path: Path, keeping: Keeping) -> None:
         OverlaysyncError: it cannot be written.
     """
     try:
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            put_file(directory, path.name, msgspec.json.encode(keeping), replaces=True)
-        finally:
-            os.close(directory)
+        replace_file(path, msgspec.json.encode(keeping))
     except OSError as error:
         raise translate(error, f"Cannot write {path}", directory=str(path.parent)) from error

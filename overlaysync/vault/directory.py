@@ -17,11 +17,9 @@ from pathlib import Path
 from overlaysync.errors import (
     NoSpaceError,
     NotAllowedError,
-    NotFoundError,
     OverlaysyncError,
-    VerificationError,
 )
-from overlaysync.vault.objects import Stored, get_whole, missing, parse_name
+from overlaysync.vault.objects import Stored, is_whole, missing, parse_name
 
 _TEMPORARY = ".new-"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -37,7 +35,7 @@ class DirectoryObjects:
     def put(self, name: str, data: bytes) -> bool:
         path = self._path(name)
         try:
-            if os.path.lexists(path) and self._is_good(name):
+            if os.path.lexists(path) and is_whole(self, name):
                 return False
             self._make_directories(path.parent)
             while not self._put(path, data):
@@ -103,14 +101,6 @@ class DirectoryObjects:
     def _path(self, name: str) -> Path:
         assert parse_name(name) is not None, name
         return self.root / name
-
-    def _is_good(self, name: str) -> bool:
-        """Whether an object that is there has the bytes it is named for; a head says nothing of its own."""
-        try:
-            get_whole(self, name)
-        except (NotFoundError, VerificationError):
-            return False
-        return True
 
     def _put(self, path: Path, data: bytes) -> bool:
         """Write a file; False where its temporary one was taken for that of a killed writer, and removed."""

@@ -144,6 +144,15 @@ def get_whole(objects: Objects, name: str) -> bytes:
     return data
 
 
+def is_whole(objects: Objects, name: str) -> bool:
+    """Whether an object is there and has the bytes it is named for; a head says nothing of its own."""
+    try:
+        get_whole(objects, name)
+    except (NotFoundError, VerificationError):
+        return False
+    return True
+
+
 def hash_of(data: bytes | memoryview) -> bytes:
     """Return the hash that names stored bytes."""
     return blake3(data).digest()

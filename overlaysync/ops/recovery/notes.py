@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from overlaysync.store.files import put_file, translate
+from overlaysync.store.files import replace_file, translate
 
 _LIMIT = 64 << 20
 _T = TypeVar("_T")
@@ -30,10 +29,6 @@ def save(root: Path, name: str, noted: object) -> None:
         OverlaysyncError: it cannot be written.
     """
     try:
-        directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            put_file(directory, name, msgspec.json.encode(noted), replaces=True)
-        finally:
-            os.close(directory)
+        replace_file(root / name, msgspec.json.encode(noted))
     except OSError as error:
         raise translate(error, f"Cannot write to the vault {root}", directory=str(root)) from error

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from overlaysync.errors import NotFoundError, OverlaysyncError, VerificationError
-from overlaysync.vault.objects import Objects, get_whole
+from overlaysync.vault.objects import Objects, get_whole, is_whole
 
 _AT_ONCE = 3
 """Objects that are asked of one place at once."""
@@ -118,11 +118,7 @@ class Pull:
         return self._target.size(name) is None
 
     def _lacks_whole(self, name: str) -> bool:
-        try:
-            get_whole(self._target, name)
-        except (NotFoundError, VerificationError):
-            return True
-        return False
+        return not is_whole(self._target, name)
 
     def _work(self, number: int) -> None:
         place = self._places[number]
