@@ -71,6 +71,21 @@ InsistOption: TypeAlias = Annotated[
         help="Read the image as this format, whatever its name or content suggests.",
     ),
 ]
+LocalOption: TypeAlias = Annotated[
+    bool, typer.Option("--local", help="Show what is known here, without asking peers.")
+]
+DryRunOption: TypeAlias = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="Only show what would be done.")
+]
+MastersOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--masters",
+        metavar="DIR",
+        help="Look for masters in DIR, and put missing ones into the first DIR that can be written "
+        "(default: --to). May be repeated.",
+    ),
+]
 RateOption: TypeAlias = Annotated[
     str | None, typer.Option("--limit-rate", metavar="RATE", help="Bytes per second at most, such as 20M.")
 ]

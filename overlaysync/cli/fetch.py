@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
+    DryRunOption,
     FormatOption,
     InterfaceOption,
+    MastersOption,
     PeerOption,
     RateOption,
     WaitOption,
@@ -74,15 +76,7 @@ def fetch(
     ],
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Put the images into this directory.")] = ".",
     name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name the file NAME.")] = None,
-    masters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--masters",
-            metavar="DIR",
-            help="Look for masters in DIR, and put missing ones into the first DIR that can be written "
-            "(default: --to). May be repeated.",
-        ),
-    ] = None,
+    masters: MastersOption = None,
     format: FormatOption = None,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
@@ -96,7 +90,7 @@ def fetch(
     trusted_only: Annotated[
         bool, typer.Option("--trusted-only", help="Accept only publishers you have trusted explicitly.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be done.")] = False,
+    dry_run: DryRunOption = False,
     limit_rate: RateOption = None,
     seed: Annotated[
         float | None,

@@ -10,6 +10,7 @@ import typer
 
 from overlaysync.cli.common import (
     InterfaceOption,
+    LocalOption,
     PeerOption,
     WaitOption,
     open_node,
@@ -53,9 +54,7 @@ def history(
             autocompletion=complete_reference,
         ),
     ],
-    local: Annotated[
-        bool, typer.Option("--local", help="Show what is known here, without asking peers.")
-    ] = False,
+    local: LocalOption = False,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,

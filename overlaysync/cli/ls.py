@@ -9,6 +9,7 @@ import typer
 
 from overlaysync.cli.common import (
     InterfaceOption,
+    LocalOption,
     PeerOption,
     WaitOption,
     listing_fields,
@@ -48,9 +49,7 @@ def ls(
             metavar="[REF]", autocompletion=complete_reference, help="List only what matches REF."
         ),
     ] = None,
-    local: Annotated[
-        bool, typer.Option("--local", help="Show what is known here, without asking peers.")
-    ] = False,
+    local: LocalOption = False,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,

@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
+    DryRunOption,
     InterfaceOption,
+    MastersOption,
     PeerOption,
     RateOption,
     WaitOption,
@@ -69,16 +71,8 @@ def restore(
     vm: Annotated[
         list[str] | None, typer.Option("--vm", metavar="NAME", help="Restore only this VM. May be repeated.")
     ] = None,
-    masters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--masters",
-            metavar="DIR",
-            help="Look for masters in DIR, and put missing ones into the first DIR that can be written "
-            "(default: --to). May be repeated.",
-        ),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be done.")] = False,
+    masters: MastersOption = None,
+    dry_run: DryRunOption = False,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     limit_rate: RateOption = None,

@@ -6,7 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from overlaysync.cli.common import number_from, open_node
+from overlaysync.cli.common import (
+    DryRunOption,
+    number_from,
+    open_node,
+)
 from overlaysync.cli.output import output_of
 from overlaysync.cli.restore import parse_wish
 from overlaysync.cli.save import state_word
@@ -124,7 +128,7 @@ def forget(
         int,
         typer.Option("--keep-weekly", metavar="N", parser=_COUNT, help="Keep the newest of each of N weeks."),
     ] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be done.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Forget states that this machine saved."""
 

@@ -9,6 +9,7 @@ import typer
 
 from overlaysync.cli.common import (
     InterfaceOption,
+    LocalOption,
     PeerOption,
     WaitOption,
     machines,
@@ -43,9 +44,7 @@ def status(
     team: Annotated[
         str | None, typer.Argument(metavar="[TEAM]", help="The team (default: all of yours).")
     ] = None,
-    local: Annotated[
-        bool, typer.Option("--local", help="Show what is known here, without asking peers.")
-    ] = False,
+    local: LocalOption = False,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,

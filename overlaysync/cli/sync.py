@@ -12,6 +12,7 @@ import typer
 
 from overlaysync.cli.common import (
     InterfaceOption,
+    MastersOption,
     PeerOption,
     RateOption,
     WaitOption,
@@ -60,15 +61,7 @@ def sync(
         ),
     ],
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Put the images into this directory.")] = ".",
-    masters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--masters",
-            metavar="DIR",
-            help="Look for masters in DIR, and put missing ones into the first DIR that can be written "
-            "(default: --to). May be repeated.",
-        ),
-    ] = None,
+    masters: MastersOption = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option("--exclude", metavar="PATTERN", help="Leave out names that match. May be repeated."),

@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from overlaysync.cli.commands import App
-from overlaysync.cli.common import open_node
+from overlaysync.cli.common import (
+    DryRunOption,
+    open_node,
+)
 from overlaysync.cli.output import output_of
 from overlaysync.errors import BrokenOffError, InUseError, NotAllowedError, VerificationError
 from overlaysync.node.node import now
@@ -84,7 +87,7 @@ def _note(objects: DirectoryObjects, found: Checked) -> None:
 
 def gc(
     context: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be done.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Remove what no state has needed for two weeks."""
 
