@@ -9,6 +9,7 @@ import typer
 from overlaysync.archive.location import parse_location
 from overlaysync.archive.places import add_place, find_place, load_places, open_place, remove_place
 from overlaysync.archive.probe import probe
+from overlaysync.cli.checked import checked_fields, checked_lines
 from overlaysync.cli.commands import App
 from overlaysync.cli.common import open_node
 from overlaysync.cli.output import output_of
@@ -141,23 +142,7 @@ def check(
             found = check_archive(node, name, archive, read=read, progress=output.advance)
         finally:
             output.end()
-    lines = [f"{one.name}  {one.why}" for one in found.damaged]
-    if not found.damaged:
-        lines = [
-            output.good(
-                f"{found.objects} objects, {format_size(found.read)} read; none is missing or damaged"
-            )
-        ]
-    output.result(
-        {
-            "archive": name,
-            "objects": found.objects,
-            "read": found.read,
-            "damaged": [{"name": one.name, "why": one.why} for one in found.damaged],
-            "states": list(found.hit),
-        },
-        *lines,
-    )
+    output.result({"archive": name} | checked_fields(found), *checked_lines(output, found))
     if found.damaged:
         raise VerificationError(
             f"{len(found.damaged)} of {found.objects} objects in archive '{name}' are missing or damaged",

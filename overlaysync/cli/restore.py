@@ -189,15 +189,17 @@ class _Restoring:
         self._complain(work, len(plans))
 
     def _print(self, restored: Sequence[Restored], work: Restore) -> None:
+        warnings = [_warnings(one) for one in restored]
         lines = []
-        for one in restored:
+        for one, warned in zip(restored, warnings, strict=True):
             vm = one.plan.saving.vm
             files = [*(disk.path for disk in one.plan.disks), *one.companions]
             lines.append(self._output.good(f"{vm.name}  {', '.join(files)} · verified"))
             lines += [f"  not in the state: {left.file} ({left.why})" for left in vm.left_out]
             lines.append(f"  to start it: {start_line(vm, one.plan.directory)}")
-            lines += [f"  before you start it: {warning}" for warning in _warnings(one)]
-        document = {"restored": [_restored_fields(one) for one in restored]} | _failed(work)
+            lines += [f"  before you start it: {warning}" for warning in warned]
+        fields = map(_restored_fields, restored, warnings)
+        document = {"restored": list(fields)} | _failed(work)
         self._output.result(document, *lines)
         self._complain(work, len(restored))
 
@@ -282,13 +284,13 @@ def _plan_fields(plan: VmPlan) -> dict[str, Any]:
     }
 
 
-def _restored_fields(one: Restored) -> dict[str, Any]:
+def _restored_fields(one: Restored, warnings: list[str]) -> dict[str, Any]:
     vm, plan = one.plan.saving.vm, one.plan
     return _plan_fields(plan) | {
         "companions": list(one.companions),
         "left_out": [left.file for left in vm.left_out],
         "start": start_line(vm, plan.directory),
-        "warnings": _warnings(one),
+        "warnings": warnings,
     }
 
 

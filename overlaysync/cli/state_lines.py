@@ -17,26 +17,32 @@ from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.session import looking
 from overlaysync.node.status import known_status
-from overlaysync.node.vault_places import peer_places
+from overlaysync.node.vault_places import gather_from, peer_places, vault_of
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.recovery.gathering import Gathered, gather
 from overlaysync.ops.recovery.standing import LEAST_COPIES
 from overlaysync.ops.recovery.tips import newest_of_vms
-from overlaysync.ops.recovery.vaults import TeamVault
 from overlaysync.trust.keys import node_id
 from overlaysync.trust.teams import Team
-from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.state import SignedState
 
 
 @dataclass(frozen=True, slots=True)
 class StatesOfTeam:
-    """The states of a team, the oldest first, and which places list each."""
+    """The states of a team.
+
+    Attributes:
+        team: its name.
+        states: its states, the oldest first.
+        at: labels of the places that list each, by its id.
+        forked: ids of those that are sides of a fork of some VM.
+    """
 
     team: str
     # Not written out, since asyncio does that with what a task returns.
     states: tuple[SignedState, ...] = field(repr=False)
     at: dict[bytes, list[str]] = field(repr=False)
+    forked: frozenset[bytes] = field(repr=False)
 
 
 async def states_of(
@@ -45,15 +51,14 @@ async def states_of(
     """Return the states of teams within reach; without ``wait_s`` those that are known here."""
 
     if wait_s is None or not teams:
-        found = [(team, gather(_vault(node, team), ())) for team in teams]
+        found = [(team, gather(vault_of(node, team), ())) for team in teams]
         return [_states(team, gathered) for team, gathered in found]
     states: list[StatesOfTeam] = []
     async with looking(node, Silent(), network) as reach:
         for team in teams:
-            vault = _vault(node, team)
+            vault = vault_of(node, team)
             places = await peer_places(node, reach, vault.space.tag, wait_s=0 if states else wait_s)
-            known = node.catalog.copies.counters(vault.space.tag, node.key.public)
-            gathered = await asyncio.to_thread(gather, vault, places, known)
+            gathered = await asyncio.to_thread(gather_from, node, vault, places)
             for line in gathered.old:
                 output.note(f"  {line}. The outdated list is not used")
             for line in gathered.stale:
@@ -62,25 +67,20 @@ async def states_of(
     return states
 
 
-def _vault(node: Node, team: Team) -> TeamVault:
-    return TeamVault(DirectoryObjects(node.home.vault), team)
-
-
 def _states(team: Team, gathered: Gathered) -> StatesOfTeam:
-    return StatesOfTeam(team.name, tuple(gathered.states), gathered.at)
+    newest = newest_of_vms(gathered.states).values()
+    forked = frozenset(saving.state.id for savings in newest if len(savings) > 1 for saving in savings)
+    return StatesOfTeam(team.name, tuple(gathered.states), gathered.at, forked)
 
 
 def state_table(one: StatesOfTeam, now: float) -> Table:
     """Return the table of a team's states, the newest first."""
 
     numbers = {state.id.hex(): state.state.number for state in one.states}
-    forked = _forked(one.states)
-    return Table([_row(one, state, numbers, forked, now) for state in reversed(one.states)])
+    return Table([_row(one, state, numbers, now) for state in reversed(one.states)])
 
 
-def _row(
-    one: StatesOfTeam, state: SignedState, numbers: dict[str, int], forked: set[bytes], now: float
-) -> tuple[str, ...]:
+def _row(one: StatesOfTeam, state: SignedState, numbers: dict[str, int], now: float) -> tuple[str, ...]:
     said = state.state
     follows = " and ".join(str(numbers.get(id, id[:8])) for id in said.follows)
     places = [label or "here" for label in one.at.get(state.id, ())]
@@ -93,21 +93,14 @@ def _row(
         ", ".join(vm.name for vm in said.vms),
         quoted(said.note),
         f"follows {follows}" if follows else "",
-        Warn("forked") if state.id in forked else "",
+        Warn("forked") if state.id in one.forked else "",
         f"at {', '.join(places)}" if places else "",
     )
-
-
-def _forked(states: Sequence[SignedState]) -> set[bytes]:
-    """Return the ids of the states that are sides of a fork of some VM."""
-    newest = newest_of_vms(states).values()
-    return {saving.state.id for savings in newest if len(savings) > 1 for saving in savings}
 
 
 def state_fields(one: StatesOfTeam) -> list[dict[str, Any]]:
     """Return the JSON form of a team's states, the newest first."""
 
-    forked = _forked(one.states)
     return [
         {
             "team": one.team,
@@ -117,7 +110,7 @@ def state_fields(one: StatesOfTeam) -> list[dict[str, Any]]:
             "by": state.state.by,
             "note": state.state.note,
             "follows": list(state.state.follows),
-            "fork": state.id in forked,
+            "fork": state.id in one.forked,
             "vms": [vm_fields(vm) for vm in state.state.vms],
             "held_by": one.at.get(state.id, []),
         }

@@ -15,14 +15,13 @@ from overlaysync.cli.output import output_of
 from overlaysync.cli.restore import parse_wish
 from overlaysync.cli.save import state_word
 from overlaysync.errors import NotFoundError, UsageError
-from overlaysync.node.node import Node, timestamp
+from overlaysync.node.node import timestamp
+from overlaysync.node.vault_places import vault_of
 from overlaysync.ops.recovery.choosing import describe, state_of
 from overlaysync.ops.recovery.comparing import DiskChange, VmChange, compare
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.retention import Rules, kept, needed
-from overlaysync.ops.recovery.vaults import TeamVault
 from overlaysync.units import format_size
-from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.state import SignedState
 
 _COUNT = number_from(0, 10_000, whole=True)
@@ -32,10 +31,6 @@ def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
     for command in (diff, forget):
         app.command(command.__name__)(command)
-
-
-def _vault(node: Node, name: str) -> TeamVault:
-    return TeamVault(DirectoryObjects(node.home.vault), node.teams[name])
 
 
 def diff(
@@ -57,7 +52,7 @@ def diff(
                 "The two states belong to different teams",
                 hint=f"overlaysync diff {first.team}:STATE {first.team}:STATE",
             )
-        vault = _vault(node, first.team)
+        vault = vault_of(node, node.teams[first.team])
         vault.learn()
         states = vault.states()
         before, after = (state_of(states, wish) for wish in (first, second))
@@ -141,7 +136,7 @@ def forget(
                 "The states belong to different teams",
                 hint="once for each team: overlaysync forget TEAM:STATE",
             )
-        vault = _vault(node, wishes[0].team)
+        vault = vault_of(node, node.teams[wishes[0].team])
         states = vault.states()
         head = vault.heads().get(node.key.public)
         own = [one for one in states if head is not None and one.id in head.head.states]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from overlaysync.cli.checked import checked_fields, checked_lines
 from overlaysync.cli.commands import App
 from overlaysync.cli.common import (
     DryRunOption,
@@ -54,20 +55,7 @@ def check(
         finally:
             output.end()
         _note(objects, found)
-    document = {
-        "objects": found.objects,
-        "read": found.read,
-        "damaged": [{"name": one.name, "why": one.why} for one in found.damaged],
-        "states": list(found.hit),
-    }
-    lines = [f"{one.name}  {one.why}" for one in found.damaged]
-    if not found.damaged:
-        lines = [
-            output.good(
-                f"{found.objects} objects, {format_size(found.read)} read; none is missing or damaged"
-            )
-        ]
-    output.result(document, *lines)
+    output.result(checked_fields(found), *checked_lines(output, found))
     if found.damaged:
         whose = next((vault.team.name for vault in teams), "TEAM")  # one round mends the whole vault
         hit = f"these states need them: {', '.join(found.hit)}" if found.hit else ""

@@ -26,14 +26,15 @@ from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.vault_places import gather_from
 from overlaysync.ops.choice import Choice, Reason
 from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.plan import Destination, Step, plan_fetch
 from overlaysync.ops.recovery.choosing import Wish, choose
-from overlaysync.ops.recovery.files import companion_data, put_companion
+from overlaysync.ops.recovery.files import MAKE_ROOM, companion_data, put_companion
 from overlaysync.ops.recovery.filling import VaultFiller, take_manifest, take_pages
-from overlaysync.ops.recovery.gathering import Gathered, gather
+from overlaysync.ops.recovery.gathering import Gathered
 from overlaysync.ops.recovery.layered import Layered
 from overlaysync.ops.recovery.pulling import Place, Pull
 from overlaysync.ops.recovery.tips import Saving
@@ -143,8 +144,7 @@ class Restore:
 
     def gather(self) -> Gathered:
         """Learn which states there are."""
-        known = self.node.catalog.copies.counters(self._vault.space.tag, self.node.key.public)
-        return gather(self._vault, self.places, known)
+        return gather_from(self.node, self._vault, self.places)
 
     # -- planning --------------------------------------------------------------------------------------
 
@@ -317,13 +317,8 @@ def _check_in_place(fetched: Fetched) -> None:
         WouldDestroyError: there is a later version.
     """
     if fetched.known.content.id != fetched.manifest.header.content_id:
-        raise WouldDestroyError(
-            f"{fetched.known.path} exists, and holds a later version",
-            hint="choose another directory with --to DIR, or move the file away",
-        )
+        raise WouldDestroyError(f"{fetched.known.path} exists, and holds a later version", hint=MAKE_ROOM)
 
 
 def _in_the_way(error: WouldDestroyError) -> WouldDestroyError:
-    return WouldDestroyError(
-        error.what, why=error.why, hint="choose another directory with --to DIR, or move the file away"
-    )
+    return WouldDestroyError(error.what, why=error.why, hint=MAKE_ROOM)

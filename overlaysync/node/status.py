@@ -14,15 +14,13 @@ from overlaysync.node.keeping import Keeper
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
-from overlaysync.node.vault_places import peer_places
-from overlaysync.ops.recovery.gathering import gather
+from overlaysync.node.vault_places import gather_from, peer_places, vault_of
 from overlaysync.ops.recovery.standing import Own, VmStanding, standings
 from overlaysync.ops.recovery.tips import newest_of_vms
 from overlaysync.ops.recovery.vaults import TeamVault
 from overlaysync.store.held import Held
 from overlaysync.store.keeping import KeptTeam, load_keeping
 from overlaysync.trust.teams import Team
-from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.state import SavedVm, SignedState
 
 VALID_S = 7 * 86400.0
@@ -67,10 +65,9 @@ async def team_status(
     node: Node, team: Team, reach: Reach, observer: Observer, *, wait_s: float
 ) -> TeamStatus:
     """Return how a team stands, by what peers say and prove now."""
-    vault = TeamVault(DirectoryObjects(node.home.vault), team)
+    vault = vault_of(node, team)
     places = await peer_places(node, reach, vault.space.tag, wait_s=wait_s)
-    known = node.catalog.copies.counters(vault.space.tag, node.key.public)
-    gathered = await asyncio.to_thread(gather, vault, places, known)
+    gathered = await asyncio.to_thread(gather_from, node, vault, places)
     problems = [*gathered.old, *gathered.stale] + [
         f"{one.name} cannot be used: {one.why}" for one in gathered.damaged
     ]
@@ -80,7 +77,7 @@ async def team_status(
 
 def known_status(node: Node, team: Team) -> TeamStatus:
     """Return how a team stands, by what is known here."""
-    vault = TeamVault(DirectoryObjects(node.home.vault), team)
+    vault = vault_of(node, team)
     return _status(node, team, vault, vault.states(), 1, ())
 
 

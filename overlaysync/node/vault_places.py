@@ -1,8 +1,9 @@
-"""The places where a team's states may lie besides the vault of this node: archives, and peers."""
+"""The places where a team's states may lie: the vault of this node, archives, and peers."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from overlaysync.errors import OverlaysyncError
 from overlaysync.model.names import one_field
@@ -10,10 +11,28 @@ from overlaysync.node.node import Node
 from overlaysync.node.peer_objects import PeerObjects
 from overlaysync.node.reach import Reach
 from overlaysync.node.views import PeerView
+from overlaysync.ops.recovery.gathering import Gathered, gather
 from overlaysync.ops.recovery.pulling import Place
+from overlaysync.ops.recovery.vaults import TeamVault
+from overlaysync.trust.teams import Team
+from overlaysync.vault.directory import DirectoryObjects
 
 PEER, ARCHIVE = 1, 2
 """How near they are: an archive is asked for what no peer has."""
+
+
+def vault_of(node: Node, team: Team) -> TeamVault:
+    """Return what the vault of this node has of a team."""
+    return TeamVault(DirectoryObjects(node.home.vault), team)
+
+
+def gather_from(node: Node, vault: TeamVault, places: Sequence[Place]) -> Gathered:
+    """Learn from the vault of this node and from places which states there are, and what is outdated.
+
+    Raises:
+        NoSpaceError, OverlaysyncError: the vault of this node fails.
+    """
+    return gather(vault, places, node.catalog.copies.counters(vault.space.tag, node.key.public))
 
 
 async def peer_places(node: Node, reach: Reach, tag: str, *, wait_s: float) -> list[Place]:

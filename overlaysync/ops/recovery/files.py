@@ -14,6 +14,9 @@ from overlaysync.store.files import put_file, translate
 from overlaysync.vault.contents import Contents
 from overlaysync.vault.state import COMPANION_PART, MAX_COMPANION, Companion, is_inner_path
 
+MAKE_ROOM = "choose another directory with --to DIR, or move the file away"
+"""What to do about a file that is in the way."""
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -92,13 +95,11 @@ def put_companion(directory: str, file: str, data: bytes, *, replaces: bool = Fa
                     return True
                 raise WouldDestroyError(
                     f"{path} exists, and has other content",
-                    hint="choose another directory with --to DIR, or move the file away",
+                    hint=MAKE_ROOM,
                 )
             put_file(parent, name, data, replaces=False)
     except FileExistsError:
-        raise WouldDestroyError(
-            f"{path} exists", hint="choose another directory with --to DIR, or move the file away"
-        ) from None
+        raise WouldDestroyError(f"{path} exists", hint=MAKE_ROOM) from None
     except OSError as error:
         raise translate(error, f"Cannot write {path}", directory=directory) from error
     return True
