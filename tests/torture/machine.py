@@ -6,14 +6,13 @@ overlays as a guest would, and is killed; bits rot, files are deleted.
 
 from __future__ import annotations
 
-import hypothesis
-from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from overlaysync.units import CHUNK, KIB
 from tests import images
 from tests.e2e.nodes import DONE, NO_BASE, NOT_VERIFIED, WOULD_DESTROY
+from tests.torture.orders import run_orders
 from tests.torture.pupil import ROTTEN, Pupil
 from tests.torture.rot import flip, stored
 from tests.torture.runner import Fault
@@ -32,27 +31,12 @@ FAULTS = st.none() | st.builds(
 
 
 def try_orders(made: School, *, seed: int, examples: int, steps: int) -> None:
-    """Try so many orders of so many commands.
-
-    What fails is shown as it was found, command by command: to look for a shorter one would take hours.
-    """
+    """Try so many orders of so many commands."""
 
     class Chosen(Student):
         school = made
 
-    chosen = hypothesis.settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        phases=(Phase.generate,),
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    try:
-        run_state_machine_as_test(hypothesis.seed(seed)(Chosen), settings=chosen)
-    except Exception as error:
-        error.add_note(f"seed {seed}, {examples} examples of {steps} steps")
-        raise
+    run_orders(Chosen, seed=seed, examples=examples, steps=steps)
 
 
 class Student(Pupil):

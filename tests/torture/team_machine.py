@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import hypothesis
-from hypothesis import HealthCheck, Phase, note
+from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -23,12 +22,12 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from overlaysync.units import CHUNK
 from tests import images
 from tests.e2e.nodes import DONE, NO_BASE, NOT_ALLOWED, NOT_FOUND, USAGE, WOULD_DESTROY, Lab, Node, Share
+from tests.torture.orders import run_orders
 from tests.torture.runner import Outcome, Runner
 
 BLOCKS = 8
@@ -114,19 +113,7 @@ def try_weeks(lab: Lab, runner: Runner, *, seed: int, examples: int, steps: int)
         def __init__(self) -> None:
             super().__init__(lab, runner, counts)
 
-    chosen = hypothesis.settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        phases=(Phase.generate,),
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    try:
-        run_state_machine_as_test(hypothesis.seed(seed)(Chosen), settings=chosen)
-    except Exception as error:
-        error.add_note(f"seed {seed}, {examples} examples of {steps} steps")
-        raise
+    run_orders(Chosen, seed=seed, examples=examples, steps=steps)
     return counts
 
 

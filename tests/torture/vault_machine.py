@@ -16,17 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import hypothesis
-from hypothesis import HealthCheck, Phase, note
+from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from overlaysync.ops.recovery.cleaning import listed
 from overlaysync.trust.team_files import keep_team, load_teams
 from overlaysync.units import CHUNK
 from tests import images
 from tests.e2e.nodes import DONE, NOT_FOUND, Lab, Node, Share
+from tests.torture.orders import run_orders
 from tests.torture.runner import KILLED, Fault, Outcome, Runner
 from tests.torture.vault_scenes import damaged, missing, numbers, vault_of
 
@@ -59,19 +58,7 @@ def try_terms(lab: Lab, runner: Runner, *, seed: int, examples: int, steps: int)
         def __init__(self) -> None:
             super().__init__(lab, runner, counts)
 
-    chosen = hypothesis.settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        phases=(Phase.generate,),
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    try:
-        run_machine(hypothesis.seed(seed)(Chosen), settings=chosen)
-    except Exception as error:
-        error.add_note(f"seed {seed}, {examples} examples of {steps} steps")
-        raise
+    run_orders(Chosen, seed=seed, examples=examples, steps=steps)
     return counts
 
 
