@@ -235,7 +235,7 @@ async def test_damaged_headers_are_dropped_and_their_neighbours_are_not(node: No
 
 
 @pytest.mark.red_without(
-    "N1", "all signatures in a history are verified, and its host is asked again after a wrong one"
+    "N1", "all signatures in a history are verified, and a host that sent a wrong one is asked again"
 )
 async def test_signatures_that_nobody_has_promised_are_not_verified(
     node: Node, peer: Peer, monkeypatch: pytest.MonkeyPatch
@@ -252,7 +252,7 @@ async def test_signatures_that_nobody_has_promised_are_not_verified(
 
 
 @pytest.mark.red_without(
-    "N1", "all signatures in a history are verified, and its host is asked again after a wrong one"
+    "N1", "all signatures in a history are verified, and a host that sent a wrong one is asked again"
 )
 async def test_a_wrong_history_is_the_last_that_the_host_is_asked_for(
     node: Node, peer: Peer, monkeypatch: pytest.MonkeyPatch
