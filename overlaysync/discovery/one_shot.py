@@ -8,14 +8,12 @@ question from a port of its own is answered at once, to that port.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 
 from zeroconf import (  # type: ignore[attr-defined]
-    DNSAddress,
     DNSIncoming,
     DNSOutgoing,
     DNSQuestion,
@@ -121,15 +119,7 @@ class Listener(asyncio.DatagramProtocol):
         try:
             index = self._interface.index if scope else None
             message = DNSIncoming(data, (host, port), index, current_time_millis())
-            if message.valid and not message.is_query() and not _is_premature(host, message):
+            if message.valid and not message.is_query():
                 self._zeroconf.record_manager.async_updates_from_response(message)
         except Exception as error:
             self._faults.count(error, "looking at an answer to a question")
-
-
-def _is_premature(host: str, message: DNSIncoming) -> bool:
-    """Whether another machine says that it is found on the loopback, as before it has seen its network."""
-    if ipaddress.ip_address(host).is_loopback:
-        return False
-    addresses = (record.address for record in message.answers() if isinstance(record, DNSAddress))
-    return any(ipaddress.ip_address(address).is_loopback for address in addresses)

@@ -8,12 +8,14 @@ own questions (known answers): a name that it cannot write again would end those
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
 from zeroconf import (  # type: ignore[attr-defined]
     DNSAddress,
+    DNSIncoming,
     DNSNsec,
     DNSPointer,
     DNSRecord,
@@ -24,6 +26,7 @@ from zeroconf import (  # type: ignore[attr-defined]
     Zeroconf,
     current_time_millis,
 )
+from zeroconf._handlers.record_manager import RecordManager
 from zeroconf.asyncio import AsyncServiceBrowser
 
 from overlaysync.discovery.bounds import DISCOVERY
@@ -41,6 +44,9 @@ _SERVICES = 8
 _LABEL_SIZE = 63
 _NAME_SIZE = 255
 """Bytes of a label and of a name on the wire (RFC 1035, 2.3.4)."""
+
+
+_LOOPBACK_6 = ipaddress.IPv6Address("::1").packed
 
 
 def can_be_sent(name: str) -> bool:
@@ -75,6 +81,23 @@ def tidy(record: DNSRecord) -> bool:
     return True
 
 
+class _Records(RecordManager):
+    """Takes in the answers that were heard, but none that leads to another machine's loopback."""
+
+    def async_updates_from_response(self, msg: DNSIncoming) -> None:
+        """Take in an answer: the library calls this for all that it hears."""
+        if not _is_premature(msg):
+            super().async_updates_from_response(msg)
+
+
+def _is_premature(message: DNSIncoming) -> bool:
+    """Whether another machine says that it is found on the loopback, as before it has seen its network."""
+    if message.source is None or ipaddress.ip_address(message.source[0]).is_loopback:
+        return False
+    addresses = (record.address for record in message.answers() if isinstance(record, DNSAddress))
+    return any(address[:1] == b"\x7f" or address == _LOOPBACK_6 for address in addresses)
+
+
 class Sturdy(Zeroconf):
     """Multicast DNS whose timers survive a message that cannot be written.
 
@@ -86,6 +109,7 @@ class Sturdy(Zeroconf):
     def __init__(self, faults: Faults, **options: Any) -> None:
         self._faults = faults
         super().__init__(**options)
+        self.record_manager = _Records(self)  # before there are sockets, which keep it
 
     def async_send(self, *args: Any, **options: Any) -> None:
         """Send a message, if it can be written at all."""

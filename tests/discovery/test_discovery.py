@@ -176,27 +176,25 @@ async def test_a_node_whose_multicast_answers_are_late_or_lost_is_found(
 
 
 @pytest.mark.red_without(
-    "N6", "an answer to a command's own port may come from any address, from any port, or hold any address"
+    "N6", "an answer to a command's own port may come from any address, or from any port"
 )
 @pytest.mark.parametrize(
-    ("host", "port", "reached", "address", "taken"),
+    ("host", "port", "reached", "taken"),
     [
-        ("127.0.0.1", 5353, True, "127.0.0.1", True),
-        ("192.0.2.9", 5353, True, "192.0.2.9", True),
-        ("192.0.2.9", 5353, False, "192.0.2.9", False),
-        ("192.0.2.9", 40000, True, "192.0.2.9", False),
-        ("192.0.2.9", 5353, True, "127.0.0.1", False),
+        ("127.0.0.1", 5353, True, True),
+        ("192.0.2.9", 5353, True, True),
+        ("192.0.2.9", 5353, False, False),
+        ("192.0.2.9", 40000, True, False),
     ],
 )
 async def test_answers_are_taken_from_nodes_of_this_network_alone(
-    host: str, port: int, reached: bool, address: str, taken: bool
+    host: str, port: int, reached: bool, taken: bool
 ) -> None:
-    """A node that has not seen its network yet knows of no address but the loopback: it is asked again."""
     faults = Faults()
     async with stranger() as zeroconf:
         cache = zeroconf.zeroconf.cache
         listener = Listener(zeroconf.zeroconf, {host: reached}.__getitem__, loopback(), faults)
-        said = service("pl@bob", parsed_addresses=[address])
+        said = service("pl@bob", parsed_addresses=[host])
         answer = DNSOutgoing(0x8400)
         for record in (said.dns_pointer(), *said.dns_addresses()):
             answer.add_answer_at_time(record, 0)

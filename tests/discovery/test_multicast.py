@@ -9,11 +9,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from zeroconf import DNSAddress, DNSOutgoing  # type: ignore[attr-defined]
+from zeroconf.asyncio import AsyncZeroconf
 
 from overlaysync.discovery import multicast as module
 from overlaysync.discovery.bounds import DISCOVERY
 from overlaysync.discovery.interfaces import Interface
 from overlaysync.discovery.multicast import Multicast, Repeats
+from overlaysync.discovery.record_limits import Sturdy
 from overlaysync.errors import NetworkError, UsageError
 from overlaysync.net.faults import Faults
 
@@ -157,3 +160,20 @@ def test_after_a_change_things_are_done_again_a_few_times() -> None:
     assert not repeats.due(0)
     repeats.begin(100)
     assert [second for second in range(100, 300) if repeats.due(second)] == [102, 108, 132]
+
+
+@pytest.mark.red_without("N7", "another machine's loopback address is taken for ours")
+@pytest.mark.parametrize(("source", "kept"), [("127.0.0.1", True), ("10.77.0.2", False), ("fe80::2", False)])
+@pytest.mark.parametrize("address", [b"\x7f\x00\x00\x01", bytes(15) + b"\x01"])
+async def test_no_other_machine_is_found_on_our_loopback(source: str, kept: bool, address: bytes) -> None:
+    """As it says while it has not seen its network: through the library, as if it came from a socket."""
+    zeroconf = Sturdy(Faults(), interfaces=["127.0.0.1"])
+    await zeroconf.async_wait_for_start()
+    answer = DNSOutgoing(0x8400)
+    kind = 1 if len(address) == 4 else 28
+    answer.add_answer_at_time(DNSAddress("early.local.", kind, 1, 120, address), 0)
+    try:
+        zeroconf.engine.protocols[0].datagram_received(answer.packets()[0], (source, 5353))
+        assert bool(zeroconf.cache.async_entries_with_name("early.local.")) == kept
+    finally:
+        await AsyncZeroconf(zc=zeroconf).async_close()
