@@ -114,7 +114,7 @@ class Chain:
         return self.top.virtual_size
 
     def again(self, depth: int = 0) -> Chain:
-        """Open the files from ``depth`` on once more, by their descriptors: with locks of their own.
+        """Read the files from ``depth`` on once more, by their descriptors: with locks of their own.
 
         Raises:
             ImageError: one is no image any more.
@@ -124,6 +124,20 @@ class Chain:
             for image in self.images[depth:]:
                 file = open_again(image.fd)
                 images.append(open_image(image.real_path, image.geometry.format, always, file=file))
+        except BaseException:
+            for image in images:
+                image.close()
+            raise
+        return Chain(tuple(images))
+
+    def reopened(self, depth: int = 0) -> Chain:
+        """Return the images from ``depth`` on, on descriptors and with locks of their own.
+
+        Nothing is read or checked once more: what was read of the tables serves both.
+        """
+        images: list[Image] = []
+        try:
+            images.extend(image.on(open_again(image.fd)) for image in self.images[depth:])
         except BaseException:
             for image in images:
                 image.close()

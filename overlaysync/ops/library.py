@@ -232,8 +232,7 @@ class Library:
 
     def keep_content(self, known: Known) -> None:
         """Keep the page lists of an image, whose pages are kept."""
-        for pages in filter(None, (known.disk, known.layer)):
-            self.catalog.pages.keep_list(pages)
+        self._keep_lists(known.disk, known.layer)
 
     def confirm(self, known: Known, *, now: float) -> None:
         """Note that what is known was read again; unless the files have changed since."""
@@ -323,9 +322,7 @@ class Library:
         return (*chain.top.notes, noted.text) if noted else chain.top.notes
 
     def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:
-        self.catalog.pages.keep_list(disk)
-        if layer is not None:
-            self.catalog.pages.keep_list(layer)
+        self._keep_lists(disk, layer)
         row = ImageRow(
             path=chain.top.real_path,
             chain=chain.fingerprints(),
@@ -339,6 +336,11 @@ class Library:
         self.catalog.images.remember(row)
         spread_doubt(self.catalog, row.path, row.fingerprint, row.layer or row.disk)
         return row
+
+    def _keep_lists(self, disk: PageList, layer: PageList | None) -> None:
+        self.catalog.pages.keep_list(disk, like=layer.parent if layer else None)
+        if layer is not None:
+            self.catalog.pages.keep_list(layer)
 
 
 def _check_unchanged(chain: Chain, before: tuple[Fingerprint, ...]) -> None:
