@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self
 
 from overlaysync.errors import BaseImageError, ImageError, NotAllowedError, NotFoundError, OverlaysyncError
 from overlaysync.formats.detect import WrongFormatError, open_image
 from overlaysync.formats.files import fill_zeros, open_again
 from overlaysync.formats.image import Backing, Extent, Format, Image, check_range, clip
 from overlaysync.formats.names import display, has_protocol
-from overlaysync.formats.ownership import is_ours, name_of
-from overlaysync.formats.recognition import Vouched, always, how_to_insist, never, objection, unlike_disk
+from overlaysync.formats.ownership import name_of
+from overlaysync.formats.reading import Access
+from overlaysync.formats.recognition import Vouched, always, how_to_insist, objection, unlike_disk
 from overlaysync.model.digest import Kind
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.units import MIB
@@ -36,16 +37,11 @@ MAX_DEPTH = 32
 _SKIP = 16 * MIB
 """A gap in what is asked of a lower image from which it pays to start afresh behind it."""
 
-Followed: TypeAlias = Callable[[str, os.stat_result], bool]
-"""Whether what the header of an overlay names may be read: its real path, and what is known of its file."""
+_PLAIN = Access()
+_UNCHECKED = Access(always, lambda _path, _file: True)
 
 Located = tuple[Image | None, Extent]
 """An extent and the image that holds its bytes; None for ZERO."""
-
-
-def is_own(_path: str, status: os.stat_result) -> bool:
-    """Follow overlays of this user and of root; see :data:`Followed`."""
-    return is_ours(status)
 
 
 class Chain:
@@ -64,22 +60,20 @@ class Chain:
         cls,
         path: str,
         format: Format | None = None,
-        vouched: Vouched = never,
+        access: Access = _PLAIN,
         *,
         base: str | None = None,
         file: int | None = None,
-        followed: Followed = is_own,
     ) -> Self:
         """Open the image at ``path`` and all its backing files.
 
         Args:
             path: of the top image.
             format: what it is said to be; None to look.
-            vouched: asked about files that should not be taken for images.
+            access: what may be read, and how.
             base: path of an image to read an overlay over, instead of the one that its header names.
             file: a descriptor of the file, found at the real path ``path``, which the chain takes over; None
                 to open it by that name, which is the user's.
-            followed: asked whether the header of an overlay that the user did not name is believed.
 
         Raises:
             ImageError: one of them is damaged, unsupported or not a plain local file, or they form a loop.
@@ -91,7 +85,7 @@ class Chain:
         """
         images: list[Image] = []
         try:
-            _open_all(path, format, images, vouched, base, file, followed)
+            _open_all(path, format, images, access, base, file)
         except BaseException:
             for image in images:
                 image.close()
@@ -225,7 +219,7 @@ def reachable(path: str) -> tuple[Fingerprint, ...]:
     images: list[Image] = []
     try:
         with suppress(OverlaysyncError, OSError):
-            _open_all(path, None, images, always, followed=lambda _path, _file: True)
+            _open_all(path, None, images, _UNCHECKED)
         files = [Fingerprint.of(os.fstat(image.fd)) for image in images]
         with suppress(OverlaysyncError, OSError, IndexError, ValueError):
             last = images[-1]
@@ -241,14 +235,13 @@ def _open_all(
     path: str,
     format: Format | None,
     images: list[Image],
-    vouched: Vouched,
+    access: Access,
     base: str | None = None,
     file: int | None = None,
-    followed: Followed = is_own,
 ) -> None:
     """Append the image at ``path`` and its backing files, or ``base`` and those of it, to ``images``."""
     visited = set()
-    image = open_image(path, format, vouched, file=file)
+    image = open_image(path, format, access.vouched, file=file)
     while True:
         images.append(image)
         status = os.fstat(image.fd)
@@ -262,20 +255,20 @@ def _open_all(
         if len(images) == MAX_DEPTH:
             raise ImageError(f"it has more than {MAX_DEPTH - 1} backing files", path=path)
         named = len(images) == 1 and file is None
-        if not named and not followed(image.real_path, status):
+        if not named and not access.followed(image.real_path, status):
             raise _not_followed(image, status)
         given = base if len(images) == 1 else None
         image = (
-            _open_backing(image, image.backing, vouched)
+            _open_backing(image, image.backing, access)
             if given is None
-            else open_image(given, None, vouched)
+            else open_image(given, None, access.vouched)
         )
 
 
-def _open_backing(overlay: Image, backing: Backing, vouched: Vouched) -> Image:
+def _open_backing(overlay: Image, backing: Backing, access: Access) -> Image:
     path, declared = backing_path(overlay.path, backing), _declared_format(overlay, backing)
     try:
-        image = open_image(path, declared, always)
+        image = access.below(path, declared)
     except NotFoundError as error:
         raise BaseImageError(
             f"The backing file of {overlay.path} is missing",
@@ -285,7 +278,7 @@ def _open_backing(overlay: Image, backing: Backing, vouched: Vouched) -> Image:
     except WrongFormatError as error:
         raise _wrong_header(overlay, backing, error) from error
     try:
-        _check_backing(overlay, image, declared, vouched)
+        _check_backing(overlay, image, declared, access.vouched)
     except BaseException:
         image.close()
         raise

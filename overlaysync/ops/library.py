@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from overlaysync.errors import BaseImageError, ImageError, InUseError, OverlaysyncError
-from overlaysync.formats.chain import Chain, is_own
+from overlaysync.formats.chain import Chain
 from overlaysync.formats.files import leads_to
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock
+from overlaysync.formats.reading import Access, ReadOnce, is_own
 from overlaysync.formats.recognition import Vouched
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.pages import LoadPage, PageList
@@ -37,7 +38,7 @@ class Library:
         self.catalog = catalog
         self.load_page: LoadPage = catalog.pages.load_page
         self.masters = Masters(catalog, self.holders)
-        self._vouched = vouched_by(catalog)
+        self._access = Access(vouched_by(catalog), self._is_followed, ReadOnce())
 
     def open(
         self,
@@ -52,9 +53,7 @@ class Library:
         A file that the catalog has as an image of a format is taken for one again, and one that was named
         before is believed again.
         """
-        return Chain.open(
-            os.fspath(path), format, self._vouched, base=base, file=file, followed=self._is_followed
-        )
+        return Chain.open(os.fspath(path), format, self._access, base=base, file=file)
 
     @contextmanager
     def open_quiet(
