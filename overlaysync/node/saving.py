@@ -19,22 +19,22 @@ from overlaysync.node.observer import Observer
 from overlaysync.ops.known import Known
 from overlaysync.ops.publish import Edition
 from overlaysync.ops.recovery.continuing import Continued, continued
-from overlaysync.ops.recovery.files import read_companion
 from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.saving import Content, Saver
 from overlaysync.ops.recovery.tips import Saving, tips
 from overlaysync.ops.recovery.vaults import TeamVault, seen_in, space_of
-from overlaysync.ops.vms import Missed, Part, Vm
+from overlaysync.ops.vms.reading import read_companion
+from overlaysync.ops.vms.vm import Missed, Part, Vm
 from overlaysync.store.copies import Copy
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.teams import Team
 from overlaysync.vault.belief import Believed
 from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.limits import MAX_TEXT
 from overlaysync.vault.state import (
     MAX_FOLLOWS,
     MAX_NUMBER,
-    MAX_TEXT,
     Companion,
     Disk,
     LeftOut,

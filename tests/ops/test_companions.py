@@ -15,11 +15,13 @@ from overlaysync.errors import (
     WouldDestroyError,
 )
 from overlaysync.model.digest import as_digests, hash_units
-from overlaysync.ops.recovery.files import companion_data, put_companion, read_companion
+from overlaysync.ops.recovery.files import companion_data, put_companion
+from overlaysync.ops.vms.reading import read_companion
 from overlaysync.vault.contents import Contents
 from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.limits import MAX_COMPANION
 from overlaysync.vault.objects import Kind
-from overlaysync.vault.state import COMPANION_PART, MAX_COMPANION, Companion
+from overlaysync.vault.state import COMPANION_PART, Companion
 from tests.ops.world import hidden_files
 from tests.vault.samples import RED, noise, store
 
