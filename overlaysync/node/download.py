@@ -20,8 +20,8 @@ from overlaysync.errors import (
     VerificationError,
 )
 from overlaysync.model.names import printable
-from overlaysync.net.client import BusyError, GoneError, TakenError
 from overlaysync.net.receiving import SilentError
+from overlaysync.net.refusals import BusyError, GoneError, TakenError
 from overlaysync.node.company import Company
 from overlaysync.node.node import now
 from overlaysync.node.reach import Reach

@@ -18,9 +18,9 @@ from typing import cast
 
 from overlaysync.errors import NotFoundError
 from overlaysync.model.digest import as_digests
-from overlaysync.net.client import GoneError
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, Endpoint
+from overlaysync.net.refusals import GoneError
 from overlaysync.net.vault_wire import (
     OpenObject,
     VaultOffer,
