@@ -57,7 +57,7 @@ from overlaysync.net.messages import (
     is_host_field,
 )
 from overlaysync.net.rate import RateLimit
-from overlaysync.net.swarm_messages import decode_question, encode_swarm
+from overlaysync.net.swarm_messages import NO_NEWS, OfSeed, decode_question, encode_swarm
 from overlaysync.net.tls import TlsListener, is_private
 from overlaysync.net.vault_wire import VaultProvider
 from overlaysync.ops.offer import Offer
@@ -351,7 +351,7 @@ class Server:
             places = ((member, told_to(member.host, host)) for member in current)
             others = [replace(member, host=told) for member, told in places if told]
         told = some_of(others, known=question.known, random=self._random)
-        taken = None
+        taken = NO_NEWS
         if offer.log is None and question.taken is not None:
             claims = self._provider.swarms.handed(offer.manifest.id)
             taken = claims.news(question.taken, question.member, now, most=MAX_TAKEN)
@@ -361,8 +361,7 @@ class Server:
             offer.log,
             cursor=question.cursor,
             members=told,
-            crowd=len(others) if len(others) > len(told) else 0,
-            taken=taken,
+            beside=OfSeed(len(others) if len(others) > len(told) else 0, taken),
         )
         return web.Response(body=body, content_type=_JSON)
 

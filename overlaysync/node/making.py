@@ -14,10 +14,11 @@ from typing import ParamSpec, TypeVar
 
 from overlaysync.errors import BaseImageError, NoSpaceError, OverlaysyncError, StoppedError, VerificationError
 from overlaysync.formats.layout import Target
+from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
-from overlaysync.node.download import Download, TransferStats
+from overlaysync.node.download import Download, Making, TransferStats
 from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.local_images import LocalImages
 from overlaysync.node.metadata import Metadata
@@ -125,8 +126,7 @@ class ImageMaker:
         return Assembly.open(
             Path(step.path),
             target,
-            pages,
-            self.node.library.load_page,
+            DataMap(pages, self.node.library.load_page, progress=self._check_stopping),
             self.node.home.journals,
             replaces=replaces,
             progress=self._check_stopping,
@@ -149,7 +149,7 @@ class ImageMaker:
             self.observer.advance(assembly.resumed)
             await in_thread(self._take_local, assembly, transfer)
             self.seeder.begin(offer)
-            download = Download(self.reach, step, assembly, offer, transfer, threads, self.seeder)
+            download = Download(self.reach, Making(step, assembly, offer, transfer), threads, self.seeder)
             await download.run()
             known, _ = await asyncio.gather(in_thread(finish), download.company.say_goodbye())
             self.seeder.finish(offer)

@@ -19,7 +19,7 @@ from overlaysync.node.observer import Observer
 from overlaysync.ops.known import Known
 from overlaysync.ops.publish import Edition
 from overlaysync.ops.recovery.continuing import Continued, continued
-from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
+from overlaysync.ops.recovery.freezing import FrozenDisk, Hooks, frozen
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.saving import Content, Saver
 from overlaysync.ops.recovery.tips import Saving, tips
@@ -108,9 +108,7 @@ class Save:
                 paths,
                 root,
                 now=now(),
-                progress=self.observer.advance,
-                held=partial(self._hold, vms),
-                has=vault.contents.holds,
+                hooks=Hooks(self.observer.advance, partial(self._hold, vms), vault.contents.holds),
             ) as disks:
                 self.observer.end()
                 lineages = {path: self._publish(disk.known) for path, disk in disks.items()}
