@@ -26,7 +26,7 @@ from overlaysync.ops.recovery.budget import BudgetError, Limited, room_of, used_
 from overlaysync.ops.recovery.caring import Reader, heal, lacking_objects
 from overlaysync.ops.recovery.cleaning import clean
 from overlaysync.ops.recovery.lock import only_writer
-from overlaysync.ops.recovery.placement import Kept, count_hosts, place_of
+from overlaysync.ops.recovery.placement import Kept, count_hosts, place_of, wait_s
 from overlaysync.ops.recovery.possession import question, try_pack
 from overlaysync.ops.recovery.pulling import Place, Pull
 from overlaysync.ops.recovery.vaults import drop_older, read_heads, space_of
@@ -41,10 +41,6 @@ from overlaysync.vault.spaces import PUBLIC, Space
 
 ROUND_S = 15.0
 """How often others are looked at; somewhat more or less, so that not all machines do it at once."""
-_STEP_S = 30.0
-"""How much longer, at most, each later machine in the order waits before it takes something."""
-_STEP_IN_S = 3600.0
-"""How much longer each machine waits that is not among the next: others may be pulling for a while."""
 _PROVE_S = 6 * 3600.0
 """After so long a holder is asked for another proof."""
 _STRANGE = 32
@@ -170,9 +166,7 @@ class Keeper:
             self._lacking_since.pop(key, None)
             return 0
         since = self._lacking_since.setdefault(key, self._clock.ticks())
-        # Who is not among the next takes it all the same when these do not: they have no room, or fail.
-        wait_s = place * _STEP_S if place < missing else (place - missing + 1) * _STEP_IN_S
-        if self._clock.ticks() - since < wait_s:
+        if self._clock.ticks() - since < wait_s(place, missing):
             return 0
         head = await asyncio.to_thread(self._claims.head, group, space)
         try:
