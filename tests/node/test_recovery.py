@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,18 +38,6 @@ from tests.ops.test_pulling import Faulty
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.holds("D1")]
 
 SIZE = 8 * MIB
-
-
-@pytest.fixture
-def ann(tmp_path: Path) -> Iterator[Node]:
-    with member(tmp_path / "a", "ann") as node:
-        yield node
-
-
-@pytest.fixture
-def bob(tmp_path: Path) -> Iterator[Node]:
-    with member(tmp_path / "b", "bob") as node:
-        yield node
 
 
 def write(path: Path, text: str, size: int, *, offset: int = 0) -> None:
