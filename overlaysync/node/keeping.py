@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -22,10 +23,10 @@ from overlaysync.node.claims import Claims, Group, Peer
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
+from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.ops.recovery.budget import BudgetError, Limited, room_of, used_by, used_by_others
 from overlaysync.ops.recovery.caring import Reader, heal, lacking_objects
 from overlaysync.ops.recovery.cleaning import clean
-from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.placement import Kept, count_hosts, place_of
 from overlaysync.ops.recovery.possession import question, try_pack
 from overlaysync.ops.recovery.pulling import Place, Pull
@@ -91,16 +92,25 @@ class Keeper:
         observer: is told what was taken.
         faults: unexpected exceptions go there.
         clock: tells the time.
+        wait_s: how long to wait for a command that writes to the vault: who keeps for ever tries again.
     """
 
     def __init__(
-        self, node: Node, reach: Reach, observer: Observer, faults: Faults, *, clock: Clock = SYSTEM
+        self,
+        node: Node,
+        reach: Reach,
+        observer: Observer,
+        faults: Faults,
+        *,
+        clock: Clock = SYSTEM,
+        wait_s: float = 0.0,
     ) -> None:
         self._node = node
         self._reach = reach
         self._observer = observer
         self._faults = faults
         self._clock = clock
+        self._wait_s = wait_s
         self._objects = DirectoryObjects(node.home.vault)
         self._claims = Claims(reach, node.key.public, self._objects, self._tell_once)
         self._boot = boot_hash()
@@ -219,7 +229,7 @@ class Keeper:
                 "retrying"
             )
             return 0
-        with only_writer(self._node.home.vault):
+        with self._only_writer():
             if any(self._objects.size(name) is None for name in names):
                 return 0  # a cleaning has taken something away meanwhile
             self._objects.put(head.head.name, head.data)  # last: it says that all the others are here
@@ -240,6 +250,9 @@ class Keeper:
             ],
         )
         return 1
+
+    def _only_writer(self) -> AbstractContextManager[None]:
+        return only_writer_soon(self._node.home.vault, self._observer, wait_s=self._wait_s)
 
     def _tell_small(self, head: SignedHead, group: Group, space: Space | None, settings: KeptTeam) -> None:
         self._tell_once(
@@ -265,7 +278,7 @@ class Keeper:
         elapsed_s, self._read_at = self._clock.ticks() - self._read_at, self._clock.ticks()
         places = [Place(peer.label, peer.objects) for peer in peers]
         try:
-            with only_writer(self._node.home.vault):
+            with self._only_writer():
                 self._objects.drop_temporaries()
                 rotten = self._reader.read_some(elapsed_s)
                 missing = lacking_objects(self._objects)
