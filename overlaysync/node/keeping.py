@@ -134,6 +134,8 @@ class Keeper:
     async def look(self) -> int:
         """Note what the peers have of this node's teams, and ask them to prove it.
 
+        What is not here is proven by giving some of it.
+
         Returns:
             How many machines with a vault there are, this one included.
         """
@@ -143,6 +145,9 @@ class Keeper:
             groups = await self._claims.groups(space.tag, space, peers)
             await self._note(groups)
             await self._prove(space.tag, space, groups)
+            for group in groups:
+                if await asyncio.to_thread(self._counter, group) != group.counter:
+                    await self._try_holders(group, space)
         return 1 + count_hosts([peer.host for peer in peers])
 
     async def round(self) -> int:
