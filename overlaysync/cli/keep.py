@@ -31,6 +31,7 @@ from overlaysync.node.observer import Silent
 from overlaysync.node.replica import Replica
 from overlaysync.node.serving import serve
 from overlaysync.node.session import looking
+from overlaysync.node.vault_lock import WAIT_S
 from overlaysync.store.keeping import Keeping, KeptTeam, load_keeping, save_keeping
 from overlaysync.units import format_size, parse_size
 
@@ -121,7 +122,7 @@ async def _keep(
     if once:
         async with looking(node, Silent(), network) as reach:
             await reach.until(lambda: False, wait_s=_LOOK_S)
-            taken = await Keeper(node, reach, output, Faults()).round()
+            taken = await Keeper(node, reach, output, Faults(), wait_s=WAIT_S).round()
             lines = _lines(output, name, keeping)
             if not taken:
                 lines.append(

@@ -16,6 +16,7 @@ from overlaysync.model.manifest import MAX_NOTE
 from overlaysync.model.names import one_field
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.saving import Save, Saved
+from overlaysync.node.vault_lock import WAIT_S
 from overlaysync.ops.recovery.tips import Saving
 from overlaysync.ops.recovery.vaults import space_of
 from overlaysync.ops.vms import Missed, Vm, survey
@@ -68,7 +69,7 @@ def save(
         mine = team_of(node, team, "save")
         found = survey(paths or [os.getcwd()])
         vms = _chosen(found.vms, vm or [])
-        work = Save(node, mine, output, note, settle, begin_anew)
+        work = Save(node, mine, output, note, settle, begin_anew, WAIT_S)
         try:
             saved = work.run(vms)
         except KeyboardInterrupt:

@@ -16,10 +16,10 @@ from overlaysync.cli.restore import parse_wish
 from overlaysync.cli.save import state_word
 from overlaysync.errors import NotFoundError, UsageError
 from overlaysync.node.node import timestamp
+from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.node.vault_places import vault_of
 from overlaysync.ops.recovery.choosing import describe, state_of
 from overlaysync.ops.recovery.comparing import DiskChange, VmChange, compare
-from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.retention import Rules, kept, needed
 from overlaysync.units import format_size
 from overlaysync.vault.state import SignedState
@@ -129,7 +129,7 @@ def forget(
 
     output = output_of(context)
     rules = Rules(int(last), int(hourly), int(daily), int(weekly))
-    with open_node(output) as node, only_writer(node.home.vault):
+    with open_node(output) as node, only_writer_soon(node.home.vault, output):
         wishes = [parse_wish(node, reference, "", ()) for reference in references]
         if len({wish.team for wish in wishes}) > 1:
             raise UsageError(

@@ -31,7 +31,7 @@ from overlaysync.ops.dates import ago
 from overlaysync.ops.recovery.standing import Holder, VmStanding
 from overlaysync.trust.teams import Team
 
-_UNPROVEN = "no machine has proven that it has them; a machine can ask for proof only of what it keeps itself"
+_UNPROVEN = "no machine within reach has proven that it has them"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -83,6 +83,13 @@ def _complain(found: list[TeamStatus]) -> None:
     """Raise when something is not replicated as it should be, or was never saved."""
     lacking = [(one, vm) for one in found for vm in one.lacking]
     never = [(one, name) for one in found for name in one.never]
+    unknown = [one.team for one in found if one.is_unknown]
+    if not lacking and not never and unknown:
+        raise NotReplicatedError(
+            f"Nothing is known of what was saved for: {', '.join(unknown)}",
+            why="this machine keeps nothing of it, and no other machine answered",
+            hint="overlaysync peers; to keep copies here from now on: overlaysync keep " + unknown[0],
+        )
     if not lacking and not never:
         return
     if lacking:
@@ -103,13 +110,21 @@ def _complain(found: list[TeamStatus]) -> None:
 
 def _parts(one: TeamStatus, at: float) -> list[str | Table]:
     if not one.vms and not one.never:
-        return [
-            f"{one.team}  no state is known here, and no machine that answered has one; to save: "
-            f"overlaysync save --team {one.team}"
-        ]
+        return [f"{one.team}  {_nothing(one)}"]
     rows = [_row(one, vm, at) for vm in one.vms]
     rows += [(name, Warn("never saved"), "", "", "") for name in one.never]
     return [f"{one.team}  {_rpo(one, at)}", Table(rows, indent=2)]
+
+
+def _nothing(one: TeamStatus) -> str:
+    if one.answered is None:
+        return f"nothing of it is kept on this machine; to ask the others: overlaysync status {one.team}"
+    if not one.answered:
+        return "nothing of it is kept on this machine, and no other machine answered"
+    others = "the machine that answered has none"
+    if one.answered > 1:
+        others = f"none of the {one.answered} machines that answered has one"
+    return f"no state is on this machine, and {others}; to save: overlaysync save --team {one.team}"
 
 
 def _rpo(one: TeamStatus, at: float) -> str:

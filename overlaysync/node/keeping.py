@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -22,10 +23,10 @@ from overlaysync.node.claims import Claims, Group, Peer
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
+from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.ops.recovery.budget import BudgetError, Limited, room_of, used_by, used_by_others
 from overlaysync.ops.recovery.caring import Reader, heal, lacking_objects
 from overlaysync.ops.recovery.cleaning import clean
-from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.placement import Kept, count_hosts, place_of, wait_s
 from overlaysync.ops.recovery.possession import question, try_pack
 from overlaysync.ops.recovery.pulling import Place, Pull
@@ -87,16 +88,25 @@ class Keeper:
         observer: is told what was taken.
         faults: unexpected exceptions go there.
         clock: tells the time.
+        wait_s: how long to wait for a command that writes to the vault: who keeps for ever tries again.
     """
 
     def __init__(
-        self, node: Node, reach: Reach, observer: Observer, faults: Faults, *, clock: Clock = SYSTEM
+        self,
+        node: Node,
+        reach: Reach,
+        observer: Observer,
+        faults: Faults,
+        *,
+        clock: Clock = SYSTEM,
+        wait_s: float = 0.0,
     ) -> None:
         self._node = node
         self._reach = reach
         self._observer = observer
         self._faults = faults
         self._clock = clock
+        self._wait_s = wait_s
         self._objects = DirectoryObjects(node.home.vault)
         self._claims = Claims(reach, node.key.public, self._objects, self._tell_once)
         self._boot = boot_hash()
@@ -120,6 +130,8 @@ class Keeper:
     async def look(self) -> int:
         """Note what the peers have of this node's teams, and ask them to prove it.
 
+        What is not here is proven by giving some of it.
+
         Returns:
             How many machines with a vault there are, this one included.
         """
@@ -129,6 +141,9 @@ class Keeper:
             groups = await self._claims.groups(space.tag, space, peers)
             await self._note(groups)
             await self._prove(space.tag, space, groups)
+            for group in groups:
+                if await asyncio.to_thread(self._counter, group) != group.counter:
+                    await self._try_holders(group, space)
         return 1 + count_hosts([peer.host for peer in peers])
 
     async def round(self) -> int:
@@ -213,7 +228,7 @@ class Keeper:
                 "retrying"
             )
             return 0
-        with only_writer(self._node.home.vault):
+        with self._only_writer():
             if any(self._objects.size(name) is None for name in names):
                 return 0  # a cleaning has taken something away meanwhile
             self._objects.put(head.head.name, head.data)  # last: it says that all the others are here
@@ -234,6 +249,9 @@ class Keeper:
             ],
         )
         return 1
+
+    def _only_writer(self) -> AbstractContextManager[None]:
+        return only_writer_soon(self._node.home.vault, self._observer, wait_s=self._wait_s)
 
     def _tell_small(self, head: SignedHead, group: Group, space: Space | None, settings: KeptTeam) -> None:
         self._tell_once(
@@ -259,7 +277,7 @@ class Keeper:
         elapsed_s, self._read_at = self._clock.ticks() - self._read_at, self._clock.ticks()
         places = [Place(peer.label, peer.objects) for peer in peers]
         try:
-            with only_writer(self._node.home.vault):
+            with self._only_writer():
                 self._objects.drop_temporaries()
                 rotten = self._reader.read_some(elapsed_s)
                 missing = lacking_objects(self._objects)

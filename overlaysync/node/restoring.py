@@ -275,6 +275,7 @@ class Restore:
             )
         fetched: list[Fetched] = []
         for disk in plan.disks:
+            _check_folders(plan.directory, disk.disk.file)
             try:
                 fetched += await fetch.run(disk.steps, disk.choice)
                 _check_in_place(fetched[-1])
@@ -308,6 +309,19 @@ def _files(saving: Saving) -> list[tuple[str, object]]:
     vm = saving.vm
     disks = [(disk.file, (vm.name, disk.manifest)) for disk in vm.disks]
     return [*disks, *((companion.file, companion.parts) for companion in vm.companions)]
+
+
+def _check_folders(directory: str, file: str) -> None:
+    """Refuse to write a disk through a link.
+
+    Raises:
+        WouldDestroyError: a directory that its name leads through is one.
+    """
+    path = directory
+    for folder in file.split("/")[:-1]:
+        path = os.path.join(path, folder)
+        if os.path.islink(path):
+            raise WouldDestroyError(f"{path} is a link, and no directory for {file}", hint=MAKE_ROOM)
 
 
 def _check_in_place(fetched: Fetched) -> None:

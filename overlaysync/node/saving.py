@@ -16,12 +16,12 @@ from overlaysync.model.names import printable
 from overlaysync.net.boot import boot_hash
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.ops.known import Known
 from overlaysync.ops.publish import Edition
 from overlaysync.ops.recovery.continuing import Continued, continued
 from overlaysync.ops.recovery.files import read_companion
 from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
-from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.saving import Content, Saver
 from overlaysync.ops.recovery.tips import Saving, tips
 from overlaysync.ops.recovery.vaults import TeamVault, seen_in, space_of
@@ -75,6 +75,7 @@ class Save:
         note: what the user says of it.
         settle: whether it takes the place of all that others saved of these VMs.
         anew: whether to save even if the vault has lost what was saved before.
+        wait_s: how long to wait for another command that writes to the vault.
     """
 
     node: Node
@@ -83,6 +84,7 @@ class Save:
     note: str = ""
     settle: bool = False
     anew: bool = False
+    wait_s: float = 0.0
     _at: str = ""
     _read: dict[str, bytes] = field(default_factory=dict)
 
@@ -95,7 +97,7 @@ class Save:
             NoSpaceError, OverlaysyncError: the vault cannot store it.
         """
         root = self.node.home.vault
-        with only_writer(root):
+        with only_writer_soon(root, self.observer, wait_s=self.wait_s):
             objects = DirectoryObjects(root)
             objects.drop_temporaries()
             vault = TeamVault(objects, self.team)

@@ -42,7 +42,7 @@ _HASH_DIGITS = 64
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _LABEL_LIMIT = 160
 _MAX_PARTS = 8
-"""Components of a companion's name: it may lie in a directory of the VM."""
+"""Components of a file's name: it may lie in a directory of the VM."""
 
 
 Role: TypeAlias = Literal["uefi", "tpm", "seed", "definition"]
@@ -70,7 +70,7 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """One disk of a VM.
 
     Attributes:
-        file: the name of its file.
+        file: the name of its file; parts are separated by ``/`` where it lies in a directory of the VM.
         manifest: id of the manifest that describes it, in hexadecimal: a disk, or a layer on a master.
         below: ids of the manifests of what it stands on, the nearest first.
     """
@@ -275,7 +275,7 @@ def _problem(vm: SavedVm) -> str:
         "at": bool(_TIME.fullmatch(vm.at)),
         "past": len(vm.past) <= MAX_PAST and _is_past(vm.past),
         "disks": 0 < len(vm.disks) <= MAX_FILES
-        and all(is_name(disk.file) and len(disk.below) <= MAX_FILES for disk in vm.disks),
+        and all(is_inner_path(disk.file) and len(disk.below) <= MAX_FILES for disk in vm.disks),
         "companions": len(vm.companions) <= MAX_FILES and all(map(_is_companion, vm.companions)),
         "left_out": len(vm.left_out) <= MAX_FILES
         and all(len(one.file) <= MAX_TEXT and len(one.why) <= MAX_TEXT for one in vm.left_out),

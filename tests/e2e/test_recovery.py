@@ -171,3 +171,35 @@ def test_a_vault_that_was_lost_is_not_gone_on_with(lab: Lab) -> None:
     shutil.rmtree(alice.home / "vault")
     anew = alice.json("save", "--team", team, "--begin-anew", alice.place)
     assert anew["state"] == 1 and bob.json("keep", team, "--once", "--peer", "127.0.0.1:1")["taken"] == 0
+
+
+def test_a_machine_without_copies_says_what_the_others_have(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    team = lab.team("red", alice, bob)
+    result = bob.run("status", team, "--local")
+    assert result.code == DONE and f"to ask the others: overlaysync status {team}" in result.stdout
+    result = bob.run("status", team, "--peer", "127.0.0.1:9", "--wait", "0")
+    assert result.code == UNDER_REPLICATED
+    assert "no other machine answered" in result.stderr and "overlaysync keep" in result.stderr
+
+    keep = alice.start_keep(team)
+    status = bob.run("status", team, "--peer", keep.peer)
+    assert status.code == DONE and "the machine that answered has none" in status.stdout
+    disks.make_master(alice.place / "base.qcow2", size=1 << 20)
+    disks.make_overlay(alice.place / "web.qcow2", alice.place / "base.qcow2", (0, 4096))
+    alice.json("save", "--team", team)
+    result = bob.run("status", team, "--peer", keep.peer, "--json")
+    (vm,) = result.document["teams"][0]["vms"]
+    assert (vm["name"], vm["states"], vm["copies"]) == ("web", [1], 1)
+    (holder,) = vm["holders"]
+    assert holder["label"].startswith("alice@") and holder["proven_at"] and not holder["here"]
+    assert vm["lost_with"] == holder["label"]
+    assert not list((bob.home / "vault").glob("*/packs/*")), "it was only looked at"
+
+    # A machine that has lost what it lists is no copy.
+    for pack in (alice.home / "vault").glob("*/packs/*"):
+        pack.unlink()
+    carol = lab.node("carol")
+    join(carol, bob, team)
+    (vm,) = carol.run("status", team, "--peer", keep.peer, "--json").document["teams"][0]["vms"]
+    assert vm["copies"] == 0 and "does not give what it lists" in vm["holders"][0]["problem"]

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from overlaysync.node.saving import Save
 from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.pulling import Place
+from overlaysync.ops.vms import survey
 from overlaysync.units import CHUNK, KIB, MIB
 from overlaysync.vault.spaces import PUBLIC
 from tests import images
@@ -39,18 +39,6 @@ from tests.ops.test_pulling import Faulty
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.holds("D1")]
 
 SIZE = 8 * MIB
-
-
-@pytest.fixture
-def ann(tmp_path: Path) -> Iterator[Node]:
-    with member(tmp_path / "a", "ann") as node:
-        yield node
-
-
-@pytest.fixture
-def bob(tmp_path: Path) -> Iterator[Node]:
-    with member(tmp_path / "b", "bob") as node:
-        yield node
 
 
 def write(path: Path, text: str, size: int, *, offset: int = 0) -> None:
@@ -441,3 +429,41 @@ def test_a_save_that_is_killed_leaves_the_last_state_and_goes_on(
     assert again.state.state.number == 2
     assert after < 2 or again.stored < 16 * KIB, "what was stored is not stored again"
     assert images.same_content(only(restore(bob, tmp_path / "again", place(ann))), disk)
+
+
+# -- disks in directories of their own -------------------------------------------------------------------
+
+
+def in_directory(root: Path, master: Path) -> Path:
+    """A VM of quickemu: its definition, and the directory of its disk and variables."""
+    (root / "web").mkdir(parents=True)
+    disk = images.create(root / "web" / "disk.qcow2", backing=master)
+    write(disk, "overlay", MIB, offset=3 * MIB)
+    (root / "web" / "OVMF_VARS.fd").write_bytes(b"\0" * 540_672)
+    (root / "web.conf").write_text('disk_img="web/disk.qcow2"\n')
+    return disk
+
+
+def test_a_disk_comes_back_where_its_definition_expects_it(
+    ann: Node, bob: Node, master: Path, tmp_path: Path
+) -> None:
+    disk = in_directory(tmp_path / "vms", master)
+    (found,) = survey([str(tmp_path / "vms")]).vms
+    save(ann, found)
+    back = mkdir(tmp_path / "back")
+    path = only(restore(bob, back, place(ann)))
+    assert path == back / "web" / "disk.qcow2" and images.same_content(path, disk)
+    assert (back / "debian.qcow2").exists(), "its master lies where masters go"
+    (again,) = survey([str(back / "web.conf")]).vms
+    assert [part.file for part in again.parts] == [part.file for part in found.parts]
+
+
+@pytest.mark.red_without("N10", "restore a disk through a link below the directory that was chosen")
+def test_no_disk_is_restored_through_a_link(ann: Node, bob: Node, master: Path, tmp_path: Path) -> None:
+    in_directory(tmp_path / "vms", master)
+    save(ann, *survey([str(tmp_path / "vms")]).vms)
+    back, elsewhere = mkdir(tmp_path / "back"), mkdir(tmp_path / "elsewhere")
+    (back / "web").symlink_to(elsewhere)
+    with pytest.raises(WouldDestroyError, match="is a link"):
+        restore(bob, back, place(ann))
+    assert list(elsewhere.iterdir()) == []

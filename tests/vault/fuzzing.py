@@ -81,6 +81,7 @@ def use_state(data: bytes) -> None:
     state = decode_state(sealed(STATE_MAGIC, signed), RED, verify).state
     assert msgspec.json.encode(state) == data
     assert all(is_inner_path(one.file) for vm in state.vms for one in vm.companions)
+    assert all(is_inner_path(one.file) for vm in state.vms for one in vm.disks)
 
 
 def use_state_object(data: bytes) -> None:

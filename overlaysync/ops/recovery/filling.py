@@ -120,8 +120,19 @@ def take_manifest(contents: Contents, id: bytes) -> Manifest | None:
     return manifest
 
 
-def take_pages(library: Library, contents: Contents, manifest: Manifest) -> PageList:
+def take_pages(
+    library: Library,
+    contents: Contents,
+    manifest: Manifest,
+    check: Callable[[PageList], None] = lambda _: None,
+) -> PageList:
     """Return the page list of a content, with all its pages kept in the catalog.
+
+    Args:
+        library: has the catalog.
+        contents: the space.
+        manifest: of the content.
+        check: raises where the list is not what its manifest says; its pages can be loaded by then.
 
     Raises:
         NotFoundError: the space does not have all of it.
@@ -138,6 +149,11 @@ def take_pages(library: Library, contents: Contents, manifest: Manifest) -> Page
         pages.check_page(index, body)
         keeper.keep(digest, body)
     keeper.flush()
+    try:
+        check(pages)
+    except VerificationError:
+        library.catalog.pages.forget_unlisted(pages.digests)
+        raise
     library.catalog.pages.keep_list(pages)
     return pages
 
