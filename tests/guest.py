@@ -69,7 +69,7 @@ while read -r c a b; do case "$c" in
   start) count & ;;                       # write the counter to every disk
   files) files & ;;                       # write it to a file on the mounted file system
   stop) : > /stop; wait $!; echo "STOPPED $(cat /n)";;
-  n) echo "N $(cat /n)";;
+  n) v=; while [ -z "$v" ]; do v=$(cat /n); done; echo "N $v";;   # it is written anew all the time
   fill) dd if=/dev/urandom of=/dev/$a bs=1M count=$b conv=fsync 2>/err && echo "FILLED" || echo "FAILED $a";;
   mount) mount -t ext4 /dev/$a /mnt && echo "MOUNTED $a" || echo "FAILED $a";;
   agent) agent; echo "AGENT";;
