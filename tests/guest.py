@@ -23,9 +23,10 @@ from typing import Self
 from overlaysync.units import KIB, MIB
 
 SLOTS = 2048
-STRIDE = 64 * KIB
-"""Record N of the counter lies at N % SLOTS * STRIDE."""
-DISK_SIZE = SLOTS * STRIDE
+STRIDE = 4 * KIB
+SPREAD = 17
+"""Record N of the counter lies at N * SPREAD % SLOTS * STRIDE: soon in a cluster that was written before."""
+DISK_SIZE = 64 * MIB
 
 _DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4")
 _AGENT = "/usr/sbin/qemu-ga"
@@ -41,7 +42,7 @@ while [ $(ls -d /sys/block/vd? 2>/dev/null | wc -l) -lt ${disks:-0} ] && [ $i -l
   usleep 50000; i=$((i+1))
 done
 put() {
-  at=$(( ($2 % 2048) * 128 ))
+  at=$(( ($2 * 17 % 2048) * 8 ))
   printf '%-511s\n' "N=$2" | dd of=$1 bs=512 seek=$at count=1 conv=notrunc,fsync 2>/err || echo "FAILED $2"
 }
 count() {
@@ -70,7 +71,7 @@ while read -r c a b; do case "$c" in
   files) files & ;;                       # write it to a file on the mounted file system
   stop) : > /stop; wait $!; echo "STOPPED $(cat /n)";;
   n) v=; while [ -z "$v" ]; do v=$(cat /n); done; echo "N $v";;   # it is written anew all the time
-  fill) dd if=/dev/urandom of=/dev/$a bs=1M count=$b conv=fsync 2>/err && echo "FILLED" || echo "FAILED $a";;
+  fill) dd if=/dev/urandom of=/dev/$a bs=1M seek=8 count=$b conv=fsync 2>/err && echo FILLED || echo FAILED;;
   mount) mount -t ext4 /dev/$a /mnt && echo "MOUNTED $a" || echo "FAILED $a";;
   agent) agent; echo "AGENT";;
   up) ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up; echo "UP";;
@@ -314,6 +315,6 @@ def counted(image: Path, scratch: Path) -> int:
                 found[slot] = int(record[2:])
     flat.unlink()
     last = max(found.values(), default=0)
-    expected = {n % SLOTS: n for n in range(max(1, last - SLOTS + 1), last + 1)}
+    expected = {n * SPREAD % SLOTS: n for n in range(max(1, last - SLOTS + 1), last + 1)}
     assert found == expected, f"no point in time: holes before {last}: {set(expected) - set(found)}"
     return last

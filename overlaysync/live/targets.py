@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from overlaysync.errors import OverlaysyncError
 from overlaysync.formats.image import Format, Image
 from overlaysync.formats.layout import Target
 from overlaysync.formats.plan import plan_layout
@@ -124,10 +125,13 @@ def make_target(source: Source, directory: Path) -> int:
     """
     file = unnamed(directory)
     try:
-        if source.copied_as is Format.RAW:
-            os.ftruncate(file, source.virtual_size)
-        else:
-            _write_header(source, file)
+        try:
+            if source.copied_as is Format.RAW:
+                os.ftruncate(file, source.virtual_size)
+            else:
+                _write_header(source, file)
+        except OSError as error:
+            raise _no_room(source, directory, error) from error
         reserve(source, file, directory)
     except BaseException:
         os.close(file)
@@ -152,9 +156,12 @@ def reserve(source: Source, file: int, directory: Path) -> None:
             if free.f_bavail * free.f_frsize < 2 * room:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise translate(
-            error, f"Cannot copy {source.path} to {directory} while its VM runs", directory=str(directory)
-        ) from error
+        raise _no_room(source, directory, error) from error
+
+
+def _no_room(source: Source, directory: Path, error: OSError) -> OverlaysyncError:
+    what = f"Cannot copy {source.path} to {directory} while its VM runs"
+    return translate(error, what, directory=str(directory))
 
 
 def _write_header(source: Source, file: int) -> None:
