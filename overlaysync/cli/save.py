@@ -10,7 +10,7 @@ import typer
 
 from overlaysync.cli.common import open_node, quoted
 from overlaysync.cli.output import Output, output_of
-from overlaysync.errors import BrokenOffError, InUseError, UsageError
+from overlaysync.errors import BrokenOffError, UsageError
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.manifest import MAX_NOTE
 from overlaysync.model.names import one_field
@@ -25,6 +25,10 @@ from overlaysync.units import format_size
 from overlaysync.vault.state import SavedVm
 
 _LATELY_S = 86400.0
+_CONSISTENCY = {
+    "crash": "captured while it ran; its disks are as after a power failure",
+    "fs": "captured while it ran, with its file systems frozen",
+}
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -56,6 +60,14 @@ def save(
     begin_anew: Annotated[
         bool, typer.Option("--begin-anew", help="Save even if the vault has lost what was saved before.")
     ] = False,
+    qmp: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--qmp",
+            metavar="SOCKET",
+            help="The QMP monitor of a running VM, if it is not found. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Save VMs as a state that can be restored."""
 
@@ -69,15 +81,13 @@ def save(
         mine = team_of(node, team, "save")
         found = survey(paths or [os.getcwd()])
         vms = _chosen(found.vms, vm or [])
-        work = Save(node, mine, output, note, settle, begin_anew, WAIT_S)
+        work = Save(node, mine, output, note, settle, begin_anew, WAIT_S, tuple(qmp or ()))
         try:
             saved = work.run(vms)
         except KeyboardInterrupt:
             raise BrokenOffError(
                 "interrupted; no state was saved. Repeat the command: it reuses what is already in the vault"
             ) from None
-        except InUseError as error:
-            raise _running(error) from None
         _print(output, saved, vms, found.left_out)
         for line in map(_fork, saved.beside):
             output.note(line)
@@ -119,16 +129,6 @@ def _chosen(vms: Sequence[Vm], names: list[str]) -> list[Vm]:
     return [vm for vm in vms if not names or vm.name in names]
 
 
-def _running(error: InUseError) -> InUseError:
-    if not error.why:  # no VM: another command, or a master that changed, and it says what to do
-        return error
-    return InUseError(
-        error.what,
-        why=f"{error.why + '; ' if error.why else ''}a running VM cannot be saved",
-        hint="shut the VM down, and repeat the command",
-    )
-
-
 def _print(output: Output, saved: Saved, vms: Sequence[Vm], beside: Sequence[Missed]) -> None:
     """Print the state, and what is not in it: of its VMs, and of no VM (``beside``)."""
     state = saved.state.state
@@ -138,6 +138,9 @@ def _print(output: Output, saved: Saved, vms: Sequence[Vm], beside: Sequence[Mis
             f"{title}  {', '.join(vm.name for vm in state.vms)}{_said(state.note)}  "
             f"{format_size(saved.read)} of new data, {format_size(saved.stored)} stored"
         )
+    ]
+    lines += [
+        f"  {vm.name}: {_CONSISTENCY[vm.consistency]}" for vm in state.vms if vm.consistency in _CONSISTENCY
     ]
     for vm in vms:
         lines += [f"  {vm.name}: {warning}" for warning in vm.warnings]

@@ -69,6 +69,7 @@ class Chain:
         base: str | None = None,
         file: int | None = None,
         followed: Followed = is_own,
+        running: bool = False,
     ) -> Self:
         """Open the image at ``path`` and all its backing files.
 
@@ -80,6 +81,7 @@ class Chain:
             file: a descriptor of the file, found at the real path ``path``, which the chain takes over; None
                 to open it by that name, which is the user's.
             followed: asked whether the header of an overlay that the user did not name is believed.
+            running: a VM writes to the top image: of it, only the header is read.
 
         Raises:
             ImageError: one of them is damaged, unsupported or not a plain local file, or they form a loop.
@@ -91,7 +93,7 @@ class Chain:
         """
         images: list[Image] = []
         try:
-            _open_all(path, format, images, vouched, base, file, followed)
+            _open_all(path, format, images, vouched, base, file, followed, running)
         except BaseException:
             for image in images:
                 image.close()
@@ -231,10 +233,11 @@ def _open_all(
     base: str | None = None,
     file: int | None = None,
     followed: Followed = is_own,
+    running: bool = False,
 ) -> None:
     """Append the image at ``path`` and its backing files, or ``base`` and those of it, to ``images``."""
     visited = set()
-    image = open_image(path, format, vouched, file=file)
+    image = open_image(path, format, vouched, file=file, tables=not running)
     while True:
         images.append(image)
         status = os.fstat(image.fd)

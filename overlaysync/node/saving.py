@@ -14,6 +14,7 @@ from overlaysync.errors import VerificationError
 from overlaysync.formats.chain import Chain
 from overlaysync.model.names import printable
 from overlaysync.net.boot import boot_hash
+from overlaysync.node.capturing import Taken, captured
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.vault_lock import only_writer_soon
@@ -76,6 +77,7 @@ class Save:
         settle: whether it takes the place of all that others saved of these VMs.
         anew: whether to save even if the vault has lost what was saved before.
         wait_s: how long to wait for another command that writes to the vault.
+        sockets: of monitors of running VMs.
     """
 
     node: Node
@@ -85,7 +87,9 @@ class Save:
     settle: bool = False
     anew: bool = False
     wait_s: float = 0.0
+    sockets: tuple[str, ...] = ()
     _at: str = ""
+    _taken: dict[str, Taken] = field(default_factory=dict)
     _read: dict[str, bytes] = field(default_factory=dict)
 
     def run(self, vms: Sequence[Vm]) -> Saved:
@@ -104,19 +108,22 @@ class Save:
             self._check_nothing_lost(vault)
             vault.learn_to_write(Believed(root))
             paths = [disk.path for vm in vms for disk in vm.disks]
-            self.observer.begin("freezing", 0)
-            with frozen(
-                self.node.library,
-                paths,
-                root,
-                now=now(),
-                progress=self.observer.advance,
-                held=partial(self._hold, vms),
-                has=vault.contents.holds,
-            ) as disks:
-                self.observer.end()
-                lineages = {path: self._publish(disk.known) for path, disk in disks.items()}
-                return self._store(vault, vms, disks, lineages)
+            with captured(self.node, vms, root, self.observer, self.sockets) as running:
+                self._taken, self._read = running.taken, running.companions
+                self.observer.begin("freezing", 0)
+                with frozen(
+                    self.node.library,
+                    [path for path in paths if path not in running.disks],
+                    root,
+                    now=now(),
+                    progress=self.observer.advance,
+                    held=partial(self._hold, vms),
+                    has=vault.contents.holds,
+                ) as quiet:
+                    self.observer.end()
+                    disks = {**running.disks, **quiet}
+                    lineages = {path: self._publish(disk.known) for path, disk in disks.items()}
+                    return self._store(vault, vms, disks, lineages)
 
     def _highest(self) -> int:
         """Return the counter of the last head that this node is known to have made."""
@@ -149,7 +156,8 @@ class Save:
         self._at = timestamp()
         for vm in vms:
             for part in vm.companions:
-                self._read[part.path] = read_companion(part.path)
+                if part.path not in self._read:
+                    self._read[part.path] = read_companion(part.path)
 
     def _publish(self, known: Known) -> _Lineage:
         return self.node.publisher.publish_lineage(
@@ -220,9 +228,11 @@ class Save:
         return continued(vm.name, {id.hex() for id in ids}, known, self.node.key.public, settle=self.settle)
 
     def _saved(self, vm: Vm, lineages: dict[str, _Lineage], saver: Saver) -> SavedVm:
+        taken = self._taken.get(vm.name) or Taken(self._at, "off")
         return SavedVm(
             name=vm.name,
-            at=self._at,
+            at=taken.at,
+            consistency=taken.consistency,
             disks=tuple(_disk(part, lineages[part.path]) for part in vm.disks),
             companions=tuple(self._companion(part, saver) for part in vm.companions),
             left_out=tuple(map(told_of, vm.left_out)),

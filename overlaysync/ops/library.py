@@ -46,6 +46,7 @@ class Library:
         *,
         base: str | None = None,
         file: int | None = None,
+        running: bool = False,
     ) -> Chain:
         """Open the image at ``path`` and all below it; see :meth:`Chain.open`.
 
@@ -53,7 +54,13 @@ class Library:
         before is believed again.
         """
         return Chain.open(
-            os.fspath(path), format, self._vouched, base=base, file=file, followed=self._is_followed
+            os.fspath(path),
+            format,
+            self._vouched,
+            base=base,
+            file=file,
+            followed=self._is_followed,
+            running=running,
         )
 
     @contextmanager

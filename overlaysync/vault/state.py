@@ -49,6 +49,11 @@ Role: TypeAlias = Literal["uefi", "tpm", "seed", "definition"]
 """What a companion is."""
 
 
+Consistency: TypeAlias = Literal["off", "crash", "fs"]
+"""How a VM was left: ``off``: powered off; ``crash``: as by a power failure; ``fs``: likewise, after its file
+systems had written all and were frozen."""
+
+
 class Signer(Protocol):
     """A node's key."""
 
@@ -121,8 +126,7 @@ class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     Attributes:
         name: its name, unique in the team.
         at: the moment that its disks show, ISO 8601 UTC.
-        consistency: ``off``: it was powered off; ``crash``: as after a power failure; ``fs``: its file
-            systems were frozen.
+        consistency: what can be relied on.
         past: what it was made from, or takes the place of, by node. It says so without the states in
             between, which may be forgotten.
         disks, companions, left_out: its files.
@@ -130,7 +134,7 @@ class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     name: str
     at: str
-    consistency: Literal["off", "crash", "fs"] = "off"
+    consistency: Consistency = "off"
     past: tuple[Past, ...] = ()
     disks: tuple[Disk, ...]
     companions: tuple[Companion, ...] = ()

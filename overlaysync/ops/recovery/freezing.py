@@ -37,16 +37,18 @@ class FrozenDisk:
     """A disk as it was at the moment of the freeze.
 
     Attributes:
-        known: its content; its path and the fingerprints are those of the image itself.
+        known: its content; its path, geometry and fingerprints are those of the image itself.
         file: a descriptor of the frozen copy.
+        format: of the copy.
     """
 
     known: Known
     file: int
+    format: Format
 
     def open(self, library: Library) -> Chain:
         """Open the copy, on what the image stands on; the caller closes it."""
-        return library.open(self.known.path, self.known.geometry.format, file=os.dup(self.file))
+        return library.open(self.known.path, self.format, file=os.dup(self.file))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,10 @@ def frozen(
                 if chains[copy.path].fingerprints() != copy.files:
                     raise _written(copy.path)
             held()
-        yield {copy.path: FrozenDisk(_known(library, copy, now, progress), copy.file) for copy in copies}
+        yield {
+            copy.path: FrozenDisk(_known(library, copy, now, progress), copy.file, copy.format)
+            for copy in copies
+        }
 
 
 def _master(library: Library, path: str, now: float, progress: Progress) -> Known | None:

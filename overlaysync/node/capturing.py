@@ -1,0 +1,191 @@
+"""Running VMs in a ``save``: finds the QEMU of each, has it captured, and makes the copies frozen disks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from overlaysync.formats.detect import open_image
+from overlaysync.formats.image import MAGIC, Format
+from overlaysync.formats.locks import in_use_for_writing
+from overlaysync.formats.recognition import always
+from overlaysync.live.capture import Running, capture
+from overlaysync.live.processes import Identity, Process, writers_of
+from overlaysync.live.targets import Source, disk_source, file_source
+from overlaysync.live.ways import monitor_of
+from overlaysync.node.node import Node, now
+from overlaysync.node.observer import Observer
+from overlaysync.ops.recovery.files import read_companion
+from overlaysync.ops.recovery.freezing import FrozenDisk
+from overlaysync.ops.recovery.running import RunningDisk, captured_disk, examine_running
+from overlaysync.ops.vms import Vm
+from overlaysync.vault.state import Consistency
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """When a VM was as its copies show.
+
+    Attributes:
+        at: ISO 8601 UTC.
+        consistency: see :class:`~overlaysync.vault.state.SavedVm`.
+    """
+
+    at: str
+    consistency: Consistency
+
+
+@dataclass(slots=True)
+class Captured:
+    """What was captured of running VMs.
+
+    Attributes:
+        disks: by path; those of VMs that are powered off are not among them.
+        taken: by name of the VM.
+        companions: contents, by path.
+        skew_s: between the first VM and the last.
+    """
+
+    disks: dict[str, FrozenDisk] = field(default_factory=dict)
+    taken: dict[str, Taken] = field(default_factory=dict)
+    companions: dict[str, bytes] = field(default_factory=dict)
+    skew_s: float = 0.0
+
+
+@contextmanager
+def captured(
+    node: Node, vms: Sequence[Vm], scratch: Path, observer: Observer, sockets: Sequence[str] = ()
+) -> Iterator[Captured]:
+    """Yield what running VMs are at one moment; the copies are gone when the block ends.
+
+    Args:
+        node: opens the images.
+        vms: those that are powered off are left alone.
+        scratch: a directory for the copies.
+        observer: is told what happens.
+        sockets: of monitors that the user has named.
+
+    Raises:
+        InUseError: a VM runs and cannot be captured.
+        NoSpaceError: there is no room for the copies.
+    """
+    found = Captured()
+    running = _running_disks(vms)
+    if not running:
+        yield found
+        return
+    machines = [_Machine(process, paths) for process, paths in _by_process(running)]
+    known = {
+        path: examine_running(node.library, path, now=now(), progress=observer.advance) for path in running
+    }
+    jobs = [_job(known, machine, vms, found, sockets) for machine in machines]
+    observer.begin("capturing", sum(source.room for job in jobs for source in job.sources))
+    copies = capture(jobs, scratch, observer.advance)
+    observer.end()
+    try:
+        found.skew_s = copies.skew_s
+        formats = {source.path: source.copied_as for job in jobs for source in job.sources}
+        for path, file in copies.files.items():
+            if path in running:
+                found.disks[path] = captured_disk(
+                    node.library, known[path], file, formats[path], observer.advance
+                )
+            else:
+                found.companions[path] = os.pread(file, os.fstat(file).st_size, 0)
+        for machine, moment in zip(machines, copies.moments, strict=True):
+            at = datetime.fromtimestamp(moment.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            for vm in machine.vms(vms):
+                found.taken[vm.name] = Taken(at, "fs" if moment.frozen else "crash")
+        yield found
+    finally:
+        for file in copies.files.values():
+            os.close(file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """A QEMU, and the paths of the disks that it writes to."""
+
+    process: Process | None
+    paths: tuple[str, ...]
+
+    def writes(self, path: str) -> bool:
+        """Whether it has a companion open for writing."""
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(file)
+            seen = self.process is not None and (status.st_dev, status.st_ino) in self.process.files
+            return seen or in_use_for_writing(file)
+        finally:
+            os.close(file)
+
+    def vms(self, vms: Iterable[Vm]) -> list[Vm]:
+        """Return the VMs of which it runs a disk."""
+        return [vm for vm in vms if any(disk.path in self.paths for disk in vm.disks)]
+
+
+def _running_disks(vms: Iterable[Vm]) -> dict[str, Identity]:
+    """Return the disks that a program such as QEMU writes to, by path."""
+    found = {}
+    for path in dict.fromkeys(disk.path for vm in vms for disk in vm.disks):
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # whoever opens it next says why
+            continue
+        try:
+            if in_use_for_writing(file):
+                status = os.fstat(file)
+                found[path] = status.st_dev, status.st_ino
+        finally:
+            os.close(file)
+    return found
+
+
+def _by_process(running: dict[str, Identity]) -> Iterator[tuple[Process | None, tuple[str, ...]]]:
+    """Yield each QEMU with the paths of the disks that it writes to; those that cannot be seen together."""
+    missing = set(running)
+    for process in writers_of(running.values()):
+        paths = tuple(path for path, identity in running.items() if identity in process.files)
+        missing -= set(paths)
+        yield process, paths
+    if missing:
+        yield None, tuple(sorted(missing))
+
+
+def _job(
+    known: Mapping[str, RunningDisk],
+    machine: _Machine,
+    vms: Sequence[Vm],
+    found: Captured,
+    sockets: Sequence[str],
+) -> Running:
+    sources = [disk_source(known[path]) for path in machine.paths]
+    companions = [part.path for vm in machine.vms(vms) for part in vm.companions]
+    written = [path for path in companions if machine.writes(path)]
+    sources += map(_companion_source, written)
+    return Running(
+        name=", ".join(vm.name for vm in machine.vms(vms)),
+        sources=tuple(sources),
+        connect=partial(monitor_of, machine.process, machine.paths, sockets),
+        process=machine.process,
+        at_once=partial(_read, [path for path in companions if path not in written], found),
+    )
+
+
+def _companion_source(path: str) -> Source:
+    """Return the source that is a companion which QEMU writes to, such as UEFI variables."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    format = Format.QCOW2 if os.pread(file, 4, 0) == MAGIC[Format.QCOW2] else Format.RAW
+    with open_image(path, format, always, file=file) as image:
+        return file_source(image)
+
+
+def _read(paths: Iterable[str], found: Captured) -> None:
+    """Read the companions that no job copies."""
+    for path in paths:
+        found.companions[path] = read_companion(path)
