@@ -67,7 +67,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
             "history",
             "Show the versions of a name, or the states of a team.",
         ),
-        Entry("tree", "tools", "Show masters, overlays and promotions as a family tree."),
+        Entry("tree", "tree", "Show masters, overlays and promotions as a family tree."),
         Entry("peers", "peers", "List the machines within reach."),
         Entry("id", "identify", "Print the ids of an image."),
     ),
@@ -79,7 +79,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("key", "key", "Manage the key that identifies this machine."),
     ),
     "Help": (
-        Entry("demo", "tools", "Show what overlaysync does, in under a minute."),
+        Entry("demo", "demo", "Show what overlaysync does, in under a minute."),
         Entry("doctor", "doctor", "Check network, clock, key, vault, disk and QEMU."),
         Entry("help", "help", "Show the help of a command."),
     ),

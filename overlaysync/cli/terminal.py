@@ -44,7 +44,10 @@ def table_lines(table: Table, width: int, *, color: bool) -> list[str]:
     rows = [[_cell(text) for text in row] for row in table.used()]
     widths = _widths(list(zip(*rows, strict=True)), console.width)
     if sum(widths) + GAP * (len(widths) - 1) > console.width:
-        lines = [line for row in rows for line in _stacked(console, row)]
+        below = table.below or [" " * _STACKED] * len(rows)
+        lines = [
+            line for row, margin in zip(rows, below, strict=True) for line in _stacked(console, row, margin)
+        ]
     else:
         grid = Grid.grid()
         for at, column in enumerate(widths):
@@ -76,11 +79,11 @@ def _widths(columns: Sequence[Sequence[Text]], room: int) -> list[int]:
     return widths
 
 
-def _stacked(console: Console, row: Sequence[Text]) -> list[str]:
-    """Return the first cell, and below it the others, in lines of words."""
+def _stacked(console: Console, row: Sequence[Text], margin: str) -> list[str]:
+    """Return the first cell, and below it the others, in lines of words after ``margin``."""
     first, *more = row
-    below = Text((" " * GAP).join(text.plain for text in more if text.plain))
-    return _broken(console, first, "") + _broken(console, below, " " * _STACKED)
+    below = Text(" " * GAP).join(text for text in more if text.plain)
+    return _broken(console, first, "") + _broken(console, below, margin)
 
 
 def _broken(console: Console, text: Text, margin: str) -> list[str]:
