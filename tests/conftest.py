@@ -36,6 +36,7 @@ TOOLS = {
         "libvirt-daemon-system libvirt-clients qemu-system-x86",
     ),
     "lan": (("ip", "tc"), "iproute2"),
+    "systemd": (("systemd-analyze",), "systemd"),
     "strace": (("strace",), "strace"),
     "swift": (("swift-proxy-server", "swift-object-server"), "scripts/swift"),
     "reflink": (("mkfs.xfs", "mkfs.btrfs", "filefrag"), "xfsprogs btrfs-progs e2fsprogs"),

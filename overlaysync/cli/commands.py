@@ -39,6 +39,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("share", "share", "Share images until interrupted."),
         Entry("fetch", "fetch", "Fetch images, with the masters they stand on."),
         Entry("sync", "sync", "Bring images to their newest version."),
+        Entry("service", "service", "Share, keep and push in the background, with systemd."),
         Entry("settle", "settle", "Settle a fork in favour of a file on this machine."),
         Entry("adopt", "adopt", "Put an overlay that was copied here on its master."),
     ),

@@ -17,6 +17,8 @@ from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.store.home import Home
 
 MAX_SIZE = 1 << 20
+SERVICE = "service"
+"""The table that is no command's options: :mod:`overlaysync.cli.service_settings` reads it."""
 
 
 def load_defaults(command: str, options: Mapping[str, bool], commands: Collection[str]) -> dict[str, Any]:
@@ -33,10 +35,12 @@ def load_defaults(command: str, options: Mapping[str, bool], commands: Collectio
     """
     home = Home.from_environment(os.environ)
     path = home.config / "config.toml"
-    tables = _tables(path, home)
+    tables = read_tables(path, home)
     for name, table in tables.items():
         if name not in commands or not isinstance(table, dict):
             raise _no_such(f"{path} sets '{name}'", "command", commands)
+    if command == SERVICE:
+        return {}
     for name in set(tables.get(command, ())) - set(options):
         raise _no_such(f"{path} sets '{name}' for {command}", "option", options)
     defaults = {name: _expanded(value) for name, value in tables.get(command, {}).items()}
@@ -47,8 +51,13 @@ def load_defaults(command: str, options: Mapping[str, bool], commands: Collectio
     return defaults
 
 
-def _tables(path: Path, home: Home) -> dict[str, Any]:
-    """Return what the config file holds; nothing when there is none."""
+def read_tables(path: Path, home: Home) -> dict[str, Any]:
+    """Return what the config file holds; nothing when there is none.
+
+    Raises:
+        UsageError: it is not TOML.
+        NotAllowedError: it may not be read.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_SIZE)

@@ -15,7 +15,7 @@ import typer
 
 from overlaysync.cli import streams
 from overlaysync.cli.later import later
-from overlaysync.cli.log import LoggedWork, stamped
+from overlaysync.cli.log import Level, LoggedWork, goes_to_journal, level_of, leveled, stamped
 from overlaysync.cli.progress import STALLED_S, Audience, Progress
 from overlaysync.cli.tables import Table
 from overlaysync.model.names import one_field, printable
@@ -48,7 +48,7 @@ class Output:
         self._color = settings.color and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self._progress: Progress | None = None
         self._work: LoggedWork | None = None
-        self._stays = self.logs = False
+        self._stays = self.logs = self._journal = False
         self._audience = Audience(settings.json)
         self._printed = False
         self._lock = threading.RLock()
@@ -57,6 +57,7 @@ class Output:
         """From now on the command stays: it outlives its terminal, and where there is none it keeps a log."""
         self._stays = True
         self.logs = not self.json and not sys.stderr.isatty()
+        self._journal = self.logs and goes_to_journal(2, os.environ)
 
     # -- results -------------------------------------------------------------------------------------
 
@@ -108,8 +109,15 @@ class Output:
             streams.show(f"{json.dumps({'error': fields})}\n")
             return
         text = _safe(f"✗ {text}")
-        text = stamped(text) if self.logs else self._painted(streams.wrapped(text), sys.stderr)
+        if self.logs:
+            text = self._logged(text, Level.ERROR)
+        else:
+            text = self._painted(streams.wrapped(text), sys.stderr)
         streams.show(f"{text}\n")
+
+    def _logged(self, text: str, level: Level) -> str:
+        """Return the lines of a log: the journal has the time itself, and wants to know what matters."""
+        return leveled(text, level) if self._journal else stamped(text)
 
     def _painted(self, text: str, stream: Any) -> str:
         """Return the tick or cross that ``text`` begins with in its colour."""
@@ -136,7 +144,8 @@ class Output:
             if self.json:
                 text = json.dumps({"note": text})
             else:
-                text = stamped(_safe(text)) if self.logs else streams.wrapped(_safe(text))
+                level = level_of(text)
+                text = self._logged(_safe(text), level) if self.logs else streams.wrapped(_safe(text))
             streams.show(f"{text}\n")
 
     def log(self, text: str) -> None:
