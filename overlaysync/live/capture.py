@@ -13,12 +13,13 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from overlaysync.errors import InUseError, OverlaysyncError
 from overlaysync.formats.image import Format
+from overlaysync.live.agent import Freezer
 from overlaysync.live.blocks import nodes_for
 from overlaysync.live.leftovers import Names, is_left_over, sweep
 from overlaysync.live.monitor import GoneError, Monitor, RefusedError
@@ -40,6 +41,7 @@ class Running:
         sources: files that it writes to.
         connect: opens its monitor.
         process: as far as it can be seen.
+        agent: words that lead to the guest agent, see :func:`overlaysync.live.thawer.main`; none without one.
         at_once: called at the moment that the copies show: reads what no job copies.
     """
 
@@ -47,6 +49,7 @@ class Running:
     sources: tuple[Source, ...]
     connect: Callable[[], Awaitable[Monitor]]
     process: Process | None = None
+    agent: tuple[str, ...] = ()
     at_once: Callable[[], None] = lambda: None
 
 
@@ -106,8 +109,11 @@ async def _capture(vms: Sequence[Running], scratch: Path, progress: Callable[[in
             session = _Session(vm, scratch)
             sessions.append(session)
             await session.prepare()
+        await asyncio.gather(*(session.freeze() for session in sessions))
+        # One after the other, without a pause: each returns as soon as its moment is kept.
         for session in sessions:
             await session.begin()
+        await asyncio.gather(*(session.thaw() for session in sessions))
         await asyncio.gather(*(session.wait(progress) for session in sessions))
         done = True
     finally:
@@ -133,6 +139,8 @@ class _Session:
     _monitor: Monitor | None = None
     _names: Names = field(default_factory=Names.of_this_process)
     _nodes: dict[str, str] = field(default_factory=dict)
+    _freezer: Freezer | None = None
+    _frozen: bool = False
     _ran: bool = False
     """Whether the guest ran when we came."""
 
@@ -145,6 +153,19 @@ class _Session:
         for number, source in enumerate(self.vm.sources):
             self.files[source.path] = make_target(source, self.scratch)
             await self._add_target(number, source)
+        if self.vm.agent and self._ran:
+            self._freezer = await Freezer.start(self.vm.agent)
+
+    async def freeze(self) -> None:
+        """Freeze the guest's file systems, if it has an agent."""
+        if self._freezer is not None:
+            self._frozen = await self._freezer.freeze()
+
+    async def thaw(self) -> None:
+        """Thaw them."""
+        if self._freezer is not None and self._frozen:
+            in_time = await self._freezer.thaw()
+            self.moment = replace(self.moment, frozen=in_time)
 
     async def _find_nodes(self) -> dict[str, str]:
         listed = await self._ask("query-named-block-nodes", {"flat": True})
@@ -230,6 +251,8 @@ class _Session:
     async def end(self, *, keep: bool) -> None:
         """Remove all of ours from QEMU; the copies too, unless they are to be kept."""
         try:
+            if self._freezer is not None:
+                await self._freezer.close()
             if self._monitor is not None:
                 await sweep(self._monitor, self._names.is_ours)
                 if self._ran and not keep:

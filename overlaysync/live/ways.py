@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from itertools import islice
 
 from overlaysync.errors import InUseError
 from overlaysync.live.arguments import Speech
 from overlaysync.live.monitor import Monitor, QmpMonitor
 from overlaysync.live.processes import Process
+
+
+def agent_of(process: Process | None, paths: Sequence[str]) -> tuple[str, ...]:
+    """Return the words that lead to a guest agent for :mod:`overlaysync.live.thawer`; none without one."""
+    if process is None or process.arguments.agent is None:
+        return ()
+    near = [os.path.dirname(path) for path in paths]
+    return tuple(islice(process.paths_of(process.arguments.agent, near), 1))
 
 
 async def monitor_of(process: Process | None, paths: Sequence[str], sockets: Sequence[str]) -> Monitor:

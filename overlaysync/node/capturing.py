@@ -17,7 +17,7 @@ from overlaysync.formats.recognition import always
 from overlaysync.live.capture import Running, capture
 from overlaysync.live.processes import Identity, Process, writers_of
 from overlaysync.live.targets import Source, disk_source, file_source
-from overlaysync.live.ways import monitor_of
+from overlaysync.live.ways import agent_of, monitor_of
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.ops.recovery.files import read_companion
@@ -173,6 +173,7 @@ def _job(
         sources=tuple(sources),
         connect=partial(monitor_of, machine.process, machine.paths, sockets),
         process=machine.process,
+        agent=agent_of(machine.process, machine.paths),
         at_once=partial(_read, [path for path in companions if path not in written], found),
     )
 

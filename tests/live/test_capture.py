@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def slow_on_a_full_disk(vm: Running, scratch: Path) -> Running:
 
         return Between(await vm.connect(), before=before)
 
-    return Running(vm.name, vm.sources, connect, vm.process)
+    return replace(vm, connect=connect)
 
 
 def test_a_guest_writes_on_while_our_disk_is_full(guest: Guest, small: Path) -> None:

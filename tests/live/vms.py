@@ -13,7 +13,7 @@ from overlaysync.live.capture import Running
 from overlaysync.live.monitor import Monitor
 from overlaysync.live.processes import writers_of
 from overlaysync.live.targets import disk_source
-from overlaysync.live.ways import monitor_of
+from overlaysync.live.ways import agent_of, monitor_of
 from overlaysync.ops.recovery.running import RunningDisk
 from tests.guest import DISK_SIZE, connected
 from tests.images import run
@@ -71,7 +71,7 @@ def running(disks: Sequence[Path], *, connect: Callable[[], Awaitable[Monitor]] 
     async def found() -> Monitor:
         return await monitor_of(process, paths, ())
 
-    return Running("vm", sources, connect or found, process)
+    return Running("vm", sources, connect or found, process, agent_of(process, paths))
 
 
 class Between:
