@@ -6,6 +6,7 @@ counts is the file that a node itself has open, by device and inode.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -39,9 +40,30 @@ def _is_format(node: Mapping[str, Any], source: Source) -> bool:
     return node.get("drv") in _FORMATS and node["drv"] == source.format
 
 
+def _file_of(node: Mapping[str, Any]) -> str:
+    """Return the name of the file that a node has open; "" where it is no plain file, or only a part of one.
+
+    Where a node was given more than a name, QEMU describes it as ``json:`` with the nodes below in it.
+    """
+    name = str(node.get("file", ""))
+    if not name.startswith("json:"):
+        return name
+    try:
+        below = json.loads(name.removeprefix("json:"))
+        if below.get("offset") or "size" in below:
+            return ""
+        while isinstance(below.get("file"), dict):
+            below = below["file"]
+        return str(below.get("filename", ""))
+    except (ValueError, RecursionError, AttributeError):
+        return ""
+
+
 def _is_at(node: Mapping[str, Any], source: Source, process: Process | None) -> bool:
     """Whether the file of a node is the source's."""
-    name = str(node.get("file", ""))
+    name = _file_of(node)
+    if not name:
+        return False
     directory = process.directory if process else os.getcwd()
     try:
         status = os.stat(os.path.join(directory, name))

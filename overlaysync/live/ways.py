@@ -1,58 +1,110 @@
-"""Which monitor leads to a QEMU."""
+"""Which monitor leads to a QEMU, and which way to the agent of its guest."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from overlaysync.errors import InUseError
 from overlaysync.live.arguments import Speech
 from overlaysync.live.monitor import Monitor, QmpMonitor
-from overlaysync.live.processes import Process
+from overlaysync.live.processes import Identity, Process, writers_of
+from overlaysync.live.virsh import Domain, VirshMonitor, domain_named, domains_with
 
 
-def agent_of(process: Process | None, paths: Sequence[str]) -> tuple[str, ...]:
-    """Return the words that lead to a guest agent for :mod:`overlaysync.live.thawer`; none without one."""
-    if process is None or process.arguments.agent is None:
-        return ()
-    near = [os.path.dirname(path) for path in paths]
-    return tuple(islice(process.paths_of(process.arguments.agent, near), 1))
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A QEMU that writes to images.
+
+    Attributes:
+        paths: of the images.
+        process: None if it cannot be seen, since another user runs it.
+        domain: of libvirt, if libvirt runs it.
+    """
+
+    paths: tuple[str, ...]
+    process: Process | None
+    domain: Domain | None
+
+    @property
+    def agent(self) -> tuple[str, ...]:
+        """The words that lead to the guest agent for :mod:`overlaysync.live.thawer`; none without one."""
+        if self.domain is not None:
+            return self.domain.uri, self.domain.uuid
+        if self.process is None or self.process.arguments.agent is None:
+            return ()
+        return tuple(islice(self.process.paths_of(self.process.arguments.agent, self._near), 1))
+
+    @property
+    def _near(self) -> list[str]:
+        return [os.path.dirname(path) for path in self.paths]
+
+    async def monitor(self, sockets: Sequence[str] = ()) -> Monitor:
+        """Return a monitor of it.
+
+        Args:
+            sockets: of monitors that the user has named; then those of its command line are tried.
+
+        Raises:
+            InUseError: it has none that can be used.
+        """
+        for path in sockets:
+            monitor = await QmpMonitor.connect(path)
+            if self.process is None or monitor.peer in (0, self.process.pid):
+                return monitor
+            await monitor.close()
+        if self.domain is not None:
+            return VirshMonitor(self.domain)
+        if self.process is None:
+            raise InUseError(
+                f"{self.paths[0]} is open for writing",
+                why="by a program of another user, which cannot be seen from here",
+                hint="save it as the user who runs the VM, name its monitor (--qmp SOCKET), or shut it down",
+            )
+        for speech, channel in self.process.arguments.monitors:
+            if speech is Speech.QMP:
+                for path in self.process.paths_of(channel, self._near):
+                    return await QmpMonitor.connect(path)
+        raise self._no_monitor(self.process)
+
+    def _no_monitor(self, process: Process) -> InUseError:
+        name = os.path.splitext(os.path.basename(self.paths[0]))[0]
+        socket = shlex.quote(os.path.join(self._near[0], f"{name}.qmp"))
+        return InUseError(
+            f"{self.paths[0]} is open for writing",
+            why=f"its VM (pid {process.pid}) runs, and its QEMU has no QMP monitor",
+            hint=f"shut the VM down; from its next start on, it can be saved while it runs if you add to the "
+            f"QEMU command: -qmp unix:{socket},server=on,wait=off",
+        )
 
 
-async def monitor_of(process: Process | None, paths: Sequence[str], sockets: Sequence[str]) -> Monitor:
-    """Return a monitor of a QEMU.
+def machines_of(disks: Mapping[str, Identity]) -> Iterator[Machine]:
+    """Yield each QEMU that writes to images; those that cannot be seen as one.
 
     Args:
-        process: the QEMU; None if it cannot be seen.
-        paths: of the disks that it writes to.
-        sockets: of monitors that the user has named; then those of its command line are tried.
-
-    Raises:
-        InUseError: it has none that can be used.
+        disks: the images that are written to, by path.
     """
-    near = [os.path.dirname(path) for path in paths]
-    for path in sockets:
-        monitor = await QmpMonitor.connect(path)
-        if process is None or monitor.peer in (0, process.pid):
-            return monitor
-        await monitor.close()
-    if process is None:
-        raise InUseError(
-            f"{paths[0]} is open for writing",
-            why="by a program of another user, which cannot be seen from here",
-            hint="save it as the user who runs the VM, name its monitor with --qmp SOCKET, or shut it down",
-        )
-    for speech, channel in process.arguments.monitors:
-        if speech is Speech.QMP:
-            for path in process.paths_of(channel, near):
-                return await QmpMonitor.connect(path)
-    name = os.path.splitext(os.path.basename(paths[0]))[0]
-    socket = shlex.quote(os.path.join(near[0], f"{name}.qmp"))
-    raise InUseError(
-        f"{paths[0]} is open for writing",
-        why=f"its VM (pid {process.pid}) runs, and its QEMU has no QMP monitor",
-        hint=f"shut the VM down; from its next start on, it can be saved while it runs if you add to the "
-        f"QEMU command: -qmp unix:{socket},server=on,wait=off",
-    )
+    missing = dict(disks)
+    for process in writers_of(disks.values()):
+        paths = tuple(path for path, identity in missing.items() if identity in process.files)
+        uuid = process.arguments.uuid
+        # libvirt gives QEMU its monitor as an open descriptor, which has no path.
+        domain = domain_named(uuid) if uuid and not process.arguments.monitors else None
+        missing = {path: identity for path, identity in missing.items() if path not in paths}
+        if paths:
+            yield Machine(paths, process, domain)
+    if missing:
+        for domain, identities in domains_with(missing.values()):
+            paths = _paths(missing, identities)
+            missing = {path: identity for path, identity in missing.items() if path not in paths}
+            yield Machine(paths, None, domain)
+    if missing:
+        yield Machine(tuple(sorted(missing)), None, None)
+
+
+def _paths(disks: Mapping[str, Identity], identities: Iterable[Identity]) -> tuple[str, ...]:
+    wanted = set(identities)
+    return tuple(path for path, identity in disks.items() if identity in wanted)

@@ -15,9 +15,9 @@ from overlaysync.formats.image import MAGIC, Format
 from overlaysync.formats.locks import in_use_for_writing
 from overlaysync.formats.recognition import always
 from overlaysync.live.capture import Running, capture
-from overlaysync.live.processes import Identity, Process, writers_of
+from overlaysync.live.processes import Identity
 from overlaysync.live.targets import Source, disk_source, file_source
-from overlaysync.live.ways import agent_of, monitor_of
+from overlaysync.live.ways import Machine, machines_of
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.ops.recovery.files import read_companion
@@ -79,14 +79,16 @@ def captured(
     if not running:
         yield found
         return
-    machines = [_Machine(process, paths) for process, paths in _by_process(running)]
+    machines = list(machines_of(running))
     known = {
         path: examine_running(node.library, path, now=now(), progress=observer.advance) for path in running
     }
     jobs = [_job(known, machine, vms, found, sockets) for machine in machines]
     observer.begin("capturing", sum(source.room for job in jobs for source in job.sources))
-    copies = capture(jobs, scratch, observer.advance)
-    observer.end()
+    try:
+        copies = capture(jobs, scratch, observer.advance)
+    finally:
+        observer.end()
     try:
         found.skew_s = copies.skew_s
         formats = {source.path: source.copied_as for job in jobs for source in job.sources}
@@ -99,34 +101,12 @@ def captured(
                 found.companions[path] = os.pread(file, os.fstat(file).st_size, 0)
         for machine, moment in zip(machines, copies.moments, strict=True):
             at = datetime.fromtimestamp(moment.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            for vm in machine.vms(vms):
+            for vm in _vms_of(machine, vms):
                 found.taken[vm.name] = Taken(at, "fs" if moment.frozen else "crash")
         yield found
     finally:
         for file in copies.files.values():
             os.close(file)
-
-
-@dataclass(frozen=True, slots=True)
-class _Machine:
-    """A QEMU, and the paths of the disks that it writes to."""
-
-    process: Process | None
-    paths: tuple[str, ...]
-
-    def writes(self, path: str) -> bool:
-        """Whether it has a companion open for writing."""
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            status = os.fstat(file)
-            seen = self.process is not None and (status.st_dev, status.st_ino) in self.process.files
-            return seen or in_use_for_writing(file)
-        finally:
-            os.close(file)
-
-    def vms(self, vms: Iterable[Vm]) -> list[Vm]:
-        """Return the VMs of which it runs a disk."""
-        return [vm for vm in vms if any(disk.path in self.paths for disk in vm.disks)]
 
 
 def _running_disks(vms: Iterable[Vm]) -> dict[str, Identity]:
@@ -146,34 +126,39 @@ def _running_disks(vms: Iterable[Vm]) -> dict[str, Identity]:
     return found
 
 
-def _by_process(running: dict[str, Identity]) -> Iterator[tuple[Process | None, tuple[str, ...]]]:
-    """Yield each QEMU with the paths of the disks that it writes to; those that cannot be seen together."""
-    missing = set(running)
-    for process in writers_of(running.values()):
-        paths = tuple(path for path, identity in running.items() if identity in process.files)
-        missing -= set(paths)
-        yield process, paths
-    if missing:
-        yield None, tuple(sorted(missing))
+def _vms_of(machine: Machine, vms: Iterable[Vm]) -> list[Vm]:
+    """Return the VMs of which a QEMU runs a disk."""
+    return [vm for vm in vms if any(disk.path in machine.paths for disk in vm.disks)]
+
+
+def _writes(machine: Machine, path: str) -> bool:
+    """Whether a QEMU has a companion open for writing."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(file)
+        seen = machine.process is not None and (status.st_dev, status.st_ino) in machine.process.files
+        return seen or in_use_for_writing(file)
+    finally:
+        os.close(file)
 
 
 def _job(
     known: Mapping[str, RunningDisk],
-    machine: _Machine,
+    machine: Machine,
     vms: Sequence[Vm],
     found: Captured,
     sockets: Sequence[str],
 ) -> Running:
     sources = [disk_source(known[path]) for path in machine.paths]
-    companions = [part.path for vm in machine.vms(vms) for part in vm.companions]
-    written = [path for path in companions if machine.writes(path)]
+    companions = [part.path for vm in _vms_of(machine, vms) for part in vm.companions]
+    written = [path for path in companions if _writes(machine, path)]
     sources += map(_companion_source, written)
     return Running(
-        name=", ".join(vm.name for vm in machine.vms(vms)),
+        name=", ".join(vm.name for vm in _vms_of(machine, vms)),
         sources=tuple(sources),
-        connect=partial(monitor_of, machine.process, machine.paths, sockets),
+        connect=partial(machine.monitor, sockets),
         process=machine.process,
-        agent=agent_of(machine.process, machine.paths),
+        agent=machine.agent,
         at_once=partial(_read, [path for path in companions if path not in written], found),
     )
 

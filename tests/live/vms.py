@@ -11,9 +11,8 @@ from typing import Any
 from overlaysync.formats.image import Format, Geometry
 from overlaysync.live.capture import Running
 from overlaysync.live.monitor import Monitor
-from overlaysync.live.processes import writers_of
 from overlaysync.live.targets import disk_source
-from overlaysync.live.ways import agent_of, monitor_of
+from overlaysync.live.ways import machines_of
 from overlaysync.ops.recovery.running import RunningDisk
 from tests.guest import DISK_SIZE, connected
 from tests.images import run
@@ -65,13 +64,8 @@ def running_disk(path: Path) -> RunningDisk:
 def running(disks: Sequence[Path], *, connect: Callable[[], Awaitable[Monitor]] | None = None) -> Running:
     """What is to be captured of the QEMU that writes to these disks."""
     sources = tuple(disk_source(running_disk(disk)) for disk in disks)
-    (process,) = writers_of(source.identity for source in sources)
-    paths = [str(disk) for disk in disks]
-
-    async def found() -> Monitor:
-        return await monitor_of(process, paths, ())
-
-    return Running("vm", sources, connect or found, process, agent_of(process, paths))
+    (machine,) = machines_of({source.path: source.identity for source in sources})
+    return Running("vm", sources, connect or machine.monitor, machine.process, machine.agent)
 
 
 class Between:
