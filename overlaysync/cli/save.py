@@ -14,6 +14,7 @@ from overlaysync.errors import BrokenOffError, UsageError
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.manifest import MAX_NOTE
 from overlaysync.model.names import one_field
+from overlaysync.node.capturing import Means
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.saving import Save, Saved
 from overlaysync.node.vault_lock import WAIT_S
@@ -68,6 +69,10 @@ def save(
             help="The QMP monitor of a running VM, if it is not found. May be repeated.",
         ),
     ] = None,
+    pause: Annotated[
+        bool,
+        typer.Option("--pause", help="Stop a VM that has no QMP monitor while its disks are copied."),
+    ] = False,
 ) -> None:
     """Save VMs as a state that can be restored."""
 
@@ -81,7 +86,9 @@ def save(
         mine = team_of(node, team, "save")
         found = survey(paths or [os.getcwd()])
         vms = _chosen(found.vms, vm or [])
-        work = Save(node, mine, output, note, settle, begin_anew, WAIT_S, tuple(qmp or ()))
+        work = Save(
+            node, mine, output, note, settle, begin_anew, WAIT_S, Means(tuple(qmp or ()), pause)
+        )
         try:
             saved = work.run(vms)
         except KeyboardInterrupt:

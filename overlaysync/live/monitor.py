@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from overlaysync.errors import InUseError, NotFoundError, OverlaysyncError
+from overlaysync.live.sockets import connect_unix
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -133,22 +134,14 @@ def _peer_of(connection: socket.socket) -> int:
 
 
 def _connected(path: str) -> socket.socket:
-    """Return a connection to a Unix socket, however long its path is.
+    """Return a connection to a Unix socket.
 
     Raises:
         NotFoundError: nothing listens there.
     """
-    connection = socket.socket(socket.AF_UNIX)
-    directory, name = os.path.split(os.path.abspath(path))
     try:
-        folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            connection.settimeout(_CONNECT_S)
-            connection.connect(f"/proc/self/fd/{folder}/{name}")
-        finally:
-            os.close(folder)
+        connection = connect_unix(path, _CONNECT_S)
     except OSError as error:
-        connection.close()
         raise NotFoundError(
             f"Cannot reach the monitor {path}",
             why=os.strerror(error.errno) if error.errno else str(error),

@@ -6,7 +6,6 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from overlaysync.errors import InUseError
 from overlaysync.live.arguments import Speech
@@ -31,12 +30,28 @@ class Machine:
 
     @property
     def agent(self) -> tuple[str, ...]:
-        """The words that lead to the guest agent for :mod:`overlaysync.live.thawer`; none without one."""
+        """The words that lead to the guest agent for :mod:`overlaysync.live.watch`; none without one."""
         if self.domain is not None:
-            return self.domain.uri, self.domain.uuid
+            return "virsh", self.domain.uri, self.domain.uuid
         if self.process is None or self.process.arguments.agent is None:
             return ()
-        return tuple(islice(self.process.paths_of(self.process.arguments.agent, self._near), 1))
+        found = next(self.process.paths_of(self.process.arguments.agent, self._near), "")
+        return ("agent", found) if found else ()
+
+    @property
+    def human(self) -> tuple[str, ...]:
+        """The words that lead to its monitor for people, likewise; none without one, or if it has QMP."""
+        if self.process is None or self.domain is not None:
+            return ()
+        monitors = self.process.arguments.monitors
+        if any(speech is Speech.QMP for speech, _ in monitors):
+            return ()
+        for _, channel in monitors:
+            if channel.host:
+                return "human", channel.host, str(channel.port)
+            for path in self.process.paths_of(channel, self._near):
+                return "human", path
+        return ()
 
     @property
     def _near(self) -> list[str]:
@@ -76,8 +91,13 @@ class Machine:
         return InUseError(
             f"{self.paths[0]} is open for writing",
             why=f"its VM (pid {process.pid}) runs, and its QEMU has no QMP monitor",
-            hint=f"shut the VM down; from its next start on, it can be saved while it runs if you add to the "
-            f"QEMU command: -qmp unix:{socket},server=on,wait=off",
+            hint=(
+                "overlaysync save --pause, which stops the VM while its disks are copied; "
+                if self.human
+                else "shut the VM down, or have it saved as soon as it is: overlaysync save --when-off; "
+            )
+            + "to save it while it runs from its next start on, add to the QEMU command: "
+            f"-qmp unix:{socket},server=on,wait=off",
         )
 
 

@@ -14,8 +14,9 @@ from overlaysync.formats.detect import open_image
 from overlaysync.formats.image import MAGIC, Format
 from overlaysync.formats.locks import in_use_for_writing
 from overlaysync.formats.recognition import always
-from overlaysync.live.capture import Running, capture
+from overlaysync.live.capture import capture
 from overlaysync.live.processes import Identity
+from overlaysync.live.running import Running
 from overlaysync.live.targets import Source, disk_source, file_source
 from overlaysync.live.ways import Machine, machines_of
 from overlaysync.node.node import Node, now
@@ -25,6 +26,23 @@ from overlaysync.ops.recovery.freezing import FrozenDisk
 from overlaysync.ops.recovery.running import RunningDisk, captured_disk, examine_running
 from overlaysync.ops.vms import Vm
 from overlaysync.vault.state import Consistency
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """How VMs that run may be captured.
+
+    Attributes:
+        sockets: of QMP monitors that the user has named.
+        pause: whether a VM that has only a monitor for people may be stopped while its disks are copied.
+    """
+
+    sockets: tuple[str, ...] = ()
+    pause: bool = False
+
+
+QMP = Means()
+"""Through the QMP monitors that are found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +77,7 @@ class Captured:
 
 @contextmanager
 def captured(
-    node: Node, vms: Sequence[Vm], scratch: Path, observer: Observer, sockets: Sequence[str] = ()
+    node: Node, vms: Sequence[Vm], scratch: Path, observer: Observer, means: Means
 ) -> Iterator[Captured]:
     """Yield what running VMs are at one moment; the copies are gone when the block ends.
 
@@ -68,7 +86,7 @@ def captured(
         vms: those that are powered off are left alone.
         scratch: a directory for the copies.
         observer: is told what happens.
-        sockets: of monitors that the user has named.
+        means: how VMs that run may be captured.
 
     Raises:
         InUseError: a VM runs and cannot be captured.
@@ -83,7 +101,7 @@ def captured(
     known = {
         path: examine_running(node.library, path, now=now(), progress=observer.advance) for path in running
     }
-    jobs = [_job(known, machine, vms, found, sockets) for machine in machines]
+    jobs = [_job(known, machine, vms, found, means) for machine in machines]
     observer.begin("capturing", sum(source.room for job in jobs for source in job.sources))
     try:
         copies = capture(jobs, scratch, observer.advance)
@@ -91,22 +109,21 @@ def captured(
         observer.end()
     try:
         found.skew_s = copies.skew_s
-        formats = {source.path: source.copied_as for job in jobs for source in job.sources}
-        for path, file in copies.files.items():
+        for path, copy in copies.files.items():
             if path in running:
                 found.disks[path] = captured_disk(
-                    node.library, known[path], file, formats[path], observer.advance
+                    node.library, known[path], copy.file, copy.format, observer.advance
                 )
             else:
-                found.companions[path] = os.pread(file, os.fstat(file).st_size, 0)
+                found.companions[path] = os.pread(copy.file, os.fstat(copy.file).st_size, 0)
         for machine, moment in zip(machines, copies.moments, strict=True):
             at = datetime.fromtimestamp(moment.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             for vm in _vms_of(machine, vms):
                 found.taken[vm.name] = Taken(at, "fs" if moment.frozen else "crash")
         yield found
     finally:
-        for file in copies.files.values():
-            os.close(file)
+        for copy in copies.files.values():
+            os.close(copy.file)
 
 
 def _running_disks(vms: Iterable[Vm]) -> dict[str, Identity]:
@@ -147,7 +164,7 @@ def _job(
     machine: Machine,
     vms: Sequence[Vm],
     found: Captured,
-    sockets: Sequence[str],
+    means: Means,
 ) -> Running:
     sources = [disk_source(known[path]) for path in machine.paths]
     companions = [part.path for vm in _vms_of(machine, vms) for part in vm.companions]
@@ -156,9 +173,10 @@ def _job(
     return Running(
         name=", ".join(vm.name for vm in _vms_of(machine, vms)),
         sources=tuple(sources),
-        connect=partial(machine.monitor, sockets),
+        connect=partial(machine.monitor, means.sockets),
         process=machine.process,
         agent=machine.agent,
+        human=machine.human if means.pause else (),
         at_once=partial(_read, [path for path in companions if path not in written], found),
     )
 

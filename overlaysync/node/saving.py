@@ -14,7 +14,7 @@ from overlaysync.errors import VerificationError
 from overlaysync.formats.chain import Chain
 from overlaysync.model.names import printable
 from overlaysync.net.boot import boot_hash
-from overlaysync.node.capturing import Taken, captured
+from overlaysync.node.capturing import QMP, Means, Taken, captured
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.vault_lock import only_writer_soon
@@ -77,7 +77,7 @@ class Save:
         settle: whether it takes the place of all that others saved of these VMs.
         anew: whether to save even if the vault has lost what was saved before.
         wait_s: how long to wait for another command that writes to the vault.
-        sockets: of monitors of running VMs.
+        means: how VMs that run may be captured.
     """
 
     node: Node
@@ -87,7 +87,7 @@ class Save:
     settle: bool = False
     anew: bool = False
     wait_s: float = 0.0
-    sockets: tuple[str, ...] = ()
+    means: Means = QMP
     _at: str = ""
     _taken: dict[str, Taken] = field(default_factory=dict)
     _read: dict[str, bytes] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Save:
             self._check_nothing_lost(vault)
             vault.learn_to_write(Believed(root))
             paths = [disk.path for vm in vms for disk in vm.disks]
-            with captured(self.node, vms, root, self.observer, self.sockets) as running:
+            with captured(self.node, vms, root, self.observer, self.means) as running:
                 self._taken, self._read = running.taken, running.companions
                 self.observer.begin("freezing", 0)
                 with frozen(

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from overlaysync.live.capture import Copies, Running, capture
-from overlaysync.live.thawer import FROZEN_S
+from overlaysync.live.capture import capture
+from overlaysync.live.guest_agent import Freeze
+from overlaysync.live.running import Copies, Running
 from overlaysync.units import MIB
 from tests.guest import Guest, make_disks
 from tests.images import run
@@ -60,11 +61,11 @@ def vm(guest: Guest) -> Running:
 
 def checked(copies: Copies, guest: Guest) -> str:
     """What the file system in a copy says; it is closed."""
-    ((path, file),) = copies.files.items()
-    copy = copied(file, guest.directory, Path(path))
+    ((path, captured),) = copies.files.items()
+    copy = copied(captured.file, guest.directory, Path(path))
     flat = copy.with_suffix(".raw")
     run("qemu-img", "convert", "-O", "raw", str(copy), str(flat))
-    os.close(file)
+    os.close(captured.file)
     said = subprocess.run(["fsck.ext4", "-n", "-f", str(flat)], capture_output=True, text=True, check=False)
     return "clean" if said.returncode == 0 else said.stdout
 
@@ -111,13 +112,13 @@ def test_thawed_in_time_if_the_tool_hangs(guest: Guest, tmp_path: Path) -> None:
     """A copy that began after the file systems were thawed is not said to be of frozen ones."""
 
     def hang() -> None:
-        deadline = time.monotonic() + FROZEN_S + 2
+        deadline = time.monotonic() + Freeze.held_s + 2
         while time.monotonic() < deadline:
             time.sleep(0.1)
 
     copies = capture([at_transaction(vm(guest), hang)], tmp_path, lambda _: None)
-    for file in copies.files.values():
-        os.close(file)
+    for copy in copies.files.values():
+        os.close(copy.file)
     assert not copies.moments[0].frozen
     assert goes_on(guest)
 
@@ -134,7 +135,7 @@ def test_thawed_when_qemu_refuses(guest: Guest, tmp_path: Path) -> None:
 
 def test_an_agent_that_does_not_answer_is_none(guest: Guest, tmp_path: Path) -> None:
     """Nobody listens at the socket: the copy is taken as after a power failure."""
-    copies = capture([replace(vm(guest), agent=(str(tmp_path / "none"),))], tmp_path, lambda _: None)
-    for file in copies.files.values():
-        os.close(file)
+    copies = capture([replace(vm(guest), agent=("agent", str(tmp_path / "none")))], tmp_path, lambda _: None)
+    for copy in copies.files.values():
+        os.close(copy.file)
     assert not copies.moments[0].frozen

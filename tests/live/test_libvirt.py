@@ -98,8 +98,8 @@ def test_a_domain_is_captured_while_libvirt_holds_its_monitor(
     disks = [libvirt.place / "a.qcow2", libvirt.place / "b.qed"]
     copies = capture([running(disks)], libvirt.place, lambda _: None)
     for disk in disks:
-        copy = copied(copies.files[str(disk)], libvirt.place, disk)
-        os.close(copies.files[str(disk)])
+        copy = copied(copies.files[str(disk)].file, libvirt.place, disk)
+        os.close(copies.files[str(disk)].file)
         whole(copy)
         compared = ["qemu-img", "compare", "-q", "-U", str(copy), str(disk)]
         assert subprocess.run(compared, check=False).returncode == 0

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from overlaysync.formats.image import Format, Geometry
-from overlaysync.live.capture import Running
 from overlaysync.live.monitor import Monitor
+from overlaysync.live.running import Running
 from overlaysync.live.targets import disk_source
 from overlaysync.live.ways import machines_of
 from overlaysync.ops.recovery.running import RunningDisk
-from tests.guest import DISK_SIZE, connected
+from tests.guest import DISK_SIZE
 from tests.images import run
+from tests.qmp import Qmp
 
 QMP = ("-qmp", "unix:qmp,server=on,wait=off")
 
@@ -30,7 +31,7 @@ def bare(directory: Path, disks: Sequence[Path], *more: str) -> Iterator[subproc
         process = subprocess.Popen([*words, *(more or QMP)], cwd=directory, stderr=log)
     try:
         if (more or QMP) == QMP:
-            connected(directory / "qmp").close()
+            Qmp(directory / "qmp").close()  # it answers once it has opened its disks
         yield process
     finally:
         process.kill()
@@ -65,7 +66,7 @@ def running(disks: Sequence[Path], *, connect: Callable[[], Awaitable[Monitor]] 
     """What is to be captured of the QEMU that writes to these disks."""
     sources = tuple(disk_source(running_disk(disk)) for disk in disks)
     (machine,) = machines_of({source.path: source.identity for source in sources})
-    return Running("vm", sources, connect or machine.monitor, machine.process, machine.agent)
+    return Running("vm", sources, connect or machine.monitor, machine.process, machine.agent, machine.human)
 
 
 class Between:

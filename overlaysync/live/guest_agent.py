@@ -1,30 +1,19 @@
-"""A process that freezes the file systems of a guest and thaws them again, whatever becomes of its parent.
+"""The agent in a guest: it freezes the guest's file systems, and thaws them again.
 
-It alone holds the socket of the guest agent. It thaws when it is told to, when its parent has ended (its
-standard input ends), and after a few seconds in any case. It runs as ``python -m overlaysync.live.thawer``.
-
-Lines on standard input: ``freeze``, ``thaw``. Lines on standard output: ``ready``, or ``none`` if no agent
-answers; ``frozen`` or ``failed``; ``thawed``, or ``late`` if it has thawed before it was told to.
-Source: QEMU qga/qapi-schema.json.
+Runs in a process of its own, see :mod:`overlaysync.live.watch`. Source: QEMU qga/qapi-schema.json.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import select
-import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-FROZEN_S = 5.0
-"""A guest is frozen for no longer. Windows thaws by itself after 10 seconds."""
+from overlaysync.live.sockets import connect_unix
+
 _ANSWER_S = 2.0
 _FREEZE_S = 5.0
 _THAW_S = 600.0
@@ -53,15 +42,8 @@ class SocketAgent:
     """The agent behind a Unix socket, which has one client at a time."""
 
     def __init__(self, path: str) -> None:
-        directory, name = os.path.split(os.path.abspath(path))
-        folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket = connect_unix(path, _ANSWER_S)
         self._received = b""
-        try:
-            self._socket.settimeout(_ANSWER_S)
-            self._socket.connect(f"/proc/self/fd/{folder}/{name}")
-        finally:
-            os.close(folder)
 
     def ask(self, command: str, within_s: float) -> Any:
         """Run a command; see :class:`Agent`. What an earlier client has left unread is skipped."""
@@ -127,61 +109,38 @@ def _said(line: bytes) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def attend(agent: Agent) -> None:
-    """Do what standard input says, and thaw in every case."""
-    try:
-        if agent.ask("guest-fsfreeze-status", _ANSWER_S) != "thawed":
-            _thaw(agent)  # a command that was killed together with its thawer
-    except AgentError:
-        _say("none")
-        return
-    _say("ready")
-    if _told(None) != "freeze":
-        return
-    try:
-        agent.ask("guest-fsfreeze-freeze", _FREEZE_S)
-        _say("frozen")
-        in_time = _told(FROZEN_S) == "thaw"
-    except AgentError:
-        _say("failed")
-        in_time = False
-    finally:
-        _thaw(agent)  # after a failure as well: some of the file systems may be frozen
-    _say("thawed" if in_time else "late")
+class Freeze:
+    """A guest whose file systems are frozen for a while; see :class:`overlaysync.live.watch.Hold`."""
 
+    held_s = 5.0
+    """Windows thaws by itself after 10 seconds."""
 
-def _thaw(agent: Agent) -> None:
-    """Thaw until the agent says that nothing is frozen."""
-    deadline = time.monotonic() + _THAW_S
-    while time.monotonic() < deadline:
-        with suppress(AgentError):
-            agent.ask("guest-fsfreeze-thaw", _FREEZE_S)
-            if agent.ask("guest-fsfreeze-status", _ANSWER_S) == "thawed":
-                return
-        time.sleep(0.2)
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
 
+    def prepare(self) -> bool:
+        """Return whether the agent answers; thaws what a killed command has left frozen."""
+        try:
+            if self._agent.ask("guest-fsfreeze-status", _ANSWER_S) != "thawed":
+                self.end()
+        except AgentError:
+            return False
+        return True
 
-def _told(within_s: float | None) -> str:
-    """Return the next line of standard input; "" at its end, or if none comes in that time."""
-    ready, _, _ = select.select([sys.stdin], [], [], within_s)
-    return sys.stdin.readline().strip() if ready else ""
+    def begin(self) -> bool:
+        """Freeze all file systems."""
+        try:
+            self._agent.ask("guest-fsfreeze-freeze", _FREEZE_S)
+        except AgentError:
+            return False
+        return True
 
-
-def _say(word: str) -> None:
-    with suppress(OSError):  # the parent may have ended
-        print(word, flush=True)
-
-
-def main(words: Sequence[str]) -> None:
-    """Attend to the agent at a socket, or to that of a domain: ``SOCKET`` or ``URI DOMAIN``."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the end of the parent is what counts
-    try:
-        attend(SocketAgent(words[0]) if len(words) == 1 else VirshAgent(words[0], words[1]))
-    except OSError:
-        _say("none")
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (nobody reads what is left to be flushed)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    def end(self) -> None:
+        """Thaw until the agent says that nothing is frozen."""
+        deadline = time.monotonic() + _THAW_S
+        while time.monotonic() < deadline:
+            with suppress(AgentError):
+                self._agent.ask("guest-fsfreeze-thaw", _FREEZE_S)
+                if self._agent.ask("guest-fsfreeze-status", _ANSWER_S) == "thawed":
+                    return
+            time.sleep(0.2)
