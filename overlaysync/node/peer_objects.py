@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
-from overlaysync.errors import NotAllowedError, PeerError
+from overlaysync.errors import NotAllowedError, PeerError, StoppedError
 from overlaysync.net.client import Client, GoneError
 from overlaysync.net.messages import Endpoint
 from overlaysync.units import KIB
@@ -32,6 +33,12 @@ class PeerObjects:
         self._client = client
         self._address = address
         self._loop = loop
+        self._under_way: set[Future[Any]] = set()
+
+    def stop(self) -> None:
+        """Break off what is being read. Called from any thread."""
+        for future in list(self._under_way):
+            future.cancel()
 
     def put(self, name: str, data: bytes) -> bool:
         raise self._read_only()
@@ -75,11 +82,16 @@ class PeerObjects:
 
     def _run(self, work: Coroutine[Any, Any, _T], patience_s: float = _REQUEST_S) -> _T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._under_way.add(future)
         try:
             return future.result(patience_s)
         except TimeoutError:
             future.cancel()
             raise PeerError(f"{self._address} takes too long") from None
+        except CancelledError:
+            raise StoppedError("stopped") from None
+        finally:
+            self._under_way.discard(future)
 
     def _read_only(self) -> NotAllowedError:
         return NotAllowedError(

@@ -6,8 +6,9 @@ Like bytes from anywhere, what comes from a vault is compared with its digest be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError, VerificationError
 from overlaysync.model.manifest import manifest_id
@@ -16,12 +17,16 @@ from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.hashing import Progress, in_order
 from overlaysync.ops.library import Library
 from overlaysync.ops.page_keeper import PageKeeper
+from overlaysync.ops.recovery.arrivals import Arrivals
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.vault.contents import Contents
 from overlaysync.vault.index import Spot
+from overlaysync.vault.objects import Kind, object_name
 
 _WRITERS = 4
 """Threads: more than processors, as writing waits for the disk."""
+_AT_ONCE = 1 << 14
+"""Places in records that are sorted by pack together; in a new image they have 8 GiB of data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +45,26 @@ class VaultFiller:
 
     Attributes:
         spaces: where to look, one after the other.
+        arrivals: which packs are still being pulled; each is used as soon as it is here.
     """
 
     spaces: Sequence[Contents]
+    arrivals: Arrivals = field(default_factory=Arrivals)
 
     def take(self, assembly: Assembly, progress: Progress) -> int:
-        """Take what the vault holds of what is missing; returns the bytes taken."""
+        """Take what the vault holds of what is missing; returns the bytes taken.
+
+        Raises:
+            OverlaysyncError: the pull of what is missing in the vault has failed.
+        """
         before = assembly.written
         for contents in self.spaces:
             taker = _Taker(contents, assembly)
-            for done in in_order(taker.take, _wanted(contents, assembly), threads=_WRITERS):
-                progress(done)
+            for wanted in _by_pack(contents, assembly):
+                come = self.arrivals.as_they_come(wanted, progress)
+                items = (item for pack in come for item in wanted[pack])
+                for done in in_order(taker.take, items, threads=_WRITERS):
+                    progress(done)
         return assembly.written - before
 
 
@@ -69,6 +83,16 @@ class _Taker:
         part = record[spot.start : spot.start + wanted.length]
         wrong = self.assembly.accept(wanted.first, wanted.count, part)
         return wanted.length - sum(self.assembly.data.span(*run) for run in wrong)
+
+
+def _by_pack(contents: Contents, assembly: Assembly) -> Iterator[dict[str, list[_Wanted]]]:
+    """Yield what the space has of what is missing by the name of its pack, a bounded part at a time."""
+    tag, wanted = contents.space.tag, _wanted(contents, assembly)
+    while part := list(islice(wanted, _AT_ONCE)):
+        packs: dict[str, list[_Wanted]] = {}
+        for item in part:
+            packs.setdefault(object_name(tag, Kind.PACK, item.spot.pack), []).append(item)
+        yield packs
 
 
 def _wanted(contents: Contents, assembly: Assembly) -> Iterator[_Wanted]:
