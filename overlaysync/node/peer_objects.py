@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
@@ -14,6 +14,8 @@ from overlaysync.units import KIB
 from overlaysync.vault.objects import LIMITS, Kind, Stored, missing, parse_name
 
 _T = TypeVar("_T")
+_PART = LIMITS[Kind.STATE]
+"""Bytes that are asked for at a time: what is pulled from many peers at once must fit into memory."""
 _REQUEST_S = 30.0
 """A request may take so long ..."""
 _LEAST_RATE = 64 * KIB
@@ -42,6 +44,18 @@ class PeerObjects:
 
     def put(self, name: str, data: bytes) -> bool:
         raise self._read_only()
+
+    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+        raise self._read_only()
+
+    def parts(self, name: str) -> Iterator[bytes]:
+        offset = 0
+        while True:
+            part = self.get(name, offset, _PART)
+            yield part
+            offset += len(part)
+            if len(part) < _PART:
+                return
 
     def delete(self, name: str) -> bool:
         raise self._read_only()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +76,12 @@ class Faulty:
 
     def put(self, name: str, data: bytes) -> bool:
         raise AssertionError("nothing is put into a place that is pulled from")
+
+    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+        raise AssertionError("nothing is stored in a place that is pulled from")
+
+    def parts(self, name: str) -> Iterator[bytes]:
+        yield self.get(name)
 
     def delete(self, name: str) -> bool:
         raise AssertionError("nothing is removed from a place that is pulled from")
@@ -244,10 +250,10 @@ def test_a_pull_that_is_stopped_asks_no_more(target: DirectoryObjects) -> None:
 class Full(DirectoryObjects):
     """A target with room for ten objects."""
 
-    def put(self, name: str, data: bytes) -> bool:
+    def store(self, name: str, parts: Iterable[bytes]) -> bool:
         if len(list(self.list(""))) >= 10:
             raise NoSpaceError("full")
-        return super().put(name, data)
+        return super().store(name, parts)
 
 
 @pytest.mark.holds("R4")

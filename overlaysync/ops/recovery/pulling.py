@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from overlaysync.errors import NotFoundError, OverlaysyncError, StoppedError, VerificationError
-from overlaysync.vault.objects import Objects, get_whole, is_whole
+from overlaysync.vault.objects import Objects, checked_parts, is_whole
 
 _AT_ONCE = 3
 """Objects that are asked of one place at once."""
@@ -179,13 +179,15 @@ class Pull:
                 self._end()
 
     def _pull(self, place: Place, name: str) -> int:
-        data = get_whole(place.objects, name)
+        source = _Source(place.objects, name)
         try:
-            self._target.put(name, data)
-            self._progress(len(data))
+            self._target.store(name, source)
+            self._progress(source.size)
         except OverlaysyncError as error:
+            if error is source.error:
+                raise
             raise _TargetError(error) from error
-        return len(data)
+        return source.size
 
     def _next(self, number: int) -> _Wanted | None:
         """Return what a place may try next; None when there is nothing for it any more."""
@@ -241,6 +243,31 @@ class Pull:
             self._under_way -= 1
             self._stopped = self._stopped or error
             self._lock.notify_all()
+
+
+class _Source:
+    """An object of a place, in parts; tells its own errors from those of who takes them.
+
+    Attributes:
+        size: bytes taken so far.
+        error: what it raised.
+    """
+
+    def __init__(self, objects: Objects, name: str) -> None:
+        self.size = 0
+        self.error: OverlaysyncError | None = None
+        self._objects = objects
+        self._name = name
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.size = 0
+        try:
+            for part in checked_parts(self._objects, self._name):
+                self.size += len(part)
+                yield part
+        except OverlaysyncError as error:
+            self.error = error
+            raise
 
 
 class _TargetError(Exception):
