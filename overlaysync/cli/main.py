@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import os
 import sys
@@ -75,6 +76,8 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:  # the interpreter would complain again at exit
         streams.silence(sys.stdout)
         code = code or (streams.CLOSED if isinstance(error, BrokenPipeError) else 1)
+    # The interpreter looks twice through everything for garbage when it ends, which takes 0.1 s for nothing.
+    gc.freeze()
     sys.exit(code)
 
 

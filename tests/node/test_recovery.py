@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from overlaysync.units import CHUNK, KIB, MIB
 from overlaysync.vault.spaces import PUBLIC
 from tests import images
 from tests.e2e.disks import noise
+from tests.e2e.nodes import until
 from tests.formats.test_locks import opened_by_qemu
 from tests.node.observers import Heard
 from tests.node.vaults import Outcome, member, objects, place, restore, save, vault, vm
@@ -289,6 +291,39 @@ def test_one_place_lies_one_is_cut_off_and_one_has_a_part(
     outcome = restore(bob, tmp_path / "to", liar, cut, part, place(ann, near=3))
     assert images.same_content(only(outcome), disk)
     assert set(liar.wrong) <= set(packs)
+
+
+@dataclass
+class Patient(Faulty):
+    """A place that gives a whole pack only when a file is there, which takes another pack.
+
+    Attributes:
+        late: the name of the pack.
+        file: the file.
+    """
+
+    late: str = ""
+    file: Path = Path()
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        if name == self.late and (length or MIB) >= MIB:
+            until(self.file.exists, what="the master")
+        return super().get(name, offset, length)
+
+
+@pytest.mark.red_without("D1", "packs are used when all of them are here")
+def test_a_pack_is_used_before_the_last_one_has_come(
+    ann: Node, bob: Node, disk: Path, tmp_path: Path
+) -> None:
+    """The pack of the overlay comes when the master is restored."""
+    save(ann, vm("router", disk))
+    stored = everything(ann)
+    peer = Patient(stored)
+    (peer.late,) = (name for name in stored if "/packs/" in name and MIB < len(stored[name]) < 2 * MIB)
+    peer.file = tmp_path / "to" / "debian.qcow2"
+    outcome = restore(bob, tmp_path / "to", Place("patient", peer))
+    assert images.same_content(only(outcome), disk)
+    assert len(outcome.plans[0].packs) == 2 and outcome.plans[0].packs[1] == peer.late
 
 
 def test_when_a_pack_is_nowhere_the_vm_is_refused(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
