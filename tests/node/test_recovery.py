@@ -24,9 +24,10 @@ from overlaysync.node.node import Node
 from overlaysync.node.restoring import to_pull
 from overlaysync.node.saving import Save
 from overlaysync.ops.recovery.choosing import Wish
+from overlaysync.ops.recovery.gathering import gather
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.pulling import Place
-from overlaysync.ops.vms import survey
+from overlaysync.ops.vms import Vm, survey
 from overlaysync.units import CHUNK, KIB, MIB
 from overlaysync.vault.spaces import PUBLIC
 from tests import images
@@ -467,3 +468,36 @@ def test_no_disk_is_restored_through_a_link(ann: Node, bob: Node, master: Path, 
     with pytest.raises(WouldDestroyError, match="is a link"):
         restore(bob, back, place(ann))
     assert list(elsewhere.iterdir()) == []
+
+
+# -- companions alone ----------------------------------------------------------------------------------
+
+
+def with_uefi(disk: Path, content: bytes) -> Vm:
+    """The VM of a disk, with variables that hold this."""
+    path = disk.with_name("web.qcow2_OVMF_VARS.fd")
+    path.write_bytes(content)
+    return vm("web", disk, companions=[(path, path.name)])
+
+
+def known_to(node: Node, *others: Node) -> None:
+    """The node learns what the others have saved."""
+    gather(vault(node), [place(other) for other in others])
+
+
+def test_two_that_changed_nothing_but_companions_are_a_fork(ann: Node, bob: Node, tmp_path: Path) -> None:
+    disk = images.create(mkdir(tmp_path / "a") / "web.qcow2", SIZE)
+    save(ann, with_uefi(disk, b"first"))
+    theirs = only(restore(bob, tmp_path / "b", place(ann)))
+    assert not save(bob, with_uefi(theirs, b"bob's")).beside, "it was restored from that"
+    known_to(ann, bob)
+    (side,) = save(ann, with_uefi(disk, b"ann's")).beside
+    assert side.state.node == bob.key.public
+    with member(tmp_path / "c", "carl") as carl:
+        (refusal,) = restore(carl, tmp_path / "c", place(ann), place(bob)).refusals
+        assert isinstance(refusal.error, AmbiguousError)
+        wish = Wish("red", id=side.state.id.hex()[:8])
+        mine = only(restore(carl, tmp_path / "c", place(ann), place(bob), wish=wish))
+        write(mine, "more", 64 * KIB)
+        (ours,) = save(carl, with_uefi(mine, b"carl's")).beside
+        assert ours.state.node == ann.key.public, "what was restored is continued"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from overlaysync.errors import AmbiguousError, NotFoundError, OverlaysyncError, Refusal
@@ -81,6 +82,16 @@ def state_of(states: Sequence[SignedState], wish: Wish) -> SignedState:
     return max(meant, key=lambda one: (one.state.number, one.state.saved))
 
 
+def numbers_of(states: Iterable[SignedState]) -> dict[bytes, str]:
+    """Return what each state is called beside others of its team: its number, and its id if two have that."""
+    known = {one.id: one.state.number for one in states}
+    count = Counter(known.values())
+    return {
+        id: f"{number}" if count[number] == 1 else f"{number} ({id.hex()[:MIN_ID_DIGITS]})"
+        for id, number in known.items()
+    }
+
+
 def describe(state: SignedState) -> str:
     """One line to choose by."""
     said = state.state
@@ -122,7 +133,7 @@ def _meant(states: Sequence[SignedState], wish: Wish) -> list[SignedState]:
         raise AmbiguousError(
             f"'{wish.team}:{wish.number or wish.id}' means several states",
             candidates=tuple(map(describe, named)),
-            hint=f"overlaysync restore {wish.team}:{named[0].id.hex()[:MIN_ID_DIGITS]}",
+            hint=f"name it by its id, such as {wish.team}:{named[-1].id.hex()[:MIN_ID_DIGITS]}",
         )
     past = history_of(states).before(named[0].id)
     at = named[0].state.saved
