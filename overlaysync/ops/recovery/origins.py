@@ -1,7 +1,8 @@
 """Origins: which state the disks here were restored from, as a small note beside the vault.
 
 Disks show what they were made from, unless a state changed nothing but companions. Then only this note does.
-What is lost of it costs no more than a question: a fork is said where there is none.
+It also keeps the states themselves from being cleaned away: what they say of the past, the next state of the
+VM says too. What is lost of the note costs no more than a question: a fork is said where there is none.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ def note_origin(root: Path, paths: Iterable[str], state: bytes) -> None:
     notes.save(root, _NOTES, dict(list(kept.items())[-_MOST:]))
 
 
-def origins_of(root: Path, paths: Iterable[str]) -> set[bytes]:
-    """Return the ids of the states that the disks at these real paths were restored from."""
+def origins_of(root: Path, paths: Iterable[str] | None = None) -> set[bytes]:
+    """Return the ids of the states that the disks at these real paths, or any, were restored from."""
     known = notes.load(root, _NOTES, dict[str, str])
     found = set()
-    for path in paths:
+    for path in known if paths is None else paths:
         try:
             found.add(bytes.fromhex(known.get(path, "")))
         except ValueError:
