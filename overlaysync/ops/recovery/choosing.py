@@ -49,19 +49,29 @@ def choose(states: Sequence[SignedState], wish: Wish) -> tuple[list[Saving], lis
             why="no machine that answered has one; who has them answers while it shares or keeps",
             hint=f"on a machine that has them: overlaysync keep {wish.team}; who answers: overlaysync peers",
         )
-    meant = _meant(states, wish)
-    newest = newest_of_vms(meant)
-    if wish.number or wish.id:  # what the state itself has comes from it, whatever else was known then
-        newest |= {vm.name: [Saving(vm, meant[-1])] for vm in meant[-1].state.vms}
+    newest = team_at(states, wish)
     names = _names(newest, wish)
     chosen, refusals = [], []
     for name in names:
         savings = newest[name]
-        if len({_content(saving) for saving in savings}) == 1:
+        if len({content_of(saving) for saving in savings}) == 1:
             chosen.append(savings[-1])
         else:
             refusals.append(Refusal(name, _fork(name, savings, wish)))
     return chosen, refusals
+
+
+def team_at(states: Sequence[SignedState], wish: Wish) -> dict[str, list[Saving]]:
+    """Return where each VM of the team was saved last at the moment that is meant; several for a fork.
+
+    Raises:
+        NotFoundError, AmbiguousError: as for :func:`choose`.
+    """
+    meant = _meant(states, wish)
+    newest = newest_of_vms(meant)
+    if wish.number or wish.id:  # what the state itself has comes from it, whatever else was known then
+        newest |= {vm.name: [Saving(vm, meant[-1])] for vm in meant[-1].state.vms}
+    return newest
 
 
 def state_of(states: Sequence[SignedState], wish: Wish) -> SignedState:
@@ -152,7 +162,8 @@ def _names(newest: Collection[str], wish: Wish) -> list[str]:
     return sorted(wish.vms or newest)
 
 
-def _content(saving: Saving) -> object:
+def content_of(saving: Saving) -> object:
+    """Return what tells a saved VM from another one: two savings of the same files are no fork."""
     return (
         tuple((disk.file, disk.manifest) for disk in saving.vm.disks),
         tuple((one.file, one.parts) for one in saving.vm.companions),
