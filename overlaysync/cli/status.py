@@ -28,6 +28,7 @@ from overlaysync.node.observer import Silent
 from overlaysync.node.session import looking
 from overlaysync.node.status import TeamStatus, known_status, team_status
 from overlaysync.ops.dates import ago
+from overlaysync.ops.recovery.choosing import numbers_of
 from overlaysync.ops.recovery.standing import Holder, VmStanding
 from overlaysync.trust.teams import Team
 
@@ -138,7 +139,8 @@ def _rpo(one: TeamStatus, at: float) -> str:
 
 
 def _row(one: TeamStatus, vm: VmStanding, at: float) -> tuple[str, ...]:
-    states = " and ".join(f"{one.team}:{saving.state.state.number}" for saving in vm.savings)
+    numbers = numbers_of(saving.state for saving in vm.savings)
+    states = " and ".join(f"{one.team}:{number}" for number in numbers.values())
     fork = "  forked" if len(vm.savings) > 1 else ""
     changed = {True: "changed since", False: "unchanged", None: ""}[vm.changed]
     copies = f"on {machines(vm.copies)}, {one.needed} needed"

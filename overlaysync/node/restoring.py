@@ -28,6 +28,7 @@ from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.node.vault_places import gather_from
 from overlaysync.ops.choice import Choice, Reason
 from overlaysync.ops.manifest_rows import keep_manifest
@@ -39,6 +40,7 @@ from overlaysync.ops.recovery.files import MAKE_ROOM, companion_data, put_compan
 from overlaysync.ops.recovery.filling import VaultFiller, take_manifest, take_pages
 from overlaysync.ops.recovery.gathering import Gathered
 from overlaysync.ops.recovery.layered import Layered
+from overlaysync.ops.recovery.origins import note_origin
 from overlaysync.ops.recovery.pulling import Place, Pull
 from overlaysync.ops.recovery.tips import Saving
 from overlaysync.ops.recovery.vaults import TeamVault
@@ -49,6 +51,9 @@ from overlaysync.vault.contents import Contents
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.objects import Kind, object_name
 from overlaysync.vault.state import Disk
+
+_NOTE_S = 10.0
+"""How long a restore waits for a command that writes to the vault: what it notes there weighs little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +309,16 @@ class Restore:
             except WouldDestroyError as error:
                 raise _in_the_way(error) from None
         companions = await asyncio.to_thread(self._put_companions, plan)
+        await asyncio.to_thread(self._note_origin, plan)
         return Restored(plan, tuple(fetched), companions)
+
+    def _note_origin(self, plan: VmPlan) -> None:
+        root = self.node.home.vault
+        try:
+            with only_writer_soon(root, self.observer, wait_s=_NOTE_S):
+                note_origin(root, [disk.path for disk in plan.disks], plan.saving.state.id)
+        except OverlaysyncError as error:
+            self.observer.note(f"  not noted where {plan.saving.vm.name} comes from: {error}")
 
     def _put_companions(self, plan: VmPlan) -> tuple[str, ...]:
         paths = []

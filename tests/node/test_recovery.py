@@ -25,9 +25,12 @@ from overlaysync.node.node import Node
 from overlaysync.node.restoring import to_pull
 from overlaysync.node.saving import Save
 from overlaysync.ops.recovery.choosing import Wish
+from overlaysync.ops.recovery.cleaning import clean
+from overlaysync.ops.recovery.gathering import gather
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.pulling import Place
-from overlaysync.ops.vms import survey
+from overlaysync.ops.recovery.tips import newest_of_vms
+from overlaysync.ops.vms import Vm, survey
 from overlaysync.units import CHUNK, KIB, MIB
 from overlaysync.vault.spaces import PUBLIC
 from tests import images
@@ -502,3 +505,58 @@ def test_no_disk_is_restored_through_a_link(ann: Node, bob: Node, master: Path, 
     with pytest.raises(WouldDestroyError, match="is a link"):
         restore(bob, back, place(ann))
     assert list(elsewhere.iterdir()) == []
+
+
+# -- companions alone ----------------------------------------------------------------------------------
+
+
+def with_uefi(disk: Path, content: bytes) -> Vm:
+    """The VM of a disk, with variables that hold this."""
+    path = disk.with_name("web.qcow2_OVMF_VARS.fd")
+    path.write_bytes(content)
+    return vm("web", disk, companions=[(path, path.name)])
+
+
+def known_to(node: Node, *others: Node) -> None:
+    """The node learns what the others have saved."""
+    gather(vault(node), [place(other) for other in others])
+
+
+def test_two_that_changed_nothing_but_companions_are_a_fork(ann: Node, bob: Node, tmp_path: Path) -> None:
+    disk = images.create(mkdir(tmp_path / "a") / "web.qcow2", SIZE)
+    save(ann, with_uefi(disk, b"first"))
+    theirs = only(restore(bob, tmp_path / "b", place(ann)))
+    assert not save(bob, with_uefi(theirs, b"bob's")).beside, "it was restored from that"
+    known_to(ann, bob)
+    (side,) = save(ann, with_uefi(disk, b"ann's")).beside
+    assert side.state.node == bob.key.public
+    with member(tmp_path / "c", "carl") as carl:
+        (refusal,) = restore(carl, tmp_path / "c", place(ann), place(bob)).refusals
+        assert isinstance(refusal.error, AmbiguousError)
+        wish = Wish("red", id=side.state.id.hex()[:8])
+        mine = only(restore(carl, tmp_path / "c", place(ann), place(bob), wish=wish))
+        write(mine, "more", 64 * KIB)
+        (ours,) = save(carl, with_uefi(mine, b"carl's")).beside
+        assert ours.state.node == ann.key.public, "what was restored is continued"
+
+
+# -- weeks later ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.red_without("A1", "a cleaning removes the states that VMs here were restored from")
+def test_a_vm_that_was_restored_goes_on_weeks_later(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
+    """Its state is of another machine, and in no list of this one: a cleaning takes it for garbage."""
+    save(ann, vm("router", disk))
+    write(disk, "newer", 64 * KIB, offset=6 * MIB)
+    first = save(ann, vm("router", disk))
+    back = only(restore(bob, tmp_path / "bob", place(ann)))
+    for day in (0.0, 15.0):
+        cleaned = clean(objects(bob), now=day * 86400)
+    assert cleaned.freed > 3 * MIB, "its data are here, as a disk"
+    write(back, "more", 64 * KIB, offset=7 * MIB)
+    second = save(bob, vm("router", back))
+    assert not second.beside and second.state.state.number == 3
+    known_to(ann, bob)
+    newest = newest_of_vms([*vault(ann).states(), second.state])
+    assert [one.state.id for one in newest["router"]] == [second.state.id], "and this is no fork"
+    assert first.state.id != second.state.id
