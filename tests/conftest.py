@@ -26,6 +26,7 @@ TOOLS = {
         "qemu-utils qemu-system-common qemu-system-x86",
     ),
     "lan": (("ip", "tc"), "iproute2"),
+    "release": (("man", "ssh-keygen"), "man-db openssh-client"),
     "systemd": (("systemd-analyze",), "systemd"),
     "strace": (("strace",), "strace"),
     "swift": (("swift-proxy-server", "swift-object-server"), "scripts/swift"),
