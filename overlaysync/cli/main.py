@@ -86,8 +86,8 @@ def _run(words: list[str]) -> int:
     if all(word in _GLOBAL_FLAGS for word in words):
         words.append("--help")
     output = Output(settings(words))
-    if not _SCRIPTS.isdisjoint(words):
-        later("cli.shells").answer_first_tab()
+    if _COMPLETION in os.environ or not _SCRIPTS.isdisjoint(words):
+        later("cli.shells").mend()
     try:
         result = _group().main(args=words, obj=output, standalone_mode=False, prog_name="overlaysync")
         if result == signals.INTERRUPTED:  # typer makes this of a KeyboardInterrupt
