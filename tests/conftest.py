@@ -36,6 +36,7 @@ TOOLS = {
         "libvirt-daemon-system libvirt-clients qemu-system-x86",
     ),
     "lan": (("ip", "tc"), "iproute2"),
+    "release": (("man", "ssh-keygen"), "man-db openssh-client"),
     "systemd": (("systemd-analyze",), "systemd"),
     "strace": (("strace",), "strace"),
     "swift": (("swift-proxy-server", "swift-object-server"), "scripts/swift"),

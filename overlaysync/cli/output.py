@@ -49,7 +49,7 @@ class Output:
         self._progress: Progress | None = None
         self._work: LoggedWork | None = None
         self._stays = self.logs = self._journal = False
-        self._audience = Audience(settings.json)
+        self._audience = Audience(settings.json, color=self._color)
         self._printed = False
         self._lock = threading.RLock()
 
@@ -70,9 +70,21 @@ class Output:
         if self.json:
             self._put(_indented(document))
         else:
-            for part in parts:
-                for line in self._rows(part) if isinstance(part, Table) else [self._line(part)]:
-                    self._put(line)
+            for line in self.lines(*parts):
+                self._put(line)
+
+    def lines(self, *parts: str | Table) -> list[str]:
+        """Return lines and tables as they are printed on stdout."""
+        return [
+            line
+            for part in parts
+            for line in (self._rows(part) if isinstance(part, Table) else [self._line(part)])
+        ]
+
+    def print_line(self, line: str) -> None:
+        """Print a line as it is, of what :meth:`lines` has returned."""
+        self._printed = True
+        self._put(line)
 
     def _line(self, line: str) -> str:
         return self._painted(printable(line, _LONGEST), sys.stdout)
@@ -180,12 +192,14 @@ class Output:
             elif self._work:
                 self._work.waiting(names, stalled_s)
 
-    def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
+    def serving(
+        self, what: str, total: int, done: int, joined: int, fetching: Sequence[tuple[str, float]]
+    ) -> None:
         """Who fetches from this node: how many are done, and how far the others are."""
         with self._lock:
             if not self.quiet and not self._progress and not self.logs:
                 shown = [(one_field(label), held) for label, held in fetching]
-                self._audience.show(one_field(what), done, joined, shown)
+                self._audience.show(one_field(what), total, done, joined, shown)
 
     def end(self) -> None:
         """Take the progress away: the work has ended."""

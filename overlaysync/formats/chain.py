@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self
 
 from overlaysync.errors import BaseImageError, ImageError, NotAllowedError, NotFoundError, OverlaysyncError
 from overlaysync.formats.detect import WrongFormatError, open_image
 from overlaysync.formats.files import fill_zeros, open_again
 from overlaysync.formats.image import Backing, Extent, Format, Image, check_range, clip
 from overlaysync.formats.names import display, has_protocol
-from overlaysync.formats.ownership import is_ours, name_of
-from overlaysync.formats.recognition import Vouched, always, how_to_insist, never, objection, unlike_disk
+from overlaysync.formats.ownership import name_of
+from overlaysync.formats.reading import Access
+from overlaysync.formats.recognition import Vouched, always, how_to_insist, objection, unlike_disk
 from overlaysync.model.digest import Kind
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.units import MIB
@@ -36,16 +37,11 @@ MAX_DEPTH = 32
 _SKIP = 16 * MIB
 """A gap in what is asked of a lower image from which it pays to start afresh behind it."""
 
-Followed: TypeAlias = Callable[[str, os.stat_result], bool]
-"""Whether what the header of an overlay names may be read: its real path, and what is known of its file."""
+_PLAIN = Access()
+_UNCHECKED = Access(always, lambda _path, _file: True)
 
 Located = tuple[Image | None, Extent]
 """An extent and the image that holds its bytes; None for ZERO."""
-
-
-def is_own(_path: str, status: os.stat_result) -> bool:
-    """Follow overlays of this user and of root; see :data:`Followed`."""
-    return is_ours(status)
 
 
 class Chain:
@@ -64,11 +60,10 @@ class Chain:
         cls,
         path: str,
         format: Format | None = None,
-        vouched: Vouched = never,
+        access: Access = _PLAIN,
         *,
         base: str | None = None,
         file: int | None = None,
-        followed: Followed = is_own,
         running: bool = False,
     ) -> Self:
         """Open the image at ``path`` and all its backing files.
@@ -76,11 +71,10 @@ class Chain:
         Args:
             path: of the top image.
             format: what it is said to be; None to look.
-            vouched: asked about files that should not be taken for images.
+            access: what may be read, and how.
             base: path of an image to read an overlay over, instead of the one that its header names.
             file: a descriptor of the file, found at the real path ``path``, which the chain takes over; None
                 to open it by that name, which is the user's.
-            followed: asked whether the header of an overlay that the user did not name is believed.
             running: a VM writes to the top image: of it, only the header is read.
 
         Raises:
@@ -93,7 +87,7 @@ class Chain:
         """
         images: list[Image] = []
         try:
-            _open_all(path, format, images, vouched, base, file, followed, running)
+            _open_all(path, format, images, access, base, file, running)
         except BaseException:
             for image in images:
                 image.close()
@@ -116,7 +110,7 @@ class Chain:
         return self.top.virtual_size
 
     def again(self, depth: int = 0) -> Chain:
-        """Open the files from ``depth`` on once more, by their descriptors: with locks of their own.
+        """Read the files from ``depth`` on once more, by their descriptors: with locks of their own.
 
         Raises:
             ImageError: one is no image any more.
@@ -126,6 +120,20 @@ class Chain:
             for image in self.images[depth:]:
                 file = open_again(image.fd)
                 images.append(open_image(image.real_path, image.geometry.format, always, file=file))
+        except BaseException:
+            for image in images:
+                image.close()
+            raise
+        return Chain(tuple(images))
+
+    def reopened(self, depth: int = 0) -> Chain:
+        """Return the images from ``depth`` on, on descriptors and with locks of their own.
+
+        Nothing is read or checked once more: what was read of the tables serves both.
+        """
+        images: list[Image] = []
+        try:
+            images.extend(image.on(open_again(image.fd)) for image in self.images[depth:])
         except BaseException:
             for image in images:
                 image.close()
@@ -213,7 +221,7 @@ def reachable(path: str) -> tuple[Fingerprint, ...]:
     images: list[Image] = []
     try:
         with suppress(OverlaysyncError, OSError):
-            _open_all(path, None, images, always, followed=lambda _path, _file: True)
+            _open_all(path, None, images, _UNCHECKED)
         files = [Fingerprint.of(os.fstat(image.fd)) for image in images]
         with suppress(OverlaysyncError, OSError, IndexError, ValueError):
             last = images[-1]
@@ -229,15 +237,14 @@ def _open_all(
     path: str,
     format: Format | None,
     images: list[Image],
-    vouched: Vouched,
+    access: Access,
     base: str | None = None,
     file: int | None = None,
-    followed: Followed = is_own,
     running: bool = False,
 ) -> None:
     """Append the image at ``path`` and its backing files, or ``base`` and those of it, to ``images``."""
     visited = set()
-    image = open_image(path, format, vouched, file=file, tables=not running)
+    image = open_image(path, format, access.vouched, file=file, tables=not running)
     while True:
         images.append(image)
         status = os.fstat(image.fd)
@@ -251,20 +258,20 @@ def _open_all(
         if len(images) == MAX_DEPTH:
             raise ImageError(f"it has more than {MAX_DEPTH - 1} backing files", path=path)
         named = len(images) == 1 and file is None
-        if not named and not followed(image.real_path, status):
+        if not named and not access.followed(image.real_path, status):
             raise _not_followed(image, status)
         given = base if len(images) == 1 else None
         image = (
-            _open_backing(image, image.backing, vouched)
+            _open_backing(image, image.backing, access)
             if given is None
-            else open_image(given, None, vouched)
+            else open_image(given, None, access.vouched)
         )
 
 
-def _open_backing(overlay: Image, backing: Backing, vouched: Vouched) -> Image:
+def _open_backing(overlay: Image, backing: Backing, access: Access) -> Image:
     path, declared = backing_path(overlay.path, backing), _declared_format(overlay, backing)
     try:
-        image = open_image(path, declared, always)
+        image = access.below(path, declared)
     except NotFoundError as error:
         raise BaseImageError(
             f"The backing file of {overlay.path} is missing",
@@ -274,7 +281,7 @@ def _open_backing(overlay: Image, backing: Backing, vouched: Vouched) -> Image:
     except WrongFormatError as error:
         raise _wrong_header(overlay, backing, error) from error
     try:
-        _check_backing(overlay, image, declared, vouched)
+        _check_backing(overlay, image, declared, access.vouched)
     except BaseException:
         image.close()
         raise

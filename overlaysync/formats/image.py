@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from types import TracebackType
@@ -165,6 +166,12 @@ class Image(ABC):
         Raises:
             ImageError: a compressed cluster does not inflate to its size, or the disk cannot read it.
         """
+
+    def on(self, fd: int) -> Self:
+        """Return the same image on a second descriptor of its file, which it takes over."""
+        other = copy(self)
+        other.fd = fd
+        return other
 
     def close(self) -> None:
         """Close the file; locks held through it end."""

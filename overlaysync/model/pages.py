@@ -217,6 +217,10 @@ class PageListBuilder:
             return
         digest = page_digest(body)
         self._keep(digest, body)
+        self.add_kept(index, digest)
+
+    def add_kept(self, index: int, digest: bytes) -> None:
+        """Append page ``index``, which is not blank and is kept already."""
         self._indices.append(index)
         self._digests.append(digest)
 

@@ -255,7 +255,7 @@ class ImageMaker:
                 f"but its publisher promised {short_id(step.header.result_id)}",
                 hint=f"overlaysync verify '{base.path}'; if it is good, ask its publisher to share it again",
             )
-        self.node.catalog.pages.keep_list(disk)
+        self.node.catalog.pages.keep_list(disk, like=base.disk.id)
 
     def _remember(self, step: Step, pages: PageList, path: str, file: int) -> Known:
         disk = self.node.catalog.pages.load_list(step.header.result_id) if pages.is_layer else pages

@@ -97,8 +97,11 @@ class Node:
 
     def other_sides(self, manifest: Manifest) -> list[ManifestRow]:
         """Return the other sides of a fork that a version is one of, without distrusted publishers'."""
-        refuses, header = self.book().refuses, manifest.header
+        header = manifest.header
         versions = self.versions(header.team, header.name)
+        if all(row.id == manifest.id for row in versions):
+            return []
+        refuses = self.book().refuses
         return other_sides([row for row in versions if not refuses(row.publisher)], manifest)
 
     def held(self) -> set[bytes]:

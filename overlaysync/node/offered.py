@@ -49,6 +49,7 @@ class OfferedImages:
     shared: dict[bytes, Shared] = field(default_factory=dict)
     offers: dict[bytes, ImageOffer] = field(default_factory=dict)
     _beside: dict[bytes, object] = field(default_factory=dict)
+    _at: dict[str, set[bytes]] = field(default_factory=dict)
     _rotten: dict[str, tuple[Fingerprint, str]] = field(default_factory=dict)
 
     def paths(self) -> set[str]:
@@ -73,7 +74,7 @@ class OfferedImages:
             return False
         if self.damage(image.path):
             return False
-        same = [other for other in self.shared.values() if other.known.path == image.path]
+        same = [self.shared[id] for id in self._at.get(image.path, ())]
         if same and not asked:
             return False  # it is shared under the name that was asked for
         chain = opened()
@@ -101,18 +102,22 @@ class OfferedImages:
         self.offers[manifest.id] = offer
         self._beside[manifest.id] = beside
         self.shared[manifest.id] = Shared(image, manifest, asked)
+        self._at.setdefault(image.path, set()).add(manifest.id)
         return True
 
     def remove(self, manifest_id: bytes) -> Shared:
         """Offer an image no longer; returns what it was."""
         del self.offers[manifest_id], self._beside[manifest_id]
-        return self.shared.pop(manifest_id)
+        shared = self.shared.pop(manifest_id)
+        self._at[shared.known.path].discard(manifest_id)
+        return shared
 
     def clear(self) -> None:
         """Let go of every image; QEMU may write to the masters again."""
         self.offers.clear()
         self._beside.clear()
         self.shared.clear()
+        self._at.clear()
 
     def has_other_companions(self, manifest_id: bytes) -> bool:
         """Whether a companion of an image that is offered was changed, added or removed since."""

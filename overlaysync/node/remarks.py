@@ -35,9 +35,13 @@ class Remarks:
     observer: Observer
     again: ShareAgain
     _forks: set[tuple[bytes, bytes]] = field(default_factory=set)
+    _told: set[bytes] = field(default_factory=set)
 
     def published(self, image: Known, manifest: Manifest) -> None:
-        """Say what stands in the way of a version that was published."""
+        """Say what stands in the way of a version that was published; once of each."""
+        if manifest.id in self._told:
+            return
+        self._told.add(manifest.id)
         self._warn_of_pin(manifest)
         self.fork(image, manifest)
 
@@ -88,9 +92,10 @@ class Remarks:
     def _warn_of_pin(self, manifest: Manifest) -> None:
         """Say that others will not accept this by its name, where the name belongs to another publisher."""
         header, key = manifest.header, self.node.key.public
-        book = self.node.book()
-        if manifest.publisher == key and not header.team and book.is_other(key, header.team, header.name):
-            pin = book.pins[header.team, header.name]
+        if manifest.publisher != key or header.team:
+            return
+        pin = self.node.catalog.pins.pin_of(header.team, header.name)
+        if pin is not None and pin.publisher != key:
             self.observer.note(
                 f"  On this machine '{header.full_name}' belongs to {who(pin.publisher, pin.label)}. "
                 "Machines that have that publisher's will not accept yours until they run: "

@@ -20,9 +20,10 @@ from overlaysync.node.observer import Observer
 from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.ops.known import Known
 from overlaysync.ops.publish import Edition
-from overlaysync.ops.recovery.continuing import Continued, continued
+from overlaysync.ops.recovery.continuing import Continued, Present, continued
 from overlaysync.ops.recovery.files import read_companion
 from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
+from overlaysync.ops.recovery.origins import origins_of
 from overlaysync.ops.recovery.saving import Content, Saver
 from overlaysync.ops.recovery.tips import Saving, tips
 from overlaysync.ops.recovery.vaults import TeamVault, seen_in, space_of
@@ -186,7 +187,8 @@ class Save:
                 own.part()
             known = vault.known_states(self.node.key.public)
             saved = [self._saved(vm, lineages, own) for vm in sorted(vms, key=lambda vm: vm.name)]
-            ways = [self._continued(vm, known) for vm in saved]
+            paths = {vm.name: [disk.path for disk in vm.disks] for vm in vms}
+            ways = [self._continued(vm, paths[vm.name], known) for vm in saved]
             # The public part first: what the team's state names must be there before it.
             public_indexes, public_packs = public.finish()
             indexes, packs = own.finish()
@@ -216,7 +218,7 @@ class Save:
         beside = tuple(saving for way in ways for saving in way.beside)
         return Saved(signed, own.read + public.read, own.stored + public.stored, beside)
 
-    def _continued(self, vm: SavedVm, known: Sequence[SignedState]) -> Continued:
+    def _continued(self, vm: SavedVm, paths: Sequence[str], known: Sequence[SignedState]) -> Continued:
         """Return what a VM continues, by the past of its disks as far as it is known here."""
         ids = {bytes.fromhex(disk.manifest) for disk in vm.disks}
         waiting = list(ids)
@@ -225,7 +227,12 @@ class Save:
             new = set(row.follows) - ids if row else set()
             ids |= new
             waiting += new
-        return continued(vm.name, {id.hex() for id in ids}, known, self.node.key.public, settle=self.settle)
+        present = Present(
+            {id.hex() for id in ids},
+            [(one.file, one.parts) for one in vm.companions],
+            origins_of(self.node.home.vault, paths),
+        )
+        return continued(vm.name, present, known, self.node.key.public, settle=self.settle)
 
     def _saved(self, vm: Vm, lineages: dict[str, _Lineage], saver: Saver) -> SavedVm:
         taken = self._taken.get(vm.name) or Taken(self._at, "off")

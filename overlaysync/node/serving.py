@@ -166,7 +166,9 @@ def _tell_progress(share: Share) -> None:
         }
         if members.joined:
             name = f"{header.full_name}:{header.version}"
-            share.observer.serving(name, len(members.done), len(members.joined), [*fetching.values()])
+            share.observer.serving(
+                name, header.data_size, len(members.done), len(members.joined), [*fetching.values()]
+            )
 
 
 def _finished(share: Share) -> list[tuple[str, bytes]]:

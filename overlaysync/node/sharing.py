@@ -262,7 +262,7 @@ class Share:
         places = {id(one): depth for depth, one in enumerate(image.lineage)}
         for below, manifest in lineage:
             self._remarks.published(below, manifest)
-            opened = partial(looked.chain.again, places[id(below)])
+            opened = partial(looked.chain.reopened, places[id(below)])
             self._offer(below, manifest, opened, asked=below is image)
         header = lineage[0][1].header
         if note not in ("", header.note):

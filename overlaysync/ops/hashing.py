@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from itertools import chain as joined
+from itertools import filterfalse, islice
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -37,6 +39,10 @@ Progress: TypeAlias = Callable[[int], None]
 """Called with the number of guest bytes just dealt with, from any thread."""
 
 KeepPage: TypeAlias = Callable[[bytes, bytes], None]
+"""Called with the digest and the body of a page."""
+
+KeepNewPage: TypeAlias = Callable[[bytes, bytes, bytes | None], None]
+"""Called with the digest and the body of a page, and with the digest of one that it differs little from."""
 
 Pause: TypeAlias = Callable[[int], None]
 """Called before that many guest bytes are read: may wait, or raise to end the reading."""
@@ -59,7 +65,13 @@ _Result = TypeVar("_Result")
 def in_order(
     work: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int = HASHERS
 ) -> Generator[_Result, None, None]:
-    """``work`` of every item, in order, on a few threads, a bounded number ahead."""
+    """``work`` of every item, in order, on a few threads, some of them ahead; of a single item on none."""
+    items = iter(items)
+    first = list(islice(items, 2))
+    if len(first) < 2:
+        yield from map(work, first)
+        return
+    items = joined(first, items)
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future[_Result]] = deque()
         try:
@@ -251,21 +263,33 @@ def combine(
     layer: PageList,
     load: LoadPage,
     chain: Chain | None,
-    keep: KeepPage,
+    keep: KeepNewPage,
     progress: Progress | None = None,
 ) -> PageList:
     """Return the page list of the disk that ``layer`` makes of the disk ``parent``.
 
     Only chunks that the layer covers in part, or that change length at an end of the parent, are read
-    (through ``chain``, the overlay on its parent). A page that a list names at many places is not loaded for
-    each of them. ``progress`` is called for each page, with 0; it may end the work with an exception.
+    (through ``chain``, the overlay on its parent). A page of the parent that the layer leaves as it is is
+    neither loaded nor kept. ``progress`` is called for each page that is, with 0; it may end the work with an
+    exception.
     """
-    builder = PageListBuilder(virtual_size=layer.virtual_size, unit=CHUNK, parent=None, keep=keep)
+    like: bytes | None = None
     combiner = _Combiner(parent, layer, loaded_once(load), chain)
-    for index, body in in_order(lambda index: (index, combiner.page(index)), combiner.busy_pages()):
-        if progress:
-            progress(0)
-        builder.add(index, body)
+    places = combiner.busy_pages()
+
+    def keep_new(digest: bytes, body: bytes) -> None:
+        keep(digest, body, like)
+
+    builder = PageListBuilder(virtual_size=layer.virtual_size, unit=CHUNK, parent=None, keep=keep_new)
+    with closing(in_order(combiner.page, filterfalse(combiner.is_parents, places))) as bodies:
+        for index in places:
+            like = parent.page(index)
+            if like is not None and combiner.is_parents(index):
+                builder.add_kept(index, like)
+                continue
+            if progress:
+                progress(0)
+            builder.add(index, next(bodies))
     return builder.build()
 
 
@@ -277,13 +301,20 @@ class _Combiner:
         self._chain = chain
         self._ratio = CHUNK // layer.unit
         self.count = ceil_div(layer.virtual_size, CHUNK)
+        below = {index for index in parent.indices if index * PAGE_UNITS < self.count}
+        changed = {index // self._ratio for index in layer.indices}
+        if parent.virtual_size != layer.virtual_size:
+            changed |= {chunk // PAGE_UNITS for chunk in (parent.unit_count - 1, self.count - 1)}
+        self._shown = below - changed
+        self._busy = below | changed
 
     def busy_pages(self) -> list[int]:
         """Return the pages of the result that parent or layer have data in, and those with an end in them."""
-        below = {index for index in self._parent.indices if index * PAGE_UNITS < self.count}
-        own = {index // self._ratio for index in self._layer.indices}
-        ends = {chunk // PAGE_UNITS for chunk in (self._parent.unit_count - 1, self.count - 1)}
-        return sorted(index for index in below | own | ends if 0 <= index * PAGE_UNITS < self.count)
+        return sorted(index for index in self._busy if 0 <= index * PAGE_UNITS < self.count)
+
+    def is_parents(self, index: int) -> bool:
+        """Whether a page of the result is that of the parent, which has it: nothing in it is the layer's."""
+        return index in self._shown
 
     def page(self, index: int) -> bytes:
         count = page_length(self.count, index)

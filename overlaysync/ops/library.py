@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from overlaysync.errors import BaseImageError, ImageError, InUseError, OverlaysyncError
-from overlaysync.formats.chain import Chain, is_own
+from overlaysync.formats.chain import Chain
 from overlaysync.formats.files import leads_to
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock
+from overlaysync.formats.reading import Access, ReadOnce, is_own
 from overlaysync.formats.recognition import Vouched
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.pages import LoadPage, PageList
@@ -37,7 +38,7 @@ class Library:
         self.catalog = catalog
         self.load_page: LoadPage = catalog.pages.load_page
         self.masters = Masters(catalog, self.holders)
-        self._vouched = vouched_by(catalog)
+        self._access = Access(vouched_by(catalog), self._is_followed, ReadOnce())
 
     def open(
         self,
@@ -53,15 +54,7 @@ class Library:
         A file that the catalog has as an image of a format is taken for one again, and one that was named
         before is believed again.
         """
-        return Chain.open(
-            os.fspath(path),
-            format,
-            self._vouched,
-            base=base,
-            file=file,
-            followed=self._is_followed,
-            running=running,
-        )
+        return Chain.open(os.fspath(path), format, self._access, base=base, file=file, running=running)
 
     @contextmanager
     def open_quiet(
@@ -239,8 +232,7 @@ class Library:
 
     def keep_content(self, known: Known) -> None:
         """Keep the page lists of an image, whose pages are kept."""
-        for pages in filter(None, (known.disk, known.layer)):
-            self.catalog.pages.keep_list(pages)
+        self._keep_lists(known.disk, known.layer)
 
     def confirm(self, known: Known, *, now: float) -> None:
         """Note that what is known was read again; unless the files have changed since."""
@@ -330,9 +322,7 @@ class Library:
         return (*chain.top.notes, noted.text) if noted else chain.top.notes
 
     def _keep(self, chain: Chain, disk: PageList, layer: PageList | None, now: float) -> ImageRow:
-        self.catalog.pages.keep_list(disk)
-        if layer is not None:
-            self.catalog.pages.keep_list(layer)
+        self._keep_lists(disk, layer)
         row = ImageRow(
             path=chain.top.real_path,
             chain=chain.fingerprints(),
@@ -346,6 +336,11 @@ class Library:
         self.catalog.images.remember(row)
         spread_doubt(self.catalog, row.path, row.fingerprint, row.layer or row.disk)
         return row
+
+    def _keep_lists(self, disk: PageList, layer: PageList | None) -> None:
+        self.catalog.pages.keep_list(disk, like=layer.parent if layer else None)
+        if layer is not None:
+            self.catalog.pages.keep_list(layer)
 
 
 def _check_unchanged(chain: Chain, before: tuple[Fingerprint, ...]) -> None:

@@ -77,7 +77,7 @@ class Masters:
         if row is not None and row.fingerprint[:2] == file[:2]:
             return row
         # A moved file keeps the time of its last write; only its inode's number may be another file's by now.
-        return next((row for row in self._catalog.images.all() if row.fingerprint[:4] == file[:4]), None)
+        return self._catalog.images.last_of(file)
 
     def _another(self, path: str, parent: Known, wanted: bytes, *, empty: bool = False) -> BaseImageError:
         """Return the error for an overlay whose master has other content; says where the right one is.

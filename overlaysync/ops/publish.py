@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Protocol
 
@@ -34,6 +35,8 @@ from overlaysync.units import CHUNK
 _NO_TEAMS: Mapping[str, Team] = MappingProxyType({})
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
 _PLAIN = ShareAgain()
+_OPENED = 4096
+"""Manifests remembered: each of a large share is needed several times, and all others in between."""
 
 
 class Companions(Protocol):
@@ -88,6 +91,7 @@ class Publisher:
         self._label = label
         self._teams = teams
         self._companions = companions
+        self._opened: Callable[[bytes], Manifest] = lru_cache(_OPENED)(open_envelope)
         self._audiences = Audiences(library.catalog, self._belongs)
 
     def publish(
@@ -189,7 +193,7 @@ class Publisher:
         rows = [row for row in found if row and (row.team, row.name) == (held.team, held.name)]
         rows = [row for row in rows if self._belongs(row)]
         unchanged = rows and all(row.content == known.content.id for row in rows)
-        return open_envelope(rows[0].envelope) if unchanged else None
+        return self._opened(rows[0].envelope) if unchanged else None
 
     def _below(
         self, known: Known, image: Known, team: str, created: str, name: str | None, again: ShareAgain
@@ -246,11 +250,11 @@ class Publisher:
         def decide(held: Sequence[ManifestRow], same: Sequence[ManifestRow]) -> ManifestRow:
             held = [row for row in held if self._belongs(row)]
             if held:
-                if all(row.content == known.content.id for row in held) and _has_all(held[0], header):
+                if all(row.content == known.content.id for row in held) and self._has_all(held[0], header):
                     return held[0]
                 before = {row.id for row in held} | history.before(*(row.id for row in held))
                 if moved_here := of_mine(
-                    [row for row in same if row.id not in before and _has_all(row, header)]
+                    [row for row in same if row.id not in before and self._has_all(row, header)]
                 ):
                     return moved_here[0]
                 first = max(held, key=lambda row: likeness.get(row.id, 0))
@@ -259,12 +263,12 @@ class Publisher:
                 version = _next(name, max(row.version for row in held))
                 return self._sign(msgspec.structs.replace(header, version=version, follows=follows))
             # Another copy of what is known.
-            copies = of_mine([row for row in same if _has_all(row, header)])
+            copies = of_mine([row for row in same if self._has_all(row, header)])
             return copies[0] if copies else self._sign(header)
 
         as_held = Held(known.path, team, name, (), known.files[0])
         row = self._library.catalog.publish(as_held, known.content.id, decide, continues=continues)
-        return open_envelope(row.envelope)
+        return self._opened(row.envelope)
 
     def _likeness(self, known: Known) -> dict[bytes, int]:
         """Return how many units an image has in common with each version that its file holds.
@@ -284,12 +288,20 @@ class Publisher:
         return manifest_row(sign_header(header, self._key, self._teams.get(header.team)))
 
     def _belongs(self, row: ManifestRow) -> bool:
-        return open_envelope(row.envelope).belongs(self._teams)
+        return self._opened(row.envelope).belongs(self._teams)
 
     def _mine(self, rows: Iterable[ManifestRow]) -> list[Manifest]:
         """Those that this node may see, newest first."""
-        opened = (open_envelope(row.envelope) for row in rows)
+        opened = (self._opened(row.envelope) for row in rows)
         return [manifest for manifest in opened if manifest.belongs(self._teams)]
+
+    def _has_all(self, row: ManifestRow, header: Header) -> bool:
+        """Whether a version has all companions that the image has now; more it may have.
+
+        Who fetched an image and has lost a companion since still passes on that version.
+        """
+        theirs = {(one.role, one.digest) for one in self._opened(row.envelope).header.companions}
+        return all((one.role, one.digest) in theirs for one in header.companions)
 
     def audience(self, known: Known, name: str, again: ShareAgain = _PLAIN) -> str:
         """Return whom an image is for when the user does not say.
@@ -335,15 +347,6 @@ class Publisher:
             note=note,
             companions=self._companions(known.path, public=not team),
         )
-
-
-def _has_all(row: ManifestRow, header: Header) -> bool:
-    """Whether a version has all companions that the image has now; more it may have.
-
-    Who fetched an image and has lost a companion since still passes on that version.
-    """
-    theirs = {(one.role, one.digest) for one in open_envelope(row.envelope).header.companions}
-    return all((one.role, one.digest) in theirs for one in header.companions)
 
 
 def _next(name: str, version: int) -> int:

@@ -110,7 +110,9 @@ class Catalog:
             if (manifest.team, manifest.name, manifest.content) != (team, name, content):
                 raise ValueError("not a manifest of that content under that name")
             keep_in(connection, manifest, manifest.created)
-            hold_in(connection, replace(as_held, manifests=(manifest.id, *others)[:MAX_HELD]))
+            holds = replace(as_held, manifests=(manifest.id, *others)[:MAX_HELD])
+            if held != holds:
+                hold_in(connection, holds)
             if held and held.path != path and not os.path.lexists(held.path):  # so it can move once more
                 forget_in(connection, held.path)
         return manifest

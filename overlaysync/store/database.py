@@ -29,8 +29,8 @@ _SAMPLE = 65536
 """Bytes written to find out whether there is room: more than SQLite wants at a time for its shared memory."""
 
 _SCHEMA = """
-CREATE TABLE pages (digest BLOB NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
-CREATE TABLE lists (id BLOB NOT NULL PRIMARY KEY, shape BLOB NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE TABLE pages (digest BLOB NOT NULL PRIMARY KEY, base BLOB, body BLOB NOT NULL) STRICT;
+CREATE TABLE lists (id BLOB NOT NULL PRIMARY KEY, shape BLOB NOT NULL, base BLOB, body BLOB NOT NULL) STRICT;
 CREATE INDEX lists_by_shape ON lists (shape);
 CREATE TABLE images (
     path BLOB NOT NULL PRIMARY KEY,
@@ -135,7 +135,7 @@ CREATE TABLE distrusted (
     label TEXT NOT NULL
 ) STRICT;
 """
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 """Stored as SQLite's user_version; 0 is a file without tables."""
 
 

@@ -13,10 +13,9 @@ import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
-from overlaysync.errors import DecodeError
-from overlaysync.model.pages import PageList
 from overlaysync.store.database import Database
 from overlaysync.store.journal import MAX_PATH, JournalHeader
+from overlaysync.store.pagestore import present_in, remove_unlisted
 from overlaysync.store.target import part_path
 
 _NEEDED = """
@@ -24,6 +23,7 @@ _NEEDED = """
     UNION SELECT layer FROM images WHERE layer IS NOT NULL
     UNION SELECT parent FROM images WHERE parent IS NOT NULL
     UNION SELECT content FROM manifests WHERE kept AND kind = 'layer'
+    UNION SELECT base FROM lists WHERE base IS NOT NULL
 """
 _ID_SIZE = 32
 _HEADER_SIZE = MAX_PATH + 64
@@ -45,15 +45,7 @@ def collect(database: Database, journals: Path) -> None:
         return
     with database.write() as connection:
         connection.executemany("DELETE FROM lists WHERE id = ?", [(id,) for id in _unneeded(connection)])
-        listed: set[bytes] = set()
-        for (body,) in connection.execute("SELECT body FROM lists"):
-            try:
-                listed.update(PageList.decode(body).digests)
-            except DecodeError as error:
-                raise database.damaged(str(error)) from error
-        present = connection.execute("SELECT digest FROM pages")
-        unlisted = [(digest,) for (digest,) in present if digest not in listed]
-        connection.executemany("DELETE FROM pages WHERE digest = ?", unlisted)
+        remove_unlisted(database, connection, present_in(connection))
 
 
 def _unneeded(connection: sqlite3.Connection) -> list[bytes]:

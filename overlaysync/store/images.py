@@ -92,6 +92,11 @@ class ImageStore:
         """
         return next(iter(self._select("path = ?", os.fsencode(path))), None)
 
+    def last_of(self, file: Fingerprint) -> ImageRow | None:
+        """Return the image last known of a file that was not written to since, wherever it was then."""
+        start = json.dumps([file[:4]]).removesuffix("]]") + ","
+        return next(iter(self._select("substr(chain, 1, ?) = ?", len(start), start)), None)
+
     def with_disk(self, disk: bytes) -> list[ImageRow]:
         """Images whose guest sees ``disk``, latest verified first."""
         return self._select("disk = ?", disk)

@@ -26,13 +26,12 @@ class PinStore:
     def pins(self) -> list[Pin]:
         """All that count, by team and name."""
         with self._database.read() as connection:
-            rows = connection.execute(
-                f"SELECT {_PIN_COLUMNS} FROM pins WHERE {_COUNTS} ORDER BY team, name"
-            ).fetchall()
-        return [
-            Pin(team, name, publisher, since, bool(explicit), label)
-            for team, name, publisher, since, explicit, label in rows
-        ]
+            return _select(connection, "true")
+
+    def pin_of(self, team: str, name: str) -> Pin | None:
+        """Return the pin of a name, if it counts."""
+        with self._database.read() as connection:
+            return next(iter(_select(connection, "(team, name) = (?, ?)", team, name)), None)
 
     def trusted(self) -> list[TrustedPublisher]:
         """All publishers that the user trusts, whom first."""
@@ -48,6 +47,8 @@ class PinStore:
 
     def pin_first(self, pin: Pin) -> None:
         """Pin a name, unless it is pinned to a publisher that counts."""
+        if self.pin_of(pin.team, pin.name) is not None:
+            return  # it is so nearly always, and then nothing is written
         with self._database.write() as connection:
             connection.execute(
                 f"DELETE FROM pins WHERE (team, name) = (?, ?) AND NOT {_COUNTS}", (pin.team, pin.name)
@@ -88,6 +89,15 @@ class PinStore:
 def _forget(connection: sqlite3.Connection, publisher: bytes) -> None:
     for table in ("trusted", "pins"):
         connection.execute(f"DELETE FROM {table} WHERE publisher = ?", (publisher,))
+
+
+def _select(connection: sqlite3.Connection, condition: str, *values: object) -> list[Pin]:
+    """Return the pins that count and fulfil a condition, by team and name."""
+    query = f"SELECT {_PIN_COLUMNS} FROM pins WHERE {_COUNTS} AND {condition} ORDER BY team, name"
+    return [
+        Pin(team, name, publisher, since, bool(explicit), label)
+        for team, name, publisher, since, explicit, label in connection.execute(query, values)
+    ]
 
 
 def _row(pin: Pin) -> tuple[str, str, bytes, str, int, str]:

@@ -43,10 +43,10 @@ def build(source: Source, target: Path) -> list[Path]:
 
 def platform(minor: int) -> dict[str, object]:
     """Return what PEX has to know of a Python 3.``minor`` to choose wheels for it."""
-    abi, platforms = f"cp3{minor}", list(_platforms())
+    abi, names = f"cp3{minor}", list(platforms())
     fitting = (
-        *tags.cpython_tags((3, minor), [abi], platforms),
-        *tags.compatible_tags((3, minor), abi, platforms),
+        *tags.cpython_tags((3, minor), [abi], names),
+        *tags.compatible_tags((3, minor), abi, names),
     )
     return {
         "compatible_tags": list(map(str, fitting)),
@@ -66,7 +66,7 @@ def platform(minor: int) -> dict[str, object]:
     }
 
 
-def _platforms() -> Iterator[str]:
+def platforms() -> Iterator[str]:
     """Yield the platforms that wheels name, the best first."""
     for glibc in range(_NEWEST_GLIBC, _OLDEST_GLIBC - 1, -1):
         yield f"manylinux_2_{glibc}_{_MACHINE}"

@@ -33,6 +33,12 @@ class Source:
     epoch: int
 
     @property
+    def maintainer(self) -> str:
+        """Return who makes the package, as Debian's tools are told."""
+        name = os.environ.get("DEBFULLNAME", "The authors of overlaysync")
+        return f"{name} <{os.environ.get('DEBEMAIL', 'overlaysync@packages.invalid')}>"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What makes tools build the same twice."""
         fixed = {

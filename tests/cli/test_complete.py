@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import select
+import shlex
 import shutil
 import subprocess
 import sys
@@ -190,14 +191,25 @@ def test_bash_completes_through_the_script_that_is_installed(home: Path, tmp_pat
         return done.stdout
 
     assert "bash completion installed" in bash("overlaysync --install-completion; true")
-    remember(home, "debian", "debian-web", "router")
-    offered = bash(
-        "source ~/.bashrc; COMP_WORDS=(overlaysync fetch deb); COMP_CWORD=2;"
-        "_overlaysync_completion overlaysync;"
-        'printf "%s\\n" "${COMPREPLY[@]}"; complete -p overlaysync'
-    )
-    assert offered.split("\n")[:2] == ["debian", "debian-web"]
+    remember(home, "debian", "debian-web", "router", "router:1", "router:2", "router@pl@bob")
+    offered = bash("source ~/.bashrc; complete -p overlaysync")
     assert "-F _overlaysync_completion overlaysync" in offered
+
+    def offered_for(line: str, breaks: str = " :@=") -> list[str]:
+        return bash(
+            f"source ~/.bashrc; COMP_WORDBREAKS=$' \\t\\n{breaks}';"
+            f"COMP_LINE={shlex.quote(line)}; COMP_POINT={len(line)};"
+            '_overlaysync_completion overlaysync; printf "%s\\n" "${COMPREPLY[@]}"'
+        ).split()
+
+    assert offered_for("overlaysync fetch deb") == ["debian", "debian-web"]
+    # What follows the mark is all that bash completes, unless the mark is part of words.
+    assert offered_for("overlaysync fetch router:") == ["1", "2"]
+    assert offered_for("overlaysync fetch --to '/a dir' router@") == ["pl@bob"]
+    assert offered_for("overlaysync fetch router@pl@b") == ["bob"]
+    assert offered_for("overlaysync fetch router:", breaks=" =") == ["router:1", "router:2"]
+    assert offered_for("overlaysync fetch nothing-like-it") == []
+    assert "--port" in offered_for("overlaysync share --po")
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
@@ -250,5 +262,6 @@ def test_scripts_are_for_the_name_overlaysync(shell: str) -> None:
         text=True,
         check=True,
     )
-    assert f"_OVERLAYSYNC_COMPLETE=complete_{shell}" in done.stdout
-    assert done.stdout.strip().endswith("overlaysync") or shell == "fish"
+    # bash asks as fish does.
+    assert f"_OVERLAYSYNC_COMPLETE=complete_{'zsh' if shell == 'zsh' else 'fish'}" in done.stdout
+    assert "overlaysync" in done.stdout and "%(" not in done.stdout

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from overlaysync.trust.team_files import load_teams
+from overlaysync.units import KIB, MIB
 from tests.e2e import disks
 from tests.e2e.nodes import DONE, NOT_FOUND, NOT_VERIFIED, WOULD_DESTROY, Lab, Node, until
 from tests.e2e.recovery import COMPANIONS, DISKS, Machine, flat_copies, machines, make_vms, same_as, work
@@ -203,3 +204,38 @@ def test_a_machine_without_copies_says_what_the_others_have(lab: Lab) -> None:
     join(carol, bob, team)
     (vm,) = carol.run("status", team, "--peer", keep.peer, "--json").document["teams"][0]["vms"]
     assert vm["copies"] == 0 and "does not give what it lists" in vm["holders"][0]["problem"]
+
+
+def test_what_changed_is_said_of_the_whole_team(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    team = lab.team("red", alice, bob)
+    for name in ("web", "db"):
+        disks.make_overlay(
+            alice.place / f"{name}.qcow2", disks.make_master(alice.place / f"{name}-base.qcow2", size=MIB)
+        )
+    alice.json("save")
+    disks.write(alice.place / "web.qcow2", 0, disks.noise("web", 64 * KIB))
+    alice.json("save", "--vm", "web")
+    disks.write(alice.place / "db.qcow2", 0, disks.noise("db", 64 * KIB))
+    alice.json("save", "--vm", "db")
+
+    def changes(*arguments: object) -> dict[str, Any]:
+        return {vm["name"]: vm for vm in alice.json("diff", *arguments)["vms"]}
+
+    found = changes(f"{team}:2", f"{team}:3")
+    assert {name: vm["what"] for name, vm in found.items()} == {"web": "same", "db": "changed"}
+    assert (found["db"]["old"], found["db"]["new"]) == (1, 3)
+    assert (found["web"]["old"], found["web"]["new"]) == (2, 2)
+    assert {vm["what"] for vm in changes(f"{team}:1").values()} == {"changed"}
+    assert alice.run("diff", f"{team}:2", f"{team}:3").stdout.startswith("db  changed  1 to 3\n")
+
+    # Another machine goes on from the first state: a fork of one of the VMs.
+    keep = alice.start_keep(team)
+    bob.json("restore", f"{team}:1", "--vm", "web", "--peer", keep.peer)
+    disks.write(bob.place / "web.qcow2", 0, disks.noise("other", 64 * KIB))
+    bob.json("save", "--team", team, "--vm", "web", bob.place / "web.qcow2")
+    bob.json("keep", team, "--once", "--peer", keep.peer)
+    keep.stop()
+    document = bob.json("diff", f"{team}:1")
+    assert {vm["name"]: vm["what"] for vm in document["vms"]} == {"web": "forked", "db": "changed"}
+    assert "name its state by its id" in bob.run("diff", f"{team}:1").stdout

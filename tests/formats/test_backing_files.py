@@ -10,9 +10,11 @@ import pytest
 from overlaysync.errors import ImageError, NotAllowedError
 from overlaysync.formats.chain import Chain, reachable
 from overlaysync.formats.image import Format
+from overlaysync.formats.reading import Access, ReadOnce
 from overlaysync.formats.recognition import always
-from overlaysync.units import MIB
-from tests.images import convert, create, draw, format_of, patch, run
+from overlaysync.model.digest import Kind
+from overlaysync.units import CHUNK, MIB
+from tests.images import Op, apply, convert, create, draw, format_of, patch, run
 
 pytestmark = [pytest.mark.qemu, pytest.mark.holds("C3")]
 
@@ -47,9 +49,9 @@ def test_a_file_that_looks_like_no_disk_is_not_read_through(
 
     assert str(base) in caught.value.what and str(overlay) in caught.value.what
     assert f"overlaysync id --format raw {base}" in caught.value.hint
-    with Chain.open(str(overlay), None, always) as chain:
+    with Chain.open(str(overlay), None, Access(always)) as chain:
         assert chain.images[1].geometry.format is Format.RAW
-    with Chain.open(str(overlay), None, lambda path, format: path == str(base)):
+    with Chain.open(str(overlay), None, Access(lambda path, format: path == str(base))):
         pass
 
 
@@ -150,3 +152,21 @@ def test_an_overlay_stands_on_its_backing_file_also_where_that_is_refused(
     base.write_bytes(b"x" * 1000)
     overlay = overlay_on(tmp_path / "vm.qcow2", base, declared)
     assert [below.inode for below in reachable(str(overlay))[1:]] == [base.stat().st_ino]
+
+
+def test_tables_below_are_read_anew_when_the_file_has_changed(tmp_path: Path) -> None:
+    base = tmp_path / "base.qcow2"
+    create(base, 4 * MIB)
+    access = Access(below=ReadOnce())
+    overlay = overlay_on(tmp_path / "vm.qcow2", base, "qcow2")
+
+    def kinds() -> list[Kind]:
+        with Chain.open(str(overlay), None, access) as chain:
+            return [extent.kind for extent in chain.images[1].extents(0, chain.images[1].virtual_size)]
+
+    assert kinds() == kinds() == [Kind.UNALLOCATED]
+    apply(base, [Op("write", 0, CHUNK, 7)])
+    assert kinds() == kinds() == [Kind.DATA, Kind.UNALLOCATED]
+    base.rename(tmp_path / "other.qcow2")
+    create(base, 4 * MIB)
+    assert kinds() == [Kind.UNALLOCATED]

@@ -1,4 +1,4 @@
-"""The tool or QEMU ends at each step of a capture: the VM runs on or its image is whole, and nothing stays."""
+"""The tool or QEMU ends at each step of a capture: the VM runs on, or its image is whole; nothing stays."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_result_by_the_program(case: dict[str, Any]) -> None:
         layer,
         (pages | own).__getitem__,
         _Guest(guest),  # type: ignore[arg-type]
-        lambda digest, body: None,
+        lambda digest, body, like: None,
     )
     assert format_id(result.id) == case["result"] == format_id(program_disk(guest)[0].id)
 

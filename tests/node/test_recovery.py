@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -24,13 +24,17 @@ from overlaysync.node.node import Node
 from overlaysync.node.restoring import to_pull
 from overlaysync.node.saving import Save
 from overlaysync.ops.recovery.choosing import Wish
+from overlaysync.ops.recovery.cleaning import clean
+from overlaysync.ops.recovery.gathering import gather
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.pulling import Place
-from overlaysync.ops.vms import survey
+from overlaysync.ops.recovery.tips import newest_of_vms
+from overlaysync.ops.vms import Vm, survey
 from overlaysync.units import CHUNK, KIB, MIB
 from overlaysync.vault.spaces import PUBLIC
 from tests import images
 from tests.e2e.disks import noise
+from tests.e2e.nodes import until
 from tests.formats.test_locks import opened_by_qemu
 from tests.node.observers import Heard
 from tests.node.vaults import Outcome, member, objects, place, restore, save, vault, vm
@@ -291,6 +295,39 @@ def test_one_place_lies_one_is_cut_off_and_one_has_a_part(
     assert set(liar.wrong) <= set(packs)
 
 
+@dataclass
+class Patient(Faulty):
+    """A place that gives a whole pack only when a file is there, which takes another pack.
+
+    Attributes:
+        late: the name of the pack.
+        file: the file.
+    """
+
+    late: str = ""
+    file: Path = Path()
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        if name == self.late and (length or MIB) >= MIB:
+            until(self.file.exists, what="the master")
+        return super().get(name, offset, length)
+
+
+@pytest.mark.red_without("D1", "packs are used when all of them are here")
+def test_a_pack_is_used_before_the_last_one_has_come(
+    ann: Node, bob: Node, disk: Path, tmp_path: Path
+) -> None:
+    """The pack of the overlay comes when the master is restored."""
+    save(ann, vm("router", disk))
+    stored = everything(ann)
+    peer = Patient(stored)
+    (peer.late,) = (name for name in stored if "/packs/" in name and MIB < len(stored[name]) < 2 * MIB)
+    peer.file = tmp_path / "to" / "debian.qcow2"
+    outcome = restore(bob, tmp_path / "to", Place("patient", peer))
+    assert images.same_content(only(outcome), disk)
+    assert len(outcome.plans[0].packs) == 2 and outcome.plans[0].packs[1] == peer.late
+
+
 def test_when_a_pack_is_nowhere_the_vm_is_refused(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
     save(ann, vm("router", disk))
     for stored in list(objects(ann).list("")):
@@ -467,3 +504,58 @@ def test_no_disk_is_restored_through_a_link(ann: Node, bob: Node, master: Path, 
     with pytest.raises(WouldDestroyError, match="is a link"):
         restore(bob, back, place(ann))
     assert list(elsewhere.iterdir()) == []
+
+
+# -- companions alone ----------------------------------------------------------------------------------
+
+
+def with_uefi(disk: Path, content: bytes) -> Vm:
+    """The VM of a disk, with variables that hold this."""
+    path = disk.with_name("web.qcow2_OVMF_VARS.fd")
+    path.write_bytes(content)
+    return vm("web", disk, companions=[(path, path.name)])
+
+
+def known_to(node: Node, *others: Node) -> None:
+    """The node learns what the others have saved."""
+    gather(vault(node), [place(other) for other in others])
+
+
+def test_two_that_changed_nothing_but_companions_are_a_fork(ann: Node, bob: Node, tmp_path: Path) -> None:
+    disk = images.create(mkdir(tmp_path / "a") / "web.qcow2", SIZE)
+    save(ann, with_uefi(disk, b"first"))
+    theirs = only(restore(bob, tmp_path / "b", place(ann)))
+    assert not save(bob, with_uefi(theirs, b"bob's")).beside, "it was restored from that"
+    known_to(ann, bob)
+    (side,) = save(ann, with_uefi(disk, b"ann's")).beside
+    assert side.state.node == bob.key.public
+    with member(tmp_path / "c", "carl") as carl:
+        (refusal,) = restore(carl, tmp_path / "c", place(ann), place(bob)).refusals
+        assert isinstance(refusal.error, AmbiguousError)
+        wish = Wish("red", id=side.state.id.hex()[:8])
+        mine = only(restore(carl, tmp_path / "c", place(ann), place(bob), wish=wish))
+        write(mine, "more", 64 * KIB)
+        (ours,) = save(carl, with_uefi(mine, b"carl's")).beside
+        assert ours.state.node == ann.key.public, "what was restored is continued"
+
+
+# -- weeks later ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.red_without("A1", "a cleaning removes the states that VMs here were restored from")
+def test_a_vm_that_was_restored_goes_on_weeks_later(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
+    """Its state is of another machine, and in no list of this one: a cleaning takes it for garbage."""
+    save(ann, vm("router", disk))
+    write(disk, "newer", 64 * KIB, offset=6 * MIB)
+    first = save(ann, vm("router", disk))
+    back = only(restore(bob, tmp_path / "bob", place(ann)))
+    for day in (0.0, 15.0):
+        cleaned = clean(objects(bob), now=day * 86400)
+    assert cleaned.freed > 3 * MIB, "its data are here, as a disk"
+    write(back, "more", 64 * KIB, offset=7 * MIB)
+    second = save(bob, vm("router", back))
+    assert not second.beside and second.state.state.number == 3
+    known_to(ann, bob)
+    newest = newest_of_vms([*vault(ann).states(), second.state])
+    assert [one.state.id for one in newest["router"]] == [second.state.id], "and this is no fork"
+    assert first.state.id != second.state.id

@@ -209,7 +209,7 @@ def test_only_partly_covered_chunks_are_read(world: World, monkeypatch: pytest.M
             Chain.read_into(chain, offset, buffer)
 
         monkeypatch.setattr(chain, "read_into", note)
-        result = combine(parent, layer, load, chain, lambda digest, body: None)
+        result = combine(parent, layer, load, chain, lambda digest, body, like: None)
     assert result.id == reference.disk(content(path)).id
     # The chunk wholly covered by granules of 4 KiB is read as well: its digest is not theirs.
     assert sorted(read) == [(MIB, CHUNK), (3 * MIB, CHUNK)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
+from overlaysync.formats.reading import Access
 from overlaysync.formats.recognition import always
 from overlaysync.model.digest import Kind
 from overlaysync.ops.known import Known
@@ -79,7 +80,7 @@ def is_clean(path: Path) -> bool:
 
 def guest(path: Path) -> bytes:
     """What the program reads through the chain, whatever it is made of."""
-    with Chain.open(str(path), Format(format_of(path)), always) as chain:
+    with Chain.open(str(path), Format(format_of(path)), Access(always)) as chain:
         buffer = bytearray(b"?" * chain.virtual_size)
         chain.read_into(0, memoryview(buffer))
         return bytes(buffer)

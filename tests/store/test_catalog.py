@@ -503,6 +503,51 @@ def test_a_changed_list_is_damage(catalog, home, body):
         catalog.pages.load_list(pages.id)
 
 
+def test_what_resembles_something_here_takes_little_room(catalog, home):
+    bodies = [page(1), page(2)]
+    pages: dict[bytes, bytes] = {}
+    master = a_list(pages, bodies)
+    catalog.pages.keep_pages(pages)
+    catalog.pages.keep_list(master)
+    disks = [master]
+    for number in range(3):  # each upon the one before
+        bodies[0] = A + bodies[0][32 * (number + 1) :].rjust(len(bodies[0]) - 32, b"x")
+        own: dict[bytes, bytes] = {}
+        disk = a_list(own, bodies)
+        catalog.pages.keep_pages(own, {disk.digests[0]: disks[-1].digests[0]})
+        catalog.pages.keep_list(disk, like=disks[-1].id)
+        disks.append(disk)
+        pages |= own
+    with sqlite3.connect(home.catalog) as connection:
+        (size,) = connection.execute("SELECT sum(length(body)) FROM pages").fetchone()
+    connection.close()
+    assert size < 2.1 * PAGE_SIZE
+    assert [catalog.pages.load_list(disk.id) for disk in disks] == disks
+    assert {digest: catalog.pages.load_page(digest) for digest in pages} == pages
+
+
+def test_what_others_are_stored_beside_is_not_forgotten(catalog):
+    base, other = page(1), A + page(1)[32:]
+    bodies: dict[bytes, bytes] = {}
+    disk = a_list(bodies, [other])
+    catalog.pages.keep_pages({page_digest(base): base})
+    catalog.pages.keep_pages(bodies, {page_digest(other): page_digest(base)})
+    catalog.pages.keep_list(disk)
+    catalog.pages.forget_unlisted([page_digest(base)])
+    assert catalog.pages.load_page(page_digest(other)) == other
+
+
+def test_a_page_whose_base_is_gone_is_damage(catalog, home):
+    base, other = page(1), A + page(1)[32:]
+    catalog.pages.keep_pages({page_digest(base): base})
+    catalog.pages.keep_pages({page_digest(other): other}, {page_digest(other): page_digest(base)})
+    with sqlite3.connect(home.catalog) as connection:
+        connection.execute("DELETE FROM pages WHERE digest = ?", (page_digest(base),))
+    connection.close()
+    with pytest.raises(CatalogError, match="damaged"):
+        catalog.pages.load_page(page_digest(other))
+
+
 # -- damage and company ------------------------------------------------------------------------------
 
 

@@ -28,7 +28,9 @@ def pragma(database, name):
 
 def put(database, number):
     with database.write() as connection:
-        connection.execute("INSERT INTO pages VALUES (?, ?)", (number.to_bytes(4, "big"), b"body"))
+        connection.execute(
+            "INSERT INTO pages (digest, body) VALUES (?, ?)", (number.to_bytes(4, "big"), b"body")
+        )
 
 
 def count(database):
@@ -72,7 +74,7 @@ def test_what_was_written_is_there_after_reopening(path):
 def test_a_block_that_fails_leaves_nothing(path):
     database = Database.open(path)
     with pytest.raises(KeyError), database.write() as connection:
-        connection.execute("INSERT INTO pages VALUES (x'00', x'00')")
+        connection.execute("INSERT INTO pages (digest, body) VALUES (x'00', x'00')")
         raise KeyError
     assert count(database) == 0
     put(database, 1)  # and the connection is usable
@@ -115,7 +117,7 @@ database = Database.open(Path(sys.argv[1]), network=sys.argv[3] == "network")
 for number in range(100):
     with database.write() as connection:
         key = f"{sys.argv[2]}-{number}".encode()
-        connection.execute("INSERT INTO pages VALUES (?, ?)", (key, bytes(100)))
+        connection.execute("INSERT INTO pages (digest, body) VALUES (?, ?)", (key, bytes(100)))
 database.close()
 """
 
@@ -144,7 +146,7 @@ def test_a_writer_that_does_not_end_is_named(path, monkeypatch):
 def test_readers_do_not_wait_for_a_writer(path):
     one, two = Database.open(path), Database.open(path)
     with one.write() as connection:
-        connection.execute("INSERT INTO pages VALUES (x'00', x'00')")
+        connection.execute("INSERT INTO pages (digest, body) VALUES (x'00', x'00')")
         assert count(two) == 0
     assert count(two) == 1
     one.close()
