@@ -86,9 +86,7 @@ def save(
         mine = team_of(node, team, "save")
         found = survey(paths or [os.getcwd()])
         vms = _chosen(found.vms, vm or [])
-        work = Save(
-            node, mine, output, note, settle, begin_anew, WAIT_S, Means(tuple(qmp or ()), pause)
-        )
+        work = Save(node, mine, output, note, settle, begin_anew, WAIT_S, Means(tuple(qmp or ()), pause))
         try:
             saved = work.run(vms)
         except KeyboardInterrupt:
