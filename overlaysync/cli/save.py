@@ -14,7 +14,7 @@ from overlaysync.errors import BrokenOffError, UsageError
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.manifest import MAX_NOTE
 from overlaysync.model.names import one_field
-from overlaysync.node.capturing import Means
+from overlaysync.node.capturing import Means, wait_until_off
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.saving import Save, Saved
 from overlaysync.node.vault_lock import WAIT_S
@@ -73,6 +73,9 @@ def save(
         bool,
         typer.Option("--pause", help="Stop a VM that has no QMP monitor while its disks are copied."),
     ] = False,
+    when_off: Annotated[
+        bool, typer.Option("--when-off", help="Wait until the VMs are shut down, and save them then.")
+    ] = False,
 ) -> None:
     """Save VMs as a state that can be restored."""
 
@@ -88,6 +91,8 @@ def save(
         vms = _chosen(found.vms, vm or [])
         work = Save(node, mine, output, note, settle, begin_anew, WAIT_S, Means(tuple(qmp or ()), pause))
         try:
+            if when_off:
+                wait_until_off(vms, output)
             saved = work.run(vms)
         except KeyboardInterrupt:
             raise BrokenOffError(
@@ -147,6 +152,8 @@ def _print(output: Output, saved: Saved, vms: Sequence[Vm], beside: Sequence[Mis
     lines += [
         f"  {vm.name}: {_CONSISTENCY[vm.consistency]}" for vm in state.vms if vm.consistency in _CONSISTENCY
     ]
+    if saved.skew_s is not None:
+        lines.append(f"  all that ran were captured within {saved.skew_s * 1000:.0f} ms")
     for vm in vms:
         lines += [f"  {vm.name}: {warning}" for warning in vm.warnings]
         lines += [f"  {vm.name}: left out {one.path}: {one.why}" for one in vm.left_out]
@@ -166,6 +173,7 @@ def _print(output: Output, saved: Saved, vms: Sequence[Vm], beside: Sequence[Mis
             ],
             "read": saved.read,
             "stored": saved.stored,
+            "skew_s": saved.skew_s,
         },
         *lines,
     )

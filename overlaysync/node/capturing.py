@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from time import sleep
 
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.image import MAGIC, Format
@@ -26,6 +27,8 @@ from overlaysync.ops.recovery.freezing import FrozenDisk
 from overlaysync.ops.recovery.running import RunningDisk, captured_disk, examine_running
 from overlaysync.ops.vms import Vm
 from overlaysync.vault.state import Consistency
+
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,26 @@ class Captured:
         disks: by path; those of VMs that are powered off are not among them.
         taken: by name of the VM.
         companions: contents, by path.
-        skew_s: between the first VM and the last.
+        machines: how many QEMUs were captured.
+        skew_s: between the first of them and the last.
     """
 
     disks: dict[str, FrozenDisk] = field(default_factory=dict)
     taken: dict[str, Taken] = field(default_factory=dict)
     companions: dict[str, bytes] = field(default_factory=dict)
+    machines: int = 0
     skew_s: float = 0.0
+
+
+def wait_until_off(vms: Sequence[Vm], observer: Observer) -> None:
+    """Wait until no program such as QEMU writes to a disk of these VMs."""
+    told: set[str] = set()
+    while running := running_disks(vms):
+        names = {vm.name for vm in vms if any(disk.path in running for disk in vm.disks)}
+        if names != told:
+            told = names
+            observer.note(f"  waiting until the VM is shut down: {', '.join(sorted(names))}")
+        sleep(_LOOK_S)
 
 
 @contextmanager
@@ -93,7 +109,7 @@ def captured(
         NoSpaceError: there is no room for the copies.
     """
     found = Captured()
-    running = _running_disks(vms)
+    running = running_disks(vms)
     if not running:
         yield found
         return
@@ -116,6 +132,7 @@ def captured(
                 )
             else:
                 found.companions[path] = os.pread(copy.file, os.fstat(copy.file).st_size, 0)
+        found.machines = len(machines)
         for machine, moment in zip(machines, copies.moments, strict=True):
             at = datetime.fromtimestamp(moment.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             for vm in _vms_of(machine, vms):
@@ -126,7 +143,7 @@ def captured(
             os.close(copy.file)
 
 
-def _running_disks(vms: Iterable[Vm]) -> dict[str, Identity]:
+def running_disks(vms: Iterable[Vm]) -> dict[str, Identity]:
     """Return the disks that a program such as QEMU writes to, by path."""
     found = {}
     for path in dict.fromkeys(disk.path for vm in vms for disk in vm.disks):

@@ -58,12 +58,15 @@ class Saved:
         read: guest bytes that had to be read.
         stored: bytes that the vault has grown by.
         beside: where others saved these VMs, which is not continued: the other sides of forks.
+        skew_s: the time between the first VM that was captured while it ran and the last; None for fewer than
+            two.
     """
 
     state: SignedState
     read: int
     stored: int
     beside: tuple[Saving, ...] = ()
+    skew_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -90,6 +93,7 @@ class Save:
     wait_s: float = 0.0
     means: Means = QMP
     _at: str = ""
+    _skew_s: float | None = None
     _taken: dict[str, Taken] = field(default_factory=dict)
     _read: dict[str, bytes] = field(default_factory=dict)
 
@@ -111,6 +115,7 @@ class Save:
             paths = [disk.path for vm in vms for disk in vm.disks]
             with captured(self.node, vms, root, self.observer, self.means) as running:
                 self._taken, self._read = running.taken, running.companions
+                self._skew_s = running.skew_s if running.machines > 1 else None
                 self.observer.begin("freezing", 0)
                 with frozen(
                     self.node.library,
@@ -216,7 +221,7 @@ class Save:
         signed = vault.add(state, self.node.key, made=state.saved, above=above)
         self._note(vault, state)
         beside = tuple(saving for way in ways for saving in way.beside)
-        return Saved(signed, own.read + public.read, own.stored + public.stored, beside)
+        return Saved(signed, own.read + public.read, own.stored + public.stored, beside, self._skew_s)
 
     def _continued(self, vm: SavedVm, paths: Sequence[str], known: Sequence[SignedState]) -> Continued:
         """Return what a VM continues, by the past of its disks as far as it is known here."""

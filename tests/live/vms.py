@@ -30,7 +30,7 @@ def bare(directory: Path, disks: Sequence[Path], *more: str) -> Iterator[subproc
     with (directory / "qemu.log").open("wb") as log:
         process = subprocess.Popen([*words, *(more or QMP)], cwd=directory, stderr=log)
     try:
-        if (more or QMP) == QMP:
+        if not more:
             Qmp(directory / "qmp").close()  # it answers once it has opened its disks
         yield process
     finally:
