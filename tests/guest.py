@@ -45,9 +45,14 @@ put() {
   at=$(( ($2 * 17 % 2048) * 8 ))
   printf '%-511s\n' "N=$2" | dd of=$1 bs=512 seek=$at count=1 conv=notrunc,fsync 2>/err || echo "FAILED $2"
 }
+now() { read u _ < /proc/uptime; t=${u%.*}${u#*.}; }
 count() {
-  n=1
-  while [ ! -e /stop ]; do for d in /dev/vd?; do put $d $n; done; echo $n > /n; n=$((n+1)); done
+  n=1; now; last=$t
+  while [ ! -e /stop ]; do
+    for d in /dev/vd?; do put $d $n; done
+    echo $n > /n; n=$((n+1))
+    now; read g < /gap; [ $((t - last)) -gt ${g:-0} ] && echo $((t - last)) > /gap; last=$t
+  done
   rm /stop
 }
 files() {
@@ -63,7 +68,7 @@ agent() {
   done
   mkdir -p /var/run /run; qemu-ga -m virtio-serial -p $port -t /run -f /run/ga.pid >/ga.log 2>&1 &
 }
-echo 0 > /n
+echo 0 > /n; echo 0 > /gap
 echo "READY $(cat /proc/uptime)"
 while read -r c a b; do case "$c" in
   ping) echo "PONG $a";;
@@ -71,6 +76,7 @@ while read -r c a b; do case "$c" in
   files) files & ;;                       # write it to a file on the mounted file system
   stop) : > /stop; wait $!; echo "STOPPED $(cat /n)";;
   n) v=; while [ -z "$v" ]; do v=$(cat /n); done; echo "N $v";;   # it is written anew all the time
+  gap) read g < /gap; echo 0 > /gap; echo "GAP $g";;   # hundredths of a second, since the last time
   fill) dd if=/dev/urandom of=/dev/$a bs=1M seek=8 count=$b conv=fsync 2>/err && echo FILLED || echo FAILED;;
   mount) mount -t ext4 /dev/$a /mnt && echo "MOUNTED $a" || echo "FAILED $a";;
   agent) agent; echo "AGENT";;

@@ -82,7 +82,10 @@ class Machine:
         for speech, channel in self.process.arguments.monitors:
             if speech is Speech.QMP:
                 for path in self.process.paths_of(channel, self._near):
-                    return await QmpMonitor.connect(path)
+                    monitor = await QmpMonitor.connect(path)
+                    if monitor.peer in (0, self.process.pid):
+                        return monitor
+                    await monitor.close()  # a socket of that name elsewhere
         raise self._no_monitor(self.process)
 
     def _no_monitor(self, process: Process) -> InUseError:

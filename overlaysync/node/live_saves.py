@@ -1,7 +1,7 @@
 """Save VMs that run, again and again: of one that runs all week, little is lost as well.
 
-Only VMs that were saved on this machine before are looked at, and only while they run: what was written to one
-that is powered off is for its owner to save.
+Only VMs that were saved on this machine before are looked at, and only while they run: what was written to
+one that is powered off is for its owner to save.
 """
 
 from __future__ import annotations
