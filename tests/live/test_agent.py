@@ -22,7 +22,7 @@ from tests.images import run
 from tests.live.vms import QMP, Between, copied, running
 from tests.qmp import left_in
 
-pytestmark = [pytest.mark.qemu, pytest.mark.guest, pytest.mark.slow]
+pytestmark = [pytest.mark.qemu, pytest.mark.guest, pytest.mark.slow, pytest.mark.holds("D10")]
 
 WAKES_S = 20.0
 
@@ -93,6 +93,7 @@ def at_transaction(vm: Running, act: Any) -> Running:
     return replace(vm, connect=connect)
 
 
+@pytest.mark.red_without("D10", "the process that freezes a guest does not thaw it when its parent has ended")
 def test_thawed_when_the_tool_is_killed(guest: Guest, tmp_path: Path) -> None:
     child = os.fork()
     if not child:

@@ -53,6 +53,7 @@ def closed(copies: Copies, guest: Guest) -> list[int]:
     return counts
 
 
+@pytest.mark.holds("D5")
 def test_copies_show_one_moment(guest: Guest, tmp_path: Path) -> None:
     for _ in range(5):
         before = guest.counter()
@@ -103,6 +104,8 @@ def slow_on_a_full_disk(vm: Running, scratch: Path) -> Running:
     return replace(vm, connect=connect)
 
 
+@pytest.mark.holds("D10")
+@pytest.mark.red_without("D10", "no room is reserved for the copies")
 def test_a_guest_writes_on_while_our_disk_is_full(guest: Guest, small: Path) -> None:
     grown(guest, 140)  # most clusters are there: before one is written to again, QEMU copies it
     vm = slow_on_a_full_disk(running(disks_of(guest)), small)

@@ -40,6 +40,7 @@ def goes_on(guest: Guest) -> None:
         pass
 
 
+@pytest.mark.holds("D5")
 def test_copies_show_one_moment(guest: Guest, tmp_path: Path) -> None:
     for _ in range(3):
         before = guest.counter()
@@ -55,6 +56,7 @@ def test_copies_show_one_moment(guest: Guest, tmp_path: Path) -> None:
         goes_on(guest)
 
 
+@pytest.mark.holds("D10")
 def test_it_goes_on_when_the_tool_is_killed(guest: Guest, tmp_path: Path) -> None:
     def kill() -> None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
