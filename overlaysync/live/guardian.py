@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from contextlib import suppress
 
+import overlaysync
+
+# Not with "-m", which would look into the current directory first: anybody may have put a package there.
+_PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from overlaysync.live.watch import main
+main(sys.argv[1:])
+"""
+_PLACE = os.path.dirname(os.path.dirname(os.path.abspath(overlaysync.__file__)))
 _READY_S = 12.0
 _BEGIN_S = 30.0
 _END_S = 90.0
@@ -29,8 +40,10 @@ class Guardian:
         # In a session of its own: what ends a group of processes does not end it.
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            "overlaysync.live.watch",
+            "-P",
+            "-c",
+            _PROGRAM,
+            _PLACE,
             *words,
             stdin=PIPE,
             stdout=PIPE,

@@ -1,8 +1,7 @@
 """A process that holds a guest still for a moment, and lets it go on whatever becomes of its parent.
 
 It alone has the connection to the guest's agent, or to the monitor. It lets go when it is told to, when its
-parent has ended (its standard input ends), and after a few seconds in any case. It runs as
-``python -m overlaysync.live.watch``.
+parent has ended (its standard input ends), and after a few seconds in any case. :mod:`.guardian` starts it.
 
 Lines on standard input: ``begin``, ``end``. Lines on standard output: ``ready``, or ``none`` if the guest
 cannot be reached; ``begun`` or ``failed``; ``ended``, or ``late`` if it has let go before it was told to.
@@ -96,7 +95,3 @@ def main(words: Sequence[str]) -> None:
     except (OSError, HumanError):
         _say("none")
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (nobody reads what is left to be flushed)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

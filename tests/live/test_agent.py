@@ -134,6 +134,21 @@ def test_thawed_when_qemu_refuses(guest: Guest, tmp_path: Path) -> None:
     assert left_in(guest.directory / "qmp") == []
 
 
+@pytest.mark.red_without("D10", "the process that thaws is looked for in the current directory")
+def test_no_program_of_the_current_directory_is_run(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "overlaysync"
+    package.mkdir()
+    (package / "__init__.py").write_text("open('run', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    copies = capture([vm(guest)], tmp_path, lambda _: None)
+    for copy in copies.files.values():
+        os.close(copy.file)
+    assert copies.moments[0].frozen
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_agent_that_does_not_answer_is_none(guest: Guest, tmp_path: Path) -> None:
     """Nobody listens at the socket: the copy is taken as after a power failure."""
     copies = capture([replace(vm(guest), agent=("agent", str(tmp_path / "none")))], tmp_path, lambda _: None)

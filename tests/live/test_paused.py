@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,17 @@ from tests.live.vms import running, whole
 pytestmark = [pytest.mark.qemu, pytest.mark.guest, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module", params=["unix:human", "tcp:127.0.0.1:7044"])
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module", params=["unix:human", "tcp"])
 def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     directory = tmp_path_factory.mktemp("vm")
-    monitor = ("-monitor", f"{request.param},server=on,wait=off")
+    place = request.param if request.param != "tcp" else f"tcp:127.0.0.1:{free_port()}"
+    monitor = ("-monitor", f"{place},server=on,wait=off")
     with Guest.boot(directory, make_disks(directory, "a.qcow2", "b.qed"), *monitor) as made:
         made.ask("start", "start")
         yield made
