@@ -29,6 +29,7 @@ from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.ops.recovery.budget import BudgetError, Limited, room_of, used_by, used_by_others
 from overlaysync.ops.recovery.caring import Reader, heal, lacking_objects
 from overlaysync.ops.recovery.cleaning import clean
+from overlaysync.ops.recovery.dropping import dropped_up_to
 from overlaysync.ops.recovery.placement import Kept, count_hosts, place_of, wait_s
 from overlaysync.ops.recovery.possession import question, try_pack
 from overlaysync.ops.recovery.pulling import Place, Pull
@@ -54,7 +55,6 @@ _MISSING = 8
 """Objects that no holder can give, after which a copy is not taken for now."""
 _LACKING = 1 << 16
 """Groups of which is remembered since when they have had too few copies."""
-_CARE = "care"
 _STRANGE = 32
 """Spaces of others that are looked at in one round."""
 _NO_LIMIT = 1 << 62
@@ -223,9 +223,10 @@ class Keeper:
         return [peer for peer in group.holders if peer.key not in failed]
 
     def _counter(self, group: Group) -> int:
-        """Return the counter of the newest head of a group that is here; 0 for none."""
+        """Return the counter of the newest head of a group that is here, or was dropped; 0 for none."""
         names = [stored.name for stored in self._objects.list(head_prefix(group.tag, group.node))]
-        return max((named.counter for name in names if (named := parse_name(name))), default=0)
+        here = max((named.counter for name in names if (named := parse_name(name))), default=0)
+        return max(here, dropped_up_to(self._objects.root, group.tag, group.node))
 
     def _take(self, head: SignedHead, group: Group, space: Space | None, settings: KeptTeam) -> int:
         names = head.head.names(PUBLIC.tag)
@@ -291,7 +292,7 @@ class Keeper:
 
     def _care(self, peers: Sequence[Peer]) -> None:
         """Heal what is missing or has rotted, and once a day remove objects that no state needs."""
-        if not self._objects.root.is_dir() or not self._pauses.are_over(_CARE):
+        if not self._objects.root.is_dir() or not self._pauses.are_over("care"):
             return
         begun = self._clock.ticks()
         elapsed_s, self._read_at = self._clock.ticks() - self._read_at, self._clock.ticks()
@@ -306,7 +307,7 @@ class Keeper:
                     clean(self._objects, now=self._clock.now())
         except InUseError:  # a save is under way
             return
-        self._pauses.begin(_CARE, _REST * (self._clock.ticks() - begun))
+        self._pauses.begin("care", _REST * (self._clock.ticks() - begun))
         lost = heal(self._objects, missing, places)
         for name in rotten:
             self._observer.note(f"Damaged in the vault: {name}")
