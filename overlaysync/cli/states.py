@@ -12,6 +12,7 @@ from overlaysync.cli.common import (
     number_from,
     open_node,
 )
+from overlaysync.cli.forget_node import forget_node
 from overlaysync.cli.output import output_of
 from overlaysync.cli.restore import parse_wish
 from overlaysync.cli.save import state_word
@@ -173,6 +174,12 @@ def forget(
         int,
         typer.Option("--keep-weekly", metavar="N", parser=_COUNT, help="Keep the newest of each of N weeks."),
     ] = 0,
+    of_node: Annotated[
+        str,
+        typer.Option(
+            "--node", metavar="NAME", help="Forget what a lost machine saved, in the vault of this machine."
+        ),
+    ] = "",
     dry_run: DryRunOption = False,
 ) -> None:
     """Forget states that this machine saved."""
@@ -187,6 +194,14 @@ def forget(
                 hint="once for each team: overlaysync forget TEAM:STATE",
             )
         vault = vault_of(node, node.teams[wishes[0].team])
+        if of_node:
+            if not rules.is_empty or len(wishes) > 1 or any(wish.number or wish.id for wish in wishes):
+                raise UsageError(
+                    "--node stands alone with a team",
+                    hint=f"overlaysync forget {wishes[0].team} --node {of_node}",
+                )
+            forget_node(output, node, vault, of_node, dry_run=dry_run)
+            return
         states = vault.states()
         head = vault.heads().get(node.key.public)
         own = [one for one in states if head is not None and one.id in head.head.states]
@@ -221,7 +236,8 @@ def _check_own(named: set[bytes], own: list[SignedState], states: list[SignedSta
         raise NotFoundError(
             f"This machine did not save {describe(others[0])}",
             why="only the machine that saved a state can forget it",
-            hint=f"on that machine: overlaysync forget {others[0].state.team}:{state_word(others[0].id)}",
+            hint=f"on that machine: overlaysync forget {others[0].state.team}:{state_word(others[0].id)}; "
+            f"if it is lost: overlaysync forget {others[0].state.team} --node NAME",
         )
 
 

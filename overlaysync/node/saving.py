@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,14 @@ from msgspec.structs import replace
 
 from overlaysync.errors import VerificationError
 from overlaysync.formats.chain import Chain
-from overlaysync.model.names import printable
+from overlaysync.model.names import name_from, printable
 from overlaysync.net.boot import boot_hash
 from overlaysync.node.capturing import QMP, Means, Taken, captured
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.ops.known import Known
+from overlaysync.ops.naming import is_generic
 from overlaysync.ops.publish import Edition
 from overlaysync.ops.recovery.continuing import Continued, Present, continued
 from overlaysync.ops.recovery.files import read_companion
@@ -128,7 +129,8 @@ class Save:
                 ) as quiet:
                     self.observer.end()
                     disks = {**running.disks, **quiet}
-                    lineages = {path: self._publish(disk.known) for path, disk in disks.items()}
+                    names = dict(self._names(vms))
+                    lineages = {path: self._publish(disk.known, names) for path, disk in disks.items()}
                     return self._store(vault, vms, disks, lineages)
 
     def _highest(self) -> int:
@@ -165,9 +167,21 @@ class Save:
                 if part.path not in self._read:
                     self._read[part.path] = read_companion(part.path)
 
-    def _publish(self, known: Known) -> _Lineage:
+    def _names(self, vms: Iterable[Vm]) -> Iterator[tuple[str, str]]:
+        """Yield the paths of disks whose names say nothing (``disk``), and what they are published as.
+
+        That is the name of their VM: those of two VMs would be versions of one thing else. What was published
+        before keeps its name.
+        """
+        for vm in vms:
+            paths = [disk.path for disk in vm.disks if is_generic(Path(disk.path).stem)]
+            for number, path in enumerate(paths):
+                if self.node.catalog.held.at(path) is None:
+                    yield path, vm.name if number == 0 else name_from(f"{vm.name}-{Path(path).stem}")
+
+    def _publish(self, known: Known, names: Mapping[str, str]) -> _Lineage:
         return self.node.publisher.publish_lineage(
-            known, team=self.team.name, edition=Edition(self._at, self.note)
+            known, team=self.team.name, edition=Edition(self._at, self.note), names=names
         )
 
     def _store(

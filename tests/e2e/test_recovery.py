@@ -12,7 +12,7 @@ import pytest
 from overlaysync.trust.team_files import load_teams
 from overlaysync.units import KIB, MIB
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NOT_FOUND, NOT_VERIFIED, WOULD_DESTROY, Lab, Node, until
+from tests.e2e.nodes import DONE, NOT_FOUND, NOT_VERIFIED, USAGE, WOULD_DESTROY, Lab, Node, until
 from tests.e2e.recovery import COMPANIONS, DISKS, Machine, flat_copies, machines, make_vms, same_as, work
 from tests.e2e.room import room
 
@@ -239,3 +239,34 @@ def test_what_changed_is_said_of_the_whole_team(lab: Lab) -> None:
     document = bob.json("diff", f"{team}:1")
     assert {vm["name"]: vm["what"] for vm in document["vms"]} == {"web": "forked", "db": "changed"}
     assert "name its state by its id" in bob.run("diff", f"{team}:1").stdout
+
+
+@pytest.mark.red_without("D9", "the newest state of a VM is forgotten with the machine that saved it")
+def test_what_a_lost_machine_saved_is_forgotten_when_its_vms_live_on(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    team = lab.team("red", alice, bob)
+    base = disks.make_master(alice.place / "base.qcow2", size=MIB)
+    disks.make_overlay(alice.place / "web.qcow2", base, (0, 64 * KIB))
+    alice.json("save")
+    keep = alice.start_keep(team)
+    once = ("keep", team, "--once", "--peer", keep.peer)
+    assert bob.json(*once)["taken"] == 1
+
+    assert bob.fails(NOT_FOUND, "forget", team, "--node", "carol")["hint"] == f"overlaysync history {team}/"
+    error = bob.fails(WOULD_DESTROY, "forget", team, "--node", "alice")
+    assert "web was saved there last" in error["why"] and "overlaysync restore" in error["hint"]
+    bob.json("restore", team, "--wait", "0", "--peer", "127.0.0.1:9")
+    disks.write(bob.place / "web.qcow2", 0, disks.noise("more", 64 * KIB))
+    bob.json("save", "--vm", "web", bob.place)
+    for dry in (["--dry-run"], []):
+        (gone,) = bob.json("forget", team, "--node", "alice", *dry)["forgotten"]
+        assert gone["state"] == 1
+    assert [row["state"] for row in bob.json("history", team, "--local")["states"]] == [2]
+    bob.fails(USAGE, "forget", team, "--node", "bob")
+    assert not bob.json("vault", "check", "--read")["damaged"]
+
+    # It is not taken again, unless the machine comes back and saves.
+    assert bob.json(*once)["taken"] == 0
+    disks.write(alice.place / "web.qcow2", 0, disks.noise("again", 64 * KIB))
+    alice.json("save")
+    assert bob.json(*once)["taken"] == 1

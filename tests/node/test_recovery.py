@@ -559,3 +559,23 @@ def test_a_vm_that_was_restored_goes_on_weeks_later(ann: Node, bob: Node, disk: 
     newest = newest_of_vms([*vault(ann).states(), second.state])
     assert [one.state.id for one in newest["router"]] == [second.state.id], "and this is no fork"
     assert first.state.id != second.state.id
+
+
+def test_disks_that_are_called_alike_are_published_under_the_names_of_their_vms(
+    ann: Node, tmp_path: Path
+) -> None:
+    """They would be taken for two sides of a fork."""
+    found = []
+    for name in ("db", "web"):
+        for file in ("disk.qcow2", "hdb.qcow2"):
+            path = images.create(mkdir(mkdir(tmp_path / "vms") / name) / file, SIZE)
+            write(path, f"{name} {file}", 64 * KIB)
+            found.append(path)
+    vms = survey([str(tmp_path / "vms")]).vms
+    assert [one.name for one in vms] == ["db", "web"]
+    for _ in range(2):
+        save(ann, *vms)
+        write(found[0], "newer", 64 * KIB)
+    names = {path: ann.catalog.held.at(str(path)) for path in found}
+    assert [held.name for held in names.values() if held] == ["db", "db-hdb", "web", "web-hdb"]
+    assert [row.version for row in ann.versions("red", "db")] == [2, 1]

@@ -95,17 +95,22 @@ class Pull:
         self._under_way = 1  # the list of what is wanted
         self._failed: list[str] = []
         self._stopped: BaseException | None = None
+        self._give_up_after: int | None = None
 
-    def run(self, names: Sequence[str], *, check: bool = False) -> list[str]:
+    def run(
+        self, names: Sequence[str], *, check: bool = False, give_up_after: int | None = None
+    ) -> list[str]:
         """Pull what the target does not have; returns the names of what no place could give.
 
         Args:
             names: of the objects.
             check: whether to read what the target has, and to pull it again where it is damaged.
+            give_up_after: so many that no place can give, the rest is not asked for, and is returned too.
 
         Raises:
             NoSpaceError, OverlaysyncError: the target cannot store it.
         """
+        self._give_up_after = give_up_after
         lacks = self._lacks_whole if check else self._lacks
         with ExitStack() as stack:
             workers: list[Future[None]] = []
@@ -141,6 +146,9 @@ class Pull:
 
     def _want(self, name: str) -> None:
         with self._lock:
+            if self._has_given_up:
+                self._fail(name)
+                return
             self._waiting.append(_Wanted(name))
             self._lock.notify_all()
 
@@ -220,17 +228,29 @@ class Pull:
         works = {index for index, place in enumerate(self._places) if place.works}
         hopeless = [wanted for wanted in self._waiting if not works - wanted.tried]
         if hopeless:
-            self._failed += [wanted.name for wanted in hopeless]
             self._waiting = deque(wanted for wanted in self._waiting if works - wanted.tried)
             for wanted in hopeless:
-                self._settled(wanted.name)
+                self._fail(wanted.name)
             self._lock.notify_all()
+        if self._has_given_up:
+            while self._waiting:
+                self._fail(self._waiting.popleft().name)
+
+    @property
+    def _has_given_up(self) -> bool:
+        return self._give_up_after is not None and len(self._failed) >= self._give_up_after
+
+    def _fail(self, name: str) -> None:
+        self._failed.append(name)
+        self._settled(name)
 
     def _give_back(self, wanted: _Wanted, number: int) -> None:
         with self._lock:
             wanted.tried.add(number)
             self._waiting.append(wanted)
             self._under_way -= 1
+            if self._give_up_after is not None:
+                self._drop_hopeless()
             self._lock.notify_all()
 
     def _end(self) -> None:
