@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from overlaysync.cli.documents_of_states import StateRow
-from overlaysync.cli.documents_parts import Document, Image, Listing, Refusal, UsedAt
+from overlaysync.cli.documents_parts import Document, Error, Image, Listing, Refusal, UsedAt
 
 
 class Wire(Document, frozen=True, kw_only=True):
@@ -158,7 +158,7 @@ class LsDocument(Document, frozen=True, kw_only=True):
     """Of ls."""
 
     images: list[Listing]
-    error: dict[str, Any] | UnsetType = UNSET
+    error: Error | UnsetType = UNSET
 
 
 class PathWhy(Document, frozen=True, kw_only=True):
@@ -274,6 +274,8 @@ class TreeDocument(Document, frozen=True, kw_only=True):
 
     tree: list[TreeRow]
     svg: str | UnsetType = UNSET
+    png: str | UnsetType = UNSET
+    odg: str | UnsetType = UNSET
 
 
 class Range(Document, frozen=True, kw_only=True):

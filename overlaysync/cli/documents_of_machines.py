@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
-from overlaysync.cli.documents_parts import Distrusted, Document, KeptKey, Publisher, Trusted
+from overlaysync.cli.documents_parts import Distrusted, Document, Error, KeptKey, Publisher, Trusted
 
 
 class ServiceDocument(Document, frozen=True, kw_only=True):
@@ -66,7 +66,7 @@ class PeersDocument(Document, frozen=True, kw_only=True):
     """Of peers."""
 
     peers: list[PeerRow]
-    error: dict[str, Any] | UnsetType = UNSET
+    error: Error | UnsetType = UNSET
 
 
 class NameBefore(Document, frozen=True, kw_only=True):

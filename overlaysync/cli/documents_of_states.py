@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
-from overlaysync.cli.documents_parts import Document, Refusal
+from overlaysync.cli.documents_parts import Document, Error, Refusal
 
 
 class SavedDisk(Document, frozen=True, kw_only=True):
@@ -185,6 +185,7 @@ class StatusDocument(Document, frozen=True, kw_only=True):
     """Of status."""
 
     teams: list[TeamStatus]
+    error: Error | UnsetType = UNSET
 
 
 class Region(Document, frozen=True, kw_only=True):
@@ -218,6 +219,8 @@ class VmDiff(Document, frozen=True, kw_only=True):
     what: str
     disks: list[DiskDiff]
     companions: list[CompanionDiff]
+    old: int | None
+    new: int | None
 
 
 class DiffDocument(Document, frozen=True, kw_only=True):
@@ -294,8 +297,20 @@ class ArchivesDocument(Document, frozen=True, kw_only=True):
     archives: list[ArchiveRow]
 
 
+class PushedImageDocument(Document, frozen=True, kw_only=True):
+    """Of archive push, for an image."""
+
+    archive: str
+    name: str
+    team: str
+    version: int
+    id: str
+    stored: int
+    left_out: list[str]
+
+
 class PushedDocument(Document, frozen=True, kw_only=True):
-    """Of archive push."""
+    """Of archive push, for the states of a team."""
 
     archive: str
     team: str
@@ -307,7 +322,7 @@ STATE_DOCUMENTS: dict[str, tuple[type[Any], ...]] = {
     "archive add": (ArchiveAddedDocument,),
     "archive check": (ArchiveCheckedDocument,),
     "archive ls": (ArchivesDocument,),
-    "archive push": (PushedDocument,),
+    "archive push": (PushedDocument, PushedImageDocument),
     "archive rm": (ArchiveRow,),
     "diff": (DiffDocument,),
     "forget": (ForgetDocument,),
