@@ -128,6 +128,10 @@ def load(name: str) -> Any:
 class Lazy(TyperCommand):
     """A command that is imported when its arguments are to be read; until then, its name and its line."""
 
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Return its line, whole: shells show it beside the name."""
+        return self.help or ""
+
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Return the context of the command itself, with the defaults that the user has set."""
         assert self.name

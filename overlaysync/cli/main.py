@@ -148,7 +148,9 @@ def _report(output: Output, error: OverlaysyncError) -> int:
 
 
 def _report_usage(output: Output, error: Exception) -> int:
-    message = error.format_message()  # type: ignore[attr-defined]
+    message: str = error.format_message()  # type: ignore[attr-defined]
+    if near := getattr(error, "possibilities", None):  # the best first; typer prints them by the alphabet
+        message = f"No such option: {error.option_name}. Did you mean '{near[0]}'?"  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     if context and message == context.get_help():  # a group of commands, without one: nothing is wrong
         typer.echo(message)

@@ -13,7 +13,7 @@ from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import BrokenOffError, UsageError
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.manifest import MAX_NOTE
-from overlaysync.model.names import one_field
+from overlaysync.model.names import meant, one_field
 from overlaysync.node.capturing import Means, wait_until_off
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.saving import Save, Saved
@@ -116,7 +116,11 @@ def team_of(node: Node, name: str, command: str) -> Team:
     if name in node.teams:
         return node.teams[name]
     if name:
-        raise UsageError(f"This machine is not in team '{name}'", hint=f"overlaysync team join {name}")
+        raise UsageError(
+            f"This machine is not in team '{name}'",
+            why=meant(name, node.teams),
+            hint=f"overlaysync team join {name}",
+        )
     if not node.teams:
         raise UsageError(
             "States belong to a team, and this machine is in none",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from overlaysync.cli.config import SERVICE, read_tables
+from overlaysync.cli.config import SERVICE, no_such, read_tables
 from overlaysync.errors import UsageError
 from overlaysync.store.files import replace_file, translate
 from overlaysync.store.home import Home
@@ -68,12 +67,7 @@ def load_settings(environment: Mapping[str, str]) -> ServiceSettings:
     known = ServiceSettings.__struct_fields__
     for name in table if isinstance(table, dict) else ():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(
-                f"{path} sets '{name}' in [{SERVICE}]",
-                why="there is no such setting" + (f"; did you mean '{near[0]}'?" if near else ""),
-                hint=f"choose from: {', '.join(sorted(known))}",
-            )
+            raise no_such(path, SERVICE, name, "setting", known)
     try:
         settings = msgspec.convert(table, ServiceSettings)
         _check(settings)

@@ -8,8 +8,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from contextlib import suppress
-
-import overlaysync
+from pathlib import Path
 
 # Not with "-m", which would look into the current directory first: anybody may have put a package there.
 _PROGRAM = """
@@ -18,7 +17,7 @@ sys.path.insert(0, sys.argv.pop(1))
 from overlaysync.live.watch import main
 main(sys.argv[1:])
 """
-_PLACE = os.path.dirname(os.path.dirname(os.path.abspath(overlaysync.__file__)))
+_PLACE = os.fspath(Path(__file__).absolute().parents[2])
 _READY_S = 12.0
 _BEGIN_S = 30.0
 _END_S = 90.0
