@@ -28,6 +28,7 @@ class Process:
 
     Attributes:
         pid: of the process.
+        name: of its program, as far as the kernel keeps it.
         started: when, in clock ticks since the machine was booted: with the pid it names the process.
         directory: its current directory, "" where that cannot be seen.
         files: paths of the files that it has open for writing, by identity.
@@ -35,10 +36,16 @@ class Process:
     """
 
     pid: int
+    name: str
     started: int
     directory: str
     files: Mapping[Identity, str]
     arguments: Arguments
+
+    @property
+    def is_vm(self) -> bool:
+        """Whether it runs a VM: other programs of QEMU write to images, too."""
+        return self.name.startswith(("qemu-system", "kvm", "qemu-kvm"))
 
     @property
     def runs(self) -> bool:
@@ -86,9 +93,11 @@ def _process(pid: int, files: Mapping[Identity, str]) -> Process | None:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = [os.fsdecode(word) for word in file.read(_LIMIT).split(b"\0")]
         directory = os.readlink(f"/proc/{pid}/cwd")
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            name = comm.read(_LIMIT).strip()
     except OSError:
         return None
-    return Process(pid, start_of(pid), directory, files, parse_arguments(words))
+    return Process(pid, name, start_of(pid), directory, files, parse_arguments(words))
 
 
 def _written(pid: str) -> Iterator[tuple[Identity, str]]:

@@ -89,6 +89,12 @@ class Machine:
         raise self._no_monitor(self.process)
 
     def _no_monitor(self, process: Process) -> InUseError:
+        if not process.is_vm:
+            return InUseError(
+                f"{self.paths[0]} is open for writing",
+                why=f"by {process.name} (pid {process.pid})",
+                hint="end that program, and repeat the command",
+            )
         name = os.path.splitext(os.path.basename(self.paths[0]))[0]
         socket = shlex.quote(os.path.join(self._near[0], f"{name}.qmp"))
         return InUseError(

@@ -16,7 +16,7 @@ from overlaysync.formats.image import MAGIC, Format
 from overlaysync.formats.locks import in_use_for_writing
 from overlaysync.formats.recognition import always
 from overlaysync.live.capture import capture
-from overlaysync.live.processes import Identity
+from overlaysync.live.processes import Identity, writers_of
 from overlaysync.live.running import Running
 from overlaysync.live.targets import Source, disk_source, file_source
 from overlaysync.live.ways import Machine, machines_of
@@ -144,19 +144,27 @@ def captured(
 
 
 def running_disks(vms: Iterable[Vm]) -> dict[str, Identity]:
-    """Return the disks that a program such as QEMU writes to, by path."""
-    found = {}
+    """Return the disks that a program such as QEMU writes to, by path.
+
+    QEMU may have been told to take no locks: what a VM has open for writing counts as well.
+    """
+    found: dict[str, Identity] = {}
+    seen: dict[str, Identity] = {}
     for path in dict.fromkeys(disk.path for vm in vms for disk in vm.disks):
         try:
             file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:  # whoever opens it next says why
             continue
         try:
+            status = os.fstat(file)
+            seen[path] = status.st_dev, status.st_ino
             if in_use_for_writing(file):
-                status = os.fstat(file)
-                found[path] = status.st_dev, status.st_ino
+                found[path] = seen[path]
         finally:
             os.close(file)
+    for process in writers_of(set(seen.values()) - set(found.values())):
+        if process.is_vm:
+            found |= {path: identity for path, identity in seen.items() if identity in process.files}
     return found
 
 

@@ -89,6 +89,15 @@ def test_a_vm_without_a_monitor_says_what_to_add(node: Node) -> None:
     assert result.document["vms"][0]["consistency"] == "off"
 
 
+def test_a_vm_that_takes_no_locks_is_captured_all_the_same(node: Node) -> None:
+    (disk,) = make_disks(node.place, "loose.qcow2")
+    drive = f"file.filename={disk},file.driver=file,file.locking=off,if=none,id=d,format=qcow2"
+    with bare(node.place, [], *QMP, "-drive", drive, "-device", "virtio-blk,drive=d"):
+        Qmp(node.place / "qmp").close()
+        assert not in_use(disk)
+        assert node.json("save", disk)["vms"][0]["consistency"] == "crash"
+
+
 def test_variables_of_the_firmware_are_captured_with_the_disks(node: Node) -> None:
     """QEMU has them open: they are copied by it, and are never read beside it."""
     (disk,) = make_disks(node.place, "uefi.qcow2")

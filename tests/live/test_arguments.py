@@ -85,7 +85,7 @@ def test_a_node_is_chosen_by_its_file(tmp_path: Path) -> None:
         for path, identity in zip(paths, identities, strict=True)
     ]
     files = dict(zip(identities, map(str, paths), strict=True))
-    process = Process(1, 1, "/", files, parse_arguments(["qemu"]))
+    process = Process(1, "qemu-system-x86", 1, "/", files, parse_arguments(["qemu"]))
     listed = [
         node("#3", "b.qcow2"),
         node("#2", "sub/a.qcow2"),
