@@ -6,6 +6,7 @@ With CI=true in the environment it fails instead: continuous integration never l
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import signal
@@ -19,13 +20,24 @@ import pytest
 
 from tests import own_network
 
-# marker → the commands its tests call, and the Debian packages that hold them, or our script
+# marker → the commands (or patterns of files) that its tests need, and the Debian packages that hold them,
+# or our script
 TOOLS = {
     "qemu": (
         ("qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon", "qemu-system-x86_64"),
         "qemu-utils qemu-system-common qemu-system-x86",
     ),
+    "guest": (
+        ("qemu-system-x86_64", "busybox", "qemu-ga", "/boot/vmlinuz-*-cloud-amd64"),
+        "qemu-system-x86 busybox-static qemu-guest-agent linux-image-cloud-amd64",
+    ),
+    "libvirt": (
+        ("libvirtd", "virsh", "qemu-system-x86_64"),
+        "libvirt-daemon-system libvirt-clients qemu-system-x86",
+    ),
     "lan": (("ip", "tc"), "iproute2"),
+    "release": (("man", "ssh-keygen"), "man-db openssh-client"),
+    "systemd": (("systemd-analyze",), "systemd"),
     "strace": (("strace",), "strace"),
     "swift": (("swift-proxy-server", "swift-object-server"), "scripts/swift"),
     "reflink": (("mkfs.xfs", "mkfs.btrfs", "filefrag"), "xfsprogs btrfs-progs e2fsprogs"),
@@ -55,7 +67,7 @@ def missing_tools(marker: str) -> list[str]:
     """The commands that tests with this marker call and that are not installed."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), *PLACES))
     commands, _ = TOOLS[marker]
-    return [command for command in commands if shutil.which(command, path=path) is None]
+    return [command for command in commands if not (glob.glob(command) or shutil.which(command, path=path))]
 
 
 def why_left_out(marker: str) -> str:

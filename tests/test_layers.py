@@ -8,7 +8,8 @@ Rules:
     2. Packages of one level do not import each other (formats, store, swarm, trust, vault; cli, web).
        ``units`` may use ``errors``, both level 0: a size that cannot be read is an error of the one tree.
        ``discovery`` may use ``net``, both level 4, for addresses and faults; ``net`` knows no discovery.
-       ``archive``, level 4 as well, knows neither: a library of its own speaks to object stores.
+       ``archive`` and ``live``, level 4 as well, know neither: libraries of their own speak to object stores
+       and to QEMU.
     3. Below level 4 nothing is ``async``, imports a network or event loop module, or reads a clock.
     4. ``overlaysync/__init__.py`` and ``__main__.py`` stand outside the table.
 """
@@ -35,6 +36,7 @@ LEVELS = {
     "vault": 2,
     "ops": 3,
     "archive": 4,
+    "live": 4,
     "net": 4,
     "discovery": 4,
     "node": 5,

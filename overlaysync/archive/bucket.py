@@ -12,7 +12,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -141,6 +141,12 @@ class BucketObjects:
                     return False
         self._overwrite(name, data)
         return True
+
+    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+        return self.put(name, b"".join(parts))
+
+    def parts(self, name: str) -> Iterator[bytes]:
+        yield self.get(name)  # each request may cost money
 
     def _overwrite(self, name: str, data: bytes) -> None:
         for repeat in range(self._limits.repeats + 1):

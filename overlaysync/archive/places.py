@@ -16,7 +16,7 @@ import msgspec
 from overlaysync.archive.bucket import BucketObjects
 from overlaysync.archive.location import Location, parse_location
 from overlaysync.errors import NotAllowedError, NotFoundError, OverlaysyncError, UsageError, WouldDestroyError
-from overlaysync.model.names import check_name, printable
+from overlaysync.model.names import check_name, meant, printable
 from overlaysync.store.files import translate
 from overlaysync.trust.secret_files import read_secret, replace_secret
 from overlaysync.units import KIB
@@ -102,7 +102,9 @@ def find_place(places: Mapping[str, Location], name: str) -> Location:
         NotFoundError: there is none.
     """
     if name not in places:
-        raise NotFoundError(f"There is no archive '{printable(name)}'", hint="overlaysync archive ls")
+        raise NotFoundError(
+            f"There is no archive '{printable(name)}'", why=meant(name, places), hint="overlaysync archive ls"
+        )
     return places[name]
 
 

@@ -147,7 +147,8 @@ class _Adopting:
         if already_stands(self.node.library, overlay, proof.known.parent.disk.id, now=now()):
             settle(self.node.library, proof.known, proof)
             self.output.result(
-                image_fields(proof.known) | {"adopted": None, "verified": True, "proof": proof.words},
+                image_fields(proof.known)
+                | {"adopted": None, "verified": True, "proof": proof.words, "notes": list(proof.known.notes)},
                 self.output.good(f"{overlay} already stands on its master: {proof.words}"),
             )
             return

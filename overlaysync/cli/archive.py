@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -12,13 +14,18 @@ from overlaysync.archive.probe import probe
 from overlaysync.cli.checked import checked_fields, checked_lines
 from overlaysync.cli.commands import App
 from overlaysync.cli.common import open_node
-from overlaysync.cli.output import output_of
+from overlaysync.cli.complete import complete_reference
+from overlaysync.cli.finding import examine, is_path, path_of
+from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.save import team_of
 from overlaysync.errors import BrokenOffError, NotAllowedError, UsageError, VerificationError
+from overlaysync.model.reference import parse_reference
 from overlaysync.node.archiving import check_archive
 from overlaysync.node.archiving import push as push_states
+from overlaysync.node.image_archiving import push_image
 from overlaysync.node.node import Node
 from overlaysync.units import format_size
+from overlaysync.vault.objects import Objects
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of the archive.")]
 
@@ -65,32 +72,91 @@ def add(
 
 def push(
     context: typer.Context,
-    team: Annotated[str, typer.Argument(metavar="TEAM", help="The team whose states are stored.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEAM|REF",
+            help="The team whose states are stored, or one published image.",
+            autocompletion=complete_reference,
+        ),
+    ],
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="The archive (default: your only one).")
     ] = None,
 ) -> None:
-    """Store the states of a team that this machine has in an archive."""
+    """Store the states of a team, or one published image, in an archive."""
 
     output = output_of(context)
     with open_node(output) as node:
-        mine = team_of(node, team.removesuffix("/"), "archive push")
         chosen = _chosen(node, name)
-        output.begin("pushing", 0)
-        try:
-            done = push_states(
-                node,
-                mine,
-                chosen,
-                open_place(find_place(load_places(node.home.config), chosen)),
-                output.advance,
-            )
-        except KeyboardInterrupt:
-            raise BrokenOffError(
-                "interrupted. Repeat the command to go on: it does not store again what is already there"
-            ) from None
-        finally:
-            output.end()
+        archive = open_place(find_place(load_places(node.home.config), chosen))
+        if _is_image(node, what):
+            _push_image(output, node, what, chosen, archive)
+        else:
+            _push_states(output, node, what, chosen, archive)
+
+
+def _is_image(node: Node, what: str) -> bool:
+    """Whether one image is meant; a word that is the name of a team means the team."""
+    if what.removesuffix("/") in node.teams or what.endswith("/"):
+        return False
+    if is_path(what):
+        return True
+    reference = parse_reference(what)
+    if reference.is_many:
+        raise UsageError(
+            f"'{what}' may mean several images, and one is stored at a time",
+            hint="overlaysync archive push NAME; to see their names: overlaysync tree",
+        )
+    return True
+
+
+def _push_image(output: Output, node: Node, what: str, name: str, archive: Objects) -> None:
+    known = examine(node, output, path_of(node, what))
+    with _interruptible():
+        done = push_image(node, known, name, archive, output)
+    header = done.manifest.header
+    title = f"{header.full_name}:{header.version}"
+    lines = [output.good(f"{name} now has {title}, {format_size(done.stored)} stored")]
+    lines += [f"  left out {file}: it is not here as it was published" for file in done.left_out]
+    lines.append(f"  on a machine with this archive, if no machine has the image: overlaysync fetch {title}")
+    output.result(
+        {
+            "archive": name,
+            "name": header.name,
+            "team": header.team,
+            "version": header.version,
+            "id": header.id,
+            "stored": done.stored,
+            "left_out": list(done.left_out),
+        },
+        *lines,
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Say what an interrupted push has done.
+
+    Raises:
+        BrokenOffError: the user has interrupted it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise BrokenOffError(
+            "interrupted. Repeat the command to go on: it does not store again what is already there"
+        ) from None
+
+
+def _push_states(output: Output, node: Node, what: str, chosen: str, archive: Objects) -> None:
+    mine = team_of(node, what.removesuffix("/"), "archive push")
+    output.begin("pushing", 0)
+    try:
+        with _interruptible():
+            done = push_states(node, mine, chosen, archive, output.advance)
+    finally:
+        output.end()
     count = "1 state" if done.states == 1 else f"{done.states} states"
     output.result(
         {"archive": chosen, "team": mine.name, "states": done.states, "stored": done.stored},

@@ -39,6 +39,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("share", "share", "Share images until interrupted."),
         Entry("fetch", "fetch", "Fetch images, with the masters they stand on."),
         Entry("sync", "sync", "Bring images to their newest version."),
+        Entry("service", "service", "Share, keep and push in the background, with systemd."),
         Entry("settle", "settle", "Settle a fork in favour of a file on this machine."),
         Entry("adopt", "adopt", "Put an overlay that was copied here on its master."),
     ),
@@ -67,7 +68,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
             "history",
             "Show the versions of a name, or the states of a team.",
         ),
-        Entry("tree", "tools", "Show masters, overlays and promotions as a family tree."),
+        Entry("tree", "tree", "Show masters, overlays and promotions as a family tree."),
         Entry("peers", "peers", "List the machines within reach."),
         Entry("id", "identify", "Print the ids of an image."),
     ),
@@ -79,7 +80,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("key", "key", "Manage the key that identifies this machine."),
     ),
     "Help": (
-        Entry("demo", "tools", "Show what overlaysync does, in under a minute."),
+        Entry("demo", "demo", "Show what overlaysync does, in under a minute."),
         Entry("doctor", "doctor", "Check network, clock, key, vault, disk and QEMU."),
         Entry("help", "help", "Show the help of a command."),
     ),
@@ -126,6 +127,10 @@ def load(name: str) -> Any:
 
 class Lazy(TyperCommand):
     """A command that is imported when its arguments are to be read; until then, its name and its line."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Return its line, whole: shells show it beside the name."""
+        return self.help or ""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Return the context of the command itself, with the defaults that the user has set."""

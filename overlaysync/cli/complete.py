@@ -23,15 +23,18 @@ _CACHE = "completion.json"
 _CACHE_LIMIT = 1 << 20
 _CANDIDATES_LIMIT = 2000
 _SAFE = re.compile(r"[\w.][\w./:@-]{0,199}")
+_WORDS = re.compile(r"[\w., ]{0,80}")
+"""What a description consists of."""
 
 
-def complete_reference(incomplete: str) -> list[str]:
-    """Return the references that begin with ``incomplete``.
+def complete_reference(incomplete: str) -> list[tuple[str, str]]:
+    """Return the references that begin with ``incomplete``, and what each is.
 
     Names first, and after ``:`` or ``@`` versions or nodes.
     """
     with suppress(Exception), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        return [text for text in _candidates() if text.startswith(incomplete) and _is_due(text, incomplete)]
+        found = _candidates().items()
+        return [pair for pair in found if pair[0].startswith(incomplete) and _is_due(pair[0], incomplete)]
     return []
 
 
@@ -40,7 +43,7 @@ def _is_due(text: str, incomplete: str) -> bool:
     return all(mark in incomplete for mark in ":@" if mark in text)
 
 
-def _candidates() -> list[str]:
+def _candidates() -> dict[str, str]:
 
     cache = Home.from_environment(os.environ).root / _CACHE
     found = _load(cache)
@@ -53,17 +56,20 @@ def _candidates() -> list[str]:
 # -- the cache ---------------------------------------------------------------------------------------
 
 
-def _load(cache: Path) -> list[str] | None:
+def _load(cache: Path) -> dict[str, str] | None:
     """Return what was found lately, None when that is too long ago or unreadable."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         with open(cache, "rb") as file:
             document = json.loads(file.read(_CACHE_LIMIT))
         if 0 <= time.time() - document["at"] < _KEEP_S:
-            return [text for text in document["candidates"] if _SAFE.fullmatch(text)]
+            candidates = document["candidates"].items()
+            return {
+                text: words for text, words in candidates if _SAFE.fullmatch(text) and _WORDS.fullmatch(words)
+            }
     return None
 
 
-def _save(cache: Path, candidates: list[str]) -> None:
+def _save(cache: Path, candidates: dict[str, str]) -> None:
     scratch = cache.with_name(f".{cache.name}.{os.getpid()}")
     with suppress(OSError):
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

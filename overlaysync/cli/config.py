@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from overlaysync.errors import NotAllowedError, UsageError
+from overlaysync.model.names import meant
 from overlaysync.store.home import Home
 
 MAX_SIZE = 1 << 20
+SERVICE = "service"
+"""The table that is no command's options: :mod:`overlaysync.cli.service_settings` reads it."""
 
 
 def load_defaults(command: str, options: Mapping[str, bool], commands: Collection[str]) -> dict[str, Any]:
@@ -33,12 +36,14 @@ def load_defaults(command: str, options: Mapping[str, bool], commands: Collectio
     """
     home = Home.from_environment(os.environ)
     path = home.config / "config.toml"
-    tables = _tables(path, home)
+    tables = read_tables(path, home)
     for name, table in tables.items():
         if name not in commands or not isinstance(table, dict):
-            raise _no_such(f"{path} sets '{name}'", "command", commands)
+            raise no_such(path, "", name, "command", commands)
+    if command == SERVICE:
+        return {}
     for name in set(tables.get(command, ())) - set(options):
-        raise _no_such(f"{path} sets '{name}' for {command}", "option", options)
+        raise no_such(path, command, name, "option", options)
     defaults = {name: _expanded(value) for name, value in tables.get(command, {}).items()}
     for option, several in options.items():
         value = os.environ.get(f"OVERLAYSYNC_{command}_{option}".upper())
@@ -47,8 +52,13 @@ def load_defaults(command: str, options: Mapping[str, bool], commands: Collectio
     return defaults
 
 
-def _tables(path: Path, home: Home) -> dict[str, Any]:
-    """Return what the config file holds; nothing when there is none."""
+def read_tables(path: Path, home: Home) -> dict[str, Any]:
+    """Return what the config file holds; nothing when there is none.
+
+    Raises:
+        UsageError: it is not TOML.
+        NotAllowedError: it may not be read.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_SIZE)
@@ -68,8 +78,19 @@ def _tables(path: Path, home: Home) -> dict[str, Any]:
         ) from None
 
 
-def _no_such(what: str, kind: str, known: Iterable[str]) -> UsageError:
-    return UsageError(what, why=f"there is no such {kind}", hint=f"choose from: {', '.join(sorted(known))}")
+def no_such(path: Path, table: str, name: str, kind: str, known: Collection[str]) -> UsageError:
+    """Return the error for a setting that there is not.
+
+    Args:
+        path: the config file.
+        table: where in it the setting stands; "" for the table itself.
+        name: the setting.
+        kind: what there is none of.
+        known: those that there are.
+    """
+    why = "; ".join(filter(None, (f"there is no such {kind}", meant(name, known))))
+    hint = f"choose from: {', '.join(sorted(known))}"
+    return UsageError(f"{path} sets '{name}'" + (f" for {table}" if table else ""), why=why, hint=hint)
 
 
 def _expanded(value: Any) -> Any:

@@ -18,16 +18,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from overlaysync.cli.demo_images import CHANGED_CHUNKS, MASTER, VIRTUAL_SIZE, make_master, write_as_guest
 from overlaysync.cli.demo_nodes import KEEP, Person, Processes, read_document
-from overlaysync.cli.output import Output
+from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import NetworkError, NotFoundError, VerificationError
 from overlaysync.node.node import Node
 from overlaysync.units import CHUNK, format_size
 
 OVERLAY, PROMOTED = "router", "debian-router"
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module to ``app``."""
+    app.command("demo")(demo)
+
+
+def demo(
+    context: typer.Context,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the demo's directory.")] = False,
+) -> None:
+    """Show what overlaysync does, in under a minute."""
+
+    run(output_of(context), keep=keep)
 
 
 def run(output: Output, *, keep: bool) -> None:

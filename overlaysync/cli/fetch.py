@@ -117,6 +117,7 @@ def fetch(
         rules=Rules(replace, discard_changes),
         trusted_only=trusted_only,
         wait_s=wait,
+        archives=True,
         again=again_of(to, masters, peer, iface, name, format, trusted_only=trusted_only),
     )
     network = Network(parse_peers(peer), iface or (), parse_rate(limit_rate), compression())

@@ -10,6 +10,7 @@ from overlaysync.errors import BaseImageError, NotFoundError, OverlaysyncError
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.image import Format
 from overlaysync.formats.recognition import ending_of
+from overlaysync.model.names import meant
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.adoption import Adoption
 from overlaysync.node.node import Node, now
@@ -243,7 +244,12 @@ def check_membership(node: Node, reference: Reference) -> None:
     if reference.team is not None and not node.may_see(reference.team):
         raise NotFoundError(
             f"'{reference}' cannot be seen here",
-            why=f"this machine is not in team '{reference.team}'",
+            why="; ".join(
+                filter(
+                    None,
+                    (f"this machine is not in team '{reference.team}'", meant(reference.team, node.teams)),
+                )
+            ),
             hint=f"with the team's code: overlaysync team join {reference.team}",
         )
 

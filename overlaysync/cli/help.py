@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from overlaysync.errors import UsageError
+from overlaysync.model.names import meant
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -25,6 +26,11 @@ def help(
     at: Any = context.find_root()
     for word in command or ():
         if not isinstance(at.command, typer.core.TyperGroup) or word not in at.command.commands:
-            raise UsageError(f"There is no command '{' '.join(command or ())}'", hint="overlaysync --help")
+            known = getattr(at.command, "commands", {})
+            raise UsageError(
+                f"There is no command '{' '.join(command or ())}'",
+                why=meant(word, known),
+                hint="overlaysync --help",
+            )
         at = at.command.commands[word].make_context(word, [], parent=at, resilient_parsing=True)
     typer.echo(at.get_help())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated
 
 import typer
@@ -31,11 +32,15 @@ from overlaysync.node.observer import Silent
 from overlaysync.node.replica import Replica
 from overlaysync.node.serving import serve
 from overlaysync.node.session import looking
+from overlaysync.node.vault_lock import WAIT_S
 from overlaysync.store.keeping import Keeping, KeptTeam, load_keeping, save_keeping
 from overlaysync.units import format_size, parse_size
 
 _MAX_COPIES = 10
 _LOOK_S = 4.0
+_INTERVAL = re.compile(r"([0-9]{1,6})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SHORTEST_S, _LONGEST_S = 60, 7 * 86400
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -63,6 +68,14 @@ def keep(
     budget: Annotated[
         str | None, typer.Option("--budget", metavar="SIZE", help="Use this much space at most, such as 50G.")
     ] = None,
+    live: Annotated[
+        str | None,
+        typer.Option(
+            "--live",
+            metavar="TIME",
+            help="Save VMs again that run here, such as every 15m; 'off' to end that.",
+        ),
+    ] = None,
     off: Annotated[
         bool, typer.Option("--off", help="Take no more copies; those that are here stay.")
     ] = False,
@@ -75,6 +88,7 @@ def keep(
 
     output = output_of(context)
     size = parse_size(budget) if budget else None
+    live_s = _parse_interval(live) if live else None
     if others and team:
         raise UsageError(
             "Cannot use --others together with a team",
@@ -82,12 +96,14 @@ def keep(
         )
     if others and not size and not off:
         raise UsageError("--others needs --budget", hint="overlaysync keep --others --budget 50G")
+    if others and live:
+        raise UsageError("--live is for a team's own VMs", hint="overlaysync keep TEAM --live 15m")
     network = Network(
         parse_peers(peer), iface or (), parse_rate(limit_rate), compression(), mdns_needed=False
     )
     with open_node(output) as node:
         name = "" if others else team_of(node, team or "", "keep").name
-        keeping = _changed(load_keeping(node.home.keeping), name, copies, size, off=off)
+        keeping = _changed(load_keeping(node.home.keeping), name, copies, size, live_s, off=off)
         save_keeping(node.home.keeping, keeping)
         if off:
             output.result(
@@ -103,13 +119,41 @@ def keep(
             raise SystemExit(code) from None
 
 
-def _changed(keeping: Keeping, name: str, copies: int | None, budget: int | None, *, off: bool) -> Keeping:
+def _parse_interval(text: str) -> int:
+    """Return the seconds of an interval such as ``15m``; 0 for ``off``.
+
+    Raises:
+        UsageError: it is none, or shorter than a minute, or longer than a week.
+    """
+    if text == "off":
+        return 0
+    found = _INTERVAL.fullmatch(text)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not _SHORTEST_S <= seconds <= _LONGEST_S:
+        raise UsageError(
+            f"'{text}' is no interval between a minute and a week",
+            hint="overlaysync keep TEAM --live 15m, or 2h, or off",
+        )
+    return seconds
+
+
+def _changed(
+    keeping: Keeping,
+    name: str,
+    copies: int | None,
+    budget: int | None,
+    live: int | None = None,
+    *,
+    off: bool,
+) -> Keeping:
     """Return what is kept from now on; what was not said stays as it was said before."""
     if not name:
         return Keeping(keeping.teams, 0 if off else budget or 0)
     before = keeping.teams.get(name, KeptTeam())
     team = KeptTeam(
-        before.copies if copies is None else int(copies), before.budget if budget is None else budget
+        before.copies if copies is None else int(copies),
+        before.budget if budget is None else budget,
+        before.live if live is None else live,
     )
     teams = {other: kept for other, kept in keeping.teams.items() if other != name}
     return Keeping(teams if off else teams | {name: team}, keeping.others)
@@ -121,7 +165,7 @@ async def _keep(
     if once:
         async with looking(node, Silent(), network) as reach:
             await reach.until(lambda: False, wait_s=_LOOK_S)
-            taken = await Keeper(node, reach, output, Faults()).round()
+            taken = await Keeper(node, reach, output, Faults(), wait_s=WAIT_S).round()
             lines = _lines(output, name, keeping)
             if not taken:
                 lines.append(
@@ -153,7 +197,12 @@ def _lines(output: Output, name: str, keeping: Keeping) -> list[str]:
         ]
     kept = keeping.teams[name]
     room = f", in {format_size(kept.budget)} at most" if kept.budget else ""
-    return [output.good(f"keeping what team '{name}' saves, each state on {machines(kept.copies)}{room}")]
+    lines = [output.good(f"keeping what team '{name}' saves, each state on {machines(kept.copies)}{room}")]
+    if kept.live:
+        lines.append(
+            f"  VMs that were saved here are saved again every {kept.live / 60:g} min while they run"
+        )
+    return lines
 
 
 def _whose(name: str) -> str:
@@ -161,5 +210,8 @@ def _whose(name: str) -> str:
 
 
 def _fields(keeping: Keeping) -> dict[str, object]:
-    teams = {name: {"copies": kept.copies, "budget": kept.budget} for name, kept in keeping.teams.items()}
+    teams = {
+        name: {"copies": kept.copies, "budget": kept.budget, "live_s": kept.live}
+        for name, kept in keeping.teams.items()
+    }
     return {"teams": teams, "others": keeping.others}

@@ -5,14 +5,48 @@ Leaves out where the lines go.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from enum import IntEnum
 
 from overlaysync.units import format_size
 
 _LEAST_S = 1.0
 """Work that takes less is not worth a line."""
+
+
+class Level(IntEnum):
+    """How much a line matters, as systemd's journal counts (sd-daemon(3))."""
+
+    ERROR = 3
+    WARNING = 4
+    INFO = 6
+
+
+_WARNINGS = ("cannot ", "damaged ", "missing ", "no copy ", "no longer ", "not ", "left out: ", "✗ ")
+"""How notes begin that want attention."""
+
+
+def goes_to_journal(descriptor: int, environment: Mapping[str, str]) -> bool:
+    """Whether a stream ends in systemd's journal, which has the time of each line and knows levels."""
+    try:
+        device, inode = map(int, environment.get("JOURNAL_STREAM", "").split(":"))
+        found = os.fstat(descriptor)
+    except (OSError, ValueError):
+        return False
+    return (found.st_dev, found.st_ino) == (device, inode)
+
+
+def level_of(note: str) -> Level:
+    """Return how much a note matters, by how it begins."""
+    return Level.WARNING if note.lstrip().lower().startswith(_WARNINGS) else Level.INFO
+
+
+def leveled(text: str, level: Level) -> str:
+    """Return the lines of ``text`` as the journal reads them."""
+    return "\n".join(f"<{int(level)}>{line}" for line in text.split("\n"))
 
 
 def stamped(text: str) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from overlaysync.cli.output import Output
+from overlaysync.cli.watching import Notes, next_look
 from overlaysync.errors import NetworkError
 from overlaysync.net.messages import Address
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
+from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
 from overlaysync.node.session import looking
 from overlaysync.node.views import PeerView
@@ -86,23 +88,47 @@ async def look(
 
     network = Network(peers, interfaces, mdns_needed=mdns_needed)
     async with looking(node, output, network) as reach:
-        await reach.until(lambda: False, wait_s=wait_s)
-        if reach.looking:
-            await reach.until(lambda: not reach.looking, wait_s=_ANSWERS_S)
-        if tell:
-            note_silent(reach, output)
-        nodes = [
-            {
-                "node": view.label,
-                "id": node_id(view.public_key) if view.public_key else "",
-                "address": str(view.address),
-                "images": len(view.served),
-                "in_use": len(view.manifests) - len(view.served),
-                "problem": problem_of(view),
-            }
-            for view in once_each(reach.directory.nodes())
-        ]
-        return Seen(reach.directory.listings(), nodes, reach.silence())
+        await answers(reach, wait_s)
+        return seen_now(reach, output, tell=tell)
+
+
+async def answers(reach: Reach, wait_s: float) -> None:
+    """Wait for what is within reach, and a little longer for machines that are being asked."""
+    await reach.until(lambda: False, wait_s=wait_s)
+    if reach.looking:
+        await reach.until(lambda: not reach.looking, wait_s=_ANSWERS_S)
+
+
+def seen_now(reach: Reach, observer: Observer, *, tell: bool = True) -> Seen:
+    """Return what has been seen so far; ``tell`` as for :func:`look`."""
+    if tell:
+        note_silent(reach, observer)
+    nodes = [
+        {
+            "node": view.label,
+            "id": node_id(view.public_key) if view.public_key else "",
+            "address": str(view.address),
+            "images": len(view.served),
+            "in_use": len(view.manifests) - len(view.served),
+            "problem": problem_of(view),
+        }
+        for view in once_each(reach.directory.nodes())
+    ]
+    return Seen(reach.directory.listings(), nodes, reach.silence())
+
+
+async def looks(
+    node: Node, network: Network, wait_s: float, show: Callable[[Seen, tuple[str, ...]], None], *, tell: bool
+) -> None:
+    """Show what is within reach again and again, with what was noted; never ends by itself."""
+    notes = Notes()
+    async with looking(node, notes, network) as reach:
+        await answers(reach, wait_s)
+        asked_at = asyncio.get_running_loop().time()
+        while True:
+            seen = seen_now(reach, notes, tell=tell)
+            show(seen, notes.taken())
+            asked_at = await next_look(reach, asked_at)
 
 
 def once_each(views: Iterable[PeerView]) -> list[PeerView]:
@@ -126,7 +152,7 @@ def problem_of(view: PeerView) -> str:
     return view.problem or ("" if view.public_key else f"{view.address} has not answered so far")
 
 
-def note_silent(reach: Reach, output: Output) -> None:
+def note_silent(reach: Reach, output: Observer) -> None:
     """Say which of the named peers have not answered, and when nothing is listed how many others."""
     silent = [view for view in reach.directory.nodes() if problem_of(view)]
     for view in silent:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import typer
@@ -19,21 +20,27 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership, local_listings
-from overlaysync.cli.looking import LOOK_S, look_around, newest_first
+from overlaysync.cli.looking import LOOK_S, Seen, look_around, looks, newest_first
 from overlaysync.cli.output import output_of
-from overlaysync.cli.refusals import error_fields
 from overlaysync.cli.tables import Table, Warn
+from overlaysync.cli.watching import EVERY_S, View, WatchOption
+from overlaysync.cli.watching import show as show_once
+from overlaysync.cli.watching import watch as watching
 from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference, parse_reference
-from overlaysync.node.node import now
+from overlaysync.node.network import Network
+from overlaysync.node.node import Node, now
 from overlaysync.ops.dates import ago
 from overlaysync.ops.in_use import in_use_words
 from overlaysync.ops.matching import Listing, fits, fitting
 from overlaysync.ops.timeline import Place, places
 from overlaysync.trust.book import Book
 from overlaysync.units import format_size
+
+_NOTHING_HERE = "no image here was published or fetched; to see all known images: overlaysync tree"
+_NOTHING_SHARED = "the machines that answered share nothing that you may see; to list them: overlaysync peers"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -53,43 +60,64 @@ def ls(
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
+    watch: WatchOption = False,
 ) -> None:
     """List masters and overlays within reach."""
 
     output = output_of(context)
     reference = parse_reference(ref) if ref else None
-    error: OverlaysyncError | None = None
     with open_node(output) as node:
-        book = node.book()
+        if reference and not local:
+            check_membership(node, reference)
+        network = Network(parse_peers(peer), iface or [], mdns_needed=True)
+        if watch:
+            watching(output, lambda show: _looks(node, reference, network, None if local else wait, show))
         if local:
-            listings = local_listings(node)
+            view = _view(node, reference, Seen(local_listings(node), [], None), (), local=True)
         else:
-            if reference:
-                check_membership(node, reference)
             seen = look_around(node, output, parse_peers(peer), iface or [], wait)
-            listings, error = seen.listings, seen.silence
-        where = places(listings, node.catalog.manifests.versions)
+            view = _view(node, reference, seen, ())
+    show_once(output, view)
+
+
+async def _looks(
+    node: Node,
+    reference: Reference | None,
+    network: Network,
+    wait_s: float | None,
+    show: Callable[[View], None],
+) -> None:
+    """Show views again and again; of what is known here only, where there is nothing to wait for."""
+    if wait_s is not None:
+        await looks(
+            node,
+            network,
+            wait_s,
+            lambda seen, notes: show(_view(node, reference, seen, notes)),
+            tell=True,
+        )
+    while True:
+        show(_view(node, reference, Seen(local_listings(node), [], None), (), local=True))
+        await asyncio.sleep(EVERY_S)
+
+
+def _view(
+    node: Node, reference: Reference | None, seen: Seen, notes: tuple[str, ...], *, local: bool = False
+) -> View:
+    """Return what is listed, of what was seen."""
+    book, listings, error = node.book(), seen.listings, seen.silence
+    where = places(listings, node.catalog.manifests.versions)
     chosen = [listing for listing in listings if reference is None or fits(reference, listing)]
     chosen.sort(key=lambda item: newest_first(item, where))
+    problem: OverlaysyncError | None = error
     if reference and not chosen:
-        error = error or _nothing_fits(reference, listings)
-    document: dict[str, object] = {
-        "images": [
-            listing_fields(listing, book, fork=where[listing.manifest.id] is Place.FORKED)
-            for listing in chosen
-        ]
-    }
-    if error:
-        document["error"] = error_fields(error)
-    output.result(document, _table(chosen, book, where, now()))
-    if error:
-        raise error
-    if not chosen and not output.json:
-        output.note(
-            "no image here was published or fetched; to see all known images: overlaysync tree"
-            if local
-            else "the machines that answered share nothing that you may see; to list them: overlaysync peers"
-        )
+        problem = error or _nothing_fits(reference, listings)
+    images = [
+        listing_fields(listing, book, fork=where[listing.manifest.id] is Place.FORKED) for listing in chosen
+    ]
+    if not chosen and problem is None:
+        notes = (*notes, _NOTHING_HERE if local else _NOTHING_SHARED)
+    return View({"images": images}, (_table(chosen, book, where, now()),), notes, problem)
 
 
 def _nothing_fits(reference: Reference, listings: list[Listing]) -> OverlaysyncError | None:

@@ -15,7 +15,7 @@ import typer
 
 from overlaysync.cli import streams
 from overlaysync.cli.later import later
-from overlaysync.cli.log import LoggedWork, stamped
+from overlaysync.cli.log import Level, LoggedWork, goes_to_journal, level_of, leveled, stamped
 from overlaysync.cli.progress import STALLED_S, Audience, Progress
 from overlaysync.cli.tables import Table
 from overlaysync.model.names import one_field, printable
@@ -48,8 +48,8 @@ class Output:
         self._color = settings.color and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self._progress: Progress | None = None
         self._work: LoggedWork | None = None
-        self._stays = self.logs = False
-        self._audience = Audience(settings.json)
+        self._stays = self.logs = self._journal = False
+        self._audience = Audience(settings.json, color=self._color)
         self._printed = False
         self._lock = threading.RLock()
 
@@ -57,6 +57,7 @@ class Output:
         """From now on the command stays: it outlives its terminal, and where there is none it keeps a log."""
         self._stays = True
         self.logs = not self.json and not sys.stderr.isatty()
+        self._journal = self.logs and goes_to_journal(2, os.environ)
 
     # -- results -------------------------------------------------------------------------------------
 
@@ -69,9 +70,21 @@ class Output:
         if self.json:
             self._put(_indented(document))
         else:
-            for part in parts:
-                for line in self._rows(part) if isinstance(part, Table) else [self._line(part)]:
-                    self._put(line)
+            for line in self.lines(*parts):
+                self._put(line)
+
+    def lines(self, *parts: str | Table) -> list[str]:
+        """Return lines and tables as they are printed on stdout."""
+        return [
+            line
+            for part in parts
+            for line in (self._rows(part) if isinstance(part, Table) else [self._line(part)])
+        ]
+
+    def print_line(self, line: str) -> None:
+        """Print a line as it is, of what :meth:`lines` has returned."""
+        self._printed = True
+        self._put(line)
 
     def _line(self, line: str) -> str:
         return self._painted(printable(line, _LONGEST), sys.stdout)
@@ -108,8 +121,15 @@ class Output:
             streams.show(f"{json.dumps({'error': fields})}\n")
             return
         text = _safe(f"✗ {text}")
-        text = stamped(text) if self.logs else self._painted(streams.wrapped(text), sys.stderr)
+        if self.logs:
+            text = self._logged(text, Level.ERROR)
+        else:
+            text = self._painted(streams.wrapped(text), sys.stderr)
         streams.show(f"{text}\n")
+
+    def _logged(self, text: str, level: Level) -> str:
+        """Return the lines of a log: the journal has the time itself, and wants to know what matters."""
+        return leveled(text, level) if self._journal else stamped(text)
 
     def _painted(self, text: str, stream: Any) -> str:
         """Return the tick or cross that ``text`` begins with in its colour."""
@@ -136,7 +156,8 @@ class Output:
             if self.json:
                 text = json.dumps({"note": text})
             else:
-                text = stamped(_safe(text)) if self.logs else streams.wrapped(_safe(text))
+                level = level_of(text)
+                text = self._logged(_safe(text), level) if self.logs else streams.wrapped(_safe(text))
             streams.show(f"{text}\n")
 
     def log(self, text: str) -> None:
@@ -171,12 +192,14 @@ class Output:
             elif self._work:
                 self._work.waiting(names, stalled_s)
 
-    def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
+    def serving(
+        self, what: str, total: int, done: int, joined: int, fetching: Sequence[tuple[str, float]]
+    ) -> None:
         """Who fetches from this node: how many are done, and how far the others are."""
         with self._lock:
             if not self.quiet and not self._progress and not self.logs:
                 shown = [(one_field(label), held) for label, held in fetching]
-                self._audience.show(one_field(what), done, joined, shown)
+                self._audience.show(one_field(what), total, done, joined, shown)
 
     def end(self) -> None:
         """Take the progress away: the work has ended."""

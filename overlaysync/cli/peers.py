@@ -5,10 +5,13 @@ from __future__ import annotations
 import typer
 
 from overlaysync.cli.common import InterfaceOption, PeerOption, WaitOption, open_node, parse_peers
-from overlaysync.cli.looking import LOOK_S, look_around
+from overlaysync.cli.looking import LOOK_S, Seen, look_around, looks
 from overlaysync.cli.output import output_of
-from overlaysync.cli.refusals import error_fields
 from overlaysync.cli.tables import Fail, Table
+from overlaysync.cli.watching import View, WatchOption
+from overlaysync.cli.watching import show as show_once
+from overlaysync.cli.watching import watch as watching
+from overlaysync.node.network import Network
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -21,11 +24,21 @@ def peers(
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
+    watch: WatchOption = False,
 ) -> None:
     """List the machines within reach."""
     output = output_of(context)
     with open_node(output) as node:
+        if watch:
+            network = Network(parse_peers(peer), iface or [], mdns_needed=True)
+            watching(
+                output, lambda show: looks(node, network, wait, lambda seen, _: show(_view(seen)), tell=False)
+            )
         seen = look_around(node, output, parse_peers(peer), iface or [], wait, tell=False)
+    show_once(output, _view(seen))
+
+
+def _view(seen: Seen) -> View:
     rows = [
         (
             item["node"] or "?",
@@ -34,11 +47,7 @@ def peers(
         )
         for item in sorted(seen.nodes, key=lambda item: (item["node"], item["address"]))
     ]
-    document: dict[str, object] = {"peers": seen.nodes}
-    if seen.silence:
-        document["error"] = error_fields(seen.silence)
-    output.result(document, Table(rows, widths=(30, 22)))
-    seen.require_answer()
+    return View({"peers": seen.nodes}, (Table(rows, widths=(30, 22)),), error=seen.silence)
 
 
 def _used(count: int) -> str:

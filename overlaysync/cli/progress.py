@@ -6,15 +6,16 @@ A bar on a terminal, a plain line every few seconds elsewhere, and JSON lines wi
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 
 from overlaysync.cli import streams
+from overlaysync.cli.block import Block
 from overlaysync.cli.later import later
 from overlaysync.cli.log import stalled_text
+from overlaysync.cli.room import Room
 from overlaysync.units import format_size
 
 _LINE_S = 3.0
@@ -39,31 +40,6 @@ _FITTING = [
 """What is said where there is less room, the first that fits: sources by name (below 0 not even how many),
 whether of how much in all, and the least columns of the bar. No figure is ever cut."""
 _CLIENTS_SHOWN = 3
-
-
-class Line:
-    """The last line of the terminal on standard error, which is drawn again and again."""
-
-    def __init__(self) -> None:
-        self._cells = 0
-
-    def draw(self, text: str, cells: int) -> None:
-        """Put a line of so many columns where the last one was drawn."""
-        streams.show(self._begin() + text)
-        self._cells = cells
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._cells:
-            streams.show(self._begin())
-            self._cells = 0
-
-    def _begin(self) -> str:
-        """Go to where the line began: one that a narrower terminal has broken takes several of its rows."""
-        above = max(0, self._cells - 1) // streams.width_of(sys.stderr)
-        if not above or "XTERM_VERSION" in os.environ:  # xterm cuts lines instead
-            return "\r\x1b[K"
-        return f"\r\x1b[{above}A\x1b[J"
 
 
 class Progress:
@@ -93,7 +69,7 @@ class Progress:
         self._json = as_json
         on_terminal = sys.stderr.isatty() and not as_json
         self._bar = later("cli.terminal").Bar(what, total, color=color) if on_terminal else None
-        self._line = Line()
+        self._block = Block()
         self._clock = clock
         self._shown = clock()
         self._window = deque([(self._shown, 0)])
@@ -123,7 +99,7 @@ class Progress:
 
     def clear(self) -> None:
         """Take the bar away."""
-        self._line.clear()
+        self._block.clear()
 
     def _rate(self, now: float) -> float:
         """Bytes per second of late; what came before a stall does not count."""
@@ -145,7 +121,7 @@ class Progress:
             return
         texts, shortest = self._texts(done, rate), self._in_short(done, rate)
         line = self._bar.line(done, texts, shortest, streams.columns(), stalled=self._stalled > 0)
-        self._line.draw(*line)
+        self._block.draw([line])
 
     def _texts(self, done: int, rate: float) -> Iterator[tuple[str, int]]:
         """Return what can be said, the longest first, with the least columns of the bar beside it."""
@@ -200,19 +176,28 @@ def _speed(missing: int, rate: float) -> str:
 
 
 class Audience:
-    """Those who fetch from this node, shown when it changes: how many are done, and who is last."""
+    """Those who fetch from this node, shown when it changes: how many are done, and who is last.
 
-    def __init__(self, as_json: bool) -> None:
+    Args:
+        as_json: whether to print JSON lines.
+        color: whether a terminal has colours.
+    """
+
+    def __init__(self, as_json: bool, *, color: bool = False) -> None:
         self._json = as_json
-        self._on_terminal = sys.stderr.isatty() and not as_json
         self._said: dict[str, tuple[str, float]] = {}
-        self._line = Line()
+        self._block = Block()
+        on_terminal = sys.stderr.isatty() and not as_json
+        self._room = Room(color) if on_terminal else None
 
-    def show(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
+    def show(
+        self, what: str, total: int, done: int, joined: int, fetching: Sequence[tuple[str, float]]
+    ) -> None:
         """Show it, if it is time to.
 
         Args:
             what: what they fetch, safe to print.
+            total: its bytes.
             done: how many have it.
             joined: how many have begun.
             fetching: label of each who still fetches, and how much it has (0 to 1).
@@ -225,20 +210,29 @@ class Audience:
         else:
             text = f"{what}: {done} of {joined} done{_stragglers(slowest, joined - done)}"
         said, shown = self._said.get(what, ("", 0.0))
-        if text == said or (now - shown < _LINE_S and fetching and not self._on_terminal):
+        if self._room is not None:
+            self._room.take(what, total, (done, joined), fetching, now)
+            if fetching or said == text:
+                self._said[what] = (said, shown) if fetching else (text, now)
+                self._redraw()
+                return
+        elif text == said or (now - shown < _LINE_S and fetching):
             return
         self._said[what] = text, now
-        if self._on_terminal and fetching:
-            terminal = later("cli.terminal")
-            line = terminal.cut(f"  {text}", streams.columns())
-            self._line.draw(line, terminal.cell_len(line))
-        else:
-            self.clear()
-            streams.show(f"{text if self._json else f'  {text}'}\n")
+        self.clear()
+        streams.show(f"{text if self._json else f'  {text}'}\n")
+        self._redraw()
 
     def clear(self) -> None:
-        """Take the line away."""
-        self._line.clear()
+        """Take away what is drawn."""
+        self._block.clear()
+
+    def _redraw(self) -> None:
+        lines = self._room.lines(streams.columns(), streams.rows() - 2) if self._room else []
+        if lines:
+            self._block.draw(lines)
+        else:
+            self.clear()
 
 
 def _stragglers(slowest: Sequence[tuple[str, float]], not_done: int) -> str:

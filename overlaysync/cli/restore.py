@@ -155,10 +155,10 @@ class _Restoring:
             if self._dry_run:
                 self._print_plan(plans, work)
                 return
-            await asyncio.to_thread(work.pull, plans)
             restored = []
-            for plan in plans:
-                restored.append(await work.bring(plan, session.fetch))
+            async with work.pulling(plans):
+                for plan in plans:
+                    restored.append(await work.bring(plan, session.fetch))
             self._print(restored, work)
 
     def _tell(self, gathered: Gathered) -> None:

@@ -10,12 +10,14 @@ import typer
 
 from overlaysync.cli.common import open_node, quoted
 from overlaysync.cli.output import Output, output_of
-from overlaysync.errors import BrokenOffError, InUseError, UsageError
+from overlaysync.errors import BrokenOffError, UsageError
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.manifest import MAX_NOTE
-from overlaysync.model.names import one_field
+from overlaysync.model.names import meant, one_field
+from overlaysync.node.capturing import Means, wait_until_off
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.saving import Save, Saved
+from overlaysync.node.vault_lock import WAIT_S
 from overlaysync.ops.recovery.tips import Saving
 from overlaysync.ops.recovery.vaults import space_of
 from overlaysync.ops.vms.find import survey
@@ -25,6 +27,10 @@ from overlaysync.units import format_size
 from overlaysync.vault.state import SavedVm
 
 _LATELY_S = 86400.0
+_CONSISTENCY = {
+    "crash": "captured while it ran; its disks are as after a power failure",
+    "fs": "captured while it ran, with its file systems frozen",
+}
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -56,6 +62,21 @@ def save(
     begin_anew: Annotated[
         bool, typer.Option("--begin-anew", help="Save even if the vault has lost what was saved before.")
     ] = False,
+    qmp: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--qmp",
+            metavar="SOCKET",
+            help="The QMP monitor of a running VM, if it is not found. May be repeated.",
+        ),
+    ] = None,
+    pause: Annotated[
+        bool,
+        typer.Option("--pause", help="Stop a VM that has no QMP monitor while its disks are copied."),
+    ] = False,
+    when_off: Annotated[
+        bool, typer.Option("--when-off", help="Wait until the VMs are shut down, and save them then.")
+    ] = False,
 ) -> None:
     """Save VMs as a state that can be restored."""
 
@@ -69,15 +90,15 @@ def save(
         mine = team_of(node, team, "save")
         found = survey(paths or [os.getcwd()])
         vms = _chosen(found.vms, vm or [])
-        work = Save(node, mine, output, note, settle, begin_anew)
+        work = Save(node, mine, output, note, settle, begin_anew, WAIT_S, Means(tuple(qmp or ()), pause))
         try:
+            if when_off:
+                wait_until_off(vms, output)
             saved = work.run(vms)
         except KeyboardInterrupt:
             raise BrokenOffError(
                 "interrupted; no state was saved. Repeat the command: it reuses what is already in the vault"
             ) from None
-        except InUseError as error:
-            raise _running(error) from None
         _print(output, saved, vms, found.left_out)
         for line in map(_fork, saved.beside):
             output.note(line)
@@ -96,7 +117,11 @@ def team_of(node: Node, name: str, command: str) -> Team:
     if name in node.teams:
         return node.teams[name]
     if name:
-        raise UsageError(f"This machine is not in team '{name}'", hint=f"overlaysync team join {name}")
+        raise UsageError(
+            f"This machine is not in team '{name}'",
+            why=meant(name, node.teams),
+            hint=f"overlaysync team join {name}",
+        )
     if not node.teams:
         raise UsageError(
             "States belong to a team, and this machine is in none",
@@ -119,16 +144,6 @@ def _chosen(vms: Sequence[Vm], names: list[str]) -> list[Vm]:
     return [vm for vm in vms if not names or vm.name in names]
 
 
-def _running(error: InUseError) -> InUseError:
-    if not error.why:  # no VM: another command, or a master that changed, and it says what to do
-        return error
-    return InUseError(
-        error.what,
-        why=f"{error.why + '; ' if error.why else ''}a running VM cannot be saved",
-        hint="shut the VM down, and repeat the command",
-    )
-
-
 def _print(output: Output, saved: Saved, vms: Sequence[Vm], beside: Sequence[Missed]) -> None:
     """Print the state, and what is not in it: of its VMs, and of no VM (``beside``)."""
     state = saved.state.state
@@ -139,6 +154,11 @@ def _print(output: Output, saved: Saved, vms: Sequence[Vm], beside: Sequence[Mis
             f"{format_size(saved.read)} of new data, {format_size(saved.stored)} stored"
         )
     ]
+    lines += [
+        f"  {vm.name}: {_CONSISTENCY[vm.consistency]}" for vm in state.vms if vm.consistency in _CONSISTENCY
+    ]
+    if saved.skew_s is not None:
+        lines.append(f"  all that ran were captured within {saved.skew_s * 1000:.0f} ms")
     for vm in vms:
         lines += [f"  {vm.name}: {warning}" for warning in vm.warnings]
         lines += [f"  {vm.name}: left out {one.path}: {one.why}" for one in vm.left_out]
@@ -158,6 +178,7 @@ def _print(output: Output, saved: Saved, vms: Sequence[Vm], beside: Sequence[Mis
             ],
             "read": saved.read,
             "stored": saved.stored,
+            "skew_s": saved.skew_s,
         },
         *lines,
     )

@@ -19,6 +19,7 @@ from overlaysync.node.session import looking
 from overlaysync.node.status import known_status
 from overlaysync.node.vault_places import gather_from, peer_places, vault_of
 from overlaysync.ops.dates import ago, local_minute
+from overlaysync.ops.recovery.choosing import numbers_of
 from overlaysync.ops.recovery.gathering import Gathered, gather
 from overlaysync.ops.recovery.standing import LEAST_COPIES
 from overlaysync.ops.recovery.tips import newest_of_vms
@@ -76,13 +77,13 @@ def _states(team: Team, gathered: Gathered) -> StatesOfTeam:
 def state_table(one: StatesOfTeam, now: float) -> Table:
     """Return the table of a team's states, the newest first."""
 
-    numbers = {state.id.hex(): state.state.number for state in one.states}
+    numbers = numbers_of(one.states)
     return Table([_row(one, state, numbers, now) for state in reversed(one.states)])
 
 
-def _row(one: StatesOfTeam, state: SignedState, numbers: dict[str, int], now: float) -> tuple[str, ...]:
+def _row(one: StatesOfTeam, state: SignedState, numbers: dict[bytes, str], now: float) -> tuple[str, ...]:
     said = state.state
-    follows = " and ".join(str(numbers.get(id, id[:8])) for id in said.follows)
+    follows = " and ".join(numbers.get(bytes.fromhex(id), id[:8]) for id in said.follows)
     places = [label or "here" for label in one.at.get(state.id, ())]
     return (
         f"{said.team}:{said.number}",

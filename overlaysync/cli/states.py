@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -11,16 +12,18 @@ from overlaysync.cli.common import (
     number_from,
     open_node,
 )
+from overlaysync.cli.forget_node import forget_node
 from overlaysync.cli.output import output_of
 from overlaysync.cli.restore import parse_wish
 from overlaysync.cli.save import state_word
 from overlaysync.errors import NotFoundError, UsageError
 from overlaysync.node.node import timestamp
+from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.node.vault_places import vault_of
-from overlaysync.ops.recovery.choosing import describe, state_of
+from overlaysync.ops.recovery.choosing import content_of, describe, numbers_of, state_of, team_at
 from overlaysync.ops.recovery.comparing import DiskChange, VmChange, compare
-from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.retention import Rules, kept, needed
+from overlaysync.ops.recovery.tips import Saving
 from overlaysync.units import format_size
 from overlaysync.vault.state import SignedState
 
@@ -55,22 +58,70 @@ def diff(
         vault = vault_of(node, node.teams[first.team])
         vault.learn()
         states = vault.states()
-        before, after = (state_of(states, wish) for wish in (first, second))
-        changes = compare(node.library, vault, before.state, after.state)
-    lines = [line for change in changes for line in _change_lines(change)]
+        named = [state_of(states, wish) for wish in (first, second)]
+        before, after = (
+            _Moment(one, team_at(states, wish)) for one, wish in zip(named, (first, second), strict=True)
+        )
+        forked = before.forked | after.forked
+        pairs = [{name: vm for name, vm in one.vms.items() if name not in forked} for one in (before, after)]
+        changes = compare(node.library, vault, *pairs)
+    changes = sorted([*changes, *(VmChange(name, "forked") for name in forked)], key=lambda one: one.name)
+    numbers = numbers_of(states)
+    lines = [line for change in changes for line in _change_lines(change, before, after, numbers)]
     output.result(
         {
             "team": first.team,
-            "old": before.state.number,
-            "new": after.state.number,
-            "vms": [_change_fields(change) for change in changes],
+            "old": named[0].state.number,
+            "new": named[1].state.number,
+            "vms": [
+                _change_fields(change) | {"old": before.number(change.name), "new": after.number(change.name)}
+                for change in changes
+            ],
         },
         *lines,
     )
 
 
-def _change_lines(change: VmChange) -> list[str]:
-    lines = [f"{change.name}  {change.what}"]
+class _Moment:
+    """A team at a moment.
+
+    Args:
+        named: the state that the user named.
+        savings: where each VM was saved last by then.
+
+    Attributes:
+        vms: each VM as it was saved last by then; of a fork one of its sides.
+        forked: names of the VMs with several sides.
+    """
+
+    def __init__(self, named: SignedState, savings: Mapping[str, Sequence[Saving]]) -> None:
+        self._named = named
+        self._savings = savings
+        self.vms = {name: found[-1].vm for name, found in savings.items()}
+        self.forked = {name for name, found in savings.items() if len(set(map(content_of, found))) > 1}
+
+    def number(self, name: str) -> int | None:
+        """Return the number of the state that a VM comes from."""
+        return self._savings[name][-1].state.state.number if name in self._savings else None
+
+    def is_in_named(self, name: str) -> bool:
+        """Whether a VM comes from the state that was named."""
+        return {one.state.id for one in self._savings.get(name, ())} == {self._named.id}
+
+    def words(self, name: str, numbers: Mapping[bytes, str]) -> str:
+        """Return which states a VM comes from; numbers are those of all states."""
+        return " and ".join(numbers[one.state.id] for one in self._savings.get(name, ()))
+
+
+def _change_lines(
+    change: VmChange, before: _Moment, after: _Moment, numbers: Mapping[bytes, str]
+) -> list[str]:
+    old, new = (one.words(change.name, numbers) for one in (before, after))
+    plain = old == new or (before.is_in_named(change.name) and after.is_in_named(change.name))
+    where = "" if plain else "  " + " to ".join(filter(None, (old, new)))
+    lines = [f"{change.name}  {change.what}{where}"]
+    if change.what == "forked":
+        lines.append("  to compare a side, name its state by its id")
     lines += [f"  {disk.file}  {_disk_words(disk)}" for disk in change.disks if disk.what != "same"]
     lines += [f"  {file}  {what}" for file, what in change.companions]
     return lines
@@ -123,13 +174,19 @@ def forget(
         int,
         typer.Option("--keep-weekly", metavar="N", parser=_COUNT, help="Keep the newest of each of N weeks."),
     ] = 0,
+    of_node: Annotated[
+        str,
+        typer.Option(
+            "--node", metavar="NAME", help="Forget what a lost machine saved, in the vault of this machine."
+        ),
+    ] = "",
     dry_run: DryRunOption = False,
 ) -> None:
     """Forget states that this machine saved."""
 
     output = output_of(context)
     rules = Rules(int(last), int(hourly), int(daily), int(weekly))
-    with open_node(output) as node, only_writer(node.home.vault):
+    with open_node(output) as node, only_writer_soon(node.home.vault, output):
         wishes = [parse_wish(node, reference, "", ()) for reference in references]
         if len({wish.team for wish in wishes}) > 1:
             raise UsageError(
@@ -137,6 +194,14 @@ def forget(
                 hint="once for each team: overlaysync forget TEAM:STATE",
             )
         vault = vault_of(node, node.teams[wishes[0].team])
+        if of_node:
+            if not rules.is_empty or len(wishes) > 1 or any(wish.number or wish.id for wish in wishes):
+                raise UsageError(
+                    "--node stands alone with a team",
+                    hint=f"overlaysync forget {wishes[0].team} --node {of_node}",
+                )
+            forget_node(output, node, vault, of_node, dry_run=dry_run)
+            return
         states = vault.states()
         head = vault.heads().get(node.key.public)
         own = [one for one in states if head is not None and one.id in head.head.states]
@@ -171,7 +236,8 @@ def _check_own(named: set[bytes], own: list[SignedState], states: list[SignedSta
         raise NotFoundError(
             f"This machine did not save {describe(others[0])}",
             why="only the machine that saved a state can forget it",
-            hint=f"on that machine: overlaysync forget {others[0].state.team}:{state_word(others[0].id)}",
+            hint=f"on that machine: overlaysync forget {others[0].state.team}:{state_word(others[0].id)}; "
+            f"if it is lost: overlaysync forget {others[0].state.team} --node NAME",
         )
 
 

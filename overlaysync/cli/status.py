@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -17,21 +18,26 @@ from overlaysync.cli.common import (
     parse_peers,
 )
 from overlaysync.cli.looking import LOOK_S
-from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.output import output_of
 from overlaysync.cli.save import team_of
 from overlaysync.cli.tables import Table, Warn
+from overlaysync.cli.watching import EVERY_S, Notes, View, WatchOption, next_look
+from overlaysync.cli.watching import show as show_once
+from overlaysync.cli.watching import watch as watching
 from overlaysync.errors import NotReplicatedError
 from overlaysync.model.names import one_field
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
-from overlaysync.node.observer import Silent
+from overlaysync.node.observer import Observer, Silent
+from overlaysync.node.reach import Reach
 from overlaysync.node.session import looking
 from overlaysync.node.status import TeamStatus, known_status, team_status
 from overlaysync.ops.dates import ago
+from overlaysync.ops.recovery.choosing import numbers_of
 from overlaysync.ops.recovery.standing import Holder, VmStanding
 from overlaysync.trust.teams import Team
 
-_UNPROVEN = "no machine has proven that it has them; a machine can ask for proof only of what it keeps itself"
+_UNPROVEN = "no machine within reach has proven that it has them"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -48,6 +54,7 @@ def status(
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     wait: WaitOption = LOOK_S,
+    watch: WatchOption = False,
 ) -> None:
     """Show which VMs of a team are safe, and what would be lost."""
 
@@ -58,44 +65,77 @@ def status(
             teams = [node.teams[name] for name in sorted(node.teams)]
         else:
             teams = [team_of(node, team or "", "status")]
+        if watch:
+            watching(output, lambda show: _looks(node, teams, network, None if local else wait, show))
         found = asyncio.run(_look(node, teams, output, network, None if local else wait))
-    parts = [part for one in found for part in _parts(one, now())]
-    output.result({"teams": [_fields(one) for one in found]}, *parts)
-    for one in found:
-        for problem in one.problems:
-            output.note(f"  {problem}")
-    _complain(found)
+    show_once(output, _view(found))
 
 
 async def _look(
-    node: Node, teams: list[Team], output: Output, network: Network, wait_s: float | None
+    node: Node, teams: list[Team], observer: Observer, network: Network, wait_s: float | None
 ) -> list[TeamStatus]:
     if wait_s is None:
         return [known_status(node, team) for team in teams]
     async with looking(node, Silent(), network) as reach:
-        found: list[TeamStatus] = []
-        for team in teams:
-            found.append(await team_status(node, team, reach, output, wait_s=wait_s if not found else 0))
-        return found
+        return await _ask(node, teams, reach, observer, wait_s)
 
 
-def _complain(found: list[TeamStatus]) -> None:
-    """Raise when something is not replicated as it should be, or was never saved."""
+async def _ask(
+    node: Node, teams: list[Team], reach: Reach, observer: Observer, wait_s: float
+) -> list[TeamStatus]:
+    """Return how the teams stand; only for the first of them it has to wait for machines."""
+    return [
+        await team_status(node, team, reach, observer, wait_s=0 if at else wait_s)
+        for at, team in enumerate(teams)
+    ]
+
+
+async def _looks(
+    node: Node, teams: list[Team], network: Network, wait_s: float | None, show: Callable[[View], None]
+) -> None:
+    """Show views again and again; of what is known here only, where there is nothing to wait for."""
+    while wait_s is None:
+        show(_view([known_status(node, team) for team in teams]))
+        await asyncio.sleep(EVERY_S)
+    notes = Notes()
+    async with looking(node, notes, network) as reach:
+        asked_at = asyncio.get_running_loop().time()
+        while True:
+            show(_view(await _ask(node, teams, reach, notes, wait_s), notes.taken()))
+            asked_at, wait_s = await next_look(reach, asked_at), 0
+
+
+def _view(found: list[TeamStatus], notes: tuple[str, ...] = ()) -> View:
+    parts = [part for one in found for part in _parts(one, now())]
+    problems = [f"  {problem}" for one in found for problem in one.problems]
+    fields: dict[str, object] = {"teams": [_fields(one) for one in found]}
+    return View(fields, tuple(parts), (*notes, *problems), _complaint(found))
+
+
+def _complaint(found: list[TeamStatus]) -> NotReplicatedError | None:
+    """Return what to say when something is not replicated as it should be, or was never saved."""
     lacking = [(one, vm) for one in found for vm in one.lacking]
     never = [(one, name) for one in found for name in one.never]
+    unknown = [one.team for one in found if one.is_unknown]
+    if not lacking and not never and unknown:
+        raise NotReplicatedError(
+            f"Nothing is known of what was saved for: {', '.join(unknown)}",
+            why="this machine keeps nothing of it, and no other machine answered",
+            hint="overlaysync peers; to keep copies here from now on: overlaysync keep " + unknown[0],
+        )
     if not lacking and not never:
-        return
+        return None
     if lacking:
         one, vm = lacking[0]
         names = ", ".join(f"{status.team}/{item.name}" for status, item in lacking)
         alone = f"; if {vm.lost_with} is lost, so is the VM" if vm.lost_with else ""
-        raise NotReplicatedError(
+        return NotReplicatedError(
             f"On fewer than {one.needed} machines: {names}",
             why=f"{one.team}/{vm.name} is on {machines(vm.copies)}{alone}" if vm.copies else _UNPROVEN,
             hint=f"here and on another machine of the team, and let both run: overlaysync keep {one.team}",
         )
     one = never[0][0]
-    raise NotReplicatedError(
+    return NotReplicatedError(
         f"Never saved: {', '.join(f'{status.team}/{item}' for status, item in never)}",
         hint=f"in the directory of the VM: overlaysync save --team {one.team}",
     )
@@ -103,13 +143,21 @@ def _complain(found: list[TeamStatus]) -> None:
 
 def _parts(one: TeamStatus, at: float) -> list[str | Table]:
     if not one.vms and not one.never:
-        return [
-            f"{one.team}  no state is known here, and no machine that answered has one; to save: "
-            f"overlaysync save --team {one.team}"
-        ]
+        return [f"{one.team}  {_nothing(one)}"]
     rows = [_row(one, vm, at) for vm in one.vms]
     rows += [(name, Warn("never saved"), "", "", "") for name in one.never]
     return [f"{one.team}  {_rpo(one, at)}", Table(rows, indent=2)]
+
+
+def _nothing(one: TeamStatus) -> str:
+    if one.answered is None:
+        return f"nothing of it is kept on this machine; to ask the others: overlaysync status {one.team}"
+    if not one.answered:
+        return "nothing of it is kept on this machine, and no other machine answered"
+    others = "the machine that answered has none"
+    if one.answered > 1:
+        others = f"none of the {one.answered} machines that answered has one"
+    return f"no state is on this machine, and {others}; to save: overlaysync save --team {one.team}"
 
 
 def _rpo(one: TeamStatus, at: float) -> str:
@@ -123,7 +171,8 @@ def _rpo(one: TeamStatus, at: float) -> str:
 
 
 def _row(one: TeamStatus, vm: VmStanding, at: float) -> tuple[str, ...]:
-    states = " and ".join(f"{one.team}:{saving.state.state.number}" for saving in vm.savings)
+    numbers = numbers_of(saving.state for saving in vm.savings)
+    states = " and ".join(f"{one.team}:{number}" for number in numbers.values())
     fork = "  forked" if len(vm.savings) > 1 else ""
     changed = {True: "changed since", False: "unchanged", None: ""}[vm.changed]
     copies = f"on {machines(vm.copies)}, {one.needed} needed"

@@ -26,8 +26,8 @@ _GOES_ON = " " * 4
 _NARROWEST = 30
 """Columns below which text is not wrapped more narrowly."""
 
-_WIDTH = 80
-"""Columns of a terminal that does not say how many it has."""
+_WIDTH, _HEIGHT = 80, 24
+"""Columns and rows of a terminal that does not say how many it has."""
 
 
 def prepare() -> None:
@@ -72,6 +72,14 @@ def columns() -> int:
     return width_of(sys.stderr) - 2
 
 
+def rows() -> int:
+    """Return the rows of the terminal that a stream is; a usual number where none says."""
+    for stream in (sys.stderr, sys.stdout):
+        with suppress(OSError, ValueError):
+            return get_terminal_size(stream.fileno()).lines or _HEIGHT
+    return _HEIGHT
+
+
 def width_of(stream: TextIO) -> int:
     """Return the columns of a terminal; a usual number where it does not say."""
     return _width(stream) or _WIDTH
@@ -82,7 +90,11 @@ def wrapped(text: str) -> str:
 
     A line that says what to type stays whole, so that it can be copied.
     """
-    width = _width(sys.stderr)
+    return wrapped_to(text, _width(sys.stderr))
+
+
+def wrapped_to(text: str, width: int) -> str:
+    """Return ``text`` with its lines wrapped to so many columns; 0 for any number."""
     if not width:
         return text
     return "\n".join(_wrapped_line(line, width) for line in text.split("\n"))

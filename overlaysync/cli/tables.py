@@ -32,11 +32,13 @@ class Table:
         rows: cells, each of them one line.
         indent: blanks before each row.
         widths: of the first columns in the plain form; the others are as wide as their widest cell.
+        below: of each row, what begins its further lines on a terminal; two blanks where nothing is said.
     """
 
     rows: Sequence[Sequence[str]]
     indent: int = 0
     widths: tuple[int, ...] = ()
+    below: Sequence[str] = ()
 
     def used(self) -> list[tuple[str, ...]]:
         """Return the rows without the columns that are empty in all of them."""

@@ -177,7 +177,7 @@ def _team(node: Node, name: str) -> Team:
 
     team = node.teams.get(name)
     if team is None:
-        raise not_in_team(name)
+        raise not_in_team(name, node.teams)
     return team
 
 

@@ -24,7 +24,7 @@ from overlaysync.model.names import printable
 _LONGEST = 8192
 _SIGNS = {"✔": "green", "!": "yellow", "✗": "red"}
 _CELLS = {Warn: "yellow", Fail: "red"}
-_BAR_WIDTH = 24
+_BAR_WIDTH, _LEAST_BAR = 24, 8
 _LEAST_COLUMN = 16
 """Columns below which words are not wrapped: the rows are put below one another instead."""
 _STACKED = 2
@@ -44,7 +44,10 @@ def table_lines(table: Table, width: int, *, color: bool) -> list[str]:
     rows = [[_cell(text) for text in row] for row in table.used()]
     widths = _widths(list(zip(*rows, strict=True)), console.width)
     if sum(widths) + GAP * (len(widths) - 1) > console.width:
-        lines = [line for row in rows for line in _stacked(console, row)]
+        below = table.below or [" " * _STACKED] * len(rows)
+        lines = [
+            line for row, margin in zip(rows, below, strict=True) for line in _stacked(console, row, margin)
+        ]
     else:
         grid = Grid.grid()
         for at, column in enumerate(widths):
@@ -76,11 +79,17 @@ def _widths(columns: Sequence[Sequence[Text]], room: int) -> list[int]:
     return widths
 
 
-def _stacked(console: Console, row: Sequence[Text]) -> list[str]:
-    """Return the first cell, and below it the others, in lines of words."""
+def _stacked(console: Console, row: Sequence[Text], margin: str) -> list[str]:
+    """Return the first cell, and below it the others after ``margin``, each whole where it fits."""
     first, *more = row
-    below = Text((" " * GAP).join(text.plain for text in more if text.plain))
-    return _broken(console, first, "") + _broken(console, below, " " * _STACKED)
+    room = console.width - cell_len(margin)
+    below: list[Text] = []
+    for cell in filter(None, more):
+        if below and below[-1].cell_len + GAP + cell.cell_len <= room:
+            below[-1] = Text(" " * GAP).join([below[-1], cell])
+        else:
+            below.append(cell)
+    return _broken(console, first, "") + [line for text in below for line in _broken(console, text, margin)]
 
 
 def _broken(console: Console, text: Text, margin: str) -> list[str]:
@@ -102,6 +111,17 @@ def _lines(console: Console, what: RenderableType) -> list[str]:
     with console.capture() as captured:
         console.print(what, soft_wrap=isinstance(what, Text))
     return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def shown_width(line: str) -> int:
+    """Return how many columns a line takes that may have colours in it."""
+    return Text.from_ansi(line).cell_len
+
+
+def padded(text: str, width: int) -> str:
+    """Return ``text`` in exactly so many columns."""
+    shown = cut(text, width)
+    return shown + " " * (width - cell_len(shown))
 
 
 def cut(text: str, width: int) -> str:
@@ -155,22 +175,45 @@ class Bar:
         return line, cell_len(line)
 
     def _drawn(self, done: int, width: int, columns: int, *, stalled: bool) -> str:
-        """Return the bar itself; without colour, brackets show where it ends."""
         style = "yellow" if stalled else "green"
-        around = 0 if self._color else 2
-        bar = ProgressBar(
-            max(1, self._total),
-            done if self._total else 1,
-            width - around,
-            style="bright_black",
-            complete_style=style,
-            finished_style=style,
-        )
-        console = _console(sys.stderr, columns, color=self._color)
-        with console.capture() as captured:
-            console.print(bar, end="")
-        shown = captured.get().rstrip("\n")
-        return shown if self._color else f"[{shown.ljust(width - around)}]"
+        return _drawn_bar((done, self._total), width, columns, style, color=self._color)
+
+
+def member_line(name: str, held: float, text: str, columns: int, *, color: bool) -> tuple[str, int]:
+    """Return the line of a machine that fetches here, and how many columns it takes.
+
+    Args:
+        name: of the machine, as wide as all of them.
+        held: how much it has, 0 to 1.
+        text: said behind the bar.
+        columns: what there is room for; without room for a bar, there is none.
+        color: whether there is colour.
+    """
+    room = columns - cell_len(f"    {name}    {text}")
+    if room < _LEAST_BAR:
+        line = cut(f"    {name}  {text}", columns)
+        return line, cell_len(line)
+    width = min(_BAR_WIDTH, room)
+    bar = _drawn_bar((int(held * 1000), 1000), width, columns, "green", color=color)
+    return f"    {name}  {bar}  {text}", columns - room + width
+
+
+def _drawn_bar(done: tuple[int, int], width: int, columns: int, style: str, *, color: bool) -> str:
+    """Return a bar, of so many of all; without colour, brackets show where it ends."""
+    around = 0 if color else 2
+    bar = ProgressBar(
+        max(1, done[1]),
+        done[0] if done[1] else 1,
+        width - around,
+        style="bright_black",
+        complete_style=style,
+        finished_style=style,
+    )
+    console = _console(sys.stderr, columns, color=color)
+    with console.capture() as captured:
+        console.print(bar, end="")
+    shown = captured.get().rstrip("\n")
+    return shown if color else f"[{shown.ljust(width - around)}]"
 
 
 def _console(stream: TextIO, width: int, *, color: bool) -> Console:

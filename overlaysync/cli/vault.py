@@ -13,14 +13,14 @@ from overlaysync.cli.common import (
     DryRunOption,
     open_node,
 )
-from overlaysync.cli.output import output_of
+from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import BrokenOffError, InUseError, NotAllowedError, VerificationError
 from overlaysync.node.node import now
+from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.ops.recovery.caring import note_damaged
 from overlaysync.ops.recovery.checking import Checked
 from overlaysync.ops.recovery.checking import check as check_vault
 from overlaysync.ops.recovery.cleaning import clean, listed
-from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.vaults import TeamVault
 from overlaysync.units import format_size
 from overlaysync.vault.directory import DirectoryObjects
@@ -54,7 +54,7 @@ def check(
             raise BrokenOffError("interrupted; nothing was changed") from None
         finally:
             output.end()
-        _note(objects, found)
+        _note(output, objects, found)
     output.result(checked_fields(found), *checked_lines(output, found))
     if found.damaged:
         whose = next((vault.team.name for vault in teams), "TEAM")  # one round mends the whole vault
@@ -66,10 +66,10 @@ def check(
         )
 
 
-def _note(objects: DirectoryObjects, found: Checked) -> None:
-    """Note what is damaged, so that it is fetched again by who keeps; where nobody writes just now."""
+def _note(output: Output, objects: DirectoryObjects, found: Checked) -> None:
+    """Note what is damaged, so that it is fetched again by who keeps."""
     if found.damaged:
-        with suppress(InUseError, NotAllowedError), only_writer(objects.root):
+        with suppress(InUseError, NotAllowedError), only_writer_soon(objects.root, output):
             note_damaged(objects, (one.name for one in found.damaged))
 
 
@@ -80,7 +80,7 @@ def gc(
     """Remove what no state has needed for two weeks."""
 
     output = output_of(context)
-    with open_node(output) as node, only_writer(node.home.vault):
+    with open_node(output) as node, only_writer_soon(node.home.vault, output):
         cleaned = clean(DirectoryObjects(node.home.vault), now=now(), dry_run=dry_run)
     verb = "would remove" if dry_run else "removed"
     output.result(

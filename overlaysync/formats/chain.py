@@ -241,7 +241,7 @@ def _open_all(
 ) -> None:
     """Append the image at ``path`` and its backing files, or ``base`` and those of it, to ``images``."""
     visited = set()
-    image = open_image(path, format, access.vouched, file=file)
+    image = open_image(path, format, access.vouched, file=file, tables=not access.running)
     while True:
         images.append(image)
         status = os.fstat(image.fd)

@@ -46,7 +46,12 @@ class WrongFormatError(ImageError):
 
 
 def open_image(
-    path: str, format: Format | None = None, vouched: Vouched = never, *, file: int | None = None
+    path: str,
+    format: Format | None = None,
+    vouched: Vouched = never,
+    *,
+    file: int | None = None,
+    tables: bool = True,
 ) -> Image:
     """Open the image at ``path``; own layer only.
 
@@ -55,6 +60,7 @@ def open_image(
         format: what the user, the catalog or an overlay's header says it is; None to look.
         vouched: asked where nothing is said and the file should not be taken for an image.
         file: a descriptor of the file, which the image takes over; None to open it by its name.
+        tables: False to read only the header: all that can be relied on while a VM writes to the image.
 
     Raises:
         WrongFormatError: it is of another format.
@@ -67,7 +73,7 @@ def open_image(
         found = detect_format(fd)
         if format not in (None, found):
             raise _mismatch(path, fd, format, found)
-        image = _READERS[found].open(path, fd)
+        image = _READERS[found].open(path, fd, tables=tables)
         image.real_path = real
         reason = objection(path, fd, found) if format is None else ""
         if reason and not vouched(path, found):

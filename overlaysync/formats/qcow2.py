@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from overlaysync.formats.cache import ByteCache
 from overlaysync.formats.claims import ClusterSet
 from overlaysync.formats.compressed import inflate
-from overlaysync.formats.files import pread_exact, read_padded, unreadable
+from overlaysync.formats.files import pread_exact, pread_some, read_padded, unreadable
 from overlaysync.formats.image import Extent, Format, Geometry
 from overlaysync.formats.qcow2_header import Header, read_header
 from overlaysync.formats.qcow2_snapshots import snapshot_names
@@ -46,15 +46,15 @@ class Qcow2Image(TwoLevelImage):
     header: Header
 
     @classmethod
-    def open(cls, path: str, fd: int) -> Self:
-        """Read the qcow2 image open as ``fd``.
+    def open(cls, path: str, fd: int, *, tables: bool = True) -> Self:
+        """Read the qcow2 image open as ``fd``; without its ``tables``, no data can be read.
 
         Raises:
             ImageError: it is damaged or of a kind we do not read.
         """
         header = read_header(path, fd, os.fstat(fd).st_size)
         size = header.cluster_size
-        tables = Tables(
+        places = Tables(
             dtype=">u8",
             words=header.entry_size // 8,
             entries=size // header.entry_size,
@@ -64,7 +64,7 @@ class Qcow2Image(TwoLevelImage):
         )
         subcluster = size // _SUBCLUSTERS if header.extended_l2 else size
         geometry = Geometry(Format.QCOW2, size, subcluster)
-        image = cls(path, fd, geometry, tables, header.virtual_size, header.backing)
+        image = cls(path, fd, geometry, places, header.virtual_size, header.backing)
         image.notes = header.notes
         image.snapshots = header.snapshots
         image.header = header
@@ -72,6 +72,8 @@ class Qcow2Image(TwoLevelImage):
         image._compressed = ClusterSet()
         image._streams = []
         image._has_compressed = False
+        if not tables:
+            return image
         image.load()
         if image._has_compressed:
             image.geometry = replace(geometry, compression=header.compression)
@@ -79,6 +81,25 @@ class Qcow2Image(TwoLevelImage):
 
     def snapshot_names(self) -> tuple[str, ...]:
         return snapshot_names(self.fd, self.header.snapshots_offset, self.snapshots)
+
+    def compressed_bytes(self) -> int:
+        """Return the guest bytes in compressed clusters, of an image that a VM may be writing to.
+
+        An estimate from above: a guest makes no new ones. What is in the middle of a change is passed over.
+        """
+        count = 0
+        for at in range(0, self.header.l1_needed * 8, MIB):
+            length = min(MIB, self.header.l1_needed * 8 - at)
+            for table in (self._words(self.header.l1_offset + at, length) & _OFFSET).tolist():
+                if table:
+                    entries = self._words(table, self.header.cluster_size)[:: self.header.entry_size // 8]
+                    count += int(np.count_nonzero(entries & _COMPRESSED))
+        return count * self.header.cluster_size
+
+    def _words(self, offset: int, length: int) -> NDArray[np.uint64]:
+        """Return the whole words of a table, as far as the file has them."""
+        data = pread_some(self.fd, length, offset, path=self.path)
+        return np.frombuffer(data[: len(data) // 8 * 8], dtype=">u8").astype(np.uint64)
 
     _inflated: ByteCache[bytes]
     _compressed: ClusterSet

@@ -60,8 +60,8 @@ class QedImage(TwoLevelImage):
     header: Header
 
     @classmethod
-    def open(cls, path: str, fd: int) -> Self:
-        """Read the QED image open as ``fd``.
+    def open(cls, path: str, fd: int, *, tables: bool = True) -> Self:
+        """Read the QED image open as ``fd``; without its ``tables``, no data can be read.
 
         Raises:
             ImageError: it is damaged or of a kind we do not read.
@@ -70,7 +70,7 @@ class QedImage(TwoLevelImage):
         size = header.cluster_size
         _check_header(header, os.fstat(fd).st_size // max(size, 1) * size, path)
         entries = header.table_size * size // 8
-        tables = Tables(
+        places = Tables(
             dtype="<u8",
             words=1,
             entries=entries,
@@ -79,10 +79,12 @@ class QedImage(TwoLevelImage):
             l1_needed=ceil_div(header.image_size, entries * size),
         )
         backing = _read_backing(header, path, fd)
-        image = cls(path, fd, Geometry(Format.QED, size, size), tables, header.image_size, backing)
+        image = cls(path, fd, Geometry(Format.QED, size, size), places, header.image_size, backing)
         # A cluster that the file holds only in part is no cluster (unlike in qcow2).
         image.file_size = image.file_size // size * size
         image.header = header
+        if not tables:
+            return image
         if header.features & _NEED_CHECK:
             image.notes = ("it was not closed cleanly; 'qemu-img check -r all' repairs it",)
         image.load()

@@ -27,7 +27,7 @@ class RawImage(Image):
     _found: tuple[int, int]
 
     @classmethod
-    def open(cls, path: str, fd: int) -> Self:
+    def open(cls, path: str, fd: int, *, tables: bool = True) -> Self:
         """Read the raw image open as ``fd``.
 
         Raises:

@@ -6,7 +6,9 @@ letter or digit. So it can never be a path, an option or a terminal sequence.
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 
 from overlaysync.errors import UsageError
 
@@ -52,6 +54,18 @@ def name_from(text: str) -> str:
     mapped = "".join(char if _plain(char) or char in _EXTRA else "-" for char in normal)
     cut = mapped.lstrip(_EXTRA)[:MAX_NAME].encode()[:MAX_NAME_BYTES].decode(errors="ignore")
     return cut or "image"
+
+
+def meant(text: str, known: Iterable[str], mark: str = "") -> str:
+    """Return the question whether one of the known names was meant that look like ``text``; "" for none.
+
+    Args:
+        text: what was typed.
+        known: the names that there are.
+        mark: what follows each name, as ``/`` follows a team.
+    """
+    near = difflib.get_close_matches(text, sorted(known), n=3)
+    return "did you mean " + " or ".join(f"'{name}{mark}'" for name in near) + "?" if near else ""
 
 
 def printable(text: str, limit: int = 200) -> str:

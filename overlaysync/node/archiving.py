@@ -1,4 +1,7 @@
-"""Archives: states pushed to object stores and directories, checked there, and counted as copies."""
+"""Archives: states pushed to object stores and directories, checked there, and counted as copies.
+
+Left out: images that are pushed one by one (:mod:`.image_archiving`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from overlaysync.net.boot import boot_hash
 from overlaysync.node.node import Node, timestamp
 from overlaysync.ops.recovery.checking import Checked, check
 from overlaysync.ops.recovery.pulling import Place, Pull
-from overlaysync.ops.recovery.vaults import TeamVault, drop_older, read_heads
+from overlaysync.ops.recovery.vaults import EVERYBODY, TeamVault, drop_older, images_of, read_heads
 from overlaysync.store.copies import Copy
 from overlaysync.trust.teams import Team
 from overlaysync.vault.directory import DirectoryObjects
@@ -95,7 +98,7 @@ def push(
             archive.put(head.head.name, head.data)
             count(len(head.data))
             drop_older(archive, head)
-    _note(node, name, heads)
+    note_archived(node, name, vault.space.tag, heads)
     return Pushed(len({state for head in heads for state in head.head.states}), stored)
 
 
@@ -107,22 +110,24 @@ def check_archive(
     Raises:
         OverlaysyncError: the archive fails.
     """
-    teams = [TeamVault(archive, team) for team in node.teams.values()]
-    found = check(archive, teams, read=read, progress=progress)
+    spaces = [EVERYBODY, *(space for team in node.teams.values() for space in (team, images_of(team)))]
+    vaults = [TeamVault(archive, space) for space in spaces]
+    found = check(archive, vaults, read=read, progress=progress)
     if not found.damaged:
-        _note(node, name, [head for vault in teams for head in vault.heads().values()])
+        for vault in vaults:
+            note_archived(node, name, vault.space.tag, list(vault.heads().values()))
     return found
 
 
-def _note(node: Node, name: str, heads: list[SignedHead]) -> None:
-    """Note that an archive has what these heads list."""
+def note_archived(node: Node, name: str, tag: str, heads: list[SignedHead]) -> None:
+    """Note that an archive has what these heads of one space list."""
     holder, at = f"archive {name}".encode(), timestamp()
     host = boot_hash() if _is_on_own_disk(node, name) else holder
     for head in heads:
         copy = Copy(
             head.head.node, head.head.counter, holder, f"archive {name}", host, seen_at=at, proven_at=at
         )
-        node.catalog.copies.note(head.head.tag, [copy])
+        node.catalog.copies.note(tag, [copy])
 
 
 def _is_on_own_disk(node: Node, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Companions of a fetched image: got from the peers that have its version, and put beside it."""
+"""Companions of a fetched image: got from the peers or the archive with its version, and put beside it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from blake3 import blake3
 
 from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.model.companions import CAPS, CompanionFile, companion_path
+from overlaysync.node.archived import Archived
 from overlaysync.node.fetch_types import Fetched
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
 from overlaysync.ops.recovery.files import put_companion
 from overlaysync.trust.envelope import Manifest, open_envelope
-from overlaysync.vault.state import is_inner_path
+from overlaysync.vault.limits import is_inner_path
 
 
-async def bring_companions(reach: Reach, observer: Observer, fetched: Fetched) -> None:
-    """Put those companions of an image beside it that are not there yet.
+async def bring_companions(reach: Reach, archived: Archived, observer: Observer, fetched: Fetched) -> None:
+    """Put those companions of an image beside it that are not there yet, from peers or else from an archive.
 
     A different file in the place of a companion stays, unless it belonged to the version that was replaced.
 
     Raises:
-        NotFoundError: no peer within reach has a companion.
+        NotFoundError: no peer or archive within reach has a companion.
         OverlaysyncError: a companion cannot be written.
     """
     manifest, image = fetched.manifest, fetched.known.path
@@ -46,9 +47,11 @@ async def bring_companions(reach: Reach, observer: Observer, fetched: Fetched) -
             continue
         data = await _get(reach, manifest, companion)
         if data is None:
+            data = await asyncio.to_thread(archived.companion, manifest, companion)
+        if data is None:
             raise NotFoundError(
                 f"{image} is here, but its companion {os.path.basename(path)} is missing",
-                why="no machine within reach has it",
+                why="no machine or archive within reach has it",
                 hint="repeat the command when its publisher is within reach",
             )
         await asyncio.to_thread(put_companion, directory, name, data, replaces=present is not None)

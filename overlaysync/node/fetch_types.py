@@ -38,6 +38,7 @@ class Options:
         again: what a command needs that fetches one of the things into the same places.
         companions: whether the small files come too that a VM needs beside the image.
         fillers: where data is taken from after the images here and before peers, one after the other.
+        archives: whether what no peer has is taken from the archives of this node.
     """
 
     to: str = "."
@@ -52,6 +53,7 @@ class Options:
     again: Again = field(default_factory=Again)
     companions: bool = True
     fillers: tuple[Filler, ...] = ()
+    archives: bool = False
 
     @property
     def directories(self) -> list[str]:

@@ -20,6 +20,7 @@ from overlaysync.model.manifest import Header
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.net.client import Client
 from overlaysync.node.any_source import AnySource
+from overlaysync.node.archived import Archived, with_archived
 from overlaysync.node.companions import bring_companions
 from overlaysync.node.download import TransferStats
 from overlaysync.node.fetch_types import Fetched, Found, Options
@@ -49,7 +50,7 @@ from overlaysync.trust.envelope import Manifest
 
 @dataclass(slots=True)
 class Fetch:
-    """One ``fetch`` command; ``maker`` makes its images."""
+    """One ``fetch`` command; ``maker`` makes its images, and ``archived`` has those of archives."""
 
     node: Node
     client: Client
@@ -58,11 +59,15 @@ class Fetch:
     options: Options
     seeder: PartialSeeder
     maker: ImageMaker = field(init=False)
+    archived: Archived = field(init=False)
 
     def __post_init__(self) -> None:
         sources = AnySource(self.reach, wait_s=self.options.wait_s)
         metadata = Metadata(self.client, sources, self.node.catalog.pages)
-        self.maker = ImageMaker(self.node, self.reach, self.observer, self.options, self.seeder, metadata)
+        self.archived = Archived(self.node)
+        self.maker = ImageMaker(
+            self.node, self.reach, self.observer, self.options, self.seeder, metadata, self.archived
+        )
 
     async def find(self, reference: Reference, *, wait_s: float) -> Found:
         """Return what ``reference`` means among all that is within reach, to a node with these pins.
@@ -87,14 +92,28 @@ class Fetch:
                 return True
 
         await self.reach.until(found, wait_s=wait_s)
+        if reference.is_many or not found():
+            await self._look_in_archives(reference)
         try:
             return self._choose(reference)
         except NotFoundError:
             self.reach.require_answer()
             raise
 
+    async def _look_in_archives(self, reference: Reference) -> None:
+        """Find what archives have of what is meant, and what that stands on."""
+        if not self.options.archives:
+            return
+        await asyncio.to_thread(self.archived.look, reference)
+        for problem in self.archived.news():
+            self.observer.note(f"  {problem}")
+
+    def _listings(self) -> list[Listing]:
+        """Return what is within reach, at peers and in the archives that were looked at."""
+        return with_archived(self.reach.directory.listings(), self.archived.listings)
+
     def _choose(self, reference: Reference) -> Found:
-        listings, book = self.reach.directory.listings(), self.node.book()
+        listings, book = self._listings(), self.node.book()
         options, held = self.options, self.node.held()
         grounds = Grounds(book, self.node.versions, now(), options.trusted_only, options.again, held)
         if not reference.is_many:
@@ -155,7 +174,7 @@ class Fetch:
         same = [
             listing.manifest
             for listing in self._believable()
-            if listing.peers
+            if listing.is_available
             and (listing.manifest.header.team, listing.manifest.header.name) == (header.team, header.name)
             and (header.team or listing.manifest.publisher == publisher)
         ]
@@ -232,17 +251,21 @@ class Fetch:
     def _has_holder(self, listing: Listing) -> bool:
         """Whether a peer gives out the content, as far as that is known: what a VM uses is only listed."""
         header = listing.manifest.header
-        return not listing.in_use or bool(self.reach.directory.sources(header.content_id, header.team))
+        return (
+            listing.stored
+            or not listing.in_use
+            or bool(self.reach.directory.sources(header.content_id, header.team))
+        )
 
     def _check_distrusted(self, disk: str) -> None:
         """Say so when a missing master is within reach, and only distrusted publishers have signed it."""
-        fitting = [item for item in self.reach.directory.listings() if item.manifest.header.result == disk]
+        fitting = [item for item in self._listings() if item.manifest.header.result == disk]
         if fitting and not believable(fitting, self.node.book()):
             raise only_distrusted(parse_reference(disk), fitting, self.node.book())
 
     def _believable(self) -> list[Listing]:
         """Return what is within reach, without what distrusted publishers signed."""
-        return believable(self.reach.directory.listings(), self.node.book())
+        return believable(self._listings(), self.node.book())
 
     async def judge(self, steps: Sequence[Step], choice: Choice) -> Verdict | None:
         """Return what is to happen at the place of what was asked for; None when only its master can tell.
@@ -278,7 +301,7 @@ class Fetch:
             results.append(fetched)
         await asyncio.to_thread(self._commit, choice)
         if self.options.companions:
-            await bring_companions(self.reach, self.observer, results[-1])
+            await bring_companions(self.reach, self.archived, self.observer, results[-1])
         return results
 
     def _place_of_master(self, offered: Manifest) -> tuple[str, str | None]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -21,12 +23,14 @@ from overlaysync.net.vault_wire import NONCE_SIZE, proof_of
 from overlaysync.node.claims import Claims, Group, Peer
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
+from overlaysync.node.pacing import Once, Pauses
 from overlaysync.node.reach import Reach
+from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.ops.recovery.budget import BudgetError, Limited, room_of, used_by, used_by_others
 from overlaysync.ops.recovery.caring import Reader, heal, lacking_objects
 from overlaysync.ops.recovery.cleaning import clean
-from overlaysync.ops.recovery.lock import only_writer
-from overlaysync.ops.recovery.placement import Kept, count_hosts, place_of
+from overlaysync.ops.recovery.dropping import dropped_up_to
+from overlaysync.ops.recovery.placement import Kept, count_hosts, place_of, wait_s
 from overlaysync.ops.recovery.possession import question, try_pack
 from overlaysync.ops.recovery.pulling import Place, Pull
 from overlaysync.ops.recovery.vaults import drop_older, read_heads, space_of
@@ -41,12 +45,16 @@ from overlaysync.vault.spaces import PUBLIC, Space
 
 ROUND_S = 15.0
 """How often others are looked at; somewhat more or less, so that not all machines do it at once."""
-_STEP_S = 30.0
-"""How much longer, at most, each later machine in the order waits before it takes something."""
-_STEP_IN_S = 3600.0
-"""How much longer each machine waits that is not among the next: others may be pulling for a while."""
 _PROVE_S = 6 * 3600.0
 """After so long a holder is asked for another proof."""
+_ASK_AGAIN_S = 1800.0
+"""After so long one that gave no proof is asked again, and at the latest a copy tried again that failed."""
+_REST = 20.0
+"""How many times as long as it took there is a rest from what others can make long."""
+_MISSING = 8
+"""Objects that no holder can give, after which a copy is not taken for now."""
+_LACKING = 1 << 16
+"""Groups of which is remembered since when they have had too few copies."""
 _STRANGE = 32
 """Spaces of others that are looked at in one round."""
 _NO_LIMIT = 1 << 62
@@ -91,21 +99,31 @@ class Keeper:
         observer: is told what was taken.
         faults: unexpected exceptions go there.
         clock: tells the time.
+        wait_s: how long to wait for a command that writes to the vault: who keeps for ever tries again.
     """
 
     def __init__(
-        self, node: Node, reach: Reach, observer: Observer, faults: Faults, *, clock: Clock = SYSTEM
+        self,
+        node: Node,
+        reach: Reach,
+        observer: Observer,
+        faults: Faults,
+        *,
+        clock: Clock = SYSTEM,
+        wait_s: float = 0.0,
     ) -> None:
         self._node = node
         self._reach = reach
         self._observer = observer
         self._faults = faults
         self._clock = clock
+        self._wait_s = wait_s
         self._objects = DirectoryObjects(node.home.vault)
         self._claims = Claims(reach, node.key.public, self._objects, self._tell_once)
         self._boot = boot_hash()
-        self._lacking_since: dict[tuple[str, bytes, int], float] = {}
-        self._told: set[str] = set()
+        self._lacking_since: OrderedDict[tuple[str, bytes, int], float] = OrderedDict()
+        self._pauses = Pauses(clock.ticks)
+        self._once = Once(observer.note, clock.ticks)
         self._reader = Reader(self._objects)
         self._read_at = self._clock.ticks()
         self._cleaned_at = self._read_at - _CLEAN_S
@@ -124,6 +142,8 @@ class Keeper:
     async def look(self) -> int:
         """Note what the peers have of this node's teams, and ask them to prove it.
 
+        What is not here is proven by giving some of it.
+
         Returns:
             How many machines with a vault there are, this one included.
         """
@@ -133,6 +153,9 @@ class Keeper:
             groups = await self._claims.groups(space.tag, space, peers)
             await self._note(groups)
             await self._prove(space.tag, space, groups)
+            for group in groups:
+                if await asyncio.to_thread(self._counter, group) != group.counter:
+                    await self._try_holders(group, space)
         return 1 + count_hosts([peer.host for peer in peers])
 
     async def round(self) -> int:
@@ -170,15 +193,20 @@ class Keeper:
             self._lacking_since.pop(key, None)
             return 0
         since = self._lacking_since.setdefault(key, self._clock.ticks())
-        # Who is not among the next takes it all the same when these do not: they have no room, or fail.
-        wait_s = place * _STEP_S if place < missing else (place - missing + 1) * _STEP_IN_S
-        if self._clock.ticks() - since < wait_s:
+        while len(self._lacking_since) > _LACKING:
+            self._lacking_since.popitem(last=False)
+        if self._clock.ticks() - since < wait_s(place, missing) or not self._pauses.are_over(key):
             return 0
         head = await asyncio.to_thread(self._claims.head, group, space)
+        if head is None:
+            return 0
+        begun = self._clock.ticks()
         try:
-            return 0 if head is None else await asyncio.to_thread(self._take, head, group, space, settings)
+            return await asyncio.to_thread(self._take, head, group, space, settings)
         except InUseError:  # a save is under way
             return 0
+        finally:
+            self._pauses.begin(key, min(_ASK_AGAIN_S, _REST * (self._clock.ticks() - begun)))
 
     async def _missing(self, group: Group, space: Space | None, copies: int, place: int) -> int:
         """Return how many copies are missing; who would be the next to take one tries the others first."""
@@ -195,9 +223,10 @@ class Keeper:
         return [peer for peer in group.holders if peer.key not in failed]
 
     def _counter(self, group: Group) -> int:
-        """Return the counter of the newest head of a group that is here; 0 for none."""
+        """Return the counter of the newest head of a group that is here, or was dropped; 0 for none."""
         names = [stored.name for stored in self._objects.list(head_prefix(group.tag, group.node))]
-        return max((named.counter for name in names if (named := parse_name(name))), default=0)
+        here = max((named.counter for name in names if (named := parse_name(name))), default=0)
+        return max(here, dropped_up_to(self._objects.root, group.tag, group.node))
 
     def _take(self, head: SignedHead, group: Group, space: Space | None, settings: KeptTeam) -> int:
         names = head.head.names(PUBLIC.tag)
@@ -209,7 +238,7 @@ class Keeper:
         places = [Place(peer.label, peer.objects) for peer in group.holders]
         target = Limited(self._objects, room - room_of(len(head.data)))
         try:  # The vault is not locked: a peer can take its time, and a save must not wait for it.
-            missing = Pull(places, target).run(names)
+            missing = Pull(places, target).run(names, give_up_after=_MISSING)
         except BudgetError:
             self._tell_small(head, group, space, settings)
             return 0
@@ -219,7 +248,7 @@ class Keeper:
                 "retrying"
             )
             return 0
-        with only_writer(self._node.home.vault):
+        with self._only_writer():
             if any(self._objects.size(name) is None for name in names):
                 return 0  # a cleaning has taken something away meanwhile
             self._objects.put(head.head.name, head.data)  # last: it says that all the others are here
@@ -241,6 +270,9 @@ class Keeper:
         )
         return 1
 
+    def _only_writer(self) -> AbstractContextManager[None]:
+        return only_writer_soon(self._node.home.vault, self._observer, wait_s=self._wait_s)
+
     def _tell_small(self, head: SignedHead, group: Group, space: Space | None, settings: KeptTeam) -> None:
         self._tell_once(
             f"No copy taken of {self._what(group, space)}: it needs {format_size(head.head.size)}, which "
@@ -260,12 +292,13 @@ class Keeper:
 
     def _care(self, peers: Sequence[Peer]) -> None:
         """Heal what is missing or has rotted, and once a day remove objects that no state needs."""
-        if not self._objects.root.is_dir():
+        if not self._objects.root.is_dir() or not self._pauses.are_over("care"):
             return
+        begun = self._clock.ticks()
         elapsed_s, self._read_at = self._clock.ticks() - self._read_at, self._clock.ticks()
         places = [Place(peer.label, peer.objects) for peer in peers]
         try:
-            with only_writer(self._node.home.vault):
+            with self._only_writer():
                 self._objects.drop_temporaries()
                 rotten = self._reader.read_some(elapsed_s)
                 missing = lacking_objects(self._objects)
@@ -274,6 +307,7 @@ class Keeper:
                     clean(self._objects, now=self._clock.now())
         except InUseError:  # a save is under way
             return
+        self._pauses.begin("care", _REST * (self._clock.ticks() - begun))
         lost = heal(self._objects, missing, places)
         for name in rotten:
             self._observer.note(f"Damaged in the vault: {name}")
@@ -307,7 +341,7 @@ class Keeper:
             if head is None or head.head.counter != group.counter:
                 continue
             for peer in group.holders:
-                if proven.get((group.node, peer.key), "") < fresh:
+                if proven.get((group.node, peer.key), "") < fresh and self._may_ask(group, peer):
                     await self._ask_proof(group, head, peer)
 
     async def _try_holders(self, group: Group, space: Space | None) -> None:
@@ -315,17 +349,25 @@ class Keeper:
         fresh = self._clock.timestamp(ago_s=_PROVE_S)
         noted = await asyncio.to_thread(self._node.catalog.copies.seen, group.tag)
         proven = {copy.holder: copy.proven_at for copy in noted if copy.head == group.node}
-        waiting = [peer for peer in group.holders if proven.get(peer.key, "") < fresh]
+        waiting = [
+            peer for peer in group.holders if proven.get(peer.key, "") < fresh and self._may_ask(group, peer)
+        ]
         head = await asyncio.to_thread(self._claims.head, group, space) if waiting else None
         if head is None:
             return
         for peer in waiting:
             problem = await asyncio.to_thread(try_pack, peer.objects, head.head)
-            if problem is not None:
+            if problem is None:
+                self._pauses.begin((group.tag, group.node, peer.key), _ASK_AGAIN_S)
+            else:
                 await self._note_proof(group, peer, problem)
 
+    def _may_ask(self, group: Group, peer: Peer) -> bool:
+        """Whether a holder is asked for a proof: each costs a whole pack, and one that failed has to wait."""
+        return self._pauses.are_over((group.tag, group.node, peer.key))
+
     async def _ask_proof(self, group: Group, head: SignedHead, peer: Peer) -> None:
-        asked = await asyncio.to_thread(question, self._objects, head.head, _proof, NONCE_SIZE)
+        asked = await asyncio.to_thread(question, self._objects, head.head, proof_of, NONCE_SIZE)
         if asked is None:
             return
         try:
@@ -340,6 +382,7 @@ class Keeper:
         copy = self._copy(group, peer, proven="" if problem else self._clock.timestamp(), problem=problem)
         await asyncio.to_thread(self._node.catalog.copies.note, group.tag, [copy])
         if problem:
+            self._pauses.begin((group.tag, group.node, peer.key), _ASK_AGAIN_S)
             self._tell_once(f"{peer.label} {problem}")
 
     def _copy(self, group: Group, peer: Peer, *, proven: str = "", problem: str = "") -> Copy:
@@ -348,10 +391,4 @@ class Keeper:
         return Copy(group.node, group.counter, peer.key, peer.label, view.boot, at, proven, problem)
 
     def _tell_once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            self._observer.note(text)
-
-
-def _proof(nonce: bytes, pack: bytes) -> bytes:
-    return proof_of(nonce, pack)
+        self._once.tell(text)

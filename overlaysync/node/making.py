@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,12 +12,21 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from overlaysync.errors import BaseImageError, NoSpaceError, OverlaysyncError, StoppedError, VerificationError
+from overlaysync.errors import (
+    BaseImageError,
+    NetworkError,
+    NoSpaceError,
+    NotFoundError,
+    OverlaysyncError,
+    StoppedError,
+    VerificationError,
+)
 from overlaysync.formats.layout import Target
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
+from overlaysync.node.archived import Archived
 from overlaysync.node.download import Download, Making, TransferStats
 from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.local_images import LocalImages
@@ -57,6 +66,7 @@ class ImageMaker:
     Attributes:
         node, reach, observer, options, seeder: as of the fetch.
         metadata: gets page lists.
+        archived: has what no peer has.
         stopping: set when the fetch is broken off; what runs in threads ends soon.
     """
 
@@ -66,6 +76,7 @@ class ImageMaker:
     options: Options
     seeder: PartialSeeder
     metadata: Metadata
+    archived: Archived
     stopping: bool = False
     _images: LocalImages = field(init=False)
 
@@ -150,7 +161,8 @@ class ImageMaker:
             await in_thread(self._take_local, assembly, transfer)
             self.seeder.begin(offer)
             download = Download(self.reach, Making(step, assembly, offer, transfer), threads, self.seeder)
-            await download.run()
+            take = partial(in_thread, self._take_archived, step, assembly, transfer)
+            await self._get_rest(download, step, assembly, take)
             known, _ = await asyncio.gather(in_thread(finish), download.company.say_goodbye())
             self.seeder.finish(offer)
             return known
@@ -161,6 +173,51 @@ class ImageMaker:
             # Threads may still be writing: the part file is closed after the last of them.
             await asyncio.shield(asyncio.to_thread(_close, assembly, threads))
             self.observer.end()
+
+    async def _get_rest(
+        self, download: Download, step: Step, assembly: Assembly, take: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Get what is missing from peers, and what no peer gives with ``take`` from archives.
+
+        Raises:
+            VerificationError, NotFoundError, NetworkError: neither of them gives all of it.
+        """
+        if not self._is_at_peers(step):
+            await take()
+        try:
+            await download.run()
+        except (VerificationError, NotFoundError, NetworkError):
+            if self._is_at_peers(step):  # else they were tried
+                await take()
+            if step.listing.manifest in self.archived and not assembly.have.complete():
+                raise self._damaged(step) from None
+            if not assembly.have.complete():
+                raise
+
+    def _damaged(self, step: Step) -> VerificationError:
+        """Return the error for an image that archives list and do not give, when no peer does."""
+        labels = self.archived.places_of(step.listing.manifest)
+        return VerificationError(
+            f"Cannot fetch '{step.header.name}'",
+            why=f"{', '.join(labels)} cannot give all of it, and no machine within reach has it",
+            hint=f"overlaysync archive check --read {labels[0].removeprefix('archive ')}",
+        )
+
+    def _is_at_peers(self, step: Step) -> bool:
+        header = step.header
+        return bool(self.reach.directory.sources(header.content_id, header.team))
+
+    def _take_archived(self, step: Step, assembly: Assembly, transfer: TransferStats) -> None:
+        """Take what archives have, if they have the image; one that fails is told of."""
+        if step.listing.manifest not in self.archived or assembly.have.complete():
+            return
+        with suppress(OverlaysyncError):  # what is missing still is said in the end
+            taken = self.archived.take(step.listing.manifest, assembly, self._advance)
+            for label, (wire, size) in taken.items():
+                transfer.data += wire
+                transfer.sources[label] = transfer.sources.get(label, 0) + size
+        for problem in self.archived.news():
+            self.observer.note(f"  {problem}")
 
     def base(self, step: Step) -> Known | None:
         """Return the image that a step builds on; None for a master.
@@ -234,7 +291,7 @@ class ImageMaker:
             pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
         if pages is None:
             await asyncio.to_thread(check_room, Path(step.path), header.data_size)
-            pages, received = await self.metadata.fetch(header)
+            pages, received = await self._get_page_list(step)
             transfer.manifest += received
         if (pages.parent, pages.virtual_size) != (header.parent_id, header.virtual_size):
             raise VerificationError(
@@ -243,6 +300,18 @@ class ImageMaker:
                 hint=f"ask {one_field(header.by) or 'its publisher'} to share it again",
             )
         return pages
+
+    async def _get_page_list(self, step: Step) -> tuple[PageList, int]:
+        """Return the page list from peers, or from an archive where no peer gives it; and its bytes."""
+        manifest = step.listing.manifest
+        if self._is_at_peers(step) or manifest not in self.archived:
+            try:
+                return await self.metadata.fetch(step.header)
+            except (NotFoundError, NetworkError):
+                if manifest not in self.archived:
+                    raise
+        pages = await self._in_thread(self.archived.pages, manifest)
+        return pages, len(pages.encode())
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Long work, which :meth:`_check_stopping` ends when nobody waits for it any more."""

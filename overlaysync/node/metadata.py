@@ -15,7 +15,7 @@ from overlaysync.errors import DecodeError, OverlaysyncError, VerificationError
 from overlaysync.model.digest import Kind, kinds_of
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import printable
-from overlaysync.model.pages import PageList, page_length
+from overlaysync.model.pages import LoadPage, PageList, page_length
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Endpoint
 from overlaysync.node.any_source import AnySource
@@ -126,6 +126,19 @@ def check_list(header: Header, pages: PageList) -> None:
     room = sum(page_length(pages.unit_count, index) for index in pages.indices) * pages.unit
     if header.data_size > room:
         raise _lie(header)
+
+
+def check_pages(header: Header, load: LoadPage, pages: PageList) -> None:
+    """Check what the header says of its page list, all pages of which can be loaded.
+
+    Raises:
+        VerificationError: it is another, or the pages add up to something else.
+    """
+    check_list(header, pages)
+    sum_of = DataSum(header, pages)
+    for digest in dict.fromkeys(pages.digests):
+        sum_of.add({digest: load(digest)})
+    sum_of.check()
 
 
 class DataSum:

@@ -27,11 +27,14 @@ class Observer(Protocol):
     def log(self, text: str) -> None:
         """Something worth a line in a log only."""
 
-    def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
+    def serving(
+        self, what: str, total: int, done: int, joined: int, fetching: Sequence[tuple[str, float]]
+    ) -> None:
         """Of ``joined`` nodes that have begun to fetch something here, so many are done.
 
         Args:
             what: its name and version.
+            total: its bytes.
             done: how many have it.
             joined: how many have begun.
             fetching: label of each that still fetches, and how much it has (0 to 1).
@@ -59,5 +62,7 @@ class Silent:
     def log(self, text: str) -> None:
         pass
 
-    def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
+    def serving(
+        self, what: str, total: int, done: int, joined: int, fetching: Sequence[tuple[str, float]]
+    ) -> None:
         pass

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
-from overlaysync.errors import NotAllowedError, PeerError
+from overlaysync.errors import NotAllowedError, PeerError, StoppedError
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Endpoint
 from overlaysync.net.refusals import GoneError
@@ -14,6 +15,8 @@ from overlaysync.units import KIB
 from overlaysync.vault.objects import LIMITS, Kind, Stored, missing, parse_name
 
 _T = TypeVar("_T")
+_PART = LIMITS[Kind.STATE]
+"""Bytes that are asked for at a time: what is pulled from many peers at once must fit into memory."""
 _REQUEST_S = 30.0
 """A request may take so long ..."""
 _LEAST_RATE = 64 * KIB
@@ -33,9 +36,27 @@ class PeerObjects:
         self._client = client
         self._address = address
         self._loop = loop
+        self._under_way: set[Future[Any]] = set()
+
+    def stop(self) -> None:
+        """Break off what is being read. Called from any thread."""
+        for future in list(self._under_way):
+            future.cancel()
 
     def put(self, name: str, data: bytes) -> bool:
         raise self._read_only()
+
+    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+        raise self._read_only()
+
+    def parts(self, name: str) -> Iterator[bytes]:
+        offset = 0
+        while True:
+            part = self.get(name, offset, _PART)
+            yield part
+            offset += len(part)
+            if len(part) < _PART:
+                return
 
     def delete(self, name: str) -> bool:
         raise self._read_only()
@@ -76,11 +97,16 @@ class PeerObjects:
 
     def _run(self, work: Coroutine[Any, Any, _T], patience_s: float = _REQUEST_S) -> _T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._under_way.add(future)
         try:
             return future.result(patience_s)
         except TimeoutError:
             future.cancel()
             raise PeerError(f"{self._address} takes too long") from None
+        except CancelledError:
+            raise StoppedError("stopped") from None
+        finally:
+            self._under_way.discard(future)
 
     def _read_only(self) -> NotAllowedError:
         return NotAllowedError(

@@ -2,14 +2,16 @@
 
 States say which manifests the disks had. What these need is pulled into the vault of this node, and from
 there the disks are rebuilt as a fetch rebuilds them: on verified masters, from images here, the vault, and
-peers for what is still missing. Companions come last. Nothing that is in the way is replaced.
+peers for what is still missing. A pack is used as soon as it is here, while the next ones come. Companions
+come last. Nothing that is in the way is replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from overlaysync.errors import (
@@ -26,25 +28,32 @@ from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.node.vault_places import gather_from
 from overlaysync.ops.choice import Choice, Reason
 from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.plan import Destination, Step, plan_fetch
+from overlaysync.ops.recovery.arrivals import Arrivals
 from overlaysync.ops.recovery.choosing import Wish, choose
 from overlaysync.ops.recovery.files import MAKE_ROOM, companion_data, put_companion
 from overlaysync.ops.recovery.filling import VaultFiller, take_manifest, take_pages
 from overlaysync.ops.recovery.gathering import Gathered
 from overlaysync.ops.recovery.layered import Layered
+from overlaysync.ops.recovery.origins import note_origin
 from overlaysync.ops.recovery.pulling import Place, Pull
 from overlaysync.ops.recovery.tips import Saving
 from overlaysync.ops.recovery.vaults import TeamVault
 from overlaysync.store.files import make_directory
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.teams import Team
+from overlaysync.vault.contents import Contents
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.objects import Kind, object_name
 from overlaysync.vault.state import Disk
+
+_NOTE_S = 10.0
+"""How long a restore waits for a command that writes to the vault: what it notes there weighs little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,7 @@ class VmPlan:
         saving: which VM, of which state.
         directory: where its files go.
         disks: how each disk comes.
-        packs: names of the packs that are needed.
+        packs: names of the packs that are needed, in about the order in which they are.
         missing: of those that are not in the vault of this node, their sizes in bytes.
     """
 
@@ -110,6 +119,7 @@ class Restore:
         masters: directories to find masters in, and to put missing ones into.
         places: where objects come from besides the vault of this node; see :meth:`use`.
         refusals: VMs that cannot be had, and why.
+        missing: names of packs that no place could give.
     """
 
     node: Node
@@ -119,6 +129,8 @@ class Restore:
     masters: Sequence[str] = ()
     places: Sequence[Place] = ()
     refusals: list[Refusal] = field(default_factory=list)
+    missing: Sequence[str] = ()
+    _arrivals: Arrivals = field(default_factory=Arrivals)
     _vault_directory: DirectoryObjects = field(init=False)
     _vault: TeamVault = field(init=False)
     _remote: TeamVault = field(init=False)
@@ -138,9 +150,8 @@ class Restore:
     def options(self) -> Options:
         """How disks are fetched: the vault comes before peers."""
         spaces = (self._vault.contents, self._vault.public)
-        return Options(
-            to=self.to, masters=tuple(self.masters), companions=False, fillers=(VaultFiller(spaces),)
-        )
+        fillers = (VaultFiller(spaces, self._arrivals),)
+        return Options(to=self.to, masters=tuple(self.masters), companions=False, fillers=fillers)
 
     def gather(self) -> Gathered:
         """Learn which states there are."""
@@ -191,17 +202,10 @@ class Restore:
 
     def _plan_vm(self, saving: Saving, directory: str, fetch: Fetch) -> VmPlan:
         disks = tuple(self._plan_disk(disk, directory, fetch) for disk in saving.vm.disks)
-        keys: dict[bool, list[Digests]] = {False: [], True: []}
-        for disk in disks:
-            for step in disk.steps:
-                keys[not step.header.team] += self._keys(step)
+        packs = [name for disk in disks for step in disk.steps for name in self._packs(step)]
         parts = [bytes.fromhex(part) for one in saving.vm.companions for part in one.parts]
-        keys[False].append(as_digests(b"".join(parts)))
-        packs = [
-            object_name(contents.space.tag, Kind.PACK, pack)
-            for contents, public in ((self._remote.contents, False), (self._remote.public, True))
-            for pack in sorted(contents.packs_with_any(keys[public]))
-        ]
+        packs += _names(self._remote.contents, [as_digests(b"".join(parts))])
+        packs = list(dict.fromkeys(packs))
         missing = {
             name: self._remote.objects.size(name) or 0
             for name in packs
@@ -243,23 +247,46 @@ class Restore:
         contents = self._remote.contents if step.header.team else self._remote.public
         return take_pages(self.node.library, contents, step.listing.manifest)
 
-    def _keys(self, step: Step) -> list[Digests]:
-        """Return the digests of all units of what a step makes."""
+    def _packs(self, step: Step) -> list[str]:
+        """Return the names of the packs with units of what a step makes."""
+        contents = self._remote.contents if step.header.team else self._remote.public
         data = DataMap(self._pages(step), self.node.library.load_page)
-        return [run.digests for run in data.runs(0, data.count)]
+        return _names(contents, (run.digests for run in data.runs(0, data.count)))
 
     # -- doing -----------------------------------------------------------------------------------------
 
-    def pull(self, plans: Sequence[VmPlan]) -> list[str]:
-        """Pull the packs that are needed; returns the names of what no place could give."""
+    @asynccontextmanager
+    async def pulling(self, plans: Sequence[VmPlan]) -> AsyncIterator[None]:
+        """Pull the packs that are needed while the block runs, and what is left of them after it.
+
+        Afterwards :attr:`missing` has the names of what no place could give.
+
+        Raises:
+            NoSpaceError, OverlaysyncError: the vault of this node fails.
+        """
         names = dict.fromkeys(name for plan in plans for name in plan.packs)
         self._vault_directory.drop_temporaries()
-        self.observer.begin("pulling", to_pull(plans))
+        self._arrivals.expect(names)
+        rest = _Rest(self.observer, to_pull(plans))
+        pull = Pull(self.places, self._vault.objects, rest.advance, self._arrivals.settle)
+        work = asyncio.create_task(asyncio.to_thread(self._pull, pull, list(names)))
         try:
-            pull = Pull(self.places, self._vault.objects, self.observer.advance)
-            return pull.run(list(names), check=True)
+            yield
+            with rest:
+                self.missing = await asyncio.shield(work)
         finally:
-            self.observer.end()
+            pull.stop()
+            await asyncio.wait([work])
+            work.exception()  # what it was has been raised, or something else that came before it
+
+    def _pull(self, pull: Pull, names: Sequence[str]) -> list[str]:
+        try:
+            missing = pull.run(names, check=True)
+        except BaseException as error:
+            self._arrivals.end(error)
+            raise
+        self._arrivals.end()
+        return missing
 
     async def bring(self, plan: VmPlan, fetch: Fetch) -> Restored:
         """Rebuild the disks of a VM, and put its companions beside them.
@@ -275,16 +302,28 @@ class Restore:
             )
         fetched: list[Fetched] = []
         for disk in plan.disks:
+            _check_folders(plan.directory, disk.disk.file)
             try:
                 fetched += await fetch.run(disk.steps, disk.choice)
                 _check_in_place(fetched[-1])
             except WouldDestroyError as error:
                 raise _in_the_way(error) from None
         companions = await asyncio.to_thread(self._put_companions, plan)
+        await asyncio.to_thread(self._note_origin, plan)
         return Restored(plan, tuple(fetched), companions)
+
+    def _note_origin(self, plan: VmPlan) -> None:
+        root = self.node.home.vault
+        try:
+            with only_writer_soon(root, self.observer, wait_s=_NOTE_S):
+                note_origin(root, [disk.path for disk in plan.disks], plan.saving.state.id)
+        except OverlaysyncError as error:
+            self.observer.note(f"  not noted where {plan.saving.vm.name} comes from: {error}")
 
     def _put_companions(self, plan: VmPlan) -> tuple[str, ...]:
         paths = []
+        for _ in self._arrivals.as_they_come(plan.packs if plan.saving.vm.companions else (), lambda _: None):
+            pass
         make_directory(plan.directory)
         for companion in plan.saving.vm.companions:
             put_companion(plan.directory, companion.file, companion_data(self._vault.contents, companion))
@@ -292,10 +331,47 @@ class Restore:
         return tuple(paths)
 
 
+class _Rest:
+    """Shows how far the pull is, once nothing else is shown.
+
+    Args:
+        observer: shows it.
+        total: bytes that are to be pulled.
+    """
+
+    def __init__(self, observer: Observer, total: int) -> None:
+        self._observer = observer
+        self._total = total
+        self._done = 0
+        self._shown = False
+
+    def __enter__(self) -> None:
+        if self._done < self._total:
+            self._observer.begin("pulling", self._total)
+            self._observer.advance(self._done)
+            self._shown = True
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._shown:
+            self._shown = False
+            self._observer.end()
+
+    def advance(self, size: int) -> None:
+        """Note that so many bytes have come. Called from threads."""
+        self._done += size
+        if self._shown:
+            self._observer.advance(size)
+
+
 def to_pull(plans: Iterable[VmPlan]) -> int:
     """Return how many bytes are pulled for several VMs, which may need the same packs."""
     sizes = {name: size for plan in plans for name, size in plan.missing.items()}
     return sum(sizes.values())
+
+
+def _names(contents: Contents, keys: Iterable[Digests]) -> list[str]:
+    """Return the names of the packs that hold any of these keys, in the order of their first use."""
+    return [object_name(contents.space.tag, Kind.PACK, pack) for pack in contents.packs_with_any(keys)]
 
 
 def _named(chosen: Iterable[Saving], what: str) -> set[bytes]:
@@ -308,6 +384,19 @@ def _files(saving: Saving) -> list[tuple[str, object]]:
     vm = saving.vm
     disks = [(disk.file, (vm.name, disk.manifest)) for disk in vm.disks]
     return [*disks, *((companion.file, companion.parts) for companion in vm.companions)]
+
+
+def _check_folders(directory: str, file: str) -> None:
+    """Refuse to write a disk through a link.
+
+    Raises:
+        WouldDestroyError: a directory that its name leads through is one.
+    """
+    path = directory
+    for folder in file.split("/")[:-1]:
+        path = os.path.join(path, folder)
+        if os.path.islink(path):
+            raise WouldDestroyError(f"{path} is a link, and no directory for {file}", hint=MAKE_ROOM)
 
 
 def _check_in_place(fetched: Fetched) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,15 +12,18 @@ from msgspec.structs import replace
 
 from overlaysync.errors import VerificationError
 from overlaysync.formats.chain import Chain
-from overlaysync.model.names import printable
+from overlaysync.model.names import name_from, printable
 from overlaysync.net.boot import boot_hash
+from overlaysync.node.capturing import QMP, Means, Taken, captured
 from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.ops.known import Known
+from overlaysync.ops.naming import is_generic
 from overlaysync.ops.publish import Edition
-from overlaysync.ops.recovery.continuing import Continued, continued
+from overlaysync.ops.recovery.continuing import Continued, Present, continued
 from overlaysync.ops.recovery.freezing import FrozenDisk, Hooks, frozen
-from overlaysync.ops.recovery.lock import only_writer
+from overlaysync.ops.recovery.origins import origins_of
 from overlaysync.ops.recovery.saving import Content, Saver
 from overlaysync.ops.recovery.tips import Saving, tips
 from overlaysync.ops.recovery.vaults import TeamVault, seen_in, space_of
@@ -56,12 +59,15 @@ class Saved:
         read: guest bytes that had to be read.
         stored: bytes that the vault has grown by.
         beside: where others saved these VMs, which is not continued: the other sides of forks.
+        skew_s: the time between the first VM that was captured while it ran and the last; None for fewer than
+            two.
     """
 
     state: SignedState
     read: int
     stored: int
     beside: tuple[Saving, ...] = ()
+    skew_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -75,6 +81,8 @@ class Save:
         note: what the user says of it.
         settle: whether it takes the place of all that others saved of these VMs.
         anew: whether to save even if the vault has lost what was saved before.
+        wait_s: how long to wait for another command that writes to the vault.
+        means: how VMs that run may be captured.
     """
 
     node: Node
@@ -83,7 +91,11 @@ class Save:
     note: str = ""
     settle: bool = False
     anew: bool = False
+    wait_s: float = 0.0
+    means: Means = QMP
     _at: str = ""
+    _skew_s: float | None = None
+    _taken: dict[str, Taken] = field(default_factory=dict)
     _read: dict[str, bytes] = field(default_factory=dict)
 
     def run(self, vms: Sequence[Vm]) -> Saved:
@@ -95,24 +107,29 @@ class Save:
             NoSpaceError, OverlaysyncError: the vault cannot store it.
         """
         root = self.node.home.vault
-        with only_writer(root):
+        with only_writer_soon(root, self.observer, wait_s=self.wait_s):
             objects = DirectoryObjects(root)
             objects.drop_temporaries()
             vault = TeamVault(objects, self.team)
             self._check_nothing_lost(vault)
             vault.learn_to_write(Believed(root))
             paths = [disk.path for vm in vms for disk in vm.disks]
-            self.observer.begin("freezing", 0)
-            with frozen(
-                self.node.library,
-                paths,
-                root,
-                now=now(),
-                hooks=Hooks(self.observer.advance, partial(self._hold, vms), vault.contents.holds),
-            ) as disks:
-                self.observer.end()
-                lineages = {path: self._publish(disk.known) for path, disk in disks.items()}
-                return self._store(vault, vms, disks, lineages)
+            with captured(self.node, vms, root, self.observer, self.means) as running:
+                self._taken, self._read = running.taken, running.companions
+                self._skew_s = running.skew_s if running.machines > 1 else None
+                self.observer.begin("freezing", 0)
+                with frozen(
+                    self.node.library,
+                    [path for path in paths if path not in running.disks],
+                    root,
+                    now=now(),
+                    hooks=Hooks(self.observer.advance, partial(self._hold, vms), vault.contents.holds),
+                ) as quiet:
+                    self.observer.end()
+                    disks = {**running.disks, **quiet}
+                    names = dict(self._names(vms))
+                    lineages = {path: self._publish(disk.known, names) for path, disk in disks.items()}
+                    return self._store(vault, vms, disks, lineages)
 
     def _highest(self) -> int:
         """Return the counter of the last head that this node is known to have made."""
@@ -145,11 +162,24 @@ class Save:
         self._at = timestamp()
         for vm in vms:
             for part in vm.companions:
-                self._read[part.path] = read_companion(part.path)
+                if part.path not in self._read:
+                    self._read[part.path] = read_companion(part.path)
 
-    def _publish(self, known: Known) -> _Lineage:
+    def _names(self, vms: Iterable[Vm]) -> Iterator[tuple[str, str]]:
+        """Yield the paths of disks whose names say nothing (``disk``), and what they are published as.
+
+        That is the name of their VM: those of two VMs would be versions of one thing else. What was published
+        before keeps its name.
+        """
+        for vm in vms:
+            paths = [disk.path for disk in vm.disks if is_generic(Path(disk.path).stem)]
+            for number, path in enumerate(paths):
+                if self.node.catalog.held.at(path) is None:
+                    yield path, vm.name if number == 0 else name_from(f"{vm.name}-{Path(path).stem}")
+
+    def _publish(self, known: Known, names: Mapping[str, str]) -> _Lineage:
         return self.node.publisher.publish_lineage(
-            known, team=self.team.name, edition=Edition(self._at, self.note)
+            known, team=self.team.name, edition=Edition(self._at, self.note), names=names
         )
 
     def _store(
@@ -174,7 +204,8 @@ class Save:
                 own.part()
             known = vault.known_states(self.node.key.public)
             saved = [self._saved(vm, lineages, own) for vm in sorted(vms, key=lambda vm: vm.name)]
-            ways = [self._continued(vm, known) for vm in saved]
+            paths = {vm.name: [disk.path for disk in vm.disks] for vm in vms}
+            ways = [self._continued(vm, paths[vm.name], known) for vm in saved]
             # The public part first: what the team's state names must be there before it.
             public_indexes, public_packs = public.finish()
             indexes, packs = own.finish()
@@ -202,9 +233,9 @@ class Save:
         signed = vault.add(state, self.node.key, made=state.saved, above=above)
         self._note(vault, state)
         beside = tuple(saving for way in ways for saving in way.beside)
-        return Saved(signed, own.read + public.read, own.stored + public.stored, beside)
+        return Saved(signed, own.read + public.read, own.stored + public.stored, beside, self._skew_s)
 
-    def _continued(self, vm: SavedVm, known: Sequence[SignedState]) -> Continued:
+    def _continued(self, vm: SavedVm, paths: Sequence[str], known: Sequence[SignedState]) -> Continued:
         """Return what a VM continues, by the past of its disks as far as it is known here."""
         ids = {bytes.fromhex(disk.manifest) for disk in vm.disks}
         waiting = list(ids)
@@ -213,12 +244,19 @@ class Save:
             new = set(row.follows) - ids if row else set()
             ids |= new
             waiting += new
-        return continued(vm.name, {id.hex() for id in ids}, known, self.node.key.public, settle=self.settle)
+        present = Present(
+            {id.hex() for id in ids},
+            [(one.file, one.parts) for one in vm.companions],
+            origins_of(self.node.home.vault, paths),
+        )
+        return continued(vm.name, present, known, self.node.key.public, settle=self.settle)
 
     def _saved(self, vm: Vm, lineages: dict[str, _Lineage], saver: Saver) -> SavedVm:
+        taken = self._taken.get(vm.name) or Taken(self._at, "off")
         return SavedVm(
             name=vm.name,
-            at=self._at,
+            at=taken.at,
+            consistency=taken.consistency,
             disks=tuple(_disk(part, lineages[part.path]) for part in vm.disks),
             companions=tuple(self._companion(part, saver) for part in vm.companions),
             left_out=tuple(map(told_of, vm.left_out)),

@@ -21,6 +21,7 @@ from overlaysync.node.deliveries import Deliveries
 from overlaysync.node.hearing import Hearing
 from overlaysync.node.intake import NOTED_S
 from overlaysync.node.keeping import Keeper, kept_by
+from overlaysync.node.live_saves import LiveSaves
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.reach import Reach
 from overlaysync.node.scrubber import rechecked
@@ -88,6 +89,7 @@ async def serve(
         tasks = [asyncio.create_task(keep_announced(announcer, share, server, faults, deliveries))]
         if reach is not None:
             tasks.append(asyncio.create_task(Keeper(node, reach, share.observer, faults).run()))
+        tasks.append(asyncio.create_task(LiveSaves(node, share.observer, faults).run()))
         try:
             async with rechecked(share, recheck_s):
                 yield port, where
@@ -166,7 +168,9 @@ def _tell_progress(share: Share) -> None:
         }
         if members.joined:
             name = f"{header.full_name}:{header.version}"
-            share.observer.serving(name, len(members.done), len(members.joined), [*fetching.values()])
+            share.observer.serving(
+                name, header.data_size, len(members.done), len(members.joined), [*fetching.values()]
+            )
 
 
 def _finished(share: Share) -> list[tuple[str, bytes]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.net.boot import boot_hash
@@ -39,6 +39,7 @@ class TeamStatus:
         never: names of images of the team here that are in no state.
         wanted: on so many machines each state is to be.
         machines: how many machines with a vault were seen now, this one included.
+        answered: how many other machines answered; None where none was asked.
         problems: sentences on what could not be used.
     """
 
@@ -49,6 +50,12 @@ class TeamStatus:
     wanted: int
     machines: int
     problems: tuple[str, ...]
+    answered: int | None = None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing is known of the team here, and nobody could be asked."""
+        return self.answered == 0 and not self.vms and not self.never
 
     @property
     def needed(self) -> int:
@@ -72,7 +79,8 @@ async def team_status(
         f"{one.name} cannot be used: {one.why}" for one in gathered.damaged
     ]
     machines = await Keeper(node, reach, observer, Faults()).look()
-    return await asyncio.to_thread(_status, node, team, vault, gathered.states, machines, tuple(problems))
+    found = await asyncio.to_thread(_status, node, team, vault, gathered.states, machines, tuple(problems))
+    return replace(found, answered=len(reach.directory.answering()))
 
 
 def known_status(node: Node, team: Team) -> TeamStatus:

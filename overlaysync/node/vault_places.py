@@ -49,12 +49,12 @@ async def peer_places(node: Node, reach: Reach, tag: str, *, wait_s: float) -> l
     await reach.until(lambda: _named_answered(reach), wait_s=wait_s)
     views = [view for view in reach.directory.nodes() if view.answered and view.public_key != node.key.public]
     kept = await asyncio.gather(*(_keeps(reach, view, tag) for view in views))
-    loop = asyncio.get_running_loop()
-    return [
-        Place(one_field(view.label) or str(view.address), PeerObjects(reach.client, view.address, loop), PEER)
-        for view, keeps in zip(views, kept, strict=True)
-        if keeps
-    ]
+    return [_place(reach, view) for view, keeps in zip(views, kept, strict=True) if keeps]
+
+
+def _place(reach: Reach, view: PeerView) -> Place:
+    objects = PeerObjects(reach.client, view.address, asyncio.get_running_loop())
+    return Place(one_field(view.label) or str(view.address), objects, PEER, objects.stop)
 
 
 def _named_answered(reach: Reach) -> bool:

@@ -47,13 +47,15 @@ class Library:
         *,
         base: str | None = None,
         file: int | None = None,
+        running: bool = False,
     ) -> Chain:
         """Open the image at ``path`` and all below it; see :meth:`Chain.open`.
 
         A file that the catalog has as an image of a format is taken for one again, and one that was named
         before is believed again.
         """
-        return Chain.open(os.fspath(path), format, self._access, base=base, file=file)
+        access = replace(self._access, running=running)
+        return Chain.open(os.fspath(path), format, access, base=base, file=file)
 
     @contextmanager
     def open_quiet(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from overlaysync.errors import AmbiguousError, NotFoundError
 from overlaysync.model.digest import ID_PREFIX, short_id
-from overlaysync.model.names import one_field
+from overlaysync.model.names import meant, one_field
 from overlaysync.model.reference import Reference
 from overlaysync.ops.in_use import Usage
 from overlaysync.trust.envelope import Manifest
@@ -172,10 +171,9 @@ def _not_found(reference: Reference, listings: list[Listing]) -> NotFoundError:
     names = {listing.manifest.header.name for listing in listings}
     teams = {listing.manifest.header.team for listing in listings if listing.manifest.header.team}
     wanted, known = (reference.team, teams) if reference.is_team else (reference.name, names)
-    near = difflib.get_close_matches(wanted or "", sorted(known), n=3)
     mark = "/" if reference.is_team else ""
     return NotFoundError(
         f"No machine within reach has '{reference}'",
-        why="did you mean " + " or ".join(f"'{name}{mark}'" for name in near) + "?" if near else "",
+        why=meant(wanted or "", known, mark),
         hint="overlaysync ls",
     )

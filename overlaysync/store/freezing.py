@@ -37,7 +37,7 @@ def freeze_shared(source: int, directory: Path) -> int | None:
     Raises:
         OverlaysyncError: ``directory`` cannot be written to.
     """
-    fd = _unnamed(directory)
+    fd = unnamed(directory)
     if clone_whole(source, fd):
         return fd
     os.close(fd)
@@ -63,7 +63,7 @@ def freeze(
         NoSpaceError: there is no room for it.
         OverlaysyncError: it cannot be made or read.
     """
-    fd = _unnamed(directory)
+    fd = unnamed(directory)
     try:
         if not clone_whole(source, fd):
             _copy(source, fd, progress, without)
@@ -76,7 +76,12 @@ def freeze(
     return fd
 
 
-def _unnamed(directory: Path) -> int:
+def unnamed(directory: Path) -> int:
+    """Return a descriptor of a new file without a name.
+
+    Raises:
+        OverlaysyncError: ``directory`` cannot be written to.
+    """
     try:
         return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -18,10 +18,12 @@ class KeptTeam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         copies: on so many machines they are to be, this one included.
         budget: bytes that they may take here; 0 for no limit.
+        live: after so many seconds, VMs that were saved here are saved again if they run; 0 for never.
     """
 
     copies: int = 3
     budget: int = 0
+    live: int = 0
 
 
 class Keeping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
 
 from overlaysync.errors import NotAllowedError, NotFoundError, UsageError, WouldDestroyError
-from overlaysync.model.names import is_name, printable
+from overlaysync.model.names import is_name, meant, printable
 from overlaysync.trust.secret_files import make_secret, read_secret, remove_secret
 from overlaysync.trust.teams import MAX_TEAMS, TEAM_KEY_SIZE, Team
 
@@ -86,9 +86,13 @@ def forget_team(directory: Path, name: str) -> None:
         raise _unusable(directory, error) from error
 
 
-def not_in_team(name: str) -> NotFoundError:
-    """Return the error for a team that this node is not in."""
-    return NotFoundError(f"This machine is not in a team '{printable(name)}'", hint="overlaysync team show")
+def not_in_team(name: str, teams: Iterable[str] = ()) -> NotFoundError:
+    """Return the error for a team that this node is not in; it is in ``teams``."""
+    return NotFoundError(
+        f"This machine is not in a team '{printable(name)}'",
+        why=meant(name, teams),
+        hint="overlaysync team show",
+    )
 
 
 def _load(path: Path, name: str) -> Team:

@@ -44,8 +44,8 @@ class Believed:
             with suppress(OSError, UnicodeDecodeError):
                 self._hashes = set(filter(_LINE.fullmatch, self._path.read_text("ascii").split("\n")))
 
-    def __contains__(self, index: bytes) -> bool:
-        return index.hex() in self._hashes
+    def __contains__(self, index: object) -> bool:
+        return isinstance(index, bytes) and index.hex() in self._hashes
 
     def add(self, index: bytes) -> None:
         """Believe an index from now on."""

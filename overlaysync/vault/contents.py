@@ -174,13 +174,13 @@ class Contents:
         """Where each of ``keys``, shape (count, 32), is; None for what is not here."""
         return self._index.find(keys)
 
-    def packs_with(self, keys: Digests) -> set[bytes]:
-        """Return the hashes of the packs that hold ``keys``."""
+    def packs_with(self, keys: Digests) -> list[bytes]:
+        """Return the hashes of the packs that hold ``keys``, in the order of their first use."""
         return self._index.packs_with(keys)
 
-    def packs_with_any(self, keys: Iterable[Digests]) -> set[bytes]:
-        """Return the hashes of the packs that hold any of several lists of keys."""
-        return {pack for some in keys for pack in self._index.packs_with(some)}
+    def packs_with_any(self, keys: Iterable[Digests]) -> list[bytes]:
+        """Return the hashes of the packs that hold any of several lists of keys, as :meth:`packs_with`."""
+        return list(dict.fromkeys(pack for some in keys for pack in self._index.packs_with(some)))
 
     def indexes_of(self, packs: Iterable[bytes]) -> set[bytes]:
         """Return the hashes of indexes that together describe ``packs``."""

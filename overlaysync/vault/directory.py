@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from overlaysync.errors import (
@@ -19,9 +19,12 @@ from overlaysync.errors import (
     NotAllowedError,
     OverlaysyncError,
 )
+from overlaysync.units import MIB
 from overlaysync.vault.objects import Stored, is_whole, missing, parse_name
 
 _TEMPORARY = ".new-"
+_PART = MIB
+"""Bytes that are read at a time: they stay in a processor's cache until they are dealt with."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP}
 
@@ -33,32 +36,30 @@ class DirectoryObjects:
         self.root = root
 
     def put(self, name: str, data: bytes) -> bool:
+        return self.store(name, (data,))
+
+    def store(self, name: str, parts: Iterable[bytes]) -> bool:
         path = self._path(name)
         try:
             if os.path.lexists(path) and is_whole(self, name):
                 return False
             self._make_directories(path.parent)
-            while not self._put(path, data):
-                pass
+            while (left := self._put(path, parts)) is not None:
+                parts = left
             _sync(path.parent)
         except OSError as error:
             raise self._error(error, "write to") from error
         return True
 
+    def parts(self, name: str) -> Iterator[bytes]:
+        with self._reading(name) as fd:
+            yield from _parts(fd)
+
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        path = self._path(name)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                size = os.fstat(fd).st_size
-                wanted = max(0, size - offset) if length is None else min(length, max(0, size - offset))
-                return _read(fd, offset, wanted)
-            finally:
-                os.close(fd)
-        except FileNotFoundError:
-            raise missing(name) from None
-        except OSError as error:
-            raise self._error(error, "read") from error
+        with self._reading(name) as fd:
+            size = os.fstat(fd).st_size
+            wanted = max(0, size - offset) if length is None else min(length, max(0, size - offset))
+            return _read(fd, offset, wanted)
 
     def size(self, name: str) -> int | None:
         try:
@@ -102,19 +103,38 @@ class DirectoryObjects:
         assert parse_name(name) is not None, name
         return self.root / name
 
-    def _put(self, path: Path, data: bytes) -> bool:
-        """Write a file; False where its temporary one was taken for that of a killed writer, and removed."""
-        temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[int]:
         try:
-            self._write(temporary, data)
+            fd = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            raise missing(name) from None
+        except OSError as error:
+            raise self._error(error, "read") from error
+
+    def _put(self, path: Path, parts: Iterable[bytes]) -> Iterable[bytes] | None:
+        """Write a file; returns what is to be written again where another has removed the temporary one.
+
+        It has taken that for the file of a killed writer.
+        """
+        temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            _write(fd, parts)
             if not temporary.exists():
-                return False
+                return list(_parts(fd))
             os.rename(temporary, path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
-        return True
+        finally:
+            os.close(fd)
+        return None
 
     def _list(self, directory: Path, prefix: str) -> Iterator[Stored]:
         try:
@@ -138,16 +158,6 @@ class DirectoryObjects:
             directory.mkdir(mode=0o700)
         _sync(directory.parent)
 
-    def _write(self, path: Path, data: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
     def _error(self, error: OSError, doing: str) -> OverlaysyncError:
         what, why = f"Cannot {doing} the vault {self.root}", os.strerror(error.errno or 0)
         if error.errno in _NO_SPACE:
@@ -158,6 +168,21 @@ class DirectoryObjects:
         return OverlaysyncError(
             what, why=why, hint="the disk may be failing; to see what the kernel says: dmesg"
         )
+
+
+def _write(fd: int, parts: Iterable[bytes]) -> None:
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            view = view[os.write(fd, view) :]
+    os.fsync(fd)
+
+
+def _parts(fd: int) -> Iterator[bytes]:
+    offset = 0
+    while part := os.pread(fd, _PART, offset):
+        yield part
+        offset += len(part)
 
 
 def _read(fd: int, offset: int, length: int) -> bytes:

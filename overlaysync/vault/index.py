@@ -225,16 +225,20 @@ class Index:
             spots.append(None if found is None else self._spot(*found))
         return spots
 
-    def packs_with(self, keys: Digests) -> set[bytes]:
-        """Return the hashes of the packs that hold ``keys``, shape (count, 32), as far as they are known."""
+    def packs_with(self, keys: Digests) -> list[bytes]:
+        """Return the hashes of the packs that hold ``keys``, shape (count, 32), as far as they are known.
+
+        A pack of which a key comes earlier is earlier among them.
+        """
         words = np.ascontiguousarray(keys).view(np.uint64).reshape(-1, 4)
         rows = self._rows(words)
-        records = set(np.unique(self._spots[rows[rows >= 0], 0]).tolist())
+        records, firsts = np.unique(self._spots[rows[rows >= 0], 0], return_index=True)
+        ordered = records[np.argsort(firsts)].tolist()
         for at in np.flatnonzero(rows < 0).tolist() if self._new_keys else ():
             spot = self._new_keys.get(words[at, :2].tobytes())
             if spot is not None:
-                records.add(spot[0])
-        return {self._names[self._records[record][0]] for record in records}
+                ordered.append(spot[0])
+        return list(dict.fromkeys(self._names[self._records[record][0]] for record in ordered))
 
     def _spot(self, record: int, start: int, length: int) -> Spot:
         pack, place = self._records[record]

@@ -8,7 +8,7 @@ ever written over, so that no place needs conditional writes. Exact rules: docs/
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -56,6 +56,18 @@ class Objects(Protocol):
 
     def put(self, name: str, data: bytes) -> bool:
         """Store an object so that it outlives a crash; False when it was there already."""
+        ...
+
+    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+        """Store an object that comes in parts, as :meth:`put`; nothing of it when ``parts`` raises."""
+        ...
+
+    def parts(self, name: str) -> Iterator[bytes]:
+        """Yield an object in parts, as large as suits the place, which together may be too many bytes.
+
+        Raises:
+            NotFoundError: it is not there.
+        """
         ...
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -126,31 +138,66 @@ def get_whole(objects: Objects, name: str) -> bytes:
         NotFoundError: it is not there.
         VerificationError: what is there is something else.
     """
-    named = parse_name(name)
-    if named is None:
-        raise DecodeError(f"'{name[:100]}' is not the name of an object")
+    named = _named(name)
     limit = LIMITS[named.kind]
     data = objects.get(name, 0, limit + 1)
     if len(data) > limit:
-        raise VerificationError(
-            f"The object {name} is larger than {limit} bytes", hint="overlaysync vault check --read"
-        )
+        raise _too_large(name, limit)
     if named.kind is not Kind.HEAD and hash_of(data) != named.hash:
-        raise VerificationError(
-            f"The object {name} is damaged",
-            why="its bytes do not match its name",
-            hint="overlaysync vault check --read",
-        )
+        raise _damaged(name)
     return data
+
+
+def checked_parts(objects: Objects, name: str) -> Iterator[bytes]:
+    """Yield an object in parts, of which the last one is followed by an error if they are not that object.
+
+    What is known of them before the end is that they are not too many. Of a head only the size is checked.
+
+    Raises:
+        NotFoundError: it is not there.
+        VerificationError: what is there is something else.
+    """
+    named = _named(name)
+    hasher, size, limit = blake3(), 0, LIMITS[named.kind]
+    for part in objects.parts(name):
+        size += len(part)
+        if size > limit:
+            raise _too_large(name, limit)
+        hasher.update(part)
+        yield part
+    if named.kind is not Kind.HEAD and hasher.digest() != named.hash:
+        raise _damaged(name)
 
 
 def is_whole(objects: Objects, name: str) -> bool:
     """Whether an object is there and has the bytes it is named for; a head says nothing of its own."""
     try:
-        get_whole(objects, name)
+        for _ in checked_parts(objects, name):
+            pass
     except (NotFoundError, VerificationError):
         return False
     return True
+
+
+def _named(name: str) -> Named:
+    named = parse_name(name)
+    if named is None:
+        raise DecodeError(f"'{name[:100]}' is not the name of an object")
+    return named
+
+
+def _too_large(name: str, limit: int) -> VerificationError:
+    return VerificationError(
+        f"The object {name} is larger than {limit} bytes", hint="overlaysync vault check --read"
+    )
+
+
+def _damaged(name: str) -> VerificationError:
+    return VerificationError(
+        f"The object {name} is damaged",
+        why="its bytes do not match its name",
+        hint="overlaysync vault check --read",
+    )
 
 
 def hash_of(data: bytes | memoryview) -> bytes:

@@ -14,9 +14,9 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from overlaysync.errors import DecodeError
-from overlaysync.model.names import MAX_NAME, is_name, printable
+from overlaysync.model.names import is_name, printable
 from overlaysync.units import CHUNK, ceil_div
-from overlaysync.vault.limits import MAX_COMPANION, MAX_FILES, MAX_TEXT
+from overlaysync.vault.limits import MAX_COMPANION, MAX_FILES, MAX_TEXT, is_inner_path
 from overlaysync.vault.objects import LIMITS, MAX_COUNTER, Kind, hash_of
 from overlaysync.vault.pack import HEAD, begin_object, seal_of
 from overlaysync.vault.spaces import Space
@@ -36,12 +36,15 @@ _KEY_SIZE, _SIGNATURE_SIZE = 32, 64
 _HASH_DIGITS = 64
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _LABEL_LIMIT = 160
-_MAX_PARTS = 8
-"""Components of a companion's name: it may lie in a directory of the VM."""
 
 
 Role: TypeAlias = Literal["uefi", "tpm", "seed", "definition"]
 """What a companion is."""
+
+
+Consistency: TypeAlias = Literal["off", "crash", "fs"]
+"""How a VM was left: ``off``: powered off; ``crash``: as by a power failure; ``fs``: likewise, after its file
+systems had written all and were frozen."""
 
 
 class Signer(Protocol):
@@ -65,7 +68,7 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """One disk of a VM.
 
     Attributes:
-        file: the name of its file.
+        file: the name of its file; parts are separated by ``/`` where it lies in a directory of the VM.
         manifest: id of the manifest that describes it, in hexadecimal: a disk, or a layer on a master.
         below: ids of the manifests of what it stands on, the nearest first.
     """
@@ -116,8 +119,7 @@ class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     Attributes:
         name: its name, unique in the team.
         at: the moment that its disks show, ISO 8601 UTC.
-        consistency: ``off``: it was powered off; ``crash``: as after a power failure; ``fs``: its file
-            systems were frozen.
+        consistency: what can be relied on.
         past: what it was made from, or takes the place of, by node. It says so without the states in
             between, which may be forgotten.
         disks, companions, left_out: its files.
@@ -125,7 +127,7 @@ class SavedVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     name: str
     at: str
-    consistency: Literal["off", "crash", "fs"] = "off"
+    consistency: Consistency = "off"
     past: tuple[Past, ...] = ()
     disks: tuple[Disk, ...]
     companions: tuple[Companion, ...] = ()
@@ -270,7 +272,7 @@ def _problem(vm: SavedVm) -> str:
         "at": bool(_TIME.fullmatch(vm.at)),
         "past": len(vm.past) <= MAX_PAST and _is_past(vm.past),
         "disks": 0 < len(vm.disks) <= MAX_FILES
-        and all(is_name(disk.file) and len(disk.below) <= MAX_FILES for disk in vm.disks),
+        and all(is_inner_path(disk.file) and len(disk.below) <= MAX_FILES for disk in vm.disks),
         "companions": len(vm.companions) <= MAX_FILES and all(map(_is_companion, vm.companions)),
         "left_out": len(vm.left_out) <= MAX_FILES
         and all(len(one.file) <= MAX_TEXT and len(one.why) <= MAX_TEXT for one in vm.left_out),
@@ -306,9 +308,3 @@ def _is_companion(companion: Companion) -> bool:
         and len(companion.parts) == parts
         and _are_hashes(companion.parts)
     )
-
-
-def is_inner_path(file: str) -> bool:
-    """Whether a file's name stays inside the directory of its VM: each part obeys the rule of names."""
-    parts = file.split("/")
-    return len(parts) <= _MAX_PARTS and len(file) <= _MAX_PARTS * MAX_NAME and all(map(is_name, parts))

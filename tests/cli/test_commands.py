@@ -12,6 +12,8 @@ import pytest
 
 from overlaysync.cli.commands import ENTRIES, load
 from overlaysync.cli.main import run
+from overlaysync.trust.team_files import keep_team
+from overlaysync.trust.teams import new_team
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -130,3 +132,29 @@ def test_a_new_overlay_is_not_called_like_something_else(
         run(["new", str(path), "--master", str(master)])
     assert ended.value.code == 2 and not path.exists()
     assert "qcow2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (["shar"], "share"),
+        (["help", "shar"], "share"),
+        (["team", "jion"], "join"),
+        (["share", "--tem", "x"], "--team"),
+        (["keep", "redd"], "red"),
+        (["team", "show", "redd"], "red"),
+        (["sync", "redd/"], "red"),
+        (["archive", "check", "labb"], "lab"),
+    ],
+)
+def test_what_was_mistyped_is_guessed(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], near: str
+) -> None:
+    keep_team(home / "teams", new_team("red"))
+    (tmp_path / "disk").mkdir()
+    with pytest.raises(SystemExit):
+        run(["archive", "add", "lab", f"file://{tmp_path}/disk"])
+    with pytest.raises(SystemExit) as stopped:
+        run(words)
+    assert stopped.value.code in (2, 3)
+    assert f"did you mean '{near}'?" in capsys.readouterr().err.lower()

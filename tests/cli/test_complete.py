@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import select
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,12 +54,19 @@ def complete(line: str, *, shell: str = "bash", **environment: str) -> list[str]
 
 def remember(home: Path, *candidates: str, age_s: float = 0.0) -> None:
     """Put candidates into the cache, as a TAB did ``age_s`` ago."""
-    (home / "completion.json").write_text(json.dumps({"at": time.time() - age_s, "candidates": candidates}))
+    (home / "completion.json").write_text(
+        json.dumps({"at": time.time() - age_s, "candidates": dict.fromkeys(candidates, "master, 7 MiB")})
+    )
 
 
 def known(home: Path) -> list[str]:
-    cached: list[str] = json.loads((home / "completion.json").read_text())["candidates"]
-    return cached
+    cached: dict[str, str] = json.loads((home / "completion.json").read_text())["candidates"]
+    return list(cached)
+
+
+def offers(incomplete: str) -> list[str]:
+    """The references that are offered."""
+    return [text for text, _ in complete_reference(incomplete)]
 
 
 def raw_image(path: Path) -> str:
@@ -116,7 +124,7 @@ def test_what_was_found_lately_is_offered_at_once(home: Path) -> None:
 @pytest.mark.parametrize("age_s", [31.0, -5.0])
 def test_what_was_found_long_ago_or_in_the_future_is_looked_for_again(home: Path, age_s: float) -> None:
     remember(home, "stale-name", age_s=age_s)
-    assert complete_reference("stale") == []
+    assert offers("stale") == []
     assert "stale-name" not in known(home)
 
 
@@ -125,25 +133,34 @@ def test_what_was_found_long_ago_or_in_the_future_is_looked_for_again(home: Path
 
 def test_versions_and_nodes_come_only_after_their_marks(home: Path) -> None:
     remember(home, "router", "router:1", "router:2", "router@pl@bob-abc234")
-    assert complete_reference("ro") == ["router"]
-    assert complete_reference("router:") == ["router:1", "router:2"]
-    assert complete_reference("router@") == ["router@pl@bob-abc234"]
-    assert complete_reference("zz") == []
+    assert offers("ro") == ["router"]
+    assert offers("router:") == ["router:1", "router:2"]
+    assert offers("router@") == ["router@pl@bob-abc234"]
+    assert offers("zz") == []
 
 
 def test_what_a_shell_could_run_is_never_offered(home: Path) -> None:
     bad = ["x$(id)", "x`id`", "x;id", "x y", "x\nid", "-x", "x'", 'x"', "x\x1b[0m", "~x", "x*", "x|y"]
     remember(home, *bad, "xok")
-    assert complete_reference("") == ["xok"]
+    assert offers("") == ["xok"]
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'{"at": "x"}', b"\xff\xfe", b'{"at": 1e400}', b'{"at": %d, "candidates": ["qz", 7]}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"at": "x"}',
+        b"\xff\xfe",
+        b'{"at": 1e400}',
+        b'{"at": %d, "candidates": {"qz": 7}}',
+        b'{"at": %d, "candidates": ["qz"]}',
+    ],
 )
 def test_a_spoiled_cache_is_looked_over(home: Path, content: bytes) -> None:
     (home / "completion.json").write_bytes(content.replace(b"%d", b"%d" % time.time()))
-    assert complete_reference("qz") == []
+    assert offers("qz") == []
     assert "qz" not in known(home)
 
 
@@ -153,7 +170,7 @@ def test_a_home_that_cannot_be_used_offers_nothing_and_says_nothing(
     (tmp_path / "file").write_text("")
     for place in ("/proc/nowhere", str(tmp_path / "file")):
         monkeypatch.setenv("OVERLAYSYNC_HOME", place)
-        assert complete_reference("qz") == []
+        assert offers("qz") == []
     assert capfd.readouterr() == ("", "")
     assert complete("overlaysync fetch qz", OVERLAYSYNC_HOME="/proc/nowhere") == []
 
@@ -169,10 +186,30 @@ def test_commands_are_completed_by_name() -> None:
     assert complete("overlaysync doc") == ["doctor"]
 
 
+def test_fish_gets_a_description_beside_each_candidate(home: Path) -> None:
+    remember(home, "router")
+    asked = {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+
+    def shown(line: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "overlaysync"],
+            env=os.environ | asked | {"_OVERLAYSYNC_COMPLETE": "complete_fish", "_TYPER_COMPLETE_ARGS": line},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.splitlines()
+
+    assert shown("overlaysync fetch ro") == ["router\tmaster, 7 MiB"]
+    assert shown("overlaysync doc") == ["doctor\tCheck network, clock, key, vault, disk and QEMU."]
+    # Each on one line, however long it is.
+    assert all("\t" in line for line in shown("overlaysync share --"))
+
+
 def test_zsh_gets_words_it_can_evaluate(home: Path) -> None:
     remember(home, "router", "router:1")
     offered = complete("overlaysync fetch router:", shell="zsh")
-    assert offered == ["_arguments", "'*:", ':(("router\\\\:1"))\'']
+    assert offered == ["_arguments", "'*:", ':(("router\\\\:1":"master,', "7", "MiB\"))'"]
 
 
 def test_bash_completes_through_the_script_that_is_installed(home: Path, tmp_path: Path) -> None:
@@ -190,14 +227,25 @@ def test_bash_completes_through_the_script_that_is_installed(home: Path, tmp_pat
         return done.stdout
 
     assert "bash completion installed" in bash("overlaysync --install-completion; true")
-    remember(home, "debian", "debian-web", "router")
-    offered = bash(
-        "source ~/.bashrc; COMP_WORDS=(overlaysync fetch deb); COMP_CWORD=2;"
-        "_overlaysync_completion overlaysync;"
-        'printf "%s\\n" "${COMPREPLY[@]}"; complete -p overlaysync'
-    )
-    assert offered.split("\n")[:2] == ["debian", "debian-web"]
+    remember(home, "debian", "debian-web", "router", "router:1", "router:2", "router@pl@bob")
+    offered = bash("source ~/.bashrc; complete -p overlaysync")
     assert "-F _overlaysync_completion overlaysync" in offered
+
+    def offered_for(line: str, breaks: str = " :@=") -> list[str]:
+        return bash(
+            f"source ~/.bashrc; COMP_WORDBREAKS=$' \\t\\n{breaks}';"
+            f"COMP_LINE={shlex.quote(line)}; COMP_POINT={len(line)};"
+            '_overlaysync_completion overlaysync; printf "%s\\n" "${COMPREPLY[@]}"'
+        ).split()
+
+    assert offered_for("overlaysync fetch deb") == ["debian", "debian-web"]
+    # What follows the mark is all that bash completes, unless the mark is part of words.
+    assert offered_for("overlaysync fetch router:") == ["1", "2"]
+    assert offered_for("overlaysync fetch --to '/a dir' router@") == ["pl@bob"]
+    assert offered_for("overlaysync fetch router@pl@b") == ["bob"]
+    assert offered_for("overlaysync fetch router:", breaks=" =") == ["router:1", "router:2"]
+    assert offered_for("overlaysync fetch nothing-like-it") == []
+    assert "--port" in offered_for("overlaysync share --po")
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
@@ -250,5 +298,6 @@ def test_scripts_are_for_the_name_overlaysync(shell: str) -> None:
         text=True,
         check=True,
     )
-    assert f"_OVERLAYSYNC_COMPLETE=complete_{shell}" in done.stdout
-    assert done.stdout.strip().endswith("overlaysync") or shell == "fish"
+    # bash asks as fish does.
+    assert f"_OVERLAYSYNC_COMPLETE=complete_{'zsh' if shell == 'zsh' else 'fish'}" in done.stdout
+    assert "overlaysync" in done.stdout and "%(" not in done.stdout

@@ -87,7 +87,7 @@ def test_a_note_in_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_progress_of_others_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    Output(Settings(color=False)).serving("vm:1", 0, 1, [(FORGED, 0.5)])
+    Output(Settings(color=False)).serving("vm:1", 1, 0, 1, [(FORGED, 0.5)])
     assert len(lines(capsys.readouterr().err)) == 1
 
 

@@ -328,15 +328,15 @@ NONE: list[tuple[str, float]] = []
 
 def test_how_many_are_done_and_who_is_last(clock: Clock, capsys: Captured) -> None:
     fetching = [("a", 0.9), ("b", 0.125), ("c", 0.5), ("d", 0.999), ("e", 0.3)]
-    Audience(False).show("router:1", 2, 7, fetching)
+    Audience(False).show("router:1", MIB, 2, 7, fetching)
     assert lines(capsys) == ["  router:1: 2 of 7 done  b 12 %, e 30 %, c 50 %, 2 more"]
 
 
 def test_who_has_gone_is_counted(clock: Clock, capsys: Captured) -> None:
     audience = Audience(False)
-    audience.show("router:1", 2, 4, [("b", 0.5)])
-    audience.show("web:1", 2, 4, NONE)
-    audience.show("db:1", 4, 4, NONE)
+    audience.show("router:1", MIB, 2, 4, [("b", 0.5)])
+    audience.show("web:1", MIB, 2, 4, NONE)
+    audience.show("db:1", MIB, 4, 4, NONE)
     assert lines(capsys) == [
         "  router:1: 2 of 4 done  b 50 %, 1 gone",
         "  web:1: 2 of 4 done  2 gone",
@@ -345,7 +345,7 @@ def test_who_has_gone_is_counted(clock: Clock, capsys: Captured) -> None:
 
 
 def test_the_audience_as_json(clock: Clock, capsys: Captured) -> None:
-    Audience(True).show("router:1", 2, 4, [("b", 0.5), ("a", 0.33333)])
+    Audience(True).show("router:1", MIB, 2, 4, [("b", 0.5), ("a", 0.33333)])
     (shown,) = documents(capsys)
     assert shown == {"serving": "router:1", "done": 2, "joined": 4, "clients": {"a": 0.333, "b": 0.5}}
     assert list(shown["clients"]) == ["a", "b"]
@@ -356,35 +356,63 @@ def test_only_what_is_new_is_said_and_that_not_too_often(
     clock: Clock, capsys: Captured, as_json: bool
 ) -> None:
     audience = Audience(as_json)
-    audience.show("router:1", 0, 1, [("b", 0.1)])
+    audience.show("router:1", MIB, 0, 1, [("b", 0.1)])
     clock.now += 1
-    audience.show("router:1", 0, 1, [("b", 0.2)])  # a moment ago something was said
+    audience.show("router:1", MIB, 0, 1, [("b", 0.2)])  # a moment ago something was said
     clock.now += 3
-    audience.show("router:1", 0, 1, [("b", 0.3)])
+    audience.show("router:1", MIB, 0, 1, [("b", 0.3)])
     clock.now += 30
-    audience.show("router:1", 0, 1, [("b", 0.3)])  # nothing new
+    audience.show("router:1", MIB, 0, 1, [("b", 0.3)])  # nothing new
     clock.now += 0.1
-    audience.show("web:1", 0, 1, [("b", 0.1)])  # something else
+    audience.show("web:1", MIB, 0, 1, [("b", 0.1)])  # something else
     clock.now += 0.1
-    audience.show("web:1", 1, 1, NONE)  # the end is said at once, and once
-    audience.show("web:1", 1, 1, NONE)
+    audience.show("web:1", MIB, 1, 1, NONE)  # the end is said at once, and once
+    audience.show("web:1", MIB, 1, 1, NONE)
     shown = lines(capsys)
     assert len(shown) == 4
     assert "1 of 1 done" in shown[-1] or '"done": 1, "joined": 1' in shown[-1]
 
 
-def test_on_a_terminal_the_line_is_drawn_again_and_stays_in_the_end(clock: Clock) -> None:
-    with on_a_terminal() as terminal:
+def test_on_a_terminal_each_has_a_line_with_a_rate_and_the_end_stays(clock: Clock) -> None:
+    with on_a_terminal(60) as terminal:
         audience = Audience(False)
-        audience.show("router:1", 0, 1, [("b", 0.1)])
-        audience.show("router:1", 0, 1, [("b", 0.2)])
+        audience.show("router:1", 100 * MIB, 1, 3, [("etu12@oscar", 0.1), ("b", 0.5)])
         assert terminal.shown() == (
-            "\r\x1b[K  router:1: 0 of 1 done  b 10 %\r\x1b[K  router:1: 0 of 1 done  b 20 %"
-        )
-        audience.show("router:1", 1, 1, NONE)
-        assert terminal.shown() == "\r\x1b[K  router:1: 1 of 1 done\n"
+            "\r\x1b[K  router:1  1 of 3 done  0 B/s\n"
+            "    etu12@oscar  [██                    ]   10 %  0 B/s\n"
+            "    b            [███████████           ]   50 %  0 B/s"
+        ).replace("█", "━")
+        clock.now += 2
+        audience.show("router:1", 100 * MIB, 2, 3, [("etu12@oscar", 0.5)])
+        shown = terminal.shown()
+        assert shown.startswith("\r\x1b[2A\x1b[J") and "50 %  20 MiB/s" in shown and "1 of" not in shown
+        audience.show("router:1", 100 * MIB, 3, 3, NONE)
+        assert terminal.shown() == "\r\x1b[1A\x1b[J  router:1: 3 of 3 done\n\r\x1b[K"[:-4]
         audience.clear()
         assert terminal.shown() == ""
+
+
+@pytest.mark.parametrize("columns", [24, 40, 60, 200])
+def test_a_room_fits_its_terminal_and_counts_whom_it_has_no_line_for(clock: Clock, columns: int) -> None:
+    fetching = [(f"student-with-a-long-name-{at}@教室", at / 50) for at in range(50)]
+    with on_a_terminal(columns) as terminal:
+        for image in ("router:1", "web:1", "db:1"):
+            Audience(False).show(image, MIB, 0, 60, fetching)
+            drawn = terminal.shown().removeprefix("\r\x1b[K").split("\n")
+            assert len(drawn) <= 22 and max(map(cell_len, drawn)) <= columns - 2
+            assert "0 %" in drawn[1] and "more" in drawn[-1]
+
+
+def test_several_images_are_drawn_together_and_one_that_is_done_leaves(clock: Clock) -> None:
+    with on_a_terminal(80) as terminal:
+        audience = Audience(False)
+        audience.show("router:1", MIB, 0, 1, [("a", 0.1)])
+        audience.show("web:1", MIB, 0, 1, [("b", 0.2)])
+        assert "router:1" in (shown := terminal.shown().rpartition("\x1b[J")[2]) and "web:1" in shown
+        audience.show("router:1", MIB, 1, 1, NONE)
+        shown = terminal.shown()
+        assert "  router:1: 1 of 1 done\n" in shown
+        assert "router" not in shown.rpartition("done\n")[2] and "web:1" in shown.rpartition("done\n")[2]
 
 
 # -- the output of a command -------------------------------------------------------------------------
@@ -395,7 +423,7 @@ def work(output: Output, clock: Clock) -> None:
     clock.now += 10
     output.advance(50, "pl@bob")
     output.end()
-    output.serving("router:1", 1, 2, [("pl@bob", 0.5)])
+    output.serving("router:1", MIB, 1, 2, [("pl@bob", 0.5)])
     output.note("a note")
 
 
@@ -416,7 +444,7 @@ def test_everything_without_quiet(clock: Clock, capsys: Captured) -> None:
 
 def test_labels_of_strangers_do_not_reach_the_terminal(clock: Clock, capsys: Captured) -> None:
     output = Output(Settings())
-    output.serving("ro\x1b[31muter", 0, 1, [("pl\x1b]0;x\x07", 0.5)])
+    output.serving("ro\x1b[31muter", MIB, 0, 1, [("pl\x1b]0;x\x07", 0.5)])
     output.begin("x\x1b[2J", 10)
     clock.now += 10
     output.advance(5, "pl\x1b[31m")
@@ -429,8 +457,8 @@ def test_labels_of_strangers_do_not_reach_the_terminal(clock: Clock, capsys: Cap
 def test_while_something_is_fetched_the_audience_waits(clock: Clock, capsys: Captured) -> None:
     output = Output(Settings())
     output.begin("router", 100)
-    output.serving("router:1", 0, 1, [("pl@bob", 0.5)])
+    output.serving("router:1", MIB, 0, 1, [("pl@bob", 0.5)])
     assert lines(capsys) == []
     output.end()
-    output.serving("router:1", 0, 1, [("pl@bob", 0.5)])
+    output.serving("router:1", MIB, 0, 1, [("pl@bob", 0.5)])
     assert len(lines(capsys)) == 1

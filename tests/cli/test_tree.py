@@ -15,7 +15,7 @@ import pytest
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.sharing import Share
-from overlaysync.ops.tree_drawing import SVG_START
+from overlaysync.ops.pictures.svg import SVG_START
 from overlaysync.units import CHUNK, MIB
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
@@ -60,7 +60,7 @@ def test_an_overlay_is_shown_under_its_master(vm: Path) -> None:
     assert master.startswith("■ debian ")
     assert master.endswith(f"384 KiB of 1 MiB  {vm.with_name('debian.raw')}")
     assert overlay.startswith(" └─▢ vm ")
-    assert overlay.endswith(f"+0 B  {vm}")
+    assert "  +0 B  " in overlay and overlay.endswith(str(vm))
     below, above = entries()
     assert (below["kind"], above["kind"]) == ("master", "overlay")
     assert below["layer"] is None
@@ -156,3 +156,55 @@ def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     overlaysync("tree", "--svg", tmp_path / "nowhere" / "tree.svg", code=3)
+
+
+# -- other formats, and the life of a master ---------------------------------------------------------
+
+
+def test_one_command_writes_every_format_and_writes_them_again(vm: Path, tmp_path: Path) -> None:
+    files = {kind: tmp_path / f"family.{kind}" for kind in ("svg", "png", "odg")}
+    words = [word for kind, path in files.items() for word in (f"--{kind}", path)]
+    for _ in range(2):
+        document = json.loads(overlaysync("tree", *words, "--json").stdout)
+        assert {kind: document[kind] for kind in files} == {kind: str(path) for kind, path in files.items()}
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    assert files["odg"].read_bytes().startswith(b"PK")
+
+
+@pytest.mark.parametrize("kind", ["png", "odg"])
+def test_an_image_is_replaced_by_no_format(vm: Path, kind: str) -> None:
+    before = vm.read_bytes()
+    done = overlaysync("tree", f"--{kind}", vm, "--replace", code=9)
+    assert vm.read_bytes() == before and f"--{kind}" in done.stderr
+
+
+def test_the_life_is_drawn_of_what_is_here_or_of_an_example(vm: Path, tmp_path: Path) -> None:
+    svg = tmp_path / "life.svg"
+    done = overlaysync("tree", "--life", "--svg", svg, "--lang", "fr")
+    assert "life of debian" in done.stdout
+    texts = "".join(ElementTree.fromstring(svg.read_text()).itertext())
+    assert "La vie d’un master" in texts and "debian" in texts and "vm" in texts
+    overlaysync("tree", "--life", "--example", "--svg", svg)
+    assert "The life of a master" in svg.read_text()
+
+
+def test_a_life_without_overlays_is_not_found_and_leaves_no_file(tmp_path: Path) -> None:
+    done = overlaysync("tree", "--life", "--svg", tmp_path / "life.svg", code=3)
+    assert "--example" in done.stderr and not list(tmp_path.glob("*.svg"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--example", "--svg", "a.svg"],
+        ["--life"],
+        ["--svg", "a", "--odg", "a"],
+        ["--svg", "a", "--lang", "xx"],
+    ],
+)
+def test_options_that_say_nothing_together_are_refused(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "try: " in overlaysync("tree", *words, code=2).stderr
+    assert not {"a", "a.svg"}.intersection(path.name for path in tmp_path.iterdir())

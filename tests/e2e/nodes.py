@@ -25,6 +25,7 @@ from typing import Any, Self, TypeVar
 import overlaysync
 from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
+from tests import documents
 from tests.e2e.forks import Forked, Forks
 
 DONE, USAGE, NOT_FOUND, NETWORK, NO_BASE, NOT_VERIFIED, IN_USE = 0, 2, 3, 4, 5, 6, 7
@@ -86,6 +87,7 @@ class Process:
         forked: Callable[[Path], Forked] | None = None,
     ) -> None:
         self._name = " ".join(words)
+        self._arguments = words[words.index("overlaysync") + 1 :] if "overlaysync" in words else []
         stem = logs / secrets.token_hex(4)
         self._stdout, self._stderr = stem.with_suffix(".out"), stem.with_suffix(".err")
         for log in (self._stdout, self._stderr):
@@ -139,7 +141,9 @@ class Process:
             except ValueError:
                 return None
 
-        return until(parsed, within_s=within_s, what=f"a document of {self._name}")
+        document = until(parsed, within_s=within_s, what=f"a document of {self._name}")
+        documents.check_printed(self._arguments, document)
+        return document
 
     def interrupt(self) -> None:
         """What Ctrl-C does."""
@@ -226,13 +230,16 @@ class Node:
         """Run a command that succeeds, for its JSON document."""
         result = self.run(*arguments, "--json", **environment)
         assert result.code == DONE, f"{arguments}: exit {result.code}: {result.stderr}"
-        return result.document
+        document = result.document
+        documents.check_printed(arguments, document)
+        return document
 
     def fails(self, code: int, *arguments: object, **environment: str) -> Any:
         """Run a command that fails with ``code``; what its JSON document says of it."""
         result = self.run(*arguments, "--json", **environment)
         assert result.code == code, f"{arguments}: exit {result.code}: {result.stderr}{result.stdout}"
         assert result.error["exit_code"] == code
+        documents.check_printed(arguments, result.document)
         return result.error
 
     def fetch(self, *arguments: object) -> list[dict[str, Any]]:

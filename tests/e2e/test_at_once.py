@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.units import CHUNK, MIB
 from tests import images
 from tests.counts import record_counts
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, IN_USE, INTERRUPTED, NOT_FOUND, WOULD_DESTROY, Lab, Node, until
+from tests.e2e.nodes import DONE, IN_USE, INTERRUPTED, NOT_FOUND, WOULD_DESTROY, Lab, Node, Process, until
 
 pytestmark = pytest.mark.qemu
 
@@ -151,3 +153,23 @@ def test_eight_want_one_name_for_different_things(lab: Lab) -> None:
 def name_codes(codes: Counter[int]) -> dict[str, int]:
     words = {DONE: "done", IN_USE: "busy", WOULD_DESTROY: "exists", NOT_FOUND: "nobody"}
     return {words[code]: count for code, count in codes.items()}
+
+
+def _waits(process: Process) -> bool:
+    return "waiting for its end" in process.stderr
+
+
+def test_commands_wait_for_the_vault(lab: Lab) -> None:
+    alice = lab.node("alice")
+    team = lab.team("red", alice)
+    disks.make_master(alice.place / "web.qcow2", size=1 << 20)
+    alice.json("save")
+    disks.make_overlay(alice.place / "db.qcow2", alice.place / "web.qcow2")
+    commands = (["save"], ["forget", team, "--keep-last", "1"], ["vault", "gc"], ["keep", team, "--once"])
+    with only_writer(alice.home / "vault"):
+        waiting = [alice.start(*words) for words in commands]
+        for process in waiting:
+            until(partial(_waits, process))
+            assert process.running
+    for process in waiting:
+        assert process.wait().code == DONE, process.stderr

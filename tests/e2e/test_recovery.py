@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from overlaysync.trust.team_files import load_teams
+from overlaysync.units import KIB, MIB
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NOT_FOUND, NOT_VERIFIED, WOULD_DESTROY, Lab, Node, until
+from tests.e2e.nodes import DONE, NOT_FOUND, NOT_VERIFIED, USAGE, WOULD_DESTROY, Lab, Node, until
 from tests.e2e.recovery import COMPANIONS, DISKS, Machine, flat_copies, machines, make_vms, same_as, work
 from tests.e2e.room import room
 
@@ -171,3 +172,101 @@ def test_a_vault_that_was_lost_is_not_gone_on_with(lab: Lab) -> None:
     shutil.rmtree(alice.home / "vault")
     anew = alice.json("save", "--team", team, "--begin-anew", alice.place)
     assert anew["state"] == 1 and bob.json("keep", team, "--once", "--peer", "127.0.0.1:1")["taken"] == 0
+
+
+def test_a_machine_without_copies_says_what_the_others_have(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    team = lab.team("red", alice, bob)
+    result = bob.run("status", team, "--local")
+    assert result.code == DONE and f"to ask the others: overlaysync status {team}" in result.stdout
+    result = bob.run("status", team, "--peer", "127.0.0.1:9", "--wait", "0")
+    assert result.code == UNDER_REPLICATED
+    assert "no other machine answered" in result.stderr and "overlaysync keep" in result.stderr
+
+    keep = alice.start_keep(team)
+    status = bob.run("status", team, "--peer", keep.peer)
+    assert status.code == DONE and "the machine that answered has none" in status.stdout
+    disks.make_master(alice.place / "base.qcow2", size=1 << 20)
+    disks.make_overlay(alice.place / "web.qcow2", alice.place / "base.qcow2", (0, 4096))
+    alice.json("save", "--team", team)
+    result = bob.run("status", team, "--peer", keep.peer, "--json")
+    (vm,) = result.document["teams"][0]["vms"]
+    assert (vm["name"], vm["states"], vm["copies"]) == ("web", [1], 1)
+    (holder,) = vm["holders"]
+    assert holder["label"].startswith("alice@") and holder["proven_at"] and not holder["here"]
+    assert vm["lost_with"] == holder["label"]
+    assert not list((bob.home / "vault").glob("*/packs/*")), "it was only looked at"
+
+    # A machine that has lost what it lists is no copy.
+    for pack in (alice.home / "vault").glob("*/packs/*"):
+        pack.unlink()
+    carol = lab.node("carol")
+    join(carol, bob, team)
+    (vm,) = carol.run("status", team, "--peer", keep.peer, "--json").document["teams"][0]["vms"]
+    assert vm["copies"] == 0 and "does not give what it lists" in vm["holders"][0]["problem"]
+
+
+def test_what_changed_is_said_of_the_whole_team(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    team = lab.team("red", alice, bob)
+    for name in ("web", "db"):
+        disks.make_overlay(
+            alice.place / f"{name}.qcow2", disks.make_master(alice.place / f"{name}-base.qcow2", size=MIB)
+        )
+    alice.json("save")
+    disks.write(alice.place / "web.qcow2", 0, disks.noise("web", 64 * KIB))
+    alice.json("save", "--vm", "web")
+    disks.write(alice.place / "db.qcow2", 0, disks.noise("db", 64 * KIB))
+    alice.json("save", "--vm", "db")
+
+    def changes(*arguments: object) -> dict[str, Any]:
+        return {vm["name"]: vm for vm in alice.json("diff", *arguments)["vms"]}
+
+    found = changes(f"{team}:2", f"{team}:3")
+    assert {name: vm["what"] for name, vm in found.items()} == {"web": "same", "db": "changed"}
+    assert (found["db"]["old"], found["db"]["new"]) == (1, 3)
+    assert (found["web"]["old"], found["web"]["new"]) == (2, 2)
+    assert {vm["what"] for vm in changes(f"{team}:1").values()} == {"changed"}
+    assert alice.run("diff", f"{team}:2", f"{team}:3").stdout.startswith("db  changed  1 to 3\n")
+
+    # Another machine goes on from the first state: a fork of one of the VMs.
+    keep = alice.start_keep(team)
+    bob.json("restore", f"{team}:1", "--vm", "web", "--peer", keep.peer)
+    disks.write(bob.place / "web.qcow2", 0, disks.noise("other", 64 * KIB))
+    bob.json("save", "--team", team, "--vm", "web", bob.place / "web.qcow2")
+    bob.json("keep", team, "--once", "--peer", keep.peer)
+    keep.stop()
+    document = bob.json("diff", f"{team}:1")
+    assert {vm["name"]: vm["what"] for vm in document["vms"]} == {"web": "forked", "db": "changed"}
+    assert "name its state by its id" in bob.run("diff", f"{team}:1").stdout
+
+
+@pytest.mark.red_without("D9", "the newest state of a VM is forgotten with the machine that saved it")
+def test_what_a_lost_machine_saved_is_forgotten_when_its_vms_live_on(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    team = lab.team("red", alice, bob)
+    base = disks.make_master(alice.place / "base.qcow2", size=MIB)
+    disks.make_overlay(alice.place / "web.qcow2", base, (0, 64 * KIB))
+    alice.json("save")
+    keep = alice.start_keep(team)
+    once = ("keep", team, "--once", "--peer", keep.peer)
+    assert bob.json(*once)["taken"] == 1
+
+    assert bob.fails(NOT_FOUND, "forget", team, "--node", "carol")["hint"] == f"overlaysync history {team}/"
+    error = bob.fails(WOULD_DESTROY, "forget", team, "--node", "alice")
+    assert "web was saved there last" in error["why"] and "overlaysync restore" in error["hint"]
+    bob.json("restore", team, "--wait", "0", "--peer", "127.0.0.1:9")
+    disks.write(bob.place / "web.qcow2", 0, disks.noise("more", 64 * KIB))
+    bob.json("save", "--vm", "web", bob.place)
+    for dry in (["--dry-run"], []):
+        (gone,) = bob.json("forget", team, "--node", "alice", *dry)["forgotten"]
+        assert gone["state"] == 1
+    assert [row["state"] for row in bob.json("history", team, "--local")["states"]] == [2]
+    bob.fails(USAGE, "forget", team, "--node", "bob")
+    assert not bob.json("vault", "check", "--read")["damaged"]
+
+    # It is not taken again, unless the machine comes back and saves.
+    assert bob.json(*once)["taken"] == 0
+    disks.write(alice.place / "web.qcow2", 0, disks.noise("again", 64 * KIB))
+    alice.json("save")
+    assert bob.json(*once)["taken"] == 1

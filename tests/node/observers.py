@@ -34,5 +34,7 @@ class Heard:
     def log(self, text: str) -> None:
         self.logged.append(text)
 
-    def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
+    def serving(
+        self, what: str, total: int, done: int, joined: int, fetching: Sequence[tuple[str, float]]
+    ) -> None:
         self.served.append((what, done, joined, fetching))

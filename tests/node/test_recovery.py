@@ -7,8 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,18 @@ from overlaysync.node.node import Node
 from overlaysync.node.restoring import to_pull
 from overlaysync.node.saving import Save
 from overlaysync.ops.recovery.choosing import Wish
+from overlaysync.ops.recovery.cleaning import clean
+from overlaysync.ops.recovery.gathering import gather
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.pulling import Place
+from overlaysync.ops.recovery.tips import newest_of_vms
+from overlaysync.ops.vms.find import survey
+from overlaysync.ops.vms.vm import Vm
 from overlaysync.units import CHUNK, KIB, MIB
 from overlaysync.vault.spaces import PUBLIC
 from tests import images
 from tests.e2e.disks import noise
+from tests.e2e.nodes import until
 from tests.formats.test_locks import opened_by_qemu
 from tests.node.observers import Heard
 from tests.node.vaults import Outcome, member, objects, place, restore, save, vault, vm
@@ -39,18 +44,6 @@ from tests.ops.test_pulling import Faulty
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.holds("D1")]
 
 SIZE = 8 * MIB
-
-
-@pytest.fixture
-def ann(tmp_path: Path) -> Iterator[Node]:
-    with member(tmp_path / "a", "ann") as node:
-        yield node
-
-
-@pytest.fixture
-def bob(tmp_path: Path) -> Iterator[Node]:
-    with member(tmp_path / "b", "bob") as node:
-        yield node
 
 
 def write(path: Path, text: str, size: int, *, offset: int = 0) -> None:
@@ -303,6 +296,39 @@ def test_one_place_lies_one_is_cut_off_and_one_has_a_part(
     assert set(liar.wrong) <= set(packs)
 
 
+@dataclass
+class Patient(Faulty):
+    """A place that gives a whole pack only when a file is there, which takes another pack.
+
+    Attributes:
+        late: the name of the pack.
+        file: the file.
+    """
+
+    late: str = ""
+    file: Path = Path()
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        if name == self.late and (length or MIB) >= MIB:
+            until(self.file.exists, what="the master")
+        return super().get(name, offset, length)
+
+
+@pytest.mark.red_without("D1", "packs are used when all of them are here")
+def test_a_pack_is_used_before_the_last_one_has_come(
+    ann: Node, bob: Node, disk: Path, tmp_path: Path
+) -> None:
+    """The pack of the overlay comes when the master is restored."""
+    save(ann, vm("router", disk))
+    stored = everything(ann)
+    peer = Patient(stored)
+    (peer.late,) = (name for name in stored if "/packs/" in name and MIB < len(stored[name]) < 2 * MIB)
+    peer.file = tmp_path / "to" / "debian.qcow2"
+    outcome = restore(bob, tmp_path / "to", Place("patient", peer))
+    assert images.same_content(only(outcome), disk)
+    assert len(outcome.plans[0].packs) == 2 and outcome.plans[0].packs[1] == peer.late
+
+
 def test_when_a_pack_is_nowhere_the_vm_is_refused(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
     save(ann, vm("router", disk))
     for stored in list(objects(ann).list("")):
@@ -441,3 +467,116 @@ def test_a_save_that_is_killed_leaves_the_last_state_and_goes_on(
     assert again.state.state.number == 2
     assert after < 2 or again.stored < 16 * KIB, "what was stored is not stored again"
     assert images.same_content(only(restore(bob, tmp_path / "again", place(ann))), disk)
+
+
+# -- disks in directories of their own -------------------------------------------------------------------
+
+
+def in_directory(root: Path, master: Path) -> Path:
+    """A VM of quickemu: its definition, and the directory of its disk and variables."""
+    (root / "web").mkdir(parents=True)
+    disk = images.create(root / "web" / "disk.qcow2", backing=master)
+    write(disk, "overlay", MIB, offset=3 * MIB)
+    (root / "web" / "OVMF_VARS.fd").write_bytes(b"\0" * 540_672)
+    (root / "web.conf").write_text('disk_img="web/disk.qcow2"\n')
+    return disk
+
+
+def test_a_disk_comes_back_where_its_definition_expects_it(
+    ann: Node, bob: Node, master: Path, tmp_path: Path
+) -> None:
+    disk = in_directory(tmp_path / "vms", master)
+    (found,) = survey([str(tmp_path / "vms")]).vms
+    save(ann, found)
+    back = mkdir(tmp_path / "back")
+    path = only(restore(bob, back, place(ann)))
+    assert path == back / "web" / "disk.qcow2" and images.same_content(path, disk)
+    assert (back / "debian.qcow2").exists(), "its master lies where masters go"
+    (again,) = survey([str(back / "web.conf")]).vms
+    assert [part.file for part in again.parts] == [part.file for part in found.parts]
+
+
+@pytest.mark.red_without("N10", "restore a disk through a link below the directory that was chosen")
+def test_no_disk_is_restored_through_a_link(ann: Node, bob: Node, master: Path, tmp_path: Path) -> None:
+    in_directory(tmp_path / "vms", master)
+    save(ann, *survey([str(tmp_path / "vms")]).vms)
+    back, elsewhere = mkdir(tmp_path / "back"), mkdir(tmp_path / "elsewhere")
+    (back / "web").symlink_to(elsewhere)
+    with pytest.raises(WouldDestroyError, match="is a link"):
+        restore(bob, back, place(ann))
+    assert list(elsewhere.iterdir()) == []
+
+
+# -- companions alone ----------------------------------------------------------------------------------
+
+
+def with_uefi(disk: Path, content: bytes) -> Vm:
+    """The VM of a disk, with variables that hold this."""
+    path = disk.with_name("web.qcow2_OVMF_VARS.fd")
+    path.write_bytes(content)
+    return vm("web", disk, companions=[(path, path.name)])
+
+
+def known_to(node: Node, *others: Node) -> None:
+    """The node learns what the others have saved."""
+    gather(vault(node), [place(other) for other in others])
+
+
+def test_two_that_changed_nothing_but_companions_are_a_fork(ann: Node, bob: Node, tmp_path: Path) -> None:
+    disk = images.create(mkdir(tmp_path / "a") / "web.qcow2", SIZE)
+    save(ann, with_uefi(disk, b"first"))
+    theirs = only(restore(bob, tmp_path / "b", place(ann)))
+    assert not save(bob, with_uefi(theirs, b"bob's")).beside, "it was restored from that"
+    known_to(ann, bob)
+    (side,) = save(ann, with_uefi(disk, b"ann's")).beside
+    assert side.state.node == bob.key.public
+    with member(tmp_path / "c", "carl") as carl:
+        (refusal,) = restore(carl, tmp_path / "c", place(ann), place(bob)).refusals
+        assert isinstance(refusal.error, AmbiguousError)
+        wish = Wish("red", id=side.state.id.hex()[:8])
+        mine = only(restore(carl, tmp_path / "c", place(ann), place(bob), wish=wish))
+        write(mine, "more", 64 * KIB)
+        (ours,) = save(carl, with_uefi(mine, b"carl's")).beside
+        assert ours.state.node == ann.key.public, "what was restored is continued"
+
+
+# -- weeks later ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.red_without("A1", "a cleaning removes the states that VMs here were restored from")
+def test_a_vm_that_was_restored_goes_on_weeks_later(ann: Node, bob: Node, disk: Path, tmp_path: Path) -> None:
+    """Its state is of another machine, and in no list of this one: a cleaning takes it for garbage."""
+    save(ann, vm("router", disk))
+    write(disk, "newer", 64 * KIB, offset=6 * MIB)
+    first = save(ann, vm("router", disk))
+    back = only(restore(bob, tmp_path / "bob", place(ann)))
+    for day in (0.0, 15.0):
+        cleaned = clean(objects(bob), now=day * 86400)
+    assert cleaned.freed > 3 * MIB, "its data are here, as a disk"
+    write(back, "more", 64 * KIB, offset=7 * MIB)
+    second = save(bob, vm("router", back))
+    assert not second.beside and second.state.state.number == 3
+    known_to(ann, bob)
+    newest = newest_of_vms([*vault(ann).states(), second.state])
+    assert [one.state.id for one in newest["router"]] == [second.state.id], "and this is no fork"
+    assert first.state.id != second.state.id
+
+
+def test_disks_that_are_called_alike_are_published_under_the_names_of_their_vms(
+    ann: Node, tmp_path: Path
+) -> None:
+    """They would be taken for two sides of a fork."""
+    found = []
+    for name in ("db", "web"):
+        for file in ("disk.qcow2", "hdb.qcow2"):
+            path = images.create(mkdir(mkdir(tmp_path / "vms") / name) / file, SIZE)
+            write(path, f"{name} {file}", 64 * KIB)
+            found.append(path)
+    vms = survey([str(tmp_path / "vms")]).vms
+    assert [one.name for one in vms] == ["db", "web"]
+    for _ in range(2):
+        save(ann, *vms)
+        write(found[0], "newer", 64 * KIB)
+    names = {path: ann.catalog.held.at(str(path)) for path in found}
+    assert [held.name for held in names.values() if held] == ["db", "db-hdb", "web", "web-hdb"]
+    assert [row.version for row in ann.versions("red", "db")] == [2, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from overlaysync.net.client import Client
 from overlaysync.net.faults import Faults
 from overlaysync.net.server import Server
 from overlaysync.net.vault_wire import OpenObject
-from overlaysync.node.keeping import Keeper
+from overlaysync.node.keeping import SYSTEM, Clock, Keeper
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
 from overlaysync.node.vault_serving import ServedVault
@@ -58,10 +59,10 @@ class Room:
         self.views.append(PeerView(address, key_of(name).public, name, answered=True, boot=boot))
         return made
 
-    def keeper(self) -> Keeper:
+    def keeper(self, clock: Clock = SYSTEM) -> Keeper:
         directory = SimpleNamespace(nodes=lambda: self.views)
         reach = cast(Reach, SimpleNamespace(directory=directory, client=self.client))
-        return Keeper(self.node, reach, Heard(), Faults())
+        return Keeper(self.node, reach, Heard(), Faults(), clock=clock)
 
     @property
     def copies(self) -> list[Copy]:
@@ -194,3 +195,78 @@ async def test_a_silent_peer_keeps_nothing_away(room: Room, monkeypatch: pytest.
         assert await asyncio.wait_for(room.keeper().round(), 8) == 1
         for writer in connections:
             writer.close()
+
+
+# -- the same again and again --------------------------------------------------------------------------
+
+
+class Counting(ServedVault):
+    """Counts what it is asked for."""
+
+    proofs: int = 0
+    packs: int = 0
+
+    def may_prove(self, asker: str, size: int) -> bool:
+        type(self).proofs += 1
+        return super().may_prove(asker, size)
+
+    def open(self, name: str) -> OpenObject | None:
+        type(self).packs += "/packs/" in name
+        return super().open(name)
+
+
+@pytest.mark.holds("N3")
+@pytest.mark.red_without("N3", "a holder that gave no proof is asked for another in each round")
+async def test_who_gave_no_proof_is_not_asked_again_at_once(room: Room) -> None:
+    class Losing(Counting):
+        def open(self, name: str) -> OpenObject | None:
+            opened = super().open(name)
+            if opened is not None and "/packs/" in name:
+                os.close(opened.fd)
+                return OpenObject(os.open(empty, os.O_RDONLY), 0)
+            return opened
+
+    empty = room.place / "empty"
+    empty.touch()
+    ann = await room.peer("ann", lambda root: Losing(root, lambda: Kept((RED.tag,), 1), lambda: 0.0))
+    for vault in (ann, objects(room.node)):
+        saved(vault, b"pack")
+    keeper = room.keeper()
+    for _ in range(4):
+        await keeper.round()
+    assert Losing.proofs == 1
+    (copy,) = [one for one in room.copies if one.holder == key_of("ann").public]
+    assert "gave a wrong proof" in copy.problem
+
+
+@pytest.mark.holds("N3")
+@pytest.mark.red_without("N3", "every object of a list that no peer can give is asked for")
+async def test_a_list_of_what_nobody_has_costs_little(room: Room) -> None:
+    ann = await room.peer("ann", lambda root: Counting(root, lambda: Kept((RED.tag,), 1), lambda: 0.0))
+    invented = tuple(sorted(hash_of(str(number).encode()) for number in range(3000)))
+    head = Head(tag=RED.tag, node=ANN.public, counter=1, size=0, made=TIME, packs=invented)
+    signed = encode_head(head, ANN, RED)
+    ann.put(signed.head.name, signed.data)
+    assert await room.keeper().round() == 0
+    assert 0 < Counting.packs < 100
+
+
+@pytest.mark.holds("N3")
+@pytest.mark.red_without("N3", "all that is listed is looked for in each round, however long that takes")
+async def test_looking_for_what_is_missing_takes_a_small_part_of_the_time(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looked = 0.0, 0
+
+    def slow(vault: DirectoryObjects) -> list[str]:
+        nonlocal now, looked
+        now, looked = now + 10, looked + 1
+        return []
+
+    monkeypatch.setattr("overlaysync.node.keeping.lacking_objects", slow)
+    saved(objects(room.node), b"pack")
+    keeper = room.keeper(Clock(lambda: now, lambda: now))
+    for _ in range(40):
+        await keeper.round()
+        now += 15
+    assert 2 <= looked <= 5

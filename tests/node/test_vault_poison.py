@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from overlaysync.errors import WouldDestroyError
-from overlaysync.model.digest import as_digests
+from overlaysync.model.digest import Digests, as_digests
 from overlaysync.node.node import Node
 from overlaysync.vault.contents import Contents
-from overlaysync.vault.index import PackIndex, encode_index
+from overlaysync.vault.index import PackIndex, decode_index, encode_index
 from overlaysync.vault.objects import Kind, Objects, hash_of, object_name
 from overlaysync.vault.pack import PackBuilder, squeeze
 from overlaysync.vault.spaces import PUBLIC, Space
@@ -23,18 +23,6 @@ from tests.node.vaults import member, objects, place, restore, save, vault, vm
 from tests.vault.samples import RED, TIME, a_state, key_of
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.holds("D1")]
-
-
-@pytest.fixture
-def ann(tmp_path: Path) -> Iterator[Node]:
-    with member(tmp_path / "a", "ann") as node:
-        yield node
-
-
-@pytest.fixture
-def bob(tmp_path: Path) -> Iterator[Node]:
-    with member(tmp_path / "b", "bob") as node:
-        yield node
 
 
 def copy_index_with_junk(source: Contents, target: Objects, space: Space) -> None:
@@ -53,9 +41,8 @@ def copy_index_with_junk(source: Contents, target: Objects, space: Space) -> Non
     target.put(object_name(space.tag, Kind.INDEX, hash_of(index)), index)
 
 
-def everything(contents: Contents):
-    from overlaysync.vault.index import decode_index
-
+def everything(contents: Contents) -> Iterator[tuple[Digests, list[int]]]:
+    """Yield the keys and lengths of all items that the indexes of a space describe."""
     for one in contents.objects.list(f"{contents.space.tag}/indexes/"):
         for pack in decode_index(contents.objects.get(one.name), contents.space):
             yield as_digests(pack.keys.tobytes()), pack.lengths.tolist()

@@ -81,7 +81,7 @@ class Outcome:
 
     gathered: Gathered
     plans: list[VmPlan]
-    missing: list[str]
+    missing: list[str] = field(default_factory=list)
     restored: list[Restored] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
@@ -106,8 +106,10 @@ async def _restore(
         work.use(places)
         gathered = await asyncio.to_thread(work.gather)
         plans = await asyncio.to_thread(work.plan, gathered, wish, session.fetch)
-        outcome = Outcome(gathered, plans, await asyncio.to_thread(work.pull, plans))
-        for plan in plans:
-            outcome.restored.append(await work.bring(plan, session.fetch))
+        outcome = Outcome(gathered, plans)
+        async with work.pulling(plans):
+            for plan in plans:
+                outcome.restored.append(await work.bring(plan, session.fetch))
+        outcome.missing = list(work.missing)
         outcome.refusals = work.refusals
         return outcome

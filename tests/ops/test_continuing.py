@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
-from overlaysync.ops.recovery.continuing import Continued, continued
+from overlaysync.ops.recovery.continuing import Continued, Present, continued
 from overlaysync.ops.recovery.tips import newest_of_vms
 from overlaysync.trust.keys import NodeKey
-from overlaysync.vault.state import Disk, Past, SignedState
+from overlaysync.vault.state import Companion, Disk, Past, SignedState
 from tests.vault.samples import ANN, BOB, a_state, a_vm, hash_like
 
 pytestmark = pytest.mark.holds("A1")
@@ -36,7 +37,7 @@ def saved(by: NodeKey, counter: int, content: str, before: tuple[Past, ...] = ()
 def going_on(
     states: Sequence[SignedState], *contents: str, by: NodeKey = BOB, settle: bool = False
 ) -> Continued:
-    return continued("web", set(map(manifest, contents)), states, by.public, settle=settle)
+    return continued("web", Present(set(map(manifest, contents))), states, by.public, settle=settle)
 
 
 FIRST = saved(ANN, 1, "a")
@@ -78,3 +79,45 @@ def test_settling_continues_all() -> None:
 def test_two_that_say_they_go_on_from_each_other_are_a_fork() -> None:
     one, other = saved(ANN, 3, "a", past(bob=3)), saved(BOB, 3, "b", past(ann=3))
     assert [saving.state for saving in newest_of_vms([one, other])["web"]] == [one, other]
+
+
+# -- states that change nothing but companions -------------------------------------------------------
+
+
+def with_companion(state: SignedState, content: str) -> SignedState:
+    (vm,) = state.state.vms
+    parts = (manifest(content),)
+    vm = replace(vm, companions=(Companion(file="vars.fd", role="uefi", size=1, parts=parts),))
+    return SignedState(state.id, state.node, replace(state.state, vms=(vm,)), state.size)
+
+
+def present(*contents: str, companion: str, origin: SignedState | None = None) -> Present:
+    disks = set(map(manifest, contents))
+    return Present(disks, [("vars.fd", (manifest(companion),))], {origin.id} if origin else ())
+
+
+OURS = with_companion(FIRST, "x")
+THEIRS = with_companion(saved(BOB, 5, "a", past(ann=1)), "y")
+
+
+@pytest.mark.red_without("A1", "a state is continued by having its disks, whatever its companions are")
+@pytest.mark.parametrize("disks", ["a", "ba"])
+def test_others_companions_are_not_continued_by_having_the_disks(disks: str) -> None:
+    found = continued("web", present(*disks, companion="z"), [OURS, THEIRS], ANN.public, settle=False)
+    assert found.past == past(ann=1) and [one.state for one in found.beside] == [THEIRS]
+    settled = continued("web", present(*disks, companion="z"), [OURS, THEIRS], ANN.public, settle=True)
+    assert settled.past == past(ann=1, bob=5)
+
+
+def test_who_has_the_same_companions_or_has_restored_them_continues() -> None:
+    both = past(ann=1, bob=5)
+    same = continued("web", present("a", companion="y"), [OURS, THEIRS], ANN.public, settle=False)
+    assert same == Continued(both, ())
+    restored = present("b", "a", companion="z", origin=THEIRS)
+    assert continued("web", restored, [OURS, THEIRS], ANN.public, settle=False) == Continued(both, ())
+
+
+def test_a_state_with_a_disk_of_its_own_is_seen_in_the_disks() -> None:
+    theirs = with_companion(saved(BOB, 5, "b", past(ann=1)), "y")
+    found = continued("web", present("c", "b", "a", companion="z"), [OURS, theirs], ANN.public, settle=False)
+    assert found == Continued(past(ann=1, bob=5), ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,11 +77,19 @@ class Faulty:
     def put(self, name: str, data: bytes) -> bool:
         raise AssertionError("nothing is put into a place that is pulled from")
 
+    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+        raise AssertionError("nothing is stored in a place that is pulled from")
+
+    def parts(self, name: str) -> Iterator[bytes]:
+        yield self.get(name)
+
     def delete(self, name: str) -> bool:
         raise AssertionError("nothing is removed from a place that is pulled from")
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        yield from (Stored(name, len(data)) for name, data in sorted(self.objects.items()))
+        for name, data in sorted(self.objects.items()):
+            if name.startswith(prefix):
+                yield Stored(name, len(data))
 
 
 @pytest.fixture
@@ -196,16 +204,56 @@ def test_a_failure_now_and_then_is_forgiven(target: DirectoryObjects) -> None:
     assert Pull([flaky], target).run(NAMES) == [] and holds(target)
 
 
+def test_who_needs_an_object_is_told_as_it_comes(target: DirectoryObjects) -> None:
+    """Of what is here, of what comes, and of what nobody has; and in the order in which it is wanted."""
+    target.put(NAMES[0], DATA[NAMES[0]])
+    settled: list[str] = []
+    first = threading.Event()
+
+    class Slow(Faulty):
+        def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+            if name == NAMES[39]:
+                assert first.wait(20), "nobody is told before the end"
+            return super().get(name, offset, length)
+
+    def tell(name: str) -> None:
+        settled.append(name)
+        if name == NAMES[1]:
+            first.set()
+
+    slow = Slow({name: DATA[name] for name in NAMES if name != NAMES[20]})
+    assert Pull([Place("a", slow)], target, settled=tell).run(NAMES, check=True) == [NAMES[20]]
+    assert sorted(settled) == sorted(NAMES) and settled[0] == NAMES[0]
+    assert settled.index(NAMES[1]) < 10 and settled.index(NAMES[38]) > 30
+
+
+def test_a_pull_that_is_stopped_asks_no_more(target: DirectoryObjects) -> None:
+    broken_off = threading.Event()
+
+    class Stalled(Faulty):
+        def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+            super().get(name)
+            pull.stop()
+            assert broken_off.wait(20)
+            raise StoppedError("stopped")
+
+    stalled = Stalled(DATA)
+    pull = Pull([Place("stalled", stalled, stop=broken_off.set)], target)
+    with pytest.raises(StoppedError):
+        pull.run(NAMES)
+    assert sum(stalled.asked.values()) <= 3
+
+
 # -- the target, and the end ---------------------------------------------------------------------------
 
 
 class Full(DirectoryObjects):
     """A target with room for ten objects."""
 
-    def put(self, name: str, data: bytes) -> bool:
+    def store(self, name: str, parts: Iterable[bytes]) -> bool:
         if len(list(self.list(""))) >= 10:
             raise NoSpaceError("full")
-        return super().put(name, data)
+        return super().store(name, parts)
 
 
 @pytest.mark.holds("R4")

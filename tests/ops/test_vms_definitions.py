@@ -240,13 +240,9 @@ def test_the_files_of_quickemu(tmp_path: Path) -> None:
     (tmp_path / "other.conf").write_text("[Interface]\nPrivateKey = x\n")
     for place in (tmp_path, conf):
         vm = only(place)
-        assert (vm.name, vm.convention, vm.warnings) == (
-            "debian",
-            "quickemu",
-            (f"In a state, {folder}/disk.qcow2 is called 'disk.qcow2'",),
-        )
+        assert (vm.name, vm.convention, vm.warnings) == ("debian", "quickemu", ())
         assert files(vm) == {
-            "disk.qcow2": "disk",
+            "debian/disk.qcow2": "disk",
             "debian/OVMF_VARS.fd": "uefi",
             "debian/tpm2-00.permall": "tpm",
             "debian.conf": "definition",
@@ -254,6 +250,22 @@ def test_the_files_of_quickemu(tmp_path: Path) -> None:
         reasons = left(vm)
         assert {"debian/debian.iso", "debian/debian.log", "debian/debian.pid"} <= reasons.keys()
         assert "socket" in reasons["debian/debian-monitor.socket"]
+
+
+def test_a_conf_with_an_absolute_path_holds_in_one_place_only(tmp_path: Path) -> None:
+    vm = only(quickemu(tmp_path, f'disk_img="{tmp_path}/debian/disk.qcow2"\n'))
+    assert files(vm)["debian/disk.qcow2"] == "disk"
+    (warning,) = vm.warnings
+    assert 'write disk_img="debian/disk.qcow2" into it' in warning
+
+
+def test_a_disk_that_lies_too_deep_keeps_its_name_alone(tmp_path: Path) -> None:
+    deep = tmp_path / "/".join("abcdefgh")
+    deep.mkdir(parents=True)
+    disk(deep / "disk.qcow2")
+    (tmp_path / "vm.toml").write_text('name = "web"\ndisks = ["a/b/c/d/e/f/g/h/disk.qcow2"]\n')
+    vm = only(tmp_path)
+    assert [part.file for part in vm.disks] == ["disk.qcow2"] and len(vm.warnings) == 1
 
 
 def test_shell_in_a_conf_is_not_run(tmp_path: Path) -> None:
@@ -265,7 +277,7 @@ def test_shell_in_a_conf_is_not_run(tmp_path: Path) -> None:
     )
     vm = only(conf)
     assert not marker.exists()
-    assert files(vm) == {"disk.qcow2": "disk", "debian.conf": "definition"}
+    assert files(vm) == {"debian/disk.qcow2": "disk", "debian.conf": "definition"}
     assert "line 1" in vm.warnings[0] and "not run" in vm.warnings[0]
 
 

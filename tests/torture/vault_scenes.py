@@ -25,7 +25,7 @@ from tests.torture.scenes import Place
 
 UEFI = "web.qcow2_OVMF_VARS.fd"
 DISKS = ("web.qcow2", "db.qcow2")
-_OURS = (".lock", ".unneeded.json", ".believed")
+_OURS = (".lock", ".unneeded.json", ".believed", ".restored.json", ".dropped.json")
 _EXPIRED = 0.0
 
 

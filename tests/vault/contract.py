@@ -9,15 +9,24 @@ there in another way.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import pytest
 
-from overlaysync.errors import NotFoundError
+from overlaysync.errors import NotFoundError, PeerError
 from overlaysync.units import KIB, MIB
-from overlaysync.vault.objects import Kind, Objects, Stored, get_whole, hash_of, head_name, object_name
+from overlaysync.vault.objects import (
+    Kind,
+    Objects,
+    Stored,
+    checked_parts,
+    get_whole,
+    hash_of,
+    head_name,
+    object_name,
+)
 
 Fill: TypeAlias = Callable[[str, bytes], object]
 
@@ -38,12 +47,13 @@ class GetContract:
     def fill(self, objects: Objects) -> Fill:
         return objects.put
 
-    @pytest.mark.parametrize("size", [1, 1000, 3 * MIB])
+    @pytest.mark.parametrize("size", [1, 1000, 3 * MIB, 4 * MIB])
     def test_an_object_is_returned_as_it_was_stored(self, objects: Objects, fill: Fill, size: int) -> None:
         name, data = an_object(size)
         fill(name, data)
         assert objects.get(name) == data and objects.size(name) == size
         assert get_whole(objects, name) == data
+        assert b"".join(checked_parts(objects, name)) == data
 
     @pytest.mark.parametrize(
         ("offset", "length", "start", "end"),
@@ -71,6 +81,8 @@ class GetContract:
         name, _ = an_object()
         with pytest.raises(NotFoundError, match=name):
             objects.get(name, offset, length)
+        with pytest.raises(NotFoundError, match=name):
+            list(objects.parts(name))
         assert objects.size(name) is None
 
     def test_threads_read_at_once(self, objects: Objects, fill: Fill) -> None:
@@ -119,6 +131,23 @@ class Contract(ListContract):
         assert objects.put(name, data) is True
         assert objects.put(name, data) is False
         assert objects.get(name) == data
+
+    def test_an_object_is_stored_in_parts(self, objects: Objects) -> None:
+        name, data = an_object(3 * MIB)
+        assert objects.store(name, (data[at : at + MIB] for at in range(0, len(data), MIB))) is True
+        assert objects.store(name, [data]) is False
+        assert objects.get(name) == data
+
+    def test_parts_that_break_off_leave_nothing(self, objects: Objects) -> None:
+        def broken() -> Iterator[bytes]:
+            yield data[:MIB]
+            raise PeerError("cut off")
+
+        name, data = an_object(3 * MIB)
+        with pytest.raises(PeerError, match="cut off"):
+            objects.store(name, broken())
+        assert objects.size(name) is None and list(objects.list("")) == []
+        assert objects.put(name, data) is True
 
     def test_a_removed_object_is_gone(self, objects: Objects) -> None:
         (name, data), (other, kept) = an_object(), an_object()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from overlaysync.errors import DecodeError
 from overlaysync.trust.keys import NodeKey, verify
-from overlaysync.vault.limits import MAX_COMPANION
+from overlaysync.vault.limits import MAX_COMPANION, is_inner_path
 from overlaysync.vault.objects import LIMITS, Kind, hash_of
 from overlaysync.vault.pack import HEAD, begin_object
 from overlaysync.vault.spaces import PUBLIC, Space
@@ -26,7 +26,6 @@ from overlaysync.vault.state import (
     State,
     decode_state,
     encode_state,
-    is_inner_path,
 )
 from tests.vault.samples import ANN, BOB, OTHER, RED, a_state, a_vm, flips
 
@@ -183,7 +182,7 @@ BAD: dict[str, State] = {
     "too long a past": a_state(vms=(a_vm(past=tuple(past(f"{at:04x}") for at in range(1025))),)),
     "a VM without disks": a_state(vms=(a_vm(disks=()),)),
     "too many disks": a_state(vms=(a_vm(disks=tuple(disk(f"{at}.raw") for at in range(65))),)),
-    "a disk's hostile name": a_state(vms=(a_vm(disks=(disk("a/vm.raw"),)),)),
+    "a disk's hostile name": a_state(vms=(a_vm(disks=(disk("../x"),)),)),
     "a hidden disk": a_state(vms=(a_vm(disks=(disk(".vm.raw"),)),)),
     "a disk that is no id": a_state(vms=(a_vm(disks=(disk(manifest="b3:" + HASH),)),)),
     "a master that is no id": a_state(vms=(a_vm(disks=(disk(below=("x",)),)),)),
@@ -237,14 +236,16 @@ def test_what_is_out_of_bounds_is_neither_written_nor_read(state: State) -> None
         *("~", "a b", "a/" * 8 + "a", "e\u0301", "a\u202eb", "x" * 65, "C:"),
     ],
 )
-def test_hostile_names_of_companions(file: str) -> None:
+def test_hostile_names_of_files(file: str) -> None:
     assert not is_inner_path(file)
+    with pytest.raises(DecodeError):
+        encode_state(a_state(vms=(a_vm(disks=(disk(file),)),)), ANN, RED)
     with pytest.raises(DecodeError):
         encode_state(a_state(vms=(a_vm(companions=(companion(file),)),)), ANN, RED)
 
 
 @pytest.mark.parametrize("file", ["a", "nvram/vars.fd", "1/2/3/4/5/6/7/8", "é/ß-x_y.z"])
-def test_good_names_of_companions(file: str) -> None:
+def test_good_names_of_files(file: str) -> None:
     assert is_inner_path(file)
 
 

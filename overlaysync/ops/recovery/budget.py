@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from overlaysync.errors import NoSpaceError
 from overlaysync.ops.recovery.vaults import read_heads
@@ -58,7 +58,7 @@ class Limited:
         room: bytes.
 
     Raises:
-        BudgetError: from :meth:`put`, when there is no room for it.
+        BudgetError: from :meth:`put` and :meth:`store`, when there is no room for it.
     """
 
     def __init__(self, objects: Objects, room: int) -> None:
@@ -67,11 +67,29 @@ class Limited:
         self._lock = threading.Lock()
 
     def put(self, name: str, data: bytes) -> bool:
+        return self.store(name, (data,))
+
+    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+        taken = _Taken(self, parts)
+        try:
+            return self._objects.store(name, taken)
+        except BaseException:
+            self.take(-taken.room)
+            raise
+
+    def take(self, room: int) -> None:
+        """Take so many bytes of the room.
+
+        Raises:
+            BudgetError: there is less.
+        """
         with self._lock:
-            if room_of(len(data)) > self._room:
+            if room > self._room:
                 raise BudgetError("The budget is used up", hint="overlaysync keep --budget SIZE")
-            self._room -= room_of(len(data))
-        return self._objects.put(name, data)
+            self._room -= room
+
+    def parts(self, name: str) -> Iterator[bytes]:
+        return self._objects.parts(name)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         return self._objects.get(name, offset, length)
@@ -84,3 +102,25 @@ class Limited:
 
     def delete(self, name: str) -> bool:
         return self._objects.delete(name)
+
+
+class _Taken:
+    """The parts of an object, each of which takes its room before it is stored.
+
+    Attributes:
+        room: bytes that are taken so far.
+    """
+
+    def __init__(self, target: Limited, parts: Iterable[bytes]) -> None:
+        self.room = 0
+        self._target = target
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for part in self._parts:
+            size += len(part)
+            more = room_of(size) - self.room
+            self._target.take(more)
+            self.room += more
+            yield part

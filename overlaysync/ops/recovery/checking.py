@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from overlaysync.errors import DecodeError, OverlaysyncError
-from overlaysync.ops.recovery.vaults import TeamVault, read_heads
+from overlaysync.ops.recovery.vaults import TeamVault, read_heads, title_of
 from overlaysync.vault.contents import Damage
 from overlaysync.vault.head import SignedHead
 from overlaysync.vault.index import decode_index
@@ -49,7 +49,7 @@ def check(
     damaged: list[Damage] = []
     known = {vault.space.tag: vault for vault in teams}
     heads: list[SignedHead] = []
-    for tag in sorted(_tags(objects) - {PUBLIC.tag}):
+    for tag in sorted(_tags(objects)):
         found, wrong = read_heads(objects, tag, known[tag].space if tag in known else None)
         damaged += wrong
         heads += found.values()
@@ -107,7 +107,7 @@ def _hit(vaults: Iterable[TeamVault], damaged: Iterable[Damage]) -> Iterator[str
             needed |= {f"{PUBLIC.tag}/{Kind.PACK}/{hash}" for hash in said.public_packs}
             needed |= {f"{PUBLIC.tag}/{Kind.INDEX}/{hash}" for hash in said.public_indexes}
             if needed & names:
-                yield f"{said.team}:{said.number}"
+                yield title_of(said)
 
 
 def _tags(objects: Objects) -> set[str]:

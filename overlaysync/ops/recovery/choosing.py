@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from overlaysync.errors import AmbiguousError, NotFoundError, OverlaysyncError, Refusal
@@ -48,19 +49,29 @@ def choose(states: Sequence[SignedState], wish: Wish) -> tuple[list[Saving], lis
             why="no machine that answered has one; who has them answers while it shares or keeps",
             hint=f"on a machine that has them: overlaysync keep {wish.team}; who answers: overlaysync peers",
         )
-    meant = _meant(states, wish)
-    newest = newest_of_vms(meant)
-    if wish.number or wish.id:  # what the state itself has comes from it, whatever else was known then
-        newest |= {vm.name: [Saving(vm, meant[-1])] for vm in meant[-1].state.vms}
+    newest = team_at(states, wish)
     names = _names(newest, wish)
     chosen, refusals = [], []
     for name in names:
         savings = newest[name]
-        if len({_content(saving) for saving in savings}) == 1:
+        if len({content_of(saving) for saving in savings}) == 1:
             chosen.append(savings[-1])
         else:
             refusals.append(Refusal(name, _fork(name, savings, wish)))
     return chosen, refusals
+
+
+def team_at(states: Sequence[SignedState], wish: Wish) -> dict[str, list[Saving]]:
+    """Return where each VM of the team was saved last at the moment that is meant; several for a fork.
+
+    Raises:
+        NotFoundError, AmbiguousError: as for :func:`choose`.
+    """
+    meant = _meant(states, wish)
+    newest = newest_of_vms(meant)
+    if wish.number or wish.id:  # what the state itself has comes from it, whatever else was known then
+        newest |= {vm.name: [Saving(vm, meant[-1])] for vm in meant[-1].state.vms}
+    return newest
 
 
 def state_of(states: Sequence[SignedState], wish: Wish) -> SignedState:
@@ -79,6 +90,16 @@ def state_of(states: Sequence[SignedState], wish: Wish) -> SignedState:
     if wish.number or wish.id:
         return meant[-1]
     return max(meant, key=lambda one: (one.state.number, one.state.saved))
+
+
+def numbers_of(states: Iterable[SignedState]) -> dict[bytes, str]:
+    """Return what each state is called beside others of its team: its number, and its id if two have that."""
+    known = {one.id: one.state.number for one in states}
+    count = Counter(known.values())
+    return {
+        id: f"{number}" if count[number] == 1 else f"{number} ({id.hex()[:MIN_ID_DIGITS]})"
+        for id, number in known.items()
+    }
 
 
 def describe(state: SignedState) -> str:
@@ -122,7 +143,7 @@ def _meant(states: Sequence[SignedState], wish: Wish) -> list[SignedState]:
         raise AmbiguousError(
             f"'{wish.team}:{wish.number or wish.id}' means several states",
             candidates=tuple(map(describe, named)),
-            hint=f"overlaysync restore {wish.team}:{named[0].id.hex()[:MIN_ID_DIGITS]}",
+            hint=f"name it by its id, such as {wish.team}:{named[-1].id.hex()[:MIN_ID_DIGITS]}",
         )
     past = history_of(states).before(named[0].id)
     at = named[0].state.saved
@@ -141,7 +162,8 @@ def _names(newest: Collection[str], wish: Wish) -> list[str]:
     return sorted(wish.vms or newest)
 
 
-def _content(saving: Saving) -> object:
+def content_of(saving: Saving) -> object:
+    """Return what tells a saved VM from another one: two savings of the same files are no fork."""
     return (
         tuple((disk.file, disk.manifest) for disk in saving.vm.disks),
         tuple((one.file, one.parts) for one in saving.vm.companions),

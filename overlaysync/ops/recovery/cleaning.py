@@ -2,7 +2,8 @@
 
 Two phases, so that what another command stores at that moment, or another machine is about to list, is not
 taken away: what is not listed is noted with the time, and removed when it is still not listed later. The time
-is that of notes of ours, never that of a file system or store.
+is that of notes of ours, never that of a file system or store. A state that a VM here was restored from
+stays, without its data: the next state of the VM goes on from it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from overlaysync.ops.recovery import notes
+from overlaysync.ops.recovery.origins import origins_of
 from overlaysync.ops.recovery.vaults import read_heads
 from overlaysync.vault.contents import Damage
 from overlaysync.vault.directory import DirectoryObjects
@@ -65,12 +67,13 @@ def clean(
     if not dry_run:
         objects.drop_temporaries()
     names, damaged = listed(objects)
+    origins = origins_of(objects.root)
     since = notes.load(objects.root, _NOTES, dict[str, float])
     noted: dict[str, float] = {}
     removed, freed, waiting = [], 0, 0
     for stored in list(objects.list("")):
         named = parse_name(stored.name)
-        if stored.name in names or named is None:
+        if named is None or stored.name in names or (named.kind is Kind.STATE and named.hash in origins):
             continue
         first = min(since.get(stored.name, now), now)
         due = not damaged and now - first >= grace_s

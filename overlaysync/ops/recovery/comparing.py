@@ -1,4 +1,4 @@
-"""Compare two states: of each VM what has changed, in bytes, guest regions and companions."""
+"""Compare two moments of a team: of each VM what has changed, in bytes, guest regions and companions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from overlaysync.ops.recovery.vaults import TeamVault
 from overlaysync.trust.envelope import Manifest
 from overlaysync.units import PAGE_UNITS
 from overlaysync.vault.contents import Contents
-from overlaysync.vault.state import Disk, SavedVm, State
+from overlaysync.vault.state import Disk, SavedVm
 
 _NAMED = 64
 """Regions that are listed."""
@@ -66,14 +66,19 @@ class VmChange:
     companions: tuple[tuple[str, str], ...] = ()
 
 
-def compare(library: Library, vault: TeamVault, old: State, new: State) -> list[VmChange]:
-    """Return what became of each VM from one state to another, by name.
+def compare(
+    library: Library, vault: TeamVault, before: Mapping[str, SavedVm], after: Mapping[str, SavedVm]
+) -> list[VmChange]:
+    """Return what became of each VM from one moment to another, by name.
+
+    Args:
+        library: loads pages.
+        vault: has the descriptions of the disks.
+        before, after: the VMs as they were then, by name.
 
     Raises:
         NotFoundError: the vault does not have the description of a disk.
     """
-    before = {vm.name: vm for vm in old.vms}
-    after = {vm.name: vm for vm in new.vms}
     changes = []
     for name in sorted({*before, *after}):
         if name not in after:

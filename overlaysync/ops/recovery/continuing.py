@@ -1,7 +1,8 @@
 """What a VM that is saved continues: what this node saved of it before, and what its disks were made from.
 
 What another machine saved of a VM of this name counts only where it can be seen in the disks: to know of it
-is not to have it. Pure: the caller brings the past of the disks.
+is not to have it. A state that changed nothing but companions cannot be seen in them: there the companions
+decide, or that it was restored here. Pure: the caller brings the past of the disks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,21 @@ from dataclasses import dataclass
 
 from overlaysync.ops.recovery.tips import Saving, merged_past, newest_of_vms
 from overlaysync.vault.state import Past, SignedState
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A VM as it is here.
+
+    Attributes:
+        disks: ids of the manifests of its disks, and of all that these follow, in hexadecimal.
+        companions: (file, digests of its parts) of each.
+        origins: ids of the states that its disks were restored from, as far as that was noted.
+    """
+
+    disks: Collection[str]
+    companions: Collection[tuple[str, tuple[str, ...]]] = ()
+    origins: Collection[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +43,24 @@ class Continued:
 
 
 def continued(
-    name: str, disks: Collection[str], states: Sequence[SignedState], node: bytes, *, settle: bool
+    name: str, present: Present, states: Sequence[SignedState], node: bytes, *, settle: bool
 ) -> Continued:
     """Return what a VM continues that is saved now.
 
     Args:
         name: of the VM.
-        disks: ids of the manifests of its disks, and of all that these follow, in hexadecimal.
+        present: what there is of it.
         states: all that are known.
         node: public key of this node.
         settle: whether it takes the place of all that is known of it.
     """
+    savings = [Saving(vm, state) for state in states for vm in state.state.vms if vm.name == name]
     left = [state for state in states if any(vm.name == name for vm in state.state.vms)]
     beside: list[Saving] = []
     while newest := newest_of_vms(left).get(name, []):
-        apart = [one for one in newest if not (settle or one.state.node == node or _is_in(one, disks))]
+        apart = [
+            one for one in newest if not (settle or one.state.node == node or _is_in(one, present, savings))
+        ]
         if not apart:
             break
         beside += [] if beside else apart
@@ -55,5 +74,18 @@ def continued(
     )
 
 
-def _is_in(saving: Saving, disks: Collection[str]) -> bool:
-    return all(disk.manifest in disks for disk in saving.vm.disks)
+def _is_in(saving: Saving, present: Present, savings: Sequence[Saving]) -> bool:
+    """Whether what is here was made from what another machine saved."""
+    disks = {disk.manifest for disk in saving.vm.disks}
+    if not disks <= set(present.disks):
+        return False
+    if saving.state.id in present.origins or disks - _disks_before(saving, savings):
+        return True  # it was restored, or its disks can be from nowhere else
+    return {(one.file, one.parts) for one in saving.vm.companions} == set(present.companions)
+
+
+def _disks_before(saving: Saving, savings: Sequence[Saving]) -> set[str]:
+    """Return the manifests of the disks that the VM had in what a state of it goes on from."""
+    past = {one.node: one.counter for one in saving.vm.past}
+    before = (one for one in savings if one.counter <= past.get(one.node, 0))
+    return {disk.manifest for one in before for disk in one.vm.disks}

@@ -56,16 +56,18 @@ class FrozenDisk:
     """A disk as it was at the moment of the freeze.
 
     Attributes:
-        known: its content; its path and the fingerprints are those of the image itself.
+        known: its content; its path, geometry and fingerprints are those of the image itself.
         file: a descriptor of the frozen copy.
+        format: of the copy.
     """
 
     known: Known
     file: int
+    format: Format
 
     def open(self, library: Library) -> Chain:
         """Open the copy, on what the image stands on; the caller closes it."""
-        return library.open(self.known.path, self.known.geometry.format, file=os.dup(self.file))
+        return library.open(self.known.path, self.format, file=os.dup(self.file))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ def frozen(
                     raise _written(copy.path)
             hooks.held()
         yield {
-            copy.path: FrozenDisk(_known(library, copy, now, hooks.progress), copy.file) for copy in copies
+            copy.path: FrozenDisk(_known(library, copy, now, hooks.progress), copy.file, copy.format)
+            for copy in copies
         }
 
 

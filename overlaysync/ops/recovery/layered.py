@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.ops.recovery.pulling import Place
@@ -20,6 +20,12 @@ class Layered:
 
     def put(self, name: str, data: bytes) -> bool:
         return self._front.put(name, data)
+
+    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+        return self._front.store(name, parts)
+
+    def parts(self, name: str) -> Iterator[bytes]:
+        yield self.get(name)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         wrong = self._wrong.get(name, ())

@@ -15,6 +15,10 @@ from blake3 import blake3
 from overlaysync.model.digest import derive
 
 _CONTEXT = "overlaysync v1 vault placement"
+_STEP_S = 30.0
+"""How much longer, at most, each later machine in the order waits before it takes something."""
+_STEP_IN_S = 3600.0
+"""How much longer each machine waits that is not among the next: others may be pulling for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,18 @@ def place_of(own: bytes, tag: str, group: bytes, lacking: Iterable[bytes]) -> in
     """Return how many of the keepers that lack a group come before ``own``, which lacks it too."""
     mine = rank(tag, group, own)
     return sum(rank(tag, group, other) < mine for other in set(lacking) - {own})
+
+
+def wait_s(place: int, missing: int) -> float:
+    """Return how long a keeper waits before it takes what lacks copies, in seconds.
+
+    One that is not among the next takes it all the same when these do not: they have no room, or fail.
+
+    Args:
+        place: how many of those that lack it come before this one.
+        missing: copies that are missing.
+    """
+    return place * _STEP_S if place < missing else (place - missing + 1) * _STEP_IN_S
 
 
 def count_hosts(hosts: Iterable[Collection[Hashable]]) -> int:

@@ -7,7 +7,7 @@ a command that is killed leaves no reference to a missing object, and the same c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +25,7 @@ from overlaysync.vault.pack import RECORD, squeeze
 from overlaysync.vault.state import COMPANION_PART
 from overlaysync.vault.writer import Writer
 
-OpenChain = Callable[[], Chain]
+OpenChain = Callable[[], AbstractContextManager[Chain]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ and voucher, states by signature, so that a machine outside the team cannot put 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from overlaysync.errors import DecodeError, NotFoundError, VerificationError
@@ -24,9 +24,30 @@ MAX_HEADS_SIZE = 256 * MIB
 """Bytes of the heads that are read in one space; ours: a thousand states of a hundred machines have less."""
 
 
+EVERYBODY = Team("", b"")
+"""Stands for all machines: what is theirs lies in the public space."""
+
+
 def space_of(team: Team) -> Space:
     """Return the space of a team."""
-    return Space.of_team(team.name, team.key)
+    return Space.of_team(team.name, team.key) if team.name else PUBLIC
+
+
+def images_of(team: Team) -> Team:
+    """Return whose space the published images of a team lie in, in an archive.
+
+    It is one of its own, so that they do not mix with the states that the team saves. Those for everybody lie
+    in the public space, which has no other states.
+    """
+    return Team(f"{team.name}/images", team.key) if team.name else EVERYBODY
+
+
+def title_of(state: State) -> str:
+    """Return what people call a state: TEAM:NUMBER, and of an image that was pushed alone its name."""
+    team, is_images, _ = state.team.partition("/")
+    if is_images or not team:
+        return f"{team}/{state.vms[0].name}" if team else state.vms[0].name
+    return f"{team}:{state.number}"
 
 
 def read_heads(
@@ -88,7 +109,7 @@ class TeamVault:
 
     def __post_init__(self) -> None:
         self.contents = Contents(self.objects, space_of(self.team), self.wrong)
-        self.public = Contents(self.objects, PUBLIC, self.wrong)
+        self.public = Contents(self.objects, PUBLIC, self.wrong) if self.team.name else self.contents
 
     @property
     def space(self) -> Space:
@@ -160,7 +181,9 @@ class TeamVault:
         before = self.heads().get(node)
         return 1 + max(above, before.head.counter if before else 0)
 
-    def add(self, state: State, key: NodeKey, *, made: str, above: int = 0) -> SignedState:
+    def add(
+        self, state: State, key: NodeKey, *, made: str, above: int = 0, instead_of: Collection[bytes] = ()
+    ) -> SignedState:
         """Store a state whose packs and indexes are stored, and the head that lists it.
 
         Args:
@@ -168,6 +191,7 @@ class TeamVault:
             key: of this node.
             made: the time of the head, ISO 8601 UTC.
             above: the head's counter is higher than this.
+            instead_of: ids of states that the head lists no more.
 
         Raises:
             VerificationError: the last head cannot be read, or something that the state needs is not here.
@@ -178,7 +202,7 @@ class TeamVault:
         data, signed = encode_state(state, key, self.space)
         self.objects.put(object_name(self.space.tag, Kind.STATE, signed.id), data)
         self._states[signed.id] = signed
-        ids = before.head.states if before else ()
+        ids = [id for id in (before.head.states if before else ()) if id not in instead_of]
         kept = [one for id in (*ids, signed.id) if (one := self.state(id)) is not None]
         lost = [id for id in ids if self.state(id) is None]
         if lost:

@@ -21,6 +21,7 @@ from overlaysync.errors import NotFoundError, OverlaysyncError, UsageError
 from overlaysync.formats.chain import backing_path
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import open_named, pread_some
+from overlaysync.formats.locks import in_use_for_writing
 from overlaysync.formats.recognition import ending_of
 from overlaysync.model.companions import CAPS
 from overlaysync.ops.folders import Folder, Found
@@ -82,7 +83,9 @@ def examine(found: Found) -> Image:
         OverlaysyncError: it is no image, damaged, or must not be taken.
         OSError: a directory on the way is not there any more.
     """
-    with open_image(found.path, file=found.open()) as image:
+    file = found.open()
+    # While a VM writes to it, its tables may be in the middle of a change.
+    with open_image(found.path, file=file, tables=not in_use_for_writing(file)) as image:
         status = os.fstat(image.fd)
         below: FileId | None = None
         if image.backing is not None:

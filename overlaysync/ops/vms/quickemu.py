@@ -75,8 +75,13 @@ def vm_of_conf(place: Place, name: str, conf: Conf) -> Vm:
         UsageError: its disk is not named as a plain path inside that directory.
     """
     disk = os.path.normpath(conf.values.get("disk_img", ""))
+    warnings = []
     if os.path.isabs(disk) and disk.startswith(place.path + os.sep):
         disk = os.path.relpath(disk, place.path)
+        warnings.append(
+            f"{name} names its disk by an absolute path: where the VM is restored into another directory, "
+            f'write disk_img="{printable(disk)}" into it'
+        )
     if "disk_img" in conf.shell or disk == "." or disk.startswith(("/", "../")) or "\0" in disk:
         raise _no_disk(place.join(name), conf, disk)
     folder, stem = os.path.dirname(disk), name.removesuffix(".conf")
@@ -105,7 +110,10 @@ def vm_of_conf(place: Place, name: str, conf: Conf) -> Vm:
             path = os.path.join(place.path, conf.values[key])
             found.append(Missed(path, f"{name} names it as {key}; images of CDs and floppies do not travel"))
     companions, left_out = sort_out(found)
-    warning = f"{name} has shell commands in line {conf.odd}, which were not run: what they set is not known"
+    if conf.odd:
+        warnings.append(
+            f"{name} has shell commands in line {conf.odd}, which were not run: what they set is not known"
+        )
     return Vm(
         name_from(stem),
         place.path,
@@ -113,7 +121,7 @@ def vm_of_conf(place: Place, name: str, conf: Conf) -> Vm:
         companions,
         left_out,
         "quickemu",
-        (warning,) if conf.odd else (),
+        tuple(warnings),
     )
 
 

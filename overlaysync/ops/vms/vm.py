@@ -12,7 +12,7 @@ from overlaysync.formats.recognition import IMAGE_ENDINGS
 from overlaysync.model.companions import CAPS
 from overlaysync.model.names import MAX_NAME, is_name, name_from, printable
 from overlaysync.units import format_size
-from overlaysync.vault.limits import MAX_FILES, MAX_TEXT
+from overlaysync.vault.limits import MAX_FILES, MAX_TEXT, is_inner_path
 
 PERMALL = "tpm2-00.permall"
 """The state of a TPM, as swtpm keeps it; the other files beside it are made anew."""
@@ -24,7 +24,7 @@ class Part:
 
     Attributes:
         path: its real path.
-        file: its name in a state; of a companion, parts are separated by ``/``.
+        file: its name in a state; parts are separated by ``/`` where it lies in a directory of the VM.
         role: ``disk``, ``uefi``, ``tpm``, ``seed`` or ``definition``.
         why: why it belongs to the VM, for people.
     """
@@ -124,8 +124,9 @@ def _named(parts: tuple[Part, ...]) -> Iterator[Part]:
     """Yield the parts with names that obey the rule, different even where case does not count."""
     taken: set[str] = set()
     for part in parts:
-        names = part.file.split("/")[-1 if part.role == "disk" else 0 :]  # a disk's has no directory
-        file = wish = "/".join(map(file_name, names))
+        names = [*map(file_name, part.file.split("/"))]
+        wish = "/".join(names)
+        file = wish = wish if is_inner_path(wish) else names[-1]  # it lies too deep
         number = 1
         while file.casefold() in taken:
             number += 1

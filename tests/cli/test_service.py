@@ -1,0 +1,240 @@
+"""The service: its settings, its units, and where they are written. Systemd's own tools judge the units."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from overlaysync.cli.log import Level, goes_to_journal, level_of, leveled
+from overlaysync.cli.service_settings import load_settings
+from overlaysync.cli.service_site import install_site, system_site
+from overlaysync.cli.service_units import NAME, system_unit, user_unit
+from overlaysync.errors import UsageError
+from overlaysync.node.notify import READY, notify, watchdog_s
+
+needs_systemd = pytest.mark.systemd
+
+
+def analyze(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", "--man=no", *words],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def service(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A service command of a user whose home is empty."""
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
+    return subprocess.run(
+        [sys.executable, "-m", "overlaysync", "service", *words],
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=home,
+    )
+
+
+def config(home: Path, text: str) -> dict[str, str]:
+    """The environment of a home with these settings."""
+    (home / "config").mkdir(parents=True)
+    (home / "config" / "config.toml").write_text(text)
+    return {"OVERLAYSYNC_HOME": str(home)}
+
+
+# -- settings ----------------------------------------------------------------------------------------
+
+
+def test_settings_are_read(tmp_path: Path) -> None:
+    environment = config(
+        tmp_path,
+        '[service]\nshare = ["/srv/images", "~/vm"]\nkeep = ["red"]\npush = ["lab"]\npush_hours = 1\n',
+    )
+    settings = load_settings(environment)
+    assert settings.paths == ["/srv/images", os.path.expanduser("~/vm")]
+    assert (settings.keep, settings.push, settings.push_hours) == (("red",), ("lab",), 1)
+
+
+def test_without_a_table_there_is_nothing_to_do(tmp_path: Path) -> None:
+    assert load_settings({"OVERLAYSYNC_HOME": str(tmp_path)}).is_empty
+    assert load_settings(config(tmp_path, '[fetch]\nmasters = "x"\n')).is_empty
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('shares = ["/srv"]', "did you mean 'share'"),
+        ('share = "/srv"', "array"),
+        ('share = ["srv"]', "not an absolute path"),
+        ("port = 70000", "port"),
+        ("push_hours = 0", "push_hours"),
+    ],
+)
+def test_what_cannot_be_used_is_named(tmp_path: Path, table: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(config(tmp_path, f"[service]\n{table}\n"))
+    assert said in str(caught.value) and "config.toml" in str(caught.value)
+
+
+# -- units -------------------------------------------------------------------------------------------
+
+ODD = ["/opt/my tools/100%/overlaysync"]
+
+
+@needs_systemd
+@pytest.mark.parametrize("program", [[sys.executable, "-m", "overlaysync"], ODD])
+def test_systemd_accepts_both_units(tmp_path: Path, program: list[str]) -> None:
+    for flags, text in (
+        (("--user",), user_unit(program, {"OVERLAYSYNC_HOME": "/srv/a b%c"})),
+        ((), system_unit(program)),
+    ):
+        (tmp_path / NAME).write_text(text)
+        judged = analyze("verify", *flags, str(tmp_path / NAME), XDG_RUNTIME_DIR=str(tmp_path))
+        missing = [f"Command {program[0]} is not executable: No such file or directory"] * (program is ODD)
+        words = [line.split(": ", 1)[1] for line in judged.stderr.splitlines() if NAME in line]
+        assert words == missing, judged.stderr
+
+
+@needs_systemd
+def test_the_system_unit_is_well_enclosed(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text(system_unit(["/usr/bin/overlaysync"]))
+    judged = analyze("security", "--offline=true", str(tmp_path / NAME))
+    found = re.search(r"exposure level for \S+: ([\d.]+)", judged.stdout)
+    assert found and float(found[1]) <= 2.0, judged.stdout + judged.stderr
+
+
+def test_the_units_of_users_need_no_namespace() -> None:
+    made = user_unit(["/usr/bin/overlaysync"], {})
+    assert not re.findall(
+        r"^(?:Protect|Private|ReadOnly|ReadWrite|Inaccessible|Dynamic)\w*=", made, re.MULTILINE
+    )
+
+
+# -- installation ------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_said_and_can_be_undone(tmp_path: Path) -> None:
+    (tmp_path / "masters").mkdir()
+    unit = tmp_path / ".config/systemd/user" / NAME
+    settings = tmp_path / ".config/overlaysync/config.toml"
+
+    done = service(tmp_path, "install", "masters", "--no-start")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(str(path) in done.stdout for path in (unit, settings))
+    assert "to undo this: overlaysync service remove" in done.stdout
+    assert tomllib.loads(settings.read_text()) == {"service": {"share": [str(tmp_path / "masters")]}}
+    assert unit.stat().st_mode & 0o777 == 0o644
+
+    again = service(tmp_path, "install", "masters", "--no-start")
+    assert again.returncode == 0 and f"as it was: {unit}" in again.stdout
+    other = service(tmp_path, "install", ".", "--no-start")
+    assert other.returncode == 9 and str(settings) in other.stderr
+
+    gone = service(tmp_path, "remove")
+    assert gone.returncode == 0 and not unit.exists() and settings.exists()
+    assert "not installed" in service(tmp_path, "remove").stdout
+
+
+def test_other_settings_stay(tmp_path: Path) -> None:
+    settings = tmp_path / ".config/overlaysync/config.toml"
+    settings.parent.mkdir(parents=True, mode=0o700)
+    settings.write_text('# mine\n[fetch]\nmasters = "~/masters"')
+    assert service(tmp_path, "install", ".", "--no-start").returncode == 0
+    assert settings.read_text().startswith('# mine\n[fetch]\nmasters = "~/masters"\n\n[service]\n')
+
+
+def test_an_installation_without_anything_to_do_is_refused(tmp_path: Path) -> None:
+    done = service(tmp_path, "install")
+    assert done.returncode == 2 and "try: overlaysync service install PATH" in done.stderr
+    assert not (tmp_path / ".config").exists()
+
+
+def test_a_team_that_this_machine_is_not_in_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    done = service(tmp_path, "install", "--keep", "red", "--no-start")
+    assert done.returncode == 2 and "overlaysync team join red" in done.stderr
+    assert not (tmp_path / ".config/systemd").exists()
+
+
+def test_the_service_of_a_machine_has_its_settings_in_etc(tmp_path: Path) -> None:
+    site = system_site(tmp_path)
+    install_site(site, {"share": ["/srv/images"]})
+    assert (tmp_path / "etc/systemd/system" / NAME).read_text() == site.text
+    assert "share" in (tmp_path / "etc/overlaysync/config.toml").read_text()
+    home = {"HOME": str(tmp_path / "var/lib/overlaysync")}
+    assert (Path(home["HOME"]) / ".config/overlaysync").resolve() == tmp_path / "etc/overlaysync"
+    assert site.home.config == Path(home["HOME"], ".config/overlaysync")
+
+
+def test_a_unit_that_a_package_has_installed_is_not_written_again(tmp_path: Path) -> None:
+    site = system_site(tmp_path)
+    assert site.shipped is not None
+    site.shipped.parent.mkdir(parents=True)
+    site.shipped.write_text(site.text)
+    assert install_site(site, {"share": ["/srv/images"]}).unit == site.shipped
+    assert not site.unit.exists()
+
+
+def test_without_a_running_systemd_it_is_said_what_to_type(tmp_path: Path) -> None:
+    if shutil.which("systemctl") is None:
+        done = service(tmp_path, "install", ".")
+        assert "systemctl is not installed" in done.stderr
+        return
+    done = service(tmp_path, "install", ".")
+    assert done.returncode == 1 and f"systemctl --user enable --now {NAME}" in done.stderr
+    assert "installed; systemd cannot be asked" in service(tmp_path, "status").stdout
+
+
+# -- what systemd is told ----------------------------------------------------------------------------
+
+
+def test_systemd_hears_what_it_is_told(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.settimeout(10)
+        heard.bind(str(tmp_path / "notify"))
+        assert notify({"NOTIFY_SOCKET": str(tmp_path / "notify")}, READY, "STATUS=well")
+        assert heard.recv(4096) == b"READY=1\nSTATUS=well"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.settimeout(10)
+        heard.bind(f"\0overlaysync-test-{os.getpid()}")
+        assert notify({"NOTIFY_SOCKET": f"@overlaysync-test-{os.getpid()}"}, READY)
+        assert heard.recv(4096) == b"READY=1"
+
+
+def test_without_systemd_nothing_is_told(tmp_path: Path) -> None:
+    assert not notify({}, READY)
+    assert not notify({"NOTIFY_SOCKET": str(tmp_path / "nothing")}, READY)
+    assert not notify({"NOTIFY_SOCKET": "vsock:2:1"}, READY)
+
+
+def test_the_watchdog_is_the_one_of_this_process() -> None:
+    assert watchdog_s({}) is None
+    assert watchdog_s({"WATCHDOG_USEC": "3000000"}) == 3.0
+    assert watchdog_s({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}) is None
+    assert watchdog_s({"WATCHDOG_USEC": "soon"}) is None
+
+
+def test_the_journal_is_known_by_its_stream(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "wb") as log:
+        found = os.fstat(log.fileno())
+        stream = f"{found.st_dev}:{found.st_ino}"
+        assert goes_to_journal(log.fileno(), {"JOURNAL_STREAM": stream})
+        assert not goes_to_journal(log.fileno(), {"JOURNAL_STREAM": f"{found.st_dev}:1"})
+        for other in ({}, {"JOURNAL_STREAM": "x"}, {"JOURNAL_STREAM": "1:2:3"}):
+            assert not goes_to_journal(log.fileno(), other)
+
+
+def test_each_line_has_its_level() -> None:
+    assert leveled("one\n  two", Level.ERROR) == "<3>one\n<3>  two"
+    assert level_of("No longer shared: x (deleted)") is Level.WARNING
+    assert level_of("Now announced on eth0") is Level.INFO

@@ -1,0 +1,109 @@
+"""A domain of a real libvirt is captured through virsh; libvirt keeps its monitor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from overlaysync.live.capture import capture
+from overlaysync.units import KIB
+from tests.e2e.nodes import until
+from tests.live.vms import copied, overlay, running, whole
+
+pytestmark = [pytest.mark.qemu, pytest.mark.libvirt, pytest.mark.slow]
+
+NOBODY = 65534
+
+DOMAIN = """
+<domain type='qemu'><name>lab</name><uuid>0b5a1e1e-9d0f-4f0a-8a59-0f3a2d1c7e55</uuid>
+<memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{place}/a.qcow2'/>
+<target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='disk'><driver name='qemu' type='qed'/><source file='{place}/b.qed'/>
+<target dev='vdb' bus='virtio'/></disk>
+<memballoon model='none'/></devices></domain>
+"""
+
+
+@dataclass(frozen=True)
+class Libvirt:
+    """A daemon of an ordinary user, and a domain under way."""
+
+    place: Path
+    environment: dict[str, str]
+
+    def virsh(self, *words: str) -> str:
+        command = ["virsh", "-q", "-c", "qemu:///session", *words]
+        done = subprocess.run(
+            command, env=self.environment, cwd=self.place, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture
+def libvirt() -> Iterator[Libvirt]:
+    """Of a user who is not root, as which virsh runs as well: root's libvirt would be that of the machine."""
+    place = Path(tempfile.mkdtemp(prefix="lv", dir="/tmp"))
+    user = NOBODY if os.geteuid() == 0 else os.geteuid()
+    disks = [overlay(place / "a.qcow2", 512 * KIB), overlay(place / "b.qed", 512 * KIB)]
+    for path in (place, *place.iterdir()):
+        os.chown(path, user, user)
+    place.chmod(0o700)
+    environment = {
+        name: str(place) for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+    }
+    environment["PATH"] = f"{place}:{os.environ['PATH']}:/usr/sbin:/sbin"
+    virsh = place / "virsh"
+    as_user = f"setpriv --reuid {user} --regid {user} --clear-groups" if os.geteuid() == 0 else ""
+    virsh.write_text(f'#!/bin/sh\nexec {as_user} {shutil.which("virsh")} "$@"\n')
+    virsh.chmod(0o755)
+    made = Libvirt(place, environment)
+    with (place / "log").open("wb") as log:
+        daemon = subprocess.Popen(
+            ["libvirtd", "--timeout", "30"],
+            env=environment,
+            cwd=place,
+            stderr=log,
+            user=user,
+            group=user,
+            extra_groups=[] if os.geteuid() == 0 else None,
+        )
+    try:
+        until((place / "libvirt" / "libvirt-sock").exists, what="a socket of libvirt")
+        (place / "lab.xml").write_text(DOMAIN.format(place=place))
+        made.virsh("create", "lab.xml")
+        assert all(disk.exists() for disk in disks)
+        yield made
+        made.virsh("destroy", "lab")
+    finally:
+        daemon.terminate()
+        daemon.wait(20)
+        shutil.rmtree(place)
+
+
+def test_a_domain_is_captured_while_libvirt_holds_its_monitor(
+    libvirt: Libvirt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in libvirt.environment.items():
+        monkeypatch.setenv(name, value)
+    disks = [libvirt.place / "a.qcow2", libvirt.place / "b.qed"]
+    copies = capture([running(disks)], libvirt.place, lambda _: None)
+    for disk in disks:
+        copy = copied(copies.files[str(disk)].file, libvirt.place, disk)
+        os.close(copies.files[str(disk)].file)
+        whole(copy)
+        compared = ["qemu-img", "compare", "-q", "-U", str(copy), str(disk)]
+        assert subprocess.run(compared, check=False).returncode == 0
+    nodes = libvirt.virsh("qemu-monitor-command", "lab", '{"execute":"query-named-block-nodes"}')
+    assert "os-" not in nodes
+    assert "running" in libvirt.virsh("domstate", "lab")
+    assert libvirt.virsh("qemu-monitor-command", "lab", '{"execute":"query-jobs"}').count('"id":"os-') == 0
