@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from overlaysync.formats.image import Format
+from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import as_digests, hash_units
 from overlaysync.model.pages import PageListBuilder
 from overlaysync.node.node import Node, now
@@ -44,7 +45,7 @@ def make_master(node: Node, directory: Path) -> Known:
     library = node.library
     disk = library.examine(raw, now=now()).disk
     target = target_for(disk, format=Format.QCOW2, cluster_size=CHUNK)
-    assembly = Assembly.open(path, target, disk, library.load_page, node.home.journals)
+    assembly = Assembly.open(path, target, DataMap(disk, library.load_page), node.home.journals)
     try:
         with library.open(raw, Format.RAW) as chain:
             LocalCopier(assembly, library.load_page).take(LocalSource(chain, disk))
@@ -83,7 +84,9 @@ def write_as_guest(node: Node, master: Known, path: Path) -> None:
         backing_format=Format.QCOW2,
     )
     replaces = entry_at(path)
-    assembly = Assembly.open(path, target, layer, pages.__getitem__, node.home.journals, replaces=replaces)
+    assembly = Assembly.open(
+        path, target, DataMap(layer, pages.__getitem__), node.home.journals, replaces=replaces
+    )
     try:
         assembly.accept(0, CHANGED_CHUNKS, data)
         assembly.finish(mode=OVERLAY_MODE, replaces=replaces)

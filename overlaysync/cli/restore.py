@@ -42,8 +42,8 @@ from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.gathering import Gathered
 from overlaysync.ops.recovery.pulling import Place
 from overlaysync.ops.recovery.vaults import space_of
-from overlaysync.ops.vms import start_line
 from overlaysync.ops.vms.inetdoc import read_lab
+from overlaysync.ops.vms.start import start_line
 from overlaysync.units import format_size
 
 _REFERENCE = re.compile(r"([^:/@]+)(?::([0-9a-fA-F]+))?")

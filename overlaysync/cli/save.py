@@ -20,7 +20,8 @@ from overlaysync.node.saving import Save, Saved
 from overlaysync.node.vault_lock import WAIT_S
 from overlaysync.ops.recovery.tips import Saving
 from overlaysync.ops.recovery.vaults import space_of
-from overlaysync.ops.vms import Missed, Vm, survey
+from overlaysync.ops.vms.find import survey
+from overlaysync.ops.vms.vm import Missed, Vm
 from overlaysync.trust.teams import Team
 from overlaysync.units import format_size
 from overlaysync.vault.state import SavedVm

@@ -7,7 +7,9 @@ from typing import Any
 
 from overlaysync.cli.output import Output
 from overlaysync.cli.tables import Table
-from overlaysync.ops.vms import Vm, start_line, survey
+from overlaysync.ops.vms.find import survey
+from overlaysync.ops.vms.start import start_line
+from overlaysync.ops.vms.vm import Vm
 
 _DEFINITIONS = (".yaml", ".yml", ".xml", ".conf", ".toml")
 

@@ -23,7 +23,6 @@ On the private lane there is nothing but these, until membership of a team has b
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +46,7 @@ from overlaysync.net.compression import ENCODING, compress
 from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor_limit
 from overlaysync.net.content_provider import ContentProvider, View
 from overlaysync.net.faults import Faults
+from overlaysync.net.listening import listen
 from overlaysync.net.membership import Membership
 from overlaysync.net.messages import (
     DEFAULT_PORT,
@@ -57,7 +57,7 @@ from overlaysync.net.messages import (
     is_host_field,
 )
 from overlaysync.net.rate import RateLimit
-from overlaysync.net.swarm_messages import decode_question, encode_swarm
+from overlaysync.net.swarm_messages import NO_NEWS, OfSeed, decode_question, encode_swarm
 from overlaysync.net.tls import TlsListener, is_private
 from overlaysync.net.vault_wire import VaultProvider
 from overlaysync.ops.offer import Offer
@@ -72,7 +72,6 @@ _BROWSER = ("Origin", "Sec-Fetch-Site")
 _BINARY = "application/octet-stream"
 _ACCEPTED_AT_ONCE = 8
 _READERS = 4  # threads that read images
-_TRIES = 8  # free ports tried: one that is free for IPv4 may be taken for IPv6
 _LEAST_SHARE = 64 * KIB  # bytes per second a body should get under a rate limit, else there are fewer
 _UNSENT = 64 * KIB  # of a body over TLS, so that a client that takes nothing is soon noticed
 _T = TypeVar("_T")
@@ -352,7 +351,7 @@ class Server:
             places = ((member, told_to(member.host, host)) for member in current)
             others = [replace(member, host=told) for member, told in places if told]
         told = some_of(others, known=question.known, random=self._random)
-        taken = None
+        taken = NO_NEWS
         if offer.log is None and question.taken is not None:
             claims = self._provider.swarms.handed(offer.manifest.id)
             taken = claims.news(question.taken, question.member, now, most=MAX_TAKEN)
@@ -362,8 +361,7 @@ class Server:
             offer.log,
             cursor=question.cursor,
             members=told,
-            crowd=len(others) if len(others) > len(told) else 0,
-            taken=taken,
+            beside=OfSeed(len(others) if len(others) > len(told) else 0, taken),
         )
         return web.Response(body=body, content_type=_JSON)
 
@@ -396,45 +394,3 @@ def _digest(text: str) -> bytes:
         if len(digest) == DIGEST_SIZE and digest.hex() == text:
             return digest
     raise Answer(404)
-
-
-def listen(addresses: Sequence[str], port: int, queue: int, *, all_needed: bool) -> list[socket.socket]:
-    """Open listening sockets on one port of these IP addresses.
-
-    Args:
-        addresses: IP addresses.
-        port: the port; 0 for a free one.
-        queue: pending connections in the kernel.
-        all_needed: whether each address must be had; otherwise one is enough (a machine without IPv6).
-
-    Raises:
-        NetworkError: there is none, or the port is taken on one of them.
-    """
-    for _ in range(_TRIES if not port else 1):
-        try:
-            return _listen_once(addresses, port, queue, all_needed=all_needed)
-        except OSError as error:
-            failure = error
-    raise NetworkError(
-        f"Cannot listen on port {port}" if port else "Cannot listen on any port",
-        why=failure.strerror or str(failure),
-        hint="choose another --port, or none" if port else "",
-    )
-
-
-def _listen_once(addresses: Sequence[str], port: int, queue: int, *, all_needed: bool) -> list[socket.socket]:
-    sockets: list[socket.socket] = []
-    for address in addresses:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        try:
-            sock = socket.create_server((address, port), family=family, backlog=queue)
-        except OSError as error:
-            # A port that is free for IPv4 and taken for IPv6 would answer with two voices.
-            if sockets and not all_needed and error.errno != errno.EADDRINUSE:
-                continue
-            for other in sockets:
-                other.close()
-            raise
-        sockets.append(sock)
-        port = sock.getsockname()[1]
-    return sockets

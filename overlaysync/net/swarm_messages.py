@@ -203,6 +203,25 @@ def _news(cursor: int, taken: list[int], pieces: int) -> News:
     return News(tuple(taken), cursor)
 
 
+NO_NEWS = News((), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class OfSeed:
+    """What only a node that has everything says of a swarm.
+
+    Attributes:
+        crowd: how many members there are, when those it tells of are not all.
+        taken: what it handed to others.
+    """
+
+    crowd: int = 0
+    taken: News = NO_NEWS
+
+
+_NOTHING = OfSeed()
+
+
 def encode_swarm(
     label: str,
     pieces: int,
@@ -210,8 +229,7 @@ def encode_swarm(
     *,
     cursor: int,
     members: Iterable[Member],
-    crowd: int = 0,
-    taken: News | None = None,
+    beside: OfSeed = _NOTHING,
 ) -> bytes:
     """Return what a node answers.
 
@@ -221,24 +239,22 @@ def encode_swarm(
         log: those it has; None for all.
         cursor: where the other's knowledge of it ends.
         members: who fetches.
-        crowd: how many there are, when these are not all.
-        taken: what it handed to others.
+        beside: what only one that has everything says.
     """
     listed = [
         (member.id, str(Address(member.host, member.port)), member.held)
         for member in islice(members, MAX_TOLD)
     ]
     if log is None:
-        handed = taken or News((), 0)
         return _encode(
             _SwarmJson(
                 label[:MAX_LABEL],
                 pieces,
                 whole=True,
                 members=listed,
-                crowd=crowd,
-                taken=list(handed.pieces),
-                taken_cursor=handed.cursor,
+                crowd=beside.crowd,
+                taken=list(beside.taken.pieces),
+                taken_cursor=beside.taken.cursor,
             )
         )
     news = log.since(cursor) if 0 < cursor <= log.cursor else None

@@ -21,10 +21,10 @@ from overlaysync.errors import (
     VerificationError,
 )
 from overlaysync.model.addresses import host_key
-from overlaysync.net.client import BusyError, GoneError
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Endpoint
 from overlaysync.net.receiving import SilentError
+from overlaysync.net.refusals import BusyError, GoneError
 from overlaysync.trust.envelope import Manifest
 
 _SLOW_S = 2.0

@@ -22,10 +22,10 @@ from overlaysync.live.targets import Source, disk_source, file_source
 from overlaysync.live.ways import Machine, machines_of
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
-from overlaysync.ops.recovery.files import read_companion
 from overlaysync.ops.recovery.freezing import FrozenDisk
 from overlaysync.ops.recovery.running import RunningDisk, captured_disk, examine_running
-from overlaysync.ops.vms import Vm
+from overlaysync.ops.vms.reading import read_companion
+from overlaysync.ops.vms.vm import Vm
 from overlaysync.vault.state import Consistency
 
 _LOOK_S = 0.5

@@ -11,8 +11,8 @@ from random import Random
 
 from overlaysync.errors import DecodeError
 from overlaysync.model.addresses import host_key
-from overlaysync.net.client import GoneError
 from overlaysync.net.messages import Address, Endpoint, PrivateAddress
+from overlaysync.net.refusals import GoneError
 from overlaysync.net.swarm_messages import Claim, SwarmAnswer, SwarmQuestion
 from overlaysync.node.reach import Reach
 from overlaysync.node.reshare import PartialSeeder

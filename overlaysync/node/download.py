@@ -20,8 +20,8 @@ from overlaysync.errors import (
     VerificationError,
 )
 from overlaysync.model.names import printable
-from overlaysync.net.client import BusyError, GoneError, TakenError
 from overlaysync.net.receiving import SilentError
+from overlaysync.net.refusals import BusyError, GoneError, TakenError
 from overlaysync.node.company import Company
 from overlaysync.node.node import now
 from overlaysync.node.reach import Reach
@@ -31,7 +31,7 @@ from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.plan import Step
 from overlaysync.store.direct import aligned_buffer
 from overlaysync.swarm.requests import Request
-from overlaysync.swarm.schedule import PER_SOURCE, Schedule
+from overlaysync.swarm.schedule import PER_SOURCE, Asking, Schedule
 from overlaysync.swarm.source import Failure
 from overlaysync.units import KIB
 
@@ -62,14 +62,28 @@ class TransferStats:
 def _schedule(assembly: Assembly, rate: int | None, me: str) -> Schedule:
     """Under a limit few and small requests, so that each moves fast enough not to be taken for dead."""
     if rate is None:
-        return Schedule(assembly.missing(), assembly.data, request_size=BATCH, me=me)
-    return Schedule(
-        assembly.missing(),
-        assembly.data,
-        request_size=min(BATCH, rate * _REQUEST_S),
-        per_source=max(1, min(PER_SOURCE, rate // _LEAST_SHARE)),
-        me=me,
-    )
+        asking = Asking(BATCH, me=me)
+    else:
+        per_source = max(1, min(PER_SOURCE, rate // _LEAST_SHARE))
+        asking = Asking(min(BATCH, rate * _REQUEST_S), per_source, me)
+    return Schedule(assembly.missing(), assembly.data, asking)
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """One image that is being made.
+
+    Attributes:
+        step: what it is.
+        assembly: takes its bytes.
+        offer: gives what there is of it to others.
+        transfer: counts what comes.
+    """
+
+    step: Step
+    assembly: Assembly
+    offer: PartOffer
+    transfer: TransferStats
 
 
 class Download:
@@ -77,10 +91,7 @@ class Download:
 
     Args:
         reach: who is there.
-        step: what is made.
-        assembly: takes the bytes.
-        offer: gives what there is of it to others.
-        transfer: counts what comes.
+        making: what is made.
         threads: verify and write.
         seeder: knows who else fetches it.
 
@@ -92,22 +103,19 @@ class Download:
     def __init__(
         self,
         reach: Reach,
-        step: Step,
-        assembly: Assembly,
-        offer: PartOffer,
-        transfer: TransferStats,
+        making: Making,
         threads: ThreadPoolExecutor,
         seeder: PartialSeeder,
     ) -> None:
         self._reach = reach
-        self._step = step
+        self._step, assembly = making.step, making.assembly
         self._assembly = assembly
-        self._offer = offer
-        self._transfer = transfer
+        self._offer = making.offer
+        self._transfer = making.transfer
         self._threads = threads
         self._loop = asyncio.get_running_loop()
         self.schedule = _schedule(assembly, reach.client.rate, seeder.member)
-        self.company = Company(reach, step, self.schedule, seeder)
+        self.company = Company(reach, making.step, self.schedule, seeder)
         self._buffers: list[memoryview] = []
         self._asking: dict[Request, asyncio.Task[None]] = {}
         self._writing: set[asyncio.Future[list[tuple[int, int]]]] = set()

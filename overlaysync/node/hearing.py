@@ -18,8 +18,9 @@ from typing import TypeAlias
 from overlaysync.discovery.browser import Peer
 from overlaysync.errors import OverlaysyncError
 from overlaysync.model.addresses import is_told_port
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.messages import CatalogMessage, Endpoint, PrivateAddress
+from overlaysync.net.refusals import GoneError
 from overlaysync.node.host_budget import AskBudget
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.views import Heard, PeerView

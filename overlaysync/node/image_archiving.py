@@ -22,9 +22,9 @@ from overlaysync.node.archiving import note_archived
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.known import Known
-from overlaysync.ops.recovery.files import read_companion
 from overlaysync.ops.recovery.saving import Content, Saver
 from overlaysync.ops.recovery.vaults import EVERYBODY, TeamVault, images_of
+from overlaysync.ops.vms.reading import read_companion
 from overlaysync.store.files import make_directory
 from overlaysync.trust.envelope import Manifest
 from overlaysync.vault.belief import Believed

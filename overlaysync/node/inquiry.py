@@ -15,9 +15,10 @@ from overlaysync.discovery.resolving import resolve
 from overlaysync.errors import DecodeError, PeerError
 from overlaysync.model.addresses import is_told_port
 from overlaysync.model.names import one_field
-from overlaysync.net.client import CatalogAnswer, Client, GoneError
+from overlaysync.net.client import CatalogAnswer, Client
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, PrivateAddress
+from overlaysync.net.refusals import GoneError
 from overlaysync.node.directory import PeerDirectory
 from overlaysync.node.hearing import Hearing
 from overlaysync.node.intake import Intake

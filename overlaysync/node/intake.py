@@ -14,9 +14,10 @@ from time import monotonic
 from overlaysync.errors import DecodeError, OverlaysyncError
 from overlaysync.model.manifest import manifest_id
 from overlaysync.net.bounds import MAX_MANIFEST_SIZE
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import CatalogMessage, Endpoint
+from overlaysync.net.refusals import GoneError
 from overlaysync.node.host_budget import AskBudget
 from overlaysync.node.listed import LISTED_SIZE
 from overlaysync.node.node import Node, timestamp

@@ -21,7 +21,8 @@ from overlaysync.node.observer import Observer, Silent
 from overlaysync.node.saving import Save
 from overlaysync.node.vault_lock import WAIT_S
 from overlaysync.ops.recovery.vaults import TeamVault
-from overlaysync.ops.vms import Vm, survey
+from overlaysync.ops.vms.find import survey
+from overlaysync.ops.vms.vm import Vm
 from overlaysync.store.keeping import load_keeping
 from overlaysync.trust.teams import Team
 from overlaysync.units import format_size

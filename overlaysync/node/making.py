@@ -22,11 +22,12 @@ from overlaysync.errors import (
     VerificationError,
 )
 from overlaysync.formats.layout import Target
+from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
 from overlaysync.node.archived import Archived
-from overlaysync.node.download import Download, TransferStats
+from overlaysync.node.download import Download, Making, TransferStats
 from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.local_images import LocalImages
 from overlaysync.node.metadata import Metadata
@@ -136,8 +137,7 @@ class ImageMaker:
         return Assembly.open(
             Path(step.path),
             target,
-            pages,
-            self.node.library.load_page,
+            DataMap(pages, self.node.library.load_page, progress=self._check_stopping),
             self.node.home.journals,
             replaces=replaces,
             progress=self._check_stopping,
@@ -160,7 +160,8 @@ class ImageMaker:
             self.observer.advance(assembly.resumed)
             await in_thread(self._take_local, assembly, transfer)
             self.seeder.begin(offer)
-            download = Download(self.reach, step, assembly, offer, transfer, threads, self.seeder)
+            making = Making(step, assembly, offer, transfer)
+            download = Download(self.reach, making, threads, self.seeder)
             take = partial(in_thread, self._take_archived, step, assembly, transfer)
             await self._get_rest(download, step, assembly, take)
             known, _ = await asyncio.gather(in_thread(finish), download.company.say_goodbye())

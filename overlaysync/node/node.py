@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from overlaysync.errors import OverlaysyncError
 from overlaysync.model.names import name_from
-from overlaysync.net.faults import Faults
 from overlaysync.node.identity import identify, words_of
 from overlaysync.ops.library import Library
 from overlaysync.ops.make import Maker
@@ -29,6 +29,9 @@ from overlaysync.trust.envelope import Manifest, is_vouched
 from overlaysync.trust.keys import NodeKey, load_or_make, short_node_id
 from overlaysync.trust.team_files import load_teams
 from overlaysync.trust.teams import Team
+
+if TYPE_CHECKING:
+    from overlaysync.net.faults import Faults
 
 _TIDY_EVERY_S = 86_400.0
 

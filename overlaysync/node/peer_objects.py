@@ -8,8 +8,9 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from overlaysync.errors import NotAllowedError, PeerError, StoppedError
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.messages import Endpoint
+from overlaysync.net.refusals import GoneError
 from overlaysync.units import KIB
 from overlaysync.vault.objects import LIMITS, Kind, Stored, missing, parse_name
 

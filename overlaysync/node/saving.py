@@ -22,22 +22,22 @@ from overlaysync.ops.known import Known
 from overlaysync.ops.naming import is_generic
 from overlaysync.ops.publish import Edition
 from overlaysync.ops.recovery.continuing import Continued, Present, continued
-from overlaysync.ops.recovery.files import read_companion
-from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
+from overlaysync.ops.recovery.freezing import FrozenDisk, Hooks, frozen
 from overlaysync.ops.recovery.origins import origins_of
 from overlaysync.ops.recovery.saving import Content, Saver
 from overlaysync.ops.recovery.tips import Saving, tips
 from overlaysync.ops.recovery.vaults import TeamVault, seen_in, space_of
-from overlaysync.ops.vms import Missed, Part, Vm
+from overlaysync.ops.vms.reading import read_companion
+from overlaysync.ops.vms.vm import Missed, Part, Vm
 from overlaysync.store.copies import Copy
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.teams import Team
 from overlaysync.vault.belief import Believed
 from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.limits import MAX_TEXT
 from overlaysync.vault.state import (
     MAX_FOLLOWS,
     MAX_NUMBER,
-    MAX_TEXT,
     Companion,
     Disk,
     LeftOut,
@@ -123,9 +123,7 @@ class Save:
                     [path for path in paths if path not in running.disks],
                     root,
                     now=now(),
-                    progress=self.observer.advance,
-                    held=partial(self._hold, vms),
-                    has=vault.contents.holds,
+                    hooks=Hooks(self.observer.advance, partial(self._hold, vms), vault.contents.holds),
                 ) as quiet:
                     self.observer.end()
                     disks = {**running.disks, **quiet}

@@ -25,7 +25,6 @@ from overlaysync.formats.recognition import HEAD_SIZE, foreign_format
 from overlaysync.model.datamap import DataMap, SlotRun
 from overlaysync.model.digest import as_digests, equal_rows, hash_units
 from overlaysync.model.have import HaveMap
-from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.packing import Packer, Packing
 from overlaysync.ops.part_files import check_free, plan_key
@@ -64,8 +63,7 @@ class Assembly:
         cls,
         path: Path,
         target: Target,
-        pages: PageList,
-        load: LoadPage,
+        data: DataMap,
         journals: Path,
         *,
         replaces: Entry | None = None,
@@ -73,7 +71,7 @@ class Assembly:
     ) -> Assembly:
         """Plan ``path`` and open its part file; what an interrupted run left is verified and kept.
 
-        ``progress`` is told of the bytes verified, and may end the planning and that with an exception.
+        ``progress`` is told of the bytes verified, and may end that with an exception.
 
         Raises:
             WouldDestroyError: the name is taken, and nothing may be replaced.
@@ -83,11 +81,10 @@ class Assembly:
         """
         if replaces is None:
             check_free(path)
-        data = DataMap(pages, load, progress=progress)
         layout = plan_layout(target, data)
         part = PartFile.open(
             path,
-            key=plan_key(pages, target),
+            key=plan_key(data.pages, target),
             size=layout.file_size,
             data_bytes=data.size if target.format is Format.RAW else layout.file_size,
             journal_dir=journals,

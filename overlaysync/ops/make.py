@@ -18,6 +18,7 @@ from overlaysync.errors import (
 )
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
+from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import (
     MARKERS,
     ZERO,
@@ -257,7 +258,7 @@ class Maker:
         make_directory(os.path.dirname(work.path))
         try:
             assembly = Assembly.open(
-                Path(work.path), target, work.content, load, self._journals, replaces=work.replaces
+                Path(work.path), target, DataMap(work.content, load), self._journals, replaces=work.replaces
             )
         except WouldDestroyError:
             if made := self._made_before(work, source, now):

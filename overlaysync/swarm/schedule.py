@@ -13,6 +13,7 @@ A source that sent wrong bytes is never asked again; one that is busy or unreach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
@@ -82,15 +83,28 @@ class Table(InFlight, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How one node asks.
+
+    Attributes:
+        request_size: most bytes in a request.
+        per_source: requests in flight at one source.
+        me: its member id.
+    """
+
+    request_size: int
+    per_source: int = PER_SOURCE
+    me: str = ""
+
+
 class Schedule:
     """Hands out the missing slots.
 
     Args:
         missing: (first, count) runs.
         data: knows how many bytes they are.
-        request_size: most bytes in a request.
-        per_source: requests in flight at one source.
-        me: this node's member id.
+        asking: how this node asks.
         random: breaks ties.
         policy: makes the policy from what is missing; by duty and rarity when it is left out.
         table: holds the requests.
@@ -100,10 +114,8 @@ class Schedule:
         self,
         missing: Iterable[Run],
         data: DataMap,
+        asking: Asking,
         *,
-        request_size: int,
-        per_source: int = PER_SOURCE,
-        me: str = "",
         random: Random | None = None,
         policy: Callable[[MissingPieces], Policy] | None = None,
         table: Table | None = None,
@@ -115,8 +127,8 @@ class Schedule:
         generator = np.random.default_rng(random.getrandbits(64))
         self._missing = MissingPieces(missing, self.pieces, generator)
         if policy is None:
-            sizes = Sizes(self._unit, self.pieces.slots, request_size, per_source)
-            assignment = Assignment(me, self.pieces.count)
+            sizes = Sizes(self._unit, self.pieces.slots, asking.request_size, asking.per_source)
+            assignment = Assignment(asking.me, self.pieces.count)
             self._policy: Policy = DutyPolicy(self._missing, assignment, sizes, random)
         else:
             self._policy = policy(self._missing)

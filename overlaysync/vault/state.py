@@ -15,7 +15,8 @@ import msgspec
 
 from overlaysync.errors import DecodeError
 from overlaysync.model.names import MAX_NAME, is_name, printable
-from overlaysync.units import CHUNK, MIB, ceil_div
+from overlaysync.units import CHUNK, ceil_div
+from overlaysync.vault.limits import MAX_COMPANION, MAX_FILES, MAX_TEXT
 from overlaysync.vault.objects import LIMITS, MAX_COUNTER, Kind, hash_of
 from overlaysync.vault.pack import HEAD, begin_object, seal_of
 from overlaysync.vault.spaces import Space
@@ -23,18 +24,12 @@ from overlaysync.vault.spaces import Space
 STATE_MAGIC = b"OSVS"
 STATE_CONTEXT = b"overlaysync v1 state\0"
 MAX_VMS = 256
-MAX_FILES = 64
-"""Disks of a VM, and its companions, and what was left out of each."""
-MAX_COMPANION = 64 * MIB
-"""Bytes of a companion: the UEFI variables of an Arm machine."""
 COMPANION_PART = CHUNK
 """Bytes of a companion that one item holds."""
 MAX_FOLLOWS = 64
 MAX_SEEN = 1024
 MAX_PAST = 1024
 """Nodes that saved a VM before."""
-MAX_TEXT = 200
-"""Characters of a note, and of a reason."""
 MAX_NUMBER = (1 << 31) - 1
 
 _KEY_SIZE, _SIGNATURE_SIZE = 32, 64

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.bench import Bench, Line
 from benchmarks.measure import CannotMeasureError, say
-from benchmarks.rows import Row
+from benchmarks.row import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from benchmarks.bench import Bench, Line, at_most
 from benchmarks.heats import Heat, Times, take_turns_or_tell
 from benchmarks.images import MIB
 from benchmarks.measure import Series, say
-from benchmarks.rows import Row
+from benchmarks.row import Row
 from benchmarks.sides import OTHERS, Http, Ours, Side, Torrent, libtorrent_version
 from tests.e2e.room import MBIT
 

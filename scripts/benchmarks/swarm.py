@@ -21,7 +21,7 @@ from benchmarks.images import GIB, MIB
 from benchmarks.measure import say
 from benchmarks.options import add_common, numbers
 from benchmarks.room_rows import RoomRows, rate_of
-from benchmarks.rows import Row
+from benchmarks.row import Row
 from benchmarks.sides import libtorrent_version
 from tests.e2e.namespaces import NoNamespaceError
 from tests.e2e.room import SHAPE, room

@@ -14,7 +14,7 @@ from benchmarks.images import GIB, MIB
 from benchmarks.measure import CannotMeasureError, Done, Series, run, take_turns
 from benchmarks.overlays import TEAM, Overlays, tree_size
 from benchmarks.relay import relay
-from benchmarks.rows import Row, check_equal
+from benchmarks.row import Row, check_equal
 
 LARGER = 8
 """So many times the data, for the memory."""

@@ -14,6 +14,7 @@ from overlaysync.vault.objects import Kind, object_name
 from overlaysync.vault.pack import squeeze
 from overlaysync.vault.spaces import PUBLIC, Space
 from overlaysync.vault.state import Companion, Disk, SavedVm, State, encode_state
+from overlaysync.vault.writer import Writer
 from tests.archive.conftest import Cloud
 from tests.archive.wire import Wire
 
@@ -47,7 +48,7 @@ class Signer:
 
 def save(contents: Contents) -> None:
     """Store a state as a save does: packs, index, state, head."""
-    writer = contents.writer()
+    writer = Writer(contents)
     writer.add(as_digests(DIGEST), [len(CONTENT)], squeeze([CONTENT]))
     writer.add_item(MANIFEST, f"manifest of {DISK}".encode())
     writer.finish()
@@ -81,7 +82,7 @@ def test_the_store_learns_nothing_of_a_team(cloud: Cloud, wire: Wire) -> None:
     objects = cloud.objects(bucket, url=wire.url)
     team = Space.of_team(TEAM, KEY)
     save(Contents(objects, team))
-    public = Contents(objects, PUBLIC).writer()
+    public = Writer(Contents(objects, PUBLIC))
     public.add_item(b"\7" * 32, OPEN)
     public.finish()
     read = Contents(objects, team)

@@ -68,7 +68,7 @@ def make_part(path: Path, whole: Offer) -> tuple[PartOffer, Assembly]:
     target = target_for(whole.pages, format=Format.RAW, cluster_size=CHUNK)
     journals = path.parent / "journals"
     journals.mkdir(exist_ok=True)
-    assembly = Assembly.open(path, target, whole.pages, load, journals)
+    assembly = Assembly.open(path, target, DataMap(whole.pages, load), journals)
     return PartOffer(whole.manifest, assembly, load), assembly
 
 

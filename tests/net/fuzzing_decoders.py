@@ -47,6 +47,7 @@ from overlaysync.net.messages import (
 from overlaysync.net.receiving import parse_head
 from overlaysync.net.swarm_messages import (
     Claim,
+    OfSeed,
     SwarmQuestion,
     decode_data_query,
     decode_question,
@@ -316,7 +317,7 @@ DECODERS = {
         DecodeError,
         (
             encode_swarm("pl@bob", PIECES, None, cursor=0, members=MEMBERS),
-            encode_swarm("pl@bob", PIECES, None, cursor=0, members=(), crowd=9, taken=News((3, 1), 7)),
+            encode_swarm("pl@bob", PIECES, None, cursor=0, members=(), beside=OfSeed(9, News((3, 1), 7))),
             encode_swarm("pl@bob", PIECES, _log(), cursor=0, members=MEMBERS),
             encode_swarm("pl@bob", PIECES, _log(), cursor=1, members=MEMBERS),
         ),

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from overlaysync.net.bounds import MAX_TAKEN_FIELD, SERVER
-from overlaysync.net.client import Client, TakenError
+from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
+from overlaysync.net.refusals import TakenError
 from overlaysync.net.server import Server
 from overlaysync.net.swarm_messages import Claim, SwarmQuestion
 from overlaysync.ops.offer import Offer

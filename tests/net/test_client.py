@@ -13,9 +13,11 @@ import pytest
 from overlaysync.errors import DecodeError, PeerError
 from overlaysync.model.pages import page_digest
 from overlaysync.net.bounds import MAX_CATALOG_SIZE, MAX_PAGE_LIST_SIZE, MAX_SWARM_SIZE
-from overlaysync.net.client import BusyError, CatalogAnswer, Client, GoneError, _request
+from overlaysync.net.client import CatalogAnswer, Client
 from overlaysync.net.messages import Address, encode_catalog, encode_peers
 from overlaysync.net.receiving import SilentError
+from overlaysync.net.refusals import BusyError, GoneError
+from overlaysync.net.requests import request_for
 from overlaysync.net.swarm_messages import SwarmQuestion, encode_swarm
 from overlaysync.swarm.members import Member
 from overlaysync.units import CHUNK
@@ -402,5 +404,5 @@ async def test_a_link_local_address_is_on_the_link_of_the_peer_that_tells_of_it(
 
 
 def test_a_scope_does_not_leave_this_machine() -> None:
-    request = _request(Address("fe80::1%eth0", 40001), "catalog")
+    request = request_for(Address("fe80::1%eth0", 40001), "catalog")
     assert b"\r\nHost: [fe80::1]:40001\r\n" in request and b"eth0" not in request

@@ -21,10 +21,11 @@ from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.pages import page_digest
 from overlaysync.net import compression
 from overlaysync.net.bounds import MAX_COMPRESSED_BODY, MAX_PAGE_SIZE, SERVER
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.compression import Compressor, Trials, compress, decompress
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
+from overlaysync.net.refusals import GoneError
 from overlaysync.net.server import Server
 from overlaysync.ops.offer import Offer
 from overlaysync.swarm.link import Compression
@@ -271,7 +272,7 @@ async def test_one_connection_carries_both_kinds(shelf: FakeShelf, tmp_path: Pat
     async with offering(shelf, tmp_path, content) as (address, offer):
         for slot in range(0, 40, 3):
             assert (await read(client, address, offer, (slot, 1)))[0] == content[slot * CHUNK :][:CHUNK]
-        (host,) = client._hosts.values()
+        (host,) = client._pool._hosts.values()
         assert len(host.idle) == 1
 
 

@@ -24,7 +24,7 @@ from overlaysync.discovery.browser import SERVICE, Browser, Peer
 from overlaysync.errors import DecodeError, PeerError, UsageError
 from overlaysync.net import bounds
 from overlaysync.net.bounds import CLIENT, SERVER
-from overlaysync.net.client import BusyError, Client
+from overlaysync.net.client import Client
 from overlaysync.net.connections import retry_after
 from overlaysync.net.messages import (
     Address,
@@ -37,6 +37,7 @@ from overlaysync.net.messages import (
     parse_address,
 )
 from overlaysync.net.receiving import SilentError
+from overlaysync.net.refusals import BusyError
 from overlaysync.net.server import Server
 from overlaysync.net.swarm_messages import decode_data_query, decode_question, decode_swarm
 from overlaysync.units import CHUNK, MIB
@@ -393,7 +394,7 @@ async def test_an_idle_connection_is_not_kept() -> None:
         await ask_catalog(client, Address("127.0.0.1", server.sockets[0].getsockname()[1]))
         async with asyncio.timeout(5):
             await ended.wait()
-        assert not client._hosts
+        assert not client._pool._hosts
     server.close()
 
 

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlaysync.errors import PeerError
-from overlaysync.net.client import BusyError, Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import DataConnection, Head, SilentError, parse_head
+from overlaysync.net.refusals import BusyError, GoneError
 from overlaysync.units import KIB, MIB
 from tests.net.content_provider import HASTY_CLIENT, Script, ok, says, scripted, unused_port
 

@@ -18,10 +18,11 @@ from overlaysync.errors import NetworkError, NotFoundError, PeerError
 from overlaysync.model.pages import page_digest
 from overlaysync.net.boot import boot_hash
 from overlaysync.net.bounds import MAX_SLOTS, SERVER
-from overlaysync.net.client import BusyError, Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
+from overlaysync.net.refusals import BusyError, GoneError
 from overlaysync.net.server import Server
 from overlaysync.ops.in_use import InUse
 from overlaysync.ops.offer import ImageOffer, Offer

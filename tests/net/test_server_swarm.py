@@ -17,8 +17,9 @@ import pytest
 from overlaysync.errors import PeerError
 from overlaysync.net import server as server_module
 from overlaysync.net.bounds import MAX_QUESTION, MAX_TOLD, SERVER
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.messages import Address, encode_slots
+from overlaysync.net.refusals import GoneError
 from overlaysync.net.server import Server
 from overlaysync.net.swarm_messages import SwarmAnswer, SwarmQuestion
 from overlaysync.ops.assemble import Assembly

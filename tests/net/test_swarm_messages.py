@@ -24,6 +24,7 @@ from overlaysync.net.bounds import (
 )
 from overlaysync.net.swarm_messages import (
     Claim,
+    OfSeed,
     SwarmAnswer,
     SwarmQuestion,
     decode_data_query,
@@ -227,7 +228,7 @@ def test_a_refusal_that_says_anything_else_is_none(text: str) -> None:
 
 def test_who_has_everything_says_what_it_handed_out_and_how_many_there_are() -> None:
     news = News((7, 3), 19)
-    body = encode_swarm("pl@bob", 10, None, cursor=0, members=(), crowd=341, taken=news)
+    body = encode_swarm("pl@bob", 10, None, cursor=0, members=(), beside=OfSeed(341, news))
     assert decode_swarm(body, 10) == SwarmAnswer("pl@bob", 10, None, crowd=341, taken=news)
 
 

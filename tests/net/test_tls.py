@@ -19,11 +19,12 @@ from overlaysync.errors import PeerError
 from overlaysync.model.pages import page_digest
 from overlaysync.net import tls
 from overlaysync.net.bounds import CLIENT, SERVER
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.machine import machine_mark
 from overlaysync.net.messages import PrivateAddress
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import SilentError
+from overlaysync.net.refusals import GoneError
 from overlaysync.net.server import Server
 from overlaysync.net.swarm_messages import SwarmQuestion
 from overlaysync.net.tls import client_context, server_context, shown_by
@@ -591,7 +592,7 @@ async def test_whatever_is_raised_while_a_certificate_is_judged_is_the_peer_s_fa
     def panic(transport: asyncio.BaseTransport) -> bytes:
         raise RuntimeError("the library has a new exception")
 
-    monkeypatch.setattr("overlaysync.net.client.shown_by", panic)
+    monkeypatch.setattr("overlaysync.net.dialling.shown_by", panic)
     with pytest.raises(PeerError, match="certificate"):
         await client.private_catalog(lane(server))
 

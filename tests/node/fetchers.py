@@ -18,7 +18,7 @@ from overlaysync.net.client import Client
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
-from overlaysync.node.download import Download, TransferStats
+from overlaysync.node.download import Download, Making, TransferStats
 from overlaysync.node.host_budget import DialBudget
 from overlaysync.node.reshare import PartialSeeder
 from overlaysync.ops.assemble import Assembly
@@ -133,7 +133,8 @@ async def fetcher(
         async with PartialSeeder.open(cast(Any, node), cast(Any, around), limit=RateLimit(rate)) as seeder:
             seeder.begin(part)
             threads = ThreadPoolExecutor(2)
-            download = Download(cast(Any, around), cast(Any, step), assembly, part, transfer, threads, seeder)
+            making = Making(cast(Any, step), assembly, part, transfer)
+            download = Download(cast(Any, around), making, threads, seeder)
             try:
                 yield Fetcher(label, place / "copy.raw", around, seeder, part, assembly, transfer, download)
             finally:

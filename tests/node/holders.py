@@ -18,9 +18,9 @@ from typing import cast
 
 from overlaysync.errors import NotFoundError
 from overlaysync.model.digest import as_digests
-from overlaysync.net.client import GoneError
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, Endpoint
+from overlaysync.net.refusals import GoneError
 from overlaysync.net.vault_wire import (
     OpenObject,
     VaultOffer,
@@ -52,6 +52,7 @@ from overlaysync.vault.objects import Stored, head_name, parse_name
 from overlaysync.vault.pack import squeeze
 from overlaysync.vault.spaces import PUBLIC
 from overlaysync.vault.state import Disk, SavedVm, SignedState, State
+from overlaysync.vault.writer import Writer
 from tests.node.observers import Heard
 from tests.vault.samples import digest, hash_like, noise
 
@@ -355,7 +356,7 @@ def keeps(team: Team, *, copies: int = 3, budget: int = 0) -> Keeping:
 
 def _put(contents: Contents, item: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Store an item; returns (indexes, packs) that it needs."""
-    writer, key = contents.writer(), digest(item)
+    writer, key = Writer(contents), digest(item)
     if writer.is_new(key):
         writer.add(as_digests(key), [len(item)], squeeze([item]))
     writer.finish()

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, cast
 import pytest
 
 from overlaysync.errors import DecodeError, NetworkError, NotFoundError, PeerError, VerificationError
-from overlaysync.net.client import BusyError, GoneError
 from overlaysync.net.faults import Faults
 from overlaysync.net.messages import Address, Endpoint
 from overlaysync.net.receiving import SilentError
+from overlaysync.net.refusals import BusyError, GoneError
 from overlaysync.node.any_source import AnySource
 from overlaysync.trust.envelope import Manifest
 

@@ -9,8 +9,9 @@ import pytest
 
 from overlaysync.discovery.browser import Peer
 from overlaysync.discovery.txt import Item
-from overlaysync.net.client import CatalogAnswer, GoneError
+from overlaysync.net.client import CatalogAnswer
 from overlaysync.net.messages import Address, CatalogMessage, Endpoint, PrivateAddress
+from overlaysync.net.refusals import GoneError
 from overlaysync.node import hearing as module
 from overlaysync.node.hearing import Hearing
 from overlaysync.node.views import PeerView

@@ -17,8 +17,9 @@ from overlaysync.model.history import History
 from overlaysync.model.manifest import manifest_id
 from overlaysync.net import messages
 from overlaysync.net.bounds import MAX_HISTORY_ITEMS, MAX_HISTORY_SIZE
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.messages import Address, Endpoint, encode_catalog, encode_history
+from overlaysync.net.refusals import GoneError
 from overlaysync.net.server import Server
 from overlaysync.node import intake as module
 from overlaysync.node.network import Network

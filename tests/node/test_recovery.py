@@ -29,7 +29,8 @@ from overlaysync.ops.recovery.gathering import gather
 from overlaysync.ops.recovery.lock import only_writer
 from overlaysync.ops.recovery.pulling import Place
 from overlaysync.ops.recovery.tips import newest_of_vms
-from overlaysync.ops.vms import Vm, survey
+from overlaysync.ops.vms.find import survey
+from overlaysync.ops.vms.vm import Vm
 from overlaysync.units import CHUNK, KIB, MIB
 from overlaysync.vault.spaces import PUBLIC
 from tests import images

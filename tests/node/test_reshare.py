@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from overlaysync.errors import NetworkError
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
+from overlaysync.net.refusals import GoneError
 from overlaysync.net.server import Server
 from overlaysync.net.swarm_messages import SwarmQuestion
 from overlaysync.ops.offer import Offer

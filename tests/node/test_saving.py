@@ -7,8 +7,9 @@ import os
 import msgspec
 
 from overlaysync.node.saving import told_of
-from overlaysync.ops.vms import Missed
-from overlaysync.vault.state import MAX_TEXT, LeftOut
+from overlaysync.ops.vms.vm import Missed
+from overlaysync.vault.limits import MAX_TEXT
+from overlaysync.vault.state import LeftOut
 
 
 def test_a_file_with_any_name_can_be_told_of() -> None:

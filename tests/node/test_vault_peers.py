@@ -13,8 +13,9 @@ from typing import TypeVar
 import pytest
 
 from overlaysync.errors import DecodeError, NotAllowedError, NotFoundError, OverlaysyncError
-from overlaysync.net.client import Client, GoneError
+from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
+from overlaysync.net.refusals import GoneError
 from overlaysync.net.server import Server
 from overlaysync.net.vault_wire import (
     MAX_HEADS,

@@ -18,7 +18,7 @@ from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.gathering import Gathered
 from overlaysync.ops.recovery.pulling import Place
 from overlaysync.ops.recovery.vaults import TeamVault
-from overlaysync.ops.vms import Missed, Part, Vm
+from overlaysync.ops.vms.vm import Missed, Part, Vm
 from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import Team
 from overlaysync.vault.directory import DirectoryObjects

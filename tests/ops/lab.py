@@ -6,8 +6,8 @@ import os
 import socket
 from pathlib import Path
 
-from overlaysync.ops.vms import Vm, find_vms
-from overlaysync.ops.vms.vm import PERMALL
+from overlaysync.ops.vms.find import find_vms
+from overlaysync.ops.vms.vm import PERMALL, Vm
 from overlaysync.units import MIB
 from tests.images import create
 

@@ -15,11 +15,14 @@ from overlaysync.errors import (
     WouldDestroyError,
 )
 from overlaysync.model.digest import as_digests, hash_units
-from overlaysync.ops.recovery.files import companion_data, put_companion, read_companion
+from overlaysync.ops.recovery.files import companion_data, put_companion
+from overlaysync.ops.vms.reading import read_companion
 from overlaysync.vault.contents import Contents
 from overlaysync.vault.directory import DirectoryObjects
+from overlaysync.vault.limits import MAX_COMPANION
 from overlaysync.vault.objects import Kind
-from overlaysync.vault.state import COMPANION_PART, MAX_COMPANION, Companion
+from overlaysync.vault.state import COMPANION_PART, Companion
+from overlaysync.vault.writer import Writer
 from tests.ops.world import hidden_files
 from tests.vault.samples import RED, noise, store
 
@@ -149,7 +152,7 @@ def test_an_index_that_lies(tmp_path: Path) -> None:
     _, companion = saved(tmp_path, DATA[: 2 * COMPANION_PART])
     keys = as_digests(b"".join(map(bytes.fromhex, companion.parts)))
     lying = Contents(DirectoryObjects(tmp_path / "lying"), RED)
-    writer = lying.writer()
+    writer = Writer(lying)
     writer.add(keys, [COMPANION_PART] * 2, b"\0" + bytes(2 * COMPANION_PART))
     writer.finish()
     with pytest.raises(VerificationError, match="damaged"):

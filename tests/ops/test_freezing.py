@@ -11,7 +11,7 @@ import pytest
 from overlaysync.errors import BaseImageError, InUseError
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.pages import PageList
-from overlaysync.ops.recovery.freezing import FrozenDisk, frozen
+from overlaysync.ops.recovery.freezing import FrozenDisk, Hooks, frozen
 from overlaysync.units import CHUNK, MIB
 from tests import images
 from tests.formats.test_locks import opened_by_qemu
@@ -29,7 +29,7 @@ def scratch(tmp_path: Path) -> Path:
 
 def freezing(world: World, paths: Sequence[Path], scratch: Path, held: Callable[[], None] = lambda: None):
     return frozen(
-        world.library, [str(path) for path in paths], scratch, now=NOW, progress=lambda _: None, held=held
+        world.library, [str(path) for path in paths], scratch, now=NOW, hooks=Hooks(lambda _: None, held)
     )
 
 
@@ -103,8 +103,7 @@ def test_what_the_vault_has_is_not_copied(
         [str(overlay)],
         scratch,
         now=NOW,
-        progress=copied.append,
-        has=lambda digests: [digest.tobytes() in old for digest in digests],
+        hooks=Hooks(copied.append, has=lambda digests: [digest.tobytes() in old for digest in digests]),
     ) as disks:
         disk = disks[str(overlay)]
         new = [digest.tobytes() in old for digest in units(world, disk.known.content)].index(False)

@@ -12,6 +12,7 @@ import pytest
 from overlaysync.errors import StoppedError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
+from overlaysync.model.datamap import DataMap
 from overlaysync.ops import local
 from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.known import Known
@@ -35,7 +36,7 @@ def assembling(world: World, wanted: Known, path: Path, *, layer: bool = False) 
     pages = wanted.layer if layer and wanted.layer else wanted.disk
     backing = {"backing_name": b"base.raw", "backing_format": Format.RAW} if layer else {}
     target = target_for(pages, format=Format.QCOW2, cluster_size=4096, **backing)  # type: ignore[arg-type]
-    assembly = Assembly.open(path, target, pages, world.library.load_page, world.home.journals)
+    assembly = Assembly.open(path, target, DataMap(pages, world.library.load_page), world.home.journals)
     try:
         yield assembly
     finally:
@@ -124,7 +125,7 @@ def test_planning_and_the_search_here_may_be_ended(world: World) -> None:
         raise StoppedError("stopped")
 
     with pytest.raises(StoppedError):
-        Assembly.open(path, target, wanted.disk, _no_page, world.home.journals, progress=stop)
+        Assembly.open(path, target, DataMap(wanted.disk, _no_page, progress=stop), world.home.journals)
     with assembling(world, wanted, path) as assembly, Chain.open(str(world.images / "wanted.raw")) as chain:
         copier = LocalCopier(assembly, _no_page, stop)
         for find in (copier.same_offset, copier.any_offset):

@@ -12,6 +12,7 @@ import pytest
 
 from overlaysync.errors import NotFoundError
 from overlaysync.formats.image import Format
+from overlaysync.model.datamap import DataMap
 from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.offer import FileSegment, ImageOffer, Offer, PartOffer
 from overlaysync.ops.part_files import target_for
@@ -118,7 +119,7 @@ def start_copy(
     )
     path = world.images / f"copy.{format.value}"
     load = world.library.load_page
-    assembly = Assembly.open(path, target, whole.pages, load, world.home.journals)
+    assembly = Assembly.open(path, target, DataMap(whole.pages, load), world.home.journals)
     return PartOffer(whole.manifest, assembly, load), assembly, path
 
 

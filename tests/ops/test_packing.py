@@ -49,7 +49,7 @@ def mixture(seed: int, size: int) -> bytes:
 def whole(world: World, known: Known, path: Path, cluster_size: int = CHUNK) -> Assembly:
     """The disk of ``known``, written to a part file beside ``path``."""
     target = target_for(known.disk, format=Format.QCOW2, cluster_size=cluster_size)
-    assembly = Assembly.open(path, target, known.disk, world.library.load_page, world.home.journals)
+    assembly = Assembly.open(path, target, DataMap(known.disk, world.library.load_page), world.home.journals)
     with world.library.open_known(known) as chain:
         LocalCopier(assembly, world.library.load_page).take(LocalSource(chain, known.disk))
     return assembly

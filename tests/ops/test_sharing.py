@@ -11,6 +11,7 @@ import pytest
 from overlaysync.errors import NoSpaceError, OverlaysyncError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.image import Format
+from overlaysync.model.datamap import DataMap
 from overlaysync.model.pages import PageList
 from overlaysync.ops import assemble, local
 from overlaysync.ops.assemble import Assembly
@@ -54,7 +55,7 @@ def start(
 ) -> Assembly:
     format = Format(format_of(path))
     target = target_for(pages, format=format, cluster_size=cluster_size, **backing)  # type: ignore[arg-type]
-    return Assembly.open(path, target, pages, world.library.load_page, world.home.journals)
+    return Assembly.open(path, target, DataMap(pages, world.library.load_page), world.home.journals)
 
 
 def take(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from overlaysync.errors import AmbiguousError, ImageError, NotAllowedError, NotFoundError, UsageError
-from overlaysync.ops.vms import find_vms, libvirt, survey
+from overlaysync.ops.vms import libvirt
+from overlaysync.ops.vms.find import find_vms, survey
 from overlaysync.ops.vms.quickemu import read_conf
 from overlaysync.units import MIB
 from tests.ops.lab import disk, files, left, listen, master, names, only, tpm, variables

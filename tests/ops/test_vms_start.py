@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.ops.vms import Part, Vm, find_vms, start_line
+from overlaysync.ops.vms.find import find_vms
+from overlaysync.ops.vms.start import start_line
+from overlaysync.ops.vms.vm import Part, Vm
 from overlaysync.vault.state import Companion, Disk, SavedVm
 from tests.images import run
 from tests.ops.lab import disk, tpm, variables

@@ -26,7 +26,7 @@ from overlaysync.swarm.handed import Claim, Handed
 from overlaysync.swarm.members import MAX_SOURCES, Member, Members, some_of
 from overlaysync.swarm.neighbours import Neighbours
 from overlaysync.swarm.requests import Request
-from overlaysync.swarm.schedule import PER_SOURCE, Schedule
+from overlaysync.swarm.schedule import PER_SOURCE, Asking, Schedule
 from overlaysync.swarm.source import Failure
 from overlaysync.units import MIB
 from tests.swarm.wires import PARTS, Body, Clock, Wire
@@ -199,9 +199,7 @@ class Room:
         schedule = Schedule(
             [(0, self.data.count)],
             self.data,
-            request_size=4 * MIB,
-            per_source=per_source,
-            me=name,
+            Asking(4 * MIB, per_source=per_source, me=name),
             random=Random(self.random.random()),
         )
         node = self._add(name, schedule, manner, up, up if down is None else down, latency)

@@ -19,7 +19,7 @@ from overlaysync.model.pages import PageListBuilder
 from overlaysync.swarm.assignment import Assignment
 from overlaysync.swarm.policy import MAX_RUNS, Choice, InFlight
 from overlaysync.swarm.requests import Request, RequestTable
-from overlaysync.swarm.schedule import PER_SOURCE, Schedule
+from overlaysync.swarm.schedule import PER_SOURCE, Asking, Schedule
 from overlaysync.swarm.source import Failure, Source
 
 UNIT = 1 << 16
@@ -52,9 +52,7 @@ def schedule(
     made = Schedule(
         [(0, count)] if missing is None else missing,
         data_map(count),
-        request_size=per_request * UNIT,
-        per_source=per_source,
-        me="me",
+        Asking(per_request * UNIT, per_source=per_source, me="me"),
         random=Random(1),
     )
     for seed in seeds:
@@ -137,7 +135,7 @@ def test_a_request_has_a_bounded_number_of_runs() -> None:
 
 
 def test_a_request_has_a_slot_however_small_it_should_be() -> None:
-    made = Schedule([(0, 3)], data_map(3), request_size=1)
+    made = Schedule([(0, 3)], data_map(3), Asking(1))
     made.add_source("a")
     made.heard("a", held=None, cursor=0, now=0.0)
     assert [request.runs for request in drain(made)] == [((0, 1),), ((1, 1),), ((2, 1),)]
@@ -209,7 +207,7 @@ def test_on_a_slow_link_fewer_requests_are_under_way() -> None:
 
 
 def test_nothing_is_asked_of_a_source_before_its_first_question_ended() -> None:
-    made = Schedule([(0, 12)], data_map(12), request_size=PIECE * UNIT)
+    made = Schedule([(0, 12)], data_map(12), Asking(PIECE * UNIT))
     for name in "ab":
         made.add_source(name)
     assert made.next_request(0.0) is None and not made.exhausted(0.0)
@@ -307,7 +305,7 @@ def test_a_peer_is_asked_only_for_what_it_has() -> None:
 def test_the_nodes_of_a_room_ask_the_seed_for_different_pieces() -> None:
     asked = {}
     for me in "bcde":
-        made = Schedule([(0, 400)], data_map(400), request_size=PIECE * UNIT, me=me)
+        made = Schedule([(0, 400)], data_map(400), Asking(PIECE * UNIT, me=me))
         made.add_source("a")
         made.heard("a", held=None, cursor=0, now=0.0)
         made.share_with(set("bcde") - {me})
@@ -379,7 +377,7 @@ def test_the_rarest_comes_first() -> None:
 def test_nodes_do_not_choose_alike_among_equals() -> None:
     first = []
     for seed in range(8):
-        made = Schedule([(0, 400)], data_map(400), request_size=PIECE * UNIT, random=Random(seed))
+        made = Schedule([(0, 400)], data_map(400), Asking(PIECE * UNIT), random=Random(seed))
         made.add_source("b", whole=False)
         made.heard("b", held=[*range(100)], cursor=0, now=0.0)
         made.share_with("b")
@@ -743,9 +741,7 @@ class AnyEvents(RuleBasedStateMachine):
         self.made = Schedule(
             [(slot, 1) for slot in sorted(self.missing)],
             data_map(self.COUNT),
-            request_size=per_request * UNIT + UNIT // 2,
-            per_source=per_source,
-            me="me",
+            Asking(per_request * UNIT + UNIT // 2, per_source=per_source, me="me"),
             random=Random(seed),
         )
         self.flying: list[Request] = []
@@ -908,7 +904,7 @@ class Scripted:
 def test_what_a_policy_chooses_is_asked_and_stands_in_the_table() -> None:
     table = RequestTable()
     policy = Scripted([Choice("a", (2, 1), ((4, 8),))])
-    made = Schedule([(0, 12)], data_map(12), request_size=UNIT, policy=lambda missing: policy, table=table)
+    made = Schedule([(0, 12)], data_map(12), Asking(UNIT), policy=lambda missing: policy, table=table)
     made.add_source("a")
     request = ask(made)
     assert (request.source, request.pieces, request.size) == ("a", (2, 1), 7 * UNIT + SHORT)
@@ -919,7 +915,7 @@ def test_what_a_policy_chooses_is_asked_and_stands_in_the_table() -> None:
 
 def test_whose_request_is_doubled_is_late() -> None:
     policy = Scripted([Choice("a", (0,), ((0, 4),))])
-    made = Schedule([(0, 12)], data_map(12), request_size=UNIT, policy=lambda missing: policy)
+    made = Schedule([(0, 12)], data_map(12), Asking(UNIT), policy=lambda missing: policy)
     for name in "ab":
         made.add_source(name)
     first = ask(made)

@@ -16,6 +16,7 @@ from overlaysync.vault.objects import Objects, hash_of
 from overlaysync.vault.pack import squeeze
 from overlaysync.vault.spaces import PUBLIC, Space
 from overlaysync.vault.state import Companion, Disk, LeftOut, SavedVm, State
+from overlaysync.vault.writer import Writer
 
 RED = Space.of_team("red", bytes(range(20)))
 OTHER = Space.of_team("red", bytes(20))
@@ -48,7 +49,7 @@ def noise(text: str, size: int) -> bytes:
 def store(objects: Objects, space: Space, *records: list[bytes]) -> Contents:
     """Store records of items in one pack, with its index."""
     contents = Contents(objects, space)
-    writer = contents.writer()
+    writer = Writer(contents)
     for items in records:
         keys = as_digests(b"".join(map(digest, items)))
         writer.add(keys, list(map(len, items)), squeeze(items))

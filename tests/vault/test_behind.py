@@ -12,6 +12,7 @@ from overlaysync.vault.behind import Behind
 from overlaysync.vault.contents import Contents
 from overlaysync.vault.objects import Kind, parse_name
 from overlaysync.vault.pack import PACK
+from overlaysync.vault.writer import Writer
 from tests.vault.samples import RED
 
 
@@ -58,7 +59,7 @@ def test_what_went_wrong_is_told(last: str) -> None:
 
 def test_an_index_comes_after_all_that_it_describes() -> None:
     objects = Recorded()
-    writer = Contents(objects, RED).writer()  # type: ignore[arg-type]
+    writer = Writer(Contents(objects, RED))  # type: ignore[arg-type]
     threading.Timer(0.2, objects.go.set).start()
     for number in range(3):
         writer.add_item(bytes([number]) * 32, os.urandom(PACK))
@@ -71,7 +72,7 @@ def test_no_index_describes_what_could_not_be_stored() -> None:
     objects = Recorded()
     objects.full = True
     objects.go.set()
-    writer = Contents(objects, RED).writer()  # type: ignore[arg-type]
+    writer = Writer(Contents(objects, RED))  # type: ignore[arg-type]
     writer.add_item(bytes(32), b"x" * 1000)
     with pytest.raises(NoSpaceError):
         writer.finish()

@@ -11,13 +11,14 @@ import pytest
 from overlaysync.errors import NotFoundError, VerificationError
 from overlaysync.model.digest import as_digests
 from overlaysync.units import KIB
-from overlaysync.vault import contents as contents_module
+from overlaysync.vault import writer as writer_module
 from overlaysync.vault.contents import Contents, damaged_records
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.index import decode_index
 from overlaysync.vault.objects import Kind, get_whole, hash_of, object_name
 from overlaysync.vault.pack import squeeze
 from overlaysync.vault.spaces import Space
+from overlaysync.vault.writer import Writer
 from tests.vault.samples import OTHER, RED, SPACES, digest, hash_like, noise, store
 
 ITEMS = [noise(str(number), 100 + number) for number in range(10)]
@@ -63,7 +64,7 @@ def test_items_are_found_by_who_comes_later(objects: DirectoryObjects, space: Sp
 
 def test_what_is_here_is_not_stored_again(objects: DirectoryObjects) -> None:
     store(objects, RED, ITEMS)
-    writer = learned(objects).writer()
+    writer = Writer(learned(objects))
     keys = as_digests(b"".join(map(digest, [*ITEMS[:2], b"new", b"new"])))
     assert writer.new_ones(keys) == [2]
     assert not writer.is_new(digest(b"new")) and not writer.is_new(digest(ITEMS[3]))
@@ -84,7 +85,7 @@ def test_what_only_an_index_is_here_of_is_stored_again(objects: DirectoryObjects
     (lost,) = (path for path in paths(objects, Kind.PACK) if path != kept)
     lost.unlink()
     contents = learned(objects)
-    writer = contents.writer()
+    writer = Writer(contents)
     assert writer.new_ones(as_digests(b"".join(map(digest, ITEMS)))) == [5, 6, 7, 8, 9]
     assert item_of(contents, digest(ITEMS[7])) is None and not contents.damaged
 
@@ -93,12 +94,12 @@ def test_a_pack_that_was_cut_off_does_not_count_as_here(objects: DirectoryObject
     store(objects, RED, ITEMS)
     (path,) = paths(objects, Kind.PACK)
     path.write_bytes(path.read_bytes()[:-1])
-    assert learned(objects).writer().is_new(digest(ITEMS[0]))
+    assert Writer(learned(objects)).is_new(digest(ITEMS[0]))
 
 
 def test_packs_are_closed_when_they_are_full(objects: DirectoryObjects) -> None:
     contents = Contents(objects, RED)
-    writer = contents.writer()
+    writer = Writer(contents)
     for number in range(40):
         item = noise(str(number), 1 << 20)
         writer.add(as_digests(digest(item)), [len(item)], squeeze([item]))
@@ -114,8 +115,8 @@ def test_many_small_items_make_several_indexes(
     objects: DirectoryObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An index that is longer than its limit could be written, and never be read."""
-    monkeypatch.setattr(contents_module, "_INDEX_ITEMS", 400)
-    writer = Contents(objects, RED).writer()
+    monkeypatch.setattr(writer_module, "_INDEX_ITEMS", 400)
+    writer = Writer(Contents(objects, RED))
     for record in range(20):
         items = [b"%d %d" % (record, number) for number in range(50)]
         writer.add(as_digests(b"".join(map(digest, items))), list(map(len, items)), squeeze(items))
@@ -129,7 +130,7 @@ def test_many_small_items_make_several_indexes(
 
 
 def test_a_part_begins_another_pack(objects: DirectoryObjects) -> None:
-    writer = Contents(objects, RED).writer()
+    writer = Writer(Contents(objects, RED))
     writer.part()
     for item in ITEMS[:2]:
         writer.add_item(digest(item), item)
@@ -148,7 +149,7 @@ def test_packs_are_stored_before_the_index_that_names_them(objects: DirectoryObj
         return put(name, data)
 
     objects.put = note  # type: ignore[method-assign]
-    writer = Contents(objects, RED).writer()
+    writer = Writer(Contents(objects, RED))
     for item in ITEMS[:3]:
         writer.add_item(digest(item), item)
         writer.part()

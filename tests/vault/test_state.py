@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from overlaysync.errors import DecodeError
 from overlaysync.trust.keys import NodeKey, verify
+from overlaysync.vault.limits import MAX_COMPANION
 from overlaysync.vault.objects import LIMITS, Kind, hash_of
 from overlaysync.vault.pack import HEAD, begin_object
 from overlaysync.vault.spaces import PUBLIC, Space
 from overlaysync.vault.state import (
     COMPANION_PART,
-    MAX_COMPANION,
     STATE_CONTEXT,
     STATE_MAGIC,
     Companion,

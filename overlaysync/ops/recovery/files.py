@@ -1,4 +1,4 @@
-"""Companions: the small files of a VM, read when it is saved and put in place when it is restored."""
+"""Companions: the small files of a VM, taken out of a vault and put in place when it is restored."""
 
 from __future__ import annotations
 
@@ -8,36 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from overlaysync.errors import NotFoundError, UsageError, VerificationError, WouldDestroyError
+from overlaysync.errors import NotFoundError, VerificationError, WouldDestroyError
 from overlaysync.model.digest import as_digests, hash_units
 from overlaysync.store.files import put_file, translate
 from overlaysync.vault.contents import Contents
-from overlaysync.vault.state import COMPANION_PART, MAX_COMPANION, Companion, is_inner_path
+from overlaysync.vault.state import COMPANION_PART, Companion, is_inner_path
 
 MAKE_ROOM = "choose another directory with --to DIR, or move the file away"
 """What to do about a file that is in the way."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def read_companion(path: str) -> bytes:
-    """Return what a companion holds.
-
-    Raises:
-        UsageError: it is no plain file, or too large.
-        OverlaysyncError: it cannot be read.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise UsageError(f"{path} is not a plain file", hint=f"ls -l '{path}'")
-            data = file.read(MAX_COMPANION + 1)
-    except OSError as error:
-        raise translate(error, f"Cannot read {path}") from error
-    if len(data) > MAX_COMPANION:
-        raise UsageError(f"{path} is too large to be saved with a VM", hint="move it to another directory")
-    return data
 
 
 def companion_data(contents: Contents, companion: Companion) -> bytes:

@@ -32,6 +32,25 @@ Has = Callable[[Digests], Sequence[bool]]
 """Which of some units are in the vault."""
 
 
+def _nothing_stored(digests: Digests) -> Sequence[bool]:
+    return [False] * len(digests)
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the caller of a freeze is told and asked.
+
+    Attributes:
+        progress: told of the bytes copied and hashed; may end it with an exception.
+        held: called at the moment that the copies show, while nobody can write to the disks.
+        has: tells which units need not be read from the copies.
+    """
+
+    progress: Progress
+    held: Callable[[], None] = lambda: None
+    has: Has = _nothing_stored
+
+
 @dataclass(frozen=True, slots=True)
 class FrozenDisk:
     """A disk as it was at the moment of the freeze.
@@ -72,9 +91,7 @@ def frozen(
     scratch: Path,
     *,
     now: float,
-    progress: Progress,
-    held: Callable[[], None] = lambda: None,
-    has: Has = lambda digests: [False] * len(digests),
+    hooks: Hooks,
 ) -> Iterator[dict[str, FrozenDisk]]:
     """Yield the frozen disks, by path; their copies are gone when the block ends.
 
@@ -83,30 +100,28 @@ def frozen(
         paths: of the disks.
         scratch: a directory for the copies.
         now: seconds since 1970.
-        progress: told of the bytes copied and hashed; may end it with an exception.
-        held: called at the moment that the copies show, while nobody can write to the disks.
-        has: tells which units need not be read from the copies.
+        hooks: what the caller is told and asked.
 
     Raises:
         InUseError: a VM writes to a disk, or begins to.
         BaseImageError, ImageError: the master of a disk is missing, or a disk cannot be read.
         NoSpaceError: there is no room for the copies.
     """
-    masters = {path: _master(library, path, now, progress) for path in paths}
+    masters = {path: _master(library, path, now, hooks.progress) for path in paths}
     with ExitStack() as files:
         with ExitStack() as locks:
             chains = {path: locks.enter_context(library.open_quiet(path)) for path in paths}
             copies = []
             for path, chain in chains.items():
-                copy = _frozen(library, path, chain, masters[path], scratch, progress, has)
+                copy = _frozen(library, path, chain, masters[path], scratch, hooks)
                 files.callback(os.close, copy.file)
                 copies.append(copy)
             for copy in copies:
                 if chains[copy.path].fingerprints() != copy.files:
                     raise _written(copy.path)
-            held()
+            hooks.held()
         yield {
-            copy.path: FrozenDisk(_known(library, copy, now, progress), copy.file, copy.format)
+            copy.path: FrozenDisk(_known(library, copy, now, hooks.progress), copy.file, copy.format)
             for copy in copies
         }
 
@@ -124,8 +139,7 @@ def _frozen(
     chain: Chain,
     parent: Known | None,
     scratch: Path,
-    progress: Progress,
-    has: Has,
+    hooks: Hooks,
 ) -> _Copy:
     files = chain.fingerprints()
     if parent is not None:
@@ -136,10 +150,10 @@ def _frozen(
     format, noted = chain.top.geometry.format, known is not None
     file = freeze_shared(chain.top.fd, scratch)
     if file is None:
-        if known is None and _was_stored(library, chain, has):
-            known = library.hash_chain(chain, parent, progress)
-        without = _ranges(library, chain, known, has) if known else ()
-        file = freeze(chain.top.fd, scratch, progress, without=without)
+        if known is None and _was_stored(library, chain, hooks.has):
+            known = library.hash_chain(chain, parent, hooks.progress)
+        without = _ranges(library, chain, known, hooks.has) if known else ()
+        file = freeze(chain.top.fd, scratch, hooks.progress, without=without)
     return _Copy(path, format, parent, known, files, file, noted)
 
 

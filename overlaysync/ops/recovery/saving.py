@@ -20,9 +20,10 @@ from overlaysync.model.digest import Digests, as_digests, equal_rows, hash_units
 from overlaysync.model.pages import LoadPage, PageList
 from overlaysync.ops.hashing import Progress, in_order
 from overlaysync.trust.envelope import Manifest
-from overlaysync.vault.contents import Contents, Writer
+from overlaysync.vault.contents import Contents
 from overlaysync.vault.pack import RECORD, squeeze
 from overlaysync.vault.state import COMPANION_PART
+from overlaysync.vault.writer import Writer
 
 OpenChain = Callable[[], AbstractContextManager[Chain]]
 
@@ -62,7 +63,7 @@ class Saver:
     _writer: Writer = field(init=False)
 
     def __post_init__(self) -> None:
-        self._writer = self.contents.writer()
+        self._writer = Writer(self.contents)
 
     @property
     def stored(self) -> int:

@@ -3,9 +3,3 @@
 Conventions are tried from the most explicit to the least: ``vm.toml``, libvirt XML that was named, the
 ``lab.yaml`` of inetdoc, quickemu's ``.conf``, then names alone. Definitions are text: nothing in them is run.
 """
-
-from overlaysync.ops.vms.find import find_vms, survey
-from overlaysync.ops.vms.start import start_line
-from overlaysync.ops.vms.vm import Missed, Part, Survey, Vm
-
-__all__ = ["Missed", "Part", "Survey", "Vm", "find_vms", "start_line", "survey"]

@@ -17,8 +17,8 @@ from blake3 import blake3
 from overlaysync.errors import OverlaysyncError
 from overlaysync.model.companions import ENDINGS, SECRET, CompanionFile, Role
 from overlaysync.ops.folders import Folder
-from overlaysync.ops.recovery.files import read_companion
 from overlaysync.ops.vms.place import Place, stem_of
+from overlaysync.ops.vms.reading import read_companion
 from overlaysync.ops.vms.vm import PERMALL, Part
 from overlaysync.units import MIB
 
