@@ -73,6 +73,7 @@ class Board:
             ("lineage", "image", lambda one: f"i-{one.key}", snapshot.images),
             ("machines", "machine", lambda one: f"m-{slug(one.key)}", snapshot.machines),
             ("transfers", "transfer", lambda one: f"t-{one.key}", snapshot.transfers),
+            ("tasks", "task", lambda one: f"task-{one.key}", snapshot.tasks),
             ("teams", "team", lambda one: f"team-{slug(one.name)}", snapshot.teams),
         )
         rows: dict[str, _Part] = {}

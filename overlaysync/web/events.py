@@ -14,6 +14,7 @@ from overlaysync.net.faults import Faults
 from overlaysync.web.board import Board
 from overlaysync.web.snapshot import Snapshots
 from overlaysync.web.subject import Subject
+from overlaysync.web.tasks import Tasks
 from overlaysync.web.texts import ALL
 
 TICK_S = 0.25
@@ -28,10 +29,12 @@ class Watch:
 
     Args:
         subject: is shown.
+        tasks: of the page.
         faults: unexpected exceptions go there.
     """
 
     subject: Subject
+    tasks: Tasks
     faults: Faults
     snapshots: Snapshots = field(init=False)
     _boards: dict[str, Board] = field(default_factory=dict)
@@ -41,7 +44,7 @@ class Watch:
     _looked_at: float = 0.0
 
     def __post_init__(self) -> None:
-        self.snapshots = Snapshots(self.subject)
+        self.snapshots = Snapshots(self.subject, self.tasks)
 
     async def board(self, language: str, *, fresh: bool = True) -> Board:
         """Return what is shown now in a language."""

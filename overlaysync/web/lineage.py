@@ -32,10 +32,14 @@ class Lineage:
 
     Args:
         node: knows the images.
+
+    Attributes:
+        paths: the files of each row by its key, as the system knows them.
     """
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.paths: dict[str, tuple[str, ...]] = {}
         self._opened: dict[bytes, Manifest] = {}
         self._fits: dict[str, tuple[Fingerprint | None, ImageRow, bool]] = {}
 
@@ -58,6 +62,9 @@ class Lineage:
         titles = {row.entry.id: title(row.entry) for row in tree.rows}
         shown = _near(tree)
         guides = _guides(shown[:MOST])
+        self.paths = {
+            key_of(row.entry.id): tuple(copy.path for copy in row.entry.copies) for row in shown[:MOST]
+        }
         bases = {row.entry.base for row in shown[:MOST]}
         rows = tuple(
             replace(
@@ -87,6 +94,11 @@ class Lineage:
                 self._fits.clear()
             before = self._fits[row.path] = now, row, self._node.library.known(row.path) is not None
         return before[2]
+
+
+def key_of(id: bytes) -> str:
+    """Return the key of the row with this id."""
+    return id.hex()[:32]
 
 
 def _fingerprint(path: str) -> Fingerprint | None:
@@ -122,7 +134,7 @@ def _image(
     using += ("",) if any(copy.path in used for copy in entry.copies) else ()
     promoted = entry.promoted
     return Image(
-        key=entry.id.hex()[:32],
+        key=key_of(entry.id),
         kind=entry.kind.value,
         title=titles[entry.id],
         short=short_id(entry.content),
@@ -138,7 +150,7 @@ def _image(
         in_use=using[:_MOST_HOLDERS],
         verified_at=max((copy.verified_at for copy in entry.copies), default=None),
         changed=_changed(entry),
-        promoted=(promoted.hex()[:32], titles.get(promoted, "")) if promoted else None,
+        promoted=(key_of(promoted), titles.get(promoted, "")) if promoted else None,
         reference=_reference(entry),
     )
 

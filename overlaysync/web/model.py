@@ -120,6 +120,8 @@ class Transfer:
     receivers: tuple[Receiver, ...] = ()
     finished: int = 0
     stalled_s: float = 0.0
+    task: str = ""
+    """Key of the task that fetches it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,37 @@ class TeamView:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskView:
+    """A command that the page runs or has run.
+
+    Attributes:
+        key: tells it from all others.
+        action: what was asked for.
+        command: as it can be typed, safe to print.
+        begun, ended: seconds since 1970; None while it runs.
+        code: its exit code; None where it has none.
+        printed: how many lines it has printed.
+        last: the last of them.
+    """
+
+    key: str
+    action: str
+    command: str
+    begun: float
+    ended: float | None
+    code: int | None
+    printed: int
+    last: str
+
+    @property
+    def state(self) -> str:
+        """``running``, ``done``, ``stopped`` or ``failed``."""
+        if self.ended is None:
+            return "running"
+        return {0: "done", 130: "stopped"}.get(-1 if self.code is None else self.code, "failed")
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """The node in short.
 
@@ -196,7 +229,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that the page shows but its tasks.
+    """All that the page shows.
 
     Attributes:
         at: when it was taken, seconds since 1970.
@@ -206,6 +239,7 @@ class Snapshot:
         machines: this one first.
         transfers: what comes, then what is given.
         teams: by name.
+        tasks: the newest first.
     """
 
     at: float
@@ -215,6 +249,7 @@ class Snapshot:
     machines: tuple[Machine, ...]
     transfers: tuple[Transfer, ...]
     teams: tuple[TeamView, ...]
+    tasks: tuple[TaskView, ...]
 
     @property
     def lacking(self) -> int:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
-from overlaysync import __version__
 from overlaysync.errors import NetworkError
 from overlaysync.net.bounds import SERVER
 from overlaysync.net.connections import BoundedServer
@@ -22,11 +21,11 @@ from overlaysync.net.faults import Faults
 from overlaysync.net.server import listen
 from overlaysync.units import KIB
 from overlaysync.web import texts
-from overlaysync.web.events import Watch
 from overlaysync.web.guard import Verdict, cookie_for, judge
 from overlaysync.web.render import environment
-from overlaysync.web.replies import FIELDS, file_reply, redirect, reply
+from overlaysync.web.replies import redirect, reply
 from overlaysync.web.secret import Secret
+from overlaysync.web.site import Site, fields_of
 from overlaysync.web.subject import Subject
 
 LOOPBACK = ("127.0.0.1", "::1")
@@ -39,8 +38,6 @@ BOUNDS = replace(
     fields=64,
     queue=64,
 )
-_MAX_STREAMS = 24
-_LANGUAGE = "overlaysync-lang"
 
 
 @dataclass(slots=True)
@@ -63,13 +60,11 @@ class Page:
     port: int = 0
     hosts: tuple[str, ...] = ()
     _http: BoundedServer | None = None
-    _watch: Watch = field(init=False)
+    _site: Site = field(init=False)
     _listeners: list[asyncio.Server] = field(default_factory=list)
-    _streams: int = 0
-    _ending: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._watch = Watch(self.subject, self.faults)
+        self._site = Site(self.subject, self.secret, self.faults)
 
     # -- addresses -----------------------------------------------------------------------------------
 
@@ -102,10 +97,9 @@ class Page:
 
     async def stop(self) -> None:
         """Close everything."""
-        self._ending.set()
         for listener in self._listeners:
             listener.close()
-        await self._watch.stop()
+        await self._site.stop()
         if self._http is not None:
             self._http.pre_shutdown()
             await self._http.shutdown(BOUNDS.stop_s)
@@ -135,89 +129,24 @@ class Page:
         if verdict is Verdict.FOREIGN:
             return reply("", "text/plain", status=403)
         path = request.rel_url.raw_path.split("/")[1:]
+        if verdict is Verdict.KNOWN and request.method == "GET" and path == ["metrics"]:
+            return await self._site.metrics()
         if request.method == "GET" and path == [""]:
             token = request.rel_url.query.get("token", "")
             if self.secret.is_token(token):
                 return redirect(f"/{self.secret.path}/", Set_Cookie=cookie_for(self.secret))
         if verdict is not Verdict.KNOWN or path[0] != self.secret.path:
             return self._unknown(headers)
-        if request.method != "GET":
-            return reply("", "text/plain", status=405, Allow="GET")
-        return await self._get(request, path[1:], headers)
+        if request.method == "GET":
+            return await self._site.get(request, path[1:], headers)
+        if request.method == "POST":
+            return await self._site.post(request, path[1:], headers)
+        return reply("", "text/plain", status=405, Allow="GET, POST")
 
     def _unknown(self, headers: Mapping[str, list[str]]) -> web.Response:
         words = texts.ALL[texts.chosen(", ".join(headers.get("accept-language", [])))]
         text = environment().get_template("unknown.html").render(w=words)
         return reply(text, status=403)
-
-    async def _get(
-        self, request: web.BaseRequest, path: list[str], headers: Mapping[str, list[str]]
-    ) -> web.StreamResponse:
-        query = request.rel_url.query
-        if path[:1] == ["static"]:
-            file = file_reply("/".join(path[1:]), request.headers.get("If-None-Match", ""))
-            return file or reply("", "text/plain", status=404)
-        if path == [""] and query.get("lang") in texts.LANGUAGES:
-            keep = (
-                f"{_LANGUAGE}={query['lang']}; Path=/{self.secret.path}/; SameSite=Strict; Max-Age=31536000"
-            )
-            return redirect("./", Set_Cookie=keep)
-        language = _language(headers)
-        match path:
-            case [""]:
-                return await self._whole(language)
-            case ["parts"]:
-                version = query.get("since", "")
-                board = await self._watch.board(language, fresh=False)
-                text = board.since(int(version) if version.isdecimal() and len(version) < 20 else 0)
-                return reply(text, packed=True, Overlaysync_Version=str(board.version))
-            case ["events"]:
-                return await self._stream(request, language)
-        return reply("", "text/plain", status=404)
-
-    async def _whole(self, language: str) -> web.Response:
-        board = await self._watch.board(language)
-        text = (
-            environment()
-            .get_template("page.html")
-            .render(
-                w=board.words,
-                words=texts.ALL,
-                languages=texts.LANGUAGES,
-                title=f"{self.subject.share.label} · overlaysync",
-                parts=board.texts,
-                version=board.version,
-                program=__version__,
-            )
-        )
-        return reply(text, packed=True)
-
-    async def _stream(self, request: web.BaseRequest, language: str) -> web.StreamResponse:
-        """Say when something has changed, until the browser goes."""
-        if self._streams >= _MAX_STREAMS:
-            return reply("", "text/plain", status=503, Retry_After="5")
-        response = web.StreamResponse(headers=FIELDS | {"X-Accel-Buffering": "no"})
-        response.content_type = "text/event-stream"
-        self._streams += 1
-        try:
-            async with self._watch.watched(language) as board:
-                await response.prepare(request)
-                version = 0
-                while not self._ending.is_set():
-                    now = board.version if not version else await self._watch.next_change(board, version)
-                    text = (
-                        f"event: changed\nid: {now}\ndata: {now}\n\n"
-                        if now != version
-                        else ": still here\n\n"
-                    )
-                    version = now
-                    async with asyncio.timeout(BOUNDS.write_s):
-                        await response.write(text.encode())
-        except (ConnectionError, TimeoutError):
-            pass
-        finally:
-            self._streams -= 1
-        return response
 
 
 def _listen(port: int) -> list[socket.socket]:
@@ -237,21 +166,3 @@ def _listen(port: int) -> list[socket.socket]:
             why=error.why,
             hint="choose another --page-port, or: --no-page",
         ) from None
-
-
-def fields_of(request: web.BaseRequest) -> dict[str, list[str]]:
-    """Return the fields of a request, by name in lower case."""
-    found: dict[str, list[str]] = {}
-    for name, value in request.headers.items():
-        found.setdefault(name.lower(), []).append(value)
-    return found
-
-
-def _language(headers: Mapping[str, list[str]]) -> str:
-    """Return the language that was chosen, else the one that the browser prefers."""
-    for line in headers.get("cookie", []):
-        for part in line.split(";"):
-            name, _, value = part.strip().partition("=")
-            if name == _LANGUAGE and value in texts.LANGUAGES:
-                return value
-    return texts.chosen(", ".join(headers.get("accept-language", [])))

@@ -13,6 +13,7 @@ import jinja2
 
 from overlaysync.ops.dates import moment
 from overlaysync.units import format_size
+from overlaysync.web.actions import ACTIONS
 from overlaysync.web.texts import Words
 
 _UNITS = (("ago-day", 86400), ("ago-hour", 3600), ("ago-min", 60))
@@ -40,6 +41,7 @@ def environment() -> jinja2.Environment:
         "strips": strips,
         "wall": wall,
     }
+    made.globals["actions"] = lambda: ACTIONS
     return made
 
 

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from overlaysync.errors import OverlaysyncError
@@ -19,11 +19,13 @@ from overlaysync.web.lineage import Lineage
 from overlaysync.web.machines import machines_of
 from overlaysync.web.model import Health, Image, Machine, Snapshot, TeamView, Vm
 from overlaysync.web.subject import Subject
+from overlaysync.web.tasks import Tasks
 from overlaysync.web.transfers import Given, Rate
 
 _Slow: TypeAlias = tuple[tuple[tuple[Image, ...], int], tuple[TeamView, ...], int]
 """Rows and how many are hidden; teams; bytes free."""
 
+SHOWN_TASKS = 20
 SLOW_S = 2.0
 """The catalog and the files are looked at again no sooner than this."""
 
@@ -34,9 +36,11 @@ class Snapshots:
 
     Args:
         subject: is shown.
+        tasks: of the page.
     """
 
     subject: Subject
+    tasks: Tasks
     _lineage: Lineage = field(init=False)
     _given: Given = field(init=False)
     _rate: Rate = field(default_factory=Rate)
@@ -71,8 +75,22 @@ class Snapshots:
             taken=0,
             slow=self.subject.limit.rate,
         )
-        given = self._given.transfers(at)
-        return Snapshot(time.time(), health, images, hidden, self._machines, given, teams)
+        tasks = self.tasks.all()
+        taken = [transfer for task in tasks if (transfer := task.transfer(at))]
+        return Snapshot(
+            at=time.time(),
+            health=replace(health, taken=sum(transfer.rate for transfer in taken)),
+            images=images,
+            hidden=hidden,
+            machines=self._machines,
+            transfers=(*taken, *self._given.transfers(at)),
+            teams=teams,
+            tasks=tuple(task.view() for task in tasks[:SHOWN_TASKS]),
+        )
+
+    def paths(self, key: str) -> tuple[str, ...]:
+        """Return the files of an image that is shown, by its key."""
+        return self._lineage.paths.get(key, ())
 
     def _look(self, listings: Sequence[Listing]) -> _Slow:
         """Look at the catalog, the vault and the files; in a thread."""

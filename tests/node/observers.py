@@ -34,5 +34,8 @@ class Heard:
     def log(self, text: str) -> None:
         self.logged.append(text)
 
+    def pieces(self, cells: str, copies: str) -> None:
+        pass
+
     def serving(self, what: str, done: int, joined: int, fetching: Sequence[tuple[str, float]]) -> None:
         self.served.append((what, done, joined, fetching))

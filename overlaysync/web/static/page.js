@@ -4,6 +4,7 @@ import { Idiomorph } from "./idiomorph/idiomorph.esm.js";
 
 const FRAME_MS = 10; // of work at a time, so that scrolling and typing stay smooth
 const lost = document.getElementById("lost");
+const own = document.querySelector("main[data-self]"); // a page that is fetched again as a whole
 let version = document.body.dataset.version;
 let seen = new Date();
 let source = null;
@@ -21,10 +22,10 @@ async function refresh() {
   try {
     do {
       again = false;
-      const answer = await fetch(`parts?since=${version}`);
+      const answer = await fetch(own ? location.href : `parts?since=${version}`);
       if (!answer.ok) throw new Error(answer.statusText);
       await put(await answer.text());
-      version = answer.headers.get("Overlaysync-Version");
+      version = answer.headers.get("Overlaysync-Version") ?? version;
       seen = new Date();
     } while (again);
   } catch {
@@ -35,10 +36,9 @@ async function refresh() {
 }
 
 async function put(text) {
-  const template = document.createElement("template");
-  template.innerHTML = text;
+  const parts = new DOMParser().parseFromString(text, "text/html");
   let since = performance.now();
-  for (const part of [...template.content.children]) {
+  for (const part of own ? [parts.getElementById(own.id)] : [...parts.body.children]) {
     const there = document.getElementById(part.id);
     if (there) Idiomorph.morph(there, part, { morphStyle: "outerHTML", ignoreActiveValue: true });
     if (performance.now() - since > FRAME_MS) {
@@ -49,11 +49,11 @@ async function put(text) {
 }
 
 function listen() {
-  source = new EventSource("events");
+  source = new EventSource(own ? "../events" : "events");
   source.addEventListener("changed", (event) => {
     lost.hidden = true;
     document.body.classList.remove("stale");
-    if (event.data !== version) refresh();
+    if (own || event.data !== version) refresh();
   });
   source.addEventListener("open", () => (seen = new Date()));
   source.addEventListener("error", () => {
@@ -67,6 +67,6 @@ function listen() {
 // A page that nobody sees costs nothing.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) source?.close();
-  else if (source.readyState === EventSource.CLOSED) listen();
+  else if (source?.readyState === EventSource.CLOSED) listen();
 });
-listen();
+if (own || version) listen();
