@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from overlaysync.net.faults import Faults
 from overlaysync.web.board import Board
-from overlaysync.web.snapshot import Snapshots
+from overlaysync.web.snapshot import FIRST_S, Snapshots
 from overlaysync.web.subject import Subject
 from overlaysync.web.tasks import Tasks
 from overlaysync.web.texts import ALL
@@ -51,7 +51,7 @@ class Watch:
         self._look()
         board = self._boards.setdefault(language, Board(ALL[language]))
         if fresh or not board.texts:
-            board.show(await self.snapshots.take())
+            board.show(await self.snapshots.take(age_s=FIRST_S))
         return board
 
     @asynccontextmanager

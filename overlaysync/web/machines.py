@@ -12,9 +12,9 @@ from overlaysync.web.model import Machine
 
 
 def machines_of(share: Share, port: int, views: Iterable[PeerView]) -> tuple[Machine, ...]:
-    """Return this node and its peers: those that answer by name, then those that do not."""
+    """Return this node and its peers, by name: whether one answers changes no place."""
     others = [_machine(view) for view in views]
-    others.sort(key=lambda machine: (bool(machine.problem), machine.label, machine.key))
+    others.sort(key=lambda machine: (machine.label, machine.key))
     return (_own(share, port), *others)
 
 

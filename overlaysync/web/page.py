@@ -52,6 +52,7 @@ class Page:
     Attributes:
         port: where it listens.
         hosts: on which loopback addresses.
+        site: what it answers.
     """
 
     subject: Subject
@@ -60,11 +61,11 @@ class Page:
     port: int = 0
     hosts: tuple[str, ...] = ()
     _http: BoundedServer | None = None
-    _site: Site = field(init=False)
+    site: Site = field(init=False)
     _listeners: list[asyncio.Server] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._site = Site(self.subject, self.secret, self.faults)
+        self.site = Site(self.subject, self.secret, self.faults)
 
     # -- addresses -----------------------------------------------------------------------------------
 
@@ -99,7 +100,7 @@ class Page:
         """Close everything."""
         for listener in self._listeners:
             listener.close()
-        await self._site.stop()
+        await self.site.stop()
         if self._http is not None:
             self._http.pre_shutdown()
             await self._http.shutdown(BOUNDS.stop_s)
@@ -130,7 +131,7 @@ class Page:
             return reply("", "text/plain", status=403)
         path = request.rel_url.raw_path.split("/")[1:]
         if verdict is Verdict.KNOWN and request.method == "GET" and path == ["metrics"]:
-            return await self._site.metrics()
+            return await self.site.metrics()
         if request.method == "GET" and path == [""]:
             token = request.rel_url.query.get("token", "")
             if self.secret.is_token(token):
@@ -138,9 +139,9 @@ class Page:
         if verdict is not Verdict.KNOWN or path[0] != self.secret.path:
             return self._unknown(headers)
         if request.method == "GET":
-            return await self._site.get(request, path[1:], headers)
+            return await self.site.get(request, path[1:], headers)
         if request.method == "POST":
-            return await self._site.post(request, path[1:], headers)
+            return await self.site.post(request, path[1:], headers)
         return reply("", "text/plain", status=405, Allow="GET, POST")
 
     def _unknown(self, headers: Mapping[str, list[str]]) -> web.Response:

@@ -211,7 +211,7 @@ class Site:
             self._set_rate(form)
             return redirect("../")
         action = ACTIONS.get(name)
-        target = self._target(form, await self._watch.snapshots.take(fresh=True))
+        target = self._target(form, await self._watch.snapshots.take(age_s=0))
         if action is None or not action.fits(target):
             return self._missing(language)
         return redirect(f"../task/{(await self._start(action, target, form)).key}")

@@ -28,6 +28,8 @@ _Slow: TypeAlias = tuple[tuple[tuple[Image, ...], int], tuple[TeamView, ...], in
 SHOWN_TASKS = 20
 SLOW_S = 2.0
 """The catalog and the files are looked at again no sooner than this."""
+FIRST_S = 20.0
+"""A page begins with what was known this long ago, and is put right at once: a person waits for it."""
 
 
 @dataclass(slots=True)
@@ -53,11 +55,10 @@ class Snapshots:
         self._lineage = Lineage(self.subject.node)
         self._given = Given(self.subject.share)
 
-    async def take(self, *, fresh: bool = False) -> Snapshot:
-        """Return what there is now; ``fresh``: what was looked up before does not do."""
+    async def take(self, *, age_s: float = SLOW_S) -> Snapshot:
+        """Return what there is now; what takes long to look up may be ``age_s`` old."""
         async with self._turn:
-            now = time.monotonic()
-            if fresh or not self._slow_at or now - self._slow_at >= SLOW_S:
+            if not self._slow_at or time.monotonic() - self._slow_at >= age_s:
                 self._slow = await asyncio.to_thread(self._look, self.subject.reach.directory.listings())
                 self._machines = machines_of(
                     self.subject.share, self.subject.port, self.subject.reach.directory.nodes()

@@ -123,6 +123,10 @@ class Tasks:
         self._load()
         return sorted(self._tasks.values(), key=lambda task: -task.begun)
 
+    def put(self, tasks: Sequence[Task]) -> None:
+        """Show tasks that were begun elsewhere."""
+        self._tasks.update({task.key: task for task in tasks})
+
     def get(self, key: str) -> Task | None:
         self._load()
         return self._tasks.get(key)

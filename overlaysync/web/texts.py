@@ -40,7 +40,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "here": ("here", "ici"),
     "shared": ("shared", "partagée"),
     "elsewhere": ("elsewhere", "ailleurs"),
-    "team": ("team {name}", "équipe {name}"),
     "holders": ("on {count} other machines", "sur {count} autres machines"),
     "holder": ("on 1 other machine", "sur 1 autre machine"),
     "in-use": ("in use", "utilisée"),

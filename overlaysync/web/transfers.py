@@ -13,7 +13,7 @@ CELLS = 64
 """Parts that a transfer is drawn in."""
 MOST = 50
 _MOST_RECEIVERS = 40
-_RATE_S = 3.0
+_RATE_S = 1.5
 
 
 @dataclass(slots=True)
