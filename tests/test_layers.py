@@ -5,7 +5,7 @@ Leaves out what no source shows: names computed at run time.
 
 Rules:
     1. A module imports only from lower levels; inside its own package it is free.
-    2. Packages of one level do not import each other (formats, store, swarm, trust, vault; cli, web).
+    2. Packages of one level do not import each other (formats, store, swarm, trust, vault).
        ``units`` may use ``errors``, both level 0: a size that cannot be read is an error of the one tree.
        ``discovery`` may use ``net``, both level 4, for addresses and faults; ``net`` knows no discovery.
        ``archive`` and ``live``, level 4 as well, know neither: libraries of their own speak to object stores
@@ -40,7 +40,7 @@ LEVELS = {
     "net": 4,
     "discovery": 4,
     "node": 5,
-    "cli": 6,
+    "cli": 7,
     "web": 6,
 }
 FIRST_IMPURE_LEVEL = 4
@@ -261,13 +261,12 @@ def test_every_module_keeps_to_its_level() -> None:
         (
             "overlaysync.ops.publish",
             "import importlib\nimportlib.import_module('overlaysync.cli')",
-            "cli is level 6",
+            "cli is level 7",
         ),
         ("overlaysync.archive.bucket", "from ..net import rate", "archive and net are siblings of level 4"),
-        ("overlaysync.cli.main", "from overlaysync.web import page", "cli and web are siblings"),
-        ("overlaysync.web.page", "from overlaysync.cli.main import run", "web and cli are siblings"),
+        ("overlaysync.web.page", "from overlaysync.cli.main import run", "web is level 6 and cli is level 7"),
         ("overlaysync.errors", "from overlaysync.units import size", "errors and units are siblings"),
-        ("overlaysync.node", "import overlaysync.cli", "node is level 5 and cli is level 6"),
+        ("overlaysync.node", "import overlaysync.cli", "node is level 5 and cli is level 7"),
         ("overlaysync.ops.new", "import overlaysync", "names no part"),
         ("overlaysync.ops.new", "from overlaysync.helpers import x", "'helpers' is not in the table"),
         ("overlaysync.helpers", "", "belongs to no level"),

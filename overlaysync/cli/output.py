@@ -17,6 +17,7 @@ from overlaysync.cli import streams
 from overlaysync.cli.later import later
 from overlaysync.cli.log import Level, LoggedWork, goes_to_journal, level_of, leveled, stamped
 from overlaysync.cli.progress import STALLED_S, Audience, Progress
+from overlaysync.cli.report import report_to
 from overlaysync.cli.tables import Table
 from overlaysync.model.names import one_field, printable
 
@@ -50,6 +51,7 @@ class Output:
         self._work: LoggedWork | None = None
         self._stays = self.logs = self._journal = False
         self._audience = Audience(settings.json, color=self._color)
+        self._report = report_to(os.environ)
         self._printed = False
         self._lock = threading.RLock()
 
@@ -168,6 +170,7 @@ class Output:
     def begin(self, what: str, total: int) -> None:
         """Work of ``total`` bytes begins."""
         with self._lock:
+            self._report.begin(printable(what), total)
             self._progress = self._work = None
             if self.logs:
                 self._work = LoggedWork(printable(what), self.note)
@@ -177,6 +180,7 @@ class Output:
     def advance(self, size: int, source: str = "") -> None:
         """``size`` more bytes are done, and who gave them; from any thread."""
         with self._lock:
+            self._report.advance(size, one_field(source))
             if self._progress:
                 self._progress.advance(size, one_field(source))
             elif self._work:
@@ -187,6 +191,7 @@ class Output:
         stalled_s = idle_s if idle_s >= STALLED_S else 0.0
         names = [one_field(source) for source in sources]
         with self._lock:
+            self._report.waiting(stalled_s)
             if self._progress:
                 self._progress.waiting(names, stalled_s)
             elif self._work:
@@ -201,9 +206,15 @@ class Output:
                 shown = [(one_field(label), held) for label, held in fetching]
                 self._audience.show(one_field(what), total, done, joined, shown)
 
+    def pieces(self, cells: str, copies: str) -> None:
+        """How much there is of each part of what is fetched; a page draws it."""
+        with self._lock:
+            self._report.pieces(cells, copies)
+
     def end(self) -> None:
         """Take the progress away: the work has ended."""
         with self._lock:
+            self._report.end()
             self._audience.clear()
             if self._progress:
                 self._progress.clear()

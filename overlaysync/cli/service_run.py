@@ -11,6 +11,7 @@ from typing import Any
 from overlaysync.archive.places import find_place, load_places, open_place
 from overlaysync.cli.common import compression, parse_peers, parse_rate
 from overlaysync.cli.output import Output
+from overlaysync.cli.paged import page_lines, page_of
 from overlaysync.cli.save import team_of
 from overlaysync.cli.service_settings import ServiceSettings
 from overlaysync.errors import NotFoundError, OverlaysyncError
@@ -78,7 +79,8 @@ async def run_service(node: Node, output: Output, settings: ServiceSettings, tea
         catalogs=bool(teams),
         alarm=output.note,
     )
-    share = _contents(node, output, settings)
+    share, limit = _contents(node, output, settings), RateLimit(rate)
+    page_port = settings.page_port if settings.page else None
     tasks: list[asyncio.Task[None]] = []
     try:
         await asyncio.to_thread(_publish, share, settings)
@@ -89,12 +91,14 @@ async def run_service(node: Node, output: Output, settings: ServiceSettings, tea
                 reach=reach,
                 port=settings.port,
                 interfaces=settings.iface,
-                limit=RateLimit(rate),
+                limit=limit,
                 recheck_s=settings.recheck * _DAY_S or None,
             ) as (port, where),
+            page_of(output, share, reach, (port, where), limit, network, page_port) as page,
         ):
             tell(READY, _status(share, settings, port))
-            output.result(*_started(share, settings, port, where))
+            document, *lines = _started(share, settings, port, where)
+            output.result(document, *lines, *page_lines(page))
             tasks = [
                 asyncio.create_task(_stay_alive(tell)),
                 asyncio.create_task(_tell_status(tell, share, settings, port)),

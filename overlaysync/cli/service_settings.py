@@ -28,7 +28,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         keep: teams whose states are kept.
         push: archives to which the states of these teams are pushed.
         push_hours: how often.
-        peer, iface, port, limit_rate, recheck: as the options of ``share``.
+        peer, iface, port, limit_rate, recheck, page, page_port: as the options of ``share``.
     """
 
     share: tuple[str, ...] = ()
@@ -43,6 +43,8 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int | None = None
     limit_rate: str | None = None
     recheck: float = 7.0
+    page: bool = True
+    page_port: int = 0
 
     @property
     def is_empty(self) -> bool:

@@ -26,6 +26,7 @@ from overlaysync.cli.common import (
 from overlaysync.cli.finding import note_writable
 from overlaysync.cli.formats import InsistOption, format_to_read, refuse_format
 from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.paged import PageOption, PagePortOption, page_lines, page_of
 from overlaysync.cli.signals import ending
 from overlaysync.cli.state_lines import alone_lines
 from overlaysync.errors import NotAllowedError, UsageError
@@ -96,6 +97,8 @@ def share(
         ),
     ] = None,
     limit_rate: RateOption = None,
+    page: PageOption = True,
+    page_port: PagePortOption = 0,
     recheck: Annotated[
         float,
         typer.Option(
@@ -128,7 +131,14 @@ def share(
         confirm=_confirmation(yes),
         again=again,
     )
-    served = _Served(parse_peers(peer), iface or [], port, parse_rate(limit_rate), recheck * _DAY_S or None)
+    served = _Served(
+        parse_peers(peer),
+        iface or [],
+        port,
+        parse_rate(limit_rate),
+        recheck * _DAY_S or None,
+        int(page_port) if page else None,
+    )
     with open_node(output) as node:
         try:
             asyncio.run(_share(node, output, paths, _audience(team, public), wishes, served))
@@ -147,6 +157,7 @@ class _Served:
     port: int | None
     rate: int | None
     recheck_s: float | None
+    page_port: int | None
 
 
 def _audience(team: str | None, public: bool) -> str | None:
@@ -209,6 +220,7 @@ async def _share(
 
     share = Share(node, paths, team, output, wishes)
     network = Network(served.peers, served.interfaces, mdns_needed=False, catalogs=False, alarm=output.note)
+    limit = RateLimit(served.rate)
     try:
         await asyncio.to_thread(share.publish_all)
         async with (
@@ -218,11 +230,12 @@ async def _share(
                 reach=reach,
                 port=served.port,
                 interfaces=served.interfaces,
-                limit=RateLimit(served.rate),
+                limit=limit,
                 recheck_s=served.recheck_s,
             ) as (bound, where),
+            page_of(output, share, reach, (bound, where), limit, network, served.page_port) as page,
         ):
-            _print_share(output, share, bound, where)
+            _print_share(output, share, bound, where, page)
             note_writable(output, *(shared.known for shared in share.shared))
             for line in await asyncio.to_thread(alone_lines, node):
                 output.note(line)
@@ -231,7 +244,7 @@ async def _share(
         share.close()
 
 
-def _print_share(output: Output, share: Share, port: int, where: str) -> None:
+def _print_share(output: Output, share: Share, port: int, where: str, page: Any) -> None:
 
     lines = []
     book = share.node.book()
@@ -265,12 +278,14 @@ def _print_share(output: Output, share: Share, port: int, where: str) -> None:
     )
     lines += [f"    overlaysync fetch {name}" for name in sorted(names)]
     lines.append(f"  where mDNS does not work, add: --peer HOST:{port}")
+    lines += page_lines(page)
     document = {
         "shared": items,
         "in_use": [_used_fields(used) for used in share.used],
         "node": share.label,
         "port": port,
         "interfaces": where,
+        "page": page.address if page else None,
     }
     output.result(document, *lines)
 

@@ -14,14 +14,11 @@ from overlaysync.cli.later import later
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.tables import Fail, Table, Warn
 from overlaysync.errors import NotFoundError, UsageError
-from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import format_id
+from overlaysync.node.family import family_of
 from overlaysync.node.node import Node
-from overlaysync.ops.known import is_as_hashed
-from overlaysync.ops.matching import Listing
-from overlaysync.ops.tree import Entry, EntryKind, Tree, build_tree
+from overlaysync.ops.tree import Entry, EntryKind, Tree
 from overlaysync.ops.tree_drawing import TextRow, draw_text
-from overlaysync.trust.envelope import open_envelope
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -65,7 +62,7 @@ def tree(
     wanted = {kind: path for kind, path in (("svg", svg), ("png", png), ("odg", odg)) if path is not None}
     _check(wanted, life=life, example=example)
     with open_node(output) as node:
-        family, known = _family(node, only_here=not everything)
+        family, known = family_of(node, only_here=not everything)
         document: dict[str, Any] = {"tree": [_entry_fields(row.entry) for row in family.rows]}
         if wanted:
             what = _draw(node, output, family, wanted, _Picture(life, example, lang, replace))
@@ -147,28 +144,6 @@ def _note_hidden(output: Output, family: Tree, known: int) -> None:
         output.note(f"{count} known from other machines or from before: overlaysync tree --all")
     elif not family.rows:
         output.note("no image is known yet; try: overlaysync id PATH, or: overlaysync fetch REF")
-
-
-def _family(node: Node, *, only_here: bool) -> tuple[Tree, int]:
-    """Return the tree of what this node knows, without files that are gone; and how much it knows in all."""
-
-    rows = [row for row in node.catalog.images.all() if os.path.exists(row.path)]
-    other = [row for row in rows if node.library.known(row.path) is None]
-    # Of an overlay that was not written to, only what is below can be another.
-    astray = {row.path for row in other if row.layer and is_as_hashed(row)}
-    changed = {row.path for row in other} - astray
-    manifests = node.catalog.manifests.matching()
-    sizes: dict[bytes, int] = {}
-    for content in {row.layer or row.disk for row in rows} - {row.content for row in manifests}:
-        pages = node.catalog.pages.load_list(content)
-        if pages is not None:
-            sizes[content] = DataMap(pages, node.library.load_page).size
-    listings = [Listing(open_envelope(row.envelope)) for row in manifests]
-    whole, shown = (
-        build_tree(rows, listings, changed=changed, master_changed=astray, data_sizes=sizes, only_here=only)
-        for only in (False, only_here)
-    )
-    return shown, len(whole.rows)
 
 
 def _entry_fields(entry: Entry) -> dict[str, Any]:

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from overlaysync.model.have import HaveMap
 from overlaysync.units import KIB, ceil_div
@@ -16,6 +20,9 @@ PIECE = 256 * KIB
 """Bytes of a piece, where there are not too many of them."""
 
 MAX_PIECES = 1 << 16
+
+MOST_COPIES = 9
+"""Copies of a piece that are told apart where a transfer is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +92,21 @@ class PieceLog:
     def since(self, cursor: int) -> list[int]:
         """Return what came at ``cursor`` and later."""
         return self._order[cursor:]
+
+
+def cells_of(counts: NDArray[Any], count: int, *, most: int) -> str:
+    """Return a digit for each of ``count`` equal parts of an array, at most.
+
+    Args:
+        counts: how often there is each piece.
+        count: parts.
+        most: with 1 a digit says how much of its part there is (9: all); above 1 the least count, up to 9.
+    """
+    parts = min(count, len(counts))
+    starts = np.arange(parts) * len(counts) // parts
+    if most > 1:
+        least = np.minimum.reduceat(counts, starts)
+        return "".join(map(str, np.minimum(least, MOST_COPIES).tolist()))
+    there = np.add.reduceat((counts > 0).astype(np.int64), starts)
+    sizes = np.diff(np.append(starts, len(counts)))
+    return "".join(map(str, (there * MOST_COPIES // sizes).tolist()))

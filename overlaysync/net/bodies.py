@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TypeVar
@@ -43,7 +43,7 @@ class Bodies:
         swarms: who fetches what is served.
         threads: read images.
         limit: a rate for all of them together.
-        sent: called after each body with manifest id, client address and bytes sent.
+        sent: called after each body with manifest id, client address, bytes sent, and the slots asked for.
         bounds: limits.
     """
 
@@ -53,7 +53,7 @@ class Bodies:
         threads: ThreadPoolExecutor,
         *,
         limit: RateLimit,
-        sent: Callable[[bytes, str, int], None] | None,
+        sent: Callable[[bytes, str, int, Sequence[tuple[int, int]]], None] | None,
         bounds: ServerBounds,
     ) -> None:
         self._swarms = swarms
@@ -106,7 +106,7 @@ class Bodies:
                             claim.sent()
                     finally:
                         if self._sent is not None:
-                            self._sent(offer.manifest.id, asker_of(request), sender.sent)
+                            self._sent(offer.manifest.id, asker_of(request), sender.sent, runs)
         except NoSlotError:
             raise Answer(503, Retry_After=str(retry_after(self._bounds))) from None
         except TakenError as error:

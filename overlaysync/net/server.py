@@ -83,7 +83,8 @@ class Server:
     Args:
         provider: what to serve.
         limit: a rate for all image data together.
-        sent: called after each body of image data with manifest id, client address and bytes sent.
+        sent: called after each body of image data with manifest id, client address, bytes sent, and the
+            slots asked for.
         bounds: limits.
         key: the node's; without it there is no private lane.
         teams: those that the node is in, by name.
@@ -101,7 +102,7 @@ class Server:
         provider: ContentProvider,
         *,
         limit: RateLimit | None = None,
-        sent: Callable[[bytes, str, int], None] | None = None,
+        sent: Callable[[bytes, str, int, Sequence[tuple[int, int]]], None] | None = None,
         bounds: ServerBounds = SERVER,
         key: NodeKey | None = None,
         teams: Mapping[str, Team] | None = None,

@@ -36,6 +36,8 @@ from overlaysync.swarm.source import Failure
 from overlaysync.units import KIB
 
 _TICK_S = 0.2
+_CELLS = 64
+"""Parts that a transfer is drawn in."""
 _REQUEST_S = 4
 _LEAST_SHARE = 256 * KIB
 
@@ -280,6 +282,8 @@ class Download:
         if asked:  # else all of them have failed, and will be asked again
             self._waited_for = sorted(asked)
         self._reach.observer.waiting(self._waited_for, now - self._arrived_at)
+        if self.schedule.pieces.count:
+            self._reach.observer.pieces(*self.schedule.cells(_CELLS))
 
     def _give_up(self) -> OverlaysyncError:
         name = printable(self._step.header.name)

@@ -21,6 +21,12 @@ class Observer(Protocol):
     def waiting(self, sources: Sequence[str], idle_s: float) -> None:
         """Labels of those that are asked for data, and for how long none has come; several times a second."""
 
+    def pieces(self, cells: str, copies: str) -> None:
+        """How much there is of each of equal parts of what is fetched, and how many sources have it; digits.
+
+        See :func:`overlaysync.model.pieces.cells_of`. Several times a second.
+        """
+
     def end(self) -> None:
         """Note that the work has ended, well or not."""
 
@@ -54,6 +60,9 @@ class Silent:
         pass
 
     def waiting(self, sources: Sequence[str], idle_s: float) -> None:
+        pass
+
+    def pieces(self, cells: str, copies: str) -> None:
         pass
 
     def end(self) -> None:

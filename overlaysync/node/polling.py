@@ -63,7 +63,11 @@ class Polling:
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _failure: BaseException | None = None
+    _stays: bool = field(init=False)
     _slots: UploadSlots = field(default_factory=lambda: UploadSlots(LOOKING, LOOKS))
+
+    def __post_init__(self) -> None:
+        self._stays = not self.catalogs
 
     # -- how it goes ---------------------------------------------------------------------------------
 
@@ -87,6 +91,18 @@ class Polling:
         self._changed.clear()
         self.check()
 
+    def look_closer(self, closer: bool) -> None:
+        """Ask peers for what they have as well, while a person looks at a share's page; or no more."""
+        if closer and not self.catalogs:
+            self.catalogs = True
+            for view in self.directory.views.values():
+                view.revision = ""  # of what it has nothing is known, whatever it announced
+            for peer in self.browser.found() if self.browser else ():
+                self.consider(peer)
+            self.ask_again()
+        elif not closer and self._stays:
+            self.catalogs = False
+
     async def stop(self) -> None:
         """Ask nobody any more."""
         tasks = list(self._asking.values())
@@ -101,7 +117,7 @@ class Polling:
         for address in self.directory.named:
             self.ask(str(address), (address,), gossip=True)
         again_at = monotonic() + AGAIN_S
-        while self.browser is None and not self.catalogs:
+        while self.browser is None and self._stays:
             await asyncio.sleep(AGAIN_S)
             self.ask_again()
         while self.browser is not None:
@@ -116,7 +132,7 @@ class Polling:
                     self.consider(peer)
                 except Exception as error:
                     self.inquiry.faults.contain(error, "looking at an announcement")
-            if not self.catalogs and monotonic() >= again_at:
+            if self._stays and monotonic() >= again_at:
                 self.ask_again()  # others are told where peers are, so it must still be true
                 again_at = monotonic() + AGAIN_S
             with suppress(TimeoutError):
@@ -257,7 +273,10 @@ class Polling:
         told = self._ask_those if gossip else None
         if self.catalogs:
             await self.inquiry.look(view, addresses, told)
-        elif await self.inquiry.greet(view, addresses, told) and self.hearing is not None:
+            answers = view.answered and not view.problem
+        else:
+            answers = await self.inquiry.greet(view, addresses, told)
+        if answers and self.hearing is not None:
             peer, beside = self._announcement(view), self._beside(view)
             await self.inquiry.hear(self.hearing, view, peer, beside=beside)
         await self.inquiry.look_for_twin(view, announced)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from time import monotonic
@@ -141,12 +141,20 @@ async def keep_announced(
             faults.count(error, "watching what is shared")
 
 
-def _note_sent(share: Share, deliveries: Deliveries, manifest_id: bytes, host: str, size: int) -> None:
+def _note_sent(
+    share: Share,
+    deliveries: Deliveries,
+    manifest_id: bytes,
+    host: str,
+    size: int,
+    runs: Sequence[tuple[int, int]],
+) -> None:
     """Image data have been sent."""
     offer = share.offer(manifest_id)
     if offer is not None:
         now = asyncio.get_running_loop().time()
         deliveries.sent(offer.manifest, host, size, _members(share, manifest_id), now)
+        share.note_given(offer, runs, size)
 
 
 def _members(share: Share, manifest_id: bytes) -> Members:

@@ -18,6 +18,7 @@ from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import check_name
 from overlaysync.net.messages import Address
 from overlaysync.node.gathering import Gathering, Looked, Wishes
+from overlaysync.node.given import GivenData
 from overlaysync.node.naming import Naming
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
@@ -44,6 +45,10 @@ class Share:
         team: whom they are for: a team, "" for everybody, None for the audience that each had so far.
         observer: is told what happens.
         wishes: names, notes, and what of directories is taken.
+
+    Attributes:
+        given: what was given of each image that is shared, by manifest id.
+        given_size: bytes of image data given in all.
     """
 
     node: Node
@@ -54,6 +59,8 @@ class Share:
     neighbours: Callable[[], Sequence[Address]] = lambda: ()
     stopping: bool = False
     swarms: Swarms = field(default_factory=Swarms)
+    given: dict[bytes, GivenData] = field(default_factory=dict)
+    given_size: int = 0
     _used: UsedFiles = field(default_factory=UsedFiles)
     _heard: bool = False
     _changes: int = 0
@@ -105,6 +112,11 @@ class Share:
     def hear(self) -> None:
         """Versions of what is shared were seen: at the next refresh it is said which of it they fork."""
         self._heard = True
+
+    def note_given(self, offer: Offer, runs: Iterable[tuple[int, int]], size: int) -> None:
+        """Note that slots of an image were sent."""
+        self.given_size += size
+        self.given.setdefault(offer.manifest.id, GivenData(offer.pieces)).add(runs, size)
 
     # -- publishing, called from a thread ------------------------------------------------------------
 
@@ -313,6 +325,7 @@ class Share:
         shared = self._offered.remove(manifest_id)
         header = shared.manifest.header
         self.swarms.leave(manifest_id)
+        self.given.pop(manifest_id, None)
         self._gathering.forget(shared.known.path)
         self._changes += 1
         self._tell_withdrawn(f"{header.full_name}:{header.version}", why)

@@ -101,6 +101,10 @@ class Home:
         return self.root / "keeping.json"
 
     @property
+    def page_token(self) -> Path:
+        return self.root / "page.token"
+
+    @property
     def teams(self) -> Path:
         return self.root / "teams"
 

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from overlaysync.model.datamap import DataMap
-from overlaysync.model.pieces import Pieces
+from overlaysync.model.pieces import MOST_COPIES, Pieces, cells_of
 from overlaysync.swarm import questions
 from overlaysync.swarm.assignment import Assignment
 from overlaysync.swarm.handed import patience
@@ -185,6 +185,15 @@ class Schedule:
         """Return the pieces that are whole, rising."""
         whole: list[int] = np.flatnonzero(~self._missing.open).tolist()
         return whole
+
+    def cells(self, count: int) -> tuple[str, str]:
+        """Return how much there is of each of so many equal parts, and how many sources have it.
+
+        As digits: see :func:`~overlaysync.model.pieces.cells_of`.
+        """
+        seeds = sum(source.pieces is None for source in self._live.values())
+        copies = self._missing.copies + seeds
+        return cells_of(~self._missing.open, count, most=1), cells_of(copies, count, most=MOST_COPIES)
 
     def cursor(self, name: str) -> int:
         """How far the piece log of a source has been read."""

@@ -270,7 +270,7 @@ def test_when_to_come_back() -> None:
 async def test_rate_of_a_client(shelf: FakeShelf) -> None:
     sent: list[int] = []
     bounds = replace(SERVER, write_s=3, min_rate=64 * MIB)
-    server = Server(shelf, bounds=bounds, sent=lambda manifest, peer, count: sent.append(count))
+    server = Server(shelf, bounds=bounds, sent=lambda manifest, peer, count, _: sent.append(count))
     async with serving(server) as address:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)

@@ -423,7 +423,7 @@ async def test_idle_and_dripping_connections_are_closed(shelf: FakeShelf) -> Non
 async def test_a_client_that_never_reads_is_dropped(shelf: FakeShelf, tmp_path: Path) -> None:
     sent: list[int] = []
     shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 64, shelf.key))
-    server = Server(shelf, bounds=HASTY_SERVER, sent=lambda manifest, peer, count: sent.append(count))
+    server = Server(shelf, bounds=HASTY_SERVER, sent=lambda manifest, peer, count, _: sent.append(count))
     async with serving(server) as address:
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)

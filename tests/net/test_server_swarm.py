@@ -451,7 +451,7 @@ async def test_one_client_with_many_requests_does_not_starve_another(
     server = Server(
         shelf,
         bounds=replace(SERVER, places=1, place_s=1000, wait_s=1000, connections_per_address=64),
-        sent=lambda manifest, peer, count: served.append(peer),
+        sent=lambda manifest, peer, count, _: served.append(peer),
     )
 
     async def fetch(address: Address, host: str) -> None:

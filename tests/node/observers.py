@@ -34,6 +34,9 @@ class Heard:
     def log(self, text: str) -> None:
         self.logged.append(text)
 
+    def pieces(self, cells: str, copies: str) -> None:
+        pass
+
     def serving(
         self, what: str, total: int, done: int, joined: int, fetching: Sequence[tuple[str, float]]
     ) -> None:

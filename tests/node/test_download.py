@@ -60,7 +60,7 @@ class Seed:
 @pytest.fixture
 async def seed(shelf: FakeShelf, whole: Offer) -> AsyncIterator[Seed]:
     sent: list[int] = []
-    async with serving(Server(shelf, sent=lambda manifest, host, size: sent.append(size))) as address:
+    async with serving(Server(shelf, sent=lambda manifest, host, size, _: sent.append(size))) as address:
         yield Seed(address, sent)
 
 
@@ -101,7 +101,7 @@ async def test_three_that_fetch_at_once_take_little_more_than_one_copy_from_the_
 ) -> None:
     sent: list[int] = []
     # So slow that nobody is through before the others have begun.
-    server = Server(shelf, limit=RateLimit(16 * MIB), sent=lambda manifest, host, size: sent.append(size))
+    server = Server(shelf, limit=RateLimit(16 * MIB), sent=lambda manifest, host, size, _: sent.append(size))
     address = await stack.enter_async_context(serving(server))
     labels = ("a@x", "b@x", "c@x")
     fetchers = [
@@ -127,7 +127,7 @@ async def test_what_is_claimed_by_another_comes_from_it_and_not_from_the_seed(
     monkeypatch.setattr("overlaysync.swarm.handed._LEAST_PATIENCE", 1.0)
     monkeypatch.setattr(Assignment, "share_with", lambda assignment, others: False)
     sent: list[int] = []
-    server = Server(shelf, limit=RateLimit(8 * MIB), sent=lambda manifest, host, size: sent.append(size))
+    server = Server(shelf, limit=RateLimit(8 * MIB), sent=lambda manifest, host, size, _: sent.append(size))
     address = await stack.enter_async_context(serving(server))
     a, b = [
         await stack.enter_async_context(fetcher(tmp_path / label, whole, [address], label=label))
@@ -198,7 +198,7 @@ async def test_a_source_of_an_older_version_is_a_source(
             raise Answer(404)
 
     sent: list[int] = []
-    older = Older(shelf, sent=lambda manifest, host, size: sent.append(size))
+    older = Older(shelf, sent=lambda manifest, host, size, _: sent.append(size))
     async with serving(older) as address:
         async with fetcher(tmp_path / "a", whole, [address]) as a:
             await run(a)

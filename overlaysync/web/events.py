@@ -1,0 +1,110 @@
+"""The event stream: tells browsers that something has changed, four times a second at most.
+
+What has changed a browser asks for itself. While nobody looks, nothing is looked up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from overlaysync.net.faults import Faults
+from overlaysync.web.board import Board
+from overlaysync.web.snapshot import FIRST_S, Snapshots
+from overlaysync.web.subject import Subject
+from overlaysync.web.tasks import Tasks
+from overlaysync.web.texts import ALL
+
+TICK_S = 0.25
+HEARTBEAT_S = 15.0
+LINGER_S = 20.0
+"""Peers are asked for so long after the last look: a page that is loaded again finds what it showed."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """Keeps the boards as the node is, while somebody looks.
+
+    Args:
+        subject: is shown.
+        tasks: of the page.
+        faults: unexpected exceptions go there.
+    """
+
+    subject: Subject
+    tasks: Tasks
+    faults: Faults
+    snapshots: Snapshots = field(init=False)
+    _boards: dict[str, Board] = field(default_factory=dict)
+    _watching: dict[str, int] = field(default_factory=dict)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _task: asyncio.Task[None] | None = None
+    _looked_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.snapshots = Snapshots(self.subject, self.tasks)
+
+    async def board(self, language: str, *, fresh: bool = True) -> Board:
+        """Return what is shown now in a language."""
+        self._look()
+        board = self._boards.setdefault(language, Board(ALL[language]))
+        if fresh or not board.texts:
+            board.show(await self.snapshots.take(age_s=FIRST_S))
+        return board
+
+    @asynccontextmanager
+    async def watched(self, language: str) -> AsyncIterator[Board]:
+        """Keep a language's board as the node is while the block runs."""
+        board = await self.board(language, fresh=False)
+        self._watching[language] = self._watching.get(language, 0) + 1
+        try:
+            yield board
+        finally:
+            self._watching[language] -= 1
+
+    async def next_change(self, board: Board, version: int) -> int:
+        """Wait until a board has another version, for a heartbeat's time at most; returns its version."""
+        try:
+            async with asyncio.timeout(HEARTBEAT_S), self._changed:
+                await self._changed.wait_for(lambda: board.version != version)
+        except TimeoutError:
+            pass
+        return board.version
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _look(self) -> None:
+        """Note that somebody looks."""
+        self._looked_at = asyncio.get_running_loop().time()
+        if self._task is None or self._task.done():
+            self.subject.reach.polling.look_closer(True)
+            self._task = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while any(self._watching.values()) or loop.time() - self._looked_at < LINGER_S:
+                await asyncio.sleep(TICK_S)
+                try:
+                    await self._show()
+                except Exception as error:  # the next look must come all the same
+                    self.faults.count(error, "showing the page")
+        finally:
+            self.subject.reach.polling.look_closer(False)
+
+    async def _show(self) -> None:
+        languages = [language for language, count in self._watching.items() if count]
+        if not languages:
+            return
+        self._looked_at = asyncio.get_running_loop().time()
+        snapshot = await self.snapshots.take()
+        changed = [self._boards[language].show(snapshot) for language in languages]
+        if any(changed):
+            async with self._changed:
+                self._changed.notify_all()

@@ -1,0 +1,51 @@
+"""The page in real Chromium: what it shows, and that it goes along with the node."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.e2e.nodes import Lab
+from tests.web.pages import link, opened, share_two
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.qemu,
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+
+async def test_a_link_opens_the_page_and_its_token_leaves_the_address(lab: Lab, browser: Browser) -> None:
+    teacher, _, master, overlay = share_two(lab)
+    async with opened(browser, link(teacher)) as page:
+        assert "token" not in page.url
+        rows = page.locator(".image")
+        await expect(rows).to_have_count(2)
+        await expect(rows.nth(0)).to_contain_text(f"{master.stem}:1 master")
+        await expect(rows.nth(1)).to_contain_text(f"{overlay.stem}:1 overlay on {master.stem}:1")
+        await expect(page.locator(".machine")).to_contain_text("this machine")
+
+
+async def test_it_can_be_read_without_scripts_and_in_french(lab: Lab, browser: Browser) -> None:
+    teacher, _, _, overlay = share_two(lab)
+    async with opened(browser, link(teacher), java_script_enabled=False, locale="fr-FR") as page:
+        await expect(page.locator("html")).to_have_attribute("lang", "fr")
+        await expect(page.locator(".image").nth(1)).to_contain_text(f"{overlay.stem}:1 différentielle")
+        await page.get_by_role("link", name="English").click()
+        await expect(page.locator(".image").nth(1)).to_contain_text(f"{overlay.stem}:1 overlay")
+        await page.reload()
+        await expect(page.locator("html")).to_have_attribute("lang", "en")
+
+
+async def test_what_changes_is_shown_without_a_reload(lab: Lab, browser: Browser) -> None:
+    teacher, _, master, _ = share_two(lab)
+    async with opened(browser, link(teacher)) as page:
+        await page.evaluate("window.kept = true")
+        await asyncio.to_thread(teacher.json, "new", "another.qcow2", "--master", master.name)
+        await expect(page.locator(".image")).to_have_count(3)
+        assert await page.evaluate("window.kept")
+        (teacher.place / "another.qcow2").unlink()
+        await expect(page.locator(".image")).to_have_count(2)
