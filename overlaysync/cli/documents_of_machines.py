@@ -206,6 +206,20 @@ class VersionDocument(Document, frozen=True, kw_only=True):
     version: str
 
 
+class PageRow(Document, frozen=True, kw_only=True):
+    """A web page of a share that runs; who has the link may use it."""
+
+    address: str
+    port: int
+    link: str
+
+
+class PagesDocument(Document, frozen=True, kw_only=True):
+    """Of page."""
+
+    pages: list[PageRow]
+
+
 MACHINE_DOCUMENTS: dict[str, tuple[type[Any], ...]] = {
     "--version": (VersionDocument,),
     "distrust": (DistrustDocument,),
@@ -213,6 +227,7 @@ MACHINE_DOCUMENTS: dict[str, tuple[type[Any], ...]] = {
     "key new": (NewKeyDocument,),
     "key restore": (NewKeyDocument,),
     "key show": (KeyDocument,),
+    "page": (PagesDocument,),
     "peers": (PeersDocument,),
     "service install": (InstalledDocument,),
     "service remove": (RemovedDocument,),
