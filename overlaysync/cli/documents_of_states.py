@@ -58,7 +58,7 @@ class OtherSide(Document, frozen=True, kw_only=True):
 
 
 class SaveDocument(Document, frozen=True, kw_only=True):
-    """Of save."""
+    """Of save; ``skew_s`` lies between the first VM that was captured while it ran and the last."""
 
     team: str
     state: int
@@ -70,6 +70,7 @@ class SaveDocument(Document, frozen=True, kw_only=True):
     beside: list[OtherSide]
     read: int
     stored: int
+    skew_s: float | None
 
 
 class StateRow(Document, frozen=True, kw_only=True):
@@ -125,10 +126,11 @@ class RestoreDocument(Document, frozen=True, kw_only=True):
 
 
 class KeptLimits(Document, frozen=True, kw_only=True):
-    """How what a team saves is kept."""
+    """How what a team saves is kept; ``live_s`` is 0 where running VMs are not saved by themselves."""
 
     copies: int
     budget: int
+    live_s: int
 
 
 class Keeps(Document, frozen=True, kw_only=True):
