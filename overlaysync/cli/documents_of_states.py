@@ -58,7 +58,7 @@ class OtherSide(Document, frozen=True, kw_only=True):
 
 
 class SaveDocument(Document, frozen=True, kw_only=True):
-    """Of save."""
+    """Of save; ``skew_s`` lies between the first VM that was captured while it ran and the last."""
 
     team: str
     state: int
@@ -126,7 +126,7 @@ class RestoreDocument(Document, frozen=True, kw_only=True):
 
 
 class KeptLimits(Document, frozen=True, kw_only=True):
-    """How what a team saves is kept."""
+    """How what a team saves is kept; ``live_s`` is 0 where running VMs are not saved by themselves."""
 
     copies: int
     budget: int

@@ -49,7 +49,11 @@ def main(count: int) -> None:
                 assert before <= counts[0] <= after + 1, (before, counts, after)
                 assert counts == sorted(counts)[::-1] and counts[0] - counts[-1] <= 1, counts
                 assert left_in(directory / "qmp") == []
-                print(f"{number + 1}: {counts}", flush=True)
+                print(
+                    f"{number + 1}: {counts[0]}, in {took[-1]:.2f} s; longest gap between two writes "
+                    f"{gaps[-1] * 10} ms, {usual[-1] * 10} ms before",
+                    flush=True,
+                )
             print(
                 f"{count} captures of 3 disks, each at one moment, in {min(took):.2f} to {max(took):.2f} s; "
                 f"longest gap between two writes of the guest: {max(gaps) * 10} ms while it was captured, "
