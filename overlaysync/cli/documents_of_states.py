@@ -70,6 +70,7 @@ class SaveDocument(Document, frozen=True, kw_only=True):
     beside: list[OtherSide]
     read: int
     stored: int
+    skew_s: float | None
 
 
 class StateRow(Document, frozen=True, kw_only=True):
