@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -100,11 +100,13 @@ class Restored:
         plan: what was planned.
         disks: its disks, each with the masters that were made for it before.
         companions: paths of its companions.
+        tops: its disks alone, in the order of the state.
     """
 
     plan: VmPlan
     disks: tuple[Fetched, ...]
     companions: tuple[str, ...]
+    tops: tuple[Fetched, ...] = ()
 
 
 @dataclass(slots=True)
@@ -119,6 +121,7 @@ class Restore:
         masters: directories to find masters in, and to put missing ones into.
         places: where objects come from besides the vault of this node; see :meth:`use`.
         refusals: VMs that cannot be had, and why.
+        pulled: is called when all that could be pulled is here, from another thread.
         missing: names of packs that no place could give.
     """
 
@@ -129,6 +132,7 @@ class Restore:
     masters: Sequence[str] = ()
     places: Sequence[Place] = ()
     refusals: list[Refusal] = field(default_factory=list)
+    pulled: Callable[[], None] = lambda: None
     missing: Sequence[str] = ()
     _arrivals: Arrivals = field(default_factory=Arrivals)
     _vault_directory: DirectoryObjects = field(init=False)
@@ -286,6 +290,7 @@ class Restore:
             self._arrivals.end(error)
             raise
         self._arrivals.end()
+        self.pulled()
         return missing
 
     async def bring(self, plan: VmPlan, fetch: Fetch) -> Restored:
@@ -301,16 +306,18 @@ class Restore:
                 hint="restore into another directory: --to DIR",
             )
         fetched: list[Fetched] = []
+        tops: list[Fetched] = []
         for disk in plan.disks:
             _check_folders(plan.directory, disk.disk.file)
             try:
                 fetched += await fetch.run(disk.steps, disk.choice)
                 _check_in_place(fetched[-1])
+                tops.append(fetched[-1])
             except WouldDestroyError as error:
                 raise _in_the_way(error) from None
         companions = await asyncio.to_thread(self._put_companions, plan)
         await asyncio.to_thread(self._note_origin, plan)
-        return Restored(plan, tuple(fetched), companions)
+        return Restored(plan, tuple(fetched), companions, tuple(tops))
 
     def _note_origin(self, plan: VmPlan) -> None:
         root = self.node.home.vault
