@@ -13,7 +13,6 @@ import typer
 from overlaysync.cli.holders import usage_fields
 from overlaysync.cli.output import Output
 from overlaysync.errors import BrokenOffError, UsageError
-from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.model.names import one_field, printable
 from overlaysync.net.messages import Address, parse_peer
@@ -59,17 +58,6 @@ PeerOption: TypeAlias = Annotated[
 InterfaceOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--iface", metavar="IFACE", help="Use this interface only. May be repeated."),
-]
-FormatOption: TypeAlias = Annotated[
-    str | None, typer.Option("--format", metavar="qed|qcow2|raw", help="Format of the new image.")
-]
-InsistOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        metavar="qed|qcow2|raw",
-        help="Read the image as this format, whatever its name or content suggests.",
-    ),
 ]
 LocalOption: TypeAlias = Annotated[
     bool, typer.Option("--local", help="Show what is known here, without asking peers.")
@@ -131,32 +119,6 @@ def interruptible() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise BrokenOffError("interrupted; what was verified is kept: repeat the command to go on") from None
-
-
-def parse_format(text: str | None) -> Format | None:
-    """Return the format of an option.
-
-    Raises:
-        UsageError: there is no such format.
-    """
-
-    if text is None:
-        return None
-    try:
-        return Format(text.lower())
-    except ValueError:
-        raise UsageError(f"'{text}' is not a format", hint="--format qed, qcow2 or raw") from None
-
-
-def refuse_format(format: Format | None, what: str, why: str) -> None:
-    """Refuse a ``--format`` that has no meaning for ``what``.
-
-    Raises:
-        UsageError: one was given.
-    """
-
-    if format is not None:
-        raise UsageError(f"--format does not fit '{printable(what)}'", why=why, hint="leave --format out")
 
 
 def parse_peers(texts: list[str] | None) -> list[Address]:

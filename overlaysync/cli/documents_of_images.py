@@ -113,6 +113,7 @@ class ShareDocument(Document, frozen=True, kw_only=True):
     node: str
     port: int
     interfaces: str
+    page: str | None
 
 
 class FetchDocument(Document, frozen=True, kw_only=True):

@@ -69,6 +69,20 @@ class PeersDocument(Document, frozen=True, kw_only=True):
     error: Error | UnsetType = UNSET
 
 
+class ServedPage(Document, frozen=True, kw_only=True):
+    """The web page of a share that runs; the link has its token."""
+
+    address: str
+    port: int
+    link: str
+
+
+class PageDocument(Document, frozen=True, kw_only=True):
+    """Of page."""
+
+    pages: list[ServedPage]
+
+
 class NameBefore(Document, frozen=True, kw_only=True):
     """To which publisher a name belonged."""
 
@@ -213,6 +227,7 @@ MACHINE_DOCUMENTS: dict[str, tuple[type[Any], ...]] = {
     "key new": (NewKeyDocument,),
     "key restore": (NewKeyDocument,),
     "key show": (KeyDocument,),
+    "page": (PageDocument,),
     "peers": (PeersDocument,),
     "service install": (InstalledDocument,),
     "service remove": (RemovedDocument,),

@@ -130,7 +130,7 @@ class KeptLimits(Document, frozen=True, kw_only=True):
 
     copies: int
     budget: int
-    live_s: int
+    live_s: float
 
 
 class Keeps(Document, frozen=True, kw_only=True):

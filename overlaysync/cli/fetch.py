@@ -12,7 +12,6 @@ import typer
 
 from overlaysync.cli.common import (
     DryRunOption,
-    FormatOption,
     InterfaceOption,
     MastersOption,
     PeerOption,
@@ -25,12 +24,12 @@ from overlaysync.cli.common import (
     listing_fields,
     number_from,
     open_node,
-    parse_format,
     parse_peers,
     parse_rate,
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
+from overlaysync.cli.formats import FormatOption, format_to_write
 from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
@@ -114,7 +113,7 @@ def fetch(
         to=os.path.abspath(to),
         masters=tuple(os.path.abspath(path) for path in masters or ()),
         name=name,
-        format=parse_format(format),
+        format=format_to_write(format),
         rules=Rules(replace, discard_changes),
         trusted_only=trusted_only,
         wait_s=wait,

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from overlaysync.cli.common import AcceptMasterOption, InsistOption, image_fields, open_node, parse_format
+from overlaysync.cli.common import AcceptMasterOption, image_fields, open_node
 from overlaysync.cli.finding import examine, path_of
+from overlaysync.cli.formats import InsistOption, format_to_read
 from overlaysync.cli.output import output_of
 
 
@@ -25,7 +26,9 @@ def identify(
     """Print the ids of an image."""
     output = output_of(context)
     with open_node(output) as node:
-        known = examine(node, output, path_of(node, path), parse_format(format), accept_master=accept_master)
+        known = examine(
+            node, output, path_of(node, path), format_to_read(format), accept_master=accept_master
+        )
         fields = image_fields(known)
     lines = [f"{name:7} {fields[name]}" for name in ("disk", "layer", "parent") if fields[name]]
     output.result(fields, *lines)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from overlaysync.cli.common import AcceptMasterOption, FormatOption, image_fields, open_node, parse_format
+from overlaysync.cli.common import AcceptMasterOption, image_fields, open_node
 from overlaysync.cli.finding import (
     examine,
     examine_stray,
@@ -20,6 +20,7 @@ from overlaysync.cli.finding import (
     path_of,
     tell_notes,
 )
+from overlaysync.cli.formats import FormatOption, format_to_write
 from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import OverlaysyncError, UsageError
 from overlaysync.formats.image import Format
@@ -63,7 +64,7 @@ def new(
 
     output = output_of(context)
     _refuse_foreign(path)
-    chosen = parse_format(format) or _suffix_format(path) or Format.QCOW2
+    chosen = format_to_write(format) or _suffix_format(path) or Format.QCOW2
     _refuse_raw(chosen)
     check_ending(path, chosen)
     with open_node(output) as node:
@@ -132,7 +133,7 @@ def promote(
     """
 
     output = output_of(context)
-    chosen = parse_format(format)
+    chosen = format_to_write(format)
     with open_node(output) as node:
         overlay = path_of(node, overlay)
         known = examine(node, output, overlay, accept_master=accept_master)

@@ -13,7 +13,6 @@ import typer
 
 from overlaysync.cli.common import (
     AcceptMasterOption,
-    InsistOption,
     InterfaceOption,
     PeerOption,
     RateOption,
@@ -21,12 +20,11 @@ from overlaysync.cli.common import (
     image_fields,
     number_from,
     open_node,
-    parse_format,
     parse_peers,
     parse_rate,
-    refuse_format,
 )
 from overlaysync.cli.finding import note_writable
+from overlaysync.cli.formats import InsistOption, format_to_read, refuse_format
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.paged import PageOption, PagePortOption, page_lines, page_of
 from overlaysync.cli.signals import ending
@@ -115,7 +113,7 @@ def share(
 
     output = output_of(context)
     output.stay()
-    insisted = parse_format(format)
+    insisted = format_to_read(format)
     for directory in filter(os.path.isdir, paths):
         refuse_format(insisted, directory, "it is a directory, and --format says what one image is")
     # Not --yes: what becomes public by a command that we made up is asked about.

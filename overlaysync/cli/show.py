@@ -12,15 +12,12 @@ import typer
 
 from overlaysync.cli.common import (
     AcceptMasterOption,
-    InsistOption,
     PeerOption,
     WaitOption,
     image_fields,
     listing_fields,
     open_node,
-    parse_format,
     parse_peers,
-    refuse_format,
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import (
@@ -30,6 +27,7 @@ from overlaysync.cli.finding import (
     local_listings,
     manifest_of,
 )
+from overlaysync.cli.formats import InsistOption, format_to_read, refuse_format
 from overlaysync.cli.holders import holder_words, holders
 from overlaysync.cli.looking import LOOK_S, look, newest_first
 from overlaysync.cli.output import Output, output_of
@@ -79,7 +77,7 @@ def show(
     """
 
     output = output_of(context)
-    insisted = parse_format(format)
+    insisted = format_to_read(format)
     with open_node(output) as node:
         if is_path(what) and is_of_vms(what):
             show_vms(output, what)

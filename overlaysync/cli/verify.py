@@ -13,16 +13,15 @@ import typer
 
 from overlaysync.cli.common import (
     AcceptMasterOption,
-    InsistOption,
     PeerOption,
     compression,
     interruptible,
     open_node,
-    parse_format,
     parse_peers,
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import guest_size, paths_of
+from overlaysync.cli.formats import InsistOption, format_to_read
 from overlaysync.cli.later import later
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
@@ -72,7 +71,7 @@ def verify(
     Every byte is read. An image that was never published is compared with what is known of it.
     """
     output = output_of(context)
-    addresses, insisted = parse_peers(peer), parse_format(format)
+    addresses, insisted = parse_peers(peer), format_to_read(format)
     how = How(
         addresses, insisted, repair=repair, yes=yes, accept_master=accept_master, peers=tuple(peer or ())
     )

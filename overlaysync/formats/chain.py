@@ -64,7 +64,6 @@ class Chain:
         *,
         base: str | None = None,
         file: int | None = None,
-        running: bool = False,
     ) -> Self:
         """Open the image at ``path`` and all its backing files.
 
@@ -75,7 +74,6 @@ class Chain:
             base: path of an image to read an overlay over, instead of the one that its header names.
             file: a descriptor of the file, found at the real path ``path``, which the chain takes over; None
                 to open it by that name, which is the user's.
-            running: a VM writes to the top image: of it, only the header is read.
 
         Raises:
             ImageError: one of them is damaged, unsupported or not a plain local file, or they form a loop.
@@ -87,7 +85,7 @@ class Chain:
         """
         images: list[Image] = []
         try:
-            _open_all(path, format, images, access, base, file, running)
+            _open_all(path, format, images, access, base, file)
         except BaseException:
             for image in images:
                 image.close()
@@ -240,11 +238,10 @@ def _open_all(
     access: Access,
     base: str | None = None,
     file: int | None = None,
-    running: bool = False,
 ) -> None:
     """Append the image at ``path`` and its backing files, or ``base`` and those of it, to ``images``."""
     visited = set()
-    image = open_image(path, format, access.vouched, file=file, tables=not running)
+    image = open_image(path, format, access.vouched, file=file, tables=not access.running)
     while True:
         images.append(image)
         status = os.fstat(image.fd)

@@ -23,10 +23,13 @@ from overlaysync.units import MAX_VIRTUAL_SIZE, format_size
 class Format(StrEnum):
     """An image format; the value is QEMU's name for it."""
 
-    RAW = "raw"
     QED = "qed"
     QCOW2 = "qcow2"
+    RAW = "raw"
 
+
+WRITTEN = (Format.QED, Format.QCOW2, Format.RAW)
+"""The formats that images are written in; all are read."""
 
 MAGIC = {Format.QED: b"QED\0", Format.QCOW2: b"QFI\xfb"}
 """The four bytes with which an image begins; raw ones begin with anything else."""

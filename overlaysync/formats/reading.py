@@ -47,11 +47,13 @@ class Access:
         vouched: asked about files that should not be taken for images.
         followed: asked whether the header of an overlay that the user did not name is believed.
         below: opens the backing files.
+        running: a VM writes to the top image: of it, only the header is read.
     """
 
     vouched: Vouched = never
     followed: Followed = is_own
     below: OpenBelow = open_anew
+    running: bool = False
 
 
 class ReadOnce:

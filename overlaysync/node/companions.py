@@ -16,7 +16,7 @@ from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
 from overlaysync.ops.recovery.files import put_companion
 from overlaysync.trust.envelope import Manifest, open_envelope
-from overlaysync.vault.state import is_inner_path
+from overlaysync.vault.limits import is_inner_path
 
 
 async def bring_companions(reach: Reach, archived: Archived, observer: Observer, fetched: Fetched) -> None:

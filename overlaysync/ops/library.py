@@ -54,7 +54,8 @@ class Library:
         A file that the catalog has as an image of a format is taken for one again, and one that was named
         before is believed again.
         """
-        return Chain.open(os.fspath(path), format, self._access, base=base, file=file, running=running)
+        access = replace(self._access, running=running)
+        return Chain.open(os.fspath(path), format, access, base=base, file=file)
 
     @contextmanager
     def open_quiet(

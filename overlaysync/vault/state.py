@@ -14,9 +14,9 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from overlaysync.errors import DecodeError
-from overlaysync.model.names import MAX_NAME, is_name, printable
+from overlaysync.model.names import is_name, printable
 from overlaysync.units import CHUNK, ceil_div
-from overlaysync.vault.limits import MAX_COMPANION, MAX_FILES, MAX_TEXT
+from overlaysync.vault.limits import MAX_COMPANION, MAX_FILES, MAX_TEXT, is_inner_path
 from overlaysync.vault.objects import LIMITS, MAX_COUNTER, Kind, hash_of
 from overlaysync.vault.pack import HEAD, begin_object, seal_of
 from overlaysync.vault.spaces import Space
@@ -36,8 +36,6 @@ _KEY_SIZE, _SIGNATURE_SIZE = 32, 64
 _HASH_DIGITS = 64
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _LABEL_LIMIT = 160
-_MAX_PARTS = 8
-"""Components of a file's name: it may lie in a directory of the VM."""
 
 
 Role: TypeAlias = Literal["uefi", "tpm", "seed", "definition"]
@@ -310,9 +308,3 @@ def _is_companion(companion: Companion) -> bool:
         and len(companion.parts) == parts
         and _are_hashes(companion.parts)
     )
-
-
-def is_inner_path(file: str) -> bool:
-    """Whether a file's name stays inside the directory of its VM: each part obeys the rule of names."""
-    parts = file.split("/")
-    return len(parts) <= _MAX_PARTS and len(file) <= _MAX_PARTS * MAX_NAME and all(map(is_name, parts))

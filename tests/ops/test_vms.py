@@ -17,8 +17,7 @@ from overlaysync.errors import (
 from overlaysync.model.names import is_name
 from overlaysync.ops.vms.find import find_vms, survey
 from overlaysync.units import MIB
-from overlaysync.vault.limits import MAX_FILES
-from overlaysync.vault.state import is_inner_path
+from overlaysync.vault.limits import MAX_FILES, is_inner_path
 from tests.images import run
 from tests.ops.lab import disk, files, left, listen, master, names, only, tpm, variables
 

@@ -25,6 +25,7 @@ from overlaysync.units import MIB
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.head import HEAD_CONTEXT, decode_head, encode_head
 from overlaysync.vault.index import INDEX_MAGIC, Index, decode_index, encode_index
+from overlaysync.vault.limits import is_inner_path
 from overlaysync.vault.objects import Kind, hash_of, object_name
 from overlaysync.vault.pack import (
     HEAD,
@@ -38,7 +39,7 @@ from overlaysync.vault.pack import (
     squeeze,
 )
 from overlaysync.vault.spaces import PUBLIC, Space
-from overlaysync.vault.state import STATE_CONTEXT, STATE_MAGIC, decode_state, is_inner_path
+from overlaysync.vault.state import STATE_CONTEXT, STATE_MAGIC, decode_state
 from tests.fuzzing import limit_memory, run_cases
 from tests.net.fuzzing_decoders import Decoder, damage, use
 from tests.vault.samples import ANN, RED, a_head, a_state, a_vm

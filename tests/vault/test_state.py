@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from overlaysync.errors import DecodeError
 from overlaysync.trust.keys import NodeKey, verify
-from overlaysync.vault.limits import MAX_COMPANION
+from overlaysync.vault.limits import MAX_COMPANION, is_inner_path
 from overlaysync.vault.objects import LIMITS, Kind, hash_of
 from overlaysync.vault.pack import HEAD, begin_object
 from overlaysync.vault.spaces import PUBLIC, Space
@@ -26,7 +26,6 @@ from overlaysync.vault.state import (
     State,
     decode_state,
     encode_state,
-    is_inner_path,
 )
 from tests.vault.samples import ANN, BOB, OTHER, RED, a_state, a_vm, flips
 

@@ -12,7 +12,8 @@ from overlaysync.errors import NotFoundError, VerificationError, WouldDestroyErr
 from overlaysync.model.digest import as_digests, hash_units
 from overlaysync.store.files import put_file, translate
 from overlaysync.vault.contents import Contents
-from overlaysync.vault.state import COMPANION_PART, Companion, is_inner_path
+from overlaysync.vault.limits import is_inner_path
+from overlaysync.vault.state import COMPANION_PART, Companion
 
 MAKE_ROOM = "choose another directory with --to DIR, or move the file away"
 """What to do about a file that is in the way."""
@@ -53,7 +54,7 @@ def put_companion(directory: str, file: str, data: bytes, *, replaces: bool = Fa
 
     Args:
         directory: exists.
-        file: its name there, see :func:`~overlaysync.vault.state.is_inner_path`.
+        file: its name there, see :func:`~overlaysync.vault.limits.is_inner_path`.
         data: what it holds.
         replaces: whether it takes the place of another file of that name.
 

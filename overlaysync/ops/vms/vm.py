@@ -12,8 +12,7 @@ from overlaysync.formats.recognition import IMAGE_ENDINGS
 from overlaysync.model.companions import CAPS
 from overlaysync.model.names import MAX_NAME, is_name, name_from, printable
 from overlaysync.units import format_size
-from overlaysync.vault.limits import MAX_FILES, MAX_TEXT
-from overlaysync.vault.state import is_inner_path
+from overlaysync.vault.limits import MAX_FILES, MAX_TEXT, is_inner_path
 
 PERMALL = "tpm2-00.permall"
 """The state of a TPM, as swtpm keeps it; the other files beside it are made anew."""
