@@ -29,7 +29,7 @@ from overlaysync.errors import (
     VerificationError,
 )
 from overlaysync.units import KIB, MIB
-from overlaysync.vault.objects import LIMITS, Stored, is_whole, missing, parse_name
+from overlaysync.vault.objects import LIMITS, Part, Stored, is_whole, missing, parse_name
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -142,10 +142,10 @@ class BucketObjects:
         self._overwrite(name, data)
         return True
 
-    def store(self, name: str, parts: Iterable[bytes]) -> bool:
-        return self.put(name, b"".join(parts))
+    def store(self, name: str, parts: Iterable[Part]) -> bool:
+        return self.put(name, b"".join(map(bytes, parts)))
 
-    def parts(self, name: str) -> Iterator[bytes]:
+    def parts(self, name: str) -> Iterator[Part]:
         yield self.get(name)  # each request may cost money
 
     def _overwrite(self, name: str, data: bytes) -> None:

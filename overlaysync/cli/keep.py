@@ -88,7 +88,7 @@ def keep(
 
     output = output_of(context)
     size = parse_size(budget) if budget else None
-    live_s = _parse_interval(live) if live else None
+    live_s = parse_interval(live) if live else None
     if others and team:
         raise UsageError(
             "Cannot use --others together with a team",
@@ -119,7 +119,7 @@ def keep(
             raise SystemExit(code) from None
 
 
-def _parse_interval(text: str) -> int:
+def parse_interval(text: str) -> int:
     """Return the seconds of an interval such as ``15m``; 0 for ``off``.
 
     Raises:

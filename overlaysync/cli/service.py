@@ -97,7 +97,9 @@ def remove(context: typer.Context, system: SystemOption = False) -> None:
     site = _site(system)
     removed = remove_site(site)
     lines = [output.good(f"stopped and removed: {path}") for path in removed]
-    if not removed:
+    if site.is_shipped:
+        lines.append(output.good(f"stopped; {site.shipped} belongs to a package, and stays"))
+    elif not removed:
         lines.append(f"the service is not installed: there is no {site.unit}")
     lines.append(f"  its settings stay: [service] of {site.settings}")
     output.result({"removed": list(map(str, removed)), "settings": str(site.settings)}, *lines)

@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from overlaysync.archive.places import find_place, load_places, open_place
 from overlaysync.cli.common import compression, parse_peers, parse_rate
+from overlaysync.cli.keep import parse_interval
 from overlaysync.cli.output import Output
 from overlaysync.cli.paged import page_lines, page_of
 from overlaysync.cli.save import team_of
@@ -61,6 +64,9 @@ def prepare(node: Node, settings: ServiceSettings) -> list[Team]:
     teams = check(node, settings)
     before = load_keeping(node.home.keeping)
     kept = {team.name: before.teams.get(team.name, KeptTeam()) for team in teams}
+    if settings.live:
+        live_s = parse_interval(settings.live)
+        kept = {name: msgspec.structs.replace(team, live=live_s) for name, team in kept.items()}
     save_keeping(node.home.keeping, Keeping(before.teams | kept, before.others))
     return teams
 

@@ -26,6 +26,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         recursive: whether subdirectories are shared as well.
         exclude: patterns of files that are left out.
         keep: teams whose states are kept.
+        live: how often VMs of these teams that run here are saved, as ``keep --live``; "" for as it was said.
         push: archives to which the states of these teams are pushed.
         push_hours: how often.
         peer, iface, port, limit_rate, recheck, page, page_port: as the options of ``share``.
@@ -36,6 +37,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recursive: bool = False
     exclude: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    live: str = ""
     push: tuple[str, ...] = ()
     push_hours: float = 6.0
     peer: tuple[str, ...] = ()

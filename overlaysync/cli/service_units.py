@@ -45,6 +45,8 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 SystemCallArchitectures=native
 SystemCallErrorNumber=EPERM
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
 """
 
 _USER = """\
@@ -56,8 +58,7 @@ StartLimitIntervalSec=0
 
 [Service]
 {service}{environment}UMask=0077
-{hardening}SystemCallFilter=@system-service
-
+{hardening}
 [Install]
 WantedBy=default.target
 """
@@ -94,8 +95,6 @@ ProtectKernelTunables=yes
 ProtectProc=invisible
 ProtectSystem=strict
 RemoveIPC=yes
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
 
 [Install]
 WantedBy=multi-user.target

@@ -225,14 +225,19 @@ class Client:
             raise PeerError(f"{address} sent no size")
         return int(body)
 
-    async def vault_bytes(self, address: Endpoint, name: str, offset: int, length: int) -> bytes:
-        """Return ``length`` bytes of an object from ``offset`` on, fewer at its end; nothing is verified.
+    async def vault_read(self, address: Endpoint, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` with an object from ``offset`` on; returns the bytes, fewer at its end.
+
+        Nothing is verified. After an error or a cancellation what the buffer holds is undefined.
 
         Raises:
             GoneError: the peer does not keep it.
         """
-        path = f"vault/{name}?from={offset}&length={length}"
-        return (await self._small(address, path, length, data=True))[1]
+        path = f"vault/{name}?from={offset}&length={len(buffer)}"
+        request = Request(request_for(address, path), buffer, at_most=True)
+        head = await self._pool.ask(address, request, small=False)
+        check_status(address, head.status, str(head.retry_after))
+        return head.length
 
     async def vault_proof(self, address: Endpoint, name: str, nonce: bytes) -> bytes:
         """Return what the peer says to show that it has a pack.

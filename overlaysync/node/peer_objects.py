@@ -11,8 +11,9 @@ from overlaysync.errors import NotAllowedError, PeerError, StoppedError
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Endpoint
 from overlaysync.net.refusals import GoneError
+from overlaysync.store.direct import aligned_buffer
 from overlaysync.units import KIB
-from overlaysync.vault.objects import LIMITS, Kind, Stored, missing, parse_name
+from overlaysync.vault.objects import LIMITS, Kind, Part, Stored, missing, parse_name
 
 _T = TypeVar("_T")
 _PART = LIMITS[Kind.STATE]
@@ -37,25 +38,27 @@ class PeerObjects:
         self._address = address
         self._loop = loop
         self._under_way: set[Future[Any]] = set()
+        self._stopped = False
 
     def stop(self) -> None:
-        """Break off what is being read. Called from any thread."""
+        """Break off what is being read, and whatever is asked for later. Called from any thread."""
+        self._stopped = True
         for future in list(self._under_way):
             future.cancel()
 
     def put(self, name: str, data: bytes) -> bool:
         raise self._read_only()
 
-    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+    def store(self, name: str, parts: Iterable[Part]) -> bool:
         raise self._read_only()
 
-    def parts(self, name: str) -> Iterator[bytes]:
-        offset = 0
+    def parts(self, name: str) -> Iterator[Part]:
+        buffer, offset = aligned_buffer(_PART), 0
         while True:
-            part = self.get(name, offset, _PART)
-            yield part
-            offset += len(part)
-            if len(part) < _PART:
+            size = self._read(name, offset, buffer)
+            yield buffer[:size]
+            offset += size
+            if size < _PART:
                 return
 
     def delete(self, name: str) -> bool:
@@ -72,9 +75,14 @@ class PeerObjects:
             most = min(most, max(0, size - offset))
         if not most:
             return b""
+        buffer = memoryview(bytearray(most))
+        return bytes(buffer[: self._read(name, offset, buffer)])
+
+    def _read(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` from ``offset`` on; after a failure it must not be used any more."""
         try:
-            work = self._client.vault_bytes(self._address, name, offset, most)
-            return self._run(work, _REQUEST_S + most / _LEAST_RATE)
+            work = self._client.vault_read(self._address, name, offset, buffer)
+            return self._run(work, _REQUEST_S + len(buffer) / _LEAST_RATE)
         except GoneError:
             raise missing(name) from None
 
@@ -98,6 +106,8 @@ class PeerObjects:
     def _run(self, work: Coroutine[Any, Any, _T], patience_s: float = _REQUEST_S) -> _T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         self._under_way.add(future)
+        if self._stopped:  # looked at when the future is there to be cancelled
+            future.cancel()
         try:
             return future.result(patience_s)
         except TimeoutError:

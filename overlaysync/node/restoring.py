@@ -188,8 +188,8 @@ class Restore:
             Pull(self.places, self._vault.objects).run(
                 [object_name(tag, Kind.INDEX, hash) for hash in sorted(hashes)], check=True
             )
-            contents.learn_some(hashes, packs)
             of_remote.learn_some(hashes, packs)
+            contents.learn_like(of_remote)
 
     def _directory(self, saving: Saving, chosen: Sequence[Saving]) -> str:
         """Return where the files of a VM go.

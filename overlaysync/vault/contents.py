@@ -20,7 +20,7 @@ from overlaysync.vault.objects import Kind, Objects, get_whole, object_name, par
 from overlaysync.vault.pack import HEAD, PACK_MAGIC, Place, read_record, seal_of
 from overlaysync.vault.spaces import Seal, Space
 
-_CACHE = 32 * MIB
+_CACHE = 8 * MIB
 """Bytes of records kept: what follows in an image often follows in a record."""
 
 
@@ -118,6 +118,10 @@ class Contents:
             OverlaysyncError: the place fails.
         """
         self._learn(indexes, lambda pack: pack.name in packs)
+
+    def learn_like(self, other: Contents) -> None:
+        """Look up items where those of another place are looked up: the indexes are in memory once."""
+        self._index, self._described = other._index, other._described
 
     def _learn(self, indexes: Iterable[bytes], counts: Callable[[PackIndex], bool]) -> None:
         self._index.add_all(self._read(indexes, counts))

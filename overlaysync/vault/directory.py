@@ -20,7 +20,7 @@ from overlaysync.errors import (
     OverlaysyncError,
 )
 from overlaysync.units import MIB
-from overlaysync.vault.objects import Stored, is_whole, missing, parse_name
+from overlaysync.vault.objects import Part, Stored, is_whole, missing, parse_name
 
 _TEMPORARY = ".new-"
 _PART = MIB
@@ -38,7 +38,7 @@ class DirectoryObjects:
     def put(self, name: str, data: bytes) -> bool:
         return self.store(name, (data,))
 
-    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+    def store(self, name: str, parts: Iterable[Part]) -> bool:
         path = self._path(name)
         try:
             if os.path.lexists(path) and is_whole(self, name):
@@ -51,7 +51,7 @@ class DirectoryObjects:
             raise self._error(error, "write to") from error
         return True
 
-    def parts(self, name: str) -> Iterator[bytes]:
+    def parts(self, name: str) -> Iterator[Part]:
         with self._reading(name) as fd:
             yield from _parts(fd)
 
@@ -116,7 +116,7 @@ class DirectoryObjects:
         except OSError as error:
             raise self._error(error, "read") from error
 
-    def _put(self, path: Path, parts: Iterable[bytes]) -> Iterable[bytes] | None:
+    def _put(self, path: Path, parts: Iterable[Part]) -> Iterable[Part] | None:
         """Write a file; returns what is to be written again where another has removed the temporary one.
 
         It has taken that for the file of a killed writer.
@@ -126,7 +126,7 @@ class DirectoryObjects:
         try:
             _write(fd, parts)
             if not temporary.exists():
-                return list(_parts(fd))
+                return list(map(bytes, _parts(fd)))
             os.rename(temporary, path)
         except BaseException:
             with suppress(OSError):
@@ -170,7 +170,7 @@ class DirectoryObjects:
         )
 
 
-def _write(fd: int, parts: Iterable[bytes]) -> None:
+def _write(fd: int, parts: Iterable[Part]) -> None:
     for part in parts:
         view = memoryview(part)
         while view:
@@ -178,11 +178,11 @@ def _write(fd: int, parts: Iterable[bytes]) -> None:
     os.fsync(fd)
 
 
-def _parts(fd: int) -> Iterator[bytes]:
-    offset = 0
-    while part := os.pread(fd, _PART, offset):
-        yield part
-        offset += len(part)
+def _parts(fd: int) -> Iterator[memoryview]:
+    buffer, offset = memoryview(bytearray(min(_PART, os.fstat(fd).st_size))), 0
+    while size := os.preadv(fd, [buffer], offset):
+        yield buffer[:size]
+        offset += size
 
 
 def _read(fd: int, offset: int, length: int) -> bytes:

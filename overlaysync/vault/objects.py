@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from blake3 import blake3
 
@@ -40,6 +40,10 @@ LIMITS = {Kind.PACK: 64 * MIB, Kind.INDEX: 64 * MIB, Kind.STATE: 4 * MIB, Kind.H
 """Bytes that an object can have."""
 
 
+Part: TypeAlias = bytes | memoryview
+"""A part of an object."""
+
+
 class Stored(NamedTuple):
     """An object in a place: its name and its size in bytes."""
 
@@ -58,12 +62,14 @@ class Objects(Protocol):
         """Store an object so that it outlives a crash; False when it was there already."""
         ...
 
-    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+    def store(self, name: str, parts: Iterable[Part]) -> bool:
         """Store an object that comes in parts, as :meth:`put`; nothing of it when ``parts`` raises."""
         ...
 
-    def parts(self, name: str) -> Iterator[bytes]:
+    def parts(self, name: str) -> Iterator[Part]:
         """Yield an object in parts, as large as suits the place, which together may be too many bytes.
+
+        A part is good until the next one is asked for: all may have one place in memory.
 
         Raises:
             NotFoundError: it is not there.
@@ -148,8 +154,10 @@ def get_whole(objects: Objects, name: str) -> bytes:
     return data
 
 
-def checked_parts(objects: Objects, name: str) -> Iterator[bytes]:
+def checked_parts(objects: Objects, name: str) -> Iterator[Part]:
     """Yield an object in parts, of which the last one is followed by an error if they are not that object.
+
+    A part is good until the next one is asked for.
 
     What is known of them before the end is that they are not too many. Of a head only the size is checked.
 

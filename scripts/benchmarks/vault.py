@@ -1,4 +1,4 @@
-"""The vault beside restic: save, restore, memory, many states. ``scripts/bench vault`` runs it."""
+"""The vault beside restic: save, restore, memory, many states, archives. ``scripts/bench vault`` runs it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.archive_rows import ArchiveRows
 from benchmarks.bench import Bench
 from benchmarks.images import GIB, MIB
 from benchmarks.measure import say
@@ -34,7 +35,7 @@ def main(root: Path, words: Sequence[str]) -> int:
     with ExitStack() as stack:
         bench.start(Path(options.dir or root), (3 * LARGER + 4) * size, stack)
         overlays = Overlays(bench)
-        rows = VaultRows(bench, overlays).all()
+        rows = VaultRows(bench, overlays).all() + ArchiveRows(bench, overlays).all()
         results = [
             report.measure(row, bench) for row in rows if not options.rows or row.number in options.rows
         ]

@@ -40,6 +40,16 @@ def hash_image(path: str) -> float:
         return time.perf_counter() - started
 
 
+def put_object(bucket: str, name: str, path: str) -> float:
+    """Upload a file to a store as its client does by itself, in parts; the environment has the keys."""
+    import obstore
+    from obstore.store import S3Store
+
+    started = time.perf_counter()
+    obstore.put(S3Store(bucket, client_options={"allow_http": True}), name, Path(path), use_multipart=True)
+    return time.perf_counter() - started
+
+
 def send_file(path: str) -> float:
     """Serve a file's data to everyone who connects: offset, length, bytes by sendfile. Prints its port."""
     from benchmarks.images import data_runs
@@ -123,7 +133,7 @@ def fetch_http(url: str, path: str) -> float:
     return time.perf_counter() - started
 
 
-_ALL = (blake3_file, hash_image, send_file, receive_file, serve_http, fetch_http)
+_ALL = (blake3_file, hash_image, put_object, send_file, receive_file, serve_http, fetch_http)
 WORKERS = {work.__name__: work for work in _ALL}
 
 if __name__ == "__main__":

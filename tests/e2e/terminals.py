@@ -7,8 +7,9 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from tests.e2e.nodes import Node, check_words, until
@@ -21,17 +22,39 @@ class Terminal:
         shown: what it has printed so far, and what was typed as far as the terminal shows that.
     """
 
-    def __init__(self, node: Node, *arguments: object, stdout: int | None = None) -> None:
-        """Start it; ``stdout``: a descriptor to print to instead of the terminal."""
+    def __init__(
+        self,
+        node: Node,
+        *arguments: object,
+        stdout: int | None = None,
+        shell: str = "",
+        columns: int = 0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            node: whose command it is.
+            arguments: of the program.
+            stdout: a descriptor to print to instead of the terminal.
+            shell: a line for a shell, instead of the arguments.
+            columns: of the terminal; by default it does not say.
+            environment: besides the node's own.
+        """
         self.shown = ""
         self._terminal, inside = os.openpty()
+        if columns:
+            termios.tcsetwinsize(inside, (50, columns))
+        words = node.words(*arguments)
+        if shell:
+            words = [*words[: words.index(sys.executable)], "sh", "-c", shell]
 
         def take_terminal() -> None:
             fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
 
         self._process = subprocess.Popen(
-            node.words(*arguments),
-            env=node.environment(TERM="dumb"),
+            words,
+            env=node.environment(**({"TERM": "dumb"} | dict(environment or {}))),
             cwd=node.place,
             stdin=inside,
             stdout=inside if stdout is None else stdout,
@@ -55,7 +78,7 @@ class Terminal:
     def answer(self, question: str, text: str) -> None:
         """Type ``text`` and Enter when the question is shown."""
         until(lambda: question in self._read(), what=f"the question {question!r}")
-        os.write(self._terminal, f"{text}\n".encode())
+        self.type(text)
 
     def until(self, condition: Callable[[str], object], what: str) -> None:
         """Wait until what is shown fulfils a condition."""
@@ -69,6 +92,17 @@ class Terminal:
     def interrupt(self) -> None:
         """Send what Ctrl-C sends."""
         self._process.send_signal(signal.SIGINT)
+
+    def type(self, text: str) -> None:
+        """Type ``text`` and Enter."""
+        os.write(self._terminal, f"{text}\n".encode())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the command has ended; what it printed by then is shown."""
+        done = self._process.poll() is not None
+        self._read()
+        return done
 
     def end(self) -> int:
         """Wait until it has ended; its exit code."""

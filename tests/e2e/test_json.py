@@ -52,6 +52,8 @@ def test_looking_around(lab: Lab) -> None:
     ana, ben = lab.node("ana"), lab.node("ben")
     master = disks.make_master(ana.place / f"{lab.name('base')}.qcow2", size=MIB)
     share = ana.share(master)
+    if share.document()["page"]:
+        assert ana.json("page", "--no-browser")["pages"]
     assert ben.json("peers", "--peer", share.peer)["peers"]
     assert ben.json("ls", "--peer", share.peer)["images"]
     held(ben, "show", master.stem, "--peer", share.peer)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from overlaysync.store.keeping import KeptTeam, load_keeping
 from overlaysync.units import MIB
 from tests import images
 from tests.e2e.disks import make_master
@@ -60,7 +61,7 @@ def start(node: Node, channel: Path) -> Share:
 def test_the_service_shares_and_keeps_what_its_settings_say(lab: Lab, tmp_path: Path) -> None:
     server, student = lab.node("server"), lab.node("student")
     team = lab.team("red", server)
-    configured(server, f'share = ["{server.place}"]\nkeep = ["{team}"]\nport = 0')
+    configured(server, f'share = ["{server.place}"]\nkeep = ["{team}"]\nlive = "15m"\nport = 0')
     with listening(tmp_path / "notify") as systemd:
         service = start(server, tmp_path / "notify")
         until(lambda: systemd.heard("READY=1"), what="a service that is ready")
@@ -73,7 +74,7 @@ def test_the_service_shares_and_keeps_what_its_settings_say(lab: Lab, tmp_path: 
         student.fetch(master.stem, "--peer", service.peer)
         assert images.content(student.place / master.name) == images.content(master)
         # What is kept is what the keep command would keep, with its limits.
-        assert team in (server.home / "keeping.json").read_text()
+        assert load_keeping(server.home / "keeping.json").teams == {team: KeptTeam(live=900)}
 
         service.popen.send_signal(signal.SIGTERM)
         assert service.wait(within_s=20).code == DONE

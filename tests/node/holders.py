@@ -173,8 +173,10 @@ class _Wire:
     async def vault_size(self, address: Endpoint, name: str) -> int:
         return int(self._ask(address, name, "size"))
 
-    async def vault_bytes(self, address: Endpoint, name: str, offset: int, length: int) -> bytes:
-        return self._ask(address, name, f"from={offset}&length={length}")
+    async def vault_read(self, address: Endpoint, name: str, offset: int, buffer: memoryview) -> int:
+        data = self._ask(address, name, f"from={offset}&length={len(buffer)}")
+        buffer[: len(data)] = data
+        return len(data)
 
     async def vault_proof(self, address: Endpoint, name: str, nonce: bytes) -> bytes:
         return self._ask(address, name, f"proof={nonce.hex()}")

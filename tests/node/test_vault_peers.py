@@ -10,9 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
 
-from overlaysync.errors import DecodeError, NotAllowedError, NotFoundError, OverlaysyncError
+from overlaysync.errors import (
+    DecodeError,
+    NotAllowedError,
+    NotFoundError,
+    OverlaysyncError,
+    StoppedError,
+)
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
 from overlaysync.net.refusals import GoneError
@@ -33,7 +40,7 @@ from overlaysync.ops.recovery.pulling import Place, Pull
 from overlaysync.units import MIB
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.head import encode_head
-from overlaysync.vault.objects import Kind, Stored, get_whole, hash_of, object_name
+from overlaysync.vault.objects import Kind, Stored, checked_parts, get_whole, hash_of, object_name
 from tests.net.content_provider import connect, make_shelf, serving
 from tests.vault.samples import ANN, BOB, RED, a_head, key_of, noise, store
 
@@ -117,6 +124,46 @@ async def test_small_objects_and_large_ones(bob: Peer) -> None:
         name = object_name(RED.tag, Kind.INDEX, hash_of(data))
         bob.objects.put(name, data)
         assert await asyncio.to_thread(get_whole, bob.remote, name) == data
+
+
+async def test_an_object_comes_in_parts_that_lie_in_one_place(bob: Peer) -> None:
+    """So what a pull takes of memory depends neither on the size of objects nor on what a peer sends."""
+    data = noise("large", 20 * MIB + 5)
+    name = object_name(RED.tag, Kind.PACK, hash_of(data))
+    bob.objects.put(name, data)
+
+    def read(remote: PeerObjects) -> tuple[bytes, set[int], int]:
+        whole, places, longest = b"", set(), 0
+        for part in checked_parts(remote, name):
+            assert isinstance(part, memoryview)
+            whole += part
+            places.add(np.frombuffer(part, np.uint8).ctypes.data)
+            longest = max(longest, len(part))
+        return whole, places, longest
+
+    whole, places, longest = await bob.do(read)
+    assert whole == data and len(places) == 1 and longest == 4 * MIB
+
+
+async def test_what_is_being_read_can_be_broken_off(tmp_path: Path) -> None:
+    """The peer takes the connection, and says nothing."""
+    asked = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    address = Address(*server.sockets[0].getsockname()[:2])
+    async with server, Client() as client:
+        remote = PeerObjects(client, address, asyncio.get_running_loop())
+        reading = asyncio.create_task(asyncio.to_thread(next, remote.parts(NAME)))
+        await asked.wait()
+        remote.stop()
+        with pytest.raises(StoppedError):
+            await asyncio.wait_for(reading, 10)
 
 
 async def test_what_it_does_not_have(bob: Peer) -> None:

@@ -22,7 +22,7 @@ from overlaysync.errors import (
 from overlaysync.ops.recovery.layered import Layered
 from overlaysync.ops.recovery.pulling import Place, Pull
 from overlaysync.vault.directory import DirectoryObjects
-from overlaysync.vault.objects import Kind, Stored, get_whole, hash_of, object_name
+from overlaysync.vault.objects import Kind, Part, Stored, get_whole, hash_of, object_name
 from tests.vault.samples import noise
 
 pytestmark = [pytest.mark.holds("D6"), pytest.mark.timeout(60)]
@@ -77,10 +77,10 @@ class Faulty:
     def put(self, name: str, data: bytes) -> bool:
         raise AssertionError("nothing is put into a place that is pulled from")
 
-    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+    def store(self, name: str, parts: Iterable[Part]) -> bool:
         raise AssertionError("nothing is stored in a place that is pulled from")
 
-    def parts(self, name: str) -> Iterator[bytes]:
+    def parts(self, name: str) -> Iterator[Part]:
         yield self.get(name)
 
     def delete(self, name: str) -> bool:
@@ -250,7 +250,7 @@ def test_a_pull_that_is_stopped_asks_no_more(target: DirectoryObjects) -> None:
 class Full(DirectoryObjects):
     """A target with room for ten objects."""
 
-    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+    def store(self, name: str, parts: Iterable[Part]) -> bool:
         if len(list(self.list(""))) >= 10:
             raise NoSpaceError("full")
         return super().store(name, parts)

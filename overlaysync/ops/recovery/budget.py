@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from overlaysync.errors import NoSpaceError
 from overlaysync.ops.recovery.vaults import read_heads
 from overlaysync.units import KIB, ceil_div
-from overlaysync.vault.objects import Objects, Stored, parse_name
+from overlaysync.vault.objects import Objects, Part, Stored, parse_name
 from overlaysync.vault.spaces import PUBLIC
 
 _BLOCK = 4 * KIB
@@ -69,7 +69,7 @@ class Limited:
     def put(self, name: str, data: bytes) -> bool:
         return self.store(name, (data,))
 
-    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+    def store(self, name: str, parts: Iterable[Part]) -> bool:
         taken = _Taken(self, parts)
         try:
             return self._objects.store(name, taken)
@@ -88,7 +88,7 @@ class Limited:
                 raise BudgetError("The budget is used up", hint="overlaysync keep --budget SIZE")
             self._room -= room
 
-    def parts(self, name: str) -> Iterator[bytes]:
+    def parts(self, name: str) -> Iterator[Part]:
         return self._objects.parts(name)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -111,12 +111,12 @@ class _Taken:
         room: bytes that are taken so far.
     """
 
-    def __init__(self, target: Limited, parts: Iterable[bytes]) -> None:
+    def __init__(self, target: Limited, parts: Iterable[Part]) -> None:
         self.room = 0
         self._target = target
         self._parts = parts
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Part]:
         size = 0
         for part in self._parts:
             size += len(part)

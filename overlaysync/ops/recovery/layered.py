@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.ops.recovery.pulling import Place
-from overlaysync.vault.objects import Objects, Stored, missing
+from overlaysync.vault.objects import Objects, Part, Stored, missing
 
 
 class Layered:
@@ -21,10 +21,10 @@ class Layered:
     def put(self, name: str, data: bytes) -> bool:
         return self._front.put(name, data)
 
-    def store(self, name: str, parts: Iterable[bytes]) -> bool:
+    def store(self, name: str, parts: Iterable[Part]) -> bool:
         return self._front.store(name, parts)
 
-    def parts(self, name: str) -> Iterator[bytes]:
+    def parts(self, name: str) -> Iterator[Part]:
         yield self.get(name)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:

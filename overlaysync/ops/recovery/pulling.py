@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from overlaysync.errors import NotFoundError, OverlaysyncError, StoppedError, VerificationError
-from overlaysync.vault.objects import Objects, checked_parts, is_whole
+from overlaysync.vault.objects import Objects, Part, checked_parts, is_whole
 
 _AT_ONCE = 3
 """Objects that are asked of one place at once."""
@@ -31,7 +31,7 @@ class Place:
         label: what people call it.
         objects: it.
         near: lower ones are asked first; among equals the work is shared.
-        stop: has what is being read from it fail at once, so that nobody waits for it.
+        stop: has what is being read from it fail at once, and what is asked for later.
         pulled: bytes that came from it.
         wrong: names of objects that it had and that were something else.
         problem: why it was left alone, if it was.
@@ -279,7 +279,7 @@ class _Source:
         self._objects = objects
         self._name = name
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Part]:
         self.size = 0
         try:
             for part in checked_parts(self._objects, self._name):
