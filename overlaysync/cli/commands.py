@@ -55,6 +55,11 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("keep", "keep", "Keep copies of what a team saves."),
         Entry("status", "status", "Show which VMs of a team are safe, and what would be lost."),
         Entry("restore", "restore", "Restore VMs of a team, with the masters they stand on."),
+        Entry(
+            "drill",
+            "drill",
+            "Rehearse the loss of machines: restore, boot and report.",
+        ),
         Entry("diff", "states", "Show what changed between two states."),
         Entry("forget", "states", "Forget states that this machine saved."),
         Entry("vault", "vault", "Check the vault of this machine, and free space in it."),

@@ -11,6 +11,7 @@ from itertools import islice
 from overlaysync.discovery.locality import Neighbourhood
 from overlaysync.net.messages import Address, Endpoint
 from overlaysync.node.listed import LISTED_SIZE, Listed
+from overlaysync.node.lost import Lost
 from overlaysync.node.views import PeerView, listings_of
 from overlaysync.ops.matching import Listing
 from overlaysync.trust.envelope import Manifest
@@ -21,6 +22,7 @@ class PeerDirectory:
 
     Args:
         named: addresses that the user named.
+        lost: machines that nothing is asked of.
 
     Attributes:
         views: the peers, by label when they are announced, else by address.
@@ -29,9 +31,10 @@ class PeerDirectory:
         neighbourhood: where hosts are.
     """
 
-    def __init__(self, named: Iterable[Address] = ()) -> None:
+    def __init__(self, named: Iterable[Address] = (), lost: Lost | None = None) -> None:
         self.views: dict[str, PeerView] = {}
-        self.named = tuple(named)
+        self.named = tuple(one for one in named if lost is None or not lost.has_address(*one))
+        self.lost = lost
         self.resolved: dict[Address, tuple[Address, ...]] = {}
         self.neighbourhood = Neighbourhood()
         self._listed = Listed()
@@ -43,7 +46,12 @@ class PeerDirectory:
 
     def nodes(self) -> list[PeerView]:
         """Return every node once, as far as that can be known."""
-        return [view for view in self.views.values() if not view.alias]
+        lost = self.lost
+        return [
+            view
+            for view in self.views.values()
+            if not view.alias and not (lost is not None and lost.has_label(view.label))
+        ]
 
     def listings(self) -> list[Listing]:
         """Return everything listed, by manifest, with the peers that list it."""
@@ -78,8 +86,11 @@ class PeerDirectory:
         return source
 
     def may_dial(self, host: str, port: int, *, told_by: Endpoint) -> bool:
-        """Whether to believe a peer that a node answers at ``host`` (an IP address) and ``port``."""
-        return self.neighbourhood.may_dial(host, port, told_by=told_by.host)
+        """Whether to believe a peer that a node answers at ``host`` (an IP address) and ``port``.
+
+        In a drill no such address is dialled: it could be one of a machine that is pretended to be lost.
+        """
+        return self.lost is None and self.neighbourhood.may_dial(host, port, told_by=told_by.host)
 
     def is_named(self, view: PeerView) -> bool:
         """Whether the user named a peer's address, or the name of it."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from overlaysync.net.messages import Address
+from overlaysync.node.lost import Lost
 from overlaysync.swarm.link import Compression
 
 
@@ -21,6 +22,7 @@ class Network:
         mdns_needed: whether it is an error when multicast does not work and no peer is named.
         catalogs: whether peers are asked for what they have; a node that only shares does not.
         alarm: is told what the user must know at once; by default the observer.
+        lost: machines that a drill pretends to be gone; nothing is asked of them.
     """
 
     peers: Sequence[Address] = ()
@@ -30,3 +32,4 @@ class Network:
     mdns_needed: bool = True
     catalogs: bool = True
     alarm: Callable[[str], None] | None = None
+    lost: Lost | None = None

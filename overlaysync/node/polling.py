@@ -121,7 +121,7 @@ class Polling:
             await asyncio.sleep(AGAIN_S)
             self.ask_again()
         while self.browser is not None:
-            found = {peer.label: peer for peer in self.browser.found()}
+            found = {peer.label: peer for peer in self.browser.found() if not self._is_lost(peer)}
             views = self.directory.views
             for key in [key for key, view in views.items() if view.announced and key not in found]:
                 self.directory.set_list(views.pop(key), {})
@@ -186,6 +186,11 @@ class Polling:
         if hosts:
             self.leave(peer.label)  # where it was: nothing may be heard of that for long
             self.ask(peer.label, tuple(dict.fromkeys(addresses)), announced=peer)
+
+    def _is_lost(self, peer: Peer) -> bool:
+        """Whether nothing may be asked of a peer."""
+        lost = self.directory.lost
+        return lost is not None and lost.takes(peer.label, peer.addresses, peer.port)
 
     async def still_there(self, peer: Peer) -> bool:
         """Whether a peer that is said to have gone, and has answered before, still answers."""

@@ -59,7 +59,7 @@ class Reach:
 
     def __post_init__(self) -> None:
         self.twins = Twins(self.client, self.network.alarm or self.observer.note)
-        self.directory = PeerDirectory(dict.fromkeys(self.network.peers))
+        self.directory = PeerDirectory(dict.fromkeys(self.network.peers), self.network.lost)
         inquiry = Inquiry(self.node, self.client, self.observer, self.directory, self.faults, self.twins)
         self.polling = Polling(inquiry, self.directory, self.browser, self.dials, self.network.catalogs)
 

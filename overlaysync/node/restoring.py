@@ -100,11 +100,13 @@ class Restored:
         plan: what was planned.
         disks: its disks, each with the masters that were made for it before.
         companions: paths of its companions.
+        tops: its disks alone, in the order of the state.
     """
 
     plan: VmPlan
     disks: tuple[Fetched, ...]
     companions: tuple[str, ...]
+    tops: tuple[Fetched, ...] = ()
 
 
 @dataclass(slots=True)
@@ -301,16 +303,18 @@ class Restore:
                 hint="restore into another directory: --to DIR",
             )
         fetched: list[Fetched] = []
+        tops: list[Fetched] = []
         for disk in plan.disks:
             _check_folders(plan.directory, disk.disk.file)
             try:
                 fetched += await fetch.run(disk.steps, disk.choice)
                 _check_in_place(fetched[-1])
+                tops.append(fetched[-1])
             except WouldDestroyError as error:
                 raise _in_the_way(error) from None
         companions = await asyncio.to_thread(self._put_companions, plan)
         await asyncio.to_thread(self._note_origin, plan)
-        return Restored(plan, tuple(fetched), companions)
+        return Restored(plan, tuple(fetched), companions, tuple(tops))
 
     def _note_origin(self, plan: VmPlan) -> None:
         root = self.node.home.vault

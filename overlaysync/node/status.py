@@ -101,16 +101,16 @@ def _status(
     own = Own(node.key.public, node.label, frozenset(filter(None, (boot_hash(), node.key.public))), heads)
     held = [row for row in node.catalog.held.all() if row.team == team.name]
     newest = {name: savings[-1].vm for name, savings in newest_of_vms(states).items()}
-    changed = {name: found for name, vm in newest.items() if (found := _is_changed(vm, held)) is not None}
+    changed = {name: found for name, vm in newest.items() if (found := is_changed(vm, held)) is not None}
     kept = load_keeping(node.home.keeping).teams.get(team.name, KeptTeam())
     vms = standings(
         states, node.catalog.copies.seen(vault.space.tag), own, changed, valid_since=timestamp(ago_s=VALID_S)
     )
-    never = _never_saved(node, held, states)
+    never = never_saved(node, held, states)
     return TeamStatus(team.name, tuple(vms), never, kept.copies, machines, problems)
 
 
-def _is_changed(vm: SavedVm, held: Iterable[Held]) -> bool | None:
+def is_changed(vm: SavedVm, held: Iterable[Held]) -> bool | None:
     """Whether a disk of a VM here was written to since it was saved; None where the VM is not here."""
     wanted = {bytes.fromhex(disk.manifest) for disk in vm.disks}
     here = [row for row in held if wanted & set(row.manifests) and os.path.lexists(row.path)]
@@ -126,7 +126,7 @@ def _is_as_held(row: Held) -> bool:
         return False
 
 
-def _never_saved(node: Node, held: Iterable[Held], states: Iterable[SignedState]) -> tuple[str, ...]:
+def never_saved(node: Node, held: Iterable[Held], states: Iterable[SignedState]) -> tuple[str, ...]:
     """Return the names of overlays of the team here that are in no state."""
     saved = {bytes.fromhex(disk.manifest) for one in states for vm in one.state.vms for disk in vm.disks}
     names = set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -70,6 +71,11 @@ class Catalog:
     def close(self) -> None:
         """End all connections; no thread may be using the catalog."""
         self._database.close()
+
+    def copy_to(self, path: Path) -> None:
+        """Write a copy of the catalog, as it is at this moment, to a file that is not there yet."""
+        with self._database.read() as connection, closing(sqlite3.connect(path)) as copy:
+            connection.backup(copy)
 
     def has_garbage(self) -> bool:
         """Return whether there is a page list that nothing needs; see :mod:`overlaysync.store.garbage`."""

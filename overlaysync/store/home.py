@@ -97,6 +97,11 @@ class Home:
         return (self.data or self.root) / "vault"
 
     @property
+    def drills(self) -> Path:
+        """Where drills restore to; each removes its directory when it ends."""
+        return (self.data or self.root) / "drills"
+
+    @property
     def keeping(self) -> Path:
         return self.root / "keeping.json"
 

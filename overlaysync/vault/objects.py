@@ -1,8 +1,9 @@
 """Objects: immutable bytes by name, wherever they lie. The one interface of all places of a vault.
 
-A name is ``TAG/KIND/NAME``: the space, ``packs``, ``indexes``, ``states`` or ``heads``, and 64 hexadecimal
-digits, the BLAKE3 of the bytes as they are stored. Heads alone are ``TAG/heads/NODE/COUNTER``. Nothing is
-ever written over, so that no place needs conditional writes. Exact rules: docs/vault-format.md, "Objects".
+A name is ``TAG/KIND/NAME``: the space, ``packs``, ``indexes``, ``states``, ``drills`` or ``heads``, and 64
+hexadecimal digits, the BLAKE3 of the bytes as they are stored. Heads alone are ``TAG/heads/NODE/COUNTER``.
+Nothing is ever written over, so that no place needs conditional writes. Exact rules:
+docs/vault-format.md, "Objects".
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from blake3 import blake3
 
 from overlaysync.errors import DecodeError, NotFoundError, VerificationError
-from overlaysync.units import MIB
+from overlaysync.units import KIB, MIB
 
 COUNTER_DIGITS = 12
 MAX_COUNTER = 10**COUNTER_DIGITS - 1
@@ -31,12 +32,19 @@ class Kind(StrEnum):
     PACK = "packs"
     INDEX = "indexes"
     STATE = "states"
+    DRILL = "drills"
     HEAD = "heads"
 
 
 _KINDS = {str(kind): kind for kind in Kind}
 
-LIMITS = {Kind.PACK: 64 * MIB, Kind.INDEX: 64 * MIB, Kind.STATE: 4 * MIB, Kind.HEAD: 64 * MIB}
+LIMITS = {
+    Kind.PACK: 64 * MIB,
+    Kind.INDEX: 64 * MIB,
+    Kind.STATE: 4 * MIB,
+    Kind.DRILL: 64 * KIB,
+    Kind.HEAD: 64 * MIB,
+}
 """Bytes that an object can have."""
 
 

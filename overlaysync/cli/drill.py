@@ -1,0 +1,283 @@
+"""The drill command: rehearse a restore, timed and reported, without touching what is here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from blake3 import blake3
+
+from overlaysync.cli.common import (
+    InterfaceOption,
+    MastersOption,
+    PeerOption,
+    RateOption,
+    WaitOption,
+    compression,
+    number_from,
+    open_node,
+    parse_peers,
+    parse_rate,
+)
+from overlaysync.cli.drill_page import report_page
+from overlaysync.cli.fetch import FIND_S
+from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.restore import parse_wish
+from overlaysync.errors import BrokenOffError, OverlaysyncError, UsageError
+from overlaysync.node.booting import BootRules
+from overlaysync.node.drilling import Drill, DrillRules
+from overlaysync.node.lost import Lost
+from overlaysync.node.network import Network
+from overlaysync.node.node import Node
+from overlaysync.node.scratch import scratch, sweep
+from overlaysync.ops.drill.history import drills_in, earlier_of, record_drill, record_of
+from overlaysync.ops.drill.probes import parse_probes
+from overlaysync.ops.drill.report import Phase, Report, Targets, VmReport, report_json
+from overlaysync.ops.drill.verdict import duration
+from overlaysync.ops.recovery.choosing import Wish
+from overlaysync.ops.recovery.vaults import space_of
+from overlaysync.store.files import put_file, translate
+from overlaysync.units import MIB, parse_size
+from overlaysync.vault.directory import DirectoryObjects
+
+_EARLIER = 5
+_MOST_MIN = 7 * 24 * 60.0
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the command of this module to ``app``."""
+    app.command("drill")(drill)
+
+
+def drill(
+    context: typer.Context,
+    teams: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEAM[:STATE]...",
+            help="The teams, or states of them by number or id: one drill for each.",
+        ),
+    ],
+    lose: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lose",
+            metavar="HOST",
+            help="Pretend that this machine or archive is gone. May be repeated.",
+        ),
+    ] = None,
+    boot: Annotated[bool, typer.Option("--boot", help="Boot each VM, cut off from every network.")] = False,
+    ready: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ready",
+            metavar="[VM=]PROBE",
+            help="How to tell that a VM is ready: tcp:PORT, serial:REGEX, agent, or a command. "
+            "May be repeated.",
+        ),
+    ] = None,
+    rto: Annotated[
+        float | None,
+        typer.Option(
+            "--rto",
+            metavar="MIN",
+            parser=number_from(0.01, _MOST_MIN),
+            help="Fail if it takes more minutes than this until all VMs are back.",
+        ),
+    ] = None,
+    rpo: Annotated[
+        float | None,
+        typer.Option(
+            "--rpo",
+            metavar="MIN",
+            parser=number_from(0.01, _MOST_MIN),
+            help="Fail if a VM comes back as it was more minutes ago than this.",
+        ),
+    ] = None,
+    vm: Annotated[
+        list[str] | None, typer.Option("--vm", metavar="NAME", help="Restore only this VM. May be repeated.")
+    ] = None,
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Put the report into this directory.")] = ".",
+    scratch_directory: Annotated[
+        str | None,
+        typer.Option(
+            "--scratch", metavar="DIR", help="Restore into a directory in DIR that is removed at the end."
+        ),
+    ] = None,
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="SIZE", help="Boot each VM with this much memory.")
+    ] = "2G",
+    boot_limit: Annotated[
+        float,
+        typer.Option(
+            "--boot-limit",
+            metavar="MIN",
+            parser=number_from(0.01, _MOST_MIN),
+            help="Give up on a VM after this many minutes, and without KVM after ten times as many.",
+        ),
+    ] = 5.0,
+    emulate: Annotated[bool, typer.Option("--emulate", help="Boot without KVM.")] = False,
+    masters: MastersOption = None,
+    peer: PeerOption = None,
+    iface: InterfaceOption = None,
+    limit_rate: RateOption = None,
+    wait: WaitOption = FIND_S,
+) -> None:
+    """Rehearse the loss of machines: restore, boot and report."""
+
+    output = output_of(context)
+    if not boot and (ready or emulate):
+        option = "--ready" if ready else "--emulate"
+        raise UsageError(f"{option} has no meaning without --boot", hint="add --boot, or leave it out")
+    rules = BootRules(parse_probes(ready or ()), boot_limit * 60, parse_size(memory) // MIB, emulate)
+    if rules.memory_mib < 16:
+        raise UsageError(f"--memory {memory} is too little for a VM", hint="--memory 512M")
+    network = Network(
+        parse_peers(peer), iface or (), parse_rate(limit_rate), compression(), mdns_needed=False
+    )
+    targets = Targets(rto_s=_seconds(rto), rpo_s=_seconds(rpo))
+    with open_node(output) as node:
+        wishes = [parse_wish(node, name, "", vm or []) for name in dict.fromkeys(teams)]
+        left = sweep(node.home.drills)
+        if left:
+            output.note(f"  removed what was left of {left} drill{'s' if left > 1 else ''} that were killed")
+        drilling = _Drilling(output, node, network, Path(os.path.abspath(to)))
+        reports = []
+        for wish in wishes:
+            own = DrillRules(
+                Lost(tuple(dict.fromkeys(lose or ()))),
+                targets,
+                rules if boot else None,
+                tuple(map(os.path.abspath, masters or ())),
+                wait,
+            )
+            reports.append(drilling.run(wish, own, scratch_directory))
+        drilling.show(reports)
+
+
+class _Drilling:
+    """The drill command's own part: what it shows, and where reports go."""
+
+    def __init__(self, output: Output, node: Node, network: Network, to: Path) -> None:
+        self._output = output
+        self._node = node
+        self._network = network
+        self._to = to
+
+    def run(self, wish: Wish, rules: DrillRules, elsewhere: str | None) -> tuple[Report, Path, Path]:
+        """Do one drill, write its report, and record it."""
+        node = self._node
+        space, objects = space_of(node.teams[wish.team]), DirectoryObjects(node.home.vault)
+        earlier = earlier_of(drills_in(objects, space), _EARLIER)
+        place = Path(os.path.abspath(elsewhere)) if elsewhere else None
+        with scratch(node.home.drills, place) as found:
+            work = Drill(node, wish, rules, self._output, _Told(self._output), self._network, found, earlier)
+            try:
+                report = asyncio.run(work.run())
+            except KeyboardInterrupt:
+                raise BrokenOffError("interrupted; the drill leaves nothing behind") from None
+        data = report_json(report)
+        page = report_page(report)
+        stem = f"drill-{report.team}-{report.started.replace(':', '').replace('-', '')}"
+        json_path, html_path = self._to / f"{stem}.json", self._to / f"{stem}.html"
+        _put(self._to, {json_path.name: data, html_path.name: page.encode()})
+        record_drill(objects, space, node.key, record_of(report, blake3(data).hexdigest()))
+        return report, json_path, html_path
+
+    def show(self, reports: Sequence[tuple[Report, Path, Path]]) -> None:
+        """Print what came out, and fail if a drill did."""
+        parts = [line for report, _, page in reports for line in _lines(self._output, report, page)]
+        self._output.result({"drills": [_fields(*one) for one in reports]}, *parts)
+        for report, _, page in reports:
+            if report.exit_code:
+                raise _failed(report, page)
+
+
+class _Told:
+    """Tells of phases, a line each."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def began(self, phase: Phase, vm: str) -> None:
+        pass
+
+    def ended(self, phase: Phase, vm: str) -> None:
+        self._output.note(f"  {phase}{f' {vm}' if vm else ''}: done")
+
+    def back(self, vm: str, verdict: str) -> None:
+        self._output.note(f"  {vm}: {verdict}")
+
+
+def _put(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a report.
+
+    Raises:
+        OverlaysyncError: they cannot be written.
+    """
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name, data in files.items():
+                put_file(fd, name, data, replaces=True)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise translate(error, f"Cannot write the report into {directory}", hint="--to DIR") from error
+
+
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else minutes * 60
+
+
+def _failed(report: Report, page: Path) -> OverlaysyncError:
+    error = OverlaysyncError(
+        f"The drill of team '{report.team}' {_WORDS[report.verdict]}",
+        why="; ".join(report.why),
+        hint=f"read the report: {page}",
+    )
+    error.exit_code = report.exit_code
+    return error
+
+
+_WORDS = {
+    "passed": "passed",
+    "partial": "brought back only some of the VMs",
+    "failed": "failed",
+    "timed-out": "timed out",
+    "not-tested": "brought all VMs back; nothing has tested whether they work",
+}
+
+
+def _lines(output: Output, report: Report, page: Path) -> list[str]:
+    head = f"{report.team}  the drill {_WORDS[report.verdict]}"
+    good = report.exit_code == 0
+    times = [f"RTO {duration(report.rto_s)}"] if report.rto_s is not None else []
+    times += [f"RPO {duration(report.rpo_s)}"] if report.rpo_s is not None else []
+    lines = [output.good(head) if good else f"✗ {head}"]
+    lines += [f"  {' · '.join(times)}"] if times else []
+    lines += [f"  {_vm_words(vm)}" for vm in report.vms]
+    return [*lines, f"  report: {page}"]
+
+
+def _vm_words(vm: VmReport) -> str:
+    back = f"back after {duration(vm.back_s)}" if vm.back_s is not None else "not back"
+    said = vm.boot.evidence if vm.boot and vm.verdict != "failed" else vm.why
+    return "  ".join(filter(None, (vm.name, back, said)))
+
+
+def _fields(report: Report, data: Path, page: Path) -> dict[str, Any]:
+    return {
+        "team": report.team,
+        "verdict": report.verdict,
+        "why": list(report.why),
+        "exit_code": report.exit_code,
+        "rto_s": report.rto_s,
+        "rpo_s": report.rpo_s,
+        "report": str(data),
+        "page": str(page),
+    }
