@@ -181,11 +181,12 @@ class _Drilling:
             except KeyboardInterrupt:
                 raise BrokenOffError("interrupted; the drill leaves nothing behind") from None
         data = report_json(report)
-        page = report_page(report)
+        digest = blake3(data).hexdigest()
+        page = report_page(report, digest)
         stem = f"drill-{report.team}-{report.started.replace(':', '').replace('-', '')}"
         json_path, html_path = self._to / f"{stem}.json", self._to / f"{stem}.html"
         _put(self._to, {json_path.name: data, html_path.name: page.encode()})
-        record_drill(objects, space, node.key, record_of(report, blake3(data).hexdigest()))
+        record_drill(objects, space, node.key, record_of(report, digest))
         return report, json_path, html_path
 
     def show(self, reports: Sequence[tuple[Report, Path, Path]]) -> None:
