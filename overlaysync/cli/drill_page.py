@@ -14,19 +14,11 @@ from overlaysync.model.names import printable
 from overlaysync.ops.dates import local_minute
 from overlaysync.ops.drill.report import Report, VmReport
 from overlaysync.ops.drill.timeline import timeline_of
-from overlaysync.ops.drill.verdict import duration
+from overlaysync.ops.drill.verdict import VERDICTS, duration
 from overlaysync.units import format_size
 
-VERDICTS = {
-    "passed": "passed",
-    "partial": "partial",
-    "failed": "failed",
-    "timed-out": "timed out",
-    "not-tested": "not tested",
-}
-"""Verdicts in words."""
 _ACCELERATORS = {"no": "VMs were not booted", "kvm": "booted with KVM", "tcg": "booted under emulation"}
-_CONSISTENCY = {"off": "powered off", "crash": "as after a power failure", "fs": "file systems frozen"}
+_CONSISTENCY = {"crash": "while it ran", "fs": "frozen"}
 _EVIDENCE, _ROWS, _SENTENCES, _FEW = 4, 10, 3, 4
 """VMs that are shown with all they printed; VMs in the table; sentences of a list."""
 

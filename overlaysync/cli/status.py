@@ -33,9 +33,11 @@ from overlaysync.node.reach import Reach
 from overlaysync.node.session import looking
 from overlaysync.node.status import TeamStatus, known_status, team_status
 from overlaysync.ops.dates import ago
+from overlaysync.ops.drill.verdict import VERDICTS, duration
 from overlaysync.ops.recovery.choosing import numbers_of
 from overlaysync.ops.recovery.standing import Holder, VmStanding
 from overlaysync.trust.teams import Team
+from overlaysync.vault.drill import DrillRecord
 
 _UNPROVEN = "no machine within reach has proven that it has them"
 
@@ -146,7 +148,7 @@ def _parts(one: TeamStatus, at: float) -> list[str | Table]:
         return [f"{one.team}  {_nothing(one)}"]
     rows = [_row(one, vm, at) for vm in one.vms]
     rows += [(name, Warn("never saved"), "", "", "") for name in one.never]
-    return [f"{one.team}  {_rpo(one, at)}", Table(rows, indent=2)]
+    return [f"{one.team}  {_rpo(one, at)}", Table(rows, indent=2), f"  {_drill(one, at)}"]
 
 
 def _nothing(one: TeamStatus) -> str:
@@ -168,6 +170,32 @@ def _rpo(one: TeamStatus, at: float) -> str:
     others = "" if len(safe) == len(one.vms) else f"of the VMs on {one.needed} machines, "
     back = f"{worst.name} goes back furthest: to what was saved {ago(worst.at, at)}"
     return f"if a machine is lost now, {others}{back}"
+
+
+def _drill(one: TeamStatus, at: float) -> str:
+    """Return when a restore was last rehearsed."""
+    passed, last = one.passed, one.drilled
+    if last is None:
+        return f"no drill yet: overlaysync drill {one.team}"
+    words = f"last drill that passed: {ago(passed.started, at)}" if passed else "no drill has passed"
+    if passed == last:
+        rto = f", all VMs back in {duration(last.rto_s)}" if last.rto_s is not None else ""
+        return f"{words}, by {one_field(last.by)}{rto}"
+    return f"{words}; the last one {VERDICTS[last.verdict]} {ago(last.started, at)}"
+
+
+def _drill_fields(record: DrillRecord | None) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    return {
+        "started": record.started,
+        "by": record.by,
+        "verdict": record.verdict,
+        "lost": list(record.lost),
+        "rto_s": record.rto_s,
+        "rpo_s": record.rpo_s,
+        "booted": record.booted,
+    }
 
 
 def _row(one: TeamStatus, vm: VmStanding, at: float) -> tuple[str, ...]:
@@ -202,6 +230,8 @@ def _fields(one: TeamStatus) -> dict[str, Any]:
         "needed": one.needed,
         "machines": one.machines,
         "never_saved": list(one.never),
+        "last_drill": _drill_fields(one.drilled),
+        "last_drill_passed": _drill_fields(one.passed),
         "vms": [
             {
                 "name": vm.name,

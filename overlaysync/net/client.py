@@ -57,7 +57,7 @@ from overlaysync.net.swarm_messages import (
 from overlaysync.net.vault_wire import MAX_LIST_SIZE, POSSESSION_SIZE, VaultOffer, decode_heads, decode_offer
 from overlaysync.swarm.link import Compression, Link
 from overlaysync.trust.teams import Team
-from overlaysync.vault.objects import Stored
+from overlaysync.vault.objects import Kind, Stored
 
 if TYPE_CHECKING:
     from overlaysync.trust.certificate import Shown
@@ -210,9 +210,9 @@ class Client:
         """
         return decode_offer(await self._body(address, "vault", MAX_LIST_SIZE))
 
-    async def vault_heads(self, address: Endpoint, tag: str) -> list[Stored]:
-        """Return the heads that the peer has of a space."""
-        return decode_heads(await self._body(address, f"vault/{tag}/heads", MAX_LIST_SIZE), tag)
+    async def vault_heads(self, address: Endpoint, tag: str, kind: Kind = Kind.HEAD) -> list[Stored]:
+        """Return the heads that the peer has of a space, or the records of drills."""
+        return decode_heads(await self._body(address, f"vault/{tag}/{kind}", MAX_LIST_SIZE), tag, kind)
 
     async def vault_size(self, address: Endpoint, name: str) -> int:
         """Return the size of an object that the peer keeps.

@@ -5,6 +5,7 @@ with a hash or a signature by who asked. Paths (docs/protocol.md):
 
     /v1/vault                            the tags of the spaces, and what the node keeps
     /v1/vault/TAG/heads                  names and sizes of the heads there
+    /v1/vault/TAG/drills                 names and sizes of the records of drills there
     /v1/vault/TAG/KIND/NAME?size         the size of an object
     /v1/vault/TAG/KIND/NAME?from=0&length=9   bytes of it
     /v1/vault/TAG/packs/NAME?proof=NONCE      what shows that the node has the pack
@@ -79,6 +80,10 @@ class VaultProvider(Protocol):
         """Return the heads of a space."""
         ...
 
+    def drills(self, tag: str) -> Sequence[Stored]:
+        """Return the records of drills of a space."""
+        ...
+
     def open(self, name: str) -> OpenObject | None:
         """Open an object; None when it is not there."""
         ...
@@ -113,8 +118,8 @@ def decode_offer(data: bytes) -> VaultOffer:
     return offer
 
 
-def decode_heads(data: bytes, tag: str) -> list[Stored]:
-    """Return the heads that an answer lists, all of the space ``tag``.
+def decode_heads(data: bytes, tag: str, kind: Kind = Kind.HEAD) -> list[Stored]:
+    """Return the heads, or the records of drills, that an answer lists, all of the space ``tag``.
 
     Raises:
         DecodeError: it is no such answer.
@@ -124,10 +129,10 @@ def decode_heads(data: bytes, tag: str) -> list[Stored]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise DecodeError("not a list of heads") from None
     named = [parse_name(head.name) for head in heads]
-    fits = (one is not None and (one.tag, one.kind) == (tag, Kind.HEAD) for one in named)
+    fits = (one is not None and (one.tag, one.kind) == (tag, kind) for one in named)
     if len(heads) > MAX_HEADS or not all(fits):
         raise DecodeError("a list of heads is out of bounds")
-    if any(not 0 < head.size <= LIMITS[Kind.HEAD] for head in heads):
+    if any(not 0 < head.size <= LIMITS[kind] for head in heads):
         raise DecodeError("a list of heads is out of bounds")
     return heads
 
@@ -149,8 +154,9 @@ def answer(provider: VaultProvider, path: Sequence[str], query: str, asker: str)
     match list(path):
         case []:
             return _encode(provider.offer())
-        case [tag, "heads"] if _TAG.fullmatch(tag):
-            return _encode(_Heads(tuple(map(tuple, provider.heads(tag)[:MAX_HEADS]))))  # type: ignore[arg-type]
+        case [tag, Kind.HEAD | Kind.DRILL as kind] if _TAG.fullmatch(tag):
+            found = provider.heads(tag) if kind == Kind.HEAD else provider.drills(tag)
+            return _encode(_Heads(tuple(map(tuple, found[:MAX_HEADS]))))  # type: ignore[arg-type]
     name = "/".join(path)
     if parse_name(name) is None:
         raise NotFoundError("no such object")

@@ -13,6 +13,7 @@ from overlaysync.archive.places import load_places, open_place
 from overlaysync.errors import OverlaysyncError, VerificationError
 from overlaysync.net.boot import boot_hash
 from overlaysync.node.node import Node, timestamp
+from overlaysync.ops.drill.history import take_drills
 from overlaysync.ops.recovery.checking import Checked, check
 from overlaysync.ops.recovery.pulling import Place, Pull
 from overlaysync.ops.recovery.vaults import EVERYBODY, TeamVault, drop_older, images_of, read_heads
@@ -91,6 +92,7 @@ def push(
                 why=f"{len(missing)} objects are missing or damaged in the vault of this machine",
                 hint="overlaysync vault check --read",
             )
+    take_drills(archive, vault.space, [Place("this machine", objects)])
     there, _ = read_heads(archive, vault.space.tag, vault.space)
     for head in heads:
         newest = there.get(head.head.node)

@@ -26,6 +26,7 @@ from overlaysync.node.observer import Observer
 from overlaysync.node.pacing import Once, Pauses
 from overlaysync.node.reach import Reach
 from overlaysync.node.vault_lock import only_writer_soon
+from overlaysync.ops.drill.history import take_drills
 from overlaysync.ops.recovery.budget import BudgetError, Limited, room_of, used_by, used_by_others
 from overlaysync.ops.recovery.caring import Reader, heal, lacking_objects
 from overlaysync.ops.recovery.cleaning import clean
@@ -177,6 +178,8 @@ class Keeper:
                 taken += sum([await self._consider(group, space, settings) for group in groups])
             if settings or space:
                 await self._prove(tag, space, groups)
+            if space is not None:
+                await asyncio.to_thread(self._take_drills, space, groups)
         await asyncio.to_thread(self._care, peers)
         return taken
 
@@ -272,6 +275,11 @@ class Keeper:
 
     def _only_writer(self) -> AbstractContextManager[None]:
         return only_writer_soon(self._node.home.vault, self._observer, wait_s=self._wait_s)
+
+    def _take_drills(self, space: Space, groups: Sequence[Group]) -> None:
+        """Take the records of drills that other holders have."""
+        holders = {peer.key: peer for group in groups for peer in group.holders}
+        take_drills(self._objects, space, [Place(peer.label, peer.objects) for peer in holders.values()])
 
     def _tell_small(self, head: SignedHead, group: Group, space: Space | None, settings: KeptTeam) -> None:
         self._tell_once(

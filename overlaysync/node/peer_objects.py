@@ -93,12 +93,13 @@ class PeerObjects:
             return None
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """Yield the heads of a space: nothing else of a peer can be listed."""
-        tag, _, kind = prefix.strip("/").partition("/")
-        if not kind.startswith(Kind.HEAD):
-            raise ValueError("a peer lists only the heads of its vault")
+        """Yield the heads of a space, or its records of drills: nothing else of a peer can be listed."""
+        tag, _, rest = prefix.strip("/").partition("/")
+        kind = next((kind for kind in (Kind.HEAD, Kind.DRILL) if rest.startswith(kind)), None)
+        if kind is None:
+            raise ValueError("a peer lists only heads and drills of its vault")
         try:
-            heads = self._run(self._client.vault_heads(self._address, tag))
+            heads = self._run(self._client.vault_heads(self._address, tag, kind))
         except GoneError:
             return
         yield from sorted(head for head in heads if head.name.startswith(prefix))

@@ -15,12 +15,14 @@ from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
 from overlaysync.node.vault_places import gather_from, peer_places, vault_of
+from overlaysync.ops.drill.history import drills_in, last_passed, take_drills
 from overlaysync.ops.recovery.standing import Own, VmStanding, standings
 from overlaysync.ops.recovery.tips import newest_of_vms
 from overlaysync.ops.recovery.vaults import TeamVault
 from overlaysync.store.held import Held
 from overlaysync.store.keeping import KeptTeam, load_keeping
 from overlaysync.trust.teams import Team
+from overlaysync.vault.drill import DrillRecord
 from overlaysync.vault.state import SavedVm, SignedState
 
 VALID_S = 7 * 86400.0
@@ -41,6 +43,8 @@ class TeamStatus:
         machines: how many machines with a vault were seen now, this one included.
         answered: how many other machines answered; None where none was asked.
         problems: sentences on what could not be used.
+        passed: the newest drill that passed; None for none.
+        drilled: the newest drill; None for none.
     """
 
     team: str
@@ -50,6 +54,8 @@ class TeamStatus:
     wanted: int
     machines: int
     problems: tuple[str, ...]
+    passed: DrillRecord | None = None
+    drilled: DrillRecord | None = None
     answered: int | None = None
 
     @property
@@ -78,6 +84,7 @@ async def team_status(
     problems = [*gathered.old, *gathered.stale] + [
         f"{one.name} cannot be used: {one.why}" for one in gathered.damaged
     ]
+    await asyncio.to_thread(take_drills, vault.objects, vault.space, places)
     machines = await Keeper(node, reach, observer, Faults()).look()
     found = await asyncio.to_thread(_status, node, team, vault, gathered.states, machines, tuple(problems))
     return replace(found, answered=len(reach.directory.answering()))
@@ -107,7 +114,18 @@ def _status(
         states, node.catalog.copies.seen(vault.space.tag), own, changed, valid_since=timestamp(ago_s=VALID_S)
     )
     never = never_saved(node, held, states)
-    return TeamStatus(team.name, tuple(vms), never, kept.copies, machines, problems)
+    drills = drills_in(vault.objects, vault.space)
+    passed = last_passed(drills)
+    return TeamStatus(
+        team.name,
+        tuple(vms),
+        never,
+        kept.copies,
+        machines,
+        problems,
+        passed.record if passed else None,
+        drills[-1].record if drills else None,
+    )
 
 
 def is_changed(vm: SavedVm, held: Iterable[Held]) -> bool | None:

@@ -8,13 +8,14 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from overlaysync.net.vault_wire import MAX_SPACES, OpenObject, VaultOffer
 from overlaysync.ops.recovery.placement import Kept
 from overlaysync.units import GIB
 from overlaysync.vault.directory import DirectoryObjects
-from overlaysync.vault.objects import Stored, head_prefix, parse_name
+from overlaysync.vault.objects import Kind, Stored, head_prefix, parse_name
 
 _TAG = re.compile(r"[0-9a-f]{32}")
 _PROVEN = GIB
@@ -24,6 +25,8 @@ _PROVEN_S = 3600.0
 _ASKERS = 1024
 _MANY = 64
 """More heads than this in one space are not listed anew ..."""
+_MOST_DRILLS = 200
+"""Records of drills that are listed of one space."""
 _LISTED_S = 2.0
 """... for so many seconds: who keeps for others can be given any number of them."""
 
@@ -65,6 +68,9 @@ class ServedVault:
         if len(found) > _MANY:
             self._long[tag] = self._clock(), found
         return found
+
+    def drills(self, tag: str) -> Sequence[Stored]:
+        return list(islice(self._objects.list(f"{tag}/{Kind.DRILL}/"), _MOST_DRILLS))
 
     def open(self, name: str) -> OpenObject | None:
         if parse_name(name) is None:

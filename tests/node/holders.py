@@ -137,6 +137,9 @@ class Liar:
         own = self._kept.offer()
         return VaultOffer(tuple(sorted(spaces)), own.keeps, own.others)
 
+    def drills(self, tag: str) -> list[Stored]:
+        return []
+
     def heads(self, tag: str) -> list[Stored]:
         found = set()
         for head in {head for one in self._others for head in one.heads(tag)}:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 
-from overlaysync.errors import DecodeError, NotFoundError, VerificationError
+from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError, VerificationError
 from overlaysync.ops.drill.report import Earlier, Report
+from overlaysync.ops.recovery.pulling import Place
 from overlaysync.trust.keys import NodeKey, node_id, verify
 from overlaysync.vault.drill import DrillRecord, SignedDrill, decode_drill, encode_drill
 from overlaysync.vault.objects import Kind, Objects, get_whole, object_name
@@ -27,6 +30,28 @@ def drills_in(objects: Objects, space: Space) -> list[SignedDrill]:
         except (DecodeError, VerificationError, NotFoundError):
             continue
     return sorted(found, key=lambda one: (one.record.started, one.id))
+
+
+def take_drills(objects: Objects, space: Space, places: Iterable[Place]) -> None:
+    """Take the records that other places have and a member has signed; one that fails is left alone.
+
+    Raises:
+        NoSpaceError, OverlaysyncError: they cannot be stored.
+    """
+    for place in places:
+        for name, data in _records(place.objects, space, objects):
+            objects.put(name, data)
+
+
+def _records(place: Objects, space: Space, have: Objects) -> Iterator[tuple[str, bytes]]:
+    """Yield the objects of a place that are records of the team and not here."""
+    with suppress(OverlaysyncError):
+        listed = islice(place.list(f"{space.tag}/{Kind.DRILL}/"), MAX_DRILLS)
+        for stored in [one for one in listed if have.size(one.name) is None]:
+            with suppress(DecodeError, VerificationError, NotFoundError):
+                data = get_whole(place, stored.name)
+                decode_drill(data, space, verify)
+                yield stored.name, data
 
 
 def record_drill(objects: Objects, space: Space, key: NodeKey, record: DrillRecord) -> SignedDrill:

@@ -8,6 +8,15 @@ from dataclasses import dataclass
 from overlaysync.errors import NotReplicatedError, VerificationError
 from overlaysync.ops.drill.report import Targets, Verdict, VmReport
 
+VERDICTS: dict[Verdict, str] = {
+    "passed": "passed",
+    "partial": "partial",
+    "failed": "failed",
+    "timed-out": "timed out",
+    "not-tested": "not tested",
+}
+"""Verdicts in words."""
+
 _BACK = ("passed", "not-tested")
 _NOT_READY = VerificationError.exit_code
 _TARGET_MISSED = NotReplicatedError.exit_code

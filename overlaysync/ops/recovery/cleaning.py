@@ -38,7 +38,7 @@ class Cleaned:
 
 
 def listed(objects: DirectoryObjects) -> tuple[set[str], list[Damage]]:
-    """Return the names of all that the newest heads of all spaces list, and heads that are damaged."""
+    """Return the names of all that the newest heads list, and of drills, and the heads that are damaged."""
     names: set[str] = set()
     damaged: list[Damage] = []
     tags = {named.tag for stored in objects.list("") if (named := parse_name(stored.name))}
@@ -48,6 +48,7 @@ def listed(objects: DirectoryObjects) -> tuple[set[str], list[Damage]]:
         for head in heads.values():
             names.add(head.head.name)
             names.update(head.head.names(PUBLIC.tag))
+        names.update(stored.name for stored in objects.list(f"{tag}/{Kind.DRILL}/"))
     return names, damaged
 
 
