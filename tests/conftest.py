@@ -31,10 +31,18 @@ TOOLS = {
         ("qemu-system-x86_64", "busybox", "qemu-ga", "/boot/vmlinuz-*-cloud-amd64"),
         "qemu-system-x86 busybox-static qemu-guest-agent linux-image-cloud-amd64",
     ),
+    "drill": (
+        (
+            *("syslinux", "mcopy", "mkfs.vfat", "objcopy", "swtpm", "swtpm_setup"),
+            *("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"),
+        ),
+        "syslinux mtools dosfstools binutils swtpm swtpm-tools ovmf systemd-boot-efi",
+    ),
     "libvirt": (
         ("libvirtd", "virsh", "qemu-system-x86_64"),
         "libvirt-daemon-system libvirt-clients qemu-system-x86",
     ),
+    "browser": (("chromium",), "chromium"),
     "lan": (("ip", "tc"), "iproute2"),
     "release": (("man", "ssh-keygen"), "man-db openssh-client"),
     "systemd": (("systemd-analyze",), "systemd"),

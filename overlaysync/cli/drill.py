@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,20 +26,24 @@ from overlaysync.cli.common import (
     parse_rate,
 )
 from overlaysync.cli.drill_page import report_page
+from overlaysync.cli.drill_watch import Clock, Told
 from overlaysync.cli.fetch import FIND_S
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.restore import parse_wish
-from overlaysync.errors import BrokenOffError, OverlaysyncError, UsageError
+from overlaysync.cli.tables import Fail, Table
+from overlaysync.errors import BrokenOffError, NotFoundError, OverlaysyncError, UsageError
+from overlaysync.model.names import printable
 from overlaysync.node.booting import BootRules
 from overlaysync.node.drilling import Drill, DrillRules
 from overlaysync.node.lost import Lost
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
+from overlaysync.node.observer import Silent
 from overlaysync.node.scratch import scratch, sweep
 from overlaysync.ops.drill.history import drills_in, earlier_of, record_drill, record_of
 from overlaysync.ops.drill.probes import parse_probes
-from overlaysync.ops.drill.report import Phase, Report, Targets, VmReport, report_json
-from overlaysync.ops.drill.verdict import duration
+from overlaysync.ops.drill.report import Report, Targets, VmReport, report_json
+from overlaysync.ops.drill.verdict import VERDICTS, duration
 from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.vaults import space_of
 from overlaysync.store.files import put_file, translate
@@ -85,7 +91,7 @@ def drill(
         typer.Option(
             "--rto",
             metavar="MIN",
-            parser=number_from(0.01, _MOST_MIN),
+            parser=number_from(0.001, _MOST_MIN),
             help="Fail if it takes more minutes than this until all VMs are back.",
         ),
     ] = None,
@@ -94,7 +100,7 @@ def drill(
         typer.Option(
             "--rpo",
             metavar="MIN",
-            parser=number_from(0.01, _MOST_MIN),
+            parser=number_from(0.001, _MOST_MIN),
             help="Fail if a VM comes back as it was more minutes ago than this.",
         ),
     ] = None,
@@ -116,11 +122,14 @@ def drill(
         typer.Option(
             "--boot-limit",
             metavar="MIN",
-            parser=number_from(0.01, _MOST_MIN),
+            parser=number_from(0.001, _MOST_MIN),
             help="Give up on a VM after this many minutes, and without KVM after ten times as many.",
         ),
     ] = 5.0,
     emulate: Annotated[bool, typer.Option("--emulate", help="Boot without KVM.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show a clock against the RTO, for a room to read.")
+    ] = False,
     masters: MastersOption = None,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
@@ -136,6 +145,10 @@ def drill(
     rules = BootRules(parse_probes(ready or ()), boot_limit * 60, parse_size(memory) // MIB, emulate)
     if rules.memory_mib < 16:
         raise UsageError(f"--memory {memory} is too little for a VM", hint="--memory 512M")
+    if watch and not sys.stderr.isatty():
+        raise UsageError("--watch needs a terminal to show its clock on", hint="leave --watch out")
+    if not os.path.isdir(to):
+        raise NotFoundError(f"There is no directory '{printable(to)}' for the report", hint=f"mkdir '{to}'")
     network = Network(
         parse_peers(peer), iface or (), parse_rate(limit_rate), compression(), mdns_needed=False
     )
@@ -145,7 +158,7 @@ def drill(
         left = sweep(node.home.drills)
         if left:
             output.note(f"  removed what was left of {left} drill{'s' if left > 1 else ''} that were killed")
-        drilling = _Drilling(output, node, network, Path(os.path.abspath(to)))
+        drilling = _Drilling(output, node, network, Path(os.path.abspath(to)), watch=watch)
         reports = []
         for wish in wishes:
             own = DrillRules(
@@ -162,7 +175,8 @@ def drill(
 class _Drilling:
     """The drill command's own part: what it shows, and where reports go."""
 
-    def __init__(self, output: Output, node: Node, network: Network, to: Path) -> None:
+    def __init__(self, output: Output, node: Node, network: Network, to: Path, *, watch: bool) -> None:
+        self._watch = watch
         self._output = output
         self._node = node
         self._network = network
@@ -175,9 +189,12 @@ class _Drilling:
         earlier = earlier_of(drills_in(objects, space), _EARLIER)
         place = Path(os.path.abspath(elsewhere)) if elsewhere else None
         with scratch(node.home.drills, place) as found:
-            work = Drill(node, wish, rules, self._output, _Told(self._output), self._network, found, earlier)
+            clock = Clock(wish.team, rules.targets.rto_s) if self._watch else None
+            observer, watcher = (self._output, Told(self._output)) if clock is None else (Silent(), clock)
+            work = Drill(node, wish, rules, observer, watcher, self._network, found, earlier)
             try:
-                report = asyncio.run(work.run())
+                with clock.shown() if clock else nullcontext():
+                    report = asyncio.run(work.run())
             except KeyboardInterrupt:
                 raise BrokenOffError("interrupted; the drill leaves nothing behind") from None
         data = report_json(report)
@@ -191,27 +208,18 @@ class _Drilling:
 
     def show(self, reports: Sequence[tuple[Report, Path, Path]]) -> None:
         """Print what came out, and fail if a drill did."""
-        parts = [line for report, _, page in reports for line in _lines(self._output, report, page)]
-        self._output.result({"drills": [_fields(*one) for one in reports]}, *parts)
-        for report, _, page in reports:
-            if report.exit_code:
-                raise _failed(report, page)
-
-
-class _Told:
-    """Tells of phases, a line each."""
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-
-    def began(self, phase: Phase, vm: str) -> None:
-        pass
-
-    def ended(self, phase: Phase, vm: str) -> None:
-        self._output.note(f"  {phase}{f' {vm}' if vm else ''}: done")
-
-    def back(self, vm: str, verdict: str) -> None:
-        self._output.note(f"  {vm}: {verdict}")
+        lines = [line for report, _, page in reports for line in _lines(self._output, report, page)]
+        table = [Table(_rows([report for report, _, _ in reports]))] if len(reports) > 1 else []
+        self._output.result({"drills": [_fields(*one) for one in reports]}, *lines, *table)
+        failed = [(report, page) for report, _, page in reports if report.exit_code]
+        if len(failed) == 1 or (failed and len(reports) == 1):
+            raise _failed(*failed[0])
+        if failed:
+            error = OverlaysyncError(
+                f"{len(failed)} of {len(reports)} drills failed", hint="read their reports, named above"
+            )
+            error.exit_code = failed[0][0].exit_code
+            raise error
 
 
 def _put(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -263,6 +271,21 @@ def _lines(output: Output, report: Report, page: Path) -> list[str]:
     lines += [f"  {' · '.join(times)}"] if times else []
     lines += [f"  {_vm_words(vm)}" for vm in report.vms]
     return [*lines, f"  report: {page}"]
+
+
+def _rows(reports: Sequence[Report]) -> list[tuple[str, ...]]:
+    """Return the table of several teams: the quickest first, those that failed last."""
+    worst = float("inf")
+    ordered = sorted(
+        reports, key=lambda one: (bool(one.exit_code), worst if one.rto_s is None else one.rto_s)
+    )
+    rows: list[tuple[str, ...]] = [("team", "verdict", "VMs back", "RTO", "RPO")]
+    for one in ordered:
+        back = sum(vm.back_s is not None for vm in one.vms)
+        words = Fail(VERDICTS[one.verdict]) if one.exit_code else VERDICTS[one.verdict]
+        times = ["–" if value is None else duration(value) for value in (one.rto_s, one.rpo_s)]
+        rows.append((one.team, words, f"{back} of {len(one.vms)}", *times))
+    return rows
 
 
 def _vm_words(vm: VmReport) -> str:

@@ -237,6 +237,7 @@ class Drill:
             return
         name = restored.plan.saving.vm.name
         vm = self._vms[name]
+        self.watcher.began("boot", name)
         try:
             boot = await self._booter.boot(restored)
         except OverlaysyncError as error:

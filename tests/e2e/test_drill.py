@@ -16,7 +16,7 @@ from tests.e2e.recovery import Machine, machines
 from tests.e2e.room import INTERFACE, room
 from tests.e2e.test_recovery import SPREAD_S, copies_of, join, lose
 
-pytestmark = [pytest.mark.guest, pytest.mark.qemu, pytest.mark.lan, pytest.mark.slow]
+pytestmark = [pytest.mark.drill, pytest.mark.guest, pytest.mark.qemu, pytest.mark.lan, pytest.mark.slow]
 
 BOOT = ("--boot", "--emulate", "--memory", "192M", "--boot-limit", "0.2")
 

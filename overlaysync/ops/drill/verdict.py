@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from overlaysync.errors import NotReplicatedError, VerificationError
 from overlaysync.ops.drill.report import Targets, Verdict, VmReport
 
-VERDICTS: dict[Verdict, str] = {
+VERDICTS: dict[str, str] = {
     "passed": "passed",
     "partial": "partial",
     "failed": "failed",
