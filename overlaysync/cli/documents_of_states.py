@@ -172,6 +172,37 @@ class VmStatus(Document, frozen=True, kw_only=True):
     holders: list[StateHolder]
 
 
+class RecordedDrill(Document, frozen=True, kw_only=True):
+    """A drill, by its record."""
+
+    started: str
+    by: str
+    verdict: str
+    lost: list[str]
+    rto_s: float | None
+    rpo_s: float | None
+    booted: str
+
+
+class DrillResult(Document, frozen=True, kw_only=True):
+    """A drill of one team; ``report`` and ``page`` are paths."""
+
+    team: str
+    verdict: str
+    why: list[str]
+    exit_code: int
+    rto_s: float | None
+    rpo_s: float | None
+    report: str
+    page: str
+
+
+class DrillDocument(Document, frozen=True, kw_only=True):
+    """Of drill."""
+
+    drills: list[DrillResult]
+
+
 class TeamStatus(Document, frozen=True, kw_only=True):
     """How safe the VMs of a team are."""
 
@@ -180,6 +211,8 @@ class TeamStatus(Document, frozen=True, kw_only=True):
     needed: int
     machines: int
     never_saved: list[str]
+    last_drill: RecordedDrill | None
+    last_drill_passed: RecordedDrill | None
     vms: list[VmStatus]
 
 
@@ -327,6 +360,7 @@ STATE_DOCUMENTS: dict[str, tuple[type[Any], ...]] = {
     "archive push": (PushedDocument, PushedImageDocument),
     "archive rm": (ArchiveRow,),
     "diff": (DiffDocument,),
+    "drill": (DrillDocument,),
     "forget": (ForgetDocument,),
     "keep": (KeepDocument,),
     "restore": (RestoreDocument,),

@@ -33,7 +33,6 @@ _DOING = {
     "discover": "looking for machines",
     "plan": "planning",
     "fetch": "fetching",
-    "verify": "verifying",
     "rebuild": "rebuilding",
     "boot": "booting",
 }

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -54,7 +55,7 @@ from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.gathering import Gathered
 from overlaysync.ops.recovery.pulling import Place
 from overlaysync.ops.recovery.vaults import space_of
-from overlaysync.ops.vms import start_line
+from overlaysync.ops.vms.start import start_line
 from overlaysync.trust.keys import node_id
 from overlaysync.trust.teams import Team
 from overlaysync.vault.directory import DirectoryObjects
@@ -169,21 +170,23 @@ class Drill:
             async with self._phase("plan"):
                 plans = await asyncio.to_thread(work.plan, self._gathered, self.wish, session.fetch)
                 self._note_refusals(work.refusals)
-            async with self._phase("fetch"):
-                await asyncio.to_thread(work.pull, plans, check=False)
-            async with self._phase("verify"):
-                await asyncio.to_thread(work.pull, plans)
             boots: list[asyncio.Task[None]] = []
+            work.pulled = partial(self._pulled, self.clock())
             try:
-                for plan in plans:
-                    restored = await self._rebuild(work, plan, session.fetch)
-                    if restored is not None:
-                        boots.append(asyncio.create_task(self._boot(restored)))
+                async with work.pulling(plans):
+                    for plan in plans:
+                        restored = await self._rebuild(work, plan, session.fetch)
+                        if restored is not None:
+                            boots.append(asyncio.create_task(self._boot(restored)))
                 await asyncio.gather(*boots)
             finally:
                 for task in boots:
                     task.cancel()
                 await asyncio.gather(*boots, return_exceptions=True)
+
+    def _pulled(self, start_s: float) -> None:
+        """Note that all packs have come; disks are rebuilt meanwhile."""
+        self._spans.append(Span(phase="fetch", start_s=start_s, end_s=self.clock()))
 
     async def _find(self, other: Node, fetch: Fetch, *, own_lost: bool) -> list[Place]:
         """Return the places that are left."""

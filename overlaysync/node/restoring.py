@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -121,6 +121,7 @@ class Restore:
         masters: directories to find masters in, and to put missing ones into.
         places: where objects come from besides the vault of this node; see :meth:`use`.
         refusals: VMs that cannot be had, and why.
+        pulled: is called when all that could be pulled is here, from another thread.
         missing: names of packs that no place could give.
     """
 
@@ -131,6 +132,7 @@ class Restore:
     masters: Sequence[str] = ()
     places: Sequence[Place] = ()
     refusals: list[Refusal] = field(default_factory=list)
+    pulled: Callable[[], None] = lambda: None
     missing: Sequence[str] = ()
     _arrivals: Arrivals = field(default_factory=Arrivals)
     _vault_directory: DirectoryObjects = field(init=False)
@@ -288,6 +290,7 @@ class Restore:
             self._arrivals.end(error)
             raise
         self._arrivals.end()
+        self.pulled()
         return missing
 
     async def bring(self, plan: VmPlan, fetch: Fetch) -> Restored:

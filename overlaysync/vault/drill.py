@@ -14,10 +14,11 @@ import msgspec
 
 from overlaysync.errors import DecodeError
 from overlaysync.model.names import is_name
+from overlaysync.vault.limits import MAX_TEXT
 from overlaysync.vault.objects import LIMITS, Kind, hash_of
 from overlaysync.vault.pack import HEAD, begin_object, seal_of
 from overlaysync.vault.spaces import Space
-from overlaysync.vault.state import MAX_TEXT, MAX_VMS, Signer, Verify
+from overlaysync.vault.state import MAX_VMS, Signer, Verify
 
 DRILL_MAGIC = b"OSVD"
 DRILL_CONTEXT = b"overlaysync v1 drill\0"

@@ -11,9 +11,9 @@ from overlaysync.ops.drill.report import Earlier, Report
 from overlaysync.ops.recovery.pulling import Place
 from overlaysync.trust.keys import NodeKey, node_id, verify
 from overlaysync.vault.drill import DrillRecord, SignedDrill, decode_drill, encode_drill
+from overlaysync.vault.limits import MAX_TEXT
 from overlaysync.vault.objects import Kind, Objects, get_whole, object_name
 from overlaysync.vault.spaces import Space
-from overlaysync.vault.state import MAX_TEXT
 
 MAX_DRILLS = 200
 """Records that are read of one place, and kept of one node; the oldest go first."""

@@ -11,10 +11,11 @@ from typing import Literal, TypeAlias
 import msgspec
 
 Verdict: TypeAlias = Literal["passed", "partial", "failed", "timed-out", "not-tested"]
-Phase: TypeAlias = Literal["discover", "plan", "fetch", "verify", "rebuild", "boot"]
+Phase: TypeAlias = Literal["discover", "plan", "fetch", "rebuild", "boot"]
 Booted: TypeAlias = Literal["no", "kvm", "tcg"]
 
-PHASES: tuple[Phase, ...] = ("discover", "plan", "fetch", "verify", "rebuild", "boot")
+PHASES: tuple[Phase, ...] = ("discover", "plan", "fetch", "rebuild", "boot")
+"""What is fetched and what is rebuilt is verified in the same breath, so that has no phase of its own."""
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
