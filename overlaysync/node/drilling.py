@@ -33,7 +33,7 @@ from overlaysync.node.rehearsal import link_vault, rehearsing
 from overlaysync.node.restoring import Restore, Restored, VmPlan
 from overlaysync.node.scratch import Scratch
 from overlaysync.node.status import is_changed, never_saved
-from overlaysync.node.vault_places import peer_places
+from overlaysync.node.vault_places import peer_places, vault_of
 from overlaysync.ops.dates import moment
 from overlaysync.ops.drill.advice import Facts, advice_of, losses_of
 from overlaysync.ops.drill.machine import isolation_of
@@ -210,7 +210,8 @@ class Drill:
         """
         tag = space_of(self.team).tag
         labels = {copy.label for copy in self.node.catalog.copies.seen(tag)}
-        labels |= {state.state.by for state in self._gathered.states}
+        kept = vault_of(self.node, self.team).known_states(self.node.key.public)
+        labels |= {state.state.by for state in (*self._gathered.states, *kept)}
         labels |= {place.label for place in self._places} | {self.node.label}
         unknown = self.rules.lost.unknown(sorted(labels), ())
         if unknown:

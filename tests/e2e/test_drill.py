@@ -18,7 +18,7 @@ from tests.e2e.test_recovery import SPREAD_S, copies_of, join, lose
 
 pytestmark = [pytest.mark.drill, pytest.mark.guest, pytest.mark.qemu, pytest.mark.lan, pytest.mark.slow]
 
-BOOT = ("--boot", "--emulate", "--memory", "192M", "--boot-limit", "0.2")
+BOOT = ("--boot", "--emulate", "--memory", "192M", "--boot-limit", "0.3")
 
 
 def make_vms(node: Node, *names: str) -> None:
@@ -71,8 +71,10 @@ def test_a_team_rehearses_the_loss_of_a_machine_and_then_loses_all(lab: Lab, tmp
         ready.mkdir()
         looks = 'grep -q "DATA $OVERLAYSYNC_VM tuesday" $OVERLAYSYNC_CONSOLE'
         probe = f"{looks} && date +%s.%N >{ready}/$OVERLAYSYNC_VM"
+        process = dora.start("drill", team, "--lose", "host0", *BOOT, "--ready", probe, "--json")
+        until(lambda: list(dora.home.glob("drills/*/work")), what="the drill's directory")
         started = time.time()
-        report = report_of(dora.json("drill", team, "--lose", "host0", *BOOT, "--ready", probe))
+        report = report_of(process.wait(within_s=240).document)
         sniffer.stop()
         assert asked(capture, found["alice"], by=found["bob"]) > 0, "what looks for copies asks it"
         assert asked(capture, found["alice"], by=found["dora"]) == 0
@@ -80,7 +82,7 @@ def test_a_team_rehearses_the_loss_of_a_machine_and_then_loses_all(lab: Lab, tmp
         assert [place.partition("@")[0] for place in report["lost_places"]] == ["alice"]
         assert {vm["name"]: vm["verdict"] for vm in report["vms"]} == {"db": "passed", "web": "passed"}
         last = max(float(path.read_text()) for path in ready.iterdir())
-        assert abs(report["rto_s"] - (last - started)) < 1.5, (report["rto_s"], last - started)
+        assert abs(report["rto_s"] - (last - started)) < 2, (report["rto_s"], last - started)
         assert abs(report["rpo_s"] - (started - captured)) < 2, (report["rpo_s"], started - captured)
         assert [source["label"].partition("@")[0] for source in report["sources"]] == ["bob"]
         assert report["sources"][0]["bytes"] > 0
