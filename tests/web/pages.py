@@ -51,9 +51,9 @@ async def opened(browser: Browser, address: str, **context: Any) -> AsyncIterato
         await made.close()
 
 
-async def shoot(page: Page, name: str) -> None:
-    """Take a picture of the whole page, as an artefact of the test run."""
+async def shoot(page: Page, name: str, *, whole: bool = True) -> None:
+    """Take a picture of the page, as an artefact of the test run."""
     path = Path(SHOTS, f"{name}.png") if SHOTS else None
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-    await page.screenshot(path=path, full_page=True)
+    await page.screenshot(path=path, full_page=whole)
