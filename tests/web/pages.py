@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, expect
 
 from overlaysync.units import KIB, MIB
 from tests.e2e import disks
 from tests.e2e.nodes import Lab, Node, Share
+
+expect.set_options(timeout=20_000)
 
 SHOTS = os.environ.get("OVERLAYSYNC_SHOTS", "")
 """A directory for the screenshots of a test run; without it they are taken and looked at by nobody."""
