@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, expect
 
 from overlaysync.units import KIB, MIB
 from tests.e2e import disks
 from tests.e2e.nodes import Lab, Node, Share
+
+expect.set_options(timeout=20_000)
 
 SHOTS = os.environ.get("OVERLAYSYNC_SHOTS", "")
 """A directory for the screenshots of a test run; without it they are taken and looked at by nobody."""
@@ -51,9 +53,9 @@ async def opened(browser: Browser, address: str, **context: Any) -> AsyncIterato
         await made.close()
 
 
-async def shoot(page: Page, name: str) -> None:
-    """Take a picture of the whole page, as an artefact of the test run."""
+async def shoot(page: Page, name: str, *, whole: bool = True) -> None:
+    """Take a picture of the page, as an artefact of the test run."""
     path = Path(SHOTS, f"{name}.png") if SHOTS else None
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-    await page.screenshot(path=path, full_page=True)
+    await page.screenshot(path=path, full_page=whole)

@@ -79,7 +79,7 @@ async def test_a_fetch_is_seen_at_both_ends_while_it_goes_on(lab: Lab, browser: 
     teacher, student = lab.node("teacher"), lab.node("student")
     master = disks.make_master(teacher.place / f"{lab.name('big')}.qcow2", size=24 << 20)
     own = disks.make_master(student.place / f"{lab.name('own')}.qcow2", size=1 << 20)
-    share = teacher.share(master, "--limit-rate", "6M")
+    share = teacher.share(master, "--limit-rate", "4M")
     student.share(own, "--peer", share.peer)
     async with opened(browser, link(student)) as page, opened(browser, link(teacher)) as other:
         await page.evaluate("window.kept = true")

@@ -66,7 +66,7 @@ async def test_a_large_lab_stays_smooth_and_costs_little(tmp_path: Path) -> None
             before = ask()
             frames = await page.evaluate(_FRAMES, _WATCHED_S)
             used = (ask() - before) / _WATCHED_S
-            await shoot(page, "large-lab")
+            await shoot(page, "large-lab", whole=False)
             await browser.close()
         node.stdin.close()
     found = {
