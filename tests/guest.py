@@ -29,6 +29,7 @@ SPREAD = 17
 DISK_SIZE = 64 * MIB
 
 _DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4")
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 _AGENT = "/usr/sbin/qemu-ga"
 _MEMORY_MIB = 192
 
@@ -223,7 +224,7 @@ class Guest:
         """
         with (directory / "qemu.log").open("wb") as log:
             process = subprocess.Popen(
-                command(directory, disks, *more, agent=agent, serial=serial),
+                [*_DIES_WITH_US, *command(directory, disks, *more, agent=agent, serial=serial)],
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

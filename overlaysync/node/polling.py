@@ -51,6 +51,7 @@ class Polling:
         dials: of the addresses that others tell of, the ones that are dialled.
         catalogs: whether they are asked for what they have.
         hearing: what is asked of others without their ``catalogs``; None for nothing.
+        stays: whether they are asked again and again, as a command does that stays.
     """
 
     inquiry: Inquiry
@@ -63,11 +64,11 @@ class Polling:
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _failure: BaseException | None = None
-    _stays: bool = field(init=False)
+    stays: bool = field(init=False)
     _slots: UploadSlots = field(default_factory=lambda: UploadSlots(LOOKING, LOOKS))
 
     def __post_init__(self) -> None:
-        self._stays = not self.catalogs
+        self.stays = not self.catalogs
 
     # -- how it goes ---------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class Polling:
             for peer in self.browser.found() if self.browser else ():
                 self.consider(peer)
             self.ask_again()
-        elif not closer and self._stays:
+        elif not closer and self.stays:
             self.catalogs = False
 
     async def stop(self) -> None:
@@ -117,7 +118,7 @@ class Polling:
         for address in self.directory.named:
             self.ask(str(address), (address,), gossip=True)
         again_at = monotonic() + AGAIN_S
-        while self.browser is None and self._stays:
+        while self.browser is None and self.stays:
             await asyncio.sleep(AGAIN_S)
             self.ask_again()
         while self.browser is not None:
@@ -132,7 +133,7 @@ class Polling:
                     self.consider(peer)
                 except Exception as error:
                     self.inquiry.faults.contain(error, "looking at an announcement")
-            if self._stays and monotonic() >= again_at:
+            if self.stays and monotonic() >= again_at:
                 self.ask_again()  # others are told where peers are, so it must still be true
                 again_at = monotonic() + AGAIN_S
             with suppress(TimeoutError):

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from zeroconf import (  # type: ignore[attr-defined]
+    DNSCache,
     DNSOutgoing,
     DNSPointer,
     RecordUpdate,
@@ -275,7 +276,7 @@ async def test_a_record_that_breaks_us_keeps_no_other_out(monkeypatch: pytest.Mo
 
 
 async def test_a_message_that_cannot_be_written_ends_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Zeroconf, "__init__", lambda self, **options: None)
+    monkeypatch.setattr(Zeroconf, "__init__", lambda self, **options: setattr(self, "cache", DNSCache()))
     monkeypatch.setattr(Zeroconf, "async_send", breaks)
     faults = Faults()
     Sturdy(faults).async_send(NOTHING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -278,11 +278,11 @@ async def test_exactly_one_host(address: Address, fields: tuple[str, ...]) -> No
 
 
 async def test_statistics(shelf: FakeShelf, offer: Offer, client: Client) -> None:
-    sent: list[tuple[bytes, str, int]] = []
+    sent: list[tuple[bytes, str, int, Sequence[tuple[int, int]]]] = []
     server = Server(shelf, sent=lambda *what: sent.append(what))
     async with serving(server) as address:
         await client.read_slots(address, offer.manifest.id, ((0, 2),), memoryview(bytearray(2 * CHUNK)))
-    assert sent == [(offer.manifest.id, "127.0.0.1", 2 * CHUNK)]
+    assert sent == [(offer.manifest.id, "127.0.0.1", 2 * CHUNK, ((0, 2),))]
 
 
 # -- no and absent -----------------------------------------------------------------------------------

@@ -426,7 +426,7 @@ async def test_a_share_that_stays_asks_its_peers_again_by_itself(
     async with serving(Server(make_shelf(tmp_path))) as address, reaching(tmp_path) as reach:
         peer = Peer("x", "", (address.host,), address.port, "r")
         reach.polling.browser = cast(Any, StillBrowser(peer))
-        reach.polling.catalogs = False
+        reach.polling.catalogs, reach.polling.stays = False, True
         watching = asyncio.create_task(reach.polling.watch())
         async with asyncio.timeout(20):
             for _ in range(3):
