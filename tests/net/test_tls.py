@@ -482,7 +482,7 @@ async def test_a_client_that_reads_nothing_is_dropped(tmp_path: Path, shelf: Fak
     shelf.items.append(offer)
     sent: list[int] = []
     bounds = replace(SERVER, write_s=0.3, min_rate=MIB, stop_s=0.1)
-    server = make_server(shelf, bounds=bounds, sent=lambda manifest, host, count: sent.append(count))
+    server = make_server(shelf, bounds=bounds, sent=lambda manifest, host, count, _: sent.append(count))
     async with listening(server), connect_tls(server.tls) as raw:
         await raw.prove(RED)
         target = f"/v1/manifests/{offer.manifest.id.hex()}/data?slots=0-511"

@@ -48,7 +48,7 @@ from overlaysync.trust.teams import Team
 from overlaysync.vault.contents import Contents
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.head import SignedHead
-from overlaysync.vault.objects import Stored, head_name, parse_name
+from overlaysync.vault.objects import Kind, Stored, head_name, parse_name
 from overlaysync.vault.pack import squeeze
 from overlaysync.vault.spaces import PUBLIC
 from overlaysync.vault.state import Disk, SavedVm, SignedState, State
@@ -170,8 +170,8 @@ class _Wire:
     async def vault(self, address: Endpoint) -> VaultOffer:
         return decode_offer(self._ask(address, ""))
 
-    async def vault_heads(self, address: Endpoint, tag: str) -> list[Stored]:
-        return decode_heads(self._ask(address, f"{tag}/heads"), tag)
+    async def vault_heads(self, address: Endpoint, tag: str, kind: Kind = Kind.HEAD) -> list[Stored]:
+        return decode_heads(self._ask(address, f"{tag}/{kind}"), tag, kind)
 
     async def vault_size(self, address: Endpoint, name: str) -> int:
         return int(self._ask(address, name, "size"))
