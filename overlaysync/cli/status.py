@@ -120,7 +120,7 @@ def _complaint(found: list[TeamStatus]) -> NotReplicatedError | None:
     never = [(one, name) for one in found for name in one.never]
     unknown = [one.team for one in found if one.is_unknown]
     if not lacking and not never and unknown:
-        raise NotReplicatedError(
+        return NotReplicatedError(
             f"Nothing is known of what was saved for: {', '.join(unknown)}",
             why="this machine keeps nothing of it, and no other machine answered",
             hint="overlaysync peers; to keep copies here from now on: overlaysync keep " + unknown[0],

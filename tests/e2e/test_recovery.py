@@ -149,7 +149,7 @@ def test_what_was_said_to_keep_stays(lab: Lab) -> None:
     team = lab.team("red", alice)
     said = ("keep", team, "--once", "--peer", "127.0.0.1:1")
     first = alice.json(*said, "--copies", "2", "--budget", "1G")["keeps"]
-    assert first["teams"][team] == {"copies": 2, "budget": 1 << 30}
+    assert first["teams"][team] == {"copies": 2, "budget": 1 << 30, "live_s": 0}
     assert alice.json(*said)["keeps"] == first
 
 
