@@ -45,6 +45,7 @@ from overlaysync.node.sharing import Share
 from overlaysync.node.used import Used
 from overlaysync.ops.again import PUBLIC, ShareAgain
 from overlaysync.ops.collecting import Rules
+from overlaysync.store.keeping import load_keeping
 from overlaysync.trust.keys import node_id
 from overlaysync.units import format_size
 
@@ -219,7 +220,14 @@ async def _share(
 ) -> None:
 
     share = Share(node, paths, team, output, wishes)
-    network = Network(served.peers, served.interfaces, mdns_needed=False, catalogs=False, alarm=output.note)
+    keeps = load_keeping(node.home.keeping)  # which machine holds a copy, its catalog says
+    network = Network(
+        served.peers,
+        served.interfaces,
+        mdns_needed=False,
+        catalogs=bool(keeps.teams or keeps.others),
+        alarm=output.note,
+    )
     limit = RateLimit(served.rate)
     try:
         await asyncio.to_thread(share.publish_all)

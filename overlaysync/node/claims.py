@@ -102,13 +102,13 @@ class Claims:
         self._false: set[tuple[bytes, str, bytes, int]] = set()
 
     async def peers(self) -> list[Peer]:
-        """Return the peers within reach that have a vault."""
+        """Return the peers within reach that have a vault, as far as it is known which node they are."""
         later = ((key, spent - _FORGIVEN_S) for key, spent in self._spent.items())
         self._spent = {key: spent for key, spent in later if spent > 0}
         views = [
             view
             for view in self._reach.directory.nodes()
-            if view.public_key != self._own and not view.problem
+            if view.public_key not in (b"", self._own) and not view.problem
         ]
         places = asyncio.Semaphore(_AT_ONCE)
         loop = asyncio.get_running_loop()

@@ -153,6 +153,30 @@ def test_what_was_said_to_keep_stays(lab: Lab) -> None:
     assert alice.json(*said)["keeps"] == first
 
 
+@pytest.mark.holds("D6")
+@pytest.mark.red_without("D6", "a share that keeps notes holders without knowing which node they are")
+def test_a_share_that_keeps_knows_which_node_each_holder_is(lab: Lab) -> None:
+    alice, bob = lab.node("alice"), lab.node("bob")
+    team = lab.team("red", alice, bob)
+    make_vms(alice)
+    alice.json("save", "--team", team, alice.place)
+    share = alice.share(alice.place / "web.qcow2")
+    assert bob.json("keep", team, "--once", "--peer", share.peer)["taken"] == 1
+    share.stop()
+    alice.json("keep", team, "--once", "--peer", "127.0.0.1:1")
+    holder = bob.share(disks.make_master(bob.place / "any.raw", size=64 * KIB))
+    alice.share(alice.place / "web.qcow2", "--peer", holder.peer)
+
+    def noted() -> set[str]:
+        """The labels of other holders, by what the share has noted."""
+        standing = alice.run("status", team, "--local", "--json").document
+        holders = [holder for vm in standing["teams"][0]["vms"] for holder in vm["holders"]]
+        return {holder["label"] for holder in holders if not holder["here"]}
+
+    until(noted, what="the holder")
+    assert {label.partition("@")[0] for label in noted()} == {"bob"}
+
+
 def test_a_vault_that_was_lost_is_not_gone_on_with(lab: Lab) -> None:
     """The next head would list the next state alone, and others would drop the rest."""
     alice, bob = lab.node("alice"), lab.node("bob")
