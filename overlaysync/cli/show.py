@@ -79,7 +79,8 @@ def show(
     output = output_of(context)
     insisted = format_to_read(format)
     with open_node(output) as node:
-        if is_path(what) and is_of_vms(what):
+        directory = what.endswith("/") and os.path.isdir(what) and what.rstrip("/") not in node.teams
+        if directory or (is_path(what) and is_of_vms(what)):
             show_vms(output, what)
             return
         if is_path(what):

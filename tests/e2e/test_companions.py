@@ -6,7 +6,7 @@ import pytest
 
 from overlaysync.units import KIB, MIB
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, Lab, Node, until
+from tests.e2e.nodes import DONE, NOT_FOUND, Lab, Node, until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow]
 
@@ -82,3 +82,13 @@ def test_variables_that_change_are_another_version_and_work_on_them_stays(lab: L
     result = bob.run("fetch", f"{team}/{name}", "--replace", "--peer", share.peer)
     assert result.code == DONE and "is left as it is" in result.stderr
     assert (bob.place / variables).read_bytes() == b"written by Bob's VM"
+
+
+def test_a_directory_with_a_slash_is_shown_unless_a_team_has_its_name(lab: Lab) -> None:
+    ann = lab.node("ann")
+    team = lab.team("red", ann)
+    for name in ("vm", team):
+        (ann.place / name).mkdir()
+        disks.make_master(ann.place / name / "web.raw", size=64 * KIB)
+    assert ann.json("show", "vm/")["vms"]
+    ann.fails(NOT_FOUND, "show", f"{team}/", "--wait", "0", "--peer", "127.0.0.1:1")
