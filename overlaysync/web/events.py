@@ -17,7 +17,10 @@ from overlaysync.web.subject import Subject
 from overlaysync.web.tasks import Tasks
 from overlaysync.web.texts import ALL
 
-TICK_S = 0.25
+TICK_S, SLOWEST_S = 0.25, 1.0
+"""The least and the longest time between two looks."""
+_REST = 30
+"""So many times as long as a look took it rests: a large lab is looked at less often."""
 HEARTBEAT_S = 15.0
 LINGER_S = 20.0
 """Peers are asked for so long after the last look: a page that is loaded again finds what it showed."""
@@ -89,12 +92,15 @@ class Watch:
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
         try:
+            took_s = 0.0
             while any(self._watching.values()) or loop.time() - self._looked_at < LINGER_S:
-                await asyncio.sleep(TICK_S)
+                await asyncio.sleep(min(SLOWEST_S, max(TICK_S, took_s * _REST)))
+                began = loop.time()
                 try:
                     await self._show()
                 except Exception as error:  # the next look must come all the same
                     self.faults.count(error, "showing the page")
+                took_s = loop.time() - began
         finally:
             self.subject.reach.polling.look_closer(False)
 

@@ -6,7 +6,7 @@ import pytest
 
 from overlaysync.units import KIB, MIB
 from tests.e2e import disks
-from tests.e2e.nodes import DONE, NOT_FOUND, Lab, Node, until
+from tests.e2e.nodes import DONE, NETWORK, Lab, Node, until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow]
 
@@ -91,4 +91,4 @@ def test_a_directory_with_a_slash_is_shown_unless_a_team_has_its_name(lab: Lab) 
         (ann.place / name).mkdir()
         disks.make_master(ann.place / name / "web.raw", size=64 * KIB)
     assert ann.json("show", "vm/")["vms"]
-    ann.fails(NOT_FOUND, "show", f"{team}/", "--wait", "0", "--peer", "127.0.0.1:1")
+    ann.fails(NETWORK, "show", f"{team}/", "--wait", "0", "--peer", "127.0.0.1:1")
