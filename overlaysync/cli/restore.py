@@ -35,7 +35,8 @@ from overlaysync.node.archiving import archive_places
 from overlaysync.node.fetch_session import fetching
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
-from overlaysync.node.restoring import Restore, Restored, VmPlan, to_pull
+from overlaysync.node.restore_plan import Restored, VmPlan, to_pull
+from overlaysync.node.restoring import Restore
 from overlaysync.node.vault_places import peer_places
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.recovery.choosing import Wish

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.node.readiness import Waiting, failure
-from overlaysync.node.restoring import Restored
+from overlaysync.node.restore_plan import Restored
 from overlaysync.node.vm_process import VmProcess, check_programs, kvm_works, vm_process
 from overlaysync.ops.drill.machine import TPM_STATE, VARS, Machine, Seed, firmware_for
 from overlaysync.ops.drill.probes import Probe, ProbeKind, Probes

@@ -30,7 +30,8 @@ from overlaysync.node.network import Network
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.rehearsal import link_vault, rehearsing
-from overlaysync.node.restoring import Restore, Restored, VmPlan
+from overlaysync.node.restore_plan import Restored, VmPlan
+from overlaysync.node.restoring import Restore
 from overlaysync.node.scratch import Scratch
 from overlaysync.node.status import is_changed, never_saved
 from overlaysync.node.vault_places import peer_places, vault_of

@@ -10,18 +10,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from time import monotonic
 
 from overlaysync.errors import InUseError, OverlaysyncError
 from overlaysync.net.boot import boot_hash
 from overlaysync.net.faults import Faults
 from overlaysync.net.vault_wire import NONCE_SIZE, proof_of
 from overlaysync.node.claims import Claims, Group, Peer
-from overlaysync.node.node import Node, now
+from overlaysync.node.clock import SYSTEM, Clock
+from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
 from overlaysync.node.pacing import Once, Pauses
 from overlaysync.node.reach import Reach
@@ -69,26 +67,6 @@ def kept_by(node: Node) -> Kept:
     keeping = load_keeping(node.home.keeping)
     tags = (space_of(team).tag for name, team in node.teams.items() if name in keeping.teams)
     return Kept(tuple(sorted(tags)), keeping.others)
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """What a keeper reads the time from.
-
-    Attributes:
-        ticks: seconds that never go back.
-        now: seconds since 1970.
-    """
-
-    ticks: Callable[[], float] = monotonic
-    now: Callable[[], float] = now
-
-    def timestamp(self, *, ago_s: float = 0.0) -> str:
-        """Return the present time, or a time ago, ISO 8601 UTC."""
-        return datetime.fromtimestamp(self.now() - ago_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-SYSTEM = Clock()
 
 
 class Keeper:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from overlaysync.errors import OverlaysyncError, StoppedError
 from overlaysync.net.faults import Faults
 from overlaysync.node.capturing import running_disks
-from overlaysync.node.keeping import SYSTEM, Clock
+from overlaysync.node.clock import SYSTEM, Clock
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer, Silent
 from overlaysync.node.saving import Save

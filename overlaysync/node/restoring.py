@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +28,7 @@ from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
+from overlaysync.node.restore_plan import DiskPlan, Restored, VmPlan, to_pull
 from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.node.vault_places import gather_from
 from overlaysync.ops.choice import Choice, Reason
@@ -54,59 +55,6 @@ from overlaysync.vault.state import Disk
 
 _NOTE_S = 10.0
 """How long a restore waits for a command that writes to the vault: what it notes there weighs little."""
-
-
-@dataclass(frozen=True, slots=True)
-class DiskPlan:
-    """How one disk is brought back.
-
-    Attributes:
-        disk: as the state has it.
-        steps: what is made, masters first; what is here already is not among them.
-        choice: stands for the disk where a fetch asks what was chosen.
-        path: where it goes.
-    """
-
-    disk: Disk
-    steps: tuple[Step, ...]
-    choice: Choice
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class VmPlan:
-    """How one VM is brought back.
-
-    Attributes:
-        saving: which VM, of which state.
-        directory: where its files go.
-        disks: how each disk comes.
-        packs: names of the packs that are needed, in about the order in which they are.
-        missing: of those that are not in the vault of this node, their sizes in bytes.
-    """
-
-    saving: Saving
-    directory: str
-    disks: tuple[DiskPlan, ...]
-    packs: tuple[str, ...]
-    missing: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """A VM that is back.
-
-    Attributes:
-        plan: what was planned.
-        disks: its disks, each with the masters that were made for it before.
-        companions: paths of its companions.
-        tops: its disks alone, in the order of the state.
-    """
-
-    plan: VmPlan
-    disks: tuple[Fetched, ...]
-    companions: tuple[str, ...]
-    tops: tuple[Fetched, ...] = ()
 
 
 @dataclass(slots=True)
@@ -368,12 +316,6 @@ class _Rest:
         self._done += size
         if self._shown:
             self._observer.advance(size)
-
-
-def to_pull(plans: Iterable[VmPlan]) -> int:
-    """Return how many bytes are pulled for several VMs, which may need the same packs."""
-    sizes = {name: size for plan in plans for name, size in plan.missing.items()}
-    return sum(sizes.values())
 
 
 def _names(contents: Contents, keys: Iterable[Digests]) -> list[str]:

@@ -29,7 +29,8 @@ from overlaysync.net.vault_wire import (
     decode_heads,
     decode_offer,
 )
-from overlaysync.node.keeping import Clock, Keeper, kept_by
+from overlaysync.node.clock import Clock
+from overlaysync.node.keeping import Keeper, kept_by
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
 from overlaysync.node.status import VALID_S

@@ -21,7 +21,7 @@ from overlaysync.errors import (
     WouldDestroyError,
 )
 from overlaysync.node.node import Node
-from overlaysync.node.restoring import to_pull
+from overlaysync.node.restore_plan import to_pull
 from overlaysync.node.saving import Save
 from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.cleaning import clean

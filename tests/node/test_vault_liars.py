@@ -17,7 +17,8 @@ from overlaysync.net.client import Client
 from overlaysync.net.faults import Faults
 from overlaysync.net.server import Server
 from overlaysync.net.vault_wire import OpenObject
-from overlaysync.node.keeping import SYSTEM, Clock, Keeper
+from overlaysync.node.clock import SYSTEM, Clock
+from overlaysync.node.keeping import Keeper
 from overlaysync.node.node import Node
 from overlaysync.node.reach import Reach
 from overlaysync.node.vault_serving import ServedVault

@@ -12,7 +12,8 @@ from overlaysync.errors import Refusal
 from overlaysync.node.fetch_session import fetching
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
-from overlaysync.node.restoring import Restore, Restored, VmPlan
+from overlaysync.node.restore_plan import Restored, VmPlan
+from overlaysync.node.restoring import Restore
 from overlaysync.node.saving import Save, Saved
 from overlaysync.ops.recovery.choosing import Wish
 from overlaysync.ops.recovery.gathering import Gathered
