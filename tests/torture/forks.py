@@ -55,6 +55,7 @@ def prepare(settings: dict[str, Any]) -> Callable[[list[str]], None]:
     for module in pkgutil.walk_packages(overlaysync.__path__, "overlaysync."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    importlib.import_module("numpy.random")  # numpy itself imports it at its first use
     from overlaysync.cli import main
     from overlaysync.store import partial, space
 
