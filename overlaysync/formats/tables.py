@@ -172,15 +172,16 @@ class TwoLevelImage(Image):
             tables = self._offsets[at : at + _CLAIMED_TABLES, None] // self._cluster
             clusters = tables + np.arange(self.tables.table_bytes // self._cluster)
             self._claimed(owned.claim(clusters.ravel()), "a table")
-        present = list(self._parts_with_data())
-        for parts in present:
+        order = np.argsort(self._offsets)
+        tables = self._offsets[order]
+        empty = np.ones(len(tables), dtype=np.bool_)
+        for parts in self._parts_with_data():
+            empty[order[np.searchsorted(tables, parts, side="right") - 1]] = False
             entries = self._read_parts(parts)
             self.check_entries(entries, parts)
             self._claimed(self.claim_entries(entries, owned), "a data cluster")
         self._claimed(self.left_to_claim(owned), "a compressed cluster")
-        tables = np.sort(self._offsets)
-        kept = [tables[np.searchsorted(tables, parts, side="right") - 1] for parts in present]
-        self._forget(~np.isin(self._offsets, np.concatenate(kept) if kept else []))
+        self._forget(empty)
 
     def left_to_claim(self, owned: ClusterSet) -> int | None:
         """Return what a format can check only when all tables have been seen.

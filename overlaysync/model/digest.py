@@ -40,14 +40,16 @@ MARKERS = {Kind.UNALLOCATED: UNALLOCATED, Kind.ZERO: ZERO}
 def hash_units(data: memoryview, unit: int) -> bytes:
     """Return the digests of the consecutive units in ``data``, joined; the last unit may be short.
 
-    One hasher is reused: its state is larger than a digest and costs more to allocate than to reset.
+    One hasher is reused: its state is larger than a digest and costs more to allocate than to reset. Between
+    two units little is left to do while other threads wait for the interpreter.
     """
     hasher = blake3()
+    update, digest, reset = hasher.update, hasher.digest, hasher.reset
     digests = []
-    for offset in range(0, len(data), unit):
-        hasher.update(data[offset : offset + unit])
-        digests.append(hasher.digest())
-        hasher.reset()
+    for part in [data[offset : offset + unit] for offset in range(0, len(data), unit)]:
+        update(part)
+        digests.append(digest())
+        reset()
     return b"".join(digests)
 
 

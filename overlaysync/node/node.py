@@ -76,7 +76,7 @@ class Node:
         label = node_label(key, environment)
         teams = load_teams(home.teams)
         catalog = Catalog.open(home)
-        library = Library(catalog)
+        library = Library(catalog, time.thread_time)
         publisher = Publisher(library, key, label, teams, describe)
         maker = Maker(library, home.journals)
         return cls(home, key, label, teams, catalog, library, publisher, maker, presence)

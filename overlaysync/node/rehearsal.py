@@ -7,6 +7,7 @@ other one's: the objects are immutable, so that both can have the same files.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -40,7 +41,7 @@ def rehearsing(node: Node, place: Path, *, forgets: bool) -> Iterator[Node]:
         node.catalog.copy_to(home.catalog)
     home.prepare()
     presence, catalog = Presence.begin(root), Catalog.open(home)
-    library = Library(catalog)
+    library = Library(catalog, time.thread_time)
     other = replace(
         node,
         home=home,

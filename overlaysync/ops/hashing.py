@@ -7,15 +7,11 @@ cannot end the process (docs/adr/0005); all else goes through one buffer for eac
 
 from __future__ import annotations
 
-import os
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import chain as joined
-from itertools import filterfalse, islice
-from typing import TypeAlias, TypeVar
+from itertools import filterfalse
+from typing import TypeAlias
 
 import numpy as np
 
@@ -32,6 +28,8 @@ from overlaysync.model.digest import (
     kinds_of,
 )
 from overlaysync.model.pages import LoadPage, PageList, PageListBuilder, loaded_once, page_length
+from overlaysync.ops.quicker import Quicker, Spent
+from overlaysync.ops.threads import in_order
 from overlaysync.store.direct import aligned_buffer
 from overlaysync.units import CHUNK, KIB, MIB, PAGE_UNITS, ceil_div, clamp_granule
 
@@ -56,41 +54,13 @@ _READ = 512 * KIB
 _SPREAD = 2 * MIB
 """Bytes read through the chain at a time: the largest cluster, so that a compressed one is inflated once."""
 
-HASHERS = min(8, os.cpu_count() or 1)
-"""Threads that hash what is in memory: more than processors only wait for each other."""
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
-def in_order(
-    work: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int = HASHERS
-) -> Generator[_Result, None, None]:
-    """``work`` of every item, in order, on a few threads, some of them ahead; of a single item on none."""
-    items = iter(items)
-    first = list(islice(items, 2))
-    if len(first) < 2:
-        yield from map(work, first)
-        return
-    items = joined(first, items)
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[Future[_Result]] = deque()
-        try:
-            for item in items:
-                ahead.append(pool.submit(work, item))
-                if len(ahead) > 2 * threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
-
 
 class RegionHasher:
     """Hashes regions of one page list: a chain's disk, or its top layer.
 
     What the file does not hold any more reads as zeros: whether it changed meanwhile is the caller's to see.
-    With ``pause`` nothing is mapped: it is read slowly, and whoever wants to write need not wait.
+    With ``pause`` nothing is mapped: it is read slowly, and whoever wants to write need not wait. With
+    ``spent`` it is mapped only where that is quicker.
     """
 
     def __init__(
@@ -101,6 +71,7 @@ class RegionHasher:
         progress: Progress | None = None,
         *,
         pause: Pause | None = None,
+        spent: Spent | None = None,
     ) -> None:
         self._chain = chain
         self._unit = unit
@@ -108,6 +79,7 @@ class RegionHasher:
         self._progress = progress
         self._pause = pause
         self._own = threading.local()
+        self._in_place = Quicker(spent) if spent else None
         self._maps: dict[int, Mapping] = {}
         if pause is None:
             self._maps = {image.fd: Mapping(image.fd) for image in chain.images}
@@ -201,8 +173,16 @@ class RegionHasher:
             digests[row : row + len(rows)] = rows
 
     def _hash_plain(self, image: Image, extent: Extent) -> bytes:
-        """Return the digests of plain data, from the page cache itself where that is safe."""
+        """Return the digests of plain data: from the page cache itself, where that is safe and quicker."""
         mapped = self._maps.get(image.fd)
+        if mapped is None or self._in_place is None:
+            return self._hash_one_way(mapped, image, extent)
+        in_place = self._in_place.way()
+        with self._in_place.timed(in_place, extent.length):
+            return self._hash_one_way(mapped if in_place else None, image, extent)
+
+    def _hash_one_way(self, mapped: Mapping | None, image: Image, extent: Extent) -> bytes:
+        """Return the digests of plain data: from the map, where it may be touched, else from a buffer."""
         if mapped is not None:
             with mapped.window(extent.host, extent.length) as view:
                 if view is not None:
@@ -232,9 +212,11 @@ class RegionHasher:
         return buffer
 
 
-def hash_disk(chain: Chain, keep: KeepPage, progress: Progress | None = None) -> PageList:
+def hash_disk(
+    chain: Chain, keep: KeepPage, progress: Progress | None = None, spent: Spent | None = None
+) -> PageList:
     """Return the page list of the disk a guest sees through ``chain``."""
-    return _hash(RegionHasher(chain, CHUNK, False, progress), CHUNK, None, keep)
+    return _hash(RegionHasher(chain, CHUNK, False, progress, spent=spent), CHUNK, None, keep)
 
 
 def granule_of(image: Image) -> int:
@@ -242,10 +224,16 @@ def granule_of(image: Image) -> int:
     return clamp_granule(image.geometry.subcluster_size)
 
 
-def hash_layer(chain: Chain, parent: bytes, keep: KeepPage, progress: Progress | None = None) -> PageList:
+def hash_layer(
+    chain: Chain,
+    parent: bytes,
+    keep: KeepPage,
+    progress: Progress | None = None,
+    spent: Spent | None = None,
+) -> PageList:
     """Return the page list of the top layer of ``chain``, whose backing disk has the id ``parent``."""
     unit = granule_of(chain.top)
-    return _hash(RegionHasher(chain, unit, True, progress), unit, parent, keep)
+    return _hash(RegionHasher(chain, unit, True, progress, spent=spent), unit, parent, keep)
 
 
 def _hash(hasher: RegionHasher, unit: int, parent: bytes | None, keep: KeepPage) -> PageList:

@@ -22,7 +22,8 @@ from overlaysync.model.datamap import SlotRun
 from overlaysync.model.digest import Digests, Kind, equal_rows, kinds_of
 from overlaysync.model.pages import LoadPage, PageList, loaded_once
 from overlaysync.ops.assemble import BATCH, Assembly
-from overlaysync.ops.hashing import HASHERS, Progress, in_order
+from overlaysync.ops.hashing import Progress
+from overlaysync.ops.threads import HASHERS, in_order
 from overlaysync.store.direct import aligned_buffer
 from overlaysync.units import PAGE_UNITS, ceil_div
 

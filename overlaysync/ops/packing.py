@@ -21,7 +21,8 @@ from overlaysync.formats.layout import Layout
 from overlaysync.model.datamap import DataMap, SlotRun
 from overlaysync.model.digest import as_digests, equal_rows, hash_units
 from overlaysync.model.manifest import Header
-from overlaysync.ops.hashing import Progress, in_order
+from overlaysync.ops.hashing import Progress
+from overlaysync.ops.threads import in_order
 from overlaysync.store.direct import aligned_buffer
 from overlaysync.units import MIB
 

@@ -76,7 +76,7 @@ def look(path: str, library: Library, progress: Progress | None = None) -> Stray
         if image.backing is None:
             raise UsageError(f"{path} is a master: it has no backing file", hint=f"overlaysync show '{path}'")
         before = Fingerprint.of(os.fstat(image.fd))
-        layer = hash_layer(Chain.alone(image), NOWHERE, keeper.keep, progress)
+        layer = hash_layer(Chain.alone(image), NOWHERE, keeper.keep, progress, library.spent)
         if before != Fingerprint.of(os.fstat(image.fd)):
             raise InUseError(f"{path} changed while it was read", hint="try again when nothing writes to it")
         keeper.flush()

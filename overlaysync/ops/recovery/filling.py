@@ -15,10 +15,11 @@ from overlaysync.errors import DecodeError, NotFoundError, OverlaysyncError, Ver
 from overlaysync.model.manifest import manifest_id
 from overlaysync.model.pages import PageList, page_digest
 from overlaysync.ops.assemble import Assembly
-from overlaysync.ops.hashing import Progress, in_order
+from overlaysync.ops.hashing import Progress
 from overlaysync.ops.library import Library
 from overlaysync.ops.page_keeper import PageKeeper
 from overlaysync.ops.recovery.arrivals import Arrivals
+from overlaysync.ops.threads import in_order
 from overlaysync.store.direct import aligned_buffer
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.units import MIB

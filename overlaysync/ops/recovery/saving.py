@@ -18,7 +18,8 @@ from overlaysync.formats.chain import Chain
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Digests, as_digests, equal_rows, hash_units
 from overlaysync.model.pages import LoadPage, PageList
-from overlaysync.ops.hashing import Progress, in_order
+from overlaysync.ops.hashing import Progress
+from overlaysync.ops.threads import in_order
 from overlaysync.trust.envelope import Manifest
 from overlaysync.vault.contents import Contents
 from overlaysync.vault.pack import RECORD, squeeze
