@@ -30,6 +30,7 @@ from overlaysync.cli.common import (
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.finding import check_membership
 from overlaysync.cli.formats import FormatOption, format_to_write
+from overlaysync.cli.later import later
 from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
@@ -44,7 +45,6 @@ from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.fetching import Fetch
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
-from overlaysync.node.seeding import seed_for
 from overlaysync.ops.bases import lies_in
 from overlaysync.ops.listed_versions import Versions
 from overlaysync.ops.matching import Listing
@@ -173,7 +173,9 @@ class _Fetching:
             self._print(node, plans, results, collection.refusals)
             if self._seed and results:
                 paths = [result.known.path for result in results]
-                await seed_for(session, paths, self._seed, network=self._network, observer=self._output)
+                await later("node.seeding").seed_for(
+                    session, paths, self._seed, network=self._network, observer=self._output
+                )
             elif self._seed is None:
                 with suppress(asyncio.CancelledError):  # Ctrl-C: what was asked for is done
                     await fetch.seeder.linger()

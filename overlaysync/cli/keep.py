@@ -26,6 +26,7 @@ from overlaysync.errors import UsageError
 from overlaysync.net.faults import Faults
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.keeping import Keeper
+from overlaysync.node.kept_teams import kept_teams
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
@@ -182,6 +183,7 @@ async def _keep(
             serve(
                 replica, reach=reach, port=None, interfaces=network.interfaces, limit=RateLimit(network.rate)
             ) as (port, where),
+            kept_teams(replica, reach),
         ):
             document = {"keeps": _fields(keeping), "node": node.label, "port": port, "interfaces": where}
             output.result(document, *_lines(output, name, keeping), f"  sharing on port {port}, until Ctrl-C")

@@ -21,6 +21,7 @@ from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.archiving import push
 from overlaysync.node.gathering import Wishes
+from overlaysync.node.kept_teams import kept_teams
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.notify import ALIVE, READY, STOPPING, notify, status, watchdog_s
@@ -100,6 +101,7 @@ async def run_service(node: Node, output: Output, settings: ServiceSettings, tea
                 limit=limit,
                 recheck_s=settings.recheck * _DAY_S or None,
             ) as (port, where),
+            kept_teams(share, reach),
             page_of(output, share, reach, (port, where), limit, network, page_port) as page,
         ):
             tell(READY, _status(share, settings, port))

@@ -36,6 +36,7 @@ from overlaysync.model.names import one_field
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.gathering import Wishes
+from overlaysync.node.kept_teams import kept_teams
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
@@ -241,6 +242,7 @@ async def _share(
                 limit=limit,
                 recheck_s=served.recheck_s,
             ) as (bound, where),
+            kept_teams(share, reach),
             page_of(output, share, reach, (bound, where), limit, network, served.page_port) as page,
         ):
             _print_share(output, share, bound, where, page)

@@ -33,6 +33,7 @@ from overlaysync.cli.signals import ending
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.fetch_session import FetchSession, fetching
 from overlaysync.node.fetch_types import Fetched, Options
+from overlaysync.node.kept_teams import kept_teams
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.replica import Replica
@@ -163,14 +164,17 @@ class _Syncing:
         try:
             await asyncio.to_thread(replica.add_held, work.references, self._options.directories)
             await asyncio.to_thread(replica.refresh)
-            async with serve(
-                replica,
-                reach=session.fetch.reach,
-                port=None,
-                interfaces=self._network.interfaces,
-                limit=session.given,
-                recheck_s=_RECHECK_S,
-            ) as (port, where):
+            async with (
+                serve(
+                    replica,
+                    reach=session.fetch.reach,
+                    port=None,
+                    interfaces=self._network.interfaces,
+                    limit=session.given,
+                    recheck_s=_RECHECK_S,
+                ) as (port, where),
+                kept_teams(replica, session.fetch.reach),
+            ):
                 done = await work.first()
                 for one in done.brought:
                     _pass_on(replica, one.fetched)

@@ -20,8 +20,7 @@ from overlaysync.net.server import Server
 from overlaysync.node.deliveries import Deliveries
 from overlaysync.node.hearing import Hearing
 from overlaysync.node.intake import NOTED_S
-from overlaysync.node.keeping import Keeper, kept_by
-from overlaysync.node.live_saves import LiveSaves
+from overlaysync.node.keeping import kept_by
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.reach import Reach
 from overlaysync.node.scrubber import rechecked
@@ -86,17 +85,13 @@ async def serve(
             share.observer.note(
                 "Not announced: another machine answers to every name that was tried. Others need --peer"
             )
-        tasks = [asyncio.create_task(keep_announced(announcer, share, server, faults, deliveries))]
-        if reach is not None:
-            tasks.append(asyncio.create_task(Keeper(node, reach, share.observer, faults).run()))
-        tasks.append(asyncio.create_task(LiveSaves(node, share.observer, faults).run()))
+        watching = asyncio.create_task(keep_announced(announcer, share, server, faults, deliveries))
         try:
             async with rechecked(share, recheck_s):
                 yield port, where
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             await server.stop()  # first: who hears the goodbye asks whether it is true
             await announcer.stop()
 
