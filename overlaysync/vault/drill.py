@@ -15,17 +15,16 @@ import msgspec
 from overlaysync.errors import DecodeError
 from overlaysync.model.names import is_name
 from overlaysync.vault.limits import MAX_TEXT
-from overlaysync.vault.objects import LIMITS, Kind, hash_of
-from overlaysync.vault.pack import HEAD, begin_object, seal_of
+from overlaysync.vault.objects import Kind, hash_of
+from overlaysync.vault.signed import SignedForm, Signer, Verify
 from overlaysync.vault.spaces import Space
-from overlaysync.vault.state import MAX_VMS, Signer, Verify
+from overlaysync.vault.state import MAX_VMS
 
 DRILL_MAGIC = b"OSVD"
 DRILL_CONTEXT = b"overlaysync v1 drill\0"
 MAX_LOST = 64
 MAX_SECONDS = 10 * 366 * 86400.0
 
-_KEY_SIZE, _SIGNATURE_SIZE = 32, 64
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -80,57 +79,6 @@ class SignedDrill:
     record: DrillRecord
 
 
-_encode = msgspec.json.Encoder().encode
-_decoder = msgspec.json.Decoder(DrillRecord)
-
-
-def encode_drill(record: DrillRecord, signer: Signer, space: Space) -> tuple[bytes, SignedDrill]:
-    """Return the object of a record, and the record as others will read it.
-
-    Raises:
-        ValueError: it is not for this space.
-        DecodeError: a field is out of bounds.
-    """
-    if record.team != space.name:
-        raise ValueError("a record of a drill is sealed for the team that it names")
-    _check(record)
-    payload = _encode(record)
-    signed = signer.public + signer.sign(DRILL_CONTEXT + payload) + payload
-    salt = space.new_salt()
-    data = begin_object(DRILL_MAGIC, space, salt) + space.seal(DRILL_MAGIC, salt).close(0, signed)
-    if len(data) > LIMITS[Kind.DRILL]:
-        raise DecodeError("a record of a drill is too large")
-    return data, SignedDrill(hash_of(data), signer.public, record)
-
-
-def decode_drill(data: bytes, space: Space, verify: Verify) -> SignedDrill:
-    """Return the record in an object; its signature is verified before it is parsed.
-
-    Raises:
-        DecodeError: it is not for this space, damaged, not signed by who it says, or says what cannot be.
-    """
-    if len(data) > LIMITS[Kind.DRILL]:
-        raise DecodeError("a record of a drill is too long")
-    signed = seal_of(data, DRILL_MAGIC, space).open(0, data[HEAD.size :])
-    if len(signed) < _KEY_SIZE + _SIGNATURE_SIZE:
-        raise DecodeError("a record of a drill is cut off")
-    node = signed[:_KEY_SIZE]
-    signature = signed[_KEY_SIZE : _KEY_SIZE + _SIGNATURE_SIZE]
-    payload = signed[_KEY_SIZE + _SIGNATURE_SIZE :]
-    if not verify(node, signature, DRILL_CONTEXT + payload):
-        raise DecodeError("the signature of a record of a drill is wrong")
-    try:
-        record = _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise DecodeError("not a record of a drill") from None
-    if _encode(record) != payload:
-        raise DecodeError("a record of a drill is not in canonical form")
-    if record.team != space.name:
-        raise DecodeError("a record of a drill names another team")
-    _check(record)
-    return SignedDrill(hash_of(data), node, record)
-
-
 def _check(record: DrillRecord) -> None:
     seconds = (record.rto_s, record.rpo_s, record.rto_target_s, record.rpo_target_s)
     checks = {
@@ -145,3 +93,27 @@ def _check(record: DrillRecord) -> None:
     wrong = next((field for field, good in checks.items() if not good), "")
     if wrong:
         raise DecodeError(f"a record of a drill is wrong: {wrong}")
+
+
+_FORM = SignedForm(DrillRecord, Kind.DRILL, DRILL_MAGIC, DRILL_CONTEXT, _check, "a record of a drill")
+
+
+def encode_drill(record: DrillRecord, signer: Signer, space: Space) -> tuple[bytes, SignedDrill]:
+    """Return the object of a record, and the record as others will read it.
+
+    Raises:
+        ValueError: it is not for this space.
+        DecodeError: a field is out of bounds.
+    """
+    data = _FORM.encode(record, signer, space)
+    return data, SignedDrill(hash_of(data), signer.public, record)
+
+
+def decode_drill(data: bytes, space: Space, verify: Verify) -> SignedDrill:
+    """Return the record in an object; its signature is verified before it is parsed.
+
+    Raises:
+        DecodeError: it is not for this space, damaged, not signed by who it says, or says what cannot be.
+    """
+    node, record = _FORM.decode(data, space, verify)
+    return SignedDrill(hash_of(data), node, record)

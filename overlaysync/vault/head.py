@@ -15,8 +15,8 @@ from hmac import compare_digest
 
 from overlaysync.errors import DecodeError
 from overlaysync.vault.objects import LIMITS, MAX_COUNTER, Kind, hash_of, head_name, object_name
+from overlaysync.vault.signed import Signer, Verify
 from overlaysync.vault.spaces import TAG_SIZE, VOUCHER_SIZE, Space
-from overlaysync.vault.state import Signer, Verify
 
 HEAD_MAGIC = b"OSVH"
 HEAD_CONTEXT = b"overlaysync v1 head\0"

@@ -7,18 +7,18 @@ of packs. It is canonical JSON, signed, and sealed as a whole. Exact bytes: docs
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from overlaysync.errors import DecodeError
-from overlaysync.model.names import is_name, printable
+from overlaysync.model.names import is_name
 from overlaysync.units import CHUNK, ceil_div
 from overlaysync.vault.limits import MAX_COMPANION, MAX_FILES, MAX_TEXT, is_inner_path
-from overlaysync.vault.objects import LIMITS, MAX_COUNTER, Kind, hash_of
-from overlaysync.vault.pack import HEAD, begin_object, seal_of
+from overlaysync.vault.objects import MAX_COUNTER, Kind, hash_of
+from overlaysync.vault.signed import SignedForm, Signer, Verify
 from overlaysync.vault.spaces import Space
 
 STATE_MAGIC = b"OSVS"
@@ -32,7 +32,6 @@ MAX_PAST = 1024
 """Nodes that saved a VM before."""
 MAX_NUMBER = (1 << 31) - 1
 
-_KEY_SIZE, _SIGNATURE_SIZE = 32, 64
 _HASH_DIGITS = 64
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _LABEL_LIMIT = 160
@@ -45,23 +44,6 @@ Role: TypeAlias = Literal["uefi", "tpm", "seed", "definition"]
 Consistency: TypeAlias = Literal["off", "crash", "fs"]
 """How a VM was left: ``off``: powered off; ``crash``: as by a power failure; ``fs``: likewise, after its file
 systems had written all and were frozen."""
-
-
-class Signer(Protocol):
-    """A node's key."""
-
-    @property
-    def public(self) -> bytes:
-        """The public half, 32 bytes."""
-        ...
-
-    def sign(self, message: bytes) -> bytes:
-        """Return the 64-byte signature of ``message``."""
-        ...
-
-
-Verify: TypeAlias = Callable[[bytes, bytes, bytes], bool]
-"""Whether (public key, signature, message) fit each other."""
 
 
 class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
@@ -188,52 +170,6 @@ class SignedState:
     size: int
 
 
-_encode = msgspec.json.Encoder().encode
-_decoder = msgspec.json.Decoder(State)
-
-
-def encode_state(state: State, signer: Signer, space: Space) -> tuple[bytes, SignedState]:
-    """Return the object of a state, and the state as others will read it.
-
-    Raises:
-        ValueError: it is not for this space.
-        DecodeError: a field is out of bounds.
-    """
-    if state.team != space.name:
-        raise ValueError("a state is sealed for the team that it names")
-    payload = _encode(state)
-    _check(state)
-    signed = signer.public + signer.sign(STATE_CONTEXT + payload) + payload
-    salt = space.new_salt()
-    data = begin_object(STATE_MAGIC, space, salt) + space.seal(STATE_MAGIC, salt).close(0, signed)
-    if len(data) > LIMITS[Kind.STATE]:
-        raise DecodeError("a state is too large", why=f"it has {len(state.vms)} VMs and {len(data)} bytes")
-    return data, SignedState(hash_of(data), signer.public, state, len(data))
-
-
-def decode_state(data: bytes, space: Space, verify: Verify) -> SignedState:
-    """Return the state in an object; its signature is verified before it is parsed.
-
-    Raises:
-        DecodeError: it is not for this space, damaged, not signed by who it says, or says what cannot be.
-    """
-    if len(data) > LIMITS[Kind.STATE]:
-        raise DecodeError("a state is too long")
-    signed = seal_of(data, STATE_MAGIC, space).open(0, data[HEAD.size :])
-    node, signature = signed[:_KEY_SIZE], signed[_KEY_SIZE : _KEY_SIZE + _SIGNATURE_SIZE]
-    payload = signed[_KEY_SIZE + _SIGNATURE_SIZE :]
-    if not verify(node, signature, STATE_CONTEXT + payload):
-        raise DecodeError("the signature of a state is wrong")
-    try:
-        state = _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError("not a state", why=printable(str(error))) from None
-    if _encode(state) != payload or state.team != space.name:
-        raise DecodeError("a state is not in canonical form, or of another team")
-    _check(state)
-    return SignedState(hash_of(data), node, state, len(data))
-
-
 def _check(state: State) -> None:
     """Refuse a state with a field out of bounds.
 
@@ -308,3 +244,27 @@ def _is_companion(companion: Companion) -> bool:
         and len(companion.parts) == parts
         and _are_hashes(companion.parts)
     )
+
+
+_FORM = SignedForm(State, Kind.STATE, STATE_MAGIC, STATE_CONTEXT, _check, "a state")
+
+
+def encode_state(state: State, signer: Signer, space: Space) -> tuple[bytes, SignedState]:
+    """Return the object of a state, and the state as others will read it.
+
+    Raises:
+        ValueError: it is not for this space.
+        DecodeError: a field is out of bounds.
+    """
+    data = _FORM.encode(state, signer, space)
+    return data, SignedState(hash_of(data), signer.public, state, len(data))
+
+
+def decode_state(data: bytes, space: Space, verify: Verify) -> SignedState:
+    """Return the state in an object; its signature is verified before it is parsed.
+
+    Raises:
+        DecodeError: it is not for this space, damaged, not signed by who it says, or says what cannot be.
+    """
+    node, state = _FORM.decode(data, space, verify)
+    return SignedState(hash_of(data), node, state, len(data))

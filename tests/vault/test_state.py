@@ -72,7 +72,7 @@ def test_it_is_of_one_team() -> None:
             decode_state(data, space, verify)
     with pytest.raises(ValueError, match="sealed for the team"):
         encode_state(a_state(team="blue"), ANN, RED)
-    with pytest.raises(DecodeError, match="of another team"):
+    with pytest.raises(DecodeError, match="names another team"):
         decode_state(sealed(payload_of(a_state(team="blue"))), RED, verify)
 
 
