@@ -147,8 +147,6 @@ def again_of(
     masters: Sequence[str] | None,
     peers: Sequence[str] | None,
     interfaces: Sequence[str] | None,
-    name: str | None = None,
-    format: str | None = None,
     *,
     trusted_only: bool = False,
 ) -> Again:
@@ -159,7 +157,7 @@ def again_of(
     options += [word for peer in peers or () for word in ("--peer", peer)]
     options += [word for interface in interfaces or () for word in ("--iface", interface)]
     options += ["--trusted-only"] if trusted_only else []
-    return Again("", tuple(options), name, format)
+    return Again(options=tuple(options))
 
 
 def given(context: typer.Context, *but: str) -> tuple[str, ...]:

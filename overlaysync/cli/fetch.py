@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -118,7 +119,9 @@ def fetch(
         trusted_only=trusted_only,
         wait_s=wait,
         archives=True,
-        again=again_of(to, masters, peer, iface, name, format, trusted_only=trusted_only),
+        again=dataclasses.replace(
+            again_of(to, masters, peer, iface, trusted_only=trusted_only), name=name, format=format
+        ),
     )
     network = Network(parse_peers(peer), iface or (), parse_rate(limit_rate), compression())
     work = _Fetching(output_of(context), options, network, seed, dry_run)

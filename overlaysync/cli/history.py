@@ -74,8 +74,7 @@ def history(
             for reference in references:
                 check_membership(node, reference)
             # Without a network there is still what is known here.
-            looking = look(node, output, parse_peers(peer), iface or [], wait, mdns_needed=False)
-            seen = asyncio.run(looking)
+            seen = asyncio.run(look(node, output, network, wait))
             listed, silence = [_of_others(node, listing) for listing in seen.listings], seen.silence
         here = _files(node)
         try:

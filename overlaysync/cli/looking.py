@@ -50,43 +50,23 @@ class Seen:
             raise self.silence
 
 
-def look_around(
-    node: Node,
-    output: Output,
-    peers: list[Address],
-    interfaces: list[str],
-    wait_s: float,
-    *,
-    tell: bool = True,
-) -> Seen:
+def look_around(node: Node, output: Output, network: Network, wait_s: float, *, tell: bool = True) -> Seen:
     """Return what is within reach; that nothing can be reached at all is silence as well."""
 
     try:
-        return asyncio.run(look(node, output, peers, interfaces, wait_s, tell=tell))
+        return asyncio.run(look(node, output, network, wait_s, tell=tell))
     except NetworkError as error:
         return Seen([], [], error)
 
 
-async def look(
-    node: Node,
-    output: Output,
-    peers: list[Address],
-    interfaces: list[str],
-    wait_s: float,
-    *,
-    tell: bool = True,
-    mdns_needed: bool = True,
-) -> Seen:
+async def look(node: Node, output: Output, network: Network, wait_s: float, *, tell: bool = True) -> Seen:
     """Return what is within reach after ``wait_s``, and a little later where answers are awaited.
 
     Args:
         node, output: looks, and tells.
-        peers, interfaces, wait_s: where to look, and for how long.
+        network, wait_s: where to look, and for how long.
         tell: whether to say which peers were asked in vain.
-        mdns_needed: whether it is an error when discovery does not work and no peer is named.
     """
-
-    network = Network(peers, interfaces, mdns_needed=mdns_needed)
     async with looking(node, output, network) as reach:
         await answers(reach, wait_s)
         return seen_now(reach, output, tell=tell)

@@ -69,13 +69,13 @@ def ls(
     with open_node(output) as node:
         if reference and not local:
             check_membership(node, reference)
-        network = Network(parse_peers(peer), iface or [], mdns_needed=True)
+        network = Network(parse_peers(peer), iface or ())
         if watch:
             watching(output, lambda show: _looks(node, reference, network, None if local else wait, show))
         if local:
             view = _view(node, reference, Seen(local_listings(node), [], None), (), local=True)
         else:
-            seen = look_around(node, output, parse_peers(peer), iface or [], wait)
+            seen = look_around(node, output, network, wait)
             view = _view(node, reference, seen, ())
     show_once(output, view)
 

@@ -13,7 +13,6 @@ import typer
 
 from overlaysync.cli.common import number_from
 from overlaysync.cli.later import later
-from overlaysync.cli.output import Output
 from overlaysync.net.faults import Faults
 from overlaysync.net.rate import RateLimit
 from overlaysync.node.network import Network
@@ -36,7 +35,6 @@ PagePortOption: TypeAlias = Annotated[
 
 @asynccontextmanager
 async def page_of(
-    output: Output,
     share: Share,
     reach: Reach,
     bound: tuple[int, str],
@@ -47,8 +45,8 @@ async def page_of(
     """Serve the page of a share while the block runs; yields it, or None where there is none.
 
     Args:
-        output: is told of what goes wrong.
-        share, reach, limit, network: are shown.
+        share: is shown; its observer is told of what goes wrong.
+        reach, limit, network: are shown as well.
         bound: the port of the share, and the interfaces that it is announced on.
         port: of the page; 0 for a free one, None for no page.
 
@@ -59,7 +57,7 @@ async def page_of(
         yield None
         return
     subject = later("web.subject").Subject(share, reach, *bound, limit, network)
-    async with later("web.session").paged(subject, Faults(output.note), port) as page:
+    async with later("web.session").paged(subject, Faults(share.observer.note), port) as page:
         yield page
 
 

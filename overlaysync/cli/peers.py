@@ -28,13 +28,13 @@ def peers(
 ) -> None:
     """List the machines within reach."""
     output = output_of(context)
+    network = Network(parse_peers(peer), iface or ())
     with open_node(output) as node:
         if watch:
-            network = Network(parse_peers(peer), iface or [], mdns_needed=True)
             watching(
                 output, lambda show: looks(node, network, wait, lambda seen, _: show(_view(seen)), tell=False)
             )
-        seen = look_around(node, output, parse_peers(peer), iface or [], wait, tell=False)
+        seen = look_around(node, output, network, wait, tell=False)
     show_once(output, _view(seen))
 
 

@@ -102,7 +102,7 @@ async def run_service(node: Node, output: Output, settings: ServiceSettings, tea
                 recheck_s=settings.recheck * _DAY_S or None,
             ) as (port, where),
             kept_teams(share, reach),
-            page_of(output, share, reach, (port, where), limit, network, page_port) as page,
+            page_of(share, reach, (port, where), limit, network, page_port) as page,
         ):
             tell(READY, _status(share, settings, port))
             document, *lines = _started(share, settings, port, where)

@@ -243,7 +243,7 @@ async def _share(
                 recheck_s=served.recheck_s,
             ) as (bound, where),
             kept_teams(share, reach),
-            page_of(output, share, reach, (bound, where), limit, network, served.page_port) as page,
+            page_of(share, reach, (bound, where), limit, network, served.page_port) as page,
         ):
             _print_share(output, share, bound, where, page)
             note_writable(output, *(shared.known for shared in share.shared))

@@ -39,6 +39,7 @@ from overlaysync.formats.locks import in_use_for_writing, writer_of
 from overlaysync.model.digest import format_id
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
 from overlaysync.ops.discard import standing_on
 from overlaysync.ops.matching import Listing, fits, fitting
@@ -187,7 +188,7 @@ def _show_reference(
     listings = local_listings(node)
     if not any(fits(reference, listing) for listing in listings):
         check_membership(node, reference)
-    seen = asyncio.run(look(node, output, parse_peers(peers), [], wait_s))
+    seen = asyncio.run(look(node, output, Network(parse_peers(peers)), wait_s))
     listed = {listing.manifest.id for listing in seen.listings}
     everything = [*seen.listings, *(item for item in listings if item.manifest.id not in listed)]
     if not any(fits(reference, listing) for listing in everything):

@@ -18,6 +18,7 @@ from overlaysync.model.names import one_field
 from overlaysync.model.pin import DistrustedPublisher, Pin, Sighting, TrustedPublisher
 from overlaysync.model.reference import parse_reference
 from overlaysync.net.messages import Address
+from overlaysync.node.network import Network
 from overlaysync.node.node import Node, timestamp
 from overlaysync.ops.name_policy import conflicts
 from overlaysync.ops.trust_messages import who
@@ -350,7 +351,8 @@ def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look
     try:
         return find_publisher(fingerprint, known)
     except NotFoundError:
-        listings = asyncio.run(look(node, output, where.peers, where.interfaces, where.wait_s)).listings
+        network = Network(where.peers, where.interfaces)
+        listings = asyncio.run(look(node, output, network, where.wait_s)).listings
     try:
         return find_publisher(fingerprint, [listing.manifest.publisher for listing in listings])
     except NotFoundError as error:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TypeVar
 
 from aiohttp import web
@@ -36,14 +37,26 @@ _UNSENT = 64 * KIB  # of a body over TLS, so that a client that takes nothing is
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """How image data is given.
+
+    Attributes:
+        limit: a rate for all of it together; None for no limit.
+        sent: called after each body with manifest id, client address, bytes sent, and the slots asked for.
+    """
+
+    limit: RateLimit | None = None
+    sent: Callable[[bytes, str, int, Sequence[tuple[int, int]]], None] | None = None
+
+
 class Bodies:
     """Sends image data.
 
     Args:
         swarms: who fetches what is served.
         threads: read images.
-        limit: a rate for all of them together.
-        sent: called after each body with manifest id, client address, bytes sent, and the slots asked for.
+        uploads: how image data is given.
         bounds: limits.
     """
 
@@ -52,18 +65,17 @@ class Bodies:
         swarms: Callable[[], Swarms],
         threads: ThreadPoolExecutor,
         *,
-        limit: RateLimit,
-        sent: Callable[[bytes, str, int, Sequence[tuple[int, int]]], None] | None,
+        uploads: Uploads,
         bounds: ServerBounds,
     ) -> None:
         self._swarms = swarms
         self._threads = threads
-        self._limit = limit
-        self._sent = sent
+        self._limit = uploads.limit or RateLimit(None)
+        self._sent = uploads.sent
         self._bounds = bounds
         most = bounds.bodies
-        if limit.rate is not None:
-            most = max(1, min(most, limit.rate // _LEAST_SHARE))
+        if self._limit.rate is not None:
+            most = max(1, min(most, self._limit.rate // _LEAST_SHARE))
         self._slots = UploadSlots(bounds, most)
         self._compressor = Compressor(bounds.compressed_size)
 

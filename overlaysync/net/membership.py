@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from overlaysync.trust.teams import NONCE_SIZE, PROOF_SIZE, Binding, Role, Team, proven
 
 if TYPE_CHECKING:
     from overlaysync.trust.certificate import Shown
+    from overlaysync.trust.keys import NodeKey
 
 _QUESTION = re.compile(
     rf"nonce=([0-9a-f]{{{2 * NONCE_SIZE}}})&proof=([0-9a-f]{{{2 * PROOF_SIZE}}})", re.ASCII
@@ -25,6 +26,19 @@ _QUESTION = re.compile(
 def encode_proof(nonce: bytes, proof: bytes) -> str:
     """Return the query string of a client's proof."""
     return f"nonce={nonce.hex()}&proof={proof.hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateLane:
+    """What a server needs for its private lane.
+
+    Attributes:
+        key: the node's.
+        teams: those that the node is in, by name.
+    """
+
+    key: NodeKey
+    teams: Mapping[str, Team] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

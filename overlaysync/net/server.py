@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -39,7 +39,7 @@ from overlaysync.model.addresses import is_told_port, told_to
 from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.names import one_field
 from overlaysync.net.answers import Answer, abort, asker_of, takes_zstd
-from overlaysync.net.bodies import Bodies
+from overlaysync.net.bodies import Bodies, Uploads
 from overlaysync.net.boot import boot_hash
 from overlaysync.net.bounds import MAX_TAKEN, SERVER, ServerBounds
 from overlaysync.net.compression import ENCODING, compress
@@ -47,7 +47,7 @@ from overlaysync.net.connections import BoundedServer, fitting, raise_descriptor
 from overlaysync.net.content_provider import ContentProvider, View
 from overlaysync.net.faults import Faults
 from overlaysync.net.listening import listen
-from overlaysync.net.membership import Membership
+from overlaysync.net.membership import Membership, PrivateLane
 from overlaysync.net.messages import (
     DEFAULT_PORT,
     Address,
@@ -56,14 +56,12 @@ from overlaysync.net.messages import (
     encode_peers,
     is_host_field,
 )
-from overlaysync.net.rate import RateLimit
 from overlaysync.net.swarm_messages import NO_NEWS, OfSeed, decode_question, encode_swarm
 from overlaysync.net.tls import TlsListener, is_private
 from overlaysync.net.vault_wire import VaultProvider
 from overlaysync.ops.offer import Offer
 from overlaysync.swarm.members import Member, some_of
 from overlaysync.trust.keys import NodeKey
-from overlaysync.trust.teams import Team
 from overlaysync.units import KIB
 
 _JSON = "application/json"
@@ -82,12 +80,9 @@ class Server:
 
     Args:
         provider: what to serve.
-        limit: a rate for all image data together.
-        sent: called after each body of image data with manifest id, client address, bytes sent, and the
-            slots asked for.
+        uploads: how image data is given.
+        lane: what the private lane needs; None for no private lane.
         bounds: limits.
-        key: the node's; without it there is no private lane.
-        teams: those that the node is in, by name.
         faults: unexpected exceptions go there.
         vault: what is served of a vault; None for nothing.
 
@@ -101,19 +96,16 @@ class Server:
         self,
         provider: ContentProvider,
         *,
-        limit: RateLimit | None = None,
-        sent: Callable[[bytes, str, int, Sequence[tuple[int, int]]], None] | None = None,
+        uploads: Uploads | None = None,
+        lane: PrivateLane | None = None,
         bounds: ServerBounds = SERVER,
-        key: NodeKey | None = None,
-        teams: Mapping[str, Team] | None = None,
         faults: Faults | None = None,
         vault: VaultProvider | None = None,
     ) -> None:
         self._provider = provider
         self._vault = vault
         self._faults = faults or Faults()
-        self._key = key
-        self._teams = teams or {}
+        self._lane = lane
         self._members: WeakKeyDictionary[asyncio.BaseTransport, Membership] = WeakKeyDictionary()
         self._bounds = bounds
         self._random = Random()
@@ -122,8 +114,7 @@ class Server:
         self.bodies = Bodies(
             lambda: provider.swarms,
             self._threads,
-            limit=limit or RateLimit(None),
-            sent=sent,
+            uploads=uploads or Uploads(),
             bounds=bounds,
         )
         self._http: BoundedServer | None = None
@@ -155,8 +146,8 @@ class Server:
             self._listeners.append(await loop.create_server(self._http, sock=sock, backlog=_ACCEPTED_AT_ONCE))
             sock.listen(self._bounds.queue)
         self.port = sockets[0].getsockname()[1]
-        if self._key is not None:
-            self._start_tls(self._http, self._key, addresses, 0 if port == 0 else self.port + 1)
+        if self._lane is not None:
+            self._start_tls(self._http, self._lane.key, addresses, 0 if port == 0 else self.port + 1)
         return self.port
 
     def _start_tls(self, http: BoundedServer, key: NodeKey, addresses: Sequence[str], port: int) -> None:
@@ -277,8 +268,8 @@ class Server:
                 body = member.challenge()
             case ["v1", "proof"]:
                 query = request.rel_url.raw_query_string
-                if self._tls is not None and self._tls.shown is not None:
-                    body = member.answer(query, self._tls.shown, self._teams.values())
+                if self._lane is not None and self._tls is not None and self._tls.shown is not None:
+                    body = member.answer(query, self._tls.shown, self._lane.teams.values())
             case _ if member.teams:
                 return View(self._provider, member.teams)
         if body is None:

@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from overlaysync.errors import NetworkError
+from overlaysync.net.bodies import Uploads
 from overlaysync.net.bounds import MEMBER_ID_SIZE
+from overlaysync.net.membership import PrivateLane
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
@@ -61,7 +63,9 @@ class PartialSeeder:
             limit: the rate of what is given to all others together.
         """
         seeder = cls(node, reach)
-        server = Server(seeder, limit=limit, key=node.key, teams=node.teams, faults=reach.faults)
+        server = Server(
+            seeder, uploads=Uploads(limit=limit), lane=PrivateLane(node.key, node.teams), faults=reach.faults
+        )
         try:
             seeder.port = await server.start()
             seeder.tls = server.tls

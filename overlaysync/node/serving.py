@@ -13,8 +13,10 @@ from time import monotonic
 from overlaysync.discovery.announcer import Announcement, Announcer
 from overlaysync.discovery.txt import Item
 from overlaysync.errors import NetworkError, OverlaysyncError
+from overlaysync.net.bodies import Uploads
 from overlaysync.net.content_provider import View
 from overlaysync.net.faults import Faults
+from overlaysync.net.membership import PrivateLane
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.server import Server
 from overlaysync.node.deliveries import Deliveries
@@ -60,7 +62,13 @@ async def serve(
     if reach is not None and not reach.polling.catalogs:
         reach.polling.hearing = Hearing(node, reach.client, share.names, share.hear)
     vault = ServedVault(node.home.vault, partial(kept_by, node), monotonic)
-    server = Server(share, limit=limit, sent=sent, key=node.key, teams=node.teams, faults=faults, vault=vault)
+    server = Server(
+        share,
+        uploads=Uploads(limit=limit, sent=sent),
+        lane=PrivateLane(node.key, node.teams),
+        faults=faults,
+        vault=vault,
+    )
     port = await server.start(port=port)
     if reach is not None:
         share.neighbours = reach.directory.answering

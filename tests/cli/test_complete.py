@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from overlaysync.cli.complete import complete_reference
+from overlaysync.net.membership import PrivateLane
 from overlaysync.net.server import Server
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
@@ -80,7 +81,7 @@ async def sharing(home: Path, image: str, team: str) -> AsyncIterator[str]:
     node = Node.open({"OVERLAYSYNC_HOME": str(home), "OVERLAYSYNC_USER": "pl"})
     share = Share(node, [image], team, Silent())
     await asyncio.to_thread(share.publish_all)
-    server = Server(share, key=node.key, teams=node.teams)
+    server = Server(share, lane=PrivateLane(node.key, node.teams))
     try:
         yield f"127.0.0.1:{await server.start(['127.0.0.1'])}"
     finally:

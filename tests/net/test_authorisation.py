@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from overlaysync.net.membership import encode_proof
+from overlaysync.net.membership import PrivateLane, encode_proof
 from overlaysync.net.messages import Address, decode_catalog
 from overlaysync.net.server import Server
 from overlaysync.ops.offer import Offer
@@ -113,7 +113,7 @@ async def world(tmp_path: Path):
         make_offer(tmp_path / "open.raw", os.urandom(CHUNK), shelf.key),
         make_private(tmp_path / "sea.raw", os.urandom(CHUNK), shelf.key, BLUE),
     ]
-    server = Server(shelf, key=shelf.key, teams={"red": RED, "blue": BLUE})
+    server = Server(shelf, lane=PrivateLane(shelf.key, {"red": RED, "blue": BLUE}))
     async with listening(server):
         yield World(server, shelf, secret, others)
 

@@ -20,9 +20,11 @@ from overlaysync.errors import NotFoundError, PeerError
 from overlaysync.model.digest import DIGEST_SIZE
 from overlaysync.model.pages import page_digest
 from overlaysync.net import compression
+from overlaysync.net.bodies import Uploads
 from overlaysync.net.bounds import MAX_COMPRESSED_BODY, MAX_PAGE_SIZE, SERVER
 from overlaysync.net.client import Client
 from overlaysync.net.compression import Compressor, Trials, compress, decompress
+from overlaysync.net.membership import PrivateLane
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.refusals import GoneError
@@ -390,7 +392,9 @@ async def test_a_rate_limit_counts_what_is_on_the_wire(
 ) -> None:
     sent: list[int] = []
     limit = RateLimit(MIB)
-    async with offering(shelf, tmp_path, limit=limit, sent=lambda *what: sent.append(what[2])) as (
+    async with offering(
+        shelf, tmp_path, uploads=Uploads(limit=limit, sent=lambda *what: sent.append(what[2]))
+    ) as (
         address,
         offer,
     ):
@@ -403,7 +407,10 @@ async def test_a_rate_limit_counts_what_is_on_the_wire(
 async def test_a_client_on_a_slow_link_begins_to_ask(
     shelf: FakeShelf, tmp_path: Path, calls: list[int]
 ) -> None:
-    async with offering(shelf, tmp_path, limit=RateLimit(4 * MIB)) as (address, offer), Client() as client:
+    async with (
+        offering(shelf, tmp_path, uploads=Uploads(limit=RateLimit(4 * MIB))) as (address, offer),
+        Client() as client,
+    ):
         plain = [(await read(client, address, offer, (0, 20)))[1] for _ in range(2)]
         assert plain[0] == 20 * CHUNK
         assert plain[1] < 20 * CHUNK
@@ -511,7 +518,10 @@ async def test_a_page_of_markers_is_compressed_for_members(shelf: FakeShelf, tmp
     red = {"red": new_team("red")}
     offer = make_private(tmp_path / "image.raw", SPARSE, shelf.key, red["red"])
     shelf.items.append(offer)
-    async with listening(Server(shelf, key=shelf.key, teams=red)) as server, Client(teams=red) as client:
+    async with (
+        listening(Server(shelf, lane=PrivateLane(shelf.key, red))) as server,
+        Client(teams=red) as client,
+    ):
         (digest,) = offer.pages.digests
         page, received = await client.page(lane(server), offer.manifest.id, digest)
     assert page == offer.page(digest)

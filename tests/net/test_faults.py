@@ -26,6 +26,7 @@ from overlaysync.net import tls
 from overlaysync.net.bounds import SERVER
 from overlaysync.net.client import Client
 from overlaysync.net.faults import Faults
+from overlaysync.net.membership import PrivateLane
 from overlaysync.net.receiving import DataConnection
 from overlaysync.net.server import Server
 from overlaysync.net.tls import TlsListener
@@ -129,7 +130,7 @@ async def test_a_handshake_that_breaks_the_private_lane_breaks_itself_alone(
     shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults = Faults()
-    server = Server(shelf, key=shelf.key, teams={"red": RED}, faults=faults)
+    server = Server(shelf, lane=PrivateLane(shelf.key, {"red": RED}), faults=faults)
     async with listening(server), Client(teams={"red": RED}) as client:
         with monkeypatch.context() as patch:
             patch.setattr(tls, "server_context", breaks)

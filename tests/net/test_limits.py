@@ -23,6 +23,7 @@ from overlaysync.discovery.bounds import DISCOVERY
 from overlaysync.discovery.browser import SERVICE, Browser, Peer
 from overlaysync.errors import DecodeError, PeerError, UsageError
 from overlaysync.net import bounds
+from overlaysync.net.bodies import Uploads
 from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.client import Client
 from overlaysync.net.connections import retry_after
@@ -270,7 +271,9 @@ def test_when_to_come_back() -> None:
 async def test_rate_of_a_client(shelf: FakeShelf) -> None:
     sent: list[int] = []
     bounds = replace(SERVER, write_s=3, min_rate=64 * MIB)
-    server = Server(shelf, bounds=bounds, sent=lambda manifest, peer, count, _: sent.append(count))
+    server = Server(
+        shelf, bounds=bounds, uploads=Uploads(sent=lambda manifest, peer, count, _: sent.append(count))
+    )
     async with serving(server) as address:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)

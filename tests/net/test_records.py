@@ -13,6 +13,7 @@ import pytest
 from overlaysync.errors import PeerError
 from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.client import Client
+from overlaysync.net.membership import PrivateLane
 from overlaysync.net.messages import PrivateAddress
 from overlaysync.net.records import RecordSocket, TooManyRecordsError
 from overlaysync.net.server import Server
@@ -68,14 +69,14 @@ async def ends(raw: RawTls) -> None:
 )
 async def test_a_client_may_ask_as_often_as_it_likes(tmp_path: Path) -> None:
     shelf = make_shelf(tmp_path)
-    async with listening(Server(shelf, key=shelf.key, teams={"red": RED})) as server:
+    async with listening(Server(shelf, lane=PrivateLane(shelf.key, {"red": RED}))) as server:
         async with connect_tls(server.tls) as raw:
             await nonces(raw, 4 * SERVER.records)
 
 
 async def test_a_client_that_demands_new_keys_is_dropped(tmp_path: Path) -> None:
     shelf = make_shelf(tmp_path)
-    async with listening(Server(shelf, key=shelf.key)) as server:
+    async with listening(Server(shelf, lane=PrivateLane(shelf.key))) as server:
         async with connect_tls(server.tls) as raw:
             await nonces(raw, 1)
             for _ in range(SERVER.records):
@@ -86,7 +87,7 @@ async def test_a_client_that_demands_new_keys_is_dropped(tmp_path: Path) -> None
 
 async def test_a_client_that_sends_its_request_in_pieces_is_dropped(tmp_path: Path) -> None:
     shelf = make_shelf(tmp_path)
-    async with listening(Server(shelf, key=shelf.key)) as server:
+    async with listening(Server(shelf, lane=PrivateLane(shelf.key))) as server:
         async with connect_tls(server.tls) as raw:
             for byte in b"GET /v1/nonce HTTP/1.1\r\nHost: x\r\n\r\n":
                 raw.writer.write(bytes([byte]))

@@ -16,10 +16,12 @@ from blake3 import blake3
 
 from overlaysync.errors import NetworkError, NotFoundError, PeerError
 from overlaysync.model.pages import page_digest
+from overlaysync.net.bodies import Uploads
 from overlaysync.net.boot import boot_hash
 from overlaysync.net.bounds import MAX_SLOTS, SERVER
 from overlaysync.net.client import Client
 from overlaysync.net.faults import Faults
+from overlaysync.net.membership import PrivateLane
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.refusals import BusyError, GoneError
@@ -279,7 +281,7 @@ async def test_exactly_one_host(address: Address, fields: tuple[str, ...]) -> No
 
 async def test_statistics(shelf: FakeShelf, offer: Offer, client: Client) -> None:
     sent: list[tuple[bytes, str, int, Sequence[tuple[int, int]]]] = []
-    server = Server(shelf, sent=lambda *what: sent.append(what))
+    server = Server(shelf, uploads=Uploads(sent=lambda *what: sent.append(what)))
     async with serving(server) as address:
         await client.read_slots(address, offer.manifest.id, ((0, 2),), memoryview(bytearray(2 * CHUNK)))
     assert sent == [(offer.manifest.id, "127.0.0.1", 2 * CHUNK, ((0, 2),))]
@@ -423,7 +425,9 @@ async def test_idle_and_dripping_connections_are_closed(shelf: FakeShelf) -> Non
 async def test_a_client_that_never_reads_is_dropped(shelf: FakeShelf, tmp_path: Path) -> None:
     sent: list[int] = []
     shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 64, shelf.key))
-    server = Server(shelf, bounds=HASTY_SERVER, sent=lambda manifest, peer, count, _: sent.append(count))
+    server = Server(
+        shelf, bounds=HASTY_SERVER, uploads=Uploads(sent=lambda manifest, peer, count, _: sent.append(count))
+    )
     async with serving(server) as address:
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -529,7 +533,7 @@ async def test_a_rate_is_shared_by_all_bodies(shelf: FakeShelf, tmp_path: Path, 
     shelf.items.append(make_offer(tmp_path / "big.raw", os.urandom(MIB) * 8, shelf.key))
     big = shelf.items[1].manifest.id
     loop = asyncio.get_running_loop()
-    async with serving(Server(shelf, limit=RateLimit(16 * MIB))) as address:
+    async with serving(Server(shelf, uploads=Uploads(limit=RateLimit(16 * MIB)))) as address:
         began = loop.time()
         parts = [((0, 64),), ((64, 64),)]
         await asyncio.gather(
@@ -637,7 +641,7 @@ async def test_the_default_port_and_another_when_it_is_taken(
     shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("overlaysync.net.server.DEFAULT_PORT", default := free_ports())
-    first, second = Server(shelf, key=shelf.key), Server(shelf, key=shelf.key)
+    first, second = Server(shelf, lane=PrivateLane(shelf.key)), Server(shelf, lane=PrivateLane(shelf.key))
     try:
         assert (await first.start(port=None), first.tls) == (default, default + 1)
         assert await second.start(port=None) not in (default, default + 1)

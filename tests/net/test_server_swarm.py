@@ -16,6 +16,7 @@ import pytest
 
 from overlaysync.errors import PeerError
 from overlaysync.net import server as server_module
+from overlaysync.net.bodies import Uploads
 from overlaysync.net.bounds import MAX_QUESTION, MAX_TOLD, SERVER
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address, encode_slots
@@ -451,7 +452,7 @@ async def test_one_client_with_many_requests_does_not_starve_another(
     server = Server(
         shelf,
         bounds=replace(SERVER, places=1, place_s=1000, wait_s=1000, connections_per_address=64),
-        sent=lambda manifest, peer, count, _: served.append(peer),
+        uploads=Uploads(sent=lambda manifest, peer, count, _: served.append(peer)),
     )
 
     async def fetch(address: Address, host: str) -> None:

@@ -18,9 +18,11 @@ import pytest
 from overlaysync.errors import PeerError
 from overlaysync.model.pages import page_digest
 from overlaysync.net import tls
+from overlaysync.net.bodies import Uploads
 from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.client import Client
 from overlaysync.net.machine import machine_mark
+from overlaysync.net.membership import PrivateLane
 from overlaysync.net.messages import PrivateAddress
 from overlaysync.net.rate import RateLimit
 from overlaysync.net.receiving import SilentError
@@ -74,7 +76,7 @@ def stranger(tmp_path: Path) -> NodeKey:
 
 
 def make_server(shelf: FakeShelf, **options) -> Server:
-    return Server(shelf, key=shelf.key, teams={"red": RED}, **options)
+    return Server(shelf, lane=PrivateLane(shelf.key, {"red": RED}), **options)
 
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -177,7 +179,7 @@ async def test_a_rate_limit_holds(shelf: FakeShelf, offer: Offer, side: str) -> 
     limit = RateLimit(4 * MIB)
     free = RateLimit(None)
     async with (
-        listening(make_server(shelf, limit=limit if side == "server" else free)) as server,
+        listening(make_server(shelf, uploads=Uploads(limit=limit if side == "server" else free))) as server,
         Client(teams={"red": RED}, limit=limit if side == "client" else free) as client,
     ):
         begun = time.monotonic()
@@ -482,7 +484,9 @@ async def test_a_client_that_reads_nothing_is_dropped(tmp_path: Path, shelf: Fak
     shelf.items.append(offer)
     sent: list[int] = []
     bounds = replace(SERVER, write_s=0.3, min_rate=MIB, stop_s=0.1)
-    server = make_server(shelf, bounds=bounds, sent=lambda manifest, host, count, _: sent.append(count))
+    server = make_server(
+        shelf, bounds=bounds, uploads=Uploads(sent=lambda manifest, host, count, _: sent.append(count))
+    )
     async with listening(server), connect_tls(server.tls) as raw:
         await raw.prove(RED)
         target = f"/v1/manifests/{offer.manifest.id.hex()}/data?slots=0-511"

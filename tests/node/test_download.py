@@ -18,6 +18,7 @@ from aiohttp import web
 
 from overlaysync.errors import NetworkError, NotFoundError, PeerError, VerificationError
 from overlaysync.net.answers import Answer
+from overlaysync.net.bodies import Uploads
 from overlaysync.net.bounds import CLIENT, SERVER
 from overlaysync.net.client import Client
 from overlaysync.net.messages import Address
@@ -60,7 +61,9 @@ class Seed:
 @pytest.fixture
 async def seed(shelf: FakeShelf, whole: Offer) -> AsyncIterator[Seed]:
     sent: list[int] = []
-    async with serving(Server(shelf, sent=lambda manifest, host, size, _: sent.append(size))) as address:
+    async with serving(
+        Server(shelf, uploads=Uploads(sent=lambda manifest, host, size, _: sent.append(size)))
+    ) as address:
         yield Seed(address, sent)
 
 
@@ -101,7 +104,10 @@ async def test_three_that_fetch_at_once_take_little_more_than_one_copy_from_the_
 ) -> None:
     sent: list[int] = []
     # So slow that nobody is through before the others have begun.
-    server = Server(shelf, limit=RateLimit(16 * MIB), sent=lambda manifest, host, size, _: sent.append(size))
+    server = Server(
+        shelf,
+        uploads=Uploads(limit=RateLimit(16 * MIB), sent=lambda manifest, host, size, _: sent.append(size)),
+    )
     address = await stack.enter_async_context(serving(server))
     labels = ("a@x", "b@x", "c@x")
     fetchers = [
@@ -127,7 +133,10 @@ async def test_what_is_claimed_by_another_comes_from_it_and_not_from_the_seed(
     monkeypatch.setattr("overlaysync.swarm.handed._LEAST_PATIENCE", 1.0)
     monkeypatch.setattr(Assignment, "share_with", lambda assignment, others: False)
     sent: list[int] = []
-    server = Server(shelf, limit=RateLimit(8 * MIB), sent=lambda manifest, host, size, _: sent.append(size))
+    server = Server(
+        shelf,
+        uploads=Uploads(limit=RateLimit(8 * MIB), sent=lambda manifest, host, size, _: sent.append(size)),
+    )
     address = await stack.enter_async_context(serving(server))
     a, b = [
         await stack.enter_async_context(fetcher(tmp_path / label, whole, [address], label=label))
@@ -166,7 +175,7 @@ async def test_what_fetchers_have_among_them_is_enough(
 async def test_a_seed_that_dies_before_a_copy_is_out_leaves_the_fetch_to_be_resumed(
     tmp_path: Path, whole: Offer, shelf: FakeShelf
 ) -> None:
-    seed = Server(shelf, limit=RateLimit(8 * MIB))
+    seed = Server(shelf, uploads=Uploads(limit=RateLimit(8 * MIB)))
     port = await seed.start(["127.0.0.1"])
     async with fetcher(tmp_path / "a", whole, [Address("127.0.0.1", port)]) as a:
         running = asyncio.create_task(a.download.run())
@@ -198,7 +207,7 @@ async def test_a_source_of_an_older_version_is_a_source(
             raise Answer(404)
 
     sent: list[int] = []
-    older = Older(shelf, sent=lambda manifest, host, size, _: sent.append(size))
+    older = Older(shelf, uploads=Uploads(sent=lambda manifest, host, size, _: sent.append(size)))
     async with serving(older) as address:
         async with fetcher(tmp_path / "a", whole, [address]) as a:
             await run(a)
@@ -465,7 +474,7 @@ async def test_invented_members_make_nobody_dial_a_host_much(
         return replace(answer, members=tuple(told))
 
     monkeypatch.setattr(Client, "swarm", swarm)
-    async with serving(Server(shelf, limit=RateLimit(4 * MIB))) as address:
+    async with serving(Server(shelf, uploads=Uploads(limit=RateLimit(4 * MIB)))) as address:
         async with fetcher(tmp_path / "a", whole, [address]) as a:
             await run(a)
     third = [address for address in dialled if address.host == "127.0.0.2"]

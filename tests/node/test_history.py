@@ -18,6 +18,7 @@ from overlaysync.model.manifest import manifest_id
 from overlaysync.net import messages
 from overlaysync.net.bounds import MAX_HISTORY_ITEMS, MAX_HISTORY_SIZE
 from overlaysync.net.client import Client
+from overlaysync.net.membership import PrivateLane
 from overlaysync.net.messages import Address, Endpoint, encode_catalog, encode_history
 from overlaysync.net.refusals import GoneError
 from overlaysync.net.server import Server
@@ -105,7 +106,7 @@ def node(tmp_path: Path) -> Iterable[Node]:
 
 @asynccontextmanager
 async def served(peer: Peer) -> AsyncIterator[Address]:
-    server = Server(peer.shelf, key=peer.key, teams={"red": RED})
+    server = Server(peer.shelf, lane=PrivateLane(peer.key, {"red": RED}))
     port = await server.start(["127.0.0.1"])
     try:
         yield Address("127.0.0.1", port)

@@ -20,6 +20,7 @@ from overlaysync.discovery.interfaces import Interface, list_interfaces
 from overlaysync.errors import NetworkError, NoSpaceError
 from overlaysync.net.bounds import MAX_TOLD
 from overlaysync.net.client import Client
+from overlaysync.net.membership import PrivateLane
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
 from overlaysync.node import polling as polling_module
@@ -522,13 +523,13 @@ async def test_a_private_lane_that_has_moved_is_found_though_the_catalog_is_the_
     keep_team(tmp_path / "home" / "teams", team)
     shelf = make_shelf(tmp_path)
     async with AsyncExitStack() as stack:
-        first = Server(shelf, key=shelf.key, teams={"red": team})
+        first = Server(shelf, lane=PrivateLane(shelf.key, {"red": team}))
         port = await first.start(["127.0.0.1"])
         reach = await stack.enter_async_context(reaching(tmp_path, Address("127.0.0.1", port)))
         (view,) = reach.directory.nodes()
         assert view.tls == first.tls
         await first.stop()
-        again = Server(shelf, key=shelf.key, teams={"red": team})
+        again = Server(shelf, lane=PrivateLane(shelf.key, {"red": team}))
         await again.start(["127.0.0.1"], port=port)
         stack.push_async_callback(again.stop)
         assert again.tls != first.tls

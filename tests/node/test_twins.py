@@ -11,6 +11,7 @@ import pytest
 from overlaysync.discovery.browser import Peer
 from overlaysync.discovery.locality import Neighbourhood
 from overlaysync.net.client import Client
+from overlaysync.net.membership import PrivateLane
 from overlaysync.net.messages import Address, PrivateAddress
 from overlaysync.net.server import Server
 from overlaysync.node import polling as module
@@ -77,7 +78,7 @@ async def look(reach: Reach, server: Server, own: bytes, *, announced: bool = Fa
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "in its catalog"])
 async def test_another_machine_with_our_key_is_said_once(node: Node, announced: bool) -> None:
     notes = Heard()
-    server = Server(FakeShelf(node.key, label="pl@bob"), key=node.key)
+    server = Server(FakeShelf(node.key, label="pl@bob"), lane=PrivateLane(node.key))
     async with listening(server), looking(node, notes, catalogs=not announced) as reach:
         for _ in range(3):
             await look(reach, server, node.key.public, announced=announced, tls=server.tls)
@@ -90,7 +91,7 @@ async def test_another_machine_with_our_key_is_said_once(node: Node, announced: 
 
 async def test_another_process_of_this_machine_is_nothing_to_say(node: Node) -> None:
     notes = Heard()
-    server = Server(FakeShelf(node.key), key=node.key)
+    server = Server(FakeShelf(node.key), lane=PrivateLane(node.key))
     async with listening(server), looking(node, notes) as reach:
         await look(reach, server, node.key.public)
     assert notes.notes == [] and not reach.twins.found
@@ -102,7 +103,7 @@ async def test_a_stranger_that_claims_our_key_raises_no_alarm(
     node: Node, stranger: NodeKey, announced: bool
 ) -> None:
     notes = Heard()
-    server = Server(FakeShelf(node.key, label="pl@bob"), key=stranger)
+    server = Server(FakeShelf(node.key, label="pl@bob"), lane=PrivateLane(stranger))
     async with listening(server), looking(node, notes, catalogs=not announced) as reach:
         await look(reach, server, node.key.public, announced=announced, tls=server.tls)
     assert notes.notes == [] and not reach.twins.found
@@ -121,7 +122,7 @@ async def test_who_cannot_prove_it_is_asked_a_few_times(
 
     monkeypatch.setattr(Client, "shown", shown)
     notes, silent = Heard(), unused_port()
-    server = Server(FakeShelf(node.key), key=stranger)
+    server = Server(FakeShelf(node.key), lane=PrivateLane(stranger))
     async with listening(server), looking(node, notes, catalogs=False) as reach:
         peer = Peer("pl@bob-2", node_id(node.key.public), ("127.0.0.1",), server.port, "r1", (), silent)
         for _ in range(3 * module.PROOFS):
