@@ -12,12 +12,15 @@ Rules:
        and to QEMU.
     3. Below level 4 nothing is ``async``, imports a network or event loop module, or reads a clock.
     4. ``overlaysync/__init__.py`` and ``__main__.py`` stand outside the table.
+    5. No modules, and no packages (``ops`` and ``ops.vms`` are two), import each other in a circle.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -80,6 +83,10 @@ CLOCKS_BY_DEFAULT = {
 }
 
 
+tree_of = cache(ast.parse)
+"""The syntax tree of a text; several tests go through those of the whole package."""
+
+
 def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
     """Every breach of the rules in one module, as sentences.
 
@@ -91,7 +98,7 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
     part = part_of(module)
     if part in (None, "__main__"):
         return []
-    tree = ast.parse(source)
+    tree = tree_of(source)
     if part not in LEVELS:
         return [f"{module} belongs to no level: '{part}' is not in the table of layers."]
     found = []
@@ -230,6 +237,53 @@ def modules_below(package: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(package.rglob("*.py")):
         names = path.relative_to(package.parent).with_suffix("").parts
         yield ".".join(names[:-1] if names[-1] == "__init__" else names), path
+
+
+def circle_in(graph: Mapping[str, set[str]]) -> list[str]:
+    """Names of which each imports the next, the first one again at the end; none when there is no circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(reversed(error.args[1]))
+    return []
+
+
+def graph_of(sources: Mapping[str, str], *, packages: bool) -> dict[str, set[str]]:
+    """What each module imports of the others; or each package, of which a module is a part, of others."""
+
+    def name_of(module: str) -> str:
+        return module.rpartition(".")[0] if packages else module
+
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        for _, imported in imports_of(tree_of(source), module, is_package=False):
+            target = imported if imported in sources else imported.rpartition(".")[0]
+            if target in sources and name_of(target) != name_of(module):
+                graph.setdefault(name_of(module), set()).add(name_of(target))
+    return graph
+
+
+@pytest.mark.parametrize("packages", [False, True], ids=["modules", "packages"])
+def test_nothing_is_imported_in_a_circle(packages: bool) -> None:
+    texts = {module: path.read_text(encoding="utf-8") for module, path in modules_below(TREE / ROOT)}
+    sources = {module: text for module, text in texts.items() if part_of(module) not in (None, "__main__")}
+    circle = circle_in(graph_of(sources, packages=packages))
+    assert not circle, f"imported in a circle: {' → '.join(circle)}. Move what two of them need to a third."
+
+
+def test_a_circle_is_found() -> None:
+    sources = {
+        "overlaysync.ops.offer": "def f():\n    from overlaysync.ops.vms.place import Place",
+        "overlaysync.ops.vms.place": "from overlaysync.ops.folders import Folder",
+        "overlaysync.ops.folders": "from overlaysync.ops import again",
+        "overlaysync.ops.again": "",
+    }
+    assert circle_in(graph_of(sources, packages=False)) == []
+    circle = circle_in(graph_of(sources, packages=True))
+    assert len(circle) == 3 and set(circle) == {"overlaysync.ops", "overlaysync.ops.vms"}
+    sources["overlaysync.ops.again"] = "from .offer import Offer"
+    circle = circle_in(graph_of(sources, packages=False))
+    assert len(circle) == 5 and circle[0] == circle[-1]
 
 
 def test_every_module_keeps_to_its_level() -> None:

@@ -1,4 +1,4 @@
-"""The archives of a home: their names and URLs, in one small JSON file; and how one is opened.
+"""The archives of a home: their names and URLs, in one small JSON file.
 
 The file holds no secret, but says where things are, so it is for its owner alone (0600).
 """
@@ -13,20 +13,22 @@ from pathlib import Path
 
 import msgspec
 
-from overlaysync.archive.bucket import BucketObjects
 from overlaysync.archive.location import Location, parse_location
 from overlaysync.errors import NotAllowedError, NotFoundError, OverlaysyncError, UsageError, WouldDestroyError
 from overlaysync.model.names import check_name, meant, printable
 from overlaysync.store.files import translate
 from overlaysync.trust.secret_files import read_secret, replace_secret
 from overlaysync.units import KIB
-from overlaysync.vault.directory import DirectoryObjects
-from overlaysync.vault.objects import Objects
 
 MAX_PLACES = 64
 
 _FILE = "archives.json"
 _LIMIT = 128 * KIB
+
+
+def has_places(config: Path) -> bool:
+    """Whether the home's directory ``config`` has a list of archives; it may be empty, or damaged."""
+    return (config / _FILE).exists()
 
 
 def load_places(config: Path) -> dict[str, Location]:
@@ -106,24 +108,6 @@ def find_place(places: Mapping[str, Location], name: str) -> Location:
             f"There is no archive '{printable(name)}'", why=meant(name, places), hint="overlaysync archive ls"
         )
     return places[name]
-
-
-def open_place(location: Location) -> Objects:
-    """Return the objects of an archive; see :class:`BucketObjects` for the errors.
-
-    A directory needs no further package. Nothing is asked of a store yet.
-    """
-    if location.scheme == "file":
-        if not os.path.isdir(
-            location.path
-        ):  # made anew, it would lie on another disk than the one that is meant
-            raise NotFoundError(
-                f"The archive {location} is not there",
-                why="there is no such directory",
-                hint=f"connect the disk, or make the directory: mkdir '{location.path}'",
-            )
-        return DirectoryObjects(Path(location.path))
-    return BucketObjects(location)
 
 
 def _write(config: Path, places: Mapping[str, Location]) -> None:

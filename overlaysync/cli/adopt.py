@@ -22,9 +22,10 @@ from overlaysync.cli.common import (
     open_node,
     parse_peers,
 )
-from overlaysync.cli.finding import check_membership, here, is_path, look_at
+from overlaysync.cli.finding import here, is_path, look_at
 from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output, output_of
+from overlaysync.cli.visible import check_membership
 from overlaysync.errors import BaseImageError, NotFoundError, UsageError
 from overlaysync.model.names import check_name
 from overlaysync.model.reference import Reference, parse_reference

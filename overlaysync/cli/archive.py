@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from overlaysync.archive.location import parse_location
-from overlaysync.archive.places import add_place, find_place, load_places, open_place, remove_place
+from overlaysync.archive.opening import open_place
+from overlaysync.archive.places import add_place, find_place, load_places, remove_place
 from overlaysync.archive.probe import probe
 from overlaysync.cli.checked import checked_fields, checked_lines
 from overlaysync.cli.commands import App

@@ -29,12 +29,12 @@ from overlaysync.cli.common import (
     parse_rate,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.finding import check_membership
 from overlaysync.cli.formats import FormatOption, format_to_write
 from overlaysync.cli.later import later
 from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
+from overlaysync.cli.visible import check_membership
 from overlaysync.errors import Refusal, UsageError
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import check_name

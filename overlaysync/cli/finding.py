@@ -10,16 +10,12 @@ from overlaysync.errors import BaseImageError, NotFoundError, OverlaysyncError
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.image import Format
 from overlaysync.formats.recognition import ending_of
-from overlaysync.model.names import meant
-from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.model.reference import parse_reference
 from overlaysync.node.adoption import Adoption
 from overlaysync.node.node import Node, now
-from overlaysync.node.used import is_written
 from overlaysync.ops.audience import stem
-from overlaysync.ops.in_use import Usage
-from overlaysync.ops.known import Known, is_as_hashed, is_read_only
+from overlaysync.ops.known import Known, is_read_only
 from overlaysync.ops.library import vouched_by
-from overlaysync.ops.matching import Listing
 from overlaysync.ops.present import Present, file_meant, files_meant
 from overlaysync.ops.strays import Stray, look
 from overlaysync.trust.envelope import Manifest, open_envelope
@@ -232,49 +228,6 @@ def _one(node: Node, text: str, *, unchanged: bool, copies: bool) -> str:
         return file_meant(node.library, node.book(), reference, unchanged=unchanged, copies=copies).path
     except NotFoundError as error:
         raise _no_directory(text) or error from error
-
-
-def check_membership(node: Node, reference: Reference) -> None:
-    """Nothing of a team is listed to others, so there is no use in looking for it.
-
-    Raises:
-        NotFoundError: ``reference`` names a team that this node is not in.
-    """
-
-    if reference.team is not None and not node.may_see(reference.team):
-        raise NotFoundError(
-            f"'{reference}' cannot be seen here",
-            why="; ".join(
-                filter(
-                    None,
-                    (f"this machine is not in team '{reference.team}'", meant(reference.team, node.teams)),
-                )
-            ),
-            hint=f"with the team's code: overlaysync team join {reference.team}",
-        )
-
-
-def local_listings(node: Node) -> list[Listing]:
-    """Return the images that this node knows by name and has here, or had before a VM wrote to them."""
-
-    present = {
-        row.layer or row.disk
-        for row in node.catalog.images.all()
-        if node.library.known(row.path) or (row.layer and is_as_hashed(row))
-    }
-    rows = [row for row in node.catalog.manifests.matching() if row.content in present]
-    used = [
-        row
-        for held in node.catalog.held.all()
-        if is_written(held.path)
-        for row in map(node.catalog.manifests.find, held.manifests[:1])
-        if row is not None and row.content not in present
-    ]
-    return [
-        Listing(manifest, in_use=(Usage(node.label),) if row in used else ())
-        for row in (*rows, *used)
-        if node.counts(manifest := open_envelope(row.envelope))
-    ]
 
 
 def manifest_of(node: Node, known: Known) -> Manifest | None:

@@ -18,12 +18,12 @@ from overlaysync.cli.common import (
     quoted,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.finding import check_membership
 from overlaysync.cli.holders import holders, seen_words, usage_fields
 from overlaysync.cli.looking import LOOK_S, look
 from overlaysync.cli.output import output_of
 from overlaysync.cli.state_lines import state_fields, state_table, states_of
 from overlaysync.cli.tables import Table, Warn
+from overlaysync.cli.visible import check_membership
 from overlaysync.errors import NotFoundError
 from overlaysync.model.names import one_field
 from overlaysync.model.reference import Reference, parse_reference

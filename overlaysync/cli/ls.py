@@ -19,10 +19,10 @@ from overlaysync.cli.common import (
     quoted,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.finding import check_membership, local_listings
 from overlaysync.cli.looking import LOOK_S, Seen, look_around, looks, newest_first
 from overlaysync.cli.output import output_of
 from overlaysync.cli.tables import Table, Warn
+from overlaysync.cli.visible import check_membership, local_listings
 from overlaysync.cli.watching import EVERY_S, View, WatchOption
 from overlaysync.cli.watching import show as show_once
 from overlaysync.cli.watching import watch as watching

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from overlaysync.archive.places import find_place, load_places, open_place
+from overlaysync.archive.opening import open_place
+from overlaysync.archive.places import find_place, load_places
 from overlaysync.cli.common import compression, parse_peers, parse_rate
 from overlaysync.cli.keep import parse_interval
 from overlaysync.cli.output import Output

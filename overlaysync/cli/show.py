@@ -20,18 +20,13 @@ from overlaysync.cli.common import (
     parse_peers,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.finding import (
-    check_membership,
-    examine,
-    is_path,
-    local_listings,
-    manifest_of,
-)
+from overlaysync.cli.finding import examine, is_path, manifest_of
 from overlaysync.cli.formats import InsistOption, format_to_read, refuse_format
 from overlaysync.cli.holders import holder_words, holders
 from overlaysync.cli.looking import LOOK_S, look, newest_first
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.show_vms import is_of_vms, show_vms
+from overlaysync.cli.visible import check_membership, local_listings
 from overlaysync.errors import AmbiguousError
 from overlaysync.formats.files import open_regular
 from overlaysync.formats.image import Format

@@ -25,11 +25,11 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.complete import complete_reference
 from overlaysync.cli.fetch import FIND_S, fetched_fields, fetched_text, show_plan
-from overlaysync.cli.finding import check_membership
 from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
 from overlaysync.cli.signals import ending
+from overlaysync.cli.visible import check_membership
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.node.fetch_session import FetchSession, fetching
 from overlaysync.node.fetch_types import Fetched, Options

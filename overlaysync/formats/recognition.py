@@ -41,6 +41,12 @@ _UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".filepart", ".t
 FOREIGN_ENDINGS = (".vmdk", ".vdi", ".vhd", ".vhdx", ".vpc", ".hdd", ".hds", ".qcow", ".dmg", ".ova")
 """How images in formats that are not written here are named, in lower case."""
 
+_GENERIC = re.compile(
+    r"(?:disk|image|img|drive|root|rootfs|"
+    r"(?:h|s|v|xv)d[a-z]|(?:h|s|v)d[a-z][-_]?disk|virtio[a-z]|(?:diff|base|boot)disk)(?:[-_.]?\d{1,3})?",
+    re.IGNORECASE,
+)
+
 HEAD_SIZE = 2048
 """Bytes that QEMU looks at to guess a format (block.c, BLOCK_PROBE_BUF_SIZE)."""
 
@@ -144,6 +150,11 @@ def is_listed(name: str, opened: Callable[[], int]) -> bool:
         finally:
             os.close(fd)
     return False
+
+
+def is_generic(name: str) -> bool:
+    """Whether a file's name without its ending says nothing of what it holds (``disk``, ``hda``)."""
+    return bool(_GENERIC.fullmatch(name))
 
 
 # -- content -----------------------------------------------------------------------------------------

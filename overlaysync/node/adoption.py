@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from overlaysync.errors import BaseImageError
+from overlaysync.formats.folders import image_files
 from overlaysync.model.digest import short_id
 from overlaysync.model.reference import Reference
 from overlaysync.node.node import Node, now
@@ -21,7 +22,6 @@ from overlaysync.ops.adopt_messages import unproven
 from overlaysync.ops.bases import Places, find_base
 from overlaysync.ops.choice import Choice, Reason
 from overlaysync.ops.claims import Claim, Claims
-from overlaysync.ops.folders import image_files
 from overlaysync.ops.known import Known
 from overlaysync.ops.plan import Step, plan_master
 from overlaysync.ops.strays import Stray

@@ -7,8 +7,8 @@ from a peer, manifests are verified, and every byte is compared with its digest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from blake3 import blake3
@@ -20,6 +20,7 @@ from overlaysync.model.reference import Reference
 from overlaysync.node.archiving import archive_places
 from overlaysync.node.metadata import check_pages
 from overlaysync.node.node import Node
+from overlaysync.node.stored_images import StoredImages
 from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.matching import Listing, fits_name
@@ -79,15 +80,11 @@ class _Image:
     shelf: _Shelf
 
 
-class Archived:
-    """The images in the archives of a node. Called from threads, one at a time.
-
-    Attributes:
-        listings: those that were found so far.
-    """
+class Archived(StoredImages):
+    """The images in the archives of a node."""
 
     def __init__(self, node: Node) -> None:
-        self.listings: list[Listing] = []
+        super().__init__()
         self._node = node
         self._places: list[Place] | None = None
         self._shelves: list[_Shelf] = []
@@ -98,13 +95,13 @@ class Archived:
         return manifest.id in self._images
 
     def news(self) -> list[str]:
-        """Return a sentence on each archive that could not be used, unless that was said before."""
+        """See :class:`StoredImages`."""
         failed = [place for place in self._places or () if place.problem and place.label not in self._told]
         self._told.update(place.label for place in failed)
         return [f"{place.label} cannot be used: {place.problem}" for place in failed]
 
     def look(self, reference: Reference) -> None:
-        """Find what a reference may mean, and what that stands on; see :attr:`listings`."""
+        """See :class:`StoredImages`."""
         if self._places is None:
             self._places = archive_places(self._node)
             self._shelves = list(self._open(self._places)) if self._places else []
@@ -114,31 +111,15 @@ class Archived:
                     shelf.read.add(state.id)
                     self._read(shelf, state, labels)
 
-    def places_of(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return the labels of the archives that list an image."""
-        return next(one.labels for one in self.listings if one.manifest.id == manifest.id)
-
     def pages(self, manifest: Manifest) -> PageList:
-        """Return the page list of an image, with all its pages kept in the catalog.
-
-        Raises:
-            NotFoundError, VerificationError, OverlaysyncError: no archive gives it, or it is not what its
-                manifest says.
-        """
+        """See :class:`StoredImages`."""
         library, image = self._node.library, self._images[manifest.id]
         image.shelf.learn(image.state)
         check = partial(check_pages, manifest.header, library.load_page)
         return take_pages(library, self._space(image), manifest, check)
 
     def take(self, manifest: Manifest, assembly: Assembly, progress: Progress) -> dict[str, tuple[int, int]]:
-        """Take what the archives have of an image being made.
-
-        Returns:
-            By label of the archive (bytes on the wire, bytes of data) that were taken.
-
-        Raises:
-            OverlaysyncError: no archive gives the index.
-        """
+        """See :class:`StoredImages`."""
         image, places = self._images[manifest.id], self._places or ()
         image.shelf.learn(image.state)
         before = {place.label: place.pulled for place in places}
@@ -148,7 +129,7 @@ class Archived:
         return {label: (size, taken * size // total) for label, size in wire.items() if size}
 
     def companion(self, manifest: Manifest, companion: CompanionFile) -> bytes | None:
-        """Return a companion of an image; None where no archive has it."""
+        """See :class:`StoredImages`."""
         image = self._images.get(manifest.id)
         if image is None:
             return None
@@ -233,13 +214,3 @@ def _may_be(state: SignedState, shelf: _Shelf, reference: Reference) -> bool:
         return True
     team = shelf.vault.team.name.partition("/")[0]
     return any(fits_name(reference, team, vm.name) for vm in state.state.vms)
-
-
-def with_archived(listings: Iterable[Listing], archived: Iterable[Listing]) -> list[Listing]:
-    """Return what peers list and what archives have; what both have comes from peers."""
-    found = {listing.manifest.id: listing for listing in listings}
-    for one in archived:
-        known = found.get(one.manifest.id)
-        if known is None or not known.peers:
-            found[one.manifest.id] = replace(one, in_use=known.in_use if known else ())
-    return list(found.values())

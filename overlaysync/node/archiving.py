@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from overlaysync.archive.places import load_places, open_place
+from overlaysync.archive.opening import open_place
+from overlaysync.archive.places import load_places
 from overlaysync.errors import OverlaysyncError, VerificationError
 from overlaysync.net.boot import boot_hash
 from overlaysync.node.node import Node, timestamp

@@ -10,16 +10,18 @@ from blake3 import blake3
 
 from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.model.companions import CAPS, CompanionFile, companion_path
-from overlaysync.node.archived import Archived
 from overlaysync.node.fetch_types import Fetched
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
-from overlaysync.ops.recovery.files import put_companion
+from overlaysync.node.stored_images import StoredImages
+from overlaysync.ops.companion_files import put_companion
 from overlaysync.trust.envelope import Manifest, open_envelope
 from overlaysync.vault.limits import is_inner_path
 
 
-async def bring_companions(reach: Reach, archived: Archived, observer: Observer, fetched: Fetched) -> None:
+async def bring_companions(
+    reach: Reach, archived: StoredImages, observer: Observer, fetched: Fetched
+) -> None:
     """Put those companions of an image beside it that are not there yet, from peers or else from an archive.
 
     A different file in the place of a companion stays, unless it belonged to the version that was replaced.

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from overlaysync.archive.places import has_places
 from overlaysync.errors import (
     BaseImageError,
     NotAllowedError,
@@ -20,7 +21,6 @@ from overlaysync.model.manifest import Header
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.net.client import Client
 from overlaysync.node.any_source import AnySource
-from overlaysync.node.archived import Archived, with_archived
 from overlaysync.node.companions import bring_companions
 from overlaysync.node.download import TransferStats
 from overlaysync.node.fetch_types import Fetched, Found, Options
@@ -31,6 +31,7 @@ from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
 from overlaysync.node.reshare import PartialSeeder
+from overlaysync.node.stored_images import StoredImages, with_stored
 from overlaysync.ops.again import Again
 from overlaysync.ops.bases import Places, find_base, path_below
 from overlaysync.ops.choice import Choice, Reason, new_pin, remark
@@ -59,12 +60,12 @@ class Fetch:
     options: Options
     seeder: PartialSeeder
     maker: ImageMaker = field(init=False)
-    archived: Archived = field(init=False)
+    archived: StoredImages = field(init=False)
 
     def __post_init__(self) -> None:
         sources = AnySource(self.reach, wait_s=self.options.wait_s)
         metadata = Metadata(self.client, sources, self.node.catalog.pages)
-        self.archived = Archived(self.node)
+        self.archived = _archived(self.node) if self.options.archives else StoredImages()
         self.maker = ImageMaker(
             self.node, self.reach, self.observer, self.options, self.seeder, metadata, self.archived
         )
@@ -102,15 +103,13 @@ class Fetch:
 
     async def _look_in_archives(self, reference: Reference) -> None:
         """Find what archives have of what is meant, and what that stands on."""
-        if not self.options.archives:
-            return
         await asyncio.to_thread(self.archived.look, reference)
         for problem in self.archived.news():
             self.observer.note(f"  {problem}")
 
     def _listings(self) -> list[Listing]:
         """Return what is within reach, at peers and in the archives that were looked at."""
-        return with_archived(self.reach.directory.listings(), self.archived.listings)
+        return with_stored(self.reach.directory.listings(), self.archived.listings)
 
     def _choose(self, reference: Reference) -> Found:
         listings, book = self._listings(), self.node.book()
@@ -355,3 +354,12 @@ class Fetch:
     async def make(self, step: Step, verdict: Verdict) -> Fetched:
         """Make one image, as :meth:`ImageMaker.make`."""
         return await self.maker.make(step, verdict)
+
+
+def _archived(node: Node) -> StoredImages:
+    """Return the images in the archives of a node."""
+    if not has_places(node.home.config):
+        return StoredImages()
+    from overlaysync.node.archived import Archived
+
+    return Archived(node)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from overlaysync.errors import ImageError, InUseError, NotAllowedError, NotFoundError, OverlaysyncError
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.files import leads_to, may_read
+from overlaysync.formats.folders import Folder, Found
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, release
 from overlaysync.model.fingerprint import Fingerprint
@@ -20,7 +21,6 @@ from overlaysync.node.observer import Observer
 from overlaysync.ops.again import ShareAgain
 from overlaysync.ops.backing import check_meant
 from overlaysync.ops.collecting import Rules, collect, images_below, links_in
-from overlaysync.ops.folders import Folder, Found
 from overlaysync.ops.known import Known
 from overlaysync.store.files import translate
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from overlaysync.errors import OverlaysyncError
+from overlaysync.formats.folders import images_in
 from overlaysync.node.node import Node, now
 from overlaysync.ops.assemble import Assembly
-from overlaysync.ops.folders import images_in
 from overlaysync.ops.hashing import Progress
 from overlaysync.ops.local import LocalCopier
 

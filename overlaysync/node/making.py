@@ -26,7 +26,6 @@ from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
-from overlaysync.node.archived import Archived
 from overlaysync.node.download import Download, Making, TransferStats
 from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.local_images import LocalImages
@@ -35,6 +34,7 @@ from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.node.reach import Reach
 from overlaysync.node.reshare import PartialSeeder
+from overlaysync.node.stored_images import StoredImages
 from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.backing import mark_meant
 from overlaysync.ops.hashing import combine
@@ -76,7 +76,7 @@ class ImageMaker:
     options: Options
     seeder: PartialSeeder
     metadata: Metadata
-    archived: Archived
+    archived: StoredImages
     stopping: bool = False
     _images: LocalImages = field(init=False)
 

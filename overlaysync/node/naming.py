@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from overlaysync.errors import (
     AmbiguousError,
 )
+from overlaysync.formats.folders import Found
 from overlaysync.model.names import check_name
 from overlaysync.node.gathering import Wishes
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
 from overlaysync.ops.audience import stem
 from overlaysync.ops.expected import published_contents
-from overlaysync.ops.folders import Found
 from overlaysync.ops.known import Known
 from overlaysync.ops.naming import Candidate, assign_names
 

@@ -32,12 +32,13 @@ from overlaysync.node.restore_plan import DiskPlan, Restored, VmPlan, to_pull
 from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.node.vault_places import gather_from
 from overlaysync.ops.choice import Choice, Reason
+from overlaysync.ops.companion_files import MAKE_ROOM, put_companion
 from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.plan import Destination, Step, plan_fetch
 from overlaysync.ops.recovery.arrivals import Arrivals
 from overlaysync.ops.recovery.choosing import Wish, choose
-from overlaysync.ops.recovery.files import MAKE_ROOM, companion_data, put_companion
+from overlaysync.ops.recovery.files import companion_data
 from overlaysync.ops.recovery.filling import VaultFiller, take_manifest, take_pages
 from overlaysync.ops.recovery.gathering import Gathered
 from overlaysync.ops.recovery.layered import Layered

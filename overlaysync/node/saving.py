@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from overlaysync.errors import VerificationError
 from overlaysync.formats.chain import Chain
+from overlaysync.formats.recognition import is_generic
 from overlaysync.model.names import name_from, printable
 from overlaysync.net.boot import boot_hash
 from overlaysync.node.capturing import QMP, Means, Taken, captured
@@ -19,7 +20,6 @@ from overlaysync.node.node import Node, now, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.ops.known import Known
-from overlaysync.ops.naming import is_generic
 from overlaysync.ops.publish import Edition
 from overlaysync.ops.recovery.continuing import Continued, Present, continued
 from overlaysync.ops.recovery.freezing import FrozenDisk, Hooks, frozen

@@ -14,6 +14,7 @@ from overlaysync.errors import (
     StoppedError,
 )
 from overlaysync.formats.chain import Chain
+from overlaysync.formats.folders import Found
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import check_name
 from overlaysync.net.messages import Address
@@ -25,7 +26,6 @@ from overlaysync.node.observer import Observer
 from overlaysync.node.offered import OfferedImages, Shared
 from overlaysync.node.remarks import Remarks
 from overlaysync.node.used import Used, UsedFiles, is_written
-from overlaysync.ops.folders import Found
 from overlaysync.ops.in_use import InUse
 from overlaysync.ops.known import Known
 from overlaysync.ops.offer import Offer

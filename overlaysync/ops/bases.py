@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from overlaysync.errors import OverlaysyncError
+from overlaysync.formats.folders import images_in
 from overlaysync.formats.image import Format
-from overlaysync.ops.folders import images_in
 from overlaysync.ops.known import Known, is_read_only
 from overlaysync.ops.library import Library
 from overlaysync.store.catalog import Catalog

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
+from overlaysync.formats.folders import Folder, Found
 from overlaysync.formats.recognition import ending_of
-from overlaysync.ops.folders import Folder, Found
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from overlaysync.errors import InUseError, WouldDestroyError
 from overlaysync.formats.chain import reachable
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import open_named, open_regular
+from overlaysync.formats.folders import image_files
 from overlaysync.formats.locks import in_use, in_use_for_writing, user_of, writer_of
 from overlaysync.model.fingerprint import Fingerprint
-from overlaysync.ops.folders import image_files
 from overlaysync.ops.library import vouched_by
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.files import sync_directory, translate

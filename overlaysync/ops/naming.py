@@ -19,28 +19,17 @@ Rules:
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlaysync.errors import AmbiguousError
+from overlaysync.formats.recognition import is_generic
 from overlaysync.model.digest import MIN_ID_DIGITS
 from overlaysync.model.names import name_from
 from overlaysync.ops.again import ShareAgain
 from overlaysync.ops.audience import stem
 
 _PLAIN = ShareAgain()
-
-_GENERIC = re.compile(
-    r"(?:disk|image|img|drive|root|rootfs|"
-    r"(?:h|s|v|xv)d[a-z]|(?:h|s|v)d[a-z][-_]?disk|virtio[a-z]|(?:diff|base|boot)disk)(?:[-_.]?\d{1,3})?",
-    re.IGNORECASE,
-)
-
-
-def is_generic(name: str) -> bool:
-    """Whether a file's name without its ending says nothing of what it holds (``disk``, ``hda``)."""
-    return bool(_GENERIC.fullmatch(name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 from overlaysync.archive.location import parse_location
-from overlaysync.archive.places import (
-    MAX_PLACES,
-    add_place,
-    find_place,
-    load_places,
-    open_place,
-    remove_place,
-)
+from overlaysync.archive.opening import open_place
+from overlaysync.archive.places import MAX_PLACES, add_place, find_place, load_places, remove_place
 from overlaysync.errors import NotAllowedError, NotFoundError, UsageError, WouldDestroyError
 from overlaysync.vault.directory import DirectoryObjects
 

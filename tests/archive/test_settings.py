@@ -10,7 +10,7 @@ import pytest
 
 from overlaysync.archive.bucket import BucketObjects, Limits
 from overlaysync.archive.location import Location, parse_location
-from overlaysync.archive.places import open_place
+from overlaysync.archive.opening import open_place
 from overlaysync.errors import NetworkError, NotAllowedError
 from tests.vault.contract import an_object
 

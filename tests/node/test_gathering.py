@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from overlaysync.errors import ImageError, InUseError, NotAllowedError
+from overlaysync.formats.folders import DEEPEST, Folder, images_in
 from overlaysync.node.node import Node
 from overlaysync.node.sharing import Share
-from overlaysync.ops.folders import DEEPEST, Folder, images_in
 from overlaysync.units import CHUNK, MIB
 from tests.images import Op, apply, convert, create, draw, run
 from tests.node.observers import Heard

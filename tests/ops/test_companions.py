@@ -15,7 +15,8 @@ from overlaysync.errors import (
     WouldDestroyError,
 )
 from overlaysync.model.digest import as_digests, hash_units
-from overlaysync.ops.recovery.files import companion_data, put_companion
+from overlaysync.ops.companion_files import put_companion
+from overlaysync.ops.recovery.files import companion_data
 from overlaysync.ops.vms.reading import read_companion
 from overlaysync.vault.contents import Contents
 from overlaysync.vault.directory import DirectoryObjects

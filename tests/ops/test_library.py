@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from overlaysync.errors import BaseImageError, ImageError, InUseError, NotAllowedError
+from overlaysync.formats.folders import image_files
 from overlaysync.formats.image import Format
 from overlaysync.model.digest import format_id
 from overlaysync.ops import library as library_module
-from overlaysync.ops.folders import image_files
 from overlaysync.ops.hashing import hash_disk
 from overlaysync.ops.known import Known
 from overlaysync.ops.publish import Publisher

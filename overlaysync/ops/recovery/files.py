@@ -1,24 +1,13 @@
-"""Companions: the small files of a VM, taken out of a vault and put in place when it is restored."""
+"""Companions as they are saved: the small files of a VM, taken out of a vault."""
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
 
-from overlaysync.errors import NotFoundError, VerificationError, WouldDestroyError
+from overlaysync.errors import NotFoundError, VerificationError
 from overlaysync.model.digest import as_digests, hash_units
-from overlaysync.store.files import put_file, translate
 from overlaysync.vault.contents import Contents
-from overlaysync.vault.limits import is_inner_path
 from overlaysync.vault.state import COMPANION_PART, Companion
-
-MAKE_ROOM = "choose another directory with --to DIR, or move the file away"
-"""What to do about a file that is in the way."""
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def companion_data(contents: Contents, companion: Companion) -> bytes:
@@ -45,68 +34,3 @@ def companion_data(contents: Contents, companion: Companion) -> bytes:
 
 def _has_digest(digest: bytes, data: bytes) -> bool:
     return hash_units(memoryview(data), COMPANION_PART) == digest
-
-
-def put_companion(directory: str, file: str, data: bytes, *, replaces: bool = False) -> bool:
-    """Write a companion below ``directory``; False if it is there already, and the same.
-
-    No link is followed below the directory.
-
-    Args:
-        directory: exists.
-        file: its name there, see :func:`~overlaysync.vault.limits.is_inner_path`.
-        data: what it holds.
-        replaces: whether it takes the place of another file of that name.
-
-    Raises:
-        WouldDestroyError: another file has the name, and is not to be replaced.
-        OverlaysyncError: it cannot be written.
-    """
-    assert is_inner_path(file), file
-    *folders, name = file.split("/")
-    path = os.path.join(directory, file)
-    try:
-        with _below(directory, folders) as parent:
-            present = _present(parent, name, len(data))
-            if present is not None:
-                if present == data:
-                    return False
-                if replaces:
-                    put_file(parent, name, data, replaces=True)
-                    return True
-                raise WouldDestroyError(
-                    f"{path} exists, and has other content",
-                    hint=MAKE_ROOM,
-                )
-            put_file(parent, name, data, replaces=False)
-    except FileExistsError:
-        raise WouldDestroyError(f"{path} exists", hint=MAKE_ROOM) from None
-    except OSError as error:
-        raise translate(error, f"Cannot write {path}", directory=directory) from error
-    return True
-
-
-@contextmanager
-def _below(directory: str, folders: list[str]) -> Iterator[int]:
-    """Yield a descriptor of the directory that the folders lead to; missing ones are made."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for folder in folders:
-            with suppress(FileExistsError):
-                os.mkdir(folder, 0o700, dir_fd=fd)
-            inner = os.open(folder, _DIRECTORY, dir_fd=fd)
-            os.close(fd)
-            fd = inner
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _present(parent: int, name: str, size: int) -> bytes | None:
-    """Return the beginning of what has the name, one byte more than ``size`` at most; None for nothing."""
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    except FileNotFoundError:
-        return None
-    with open(fd, "rb") as file:
-        return file.read(size + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b"\0" * (size + 1)

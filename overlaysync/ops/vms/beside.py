@@ -15,8 +15,8 @@ from typing import cast
 from blake3 import blake3
 
 from overlaysync.errors import OverlaysyncError
+from overlaysync.formats.folders import Folder
 from overlaysync.model.companions import ENDINGS, SECRET, CompanionFile, Role
-from overlaysync.ops.folders import Folder
 from overlaysync.ops.vms.place import Place, stem_of
 from overlaysync.ops.vms.reading import read_companion
 from overlaysync.ops.vms.vm import PERMALL, Part

@@ -18,8 +18,8 @@ from dataclasses import replace
 
 from overlaysync.errors import NotAllowedError, NotFoundError, OverlaysyncError, UsageError
 from overlaysync.formats.files import may_read
+from overlaysync.formats.folders import Folder, Found
 from overlaysync.model.names import printable
-from overlaysync.ops.folders import Folder, Found
 from overlaysync.ops.vms.claims import Claims, Rank
 from overlaysync.ops.vms.explicit import is_toml, vm_of_toml
 from overlaysync.ops.vms.inetdoc import LABS, read_lab, vms_of_lab

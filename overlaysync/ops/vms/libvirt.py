@@ -21,11 +21,11 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from overlaysync.errors import UsageError
+from overlaysync.formats.folders import Folder
 from overlaysync.formats.image import MAGIC, Format
 from overlaysync.formats.recognition import has_disk_signature
 from overlaysync.model.companions import CAPS
 from overlaysync.model.names import name_from, printable
-from overlaysync.ops.folders import Folder
 from overlaysync.ops.vms.place import Place, sort_out
 from overlaysync.ops.vms.vm import PERMALL, Missed, Part, Vm
 

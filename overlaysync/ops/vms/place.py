@@ -1,8 +1,8 @@
 """A directory in which VMs are looked for: what lies in it, by kind, and its companions, opened with care.
 
 Nothing in it is reached through a link, and what another user could have put there is left out, by the rules
-of :mod:`overlaysync.ops.folders` and :mod:`overlaysync.formats.ownership`. A file that the user named itself
-is trusted.
+of :mod:`overlaysync.formats.folders` and :mod:`overlaysync.formats.ownership`. A file that the user named
+itself is trusted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from overlaysync.errors import NotFoundError, OverlaysyncError, UsageError
 from overlaysync.formats.chain import backing_path
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import open_named, pread_some
+from overlaysync.formats.folders import Folder, Found
 from overlaysync.formats.locks import in_use_for_writing
 from overlaysync.formats.recognition import ending_of
 from overlaysync.model.companions import CAPS
-from overlaysync.ops.folders import Folder, Found
 from overlaysync.ops.vms.vm import PERMALL, Missed, Part, over_cap
 
 FileId = tuple[int, int]

@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+from overlaysync.formats.recognition import is_generic
 from overlaysync.model.names import name_from
-from overlaysync.ops.naming import is_generic
 from overlaysync.ops.vms.inetdoc import companions_by_name
 from overlaysync.ops.vms.place import Place, is_seed, is_vars, sort_out, stem_of
 from overlaysync.ops.vms.vm import PERMALL, Missed, Part, Vm
