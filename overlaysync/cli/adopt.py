@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from overlaysync.cli.common import (
+    FIND_S,
     AcceptMasterOption,
     InterfaceOption,
     PeerOption,
@@ -43,8 +44,6 @@ from overlaysync.ops.image_paths import image_path
 from overlaysync.ops.known import Known
 from overlaysync.ops.part_files import check_free
 from overlaysync.ops.strays import Stray
-
-FIND_S = 5.0
 
 
 def add_commands(app: typer.Typer) -> None:

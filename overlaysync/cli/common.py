@@ -85,6 +85,8 @@ AcceptMasterOption: TypeAlias = Annotated[
     ),
 ]
 
+FIND_S = 5.0
+"""How long what was asked for is looked for."""
 WaitOption: TypeAlias = Annotated[
     float,
     typer.Option(

@@ -14,6 +14,7 @@ import typer
 from blake3 import blake3
 
 from overlaysync.cli.common import (
+    FIND_S,
     InterfaceOption,
     MastersOption,
     PeerOption,
@@ -27,10 +28,9 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.drill_page import report_page
 from overlaysync.cli.drill_watch import Clock, Told
-from overlaysync.cli.fetch import FIND_S
 from overlaysync.cli.output import Output, output_of
-from overlaysync.cli.restore import parse_wish
 from overlaysync.cli.tables import Fail, Table
+from overlaysync.cli.wishes import parse_wish
 from overlaysync.errors import BrokenOffError, NotFoundError, OverlaysyncError, UsageError
 from overlaysync.model.names import printable
 from overlaysync.node.booting import BootRules

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
+    FIND_S,
     DryRunOption,
     InterfaceOption,
     MastersOption,
@@ -55,8 +56,6 @@ from overlaysync.ops.timeline import is_fork
 from overlaysync.trust.book import Book
 from overlaysync.trust.keys import node_id
 from overlaysync.units import format_size
-
-FIND_S = 5.0
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from overlaysync.cli.output import Output
 from overlaysync.cli.watching import Notes, next_look
@@ -14,12 +14,14 @@ from overlaysync.net.messages import Address
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
-from overlaysync.node.reach import Reach
 from overlaysync.node.session import looking
-from overlaysync.node.views import PeerView
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.timeline import Place
 from overlaysync.trust.keys import node_id
+
+if TYPE_CHECKING:  # see overlaysync.node.session
+    from overlaysync.node.reach import Reach
+    from overlaysync.node.views import PeerView
 
 LOOK_S = 2.0
 _ANSWERS_S = 2.0

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from overlaysync.cli.common import (
+    FIND_S,
     DryRunOption,
     InterfaceOption,
     MastersOption,
@@ -25,12 +24,12 @@ from overlaysync.cli.common import (
     parse_peers,
     parse_rate,
 )
-from overlaysync.cli.fetch import FIND_S
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
-from overlaysync.cli.save import state_word, team_of
-from overlaysync.errors import OverlaysyncError, UsageError
-from overlaysync.model.names import name_from, printable
+from overlaysync.cli.save import state_word
+from overlaysync.cli.wishes import parse_wish
+from overlaysync.errors import OverlaysyncError
+from overlaysync.model.names import name_from
 from overlaysync.node.archiving import archive_places
 from overlaysync.node.fetch_session import fetching
 from overlaysync.node.network import Network
@@ -46,9 +45,6 @@ from overlaysync.ops.recovery.vaults import space_of
 from overlaysync.ops.vms.inetdoc import read_lab
 from overlaysync.ops.vms.start import start_line
 from overlaysync.units import format_size
-
-_REFERENCE = re.compile(r"([^:/@]+)(?::([0-9a-fA-F]+))?")
-_ID_DIGITS = 8
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -89,36 +85,6 @@ def restore(
         wish = parse_wish(node, reference, at, vm or [])
         work = _Restoring(output, node, network, wish, dry_run, wait)
         asyncio.run(work.run(os.path.abspath(to), [os.path.abspath(path) for path in masters or ()]))
-
-
-def parse_wish(node: Node, reference: str, at: str, vms: Sequence[str]) -> Wish:
-    """Return what ``TEAM[:STATE]`` and the options mean.
-
-    Raises:
-        UsageError: it is not such a reference, or not a time.
-    """
-
-    match = _REFERENCE.fullmatch(reference.removesuffix("/"))
-    if match is None:
-        raise UsageError(
-            f"'{printable(reference)}' is neither a team nor a state of one",
-            hint="write TEAM or TEAM:STATE; for one VM: overlaysync restore TEAM --vm NAME",
-        )
-    team = team_of(node, match[1], "restore")
-    named = (match[2] or "").lower()
-    if at and named:
-        raise UsageError(
-            "Cannot use --at together with a state",
-            hint=f"overlaysync restore {team.name} --at TIME, or: overlaysync restore {team.name}:{named}",
-        )
-    is_id = len(named) >= _ID_DIGITS or not named.isdigit()
-    return Wish(
-        team=team.name,
-        number=0 if is_id or not named else int(named),
-        id=named if is_id else "",
-        before=parse_time(at) if at else "",
-        vms=tuple(vms),
-    )
 
 
 class _Restoring:
@@ -213,28 +179,6 @@ class _Restoring:
         for refusal in work.refusals:
             self._output.note("\n".join(refusal_lines(refusal)))
         raise of_several(work.refusals, total, "VMs could not be restored", told=self._output.tells)
-
-
-def parse_time(text: str) -> str:
-    """Return a time that the user wrote, local or with a zone, as ISO 8601 UTC.
-
-    A day or a minute is meant to its end: times are shown to the minute, and who types one means what was
-    saved in it.
-
-    Raises:
-        UsageError: it is not a time.
-    """
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise UsageError(
-            f"'{printable(text)}' is not a time", hint="write it like 2026-11-29 14:30"
-        ) from None
-    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text.strip()):
-        moment = moment.replace(hour=23, minute=59, second=59)
-    elif re.search(r"[T ]\d{2}:\d{2}([Z+-][0-9:]*)?$", text.strip()):
-        moment = moment.replace(second=59)
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _warnings(one: Restored) -> list[str]:

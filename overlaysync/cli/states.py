@@ -14,8 +14,8 @@ from overlaysync.cli.common import (
 )
 from overlaysync.cli.forget_node import forget_node
 from overlaysync.cli.output import output_of
-from overlaysync.cli.restore import parse_wish
 from overlaysync.cli.save import state_word
+from overlaysync.cli.wishes import parse_wish
 from overlaysync.errors import NotFoundError, UsageError
 from overlaysync.node.node import timestamp
 from overlaysync.node.vault_lock import only_writer_soon

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +29,6 @@ from overlaysync.model.names import one_field
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer, Silent
-from overlaysync.node.reach import Reach
 from overlaysync.node.session import looking
 from overlaysync.node.status import TeamStatus, known_status, team_status
 from overlaysync.ops.dates import ago
@@ -38,6 +37,9 @@ from overlaysync.ops.recovery.choosing import numbers_of
 from overlaysync.ops.recovery.standing import Holder, VmStanding
 from overlaysync.trust.teams import Team
 from overlaysync.vault.drill import DrillRecord
+
+if TYPE_CHECKING:  # see overlaysync.node.session
+    from overlaysync.node.reach import Reach
 
 _UNPROVEN = "no machine within reach has proven that it has them"
 

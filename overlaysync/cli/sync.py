@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from overlaysync.cli.common import (
+    FIND_S,
     InterfaceOption,
     MastersOption,
     PeerOption,
@@ -24,7 +25,7 @@ from overlaysync.cli.common import (
     parse_rate,
 )
 from overlaysync.cli.complete import complete_reference
-from overlaysync.cli.fetch import FIND_S, fetched_fields, fetched_text, show_plan
+from overlaysync.cli.fetch import fetched_fields, fetched_text, show_plan
 from overlaysync.cli.looking import note_silent
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines

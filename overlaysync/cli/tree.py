@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +16,7 @@ from overlaysync.errors import NotFoundError, UsageError
 from overlaysync.model.digest import format_id
 from overlaysync.node.family import family_of
 from overlaysync.node.node import Node
+from overlaysync.ops.dates import utc
 from overlaysync.ops.tree import Entry, EntryKind, Tree
 from overlaysync.ops.tree_drawing import TextRow, draw_text
 
@@ -171,7 +171,7 @@ def _entry_fields(entry: Entry) -> dict[str, Any]:
                 "format": copy.format,
                 "changed": copy.changed,
                 "master_changed": copy.master_changed,
-                "verified_at": datetime.fromtimestamp(copy.verified_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "verified_at": utc(copy.verified_at),
             }
             for copy in entry.copies
         ],

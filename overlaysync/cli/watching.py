@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
 
 import typer
 
@@ -24,8 +24,11 @@ from overlaysync.cli.refusals import error_fields
 from overlaysync.cli.streams import TRY
 from overlaysync.cli.tables import Table
 from overlaysync.errors import OverlaysyncError
+from overlaysync.node.node import timestamp
 from overlaysync.node.observer import Silent
-from overlaysync.node.reach import Reach
+
+if TYPE_CHECKING:  # see overlaysync.node.session
+    from overlaysync.node.reach import Reach
 
 EVERY_S = 2.0
 _ASK_S = 5.0
@@ -125,7 +128,7 @@ class _Screen:
         at = time.strftime("%H:%M:%S")
         if self.output.json:
             error = {"error": error_fields(view.error)} if view.error else {}
-            document = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} | view.document | error
+            document = {"at": timestamp()} | view.document | error
             self.output.print_line(json.dumps(document))
             return
         lines = self.output.lines(*view.parts, *_remarks(self.output, view))

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import sleep
@@ -22,6 +21,7 @@ from overlaysync.live.targets import Source, disk_source, file_source
 from overlaysync.live.ways import Machine, machines_of
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
+from overlaysync.ops.dates import utc
 from overlaysync.ops.recovery.freezing import FrozenDisk
 from overlaysync.ops.recovery.running import RunningDisk, captured_disk, examine_running
 from overlaysync.ops.vms.reading import read_companion
@@ -134,7 +134,7 @@ def captured(
                 found.companions[path] = os.pread(copy.file, os.fstat(copy.file).st_size, 0)
         found.machines = len(machines)
         for machine, moment in zip(machines, copies.moments, strict=True):
-            at = datetime.fromtimestamp(moment.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            at = utc(moment.at)
             for vm in _vms_of(machine, vms):
                 found.taken[vm.name] = Taken(at, "fs" if moment.frozen else "crash")
         yield found

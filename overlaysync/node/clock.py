@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from time import monotonic
 
 from overlaysync.node.node import now
+from overlaysync.ops.dates import utc
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Clock:
 
     def timestamp(self, *, ago_s: float = 0.0) -> str:
         """Return the present time, or a time ago, ISO 8601 UTC."""
-        return datetime.fromtimestamp(self.now() - ago_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return utc(self.now() - ago_s)
 
 
 SYSTEM = Clock()

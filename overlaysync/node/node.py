@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from overlaysync.errors import OverlaysyncError
 from overlaysync.model.names import name_from
 from overlaysync.node.identity import identify, words_of
+from overlaysync.ops.dates import utc
 from overlaysync.ops.library import Library
 from overlaysync.ops.make import Maker
 from overlaysync.ops.publish import Publisher
@@ -155,4 +155,4 @@ def now() -> float:
 
 def timestamp(*, ago_s: float = 0.0) -> str:
     """Return the present time, or a time ago, as manifests and results write it: ISO 8601 UTC, seconds."""
-    return (datetime.now(UTC) - timedelta(seconds=ago_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return utc(now() - ago_s)

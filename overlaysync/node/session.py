@@ -1,16 +1,21 @@
-"""Sessions: the client, the search for peers, and what is passed on, opened and closed together."""
+"""Sessions: the client and the search for peers, opened and closed together.
+
+The modules of the network are imported when a session begins: they are slow to import, and a command that
+finds here what was asked for needs none of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-from overlaysync.net.client import Client
-from overlaysync.net.rate import RateLimit
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
-from overlaysync.node.reach import Reach
+
+if TYPE_CHECKING:
+    from overlaysync.node.reach import Reach
 
 
 @asynccontextmanager
@@ -20,6 +25,10 @@ async def looking(node: Node, observer: Observer, network: Network) -> AsyncIter
     Raises:
         NetworkError: multicast does not work here, it is needed, and no peer is named.
     """
+    from overlaysync.net.client import Client
+    from overlaysync.net.rate import RateLimit
+    from overlaysync.node.reach import Reach
+
     async with (
         Client(limit=RateLimit(network.rate), compression=network.compression, teams=node.teams) as client,
         Reach.open(node, client, observer, network) as reach,

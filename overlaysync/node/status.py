@@ -6,14 +6,13 @@ import asyncio
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.net.boot import boot_hash
 from overlaysync.net.faults import Faults
-from overlaysync.node.keeping import Keeper
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
-from overlaysync.node.reach import Reach
 from overlaysync.node.vault_places import gather_from, peer_places, vault_of
 from overlaysync.ops.drill.history import drills_in, last_passed, take_drills
 from overlaysync.ops.recovery.standing import Own, VmStanding, standings
@@ -24,6 +23,9 @@ from overlaysync.store.keeping import KeptTeam, load_keeping
 from overlaysync.trust.teams import Team
 from overlaysync.vault.drill import DrillRecord
 from overlaysync.vault.state import SavedVm, SignedState
+
+if TYPE_CHECKING:  # see overlaysync.node.session
+    from overlaysync.node.reach import Reach
 
 VALID_S = 7 * 86400.0
 """A proof is void after so long."""
@@ -78,6 +80,8 @@ async def team_status(
     node: Node, team: Team, reach: Reach, observer: Observer, *, wait_s: float
 ) -> TeamStatus:
     """Return how a team stands, by what peers say and prove now."""
+    from overlaysync.node.keeping import Keeper
+
     vault = vault_of(node, team)
     places = await peer_places(node, reach, vault.space.tag, wait_s=wait_s)
     gathered = await asyncio.to_thread(gather_from, node, vault, places)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from overlaysync.errors import OverlaysyncError
 from overlaysync.model.names import one_field
 from overlaysync.node.node import Node
 from overlaysync.node.peer_objects import PeerObjects
-from overlaysync.node.reach import Reach
-from overlaysync.node.views import PeerView
 from overlaysync.ops.recovery.gathering import Gathered, gather
 from overlaysync.ops.recovery.pulling import Place
 from overlaysync.ops.recovery.vaults import TeamVault
 from overlaysync.trust.teams import Team
 from overlaysync.vault.directory import DirectoryObjects
+
+if TYPE_CHECKING:  # see overlaysync.node.session
+    from overlaysync.node.reach import Reach
+    from overlaysync.node.views import PeerView
 
 PEER, ARCHIVE = 1, 2
 """How near they are: an archive is asked for what no peer has."""

@@ -1,4 +1,4 @@
-"""Dates for people: how long ago a publisher says that it published something. The clock is the caller's."""
+"""Dates: as they are written down, and as people read them. The clock is the caller's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ _FORM = "%Y-%m-%dT%H:%M:%SZ"
 _UNITS = (("day", 86400), ("hour", 3600), ("min", 60))
 _SKEW_S = 60
 """Clocks of two machines may differ by so much before a date is called wrong."""
+
+
+def utc(at: float) -> str:
+    """Return a time in seconds since 1970 as manifests, messages and results write it: ISO 8601 UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime(_FORM)
 
 
 def moment(created: str) -> float | None:

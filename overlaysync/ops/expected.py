@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import Enum, auto
 
 from overlaysync.errors import OverlaysyncError
@@ -19,6 +18,7 @@ from overlaysync.formats.chain import backing_path
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.recognition import always
 from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.ops.dates import utc
 from overlaysync.ops.trust_messages import who
 from overlaysync.store.catalog import Catalog
 from overlaysync.store.images import ImageRow
@@ -106,7 +106,7 @@ def pledged_at(catalog: Catalog, path: str) -> Expected | None:
     """Return what a file must hold by what it was published as, or made with; None when it was neither."""
     made = catalog.made.at(path)
     if made and made.disk:
-        return Expected(path, Basis.MADE, made.disk, None, made.file, _date(made.at))
+        return Expected(path, Basis.MADE, made.disk, None, made.file, utc(made.at))
     present = _fingerprint(path)
     if made and present and made.file[:2] == present[:2]:
         return None  # an overlay that was made anew where a published one was
@@ -155,7 +155,7 @@ def _read(catalog: Catalog, path: str) -> Expected | None:
     row = catalog.images.at(path)
     if row is None:
         return None
-    return Expected(path, Basis.READ, row.disk, row.layer, row.fingerprint, _date(row.verified_at))
+    return Expected(path, Basis.READ, row.disk, row.layer, row.fingerprint, utc(row.verified_at))
 
 
 def _fingerprint(path: str) -> Fingerprint | None:
@@ -163,10 +163,6 @@ def _fingerprint(path: str) -> Fingerprint | None:
         return Fingerprint.of(os.stat(path))
     except OSError:
         return None
-
-
-def _date(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def published_contents(catalog: Catalog, path: str) -> set[bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from overlaysync.ops.dates import moment
+from overlaysync.ops.dates import moment, utc
 from overlaysync.units import format_size
 from overlaysync.web.actions import ACTIONS
 from overlaysync.web.texts import Words
@@ -34,7 +34,7 @@ def environment() -> jinja2.Environment:
         "ago": ago,
         "bars": bars,
         "filled": filled,
-        "iso": iso,
+        "iso": utc,
         "size": size,
         "slug": slug,
         "stamp": stamp,
@@ -64,11 +64,6 @@ def ago(then: float, words: Words) -> str:
         if count >= 1:
             return words(key, count=count)
     return words("just-now")
-
-
-def iso(at: float) -> str:
-    """Return a time as machines read it."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def wall(at: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from overlaysync.cli.restore import parse_time
+from overlaysync.cli.wishes import parse_time
 from overlaysync.errors import UsageError
 
 
