@@ -12,7 +12,7 @@ from tests.torture.conftest import MakeRunner
 from tests.torture.points import Tally
 from tests.torture.scenes import CHECKPOINT
 from tests.torture.vault_points import VaultTorturer
-from tests.torture.vault_scenes import NETWORKED, VAULT_SCENES, VaultStage
+from tests.torture.vault_scenes import THREADED, VAULT_SCENES, VaultStage
 
 pytestmark = [pytest.mark.qemu, pytest.mark.strace, pytest.mark.slow]
 
@@ -26,7 +26,7 @@ def test_a_fault_at_any_call_leaves_a_vault_whole(
     tmp_path: Path, lab: Lab, make_runner: MakeRunner, seed: int, name: str
 ) -> None:
     stage = VaultStage(tmp_path / "stage", lab)
-    runner = make_runner(checkpoint=CHECKPOINT, one_thread=name not in NETWORKED, one_pull=True)
+    runner = make_runner(checkpoint=CHECKPOINT, one_thread=name not in THREADED, one_pull=True)
     torturer = VaultTorturer(runner, stage, stage.scene(name))
     faults = torturer.faults()
     step = max(1, len(faults) // SAMPLE)
