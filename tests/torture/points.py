@@ -197,9 +197,10 @@ def _excused(outcome: Outcome) -> set[int]:
 
 def _wasted(claimed: int, second: Outcome, tally: Tally) -> list[str]:
     """Whether the repeated command has written again what the first one had claimed (bytes)."""
-    if "fetched" not in second.document:
+    document = second.document
+    if not {"fetched", "restored"} & set(document):
         return []
-    resumed = sum(item["resumed"] for item in second.document["fetched"])
+    resumed = sum(one["resumed"] for made in ("fetched", "restored") for one in document.get(made, ()))
     tally.counts["bytes claimed"] += claimed
     tally.counts["bytes reused"] += min(resumed, claimed)
     return [f"{claimed} bytes were claimed and {resumed} reused"] if resumed < claimed else []
