@@ -230,6 +230,27 @@ def test_a_machine_without_copies_says_what_the_others_have(lab: Lab) -> None:
     assert vm["copies"] == 0 and "does not give what it lists" in vm["holders"][0]["problem"]
 
 
+@pytest.mark.holds("D4")
+@pytest.mark.red_without("D4", "only what this machine has held itself counts as seen")
+def test_an_older_list_alone_is_not_taken_for_the_newest(lab: Lab) -> None:
+    """All who have the newer one are gone, or the one who is left has been turned back."""
+    alice, bob, carol = (lab.node(word) for word in ("alice", "bob", "carol"))
+    team = lab.team("red", alice, bob, carol)
+    disks.make_overlay(alice.place / "web.qcow2", disks.make_master(alice.place / "base.qcow2", size=MIB))
+    alice.json("save", "--team", team)
+    keep = alice.start_keep(team)
+    assert bob.json("keep", team, "--once", "--peer", keep.peer)["taken"] == 1
+    disks.write(alice.place / "web.qcow2", 0, disks.noise("web", 64 * KIB))
+    alice.json("save")
+    assert carol.run("status", team, "--peer", keep.peer, "--json").document["teams"][0]["vms"]
+    keep.stop()
+
+    old = bob.share(disks.make_master(bob.place / "any.raw", size=64 * KIB))
+    restored = carol.run("restore", team, "--peer", old.peer, "--dry-run")
+    assert restored.code == DONE and f"from {team}:1" in restored.stderr
+    assert "has saved more since" in restored.stderr and "may be older than you expect" in restored.stderr
+
+
 def test_what_changed_is_said_of_the_whole_team(lab: Lab) -> None:
     alice, bob = lab.node("alice"), lab.node("bob")
     team = lab.team("red", alice, bob)
