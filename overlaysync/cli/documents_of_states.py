@@ -114,6 +114,7 @@ class RestoredVm(PlannedVm, frozen=True, kw_only=True):
     companions: list[str]
     left_out: list[str]
     start: str
+    resumed: int
     warnings: list[str]
 
 

@@ -160,8 +160,9 @@ class _Restoring:
         lines = []
         for one, warned in zip(restored, warnings, strict=True):
             vm = one.plan.saving.vm
+            before = f"  {format_size(one.resumed)} from before" if one.resumed else ""
             files = [*(disk.path for disk in one.plan.disks), *one.companions]
-            lines.append(self._output.good(f"{vm.name}  {', '.join(files)} · verified"))
+            lines.append(self._output.good(f"{vm.name}  {', '.join(files)}{before} · verified"))
             lines += [f"  not in the state: {left.file} ({left.why})" for left in vm.left_out]
             lines.append(f"  to start it: {start_line(vm, one.plan.directory)}")
             lines += [f"  before you start it: {warning}" for warning in warned]
@@ -235,6 +236,7 @@ def _restored_fields(one: Restored, warnings: list[str]) -> dict[str, Any]:
         "companions": list(one.companions),
         "left_out": [left.file for left in vm.left_out],
         "start": start_line(vm, plan.directory),
+        "resumed": one.resumed,
         "warnings": warnings,
     }
 

@@ -73,6 +73,7 @@ def push(
         VerificationError: an object here is missing or damaged.
         OverlaysyncError: the archive fails.
     """
+    tidy(archive)
     objects = DirectoryObjects(node.home.vault)
     vault = TeamVault(objects, team)
     heads = list(vault.heads().values())
@@ -103,6 +104,12 @@ def push(
             drop_older(archive, head)
     note_archived(node, name, vault.space.tag, heads)
     return Pushed(len({state for head in heads for state in head.head.states}), stored)
+
+
+def tidy(archive: Objects) -> None:
+    """Remove the files that pushes left in a directory which were killed."""
+    if isinstance(archive, DirectoryObjects):
+        archive.drop_temporaries()
 
 
 def check_archive(

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from overlaysync.errors import OverlaysyncError, UsageError
 from overlaysync.model.companions import CompanionFile, companion_path
-from overlaysync.node.archiving import note_archived
+from overlaysync.node.archiving import note_archived, tidy
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
 from overlaysync.ops.known import Known
@@ -65,6 +65,7 @@ def push_image(node: Node, known: Known, name: str, archive: Objects, observer: 
         OverlaysyncError: the archive fails.
     """
     lineage = _published(node, known)
+    tidy(archive)
     header = lineage[0][1].header
     team = node.teams[header.team] if header.team else EVERYBODY
     vault = TeamVault(archive, images_of(team))

@@ -213,7 +213,7 @@ class ImageMaker:
         if step.listing.manifest not in self.archived or assembly.have.complete():
             return
         with suppress(OverlaysyncError):  # what is missing still is said in the end
-            taken = self.archived.take(step.listing.manifest, assembly, self._advance)
+            taken = self.archived.take(step.listing.manifest, assembly, partial(self._taken, assembly))
             for label, (wire, size) in taken.items():
                 transfer.data += wire
                 transfer.sources[label] = transfer.sources.get(label, 0) + size
@@ -268,7 +268,12 @@ class ImageMaker:
         for filler in (self._images, *self.options.fillers):
             if assembly.have.complete():
                 return
-            transfer.local += filler.take(assembly, self._advance)
+            transfer.local += filler.take(assembly, partial(self._taken, assembly))
+
+    def _taken(self, assembly: Assembly, size: int) -> None:
+        """Report progress of what is written; when it is killed later, it goes on from about here."""
+        assembly.checkpoint(now())
+        self._advance(size)
 
     def _advance(self, size: int) -> None:
         """Report progress of work in threads; the only place where they can be told to stop."""

@@ -64,6 +64,11 @@ class Restored:
     companions: tuple[str, ...]
     tops: tuple[Fetched, ...] = ()
 
+    @property
+    def resumed(self) -> int:
+        """Bytes of its disks that an interrupted run had written."""
+        return sum(one.transfer.resumed for one in self.disks)
+
 
 def to_pull(plans: Iterable[VmPlan]) -> int:
     """Return how many bytes are pulled for several VMs, which may need the same packs."""

@@ -35,7 +35,7 @@ def gather_from(node: Node, vault: TeamVault, places: Sequence[Place]) -> Gather
     Raises:
         NoSpaceError, OverlaysyncError: the vault of this node fails.
     """
-    return gather(vault, places, node.catalog.copies.counters(vault.space.tag, node.key.public))
+    return gather(vault, places, node.catalog.copies.newest(vault.space.tag))
 
 
 async def peer_places(node: Node, reach: Reach, tag: str, *, wait_s: float) -> list[Place]:

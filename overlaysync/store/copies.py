@@ -66,6 +66,12 @@ class CopyStore:
             query = "SELECT head, counter FROM copies WHERE tag = ? AND holder = ?"
             return dict(connection.execute(query, (tag, holder)).fetchall())
 
+    def newest(self, tag: str) -> dict[bytes, int]:
+        """Return the highest counter of each node's heads that was seen at any holder, by its public key."""
+        with self._database.read() as connection:
+            query = "SELECT head, MAX(counter) FROM copies WHERE tag = ? GROUP BY head"
+            return dict(connection.execute(query, (tag,)).fetchall())
+
     def forget(self, tag: str, holder: bytes) -> None:
         """Forget what a holder had."""
         with self._database.write() as connection:

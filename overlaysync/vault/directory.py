@@ -125,9 +125,10 @@ class DirectoryObjects:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             _write(fd, parts)
-            if not temporary.exists():
+            try:
+                os.rename(temporary, path)
+            except FileNotFoundError:
                 return list(map(bytes, _parts(fd)))
-            os.rename(temporary, path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()

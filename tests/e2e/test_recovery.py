@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
+from overlaysync.model.digest import as_digests
+from overlaysync.ops.recovery.vaults import TeamVault
 from overlaysync.trust.team_files import load_teams
-from overlaysync.units import KIB, MIB
+from overlaysync.units import CHUNK, KIB, MIB
+from overlaysync.vault.directory import DirectoryObjects
+from tests import images
 from tests.e2e import disks
 from tests.e2e.nodes import DONE, NOT_FOUND, NOT_VERIFIED, USAGE, WOULD_DESTROY, Lab, Node, until
 from tests.e2e.recovery import COMPANIONS, DISKS, Machine, flat_copies, machines, make_vms, same_as, work
@@ -53,6 +59,7 @@ def now_minute() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S+00:00")
 
 
+@pytest.mark.holds("D2")
 def test_vms_come_back_from_a_member_and_from_a_sealed_holder(lab: Lab, tmp_path: Path) -> None:
     with room(4) as world:
         found = machines(lab, world, "alice bob carol dora")
@@ -70,6 +77,11 @@ def test_vms_come_back_from_a_member_and_from_a_sealed_holder(lab: Lab, tmp_path
         assert (first["state"], second["state"]) == (1, 2)
         assert {vm["name"] for vm in second["vms"]} == {"web", "db", "mail"}
         assert copies_of(alice, team) == {"web": 1, "db": 1, "mail": 1}
+        planted = secrets_of(alice, team)
+        wire = lab.node("wire", prefix=world.switch.prefix)
+        capture = lab.root / "capture"
+        sniffer = wire.start_module("tests.e2e.sniffer", capture)
+        sniffer.document()
 
         alice.start("keep", team)
         bob.start("keep", team)
@@ -117,31 +129,58 @@ def test_vms_come_back_from_a_member_and_from_a_sealed_holder(lab: Lab, tmp_path
         assert same_as(tmp_path / "tuesday", again.place / "newest")
         again.json("restore", f"{team}:1", "--to", again.place / "monday")
         assert same_as(tmp_path / "monday", again.place / "monday")
-        nothing_of(team, carol.home / "vault")
+        nothing_of(planted, carol.home / "vault")
 
+        # Nor on the way: all that any machine has sent, of which the packs of the team are a part.
+        sniffer.stop()
+        sent = capture.read_bytes()
+        packs = [path.read_bytes() for path in (carol.home / "vault").glob("*/packs/*")]
+        assert packs and all(pack[:64] in sent for pack in packs)
+        assert planted_in(sent, planted) == []
+
+        # Only the archive is left, and a machine that has nothing of all that.
         lose(found["carol"], world)
-        shutil.rmtree(again.home / "vault")
-        again.fails(NOT_FOUND, "restore", team, "--to", again.place / "nothing")
-        # Only the archive is left.
-        again.json("archive", "add", "usb", f"file://{disk}")
-        again.json("restore", team, "--to", again.place / "from-usb")
-        assert same_as(tmp_path / "tuesday", again.place / "from-usb")
-        again.json("restore", f"{team}:1", "--to", again.place / "from-usb-monday")
-        assert same_as(tmp_path / "monday", again.place / "from-usb-monday")
-        nothing_of(team, disk)
+        last = lab.node("frank", prefix=world.hosts[3].prefix)
+        join(last, again, team)
+        again.close()
+        last.fails(NOT_FOUND, "restore", team, "--to", last.place / "nothing")
+        last.json("archive", "add", "usb", f"file://{disk}")
+        last.json("restore", team, "--to", last.place / "newest")
+        assert same_as(tmp_path / "tuesday", last.place / "newest")
+        last.json("restore", f"{team}:1", "--to", last.place / "monday")
+        assert same_as(tmp_path / "monday", last.place / "monday")
+        nothing_of(planted, disk)
 
 
-def nothing_of(team: str, vault: Path) -> None:
-    """A sealed holder has no name, no digest and no plaintext of the team."""
-    planted = [word.encode() for word in (team, *DISKS, *COMPANIONS, "monday", "debian", "force_copy")]
-    planted.append(disks.noise("uefi tuesday", 528 * 1024)[:64])
-    planted.append(disks.noise("web tuesday", 96 * 1024)[:64])
+def secrets_of(node: Node, team: str) -> list[bytes]:
+    """What nobody outside the team is to see: names, digests, and what guests and firmware have written."""
+    vault = TeamVault(DirectoryObjects(node.home / "vault"), load_teams(node.home / "teams")[team])
+    vms = [vm for state in vault.states() for vm in state.state.vms]
+    digests = {id for vm in vms for disk in vm.disks for id in (disk.manifest, *disk.below)}
+    digests |= {part for vm in vms for one in vm.companions for part in one.parts}
+    chunk = images.content(node.place / "debian.qcow2")[:CHUNK]
+    digests.add(blake3(chunk).hexdigest())
+    vault.learn()
+    assert len(digests) > 10 and all(
+        vault.contents.packs_with(as_digests(bytes.fromhex(id))) for id in digests
+    )
+    written = [disks.noise("uefi tuesday", 528 * KIB), disks.noise("web tuesday", 96 * KIB), chunk]
+    names = [team, *DISKS, *COMPANIONS, "debian.qcow2", "monday", "tuesday", "force_copy"]
+    texts = [text.encode() for text in (*names, *digests)]
+    return [*texts, *map(bytes.fromhex, digests), *(data[:64] for data in written)]
+
+
+def planted_in(data: bytes, planted: Sequence[bytes]) -> list[bytes]:
+    return [secret for secret in planted if secret in data]
+
+
+def nothing_of(planted: Sequence[bytes], vault: Path) -> None:
+    """A sealed holder, or the disk of an archive, has none of it, in files or in their names."""
     files = [path for path in vault.rglob("*") if path.is_file()]
     assert files
     for path in files:
-        data = path.read_bytes()
-        assert not [word for word in planted if word in data], path
-        assert not [word for word in planted if word in str(path.relative_to(vault)).encode()], path
+        names = str(path.relative_to(vault)).encode()
+        assert planted_in(path.read_bytes(), planted) == planted_in(names, planted) == [], path
 
 
 def test_what_was_said_to_keep_stays(lab: Lab) -> None:
@@ -228,6 +267,27 @@ def test_a_machine_without_copies_says_what_the_others_have(lab: Lab) -> None:
     join(carol, bob, team)
     (vm,) = carol.run("status", team, "--peer", keep.peer, "--json").document["teams"][0]["vms"]
     assert vm["copies"] == 0 and "does not give what it lists" in vm["holders"][0]["problem"]
+
+
+@pytest.mark.holds("D4")
+@pytest.mark.red_without("D4", "only what this machine has held itself counts as seen")
+def test_an_older_list_alone_is_not_taken_for_the_newest(lab: Lab) -> None:
+    """All who have the newer one are gone, or the one who is left has been turned back."""
+    alice, bob, carol = (lab.node(word) for word in ("alice", "bob", "carol"))
+    team = lab.team("red", alice, bob, carol)
+    disks.make_overlay(alice.place / "web.qcow2", disks.make_master(alice.place / "base.qcow2", size=MIB))
+    alice.json("save", "--team", team)
+    keep = alice.start_keep(team)
+    assert bob.json("keep", team, "--once", "--peer", keep.peer)["taken"] == 1
+    disks.write(alice.place / "web.qcow2", 0, disks.noise("web", 64 * KIB))
+    alice.json("save")
+    assert carol.run("status", team, "--peer", keep.peer, "--json").document["teams"][0]["vms"]
+    keep.stop()
+
+    old = bob.share(disks.make_master(bob.place / "any.raw", size=64 * KIB))
+    restored = carol.run("restore", team, "--peer", old.peer, "--dry-run")
+    assert restored.code == DONE and f"from {team}:1" in restored.stderr
+    assert "has saved more since" in restored.stderr and "may be older than you expect" in restored.stderr
 
 
 def test_what_changed_is_said_of_the_whole_team(lab: Lab) -> None:

@@ -254,6 +254,18 @@ def test_a_place_that_was_turned_back_is_not_believed(
     assert sentence.startswith("old has an outdated list") and "newest one known" in sentence
 
 
+@pytest.mark.holds("D4")
+@pytest.mark.red_without("D4", "what was seen of a member before does not count")
+def test_what_was_seen_before_is_missed(vault: TeamVault, other: TeamVault) -> None:
+    add(other, "one", BOB)
+    for known, told in ((1, 0), (2, 1)):
+        gathered = gather(vault, [place(other)], {BOB.public: known, ANN.public: 7})
+        assert notes(gathered.states) == ["one"]
+        assert [sentence.endswith("no place within reach has it") for sentence in gathered.stale] == [
+            True
+        ] * told
+
+
 def test_a_place_that_fails_costs_nothing_else(vault: TeamVault, other: TeamVault) -> None:
     add(other, "theirs", BOB)
     broken = Place("broken", Faulty({}, error=PeerError("cut off")))

@@ -29,7 +29,7 @@ from tests.torture import full
 from tests.torture.decay import Decay
 from tests.torture.kills import Asked, Killing
 from tests.torture.machine import try_orders
-from tests.torture.points import WHATS, Tally, Torturer
+from tests.torture.points import WHATS, ImageTorturer, Tally
 from tests.torture.rot import memory_or
 from tests.torture.runner import SOURCE, Fault, Runner
 from tests.torture.scenes import CHECKPOINT, SCENES, Stage
@@ -37,7 +37,7 @@ from tests.torture.school import school
 from tests.torture.team_machine import try_weeks
 from tests.torture.vault_machine import try_terms
 from tests.torture.vault_points import VaultTorturer
-from tests.torture.vault_scenes import NETWORKED, VAULT_SCENES, VaultStage
+from tests.torture.vault_scenes import THREADED, VAULT_SCENES, VaultStage
 
 _HOUR_S = 3600
 
@@ -93,7 +93,7 @@ def points(session: Session) -> None:
         with session.place() as place, Lab(place / "lab", prefix=session.prefix) as lab, ExitStack() as stack:
             runner = stack.enter_context(Runner(place, checkpoint=CHECKPOINT, prefix=session.prefix))
             stage = Stage(place / "stage", lab)
-            torturer = Torturer(runner, stage, stage.scene(name))
+            torturer = ImageTorturer(runner, stage.place, stage.scene(name))
             faults = torturer.faults()
             print(f"        {name}: {len(torturer.calls)} calls that change something", flush=True)
             session.counts.setdefault(f"points-{name}", Counter())["calls"] = len(torturer.calls)
@@ -112,7 +112,7 @@ def threads(session: Session) -> None:
                 Runner(place, one_thread=False, checkpoint=CHECKPOINT, prefix=session.prefix)
             )
             stage = Stage(place / "stage", lab)
-            torturer = Torturer(runner, stage, stage.scene(name), tries=1)
+            torturer = ImageTorturer(runner, stage.place, stage.scene(name), tries=1)
             for _ in range(60):
                 call = chance.choice(torturer.calls)
                 fault = Fault(call.name, chance.randint(1, call.nth), chance.choice(WHATS))
@@ -125,7 +125,7 @@ def vault_points(session: Session) -> None:
     """Every fault at every call of every command on the vault."""
     for name in VAULT_SCENES:
         with session.place() as place, Lab(place / "lab", prefix=session.prefix) as lab, ExitStack() as stack:
-            one_thread = name not in NETWORKED
+            one_thread = name not in THREADED
             runner = stack.enter_context(
                 Runner(
                     place,
@@ -187,7 +187,7 @@ def full_disk(session: Session) -> None:
         with session.place() as place, Lab(place / "lab", prefix=session.prefix) as lab, ExitStack() as stack:
             first = stack.enter_context(Runner(place, prefix=session.prefix))
             stage = Stage(place / "stage", lab)
-            scene = Torturer(first, stage, stage.scene(name)).scene
+            scene = ImageTorturer(first, stage.place, stage.scene(name)).scene
             disk = stack.enter_context(small_disk(lab, full.DISK))
             runner = stack.enter_context(
                 Runner(place, one_thread=False, reserve=0, prefix=disk.student.prefix)

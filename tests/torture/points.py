@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from tests.torture.runner import KILLED, Call, Fault, Outcome, Runner
-from tests.torture.scenes import Scene, Stage, is_whole
+from tests.torture.scenes import Place, Scene, is_whole
 
 WHATS = ("kill", "ENOSPC", "EIO")
 _NO_SPACE, _NOT_ALLOWED, _INTERNAL = 10, 8, 1
@@ -30,96 +33,90 @@ class Tally:
         self.findings += other.findings
 
 
-class Torturer:
-    """Runs one scene with faults.
+class Played(Protocol):
+    """A command to be tortured, and the directories that it is run on."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def words(self) -> tuple[str, ...]: ...
+    @property
+    def template(self) -> Path: ...
+    @property
+    def spared(self) -> tuple[str, ...]: ...
+    @property
+    def unit(self) -> int: ...
+
+
+PlayedT = TypeVar("PlayedT", bound=Played)
+
+
+class Torturer(ABC, Generic[PlayedT]):
+    """Runs one scene with faults. What has to be true afterwards, its subclasses say.
 
     Args:
-        runner: forks commands.
-        stage: where the scene is played.
+        runner: forks commands; with threads where the scene needs them.
+        place: where the scene is played.
         scene: what.
         tries: calls are numbered; where a number means another call this time, the run is tried again.
     """
 
-    def __init__(self, runner: Runner, stage: Stage, scene: Scene, *, tries: int = 3) -> None:
+    def __init__(self, runner: Runner, place: Place, scene: PlayedT, *, tries: int = 3) -> None:
         self._runner = runner
+        self._place = place
         self._tries = tries
-        self._place = stage.place
         self.scene = scene
-        self.calls = self._undisturbed()
+        self._place.become(scene.template)
+        outcome = self._run(trace=True)
+        assert outcome.code == 0, f"{scene.name}: {outcome}"
+        self._undisturbed(outcome)
+        self.calls = [call for call in outcome.calls if call.changes(place.root)]
 
     def faults(self, whats: Iterable[str] = WHATS) -> list[Fault]:
-        """One of each kind at every call that changes something, in the order of the calls."""
-        chosen = [what for what in whats if what not in self.scene.spared]
-        return [Fault(call.name, call.nth, what) for call in self.calls for what in chosen]
+        """One of each kind at every call that changes something, in order; threads share numbers."""
+        kinds = [what for what in whats if what not in self.scene.spared]
+        points = dict.fromkeys((call.name, call.nth) for call in self.calls)
+        return [Fault(name, nth, what) for name, nth in points for what in kinds]
 
     def try_one(self, fault: Fault) -> Tally:
         """Run the command with the fault, look, repeat the command, and look again."""
-        scene, tally = self.scene, Tally()
-        hit: list[Call] = []
-
-        def complain(what: str, outcome: Outcome) -> None:
-            where = hit[0].text if hit else "nothing"
-            tally.findings.append(f"{scene.name}, {fault} ({where}): {what}\n  {outcome}")
-
-        at_place = False
+        tally = Tally()
         for attempt in range(self._tries):
             tally.counts["tried again"] += attempt > 0
-            self._place.become(scene.template)
+            self._place.become(self.scene.template)
             first = self._run(fault)
             hit = [call for call in first.calls if is_hit(call, fault)]
-            at_place = bool(hit) and hit[0].changes(self._place.root)
+            at_place = any(call.changes(self._place.root) for call in hit)
             if at_place:
                 break
         tally.counts["runs"] += 1
         tally.counts[fault.what if at_place else "elsewhere" if hit else "not fired"] += 1
-        state = self._place.state()
-        for wrong in (*scene.wrong(state), *wrong_end(first, fault, at_place)):
-            complain(wrong, first)
-        if first.code == 0 and state != scene.after:
-            complain("it says that it is done, and it is not", first)
-        claimed = self._place.claimed() * scene.unit
-        self._repeat(first, claimed, tally, complain_of=complain)
+        tally.counts["half done"] += first.code != 0
+        wrong = [*wrong_end(first, fault, at_place), *self._wrong_after(first)]
+        claimed = self._place.claimed() * self.scene.unit
+        second = self._run()
+        wrong += [f"repeated: {one}" for one in self._wrong_again(first, second)]
+        tally.counts["journals left"] += self._place.journals()
+        if claimed and second.code == 0:
+            wrong += _wasted(claimed, second, tally)
+        where = hit[0].text if hit else "nothing"
+        told = f"{self.scene.name}, {fault} ({where})"
+        tally.findings += [f"{told}: {one}\n  {first}\n  and then {second}" for one in wrong]
         return tally
 
-    def _repeat(
-        self, first: Outcome, claimed: int, tally: Tally, *, complain_of: Callable[[str, Outcome], None]
-    ) -> None:
-        """Run it again, without a fault."""
-        scene = self.scene
-        done = self._place.state() == scene.after
-        second = self._run(None)
-        if second.code != 0 and not (done and second.code == scene.gone):
-            complain_of("repeated, it does not succeed", _joined(first, second))
-        if self._place.state() != scene.after:
-            complain_of("repeated, it does not come to its end", _joined(first, second))
-        elif second.code == 0 and self._place.leftovers():
-            complain_of(f"left behind: {self._place.leftovers()}", _joined(first, second))
-        tally.counts["journals left"] += self._place.journals()
-        ids = self._place.ids()
-        if second.code == 0 and ids != scene.ids:
-            complain_of(f"the catalog says {ids}, not {scene.ids}", _joined(first, second))
-        if claimed and second.code == 0 and "fetched" in second.document:
-            resumed = sum(item["resumed"] for item in second.document["fetched"])
-            tally.counts["bytes claimed"] += claimed
-            tally.counts["bytes reused"] += min(resumed, claimed)
-            if resumed < claimed:
-                complain_of(f"{claimed} bytes were claimed and {resumed} reused", _joined(first, second))
+    @abstractmethod
+    def _undisturbed(self, outcome: Outcome) -> None:
+        """Learn what is to be after the command, which has just ended well; raise if it is not whole."""
 
-    def _undisturbed(self) -> list[Call]:
-        """Run without a fault: the calls that change something, and what the state after is."""
-        self._place.become(self.scene.template)
-        outcome = self._run(None, trace=True)
-        assert outcome.code == 0, f"{self.scene.name}: {outcome}"
-        self.scene.after = self._place.state()
-        self.scene.sizes = {path.name: path.stat().st_size for path in self._place.images.iterdir()}
-        self.scene.ids = self._place.ids()
-        assert self.scene.after != self.scene.before, outcome
-        assert not self._place.leftovers(), self._place.leftovers()
-        for path in self._place.images.iterdir():
-            assert is_whole(path), path
-        return [call for call in outcome.calls if call.changes(self._place.root)]
+    @abstractmethod
+    def _wrong_after(self, first: Outcome) -> list[str]:
+        """What is wrong after the fault."""
 
-    def _run(self, fault: Fault | None, *, trace: bool = False) -> Outcome:
+    @abstractmethod
+    def _wrong_again(self, first: Outcome, second: Outcome) -> list[str]:
+        """What is wrong when the command has been repeated without one."""
+
+    def _run(self, fault: Fault | None = None, *, trace: bool = False) -> Outcome:
         return self._runner.run(
             self.scene.words,
             directory=self._place.images,
@@ -127,6 +124,41 @@ class Torturer:
             fault=fault,
             trace=trace,
         )
+
+
+class ImageTorturer(Torturer[Scene]):
+    """Tortures commands that make images.
+
+    A user sees the state before or, file by file, the state after; and the repeated command comes to its end.
+    """
+
+    def _undisturbed(self, outcome: Outcome) -> None:
+        self.scene.after = self._place.state()
+        self.scene.sizes = {path.name: path.stat().st_size for path in self._place.images.iterdir()}
+        self.scene.ids = self._place.ids()
+        assert self.scene.after != self.scene.before, outcome
+        assert not self._place.leftovers(), self._place.leftovers()
+        for path in self._place.images.iterdir():
+            assert is_whole(path), path
+
+    def _wrong_after(self, first: Outcome) -> list[str]:
+        state = self._place.state()
+        self._done = state == self.scene.after
+        early = first.code == 0 and not self._done
+        return self.scene.wrong(state) + ["it says that it is done, and it is not"] * early
+
+    def _wrong_again(self, first: Outcome, second: Outcome) -> list[str]:
+        wrong = []
+        if second.code != 0 and not (self._done and second.code == self.scene.gone):
+            wrong.append("it does not succeed")
+        if self._place.state() != self.scene.after:
+            wrong.append("it does not come to its end")
+        elif second.code == 0 and self._place.leftovers():
+            wrong.append(f"left behind: {self._place.leftovers()}")
+        ids = self._place.ids()
+        if second.code == 0 and ids != self.scene.ids:
+            wrong.append(f"the catalog says {ids}, not {self.scene.ids}")
+        return wrong
 
 
 def wrong_end(outcome: Outcome, fault: Fault, at_place: bool) -> list[str]:
@@ -163,7 +195,12 @@ def _excused(outcome: Outcome) -> set[int]:
     return {_INTERNAL} if any(call.name == "unlink" for call in hit) else set()
 
 
-def _joined(first: Outcome, second: Outcome) -> Outcome:
-    """Both outcomes in one, for words about them."""
-    words = (*second.words, "after", str(first))
-    return Outcome(words, second.code, second.stdout, second.stderr, first.calls)
+def _wasted(claimed: int, second: Outcome, tally: Tally) -> list[str]:
+    """Whether the repeated command has written again what the first one had claimed (bytes)."""
+    document = second.document
+    if not {"fetched", "restored"} & set(document):
+        return []
+    resumed = sum(one["resumed"] for made in ("fetched", "restored") for one in document.get(made, ()))
+    tally.counts["bytes claimed"] += claimed
+    tally.counts["bytes reused"] += min(resumed, claimed)
+    return [f"{claimed} bytes were claimed and {resumed} reused"] if resumed < claimed else []

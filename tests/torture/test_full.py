@@ -11,7 +11,7 @@ from tests.e2e.nodes import Lab
 from tests.e2e.small_disk import small_disk
 from tests.torture import full
 from tests.torture.conftest import MakeRunner
-from tests.torture.points import Torturer
+from tests.torture.points import ImageTorturer
 from tests.torture.runner import Runner
 from tests.torture.scenes import Stage
 
@@ -26,7 +26,7 @@ def test_a_full_disk_harms_nothing_at_any_stage(
     tmp_path: Path, lab: Lab, make_runner: MakeRunner, name: str
 ) -> None:
     stage = Stage(tmp_path / "stage", lab)
-    scene = Torturer(make_runner(), stage, stage.scene(name)).scene
+    scene = ImageTorturer(make_runner(), stage.place, stage.scene(name)).scene
     with (
         small_disk(lab, full.DISK) as disk,
         Runner(tmp_path, one_thread=False, reserve=0, prefix=disk.student.prefix) as runner,

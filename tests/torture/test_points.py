@@ -9,7 +9,7 @@ import pytest
 from tests.counts import record_counts
 from tests.e2e.nodes import Lab
 from tests.torture.conftest import MakeRunner
-from tests.torture.points import Tally, Torturer
+from tests.torture.points import ImageTorturer, Tally
 from tests.torture.scenes import CHECKPOINT, SCENES, Stage
 
 pytestmark = [pytest.mark.qemu, pytest.mark.strace, pytest.mark.slow]
@@ -27,7 +27,7 @@ def test_a_fault_at_any_call_harms_nothing(
     tmp_path: Path, lab: Lab, make_runner: MakeRunner, seed: int, name: str
 ) -> None:
     stage = Stage(tmp_path / "stage", lab)
-    torturer = Torturer(make_runner(checkpoint=CHECKPOINT), stage, stage.scene(name))
+    torturer = ImageTorturer(make_runner(checkpoint=CHECKPOINT), stage.place, stage.scene(name))
     faults = torturer.faults()
     step = STEP.get(name, OF_SMALL)
     chosen = [fault for at, fault in enumerate(faults) if (at + seed) % step == 0]

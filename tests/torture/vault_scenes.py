@@ -10,13 +10,14 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from overlaysync.ops.recovery.checking import check
 from overlaysync.ops.recovery.cleaning import listed
-from overlaysync.ops.recovery.vaults import TeamVault
+from overlaysync.ops.recovery.vaults import TeamVault, images_of
 from overlaysync.trust.team_files import keep_team, load_teams
+from overlaysync.trust.teams import Team
 from overlaysync.units import CHUNK, KIB, MIB
 from overlaysync.vault.directory import DirectoryObjects
 from tests.e2e import disks
@@ -27,6 +28,8 @@ UEFI = "web.qcow2_OVMF_VARS.fd"
 DISKS = ("web.qcow2", "db.qcow2")
 _OURS = (".lock", ".unneeded.json", ".believed", ".restored.json", ".dropped.json")
 _EXPIRED = 0.0
+ARCHIVE = "archive"
+"""A directory, and what it is called."""
 
 
 @dataclass(slots=True)
@@ -42,6 +45,9 @@ class VaultScene:
         gone: exit code of the command when it has been done already.
         broken: names of objects that are missing before: the command brings them.
         removes: whether nothing that no head lists is there after the command.
+        into: the vault that the command writes to, below the directory of the scene.
+        unit: bytes of a slot of what is restored.
+        spared: faults that are not tried.
     """
 
     name: str
@@ -52,6 +58,9 @@ class VaultScene:
     gone: int = 0
     broken: frozenset[str] = frozenset()
     removes: bool = False
+    into: str = "home/vault"
+    unit: int = CHUNK
+    spared: tuple[str, ...] = ()
 
 
 def vault_of(home: Path) -> DirectoryObjects:
@@ -59,38 +68,45 @@ def vault_of(home: Path) -> DirectoryObjects:
     return DirectoryObjects(home / "vault")
 
 
-def damaged(home: Path) -> list[str]:
+def damaged(home: Path, vault: Path | None = None) -> list[str]:
     """Sentences on all that heads list and that is missing, or not what it should be."""
-    objects = vault_of(home)
-    teams = [TeamVault(objects, team) for team in load_teams(home / "teams").values()]
-    found = check(objects, teams, read=True)
-    wrong = [f"{one.name}: {one.why}" for one in found.damaged]
-    return wrong + [f"{one.name}: {one.why}" for team in teams for one in team.damaged]
+    objects = DirectoryObjects(vault or home / "vault")
+    spaces = [space for team in _teams(home) for space in (team, images_of(team))]
+    teams = [TeamVault(objects, space) for space in spaces]
+    found = [*check(objects, teams, read=True).damaged, *(one for team in teams for one in team.damaged)]
+    return [f"{one.name}: {one.why}" for one in found]
 
 
-def missing(home: Path) -> set[str]:
+def missing(vault: Path) -> set[str]:
     """Names of what heads list and is not there."""
-    objects = vault_of(home)
+    objects = DirectoryObjects(vault)
     return {name for name in listed(objects)[0] if objects.size(name) is None}
 
 
-def unlisted(home: Path) -> set[str]:
+def unlisted(vault: Path) -> set[str]:
     """Names of what no head lists."""
-    objects = vault_of(home)
+    objects = DirectoryObjects(vault)
     return {stored.name for stored in objects.list("")} - listed(objects)[0]
 
 
-def numbers(home: Path) -> set[int]:
+def numbers(home: Path, vault: Path | None = None) -> set[int]:
     """Numbers of the states that heads list."""
-    objects, found = vault_of(home), set()
-    for team in load_teams(home / "teams").values():
-        found |= {one.state.number for one in TeamVault(objects, team).states()}
-    return found
+    objects = DirectoryObjects(vault or home / "vault")
+    return {one.state.number for team in _teams(home) for one in TeamVault(objects, team).states()}
+
+
+def _teams(home: Path) -> list[Team]:
+    return list(load_teams(home / "teams").values())
 
 
 def temporaries(place: Place) -> list[str]:
     """Files that only a command under way has a use for; that of a node key, made once, is not looked for."""
-    hidden = [*place.images.rglob(".*"), *(place.home / "vault").rglob(".*"), *place.home.glob(".*")]
+    vaults = (place.home / "vault", place.root / ARCHIVE)
+    hidden = [
+        *place.images.rglob(".*"),
+        *place.home.glob(".*"),
+        *(one for v in vaults for one in v.rglob(".*")),
+    ]
     ours = (*_OURS, *(path.name for path in place.home.glob(".node.key.*")))
     return sorted(path.name for path in hidden if path.name not in ours and path.is_file())
 
@@ -243,6 +259,30 @@ def _heal(stage: VaultStage, name: str, template: Path) -> VaultScene:
     return VaultScene(name, scene.words, template, stage.truth, scene.states, broken=frozenset(lost))
 
 
+def _push(stage: VaultStage, name: str, template: Path) -> VaultScene:
+    """To an archive that has nothing yet."""
+    stage.make_vms(stage.place.images)
+    stage.save()
+    return _pushing(stage, name, template, frozenset({1}))
+
+
+def _push_again(stage: VaultStage, name: str, template: Path) -> VaultScene:
+    """A newer state, to an archive that has the one before: its head takes the place of that one's."""
+    scene = _push(stage, name, template)
+    stage.run(*scene.words[:-2])
+    stage.work(stage.place.images)
+    stage.save()
+    return replace(scene, states=frozenset({1, 2}))
+
+
+def _pushing(stage: VaultStage, name: str, template: Path, states: frozenset[int]) -> VaultScene:
+    archive = stage.place.root / ARCHIVE
+    archive.mkdir()
+    stage.run("archive", "add", ARCHIVE, f"file://{archive}")
+    words = stage.said("archive", "push", stage.team)
+    return VaultScene(name, words, template, stage.truth, states, into=ARCHIVE)
+
+
 VAULT_SCENES: dict[str, Callable[[VaultStage, str, Path], VaultScene]] = {
     "save": _save,
     "save-again": _save_again,
@@ -252,9 +292,11 @@ VAULT_SCENES: dict[str, Callable[[VaultStage, str, Path], VaultScene]] = {
     "restore-from-peer": _restore_from_peer,
     "keep": _keep,
     "heal": _heal,
+    "push": _push,
+    "push-again": _push_again,
 }
-NETWORKED = frozenset({"restore-from-peer", "keep", "heal"})
-"""Scenes that ask a peer: they need threads."""
+THREADED = frozenset({"restore-from-peer", "keep", "heal", "push", "push-again"})
+"""Scenes that pull, from a peer or into an archive: they need threads."""
 
 
 def unlike(truth: Path, back: Path, files: Sequence[str] = (*DISKS, UEFI)) -> list[str]:
