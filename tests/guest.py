@@ -29,7 +29,8 @@ SPREAD = 17
 DISK_SIZE = 64 * MIB
 
 _DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4")
-_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Words before a program that the kernel kills when the thread that started it ends, however it ends."""
 _AGENT = "/usr/sbin/qemu-ga"
 _MEMORY_MIB = 192
 
@@ -224,7 +225,7 @@ class Guest:
         """
         with (directory / "qemu.log").open("wb") as log:
             process = subprocess.Popen(
-                [*_DIES_WITH_US, *command(directory, disks, *more, agent=agent, serial=serial)],
+                [*DIES_WITH_US, *command(directory, disks, *more, agent=agent, serial=serial)],
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

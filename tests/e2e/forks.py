@@ -6,7 +6,7 @@ its own, and runs the same entry point. What it has not done is to start: that,
 commands do which run in namespaces, in a terminal, or with settings for Python.
 
 Run as ``python -m tests.e2e.forks``: a line of JSON on stdin starts a command, a line on stdout is its pid,
-and a file says how it ended.
+and a file says how it ended. When stdin ends, what still runs is killed.
 """
 
 from __future__ import annotations
@@ -150,6 +150,8 @@ def _serve(answers: int) -> dict[str, Any] | None:
                 continue
             line = _read_line()
             if not line:
+                for pid, _ in children.values():  # the tests were killed: nothing else ends these
+                    os.kill(pid, signal.SIGKILL)
                 return None
             order: dict[str, Any] = json.loads(line)
             if not (pid := os.fork()):

@@ -27,6 +27,7 @@ from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
 from tests import documents
 from tests.e2e.forks import Forked, Forks
+from tests.guest import DIES_WITH_US
 
 DONE, USAGE, NOT_FOUND, NETWORK, NO_BASE, NOT_VERIFIED, IN_USE = 0, 2, 3, 4, 5, 6, 7
 NOT_ALLOWED, WOULD_DESTROY, NO_SPACE, BAD_IMAGE, INTERRUPTED = 8, 9, 10, 11, 130
@@ -204,9 +205,10 @@ class Node:
         return self.base / "images"
 
     def words(self, *arguments: object, module: str = "overlaysync") -> list[str]:
-        """The whole command."""
-        inside = [*self.prefix, "env", f"--chdir={self.place}"] if self.prefix else []
-        return [*inside, sys.executable, "-m", module, *map(str, arguments)]
+        """The whole command; what it starts ends with the tests, also if these are killed."""
+        # Within the namespaces: to enter them may change rights, and then the kernel forgets the order.
+        inside = ["env", f"--chdir={self.place}"] if self.prefix else []
+        return [*self.prefix, *DIES_WITH_US, *inside, sys.executable, "-m", module, *map(str, arguments)]
 
     def environment(self, **more: str) -> dict[str, str]:
         """Nothing of the user's that could change what a command does."""

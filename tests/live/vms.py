@@ -14,7 +14,7 @@ from overlaysync.live.running import Running
 from overlaysync.live.targets import disk_source
 from overlaysync.live.ways import machines_of
 from overlaysync.ops.recovery.running import RunningDisk
-from tests.guest import DISK_SIZE
+from tests.guest import DIES_WITH_US, DISK_SIZE
 from tests.images import run
 from tests.qmp import Qmp
 
@@ -28,7 +28,7 @@ def bare(directory: Path, disks: Sequence[Path], *more: str) -> Iterator[subproc
     for disk in disks:
         words += ["-drive", f"file={disk},if=virtio,format={disk.suffix[1:]}"]
     with (directory / "qemu.log").open("wb") as log:
-        process = subprocess.Popen([*words, *(more or QMP)], cwd=directory, stderr=log)
+        process = subprocess.Popen([*DIES_WITH_US, *words, *(more or QMP)], cwd=directory, stderr=log)
     try:
         if not more:
             Qmp(directory / "qmp").close()  # it answers once it has opened its disks
