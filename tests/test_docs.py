@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
 GUIDES = [DOCS / f"{name}.md" for name in ("tutorial", "teacher", "team", "howto", "comparison")]
-TRANSLATED = ("tutorial", "teacher", "team")
+TRANSLATED = ("tutorial", "teacher", "team", "exercise")
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
@@ -59,7 +59,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     """Every command of overlaysync in the page's blocks."""
     for _, block in _BLOCK.findall(page.read_text(encoding="utf-8")):
         for line in block.splitlines():
-            typed = re.sub(r"^\w+(@\w+)?\$ ", "", line)
+            typed = re.sub(r"^\w+(@\w+)?\$ ", "", line.strip())
             if typed.startswith("overlaysync "):
                 yield shlex.split(typed, comments=True)[1:]
 

@@ -184,8 +184,10 @@ async def _process(
     try:
         yield process
     finally:
+        # process.kill() might reap a process that has just ended, and asyncio would warn on the terminal that
+        # it does not know its exit code.
         with suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         await asyncio.shield(process.wait())
 
 

@@ -9,8 +9,10 @@ what a page tells people to do by hand::
 
     <!-- run: pl: qemu-io -c "write 0 1M" vm/web.qcow2 -->
 
-and ``<!-- stop: pl -->`` ends what stays of pl. ``python -m tests.e2e.pages PAGE`` prints what is really
-shown, to be put into the page.
+and ``<!-- stop: pl -->`` ends what stays of pl. ``<!-- vms: pl: vm web db -->`` makes VMs that boot, in the
+directory vm; ``<!-- cut: pl -->`` pulls the cable of pl's machine, and ``heal`` plugs it in again. Blocks may
+be indented, as in a list. ``python -m tests.e2e.pages PAGE`` prints what is really shown, to be put into the
+page.
 """
 
 from __future__ import annotations
@@ -25,14 +27,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.bootable import make_bootable, make_vm, write_data
 from tests.e2e.nodes import DONE, INTERRUPTED, Lab, Node, until
 from tests.e2e.recovery import Machine, machines
-from tests.e2e.room import room
+from tests.e2e.room import Room, room
 from tests.e2e.terminals import Terminal
 
 COLUMNS = 300
+_LIMIT_S = 120
+"""Of a command; a drill boots VMs without KVM."""
 _PROMPT = re.compile(r"(?P<person>[a-z]\w*)(@\w+)?\$ (?P<command>.+)")
-_RUN = re.compile(r"<!-- (?P<what>run|stop): (?P<person>\w+)(: (?P<command>.+))? -->")
+_RUN = re.compile(r"<!-- (?P<what>run|stop|vms|cut|heal): (?P<person>\w+)(: (?P<command>.+))? -->")
 _STAYS = re.compile(r"overlaysync (share|keep|ls .*--watch|sync .*--watch|peers .*--watch)\b")
 _ONCE = re.compile(r"--once|--off|--help")
 _ASKED = re.compile(r"Code of team \S+:|.*\[y/N\]:")
@@ -60,19 +65,23 @@ _TAKEN = (re.compile(r"b3:[0-9a-f]{8}"), re.compile(r"\b[a-z2-7]{4}(?:-[a-z2-7]{
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command of a page; ``shown`` is None for a preparation; no command ends what stays."""
+    """A command of a page; ``shown`` is None for a preparation, and ``what`` says which."""
 
     person: str
     command: str
     line: int
     shown: tuple[str, ...] | None
+    what: str = "run"
 
 
 def steps_of(text: str) -> Iterator[Step]:
     """Everything that a page has somebody do, in its order."""
-    inside, current = False, None
+    inside, current, indent = False, None, 0
     shown: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, whole in enumerate(text.splitlines(), 1):
+        if not inside:
+            indent = len(whole) - len(whole.lstrip())
+        line = whole[indent:]
         prompt = _PROMPT.fullmatch(line) if inside else None
         if current and (prompt or line.startswith("```")):
             yield Step(*current, tuple(shown))
@@ -84,7 +93,7 @@ def steps_of(text: str) -> Iterator[Step]:
         elif current:
             shown.append(line)
         elif found := _RUN.fullmatch(line.strip()):
-            yield Step(found["person"], found["command"] or "", number, None)
+            yield Step(found["person"], found["command"] or "", number, None, found["what"])
 
 
 def stays(step: Step) -> bool:
@@ -106,11 +115,13 @@ class Page:
     Attributes:
         steps: what it has people do.
         found: their machines, by name.
+        world: the room in which these are.
         tell: print what is really shown.
     """
 
     steps: list[Step]
     found: dict[str, Machine]
+    world: Room
     tell: bool = False
     _stay: dict[str, list[Terminal]] = field(default_factory=dict)
     _codes: list[str] = field(default_factory=list)
@@ -120,8 +131,8 @@ class Page:
     def run(self) -> None:
         with ExitStack() as stack:
             for step in self.steps:
-                if not step.command:
-                    self._stop(step.person)
+                if step.what != "run":
+                    self._prepare(step)
                     continue
                 node = self.found[step.person].node
                 home = self._home(node)
@@ -130,6 +141,23 @@ class Page:
                 self._finish(step, node, terminal)
             for person in self.found:
                 self._stop(person)
+
+    def _prepare(self, step: Step) -> None:
+        """Do what takes more than a command."""
+        machine = self.found[step.person]
+        if step.what == "stop":
+            self._stop(step.person)
+        elif step.what == "cut":
+            self.world.cut(machine.host)
+        elif step.what == "heal":
+            self.world.heal(machine.host)
+        else:
+            directory, *names = step.command.split()
+            place = machine.node.place / directory
+            place.mkdir()
+            master = make_bootable(place / "debian.raw")
+            for name in names:
+                write_data(make_vm(place / f"{name}.qcow2", master), f"{name} login:")
 
     def _stop(self, person: str) -> None:
         """End what stays of a person."""
@@ -178,7 +206,7 @@ class Page:
             return ended or bool(stays(step) and fits(expected, lines) is not None)
 
         try:
-            until(done, within_s=60, what=f"the end of {step.command!r}")
+            until(done, within_s=_LIMIT_S, what=f"the end of {step.command!r}")
             time.sleep(self.tell)  # for what is printed after that
         finally:
             lines = self._lines(node, terminal)
@@ -242,7 +270,7 @@ def run_page(path: Path, root: Path, *, tell: bool = False) -> int:
     steps = list(steps_of(path.read_text(encoding="utf-8")))
     people = list(dict.fromkeys(step.person for step in steps))
     with room(len(people)) as world, Lab(root) as lab:
-        Page(steps, machines(lab, world, " ".join(people)), tell).run()
+        Page(steps, machines(lab, world, " ".join(people)), world, tell).run()
     return len(steps)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ def test_a_page_can_be_typed(page: str, tmp_path: Path) -> None:
     assert run_page(DOCS / f"{page}.md", tmp_path) > 10
 
 
+@pytest.mark.drill
+@pytest.mark.guest
+@pytest.mark.qemu
+@pytest.mark.lan
+@pytest.mark.slow
+def test_the_exercise_can_be_typed(tmp_path: Path) -> None:
+    assert run_page(DOCS / "exercise.md", tmp_path) > 10
+
+
 @pytest.mark.qemu
 @pytest.mark.lan
 @pytest.mark.slow
@@ -26,13 +36,15 @@ def test_the_sessions_that_it_was_made_for(tmp_path: Path) -> None:
     assert run_page(Path(__file__).with_name("flows.md"), tmp_path) > 5
 
 
-def test_a_page_is_read_as_steps() -> None:
+@pytest.mark.parametrize("indent", ["", "   "])
+def test_a_page_is_read_as_steps(indent: str) -> None:
     block = "```console\nann@host$ ls     # what is here\nweb\n\nben$ id\n```\n"
-    text = f"a$ not in a block\n{block}<!-- run: ann: true -->"
+    text = f"a$ not in a block\n{textwrap.indent(block, indent)}<!-- run: ann: true -->\n<!-- cut: ben -->"
     assert list(steps_of(text)) == [
         Step("ann", "ls", 3, ("web", "")),
         Step("ben", "id", 6, ()),
         Step("ann", "true", 8, None),
+        Step("ben", "", 9, None, "cut"),
     ]
 
 
