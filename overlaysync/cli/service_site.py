@@ -18,6 +18,7 @@ from overlaysync.cli.config import SERVICE, read_tables
 from overlaysync.cli.service_settings import ServiceSettings, add_settings
 from overlaysync.cli.service_units import ACCOUNT, NAME, STATE, system_unit, user_unit
 from overlaysync.errors import NotAllowedError, OverlaysyncError, UsageError, WouldDestroyError
+from overlaysync.installed import program_words
 from overlaysync.store.files import replace_file, translate
 from overlaysync.store.home import Home
 
@@ -328,7 +329,7 @@ def _program() -> list[str]:
     called = os.environ.get("PEX") or shutil.which(sys.argv[0]) or ""
     if called and os.access(called, os.X_OK) and Path(called).name != "__main__.py":
         return [os.path.abspath(called)]
-    return [sys.executable, "-m", "overlaysync"]
+    return program_words()
 
 
 def _content(path: Path) -> bytes | None:
