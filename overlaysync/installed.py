@@ -46,7 +46,7 @@ def adding(extra: str) -> str:
     prefix = Path(sys.prefix)
     wanted = [shlex.quote(part) for part in parts_of(extra)]
     if (prefix / "PEX-INFO").exists():
-        return f"rm -r {shlex.quote(str(prefix))}"  # it contains all, and unpacks itself again
+        return f"rm -r {shlex.quote(os.path.realpath(prefix))}"  # it contains all, and unpacks itself again
     if prefix == PACKAGED:
         return f"sudo apt install --reinstall ./{NAME}_{__version__}_debian12_amd64.deb"  # so does this
     if (prefix / "pipx_metadata.json").exists():

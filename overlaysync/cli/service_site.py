@@ -96,13 +96,14 @@ class Site:
             return  # it still reads the images
         if done.returncode:
             journal = "journalctl " + ("" if self.system else "--user ") + f"-u {NAME} -n 20"
-            absent = "bus" in done.stderr or "booted" in done.stderr
+            by_hand = (
+                f"sudo -u {ACCOUNT} overlaysync service run" if self.system else "overlaysync service run"
+            )
+            absent = any(word in done.stderr for word in ("bus", "booted", "not installed"))
             raise OverlaysyncError(
                 "The files of the service are written, but it was not started",
                 why=" ".join(done.stderr.split()) or f"'{typed}' failed",
-                hint=f"where systemd runs: {' '.join(self.systemctl)} enable --now {NAME}"
-                if absent
-                else journal,
+                hint=f"until systemd runs here: {by_hand}" if absent else journal,
             )
 
 
