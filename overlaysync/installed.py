@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+from typing import Any
 
 from overlaysync import __version__
 
@@ -52,8 +53,7 @@ def adding(extra: str) -> str:
     if (prefix / "pipx_metadata.json").exists():
         return f"pipx inject {NAME} {' '.join(wanted)}"
     if (receipt := prefix / "uv-receipt.toml").exists():
-        with_ = " ".join(f"--with {part}" for part in wanted)
-        return f"uv tool install {with_} {shlex.quote(_installed_by_uv(receipt))}"
+        return shlex.join(["uv", "tool", "install", *_told_uv(receipt, extra)])
     python = shlex.quote(sys.executable)
     if importlib.util.find_spec("pip") is None:
         return f"uv pip install --python {python} {' '.join(wanted)}"
@@ -71,11 +71,13 @@ def parts_of(extra: str) -> tuple[str, ...]:
     return tuple(part.strip() for part, _, mark in found if mark.strip() in marks) or (f"{_TREE}[{extra}]",)
 
 
-def _installed_by_uv(receipt: Path) -> str:
-    """Return what ``uv tool install`` was told: the file, if it was one."""
+def _told_uv(receipt: Path, extra: str) -> list[str]:
+    """Return what uv was told when it installed this, and the extra: it forgets what it is not told again."""
+    told: list[dict[str, Any]] = []
     with suppress(OSError, ValueError, KeyError, TypeError):
-        for told in tomllib.loads(receipt.read_text())["tool"]["requirements"]:
-            if told["name"] == NAME:
-                place = told.get("path") or told.get("directory") or told.get("editable") or told.get("url")
-                return os.fspath(place or NAME)
-    return NAME
+        told = list(tomllib.loads(receipt.read_text())["tool"]["requirements"])
+    own = next((part for part in told if part.get("name") == NAME), {})
+    place = next(filter(None, map(own.get, ("path", "directory", "editable", "url"))), NAME)
+    extras = ",".join(sorted({*own.get("extras", ()), extra}))
+    beside = [f"{part['name']}{part.get('specifier', '')}" for part in told if part.get("name", NAME) != NAME]
+    return [*(word for part in beside for word in ("--with", part)), f"{place}[{extras}]"]

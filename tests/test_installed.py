@@ -13,11 +13,6 @@ import pytest
 
 from overlaysync import __version__, installed
 
-RECEIPT = """\
-[tool]
-requirements = [{{ name = "{name}"{place} }}, {{ name = "qemu-qmp" }}]
-"""
-
 
 @pytest.fixture
 def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -35,26 +30,22 @@ def test_pipx_puts_it_into_the_environment_of_the_program(prefix: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "named"),
+    ("told", "words"),
     [
-        (
-            "overlaysync",
-            ', path = "/a b/overlaysync-1-py3-none-any.whl"',
-            "'/a b/overlaysync-1-py3-none-any.whl'",
-        ),
-        ("overlaysync", ', editable = "/src"', "/src"),
-        ("overlaysync", "", "overlaysync"),
-        ("other", ', path = "/x"', "overlaysync"),
+        ('{ name = "overlaysync", path = "/a b/o.whl" }', "'/a b/o.whl[archive]'"),
+        ('{ name = "overlaysync", extras = ["live"], editable = "/src" }', "'/src[archive,live]'"),
+        ('{ name = "overlaysync" }, { name = "qemu-qmp" }', "--with qemu-qmp 'overlaysync[archive]'"),
+        ('{ name = "x", specifier = ">=1" }', "--with 'x>=1' 'overlaysync[archive]'"),
     ],
 )
-def test_uv_installs_the_same_again_with_it(prefix: Path, name: str, place: str, named: str) -> None:
-    (prefix / "uv-receipt.toml").write_text(RECEIPT.format(name=name, place=place))
-    assert installed.adding("archive") == f"uv tool install --with 'obstore<0.13,>=0.12.1' {named}"
+def test_uv_is_told_the_same_again_with_it(prefix: Path, told: str, words: str) -> None:
+    (prefix / "uv-receipt.toml").write_text(f"[tool]\nrequirements = [{told}]\n")
+    assert installed.adding("archive") == f"uv tool install {words}"
 
 
 def test_a_receipt_that_cannot_be_read_does_no_harm(prefix: Path) -> None:
     (prefix / "uv-receipt.toml").write_text("tool = [")
-    assert installed.adding("archive").endswith(" overlaysync")
+    assert installed.adding("archive").endswith(" 'overlaysync[archive]'")
 
 
 def test_a_single_file_and_the_debian_package_contain_all_parts(
