@@ -30,6 +30,7 @@ TREE = Path(__file__).resolve().parent.parent
 
 LEVELS = {
     "errors": 0,
+    "installed": 0,
     "units": 0,
     "model": 1,
     "formats": 2,

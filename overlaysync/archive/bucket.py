@@ -28,6 +28,7 @@ from overlaysync.errors import (
     OverlaysyncError,
     VerificationError,
 )
+from overlaysync.installed import adding
 from overlaysync.units import KIB, MIB
 from overlaysync.vault.objects import LIMITS, Part, Stored, is_whole, missing, parse_name
 
@@ -296,7 +297,7 @@ def _open_stores(location: Location, limits: Limits) -> list[ObjectStore]:
         raise NotAllowedError(
             f"Cannot use the archive {location}",
             why="the package obstore is not installed",
-            hint="pip install 'overlaysync[archive]'",
+            hint=adding("archive"),
         ) from None
     profile = read_profile(os.environ, location.profile) if location.scheme == "s3" else Profile()
     endpoint = profile.endpoint

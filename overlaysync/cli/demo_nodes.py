@@ -9,7 +9,6 @@ import select
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from overlaysync.errors import NetworkError, NotFoundError, OverlaysyncError
+from overlaysync.installed import program_words
 
 _READY_S = 30.0
 
@@ -82,7 +82,7 @@ class Processes:
         with _interrupted_later():  # an interrupt between fork and append would lose a child
             self._started.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "overlaysync", *words, *_LOOPBACK.get(verb, [])],
+                    [*program_words(), *words, *_LOOPBACK.get(verb, [])],
                     cwd=person.directory,
                     env=person.environment,
                     stdin=subprocess.DEVNULL,

@@ -164,7 +164,7 @@ class _Restoring:
             files = [*(disk.path for disk in one.plan.disks), *one.companions]
             lines.append(self._output.good(f"{vm.name}  {', '.join(files)}{before} · verified"))
             lines += [f"  not in the state: {left.file} ({left.why})" for left in vm.left_out]
-            lines.append(f"  to start it: {start_line(vm, one.plan.directory)}")
+            lines.append(f"  to start it: {start_line(vm, one.plan.directory, moved=True)}")
             lines += [f"  before you start it: {warning}" for warning in warned]
         fields = map(_restored_fields, restored, warnings)
         document = {"restored": list(fields)} | _failed(work)
@@ -235,7 +235,7 @@ def _restored_fields(one: Restored, warnings: list[str]) -> dict[str, Any]:
     return _plan_fields(plan) | {
         "companions": list(one.companions),
         "left_out": [left.file for left in vm.left_out],
-        "start": start_line(vm, plan.directory),
+        "start": start_line(vm, plan.directory, moved=True),
         "resumed": one.resumed,
         "warnings": warnings,
     }

@@ -18,6 +18,7 @@ from overlaysync.cli.config import SERVICE, read_tables
 from overlaysync.cli.service_settings import ServiceSettings, add_settings
 from overlaysync.cli.service_units import ACCOUNT, NAME, STATE, system_unit, user_unit
 from overlaysync.errors import NotAllowedError, OverlaysyncError, UsageError, WouldDestroyError
+from overlaysync.installed import program_words
 from overlaysync.store.files import replace_file, translate
 from overlaysync.store.home import Home
 
@@ -95,13 +96,14 @@ class Site:
             return  # it still reads the images
         if done.returncode:
             journal = "journalctl " + ("" if self.system else "--user ") + f"-u {NAME} -n 20"
-            absent = "bus" in done.stderr or "booted" in done.stderr
+            by_hand = (
+                f"sudo -u {ACCOUNT} overlaysync service run" if self.system else "overlaysync service run"
+            )
+            absent = any(word in done.stderr for word in ("bus", "booted", "not installed"))
             raise OverlaysyncError(
                 "The files of the service are written, but it was not started",
                 why=" ".join(done.stderr.split()) or f"'{typed}' failed",
-                hint=f"where systemd runs: {' '.join(self.systemctl)} enable --now {NAME}"
-                if absent
-                else journal,
+                hint=f"until systemd runs here: {by_hand}" if absent else journal,
             )
 
 
@@ -328,7 +330,7 @@ def _program() -> list[str]:
     called = os.environ.get("PEX") or shutil.which(sys.argv[0]) or ""
     if called and os.access(called, os.X_OK) and Path(called).name != "__main__.py":
         return [os.path.abspath(called)]
-    return [sys.executable, "-m", "overlaysync"]
+    return program_words()
 
 
 def _content(path: Path) -> bytes | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from overlaysync.installed import python_words
 
 # Not with "-m", which would look into the current directory first: anybody may have put a package there.
 _PROGRAM = """
@@ -38,8 +39,7 @@ class Guardian:
         """
         # In a session of its own: what ends a group of processes does not end it.
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
+            *python_words(),
             "-c",
             _PROGRAM,
             _PLACE,

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from overlaysync.errors import InUseError, NotFoundError, OverlaysyncError
+from overlaysync.installed import adding
 from overlaysync.live.sockets import connect_unix
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class QmpMonitor:
             raise NotFoundError(
                 "Cannot save a running VM",
                 why="the package qemu.qmp is not installed",
-                hint="pip install 'overlaysync[live]', or shut the VM down first",
+                hint=f"shut the VM down first; or install it: {adding('live')}",
             ) from None
         client = QMPClient("overlaysync")
         client.logger.setLevel(_SILENT)

@@ -12,7 +12,6 @@ import os
 import secrets
 import shlex
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from overlaysync.errors import UsageError
+from overlaysync.installed import program_words
 from overlaysync.model.names import printable
 from overlaysync.store.files import replace_file
 from overlaysync.web.model import TaskView, Transfer
@@ -144,7 +144,8 @@ class Tasks:
         reader, writer = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "overlaysync", *words),
+                *program_words(),
+                *words,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,

@@ -12,6 +12,7 @@ from overlaysync.archive.bucket import BucketObjects, Limits
 from overlaysync.archive.location import Location, parse_location
 from overlaysync.archive.opening import open_place
 from overlaysync.errors import NetworkError, NotAllowedError
+from overlaysync.installed import adding
 from tests.vault.contract import an_object
 
 AZURE = {"AZURE_STORAGE_ACCOUNT_NAME": "account"}
@@ -70,4 +71,4 @@ def test_without_obstore_the_error_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(NotAllowedError, match="obstore is not installed") as caught:
         BucketObjects(Location("s3", "lab", ""))
-    assert caught.value.hint == "pip install 'overlaysync[archive]'"
+    assert caught.value.hint == adding("archive") and "obstore" in caught.value.hint

@@ -55,7 +55,8 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     assert master["data_size"] == 48 * MIB
     assert overlay["data_size"] == 6 * MIB
     for fetched in (master, overlay):
-        assert fetched["data_size"] <= fetched["wire"] <= 1.01 * fetched["data_size"] + 128 * 1024
+        # Less travels where this machine is so busy that its link counts as slow, and data are compressed.
+        assert 0 < fetched["wire"] <= 1.01 * fetched["data_size"] + 128 * 1024
     assert document["seconds"] < 60
     assert document["directory"] is None
     verbs = [command.split()[1] for command in document["commands"]]

@@ -191,6 +191,14 @@ def test_xml_that_is_no_domain_is_refused(tmp_path: Path, text: str, said: str) 
     assert caught.value.hint
 
 
+def test_masters_that_the_xml_of_a_running_domain_names_are_told(tmp_path: Path) -> None:
+    xml = domain(tmp_path / "web.xml", disk(tmp_path / "w.raw"))
+    assert not any("masters" in warning for warning in only(xml).warnings)
+    chain = "<backingStore type='file'><source file='/x/base.qcow2'/><backingStore/></backingStore>"
+    xml.write_text(xml.read_text().replace("</disk>", f"{chain}</disk>"))
+    assert "virsh dumpxml --inactive web" in only(xml).warnings[0]
+
+
 def test_a_domain_without_a_file_is_refused_and_passwords_are_told(tmp_path: Path) -> None:
     more = "<graphics type='vnc' passwd='secret'/>"
     xml = domain(tmp_path / "web.xml", disk(tmp_path / "w.raw"), more=more + TPM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -100,3 +101,33 @@ def test_qemu_takes_the_line(tmp_path: Path) -> None:
     tpm(home / "tpm")
     (found,) = find_vms([str(home)])
     assert "dir=tpm" in start_line(found)
+
+
+@pytest.mark.parametrize("directory", ["/srv/vm", "/srv/it's a & b|c\\d $x"])
+def test_a_restored_domain_names_the_files_that_were_restored(tmp_path: Path, directory: str) -> None:
+    definition = tmp_path / "w.xml"
+    definition.write_text(
+        "<domain><os><loader type='pflash'>/usr/share/CODE.fd</loader>"
+        "<nvram template='/usr/share/VARS.fd'>/var/there/w_VARS.fd</nvram></os><devices>\n"
+        "<disk><source file='/var/there/web.qcow2'/></disk><disk><source file='/srv/s.iso'/></disk>\n"
+        "</devices></domain>"
+    )
+    line = start_line(vm("web.qcow2", "definition:w.xml", "uefi:w_VARS.fd"), directory, moved=True)
+    assert line.startswith(f"cd {shlex.quote(directory)} && ")
+    assert line.endswith(" && virsh define w.xml && virsh start web")
+    change = line.removeprefix(f"cd {shlex.quote(directory)} && ").removesuffix(
+        " && virsh define w.xml && virsh start web"
+    )
+    run("sh", "-c", f"cd {shlex.quote(str(tmp_path))} && {change}")
+    domain = ElementTree.fromstring(definition.read_text())
+    named = [source.get("file") for source in domain.iter("source")]
+    assert named == [f"{directory}/web.qcow2", "/srv/s.iso"]  # what was not restored stays where it is
+    assert domain.findtext("os/nvram") == f"{directory}/w_VARS.fd"
+    assert domain.findtext("os/loader") == "/usr/share/CODE.fd"
+
+
+def test_other_definitions_are_left_alone_after_a_restore() -> None:
+    assert (
+        start_line(vm("a.qcow2", "definition:lab.yaml"), "/x", moved=True)
+        == "cd /x && lab-startup.py lab.yaml"
+    )

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable
 
 from overlaysync.errors import NotFoundError, UsageError
+from overlaysync.installed import adding
 from overlaysync.ops.pictures.scene import Scene
 from overlaysync.ops.pictures.svg import draw_scene
 
@@ -46,7 +47,7 @@ def draw_png(scene: Scene) -> bytes:
     except ImportError:
         raise UsageError(
             "PNG pictures need the package resvg-py, which is not installed",
-            hint="pip install 'overlaysync[pictures]', or draw SVG instead: --svg FILE",
+            hint=f"draw SVG instead: --svg FILE; or install it: {adding('pictures')}",
         ) from None
     fonts = found_fonts(_FONT_DIRECTORIES)
     zoom = min(_ZOOM, MAX_PIXELS / max(scene.width, scene.height))

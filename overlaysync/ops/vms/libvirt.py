@@ -67,6 +67,7 @@ class Domain:
         tpm: whether it has a TPM that is a program.
         tpm_path: directory of the TPM's state; "" when it does not say.
         secret: whether it holds a password of its console.
+        masters: whether it names what its disks stand on, as it does while the domain runs.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Domain:
     tpm: bool = False
     tpm_path: str = ""
     secret: bool = False
+    masters: bool = False
 
 
 def read_domain(text: bytes, path: str) -> Domain:
@@ -105,6 +107,7 @@ def read_domain(text: bytes, path: str) -> Domain:
         backend is not None and _get(backend, "type") == "emulator",
         _source(backend.find("source")) if backend is not None else "",
         any(graphics.get("passwd") for graphics in root.findall("devices/graphics")),
+        root.find("devices/disk/backingStore/source") is not None,
     )
 
 
@@ -146,6 +149,11 @@ def vm_of_domain(place: Place, name: str, domain: Domain) -> Vm:
 def _warnings(domain: Domain, name: str) -> Iterator[str]:
     if domain.secret:
         yield f"{name} holds the password of the console; write it anew without: virsh dumpxml --inactive"
+    if domain.masters:
+        yield (
+            f"{name} names the masters of its disks, which a restore may put elsewhere; write it anew: "
+            f"virsh dumpxml --inactive {shlex.quote(domain.name)}"
+        )
     for device in domain.devices:
         if device.is_disk and not device.path:
             yield f"Disk {device.target} of {domain.name} is no file ({device.kind}) and is not carried"

@@ -5,7 +5,9 @@ It is printed for people, and never run here. ``MEMORY_MIB`` and ``TAP_NUMBER`` 
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
@@ -54,16 +56,19 @@ class Startable(Protocol):
         ...
 
 
-def start_line(vm: Startable, directory: str = "") -> str:
+def start_line(vm: Startable, directory: str = "", *, moved: bool = False) -> str:
     """Return the line that starts a VM whose files lie in ``directory`` under their names in a state.
 
     Args:
         vm: a :class:`overlaysync.ops.vms.vm.Vm`, or a VM of a state.
         directory: where its files are; "" for the current directory.
+        moved: its definition may say that they are elsewhere, as after a restore on another machine.
     """
     disks = [disk.file for disk in vm.disks]
     files = {role: _of_role(vm.companions, role) for role in ("uefi", "tpm", "seed", "definition")}
     line = " && ".join(shlex.join(words) for words in _commands(vm.name, disks, files))
+    if moved and directory and line.startswith("virsh "):
+        line = f"{_named_here(disks, files, directory)} && {line}"
     return f"cd {shlex.quote(_plain(directory))} && {line}" if directory else line
 
 
@@ -88,6 +93,27 @@ def _commands(name: str, disks: list[str], files: dict[str, list[str]]) -> Itera
         socket = f"type=unixio,path={folder}/swtpm-sock"
         yield ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}", "--ctrl", socket, "--daemon"]
     yield [*_qemu(name, disks, files), *(word for folder in tpm for word in _tpm(folder))]
+
+
+def _named_here(disks: list[str], files: dict[str, list[str]], directory: str) -> str:
+    """Return the command that makes a domain's XML name the files beside it, where a restore puts them."""
+    there = re.sub(r"([\\&#])", r"\\\1", _in_xml(os.path.join(directory, "")))
+    names = "|".join(re.escape(_in_xml(name)) for name in (*disks, *files["seed"]))
+    changes = [rf"s#file='[^']*/({names})'#file='{there}\1'#"]
+    if files["uefi"]:
+        changes.append(rf"s#(<nvram[^>]*>)[^<]*/#\1{there}#")
+    words = (f"-e {_quoted(change)}" for change in changes)
+    return f"sed -E -i {' '.join(words)} {shlex.quote(_plain(files['definition'][0]))}"
+
+
+def _quoted(word: str) -> str:
+    """Return a word in double quotes where a shell changes nothing in these: easier to read."""
+    return shlex.quote(word) if re.search(r'["$`!]|\\[\\\n]', word) else f'"{word}"'
+
+
+def _in_xml(text: str) -> str:
+    """Return text as libvirt writes it into an attribute."""
+    return html.escape(text, quote=False).replace("'", "&apos;")
 
 
 def _is_inetdoc(disk: str, files: dict[str, list[str]]) -> bool:
