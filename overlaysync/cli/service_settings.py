@@ -12,6 +12,7 @@ import msgspec
 
 from overlaysync.cli.config import SERVICE, no_such, read_tables
 from overlaysync.errors import UsageError
+from overlaysync.model.names import printable
 from overlaysync.store.files import replace_file, translate
 from overlaysync.store.home import Home
 
@@ -96,13 +97,32 @@ def add_settings(path: Path, wanted: Mapping[str, Any]) -> None:
     """Add a table ``[service]`` to the config file, which has none; what is in the file stays.
 
     Raises:
+        UsageError: a value is not UTF-8.
         OverlaysyncError: it cannot be written.
     """
+    table = "".join(f"{name} = {_toml(value)}\n" for name, value in wanted.items())
     try:
         before = path.read_bytes() if path.exists() else b""
-        text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in wanted.items())
         gap = b"\n" if before and not before.endswith(b"\n\n") else b""
         gap = b"\n" + gap if before and not before.endswith(b"\n") else gap
-        replace_file(path, before + gap + f"[{SERVICE}]\n{text}".encode())
+        replace_file(path, before + gap + f"[{SERVICE}]\n{table}".encode())
     except OSError as error:
         raise translate(error, f"Cannot write {path}", directory=str(path.parent)) from error
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML has it: like JSON, but without its pairs of surrogates.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"The settings cannot hold {printable(text)}",
+            why="a name in it is not UTF-8",
+            hint="rename that file or directory, or name the directory above it",
+        ) from None
+    return text

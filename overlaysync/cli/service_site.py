@@ -7,7 +7,8 @@ import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,8 @@ def install_site(site: Site, wanted: Mapping[str, Any]) -> Installed:
             add_settings(site.settings, wanted)
             done.written.append(site.settings)
         if site.system:
-            site.settings.chmod(0o644)
+            with _opened(site.settings) as file:
+                os.fchmod(file, 0o644)
         if not site.is_shipped:
             (done.unchanged if _content(site.unit) == site.text.encode() else done.written).append(site.unit)
             site.unit.parent.mkdir(parents=True, exist_ok=True)
@@ -242,18 +244,34 @@ def _make_places(site: Site) -> None:
     if not site.system:
         site.home.prepare()
         return
-    state = site.home.config.parents[1]
+    state, settings = site.home.config.parents[1], site.settings.parent
+    owner = (-1, -1)
     if state == Path(STATE):
         _make_account()
-    site.settings.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    site.home.config.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not site.home.config.is_symlink():
-        site.home.config.symlink_to(site.settings.parent)
-    if state == Path(STATE):
         account = pwd.getpwnam(ACCOUNT)
-        for path in (state, site.home.config.parent, site.settings.parent):
-            os.chown(path, account.pw_uid, account.pw_gid)
-        state.chmod(0o700)
+        owner = account.pw_uid, account.pw_gid
+    settings.mkdir(mode=0o755, parents=True, exist_ok=True)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # What the account may write to it may have filled with links: root follows none of them.
+    with _opened(settings) as there, _opened(state) as home:
+        with suppress(FileExistsError):
+            os.mkdir(site.home.config.parent.name, 0o700, dir_fd=home)
+        with _opened(site.home.config.parent.name, home) as config:
+            with suppress(FileExistsError):
+                os.symlink(settings, site.home.config.name, dir_fd=config)
+            for directory in (home, config, there):
+                os.fchown(directory, *owner)
+        os.fchmod(home, 0o700)
+
+
+@contextmanager
+def _opened(path: Path | str, inside: int | None = None) -> Iterator[int]:
+    """Yield a descriptor of a directory, or of a file; links are not followed."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=inside)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _make_account() -> None:

@@ -10,6 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from overlaysync.errors import UsageError
+from overlaysync.model.names import printable
+
 NAME = "overlaysync.service"
 ACCOUNT = "overlaysync"
 """The user that the system unit runs as."""
@@ -17,6 +20,8 @@ STATE = "/var/lib/overlaysync"
 """The home of that user."""
 
 _PLAIN = re.compile(r"[\w@+,./:=-]+")
+_IMPOSSIBLE = re.compile("[\0-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+"""Systemd takes no control characters, and nothing but UTF-8; a carriage return ends a line, too."""
 
 _SERVICE = """\
 Type=notify
@@ -119,7 +124,17 @@ def _service(program: Sequence[str]) -> str:
 
 
 def _quoted(word: str) -> str:
-    """Return a word as systemd reads it; ``%`` would begin one of its specifiers."""
+    """Return a word as systemd reads it; ``%`` would begin one of its specifiers.
+
+    Raises:
+        UsageError: systemd cannot read it.
+    """
+    if _IMPOSSIBLE.search(word):
+        raise UsageError(
+            f"systemd cannot be given '{printable(word)}'",
+            why="it has a control character, or is not UTF-8",
+            hint="rename that directory",
+        )
     word = word.replace("%", "%%")
     if _PLAIN.fullmatch(word):
         return word

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from typing import Any, Protocol
 
-from overlaysync.live.sockets import connect_unix
+from overlaysync.live.sockets import connect_unix, receive
 
 _ANSWER_S = 2.0
 _FREEZE_S = 5.0
@@ -20,6 +20,8 @@ _THAW_S = 600.0
 """How long thawing is tried."""
 _LIMIT = 1 << 20
 """Bytes of an answer."""
+_LINES = 1000
+"""What an earlier client has left unread are a few lines; a guest that lies can write them without end."""
 
 
 class AgentError(Exception):
@@ -41,8 +43,8 @@ class Agent(Protocol):
 class SocketAgent:
     """The agent behind a Unix socket, which has one client at a time."""
 
-    def __init__(self, path: str) -> None:
-        self._socket = connect_unix(path, _ANSWER_S)
+    def __init__(self, path: str, owner: int) -> None:
+        self._socket = connect_unix(path, _ANSWER_S, owner)
         self._received = b""
 
     def ask(self, command: str, within_s: float) -> Any:
@@ -51,12 +53,14 @@ class SocketAgent:
         mark = secrets.randbelow(1 << 31)
         # The agent drops what it had of an unfinished command at 0xFF, and begins its answer with one.
         self._send(b"\xff" + _command("guest-sync-delimited", {"id": mark}))
-        while True:
+        for _ in range(_LINES):
             line = self._line(deadline)
-            if b"\xff" in line and _said(line.rpartition(b"\xff")[2]).get("return") == mark:
+            if b"\xff" in line and said(line.rpartition(b"\xff")[2]).get("return") == mark:
                 break
+        else:
+            raise AgentError("the guest writes something else to the port of its agent")
         self._send(_command(command))
-        answer = _said(self._line(deadline))
+        answer = said(self._line(deadline))
         if "return" not in answer:
             raise AgentError(str(answer.get("error")))
         return answer["return"]
@@ -69,9 +73,8 @@ class SocketAgent:
 
     def _line(self, deadline: float) -> bytes:
         while b"\n" not in self._received:
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             try:
-                data = self._socket.recv(65536)
+                data = receive(self._socket, deadline)
             except OSError as error:
                 raise AgentError(str(error)) from None
             self._received += data
@@ -94,14 +97,15 @@ class VirshAgent:
             done = subprocess.run(words, capture_output=True, check=True, timeout=within_s + 5)
         except (OSError, subprocess.SubprocessError) as error:
             raise AgentError(str(error)) from None
-        return _said(done.stdout).get("return")
+        return said(done.stdout).get("return")
 
 
 def _command(name: str, arguments: dict[str, Any] | None = None) -> bytes:
     return json.dumps({"execute": name, "arguments": arguments or {}}).encode() + b"\n"
 
 
-def _said(line: bytes) -> dict[str, Any]:
+def said(line: bytes) -> dict[str, Any]:
+    """Return what a line of an agent says; nothing where it is no answer."""
     try:
         said = json.loads(line.rpartition(b"\xff")[2])
     except (ValueError, RecursionError):

@@ -11,7 +11,7 @@ import socket
 import time
 from contextlib import suppress
 
-from overlaysync.live.sockets import connect_unix
+from overlaysync.live.sockets import connect_unix, receive
 
 _ANSWER_S = 10.0
 _CONTINUE_S = 60.0
@@ -32,15 +32,22 @@ class HumanMonitor:
         self._until_prompt()
 
     @classmethod
-    def at(cls, *place: str) -> HumanMonitor:
-        """Connect to a Unix socket, or to a host and a port.
+    def at_socket(cls, path: str, owner: int) -> HumanMonitor:
+        """Connect to a Unix socket that this process has made.
 
         Raises:
             OSError, HumanError: there is no monitor.
         """
-        if len(place) == 1:
-            return cls(connect_unix(place[0], _ANSWER_S))
-        return cls(socket.create_connection((place[0], int(place[1])), _ANSWER_S))
+        return cls(connect_unix(path, _ANSWER_S, owner))
+
+    @classmethod
+    def at_port(cls, host: str, port: int) -> HumanMonitor:
+        """Connect to a port.
+
+        Raises:
+            OSError, HumanError: there is no monitor.
+        """
+        return cls(socket.create_connection((host, port), _ANSWER_S))
 
     def ask(self, line: str) -> bytes:
         """Return what a command prints, together with the command itself.
@@ -58,9 +65,8 @@ class HumanMonitor:
         received = b""
         deadline = time.monotonic() + _ANSWER_S
         while not received.endswith(_PROMPT):
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             try:
-                data = self._socket.recv(65536)
+                data = receive(self._socket, deadline)
             except OSError as error:
                 raise HumanError(str(error)) from None
             received += data

@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from overlaysync.errors import InUseError, NotFoundError, OverlaysyncError
 from overlaysync.installed import adding
-from overlaysync.live.sockets import connect_unix
+from overlaysync.live.sockets import connect_unix, peer_of
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 _CONNECT_S = 2.0
 _ANSWER_S = 30.0
 """An answer takes this long at most: QEMU finishes what its guest writes before a transaction."""
-_CREDENTIALS = struct.Struct("@iII")
-"""struct ucred: pid, uid, gid."""
 _SILENT = 100
 """Above every level of the package's log: what it says there we say ourselves."""
 
@@ -105,7 +102,7 @@ class QmpMonitor:
                 why=str(error),
                 hint="name the socket of a QMP monitor with --qmp SOCKET",
             ) from None
-        return cls(client, _peer_of(connection))
+        return cls(client, peer_of(connection))
 
     async def ask(
         self, command: str, arguments: Mapping[str, Any] | None = None, *, file: int | None = None
@@ -126,12 +123,6 @@ class QmpMonitor:
         """Leave; see :class:`Monitor`."""
         with suppress(Exception):  # whatever the connection has come to
             await asyncio.wait_for(self._client.disconnect(), _CONNECT_S)
-
-
-def _peer_of(connection: socket.socket) -> int:
-    size = _CREDENTIALS.size
-    pid, _, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return int(pid)
 
 
 def _connected(path: str) -> socket.socket:

@@ -73,17 +73,21 @@ def _say(word: str) -> None:
 
 
 def hold_of(words: Sequence[str]) -> Hold:
-    """Return what ``agent SOCKET``, ``virsh URI DOMAIN``, ``human SOCKET`` or ``human HOST PORT`` leads to.
+    """Return what ``agent SOCKET PID``, ``virsh URI DOMAIN``, ``human SOCKET PID`` ``tcp HOST PORT`` names.
+
+    PID is the process that has to have made the socket.
 
     Raises:
         OSError, HumanError: it cannot be reached.
     """
-    kind, *place = words
+    kind, place, more = words
     if kind == "agent":
-        return Freeze(SocketAgent(*place))
+        return Freeze(SocketAgent(place, int(more)))
     if kind == "virsh":
-        return Freeze(VirshAgent(*place))
-    return Pause(HumanMonitor.at(*place))
+        return Freeze(VirshAgent(place, more))
+    if kind == "human":
+        return Pause(HumanMonitor.at_socket(place, int(more)))
+    return Pause(HumanMonitor.at_port(place, int(more)))
 
 
 def main(words: Sequence[str]) -> None:

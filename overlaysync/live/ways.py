@@ -36,7 +36,7 @@ class Machine:
         if self.process is None or self.process.arguments.agent is None:
             return ()
         found = next(self.process.paths_of(self.process.arguments.agent, self._near), "")
-        return ("agent", found) if found else ()
+        return ("agent", found, str(self.process.pid)) if found else ()
 
     @property
     def human(self) -> tuple[str, ...]:
@@ -48,9 +48,9 @@ class Machine:
             return ()
         for _, channel in monitors:
             if channel.host:
-                return "human", channel.host, str(channel.port)
+                return "tcp", channel.host, str(channel.port)
             for path in self.process.paths_of(channel, self._near):
-                return "human", path
+                return "human", path, str(self.process.pid)
         return ()
 
     @property

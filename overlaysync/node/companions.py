@@ -56,7 +56,8 @@ async def bring_companions(
                 why="no machine or archive within reach has it",
                 hint="repeat the command when its publisher is within reach",
             )
-        await asyncio.to_thread(put_companion, directory, name, data, replaces=present is not None)
+        role, replaces = companion.role, present is not None
+        await asyncio.to_thread(put_companion, directory, name, data, role, replaces=replaces)
         observer.note(f"  {path}: its {_WORDS[companion.role]}")
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from overlaysync.errors import OverlaysyncError
+from overlaysync.live.guest_agent import said
 from overlaysync.node.channel import ChannelError
 from overlaysync.node.vm_process import VmProcess
 from overlaysync.ops.drill.probes import Probe, ProbeKind
@@ -18,6 +19,8 @@ from overlaysync.ops.drill.probes import Probe, ProbeKind
 _AGAIN_S = 0.5
 """Between two attempts."""
 _CONNECT_S, _COMMAND_S, _AGENT_S = 3.0, 30.0, 5.0
+_AGENT_LINES = 100
+"""Lines that are read after each question: a guest can write what it likes to the port of its agent."""
 _LOGIN = re.compile(r"\blogin: *$")
 _FORWARD = re.compile(r"TCP\[(\w+)\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)")
 _PANIC = "GUEST_PANICKED"
@@ -133,14 +136,24 @@ class Waiting:
         while True:
             self.attempts += 1
             question = {"execute": "guest-sync", "arguments": {"id": self.attempts}}
-            with suppress(OSError, TimeoutError, ValueError):
-                writer.write(b"\xff" + json.dumps(question).encode() + b"\n")
+            writer.write(b"\xff" + json.dumps(question).encode() + b"\n")
+            with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_AGENT_S):
-                    line = await reader.readline()
-                    if not line:
-                        await asyncio.sleep(_AGAIN_S)
-                    elif isinstance(json.loads(line.strip(b"\xff \r\n")).get("return"), int):
+                    if await self._synced(reader):
                         return "the guest agent answers"
+                    await asyncio.sleep(_AGENT_S)  # what is at its port, and is no agent, may say more
+
+    async def _synced(self, reader: asyncio.StreamReader) -> bool:
+        """Whether one of the next lines is the answer to what was asked."""
+        for _ in range(_AGENT_LINES):
+            with suppress(ValueError):  # a line without end
+                line = await reader.readline()
+                answer = said(line).get("return")
+                if type(answer) is int and 0 < answer <= self.attempts:
+                    return True
+                if not line:
+                    return False
+        return False
 
     async def _anything(self) -> str:
         """Return what looks as if the system had come up, without having been asked for."""

@@ -282,7 +282,8 @@ class Restore:
             pass
         make_directory(plan.directory)
         for companion in plan.saving.vm.companions:
-            put_companion(plan.directory, companion.file, companion_data(self._vault.contents, companion))
+            data = companion_data(self._vault.contents, companion)
+            put_companion(plan.directory, companion.file, data, companion.role)
             paths.append(os.path.join(plan.directory, companion.file))
         return tuple(paths)
 

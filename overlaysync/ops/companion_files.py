@@ -7,8 +7,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from overlaysync.errors import WouldDestroyError
-from overlaysync.store.files import put_file, translate
+from overlaysync.errors import VerificationError, WouldDestroyError
+from overlaysync.formats.alone import OPENED, not_alone
+from overlaysync.store.files import put_file, translate, write_all_at
 from overlaysync.vault.limits import is_inner_path
 
 MAKE_ROOM = "choose another directory with --to DIR, or move the file away"
@@ -17,7 +18,7 @@ MAKE_ROOM = "choose another directory with --to DIR, or move the file away"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def put_companion(directory: str, file: str, data: bytes, *, replaces: bool = False) -> bool:
+def put_companion(directory: str, file: str, data: bytes, role: str, *, replaces: bool = False) -> bool:
     """Write a companion below ``directory``; False if it is there already, and the same.
 
     No link is followed below the directory.
@@ -26,15 +27,18 @@ def put_companion(directory: str, file: str, data: bytes, *, replaces: bool = Fa
         directory: exists.
         file: its name there, see :func:`~overlaysync.vault.limits.is_inner_path`.
         data: what it holds.
+        role: what it is.
         replaces: whether it takes the place of another file of that name.
 
     Raises:
+        VerificationError: it would lead QEMU to other files.
         WouldDestroyError: another file has the name, and is not to be replaced.
         OverlaysyncError: it cannot be written.
     """
     assert is_inner_path(file), file
     *folders, name = file.split("/")
     path = os.path.join(directory, file)
+    _check_alone(data, role, path)
     try:
         with _below(directory, folders) as parent:
             present = _present(parent, name, len(data))
@@ -54,6 +58,28 @@ def put_companion(directory: str, file: str, data: bytes, *, replaces: bool = Fa
     except OSError as error:
         raise translate(error, f"Cannot write {path}", directory=directory) from error
     return True
+
+
+def _check_alone(data: bytes, role: str, path: str) -> None:
+    """Refuse a companion of another machine that would lead QEMU to other files.
+
+    Raises:
+        VerificationError: it is one.
+    """
+    if role not in OPENED:
+        return
+    fd = os.memfd_create("companion", os.MFD_CLOEXEC)
+    try:
+        write_all_at(fd, [memoryview(data)], 0)
+        reason = not_alone(fd, path)
+    finally:
+        os.close(fd)
+    if reason:
+        raise VerificationError(
+            f"{path} was not written",
+            why=f"it is {reason}, and QEMU could open other files of this machine because of it",
+            hint="take another state or version, and ask the member who made this one",
+        )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from overlaysync.errors import (
     OverlaysyncError,
 )
 from overlaysync.units import MIB
-from overlaysync.vault.objects import Part, Stored, is_whole, missing, parse_name
+from overlaysync.vault.objects import Part, Stored, is_whole, may_begin, missing, parse_name
 
 _TEMPORARY = ".new-"
 _PART = MIB
@@ -71,7 +72,12 @@ class DirectoryObjects:
 
     def list(self, prefix: str) -> Iterator[Stored]:
         try:
-            yield from self._list(self.root / prefix, prefix)
+            for below, name in self._files(prefix):
+                if parse_name(below + name):
+                    with suppress(FileNotFoundError):  # removed meanwhile
+                        status = os.stat(self.root / below / name, follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode):
+                            yield Stored(below + name, status.st_size)
         except OSError as error:
             raise self._error(error, "read") from error
 
@@ -91,11 +97,11 @@ class DirectoryObjects:
         One that is writing just now begins its file again.
         """
         count = 0
-        for directory, _, names in os.walk(self.root):
-            for name in names:
+        with suppress(OSError):
+            for below, name in self._files(""):
                 if name.startswith(_TEMPORARY):
                     with suppress(OSError):
-                        os.unlink(os.path.join(directory, name))
+                        os.unlink(self.root / below / name)
                         count += 1
         return count
 
@@ -137,18 +143,23 @@ class DirectoryObjects:
             os.close(fd)
         return None
 
-    def _list(self, directory: Path, prefix: str) -> Iterator[Stored]:
+    def _files(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield what is in the directories where objects can lie, by name: where each is, and its own name.
+
+        Others may write to an archive: whatever else they put there is not looked into, however deep it is.
+        """
+        if not may_begin(prefix):
+            return
         try:
-            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+            names = sorted(os.listdir(self.root / prefix))
         except (FileNotFoundError, NotADirectoryError):
             return
-        for entry in entries:
-            name = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._list(Path(entry.path), name + "/")
-            elif parse_name(name) and entry.is_file(follow_symlinks=False):
-                with suppress(FileNotFoundError):  # removed meanwhile
-                    yield Stored(name, entry.stat(follow_symlinks=False).st_size)
+        for name in names:
+            below = f"{prefix}{name}/"
+            if may_begin(below) and not os.path.islink(self.root / below[:-1]):
+                yield from self._files(below)
+            else:
+                yield prefix, name
 
     def _make_directories(self, directory: Path) -> None:
         """Make the directories that are missing, for the owner alone, so that they last."""

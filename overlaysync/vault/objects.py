@@ -145,6 +145,19 @@ def parse_name(name: str) -> Named | None:
     return Named(tag, _KINDS[kind], bytes.fromhex(last))
 
 
+def may_begin(prefix: str) -> bool:
+    """Whether names of objects may begin with ``prefix``, which ends in ``/`` or is empty."""
+    tag, *rest = prefix.split("/")[:-1] or [""]
+    match rest:
+        case []:
+            return not prefix or bool(_TAG.fullmatch(tag))
+        case [kind]:
+            return bool(_TAG.fullmatch(tag)) and kind in _KINDS
+        case [Kind.HEAD, node]:
+            return bool(_TAG.fullmatch(tag)) and bool(_HASH.fullmatch(node))
+    return False
+
+
 def get_whole(objects: Objects, name: str) -> bytes:
     """Return an object, compared with its name; of a head only the size is checked.
 

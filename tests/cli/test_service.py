@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from overlaysync.cli.log import Level, goes_to_journal, level_of, leveled
-from overlaysync.cli.service_settings import load_settings
+from overlaysync.cli.service_settings import add_settings, load_settings
 from overlaysync.cli.service_site import install_site, system_site
 from overlaysync.cli.service_units import NAME, system_unit, user_unit
-from overlaysync.errors import UsageError
+from overlaysync.errors import OverlaysyncError, UsageError
 from overlaysync.node.notify import READY, notify, watchdog_s
 
 needs_systemd = pytest.mark.systemd
@@ -106,6 +106,14 @@ def test_systemd_accepts_both_units(tmp_path: Path, program: list[str]) -> None:
         assert words == missing, judged.stderr
 
 
+@pytest.mark.parametrize("odd", ["x\rExecStartPre=/bin/evil\r#", "\x1b[31m", "\x7f", "caf\udce9", "a\0b"])
+def test_what_systemd_cannot_read_is_refused(odd: str) -> None:
+    with pytest.raises(UsageError, match="systemd cannot be given"):
+        user_unit(["/bin/true"], {"OVERLAYSYNC_HOME": f"/tmp/{odd}"})
+    with pytest.raises(UsageError, match="systemd cannot be given"):
+        system_unit([f"/tmp/{odd}"])
+
+
 @needs_systemd
 def test_the_system_unit_is_well_enclosed(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text(system_unit(["/usr/bin/overlaysync"]))
@@ -152,6 +160,41 @@ def test_other_settings_stay(tmp_path: Path) -> None:
     settings.write_text('# mine\n[fetch]\nmasters = "~/masters"')
     assert service(tmp_path, "install", ".", "--no-start").returncode == 0
     assert settings.read_text().startswith('# mine\n[fetch]\nmasters = "~/masters"\n\n[service]\n')
+
+
+@pytest.mark.parametrize(
+    "name", ["\U0001f427", "a\nb", "a\rb", 'q"q', "back\\slash", "\x7f", "\x1b[m", "\u2028"]
+)
+def test_a_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
+    settings = tmp_path / "config" / "config.toml"
+    settings.parent.mkdir()
+    add_settings(settings, {"share": [f"/srv/{name}"]})
+    assert load_settings({"OVERLAYSYNC_HOME": str(tmp_path)}).share == (f"/srv/{name}",)
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    done = service(tmp_path, "install", "--no-start", str(odd))
+    assert done.returncode == 2 and "is not UTF-8" in done.stderr
+    assert not (tmp_path / ".config/overlaysync/config.toml").exists()
+    assert not (tmp_path / ".config/systemd").exists()
+
+
+@pytest.mark.parametrize(
+    "link", ["var/lib/overlaysync/.config", "etc/overlaysync", "etc/overlaysync/config.toml"]
+)
+def test_root_follows_no_link_that_the_account_of_the_service_has_made(tmp_path: Path, link: str) -> None:
+    """The account may write to its home and its settings, and gets what root gives it there."""
+    victim, site = tmp_path / "victim", system_site(tmp_path)
+    install_site(site, {"share": ["/srv/images"]})
+    made = tmp_path / link
+    made.rename(victim)
+    made.symlink_to(victim)
+    victim.chmod(0o700)
+    with pytest.raises(OverlaysyncError):
+        install_site(site, {"share": ["/srv/images"]})
+    assert victim.stat().st_mode & 0o777 == 0o700
 
 
 def test_an_installation_without_anything_to_do_is_refused(tmp_path: Path) -> None:

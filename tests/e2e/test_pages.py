@@ -28,7 +28,7 @@ def test_a_page_can_be_typed(page: str, tmp_path: Path) -> None:
 @pytest.mark.lan
 @pytest.mark.slow
 def test_the_exercise_can_be_typed(tmp_path: Path) -> None:
-    assert run_page(DOCS / "exercise.md", tmp_path) > 10
+    assert run_page(ROOT / "docs" / "exercise.md", tmp_path) > 10
 
 
 @pytest.mark.qemu

@@ -151,7 +151,9 @@ def test_no_program_of_the_current_directory_is_run(
 
 def test_an_agent_that_does_not_answer_is_none(guest: Guest, tmp_path: Path) -> None:
     """Nobody listens at the socket: the copy is taken as after a power failure."""
-    copies = capture([replace(vm(guest), agent=("agent", str(tmp_path / "none")))], tmp_path, lambda _: None)
+    copies = capture(
+        [replace(vm(guest), agent=("agent", str(tmp_path / "none"), "0"))], tmp_path, lambda _: None
+    )
     for copy in copies.files.values():
         os.close(copy.file)
     assert not copies.moments[0].frozen

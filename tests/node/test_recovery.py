@@ -18,6 +18,7 @@ from overlaysync.errors import (
     NotFoundError,
     OverlaysyncError,
     PeerError,
+    VerificationError,
     WouldDestroyError,
 )
 from overlaysync.node.node import Node
@@ -538,6 +539,19 @@ def test_two_that_changed_nothing_but_companions_are_a_fork(ann: Node, bob: Node
         write(mine, "more", 64 * KIB)
         (ours,) = save(carl, with_uefi(mine, b"carl's")).beside
         assert ours.state.node == ann.key.public, "what was restored is continued"
+
+
+def test_variables_that_lead_to_another_file_are_not_restored(ann: Node, bob: Node, tmp_path: Path) -> None:
+    """QEMU would write to the data file that a header names, as soon as the VM is booted."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(bytes(64 * KIB))
+    hostile = mkdir(tmp_path / "a") / "hostile"
+    images.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={victim}", str(hostile), "64K")
+    disk = images.create(tmp_path / "a" / "web.qcow2", SIZE)
+    save(ann, with_uefi(disk, hostile.read_bytes()))
+    with pytest.raises(VerificationError, match="other files of this machine"):
+        restore(bob, tmp_path / "b", place(ann))
+    assert not (tmp_path / "b" / "web.qcow2_OVMF_VARS.fd").exists()
 
 
 # -- weeks later ---------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from overlaysync.ops.recovery.pulling import Place
 from overlaysync.ops.recovery.vaults import TeamVault, read_heads
 from overlaysync.trust.keys import NodeKey
 from overlaysync.trust.teams import Team
+from overlaysync.units import KIB
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.head import encode_head
-from overlaysync.vault.objects import Kind, head_prefix, object_name
+from overlaysync.vault.objects import Kind, Stored, head_prefix, object_name
 from overlaysync.vault.spaces import Space
 from overlaysync.vault.state import SignedState
 from tests.ops.test_pulling import Faulty
@@ -188,6 +190,28 @@ def test_heads_of_strangers_do_not_count(vault: TeamVault) -> None:
     assert [damage.name for damage in vault.damaged] == [forged.head.name]
     unsealed, _ = read_heads(vault.objects, RED.tag)
     assert set(unsealed) == {ANN.public, BOB.public}, "who has no key cannot tell"
+
+
+class Endless(DirectoryObjects):
+    """A place into which somebody puts empty heads without end."""
+
+    listed = 0
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        while True:
+            self.listed += 1
+            yield Stored(f"{prefix}{self.listed:064x}/{1:012d}", 0)
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        return b""
+
+
+def test_empty_heads_without_end_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("overlaysync.ops.recovery.vaults.MAX_HEADS_SIZE", 100 * KIB)
+    place = Endless(tmp_path)
+    heads, damaged = read_heads(place, RED.tag, RED)
+    assert not heads and "more than" in damaged[-1].why
+    assert place.listed == 101
 
 
 @pytest.mark.red_without("D4", "a head counts under whatever name it is stored")

@@ -136,6 +136,27 @@ def test_no_link_is_followed(objects: DirectoryObjects, tmp_path: Path) -> None:
         objects.get(NAME)
 
 
+@pytest.mark.holds("D6")
+@pytest.mark.red_without("D6", "a place lists whatever lies in its directories, however deep it is")
+@pytest.mark.parametrize(
+    "where", ["x", f"{TAG}/x", f"{TAG}/packs/x", f"{TAG}/heads/x", f"{TAG}/heads/{'ab' * 32}/x"]
+)
+def test_what_others_put_there_is_not_looked_into(objects: DirectoryObjects, where: str) -> None:
+    """Whoever may write to an archive can make directories deeper than any program can follow."""
+    objects.put(NAME, DATA)
+    (objects.root / where).mkdir(parents=True)
+    at = os.open(objects.root / where, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("x", dir_fd=at)
+        inner = os.open("x", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+    assert [*objects.list("")] == [(NAME, len(DATA))]
+    assert objects.drop_temporaries() == 0
+    subprocess.run(["rm", "-r", objects.root / where], check=True)
+
+
 def test_a_pipe_in_the_place_of_an_object_does_not_hang(objects: DirectoryObjects) -> None:
     path = objects.root / NAME
     path.parent.mkdir(parents=True)

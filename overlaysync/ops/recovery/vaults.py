@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from overlaysync.errors import DecodeError, NotFoundError, VerificationError
 from overlaysync.trust.keys import NodeKey, verify
 from overlaysync.trust.teams import Team
-from overlaysync.units import MIB
+from overlaysync.units import KIB, MIB
 from overlaysync.vault.belief import Believed
 from overlaysync.vault.contents import Contents, Damage
 from overlaysync.vault.head import Head, SignedHead, decode_head, encode_head, newest
@@ -22,6 +22,8 @@ from overlaysync.vault.state import MAX_SEEN, SignedState, State, decode_state, 
 
 MAX_HEADS_SIZE = 256 * MIB
 """Bytes of the heads that are read in one space; ours: a thousand states of a hundred machines have less."""
+_LEAST = KIB
+"""A head counts as so many at least: who may write to an archive can put empty ones there without end."""
 
 
 EVERYBODY = Team("", b"")
@@ -63,7 +65,7 @@ def read_heads(
     heads, damaged = [], []
     room = MAX_HEADS_SIZE
     for stored in objects.list(head_prefix(tag)):
-        room -= stored.size
+        room -= max(stored.size, _LEAST)
         if room < 0:
             damaged.append(Damage(head_prefix(tag), f"there are more than {MAX_HEADS_SIZE} bytes of heads"))
             break

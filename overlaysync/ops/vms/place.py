@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from overlaysync.errors import NotFoundError, OverlaysyncError, UsageError
+from overlaysync.formats.alone import OPENED, not_alone
 from overlaysync.formats.chain import backing_path
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.files import open_named, pread_some
@@ -157,14 +158,12 @@ class Place:
         except OSError as error:
             return None if error.errno == errno.ENOENT else Missed(self.join(below), _reason(error))
         try:
-            too_large = over_cap(role, os.fstat(fd).st_size)
+            reason = over_cap(role, os.fstat(fd).st_size) or _would_be_refused(role, fd, self.join(below))
         finally:
             os.close(fd)
-        return (
-            Missed(self.join(below), too_large)
-            if too_large
-            else Part(self.join(below), file or below, role, why)
-        )
+        if reason:
+            return Missed(self.join(below), reason)
+        return Part(self.join(below), file or below, role, why)
 
     def tpm(self, directory: str, why: str, file: str = "") -> list[Part | Missed]:
         """Return the state of a TPM in a directory below, and what lies beside it and is left out."""
@@ -228,6 +227,11 @@ def sort_out(found: list[Part | Missed | None]) -> tuple[tuple[Part, ...], tuple
 def stem_of(name: str) -> str:
     """Return the name of an image without its ending."""
     return name[: len(name) - len(ending_of(name))]
+
+
+def _would_be_refused(role: str, fd: int, path: str) -> str:
+    reason = not_alone(fd, path) if role in OPENED else ""
+    return f"it is {reason}; companions that lead to other files are refused" if reason else ""
 
 
 def _kind(mode: int) -> str:
