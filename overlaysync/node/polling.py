@@ -65,6 +65,8 @@ class Polling:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _failure: BaseException | None = None
     stays: bool = field(init=False)
+    _looks: bool = False
+    _keeps: bool = False
     _slots: UploadSlots = field(default_factory=lambda: UploadSlots(LOOKING, LOOKS))
 
     def __post_init__(self) -> None:
@@ -94,15 +96,22 @@ class Polling:
 
     def look_closer(self, closer: bool) -> None:
         """Ask peers for what they have as well, while a person looks at a share's page; or no more."""
-        if closer and not self.catalogs:
-            self.catalogs = True
+        self._looks = closer
+        self._choose()
+
+    def keep(self) -> None:
+        """Ask peers for what they have from now on: this node keeps copies."""
+        self._keeps = True
+        self._choose()
+
+    def _choose(self) -> None:
+        before, self.catalogs = self.catalogs, self._looks or self._keeps or not self.stays
+        if self.catalogs and not before:
             for view in self.directory.views.values():
                 view.revision = ""  # of what it has nothing is known, whatever it announced
             for peer in self.browser.found() if self.browser else ():
                 self.consider(peer)
             self.ask_again()
-        elif not closer and self.stays:
-            self.catalogs = False
 
     async def stop(self) -> None:
         """Ask nobody any more."""

@@ -6,17 +6,19 @@ something into, which the user types.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from overlaysync.errors import UsageError
-from overlaysync.model.names import check_name
+from overlaysync.model.names import check_name, printable
+from overlaysync.store.keeping import KeptTeam
+from overlaysync.units import MIB, parse_size
 from overlaysync.web.model import Image, TeamView
 
 _MAX_DIRECTORY = 1024
 _MAX_NOTE = 200
+_COPIES = tuple(map(str, range(1, 11)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class Action:
         name: in addresses and texts.
         fits: whether it can be done with a target.
         words: the command, made of the target and the fields of the form.
-        fields: what the form asks for: ``to``, ``masters``, ``name``, ``note``, ``repair``.
+        fields: what the form asks for: ``to``, ``masters``, ``name``, ``note``, ``repair``,
+            ``copies``, ``budget``.
         grave: whether it removes something.
     """
 
@@ -60,6 +63,11 @@ class Action:
     words: Words
     fields: tuple[str, ...] = ()
     grave: bool = False
+
+    @property
+    def of_team(self) -> bool:
+        """Whether it is about a team, and not about an image."""
+        return self.fits in (_is_team, _is_kept)
 
 
 def directory(form: Mapping[str, str], field: str) -> str:
@@ -115,6 +123,29 @@ def _drill(target: Target, form: Mapping[str, str]) -> list[str]:
     return ["drill", f"--to={directory(form, 'to')}", "--", target.name]
 
 
+def _keep(target: Target, form: Mapping[str, str]) -> list[str]:
+    copies, budget = form.get("copies", "").strip(), form.get("budget", "").strip()
+    if copies not in _COPIES:
+        raise UsageError(
+            f"'{printable(copies)}' is no number of machines", hint="type a number from 1 to 10, such as 3"
+        )
+    if budget:
+        parse_size(budget)
+    limit = [f"--budget={budget or '0'}"] if budget or _is_kept(target) else []
+    return ["keep", "--once", f"--copies={copies}", *limit, "--", target.name]
+
+
+def _unkeep(target: Target, _: Mapping[str, str]) -> list[str]:
+    return ["keep", "--off", "--", target.name]
+
+
+def keeping_of(target: Target) -> dict[str, str]:
+    """Return how a team is kept, as a form asks for it."""
+    kept = target.team.kept if target.team else None
+    budget = f"{kept.budget / MIB:.0f}M" if kept and kept.budget else ""
+    return {"copies": str(kept.copies if kept else KeptTeam().copies), "budget": budget}
+
+
 def _is_here(target: Target) -> bool:
     return bool(target.image and target.path)
 
@@ -131,6 +162,10 @@ def _is_team(target: Target) -> bool:
     return target.team is not None
 
 
+def _is_kept(target: Target) -> bool:
+    return bool(target.team and target.team.kept)
+
+
 _ALL = (
     Action("fetch", _is_elsewhere, _fetch, ("to", "masters")),
     Action("verify", _is_here, _verify, ("repair",)),
@@ -139,15 +174,11 @@ _ALL = (
     Action("save", _is_team, _save, ("to", "note")),
     Action("restore", _is_team, _restore, ("to", "masters")),
     Action("drill", _is_team, _drill, ("to",)),
+    Action("keep", _is_team, _keep, ("copies", "budget")),
+    Action("unkeep", _is_kept, _unkeep),
 )
-_LATER = {"drill": "overlaysync.cli.drill"}
-"""Actions whose commands are not in every version."""
 
-ACTIONS: dict[str, Action] = {
-    action.name: action
-    for action in _ALL
-    if action.name not in _LATER or importlib.util.find_spec(_LATER[action.name])
-}
+ACTIONS: dict[str, Action] = {action.name: action for action in _ALL}
 
 
 def fitting(target: Target) -> list[Action]:

@@ -1,4 +1,4 @@
-"""The page in one language, as parts with versions: a browser asks for what has changed since it looked.
+"""The page in one language and view, as parts with versions: browsers ask for what has changed since then.
 
 A part is one element with an id. Rows are parts of a list; a list counts as changed when rows come, go or
 move, and is then sent with all of its rows.
@@ -14,8 +14,10 @@ from typing import Any
 from markupsafe import Markup
 
 from overlaysync.web.model import Snapshot
+from overlaysync.web.news import News
 from overlaysync.web.render import Clock, macros, slug
 from overlaysync.web.texts import Words
+from overlaysync.web.view import View
 
 
 @dataclass(slots=True)
@@ -41,6 +43,7 @@ class Board:
 
     Args:
         words: of the language.
+        view: which rows are shown.
 
     Attributes:
         version: rises whenever something shown has changed.
@@ -48,6 +51,7 @@ class Board:
     """
 
     words: Words
+    view: View = field(default_factory=View)
     version: int = field(default_factory=lambda: int(time.time() * 1000))
     texts: dict[str, Markup] = field(default_factory=dict)
     _first: int = 0
@@ -55,7 +59,7 @@ class Board:
     _lists: dict[str, _List] = field(default_factory=dict)
     _rows: dict[str, _Part] = field(default_factory=dict)
     _known: dict[str, tuple[object, int, Markup]] = field(default_factory=dict)
-    _shown: Snapshot | None = None
+    _news: News = field(default_factory=News)
 
     def __post_init__(self) -> None:
         self._first = self.version
@@ -66,9 +70,12 @@ class Board:
         self.version += 1
         Clock.now = snapshot.at
         parts, known = macros(), {}
+        self._news.see(snapshot, self.words)
         for name in ("summary", "alerts", "counters"):
             self._set(self._plain, name, getattr(parts, name)(self.words, snapshot))
-            self.texts[name] = self._plain[name].text
+        self._set(self._plain, "news", parts.news(self._news))
+        self.texts |= {name: part.text for name, part in self._plain.items()}
+        snapshot = self.view.of(snapshot)
         lists: tuple[tuple[str, str, Callable[[Any], str], Sequence[Any]], ...] = (
             ("lineage", "image", lambda one: f"i-{one.key}", snapshot.images),
             ("machines", "machine", lambda one: f"m-{slug(one.key)}", snapshot.machines),
@@ -123,12 +130,12 @@ class Board:
     def _set_list(self, name: str, ids: tuple[str, ...], snapshot: Snapshot) -> bool:
         """Note what a list is now; whether it is another, its rows apart."""
         macro = getattr(macros(), name)
-        frame = str(macro(self.words, snapshot, "")), ids
+        frame = str(macro(self.words, snapshot, "", self.view)), ids
         before = self._lists.get(name)
         fresh = before is None or before.frame != frame
         if fresh:
             self._lists[name] = _List(frame, self.version, ids)
         if fresh or any(self._rows[id].version == self.version for id in ids):
             rows = Markup("\n").join(self._rows[id].text for id in ids)
-            self.texts[name] = Markup(macro(self.words, snapshot, rows))
+            self.texts[name] = Markup(macro(self.words, snapshot, rows, self.view))
         return fresh

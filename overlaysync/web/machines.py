@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from overlaysync.model.names import one_field
 from overlaysync.node.sharing import Share
@@ -11,11 +12,20 @@ from overlaysync.trust.keys import node_id
 from overlaysync.web.model import Machine
 
 
-def machines_of(share: Share, port: int, views: Iterable[PeerView]) -> tuple[Machine, ...]:
-    """Return this node and its peers, by name: whether one answers changes no place."""
+def machines_of(
+    share: Share, port: int, views: Iterable[PeerView], keepers: Mapping[str, tuple[str, ...]]
+) -> tuple[Machine, ...]:
+    """Return this node and its peers, by name: whether one answers changes no place.
+
+    Args:
+        share: of this node.
+        port: where this node answers.
+        views: the peers.
+        keepers: teams of which nodes have copies, by the id of the node.
+    """
     others = [_machine(view) for view in views]
     others.sort(key=lambda machine: (machine.label, machine.key))
-    return (_own(share, port), *others)
+    return tuple(replace(one, keeps=keepers.get(one.key, ())) for one in (_own(share, port), *others))
 
 
 def _own(share: Share, port: int) -> Machine:

@@ -69,6 +69,7 @@ class Machine:
         address: where it answers.
         masters, overlays, in_use: how much it lists.
         problem: why it could not be asked; "" when it was.
+        keeps: teams of which it has copies.
     """
 
     key: str
@@ -79,6 +80,7 @@ class Machine:
     overlays: int
     in_use: int
     problem: str
+    keeps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +152,61 @@ class Vm:
 
 
 @dataclass(frozen=True, slots=True)
+class Drill:
+    """A drill of a team, by its signed record.
+
+    Attributes:
+        started: when, ISO 8601 UTC.
+        by: label of the node that ran it.
+        verdict: how it ended: see :class:`overlaysync.vault.drill.DrillRecord`.
+        lost: what was pretended to be lost.
+        ready, vms: how many VMs came back, of how many.
+        rto_s: seconds until the last VM was back; None where one was not.
+        rpo_s: seconds that the VMs went back at most; None where nothing came back.
+    """
+
+    started: str
+    by: str
+    verdict: str
+    lost: tuple[str, ...]
+    ready: int
+    vms: int
+    rto_s: float | None
+    rpo_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How this node keeps a team: on so many machines, in so many bytes here (0 for no limit)."""
+
+    copies: int
+    budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """VMs of a team that lack as many copies as each other.
+
+    Attributes:
+        vms: their names.
+        copies: on how many machines they are; 0 for what was never saved.
+        lost_with: label of the only machine that has them.
+    """
+
+    vms: tuple[str, ...]
+    copies: int
+    lost_with: str
+
+
+@dataclass(frozen=True, slots=True)
 class TeamView:
-    """How a team stands: see :class:`overlaysync.node.status.TeamStatus`."""
+    """How a team stands: see :class:`overlaysync.node.status.TeamStatus`.
+
+    Attributes:
+        drill: its last drill; None for none.
+        passed: its last drill that passed; None for none.
+        kept: how this node keeps it; None where it does not.
+    """
 
     name: str
     vms: tuple[Vm, ...]
@@ -159,12 +214,22 @@ class TeamView:
     needed: int
     machines: int
     problems: tuple[str, ...]
-    drill: str = ""
-    """What became of its last drill; "" for none."""
+    drill: Drill | None = None
+    passed: Drill | None = None
+    kept: Kept | None = None
 
     @property
     def lacking(self) -> tuple[Vm, ...]:
         return tuple(vm for vm in self.vms if vm.lacking)
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """What is in danger, in as few lines as there are things to say about it."""
+        found: dict[tuple[int, str], list[str]] = {}
+        for vm in self.lacking:
+            found.setdefault((vm.copies, vm.lost_with), []).append(vm.name)
+        gaps = [Gap(tuple(names), copies, lost_with) for (copies, lost_with), names in sorted(found.items())]
+        return (*gaps, *([Gap(self.never, 0, "")] if self.never else []))
 
     @property
     def rpo_at(self) -> str:

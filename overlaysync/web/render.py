@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from overlaysync.ops.dates import moment, utc
+from overlaysync.ops.drill.verdict import duration
 from overlaysync.units import format_size
 from overlaysync.web.actions import ACTIONS
 from overlaysync.web.texts import Words
@@ -35,6 +36,7 @@ def environment() -> jinja2.Environment:
         "bars": bars,
         "filled": filled,
         "iso": utc,
+        "lasted": lasted,
         "size": size,
         "slug": slug,
         "stamp": stamp,
@@ -82,6 +84,12 @@ def size(count: int, words: Words) -> str:
     if words.language == "fr":
         return text.replace(".", ",").replace("iB", "io").replace(" B", " o")
     return text
+
+
+def lasted(seconds: float, words: Words) -> str:
+    """Return how long something took, on one line; in French with a decimal comma."""
+    text = duration(seconds).replace(" ", "\xa0")
+    return text.replace(".", ",").replace("days", "jours") if words.language == "fr" else text
 
 
 def slug(text: str) -> str:

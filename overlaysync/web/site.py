@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
 
@@ -16,7 +16,7 @@ from overlaysync.net.bounds import SERVER
 from overlaysync.net.faults import Faults
 from overlaysync.units import KIB, MIB, parse_size
 from overlaysync.web import texts
-from overlaysync.web.actions import ACTIONS, Action, Target, fitting
+from overlaysync.web.actions import ACTIONS, Action, Target, fitting, keeping_of
 from overlaysync.web.events import Watch
 from overlaysync.web.guard import may_change
 from overlaysync.web.metrics import metrics_of
@@ -26,6 +26,7 @@ from overlaysync.web.replies import FIELDS, file_reply, redirect, reply
 from overlaysync.web.secret import Secret
 from overlaysync.web.subject import Subject
 from overlaysync.web.tasks import Task, Tasks
+from overlaysync.web.view import CHOICES, MAX_TEXT, View, view_of
 
 Headers = Mapping[str, list[str]]
 
@@ -82,34 +83,60 @@ class Site:
         """Answer a GET of the user's."""
         query = request.rel_url.query
         language = _language(headers)
+        view = view_of(query)
         match path:
             case ["static", *rest]:
                 file = file_reply("/".join(rest), request.headers.get("If-None-Match", ""))
                 return file or self._missing(language)
             case [""] if query.get("lang") in texts.LANGUAGES:
                 where = f"Path=/{self.secret.path}/; SameSite=Strict; Max-Age=31536000"
-                return redirect("./", Set_Cookie=f"{_LANGUAGE}={query['lang']}; {where}")
+                there = f"./?{view.query}" if view.query else "./"
+                return redirect(there, Set_Cookie=f"{_LANGUAGE}={query['lang']}; {where}")
             case [""]:
-                return await self._whole(language)
+                return await self._whole(language, view)
             case ["parts"]:
                 version = query.get("since", "")
-                board = await self._watch.board(language, fresh=False)
+                board = await self._watch.board(language, view, fresh=False)
                 text = board.since(int(version) if version.isdecimal() and len(version) < 20 else 0)
                 return reply(text, packed=True, Overlaysync_Version=str(board.version))
             case ["events"]:
-                return await self._stream(request, language)
+                return await self._stream(request, language, view)
             case ["image", key]:
                 return await self._image(key, language)
             case ["task", key]:
                 return await self._task(key, language)
+            case ["team", name]:
+                return await self._team(unquote(name), language)
             case ["do", name]:
                 return await self._form(name, dict(query), language)
         return self._missing(language)
 
-    async def _whole(self, language: str) -> web.Response:
-        board = await self._watch.board(language)
-        title = f"{self.subject.share.label} · overlaysync"
-        return self._page("page.html", language, title=title, parts=board.texts, version=board.version)
+    async def _whole(self, language: str, view: View) -> web.Response:
+        board = await self._watch.board(language, view)
+        return self._page(
+            "page.html",
+            language,
+            title=f"{self.subject.share.label} · overlaysync",
+            parts=board.texts,
+            version=board.version,
+            view=view,
+            choices=CHOICES,
+            longest=MAX_TEXT,
+        )
+
+    async def _team(self, name: str, language: str) -> web.Response:
+        snapshot = await self._watch.snapshots.take()
+        target = self._target({"team": name}, snapshot)
+        if target.team is None:
+            return self._missing(language)
+        return self._page(
+            "team.html",
+            language,
+            title=f"{target.name} · overlaysync",
+            one=target.team,
+            actions=fitting(target),
+            at=snapshot.at,
+        )
 
     async def _image(self, key: str, language: str) -> web.Response:
         snapshot = await self._watch.snapshots.take()
@@ -152,7 +179,8 @@ class Site:
             return self._missing(language)
         here = os.getcwd()
         directory = os.path.dirname(target.path) or here
-        values = {"to": directory, "masters": directory, "name": "", "note": "", "repair": ""} | dict(query)
+        values = {"to": directory, "masters": directory, "name": "", "note": "", "repair": ""}
+        values |= keeping_of(target) | dict(query)
         return self._page(
             "form.html",
             language,
@@ -260,7 +288,7 @@ class Site:
     def _missing(self, language: str) -> web.Response:
         return self._page("missing.html", language, status=404, title="overlaysync")
 
-    async def _stream(self, request: web.BaseRequest, language: str) -> web.StreamResponse:
+    async def _stream(self, request: web.BaseRequest, language: str, view: View) -> web.StreamResponse:
         """Say when something has changed, until the browser goes."""
         if self._streams >= _MAX_STREAMS:
             return reply("", "text/plain", status=503, Retry_After="5")
@@ -268,7 +296,7 @@ class Site:
         response.content_type = "text/event-stream"
         self._streams += 1
         try:
-            async with self._watch.watched(language) as board:
+            async with self._watch.watched(language, view) as board:
                 await response.prepare(request)
                 version = 0
                 while not self._ending:

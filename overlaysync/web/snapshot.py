@@ -6,26 +6,25 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from overlaysync.errors import OverlaysyncError
-from overlaysync.node.status import TeamStatus, known_status
 from overlaysync.ops.matching import Listing
-from overlaysync.ops.recovery.standing import Holder, VmStanding
 from overlaysync.web.lineage import Lineage
 from overlaysync.web.machines import machines_of
-from overlaysync.web.model import Health, Image, Machine, Snapshot, TeamView, Vm
+from overlaysync.web.model import Health, Image, Machine, Snapshot, TeamView
 from overlaysync.web.subject import Subject
 from overlaysync.web.tasks import Tasks
+from overlaysync.web.teams import keepers_of, teams_of
 from overlaysync.web.transfers import Given, Rate
 
-_Slow: TypeAlias = tuple[tuple[tuple[Image, ...], int], tuple[TeamView, ...], int]
-"""Rows and how many are hidden; teams; bytes free."""
+_Slow: TypeAlias = tuple[
+    tuple[tuple[Image, ...], int], tuple[TeamView, ...], Mapping[str, tuple[str, ...]], int
+]
+"""Rows and how many are hidden; teams; who keeps them; bytes free."""
 
-SHOWN_TASKS = 20
 SLOW_S = 2.0
 """The catalog and the files are looked at again no sooner than this."""
 FIRST_S = 20.0
@@ -46,7 +45,7 @@ class Snapshots:
     _lineage: Lineage = field(init=False)
     _given: Given = field(init=False)
     _rate: Rate = field(default_factory=Rate)
-    _slow: _Slow = (((), 0), (), 0)
+    _slow: _Slow = field(default_factory=lambda: (((), 0), (), {}, 0))
     _machines: tuple[Machine, ...] = ()
     _slow_at: float = 0.0
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -61,10 +60,10 @@ class Snapshots:
             if not self._slow_at or time.monotonic() - self._slow_at >= age_s:
                 self._slow = await asyncio.to_thread(self._look, self.subject.reach.directory.listings())
                 self._machines = machines_of(
-                    self.subject.share, self.subject.port, self.subject.reach.directory.nodes()
+                    self.subject.share, self.subject.port, self.subject.reach.directory.nodes(), self._slow[2]
                 )
                 self._slow_at = time.monotonic()
-        (images, hidden), teams, free = self._slow
+        (images, hidden), teams, _, free = self._slow
         share = self.subject.share
         at = asyncio.get_running_loop().time()
         health = Health(
@@ -86,7 +85,7 @@ class Snapshots:
             machines=self._machines,
             transfers=(*taken, *self._given.transfers(at)),
             teams=teams,
-            tasks=tuple(task.view() for task in tasks[:SHOWN_TASKS]),
+            tasks=tuple(task.view() for task in tasks),
         )
 
     def paths(self, key: str) -> tuple[str, ...]:
@@ -98,11 +97,7 @@ class Snapshots:
         node, share = self.subject.node, self.subject.share
         shared = {one.manifest.header.content_id: one.manifest.header.team for one in share.shared}
         rows = self._lineage.rows(listings, shared, [used.path for used in share.used])
-        teams = []
-        for name in sorted(node.teams):
-            with suppress(OverlaysyncError):  # status says what is wrong with a vault
-                teams.append(_team(known_status(node, node.teams[name])))
-        return rows, tuple(teams), _free(share.paths)
+        return rows, teams_of(node), keepers_of(node), _free(share.paths)
 
 
 def _free(paths: Sequence[str]) -> int:
@@ -111,31 +106,3 @@ def _free(paths: Sequence[str]) -> int:
         with suppress(OSError):
             return shutil.disk_usage(path if os.path.isdir(path) else os.path.dirname(path) or ".").free
     return 0
-
-
-def _team(status: TeamStatus) -> TeamView:
-    return TeamView(
-        name=status.team,
-        vms=tuple(_vm(vm, status.needed) for vm in status.vms),
-        never=status.never,
-        needed=status.needed,
-        machines=status.machines,
-        problems=status.problems,
-    )
-
-
-def _vm(vm: VmStanding, needed: int) -> Vm:
-    return Vm(
-        name=vm.name,
-        states=tuple(saving.state.state.number for saving in vm.savings),
-        at=vm.at,
-        changed=vm.changed,
-        copies=vm.copies,
-        holders=tuple(map(_holder, vm.holders)),
-        lacking=vm.copies < needed,
-        lost_with=vm.lost_with,
-    )
-
-
-def _holder(holder: Holder) -> tuple[str, str, str]:
-    return ("" if holder.here else holder.label), holder.proven_at, holder.problem

@@ -61,6 +61,7 @@ class Task:
     printed: int = 0
     progress: dict[str, Any] = field(default_factory=dict)
     _rate: Rate = field(default_factory=Rate)
+    _view: TaskView | None = None
 
     @property
     def command(self) -> str:
@@ -73,11 +74,13 @@ class Task:
         self.printed += 1
 
     def view(self) -> TaskView:
-        """Return what is shown of it."""
-        last = next((line.strip() for line in reversed(self.lines) if line.strip()), "")
-        return TaskView(
-            self.key, self.action, self.command, self.begun, self.ended, self.code, self.printed, last
-        )
+        """Return what is shown of it; of one that has ended always the same."""
+        if self._view is None or self._view.ended is None:
+            last = next((line.strip() for line in reversed(self.lines) if line.strip()), "")
+            self._view = TaskView(
+                self.key, self.action, self.command, self.begun, self.ended, self.code, self.printed, last
+            )
+        return self._view
 
     def transfer(self, now: float) -> Transfer | None:
         """Return what it fetches now, if it does."""

@@ -55,6 +55,10 @@ async def opened(browser: Browser, address: str, **context: Any) -> AsyncIterato
 
 async def shoot(page: Page, name: str, *, whole: bool = True) -> None:
     """Take a picture of the page, as an artefact of the test run."""
+    if whole:  # what is below the window is not drawn before it is scrolled to
+        height = await page.evaluate("document.documentElement.scrollHeight")
+        width = await page.evaluate("window.innerWidth")
+        await page.set_viewport_size({"width": width, "height": height})
     path = Path(SHOTS, f"{name}.png") if SHOTS else None
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

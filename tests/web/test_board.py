@@ -12,8 +12,10 @@ import pytest
 
 from overlaysync.web.board import Board
 from overlaysync.web.model import (
+    Drill,
     Health,
     Image,
+    Kept,
     Machine,
     Receiver,
     Snapshot,
@@ -35,6 +37,7 @@ def snapshot(text: str = "name") -> Snapshot:
         "changed", ("1" * 32, text), text,
     )  # fmt: skip
     vm = Vm(text, (1, 2), AT, True, 1, ((text, AT, text),), True, text)
+    drill = Drill(AT, text, "failed", (text,), 1, 2, 3.0, 4.0)
     return Snapshot(
         at=2e9,
         health=Health(text, text, 1, 2, 3, 4, None),
@@ -45,14 +48,14 @@ def snapshot(text: str = "name") -> Snapshot:
         ),
         hidden=3,
         machines=(
-            Machine(text, text, False, text, 1, 2, 3, text),
+            Machine(text, text, False, text, 1, 2, 3, text, (text,)),
             Machine("own", text, True, text, 1, 2, 0, ""),
         ),
         transfers=(
             Transfer("t1", text, True, 1, 2, 3, "0189", "0123", (text,), (), 0, 3.0, "task"),
             Transfer("t2", text, False, 1, 2, 3, "9999", "1111", (), (Receiver(text, 0.5),), 1),
         ),
-        teams=(TeamView(text, (vm,), (text,), 2, 1, (text,), text),),
+        teams=(TeamView(text, (vm,), (text,), 2, 1, (text,), drill, drill, Kept(3, 5)),),
         tasks=(TaskView("a", "verify", text, 1.0, 2.0, 3, 4, text),),
     )
 
@@ -136,9 +139,11 @@ def test_the_language_is_the_one_that_the_browser_prefers(accept: str, language:
 def test_every_field_of_strangers_is_tried() -> None:
     """So that a new field is not forgotten above."""
     found: Any = snapshot(EVIL)
-    for value in (found.images[0], found.machines[0], found.transfers[0], found.teams[0], found.tasks[0]):
+    rows = (found.images[0], found.machines[0], found.transfers[0], found.teams[0], found.tasks[0])
+    for value in (*rows, found.teams[0].vms[0], found.teams[0].drill):
         for field in dataclasses.fields(value):
             if field.type == "str" and field.name not in {
-                "key", "kind", "guides", "changed", "cells", "copies", "action", "task",
+                "key", "kind", "guides", "changed", "cells", "copies", "action", "task", "at", "started",
+                "verdict",
             }:  # fmt: skip
                 assert getattr(value, field.name) == EVIL, (type(value), field.name)
