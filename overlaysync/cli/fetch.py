@@ -159,12 +159,15 @@ class _Fetching:
             collection = Collection(
                 fetch,
                 dry_run=self._dry_run,
-                looked=lambda: note_silent(fetch.reach, self._output),
                 planned=lambda steps, verdict: show_plan(self._output, steps, self._options, verdict),
             )
             single = len(references) == 1 and not references[0].is_many
             brought = []
-            for wanted in await collection.find(references):
+            try:
+                found = await collection.find(references)
+            finally:
+                note_silent(fetch.reach, self._output)
+            for wanted in found:
                 done = await (collection.bring_one if single else collection.bring)(wanted)
                 if done is not None:
                     brought.append(done)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 from typing import Any
+
+from overlaysync.node.importing import importing
 
 
 def later(name: str) -> Any:
     """Return the module of that name below :mod:`overlaysync`, imported now if it was not before."""
-    # What an import makes stays: to look through it for garbage again and again takes a tenth of the time.
-    collects = gc.isenabled()
-    gc.disable()
-    try:
+    with importing():
         return importlib.import_module(f"overlaysync.{name}")
-    finally:
-        if collects:
-            gc.enable()

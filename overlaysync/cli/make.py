@@ -23,7 +23,7 @@ from overlaysync.cli.finding import (
 from overlaysync.cli.formats import FormatOption, format_to_write
 from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import OverlaysyncError, UsageError
-from overlaysync.formats.image import Format
+from overlaysync.formats.image import WRITTEN, Format
 from overlaysync.formats.recognition import FOREIGN_ENDINGS
 from overlaysync.model.digest import short_id
 from overlaysync.model.names import printable
@@ -89,7 +89,7 @@ def _as_expected(node: Node, base: Known) -> str:
 def _suffix_format(path: str) -> Format | None:
 
     suffix = os.path.splitext(path)[1].lower().removeprefix(".")
-    return Format(suffix) if suffix in list(Format) else None
+    return Format(suffix) if suffix in WRITTEN else None
 
 
 def _refuse_foreign(path: str) -> None:

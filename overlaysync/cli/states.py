@@ -20,7 +20,7 @@ from overlaysync.errors import NotFoundError, UsageError
 from overlaysync.node.node import timestamp
 from overlaysync.node.vault_lock import only_writer_soon
 from overlaysync.node.vault_places import vault_of
-from overlaysync.ops.recovery.choosing import content_of, describe, numbers_of, state_of, team_at
+from overlaysync.ops.recovery.choosing import Wish, content_of, describe, numbers_of, state_of, team_at
 from overlaysync.ops.recovery.comparing import DiskChange, VmChange, compare
 from overlaysync.ops.recovery.retention import Rules, kept, needed
 from overlaysync.ops.recovery.tips import Saving
@@ -205,18 +205,7 @@ def forget(
         states = vault.states()
         head = vault.heads().get(node.key.public)
         own = [one for one in states if head is not None and one.id in head.head.states]
-        if rules.is_empty:
-            if not all(wish.number or wish.id for wish in wishes):
-                raise UsageError(
-                    "No state to forget was named",
-                    hint=f"overlaysync forget {wishes[0].team}:3, or: "
-                    f"overlaysync forget {wishes[0].team} --keep-last 10 --keep-daily 14",
-                )
-            named = {state_of(states, wish).id for wish in wishes}
-            _check_own(named, own, states)
-            keep = {one.id for one in own} - named
-        else:
-            keep = kept(own, rules)
+        keep = _all_but(wishes, own, states) if rules.is_empty else kept(own, rules)
         newest = needed(states)
         spared = [one for one in own if one.id in newest - keep]
         gone = [one for one in own if one.id not in keep | newest]
@@ -228,6 +217,24 @@ def forget(
     output.result({"forgotten": [_fields(one) for one in gone]}, *lines)
     if gone and not dry_run:
         output.note("  to free the space, two weeks from now: overlaysync vault gc")
+
+
+def _all_but(wishes: Sequence[Wish], own: list[SignedState], states: list[SignedState]) -> set[bytes]:
+    """Return the ids of the states of this machine without those that were named.
+
+    Raises:
+        UsageError: none was named.
+        NotFoundError: a state is not there, or another machine saved it.
+    """
+    if not all(wish.number or wish.id for wish in wishes):
+        team = wishes[0].team
+        raise UsageError(
+            "No state to forget was named",
+            hint=f"overlaysync forget {team}:3, or: overlaysync forget {team} --keep-last 10 --keep-daily 14",
+        )
+    named = {state_of(states, wish).id for wish in wishes}
+    _check_own(named, own, states)
+    return {one.id for one in own} - named
 
 
 def _check_own(named: set[bytes], own: list[SignedState], states: list[SignedState]) -> None:

@@ -21,7 +21,7 @@ from overlaysync.formats.recognition import (
     unlike_disk,
 )
 
-_READERS: dict[Format, type[RawImage | QedImage | Qcow2Image]] = {
+_READERS: dict[Format, type[Image]] = {
     Format.RAW: RawImage,
     Format.QED: QedImage,
     Format.QCOW2: Qcow2Image,

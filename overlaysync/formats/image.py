@@ -31,6 +31,12 @@ class Format(StrEnum):
 WRITTEN = (Format.QED, Format.QCOW2, Format.RAW)
 """The formats that images are written in; all are read."""
 
+
+def copied_as(format: Format) -> Format:
+    """Return the format of the copies of an image: its own, or qcow2 where its own can only be read."""
+    return format if format in WRITTEN else Format.QCOW2
+
+
 MAGIC = {Format.QED: b"QED\0", Format.QCOW2: b"QFI\xfb"}
 """The four bytes with which an image begins; raw ones begin with anything else."""
 
@@ -153,6 +159,15 @@ class Image(ABC):
     def snapshot_names(self) -> tuple[str, ...]:
         """Return the names of its internal snapshots, at least of the first ones."""
         return ()
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: str, fd: int, *, tables: bool = True) -> Self:
+        """Read the image open as ``fd``; without its ``tables``, no data can be read.
+
+        Raises:
+            ImageError: it is damaged or of a kind we do not read.
+        """
 
     @abstractmethod
     def extents(self, offset: int, length: int) -> Iterator[Extent]:

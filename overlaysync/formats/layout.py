@@ -105,7 +105,7 @@ def cluster_size_for(format: Format, cluster_size: int, unit: int) -> int:
         cluster_size: the sender's, in bytes; its granule when it has subclusters.
         unit: bytes of a data unit.
     """
-    if format is Format.RAW:
+    if format not in CLUSTER_LIMITS:
         return CHUNK
     if unit < min(cluster_size, CHUNK):
         cluster_size = unit  # Granules this small come from subclusters; whole clusters may mix kinds.

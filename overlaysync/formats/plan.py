@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from overlaysync.errors import ImageError
 from overlaysync.formats.image import Format
 from overlaysync.formats.layout import Layout, Target, UnitMap
 from overlaysync.formats.qcow2_layout import Qcow2Layout
@@ -22,3 +23,5 @@ def plan_layout(target: Target, units: UnitMap) -> Layout:
             return QedLayout(target, units)
         case Format.QCOW2:
             return Qcow2Layout(target, units)
+        case only_read:
+            raise ImageError(f"images of the format {only_read} can only be read")

@@ -28,7 +28,10 @@ from overlaysync.units import SECTOR
 Vouched: TypeAlias = Callable[[str, Format], bool]
 """Whether the file at a path may be taken for an image of a format, whatever its name and content suggest."""
 
-IMAGE_ENDINGS = (".qcow2", ".qed", ".raw", ".img")
+_OWNERS = {".qcow2": "a qcow2", ".qed": "a QED", ".raw": "a raw", ".img": "an", ".iso": "an ISO"}
+"""Endings of names of images, in lower case, and whose images have them."""
+
+IMAGE_ENDINGS = tuple(ending for ending in _OWNERS if ending != ".iso")
 """How images are named, in lower case."""
 
 _ISO = ".iso"
@@ -50,22 +53,22 @@ _GENERIC = re.compile(
 HEAD_SIZE = 2048
 """Bytes that QEMU looks at to guess a format (block.c, BLOCK_PROBE_BUF_SIZE)."""
 
-FOREIGN = (
-    (0, MAGIC[Format.QCOW2], "a qcow2 image"),
-    (0, MAGIC[Format.QED], "a QED image"),
-    (0, b"KDMV", "a VMDK image"),
-    (0, b"COWD", "a VMDK image"),
-    (0, b"# Disk DescriptorFile", "a VMDK descriptor"),
-    (0, b"Bochs Virtual HD Image", "a Bochs image"),
-    (0, b"#!/bin/sh\n#V2.0 Format\n", "a cloop image"),
-    (0, b"conectix", "a VHD image"),
-    (0, b"vhdxfile", "a VHDX image"),
-    (0, b"LUKS\xba\xbe", "a LUKS-encrypted image"),
-    (0, b"WithoutFreeSpace", "a Parallels image"),
-    (0, b"WithouFreSpacExt", "a Parallels image"),
-    (64, b"\x7f\x10\xda\xbe", "a VDI image"),
+SIGNATURES = (
+    (0, MAGIC[Format.QCOW2], "a qcow2 image", Format.QCOW2),
+    (0, MAGIC[Format.QED], "a QED image", Format.QED),
+    (0, b"KDMV", "a VMDK image", None),
+    (0, b"COWD", "a VMDK image", None),
+    (0, b"# Disk DescriptorFile", "a VMDK descriptor", None),
+    (0, b"Bochs Virtual HD Image", "a Bochs image", None),
+    (0, b"#!/bin/sh\n#V2.0 Format\n", "a cloop image", None),
+    (0, b"conectix", "a VHD image", None),
+    (0, b"vhdxfile", "a VHDX image", None),
+    (0, b"LUKS\xba\xbe", "a LUKS-encrypted image", None),
+    (0, b"WithoutFreeSpace", "a Parallels image", None),
+    (0, b"WithouFreSpacExt", "a Parallels image", None),
+    (64, b"\x7f\x10\xda\xbe", "a VDI image", None),
 )
-"""(offset, bytes there, what the file is)."""
+"""(offset, bytes there, what the file is, its format if we read it). Raw disks have none of them."""
 
 _VMDK_TEXT = re.compile(rb"(?:#[^\n]*\n|[ \t\r]*\n)*[ \t]*version=[0-9]")
 """A descriptor may begin with comments and blank lines; QEMU opens the files that it names."""
@@ -161,19 +164,17 @@ def is_generic(name: str) -> bool:
 
 
 def detect_format(fd: int) -> Format:
-    """Return QED or qcow2 if the file begins so, else raw."""
-    begin = os.pread(fd, 4, 0)
-    return next((format for format, magic in MAGIC.items() if begin == magic), Format.RAW)
+    """Return the format that the file begins like, raw for none that we read."""
+    head = os.pread(fd, HEAD_SIZE, 0)
+    found = (format for offset, magic, _, format in SIGNATURES if format and head.startswith(magic, offset))
+    return next(found, Format.RAW)
 
 
 def foreign_format(head: bytes) -> str | None:
     """Return what a file that begins with ``head`` (HEAD_SIZE bytes or all) is, if not raw."""
     if _VMDK_TEXT.match(head):
         return "a VMDK descriptor"
-    for offset, magic, name in FOREIGN:
-        if head[offset : offset + len(magic)] == magic:
-            return name
-    return None
+    return next((name for offset, magic, name, _ in SIGNATURES if head.startswith(magic, offset)), None)
 
 
 def has_disk_signature(fd: int) -> bool:
@@ -209,10 +210,6 @@ def objection(path: str, fd: int, format: Format) -> str:
     if real.endswith(".dmg"):
         return "it is named like a DMG image, and QEMU takes every file of that name for one"
     return unlike_disk(real, fd)
-
-
-_OWNERS = {".qcow2": "a qcow2", ".qed": "a QED", ".raw": "a raw", _ISO: "an ISO"}
-"""Whose images have that ending."""
 
 
 def unlike_disk(path: str, fd: int) -> str:

@@ -44,7 +44,6 @@ class Collection:
     Attributes:
         fetch: does one thing.
         dry_run: only plan.
-        looked: called after each search.
         planned: told of the steps before they are done, and of the verdict on the place of what was asked
             for; unless that is here already.
         refusals: what could not be had so far, and why.
@@ -53,7 +52,6 @@ class Collection:
 
     fetch: Fetch
     dry_run: bool = False
-    looked: Callable[[], None] = lambda: None
     planned: Planned = lambda _, __: None
     refusals: list[Refusal] = field(default_factory=list)
     first_uses: set[bytes] = field(default_factory=set)
@@ -110,10 +108,7 @@ class Collection:
         raise AssertionError("there is at least one claim")
 
     async def _find(self, reference: Reference) -> list[Choice]:
-        try:
-            found = await self.fetch.find(reference, wait_s=self._left_s())
-        finally:
-            self.looked()
+        found = await self.fetch.find(reference, wait_s=self._left_s())
         self.refusals += found.refusals
         return [*found.choices]
 

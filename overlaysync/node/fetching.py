@@ -33,10 +33,9 @@ from overlaysync.node.reach import Reach
 from overlaysync.node.reshare import PartialSeeder
 from overlaysync.node.stored_images import StoredImages, with_stored
 from overlaysync.ops.again import Again
-from overlaysync.ops.bases import Places, find_base, path_below
+from overlaysync.ops.bases import BaseFinder
 from overlaysync.ops.choice import Choice, Reason, new_pin, remark
 from overlaysync.ops.in_use import no_holder
-from overlaysync.ops.known import Known
 from overlaysync.ops.manifest_rows import keep_manifest
 from overlaysync.ops.master_place import Wish, place_of_master
 from overlaysync.ops.matching import Listing, fits_name
@@ -312,16 +311,10 @@ class Fetch:
 
     # -- what is here --------------------------------------------------------------------------------
 
-    def base_of(self, header: Header, path: str, *, last_resort: bool = True) -> Known | None:
-        """Return the image below a layer that is for the file at ``path``, if it is here.
-
-        See :func:`find_base`.
-        """
-        assert header.parent_id is not None
-        library = self.node.library
-        present = path_below(library, path)
-        places = Places(self.options.directories, header.parent_name, present, last_resort)
-        return find_base(library, header.parent_id, places, now=now())
+    @property
+    def base_of(self) -> BaseFinder:
+        """Finds the image below a layer, if it is here."""
+        return BaseFinder(self.node.library, self.options.directories, now())
 
     def _again(self, choice: Choice) -> Again:
         return self.options.again.about(choice.asked or choice.manifest.header.full_name)

@@ -18,14 +18,13 @@ from overlaysync.errors import (
     NoSpaceError,
     NotFoundError,
     OverlaysyncError,
-    StoppedError,
     VerificationError,
 )
 from overlaysync.formats.layout import Target
 from overlaysync.model.datamap import DataMap
-from overlaysync.model.digest import short_id
 from overlaysync.model.names import one_field
 from overlaysync.model.pages import PageList
+from overlaysync.model.stop import Stop
 from overlaysync.node.download import Download, Making, TransferStats
 from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.local_images import LocalImages
@@ -37,14 +36,13 @@ from overlaysync.node.reshare import PartialSeeder
 from overlaysync.node.stored_images import StoredImages
 from overlaysync.ops.assemble import Assembly
 from overlaysync.ops.backing import mark_meant
-from overlaysync.ops.hashing import combine
 from overlaysync.ops.known import Known
 from overlaysync.ops.make import MASTER_MODE, OVERLAY_MODE, backing_name
 from overlaysync.ops.offer import PartOffer
 from overlaysync.ops.packing import Packing
-from overlaysync.ops.page_keeper import PageKeeper
 from overlaysync.ops.part_files import discard_part, target_for
 from overlaysync.ops.plan import Step
+from overlaysync.ops.promised import PromisedDisk
 from overlaysync.ops.replacement import Verdict, check_still
 from overlaysync.ops.versions import past_envelopes
 from overlaysync.store.files import make_directory
@@ -67,7 +65,7 @@ class ImageMaker:
         node, reach, observer, options, seeder: as of the fetch.
         metadata: gets page lists.
         archived: has what no peer has.
-        stopping: set when the fetch is broken off; what runs in threads ends soon.
+        stop: is wanted when the fetch is broken off; what runs in threads ends soon.
     """
 
     node: Node
@@ -77,7 +75,7 @@ class ImageMaker:
     seeder: PartialSeeder
     metadata: Metadata
     archived: StoredImages
-    stopping: bool = False
+    stop: Stop = field(default_factory=Stop)
     _images: LocalImages = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,15 +93,15 @@ class ImageMaker:
         offer = PartOffer(step.listing.manifest, assembly, self.node.library.load_page, past)
         mode = OVERLAY_MODE if base and not step.brought else MASTER_MODE
         try:
-            check = partial(self._check_result, step, pages, base, assembly.path) if base else None
+            check = (
+                PromisedDisk(self.node.library, step, pages, base, assembly.path, self.stop) if base else None
+            )
 
             def finish() -> Known:
                 if step.packing:
                     self._pack(step, step.packing, assembly)
                 check_still(step.path, verdict.file)
-                file = assembly.finish(
-                    mode=mode, replaces=verdict.entry, check=check, progress=self._check_stopping
-                )
+                file = assembly.finish(mode=mode, replaces=verdict.entry, check=check, progress=self.stop)
                 return self._remember(step, pages, assembly.path, file)
 
             known = await self._fill(step, assembly, offer, transfer, finish)
@@ -137,10 +135,10 @@ class ImageMaker:
         return Assembly.open(
             Path(step.path),
             target,
-            DataMap(pages, self.node.library.load_page, progress=self._check_stopping),
+            DataMap(pages, self.node.library.load_page, progress=self.stop),
             self.node.home.journals,
             replaces=replaces,
-            progress=self._check_stopping,
+            progress=self.stop,
         )
 
     async def _fill(
@@ -168,7 +166,7 @@ class ImageMaker:
             self.seeder.finish(offer)
             return known
         except asyncio.CancelledError:
-            self.stopping = True
+            self.stop.wanted = True
             raise
         finally:
             # Threads may still be writing: the part file is closed after the last of them.
@@ -237,27 +235,6 @@ class ImageMaker:
             )
         return base
 
-    def _check_result(self, step: Step, pages: PageList, base: Known, path: str, file: int) -> None:
-        """Every byte is as the layer has it; here the disk that it makes must be what its publisher promised.
-
-        Raises:
-            VerificationError: it is another, or what it stands on has rotted.
-        """
-        keeper = PageKeeper(self.node.catalog)
-        with self.node.library.open(path, step.format, file=file) as chain:
-            disk = combine(
-                base.disk, pages, self.node.library.load_page, chain, keeper.keep, self._check_stopping
-            )
-        keeper.flush()
-        if disk.id != step.header.result_id:
-            raise VerificationError(
-                f"Cannot fetch '{step.header.name}'",
-                why=f"on its master it gives {short_id(disk.id)}, "
-                f"but its publisher promised {short_id(step.header.result_id)}",
-                hint=f"overlaysync verify '{base.path}'; if it is good, ask its publisher to share it again",
-            )
-        self.node.catalog.pages.keep_list(disk, like=base.disk.id)
-
     def _remember(self, step: Step, pages: PageList, path: str, file: int) -> Known:
         disk = self.node.catalog.pages.load_list(step.header.result_id) if pages.is_layer else pages
         assert disk is not None, "it was kept when the result was checked"
@@ -276,13 +253,9 @@ class ImageMaker:
         self._advance(size)
 
     def _advance(self, size: int) -> None:
-        """Report progress of work in threads; the only place where they can be told to stop."""
-        self._check_stopping(size)
+        """Report progress of work in threads, and stop it if nobody waits for it any more."""
+        self.stop(size)
         self.observer.advance(size)
-
-    def _check_stopping(self, size: int) -> None:
-        if self.stopping:
-            raise StoppedError("stopped")
 
     # -- its page list ------------------------------------------------------------------------------------
 
@@ -293,7 +266,7 @@ class ImageMaker:
         pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
         if pages is None:
             # Images here that nobody has hashed yet may show it, or most of its pages.
-            await self._in_thread(self._images.learn, header.virtual_size, self._check_stopping)
+            await self._in_thread(self._images.learn, header.virtual_size, self.stop)
             pages = await asyncio.to_thread(self.node.catalog.pages.load_list, header.content_id)
         if pages is None:
             await asyncio.to_thread(check_room, Path(step.path), header.data_size)
@@ -320,11 +293,11 @@ class ImageMaker:
         return pages, len(pages.encode())
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Long work, which :meth:`_check_stopping` ends when nobody waits for it any more."""
+        """Long work, which ``stop`` ends when nobody waits for it any more."""
         try:
             return await asyncio.to_thread(work, *args, **kwargs)
         except asyncio.CancelledError:
-            self.stopping = True
+            self.stop.wanted = True
             raise
 
 

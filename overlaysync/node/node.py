@@ -6,7 +6,7 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from overlaysync.model.names import name_from
 from overlaysync.node.identity import identify, words_of
 from overlaysync.ops.dates import utc
 from overlaysync.ops.library import Library
+from overlaysync.ops.listed_versions import SeenVersions
 from overlaysync.ops.make import Maker
 from overlaysync.ops.publish import Publisher
 from overlaysync.ops.versions import other_sides
@@ -25,7 +26,7 @@ from overlaysync.store.home import Home
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.store.presence import Presence
 from overlaysync.trust.book import Book
-from overlaysync.trust.envelope import Manifest, is_vouched
+from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import NodeKey, load_or_make, short_node_id
 from overlaysync.trust.team_files import load_teams
 from overlaysync.trust.teams import Team
@@ -92,11 +93,10 @@ class Node:
         """
         return manifest.header.team not in self.teams or manifest.belongs(self.teams)
 
-    def versions(self, team: str, name: str) -> Sequence[ManifestRow]:
-        """All versions of a name ever seen here, without those of an earlier team of that name."""
-        rows = self.catalog.manifests.versions(team, name)
-        key = self.teams.get(team)
-        return rows if key is None else [row for row in rows if is_vouched(row.envelope, key)]
+    @property
+    def versions(self) -> SeenVersions:
+        """All versions ever seen here, by team and name."""
+        return SeenVersions(self.catalog.manifests, self.teams)
 
     def other_sides(self, manifest: Manifest) -> list[ManifestRow]:
         """Return the other sides of a fork that a version is one of, without distrusted publishers'."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 from overlaysync.errors import BaseImageError, NotFoundError, OverlaysyncError
-from overlaysync.formats.image import Format
+from overlaysync.formats.image import WRITTEN, Format, copied_as
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import Header
 from overlaysync.model.names import one_field
@@ -107,7 +107,7 @@ def _format(node: Node, path: str, header: Header) -> Format:
     """Return the format that the file is named for; else the one that it had, or that it was published in."""
     ending = os.path.splitext(path)[1].lower().removeprefix(".")
     row = node.catalog.images.at(path)
-    return Format(ending if ending in list(Format) else row.format if row else header.format)
+    return copied_as(Format(ending if ending in WRITTEN else row.format if row else header.format))
 
 
 def _own_base(node: Node, path: str, header: Header) -> Known | None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from overlaysync.node.importing import importing
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
@@ -25,9 +26,10 @@ async def looking(node: Node, observer: Observer, network: Network) -> AsyncIter
     Raises:
         NetworkError: multicast does not work here, it is needed, and no peer is named.
     """
-    from overlaysync.net.client import Client
-    from overlaysync.net.rate import RateLimit
-    from overlaysync.node.reach import Reach
+    with importing():
+        from overlaysync.net.client import Client
+        from overlaysync.net.rate import RateLimit
+        from overlaysync.node.reach import Reach
 
     async with (
         Client(limit=RateLimit(network.rate), compression=network.compression, teams=node.teams) as client,

@@ -80,7 +80,7 @@ class Sync:
     Attributes:
         fetch: does one thing.
         references: what is named.
-        looked: called after each search.
+        looked: called after the first search.
         planned: told of the steps of each thing, in the first round.
         last: how everything stood after the last round.
     """
@@ -95,8 +95,8 @@ class Sync:
 
     async def first(self) -> Round:
         """Bring everything, and return how it stands."""
-        collection = Collection(self.fetch, looked=self.looked, planned=self.planned)
-        self.last = await self._round(collection)
+        collection = Collection(self.fetch, planned=self.planned)
+        self.last = await self._round(collection, self.looked)
         self.fetch.options = replace(self.fetch.options, wait_s=_AGAIN_WAIT_S)
         return self.last
 
@@ -113,12 +113,13 @@ class Sync:
             reach.polling.ask_again()
             self._asked = loop.time()
 
-    async def _round(self, collection: Collection) -> Round:
+    async def _round(self, collection: Collection, looked: Callable[[], None] = lambda: None) -> Round:
         choices: list[Choice] = []
         try:
             choices = await collection.find(self.references)
         except OverlaysyncError as error:
             collection.refusals.append(Refusal(str(self.references[0]), error))
+        looked()
         brought = [one for choice in choices if (one := await self._bring(collection, choice)) is not None]
         return Round(tuple(brought), tuple(collection.refusals))
 

@@ -325,7 +325,6 @@ class Assembly:
 
     def _resume(self, progress: Progress | None) -> None:
         """Re-read what the journal claims; only what still verifies counts."""
-        unit = self.data.pages.unit
         for first, count in self._part.claimed:
             if first + count > self.data.count:
                 continue
@@ -334,16 +333,21 @@ class Assembly:
                 if progress:
                     progress(self.data.span(at, part))
                 for run in self.data.runs(at, part):
-                    hosts = self._layout.locate(run.first, run.units)
-                    for low, high in _stretches(hosts, np.ones(len(hosts), np.bool_), unit):
-                        size = self.data.span(run.first + low, high - low)
-                        data = memoryview(self._part.pread(int(hosts[low]), size))
-                        if len(data) != size:
-                            continue
-                        good = equal_rows(as_digests(hash_units(data, unit)), run.digests[low:high])
-                        for start, end in _stretches(hosts[low:high], good, unit):
-                            self.have.add(run.first + low + start, end - start)
+                    self._reread(run)
         self.resumed = self.written = sum(self.data.span(*run) for run in self.have.runs(1 << 30))
+
+    def _reread(self, run: SlotRun) -> None:
+        """Count what the part file has of a run and what its digests confirm."""
+        unit = self.data.pages.unit
+        hosts = self._layout.locate(run.first, run.units)
+        for low, high in _stretches(hosts, np.ones(len(hosts), np.bool_), unit):
+            size = self.data.span(run.first + low, high - low)
+            data = memoryview(self._part.pread(int(hosts[low]), size))
+            if len(data) != size:
+                continue
+            good = equal_rows(as_digests(hash_units(data, unit)), run.digests[low:high])
+            for start, end in _stretches(hosts[low:high], good, unit):
+                self.have.add(run.first + low + start, end - start)
 
 
 def _stretches(hosts: NDArray[np.int64], good: NDArray[np.bool_], unit: int) -> Iterator[tuple[int, int]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from overlaysync.errors import OverlaysyncError
 from overlaysync.formats.folders import images_in
 from overlaysync.formats.image import Format
+from overlaysync.model.manifest import Header
 from overlaysync.ops.known import Known, is_read_only
 from overlaysync.ops.library import Library
 from overlaysync.store.catalog import Catalog
@@ -39,6 +40,28 @@ class Places:
     called: str
     present: str = ""
     last_resort: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFinder:
+    """Finds the image below a layer, if it is here; see :func:`find_base`.
+
+    Attributes:
+        library: knows the images here.
+        directories: as in :class:`Places`.
+        now: seconds since 1970.
+    """
+
+    library: Library
+    directories: Sequence[str]
+    now: float
+
+    def __call__(self, header: Header, path: str, *, last_resort: bool = True) -> Known | None:
+        """Return the image below a layer that is for the file at ``path``; None for none."""
+        assert header.parent_id is not None
+        present = path_below(self.library, path)
+        places = Places(self.directories, header.parent_name, present, last_resort)
+        return find_base(self.library, header.parent_id, places, now=self.now)
 
 
 def find_base(library: Library, disk: bytes, places: Places, *, now: float) -> Known | None:

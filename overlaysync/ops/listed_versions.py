@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlaysync.model.history import History
 from overlaysync.ops.matching import Listing
-from overlaysync.store.manifests import ManifestRow
+from overlaysync.store.manifests import ManifestRow, ManifestStore
+from overlaysync.trust.envelope import is_vouched
+from overlaysync.trust.teams import Team
 
 Versions = Callable[[str, str], Sequence[ManifestRow]]
 """All versions of a team's name that were ever seen here."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenVersions:
+    """All versions of a name ever seen here, without those of an earlier team of that name.
+
+    Attributes:
+        manifests: have them.
+        teams: those that the node is in, by name.
+    """
+
+    manifests: ManifestStore
+    teams: Mapping[str, Team]
+
+    def __call__(self, team: str, name: str) -> Sequence[ManifestRow]:
+        """Return those of a team's name."""
+        rows, key = self.manifests.versions(team, name), self.teams.get(team)
+        return rows if key is None else [row for row in rows if is_vouched(row.envelope, key)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from overlaysync.errors import (
     WouldDestroyError,
 )
 from overlaysync.formats.chain import Chain
-from overlaysync.formats.image import Format
+from overlaysync.formats.image import Format, copied_as
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import (
     MARKERS,
@@ -158,7 +158,8 @@ class Maker:
                 )
             keeper.flush()
             # Not larger than a granule: of a larger cluster only some granules may differ from the base.
-            format, cluster_size = known.geometry.format, min(rebuilt_cluster_size(known), layer.unit)
+            cluster_size = min(rebuilt_cluster_size(known), layer.unit)
+            format = copied_as(known.geometry.format)
             work = _Work(path, layer, known.disk, format, cluster_size, known, base, replaces)
             made = self._write(work, LocalSource(chain, layer), now=now, progress=progress)
         return self._pass_doubt(known, made)
@@ -174,7 +175,7 @@ class Maker:
             raise ValueError("only an overlay that was read over a master can be put on it")
         check_base(known.parent)
         with self._library.open_known(known) as chain:
-            format, cluster_size = known.geometry.format, rebuilt_cluster_size(known)
+            format, cluster_size = copied_as(known.geometry.format), rebuilt_cluster_size(known)
             work = _Work(path, known.layer, known.disk, format, cluster_size, known, known.parent)
             self._library.catalog.pages.keep_list(known.layer)
             return self._write(work, LocalSource(chain, known.layer), now=now, progress=progress)

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from overlaysync.errors import NotAllowedError, UsageError
-from overlaysync.formats.image import Format
+from overlaysync.formats.image import WRITTEN, Format, copied_as
 from overlaysync.model.companions import CompanionFile
 from overlaysync.model.datamap import DataMap
 from overlaysync.model.digest import Kind, format_id, kinds_of
@@ -338,7 +338,7 @@ class Publisher:
             parent=format_id(content.parent) if content.parent else "",
             parent_name=self.name_of(known.parent.path) if known.parent else "",
             result=format_id(known.disk.id),
-            format=known.geometry.format.value,
+            format=copied_as(known.geometry.format).value,
             cluster_size=rebuilt_cluster_size(known),
             compression="" if compression is None else str(compression),
             compressed_size=0 if compression is None else known.files[0].size,
@@ -367,7 +367,7 @@ def _next(name: str, version: int) -> int:
 def rebuilt_cluster_size(known: Known) -> int:
     """Return the cluster size of a faithful copy: the sender's, or the granule where it has subclusters."""
     geometry = known.geometry
-    if geometry.format is Format.RAW:
+    if geometry.format is Format.RAW or geometry.format not in WRITTEN:
         return CHUNK
     if geometry.subcluster_size < geometry.cluster_size:
         return known.content.unit if known.layer else geometry.cluster_size

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from overlaysync.net.faults import Faults
 from overlaysync.store.home import Home
@@ -85,18 +86,29 @@ def running(home: Home) -> list[Running]:
     found = []
     for path in _marks(home):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                if _is_free(fd):
-                    if time.time() - os.fstat(fd).st_mtime > _YOUNG_S:
-                        path.unlink()
-                    continue
-                fields = json.loads(os.read(fd, _MAX))
+            fields = _marked(path)
+            if fields is not None:
                 address = str(fields["address"])
                 found.append(Running(address, int(fields["port"]), link_to(address, secret)))
-            finally:
-                os.close(fd)
     return found
+
+
+def _marked(path: Path) -> dict[str, Any] | None:
+    """Return what a mark says; None, and remove the mark, where its page is not served any more.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not _is_free(fd):
+            fields: dict[str, Any] = json.loads(os.read(fd, _MAX))
+            return fields
+        if time.time() - os.fstat(fd).st_mtime > _YOUNG_S:
+            path.unlink()
+        return None
+    finally:
+        os.close(fd)
 
 
 def link_to(address: str, secret: Secret) -> str:

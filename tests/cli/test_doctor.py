@@ -64,7 +64,7 @@ def states(checks: dict[str, Any]) -> dict[str, str]:
 def test_every_check_says_what_it_found() -> None:
     code, checks = doctor("--iface", "lo")
     assert code in (0, 10)
-    assert list(checks) == NAMES
+    assert list(checks) == NAMES, "NAMES in this file lists the checks in the order in which they are printed"
     assert all(check["meaning"] for check in checks.values())
     assert all(check["advice"] for check in checks.values() if check["state"] == "fail")
     assert states(checks)["interfaces"] == "warn"

@@ -32,7 +32,8 @@ def test_each_command_has_a_type_for_what_it_prints() -> None:
 
 
 def test_the_schemas_are_those_of_the_types() -> None:
-    assert json.loads((DOCS / "schemas.json").read_text()) == schemas()
+    same = json.loads((DOCS / "schemas.json").read_text()) == schemas()
+    assert same, "docs/schemas.json is not what the types say: run scripts/schemas.py, which writes it"
 
 
 def test_each_field_of_a_schema_is_named_and_closed() -> None:

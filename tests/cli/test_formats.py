@@ -22,5 +22,5 @@ def test_a_format_that_is_only_read_is_not_offered_for_a_new_image(monkeypatch: 
 def test_nothing_said_is_no_format_and_another_word_is_refused(parse) -> None:
     assert parse(None) is None
     with pytest.raises(UsageError) as caught:
-        parse("vdi")
-    assert caught.value.hint == "--format qed, qcow2 or raw"
+        parse("floppy")
+    assert caught.value.hint.startswith("--format qed, ")

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import pytest
 from backports import zstd
 
+from overlaysync.formats.image import Format
 from overlaysync.units import ceil_div, round_up
 
 QCOW2_FIELDS = {
@@ -278,3 +280,17 @@ def memory_file(data: bytes | bytearray, *, size: int | None = None, sparse: boo
             os.pwrite(fd, part, offset)
     os.ftruncate(fd, len(data) if size is None else size)
     return fd
+
+
+def small_image(format: Format, path: Path) -> Path:
+    """Write a small image of any format that is read."""
+    match format:
+        case Format.RAW:
+            path.write_bytes(bytes(512))
+        case Format.QED:
+            qed().write(path)
+        case Format.QCOW2:
+            qcow2().write(path)
+        case new:
+            pytest.fail(f"tests/formats/handmade.py: small_image() is to write a {new} image")
+    return path

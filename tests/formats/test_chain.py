@@ -14,7 +14,7 @@ from overlaysync.formats.image import Extent, Format
 from overlaysync.formats.names import has_protocol
 from overlaysync.model.digest import Kind
 from overlaysync.units import KIB
-from tests.formats.handmade import fill, qcow2, qed
+from tests.formats.handmade import fill, qcow2, qed, small_image
 
 pytestmark = pytest.mark.holds("N11")
 
@@ -256,11 +256,7 @@ def test_a_backing_format_that_we_do_not_read_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("format", Format)
 def test_without_a_declared_format_the_file_is_looked_at(tmp_path: Path, format: Format) -> None:
-    base = tmp_path / "base.img"
-    if format is Format.RAW:
-        raw(base, b"m")
-    else:
-        (qed("D") if format is Format.QED else qcow2("D")).write(base)
+    small_image(format, tmp_path / "base.img")
     for made in (qed("-", backing=b"base.img", raw=False), qcow2("-", backing=b"base.img")):
         with Chain.open(str(made.write(tmp_path / "vm"))) as chain:
             assert chain.images[1].geometry.format is format

@@ -10,18 +10,12 @@ import pytest
 from overlaysync.errors import ImageError, NotFoundError
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.image import Format
-from tests.formats.handmade import qcow2, qed
+from tests.formats.handmade import small_image
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[Format, Path]:
-    raw = tmp_path / "a.img"
-    raw.write_bytes(bytes(512))
-    return {
-        Format.RAW: raw,
-        Format.QED: qed().write(tmp_path / "b.img"),
-        Format.QCOW2: qcow2().write(tmp_path / "c.img"),
-    }
+    return {format: small_image(format, tmp_path / f"{format.name}.img") for format in Format}
 
 
 @pytest.mark.parametrize("format", Format)

@@ -12,7 +12,7 @@ from overlaysync.errors import ImageError
 from overlaysync.formats.detect import open_image
 from overlaysync.formats.image import Extent, Format, Geometry
 from overlaysync.formats.raw import RawImage
-from overlaysync.formats.recognition import FOREIGN
+from overlaysync.formats.recognition import SIGNATURES
 from overlaysync.model.digest import Kind
 from overlaysync.units import KIB, MAX_VIRTUAL_SIZE, MIB
 from tests.formats.handmade import memory_file
@@ -99,8 +99,8 @@ def test_odd_answers_mean_data(monkeypatch: pytest.MonkeyPatch, answer: int) -> 
         assert [*image.extents(0, MIB)] == [Extent(0, MIB, Kind.DATA, host=0)]
 
 
-@pytest.mark.parametrize(("offset", "magic", "name"), FOREIGN)
-def test_other_formats_are_not_raw(offset: int, magic: bytes, name: str) -> None:
+@pytest.mark.parametrize(("offset", "magic", "name", "format"), SIGNATURES)
+def test_other_formats_are_not_raw(offset: int, magic: bytes, name: str, format: Format | None) -> None:
     with pytest.raises(ImageError, match=f"it is {name}"):
         raw(bytes(offset) + magic + bytes(1024))
 

@@ -97,14 +97,14 @@ async def test_who_is_stopped_stops_while_it_copies_and_while_it_looks_at_what_i
     step = Step(Listing(manifest, (), ()), str(target), Format.RAW)
     making = asyncio.create_task(fetch.make(step, Verdict()))
     observer.cancel = lambda: loop.call_soon_threadsafe(making.cancel)
-    observer.told = lambda: fetch.maker.stopping
+    observer.told = lambda: fetch.maker.stop.wanted
     with pytest.raises(asyncio.CancelledError):
         await making
     assert 0 < observer.advanced[""] < 32 * MIB
 
     again = Heard()
     fetch = Fetch(node, nothing, nothing, again, Options(), cast(Any, seeder))
-    fetch.maker.stopping = True
+    fetch.maker.stop.wanted = True
     with pytest.raises(StoppedError):
         await fetch.make(step, Verdict())
     assert not again.advanced, "it ended before it could say how much is here"

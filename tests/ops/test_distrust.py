@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlaysync.errors import NotAllowedError, NotFoundError, OverlaysyncError
-from overlaysync.model.digest import format_id
-from overlaysync.model.manifest import Header
 from overlaysync.model.pin import DistrustedPublisher, Pin
 from overlaysync.model.reference import parse_reference
 from overlaysync.ops.choice import Choice, new_pin
@@ -23,6 +21,7 @@ from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id
+from tests.ops.headers import disk_header
 
 OWN, TEACHER, EVE, OTHER = (bytes([number]) * 32 for number in range(4))
 NOW = 1_770_000_000.0
@@ -40,21 +39,11 @@ def signed(
 ) -> Listing:
     """A listing; each publisher's versions differ unless ``content`` is given."""
     seed = content or f"{publisher.hex()} {team} {name} {version}"
-    id = format_id(hashlib.sha256(seed.encode()).digest())
-    header = Header(
-        kind="disk",
+    header = disk_header(
+        seed,
         team=team,
         name=name,
         version=version,
-        id=id,
-        virtual_size=1 << 20,
-        unit=65536,
-        data_size=0,
-        list_size=48,
-        result=id,
-        format="raw",
-        cluster_size=65536,
-        created="2026-01-31T12:00:00Z",
         by=f"label{publisher[0]}@host",
         follows=tuple(item.manifest.id.hex() for item in follows),
     )

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlaysync.errors import AmbiguousError, NotAllowedError, NotFoundError, OverlaysyncError, Refusal
-from overlaysync.model.digest import format_id, short_id
-from overlaysync.model.manifest import Header
+from overlaysync.model.digest import short_id
 from overlaysync.model.pin import DistrustedPublisher, Pin, TrustedPublisher
 from overlaysync.model.reference import Reference, parse_reference
 from overlaysync.ops.choice import Choice, Reason, new_pin, remark
@@ -26,6 +25,7 @@ from overlaysync.trust.book import Book
 from overlaysync.trust.envelope import Manifest
 from overlaysync.trust.keys import node_id
 from tests import reference
+from tests.ops.headers import disk_header
 
 pytestmark = pytest.mark.holds("N12")
 
@@ -53,21 +53,12 @@ def signed(
     version = version or 1 + max((one.manifest.header.version for one in before), default=0)
     follows = tuple(sorted(one.manifest.id.hex() for one in before))
     seed = content or f"{publisher.hex()} {team} {name} {version} {follows}"
-    id = format_id(hashlib.sha256(seed.encode()).digest())
-    header = Header(
-        kind="disk",
+    header = disk_header(
+        seed,
         team=team,
         name=name,
         version=version,
         follows=follows,
-        id=id,
-        virtual_size=1 << 20,
-        unit=65536,
-        data_size=0,
-        list_size=48,
-        result=id,
-        format="raw",
-        cluster_size=65536,
         created=created,
         by=f"label{publisher[0]}@host",
     )

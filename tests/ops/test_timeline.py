@@ -8,8 +8,6 @@ from collections.abc import Iterable
 import pytest
 
 from overlaysync.errors import NotFoundError
-from overlaysync.model.digest import format_id
-from overlaysync.model.manifest import Header
 from overlaysync.model.reference import parse_reference
 from overlaysync.ops.dates import ago, local_minute
 from overlaysync.ops.manifest_rows import manifest_row
@@ -17,6 +15,7 @@ from overlaysync.ops.matching import Listing
 from overlaysync.ops.timeline import Entry, Place, is_fork, places, timeline
 from overlaysync.store.manifests import ManifestRow
 from overlaysync.trust.envelope import Manifest
+from tests.ops.headers import disk_header
 
 ALICE, BOB = b"a" * 32, b"b" * 32
 LABELS = {ALICE: "alice@lab-abc234", BOB: "bob@lab-def567"}
@@ -33,21 +32,12 @@ def version(
 ) -> Manifest:
     """A version whose content is its own unless it is given."""
     seed = f"{number} {by!r} {team} {name} {[one.id for one in follows]}"
-    id = format_id(hashlib.sha256((content or seed).encode()).digest())
-    header = Header(
-        kind="disk",
+    header = disk_header(
+        content or seed,
         team=team,
         name=name,
         version=number,
         follows=tuple(sorted(one.id.hex() for one in follows)),
-        id=id,
-        virtual_size=1 << 20,
-        unit=65536,
-        data_size=0,
-        list_size=48,
-        result=id,
-        format="raw",
-        cluster_size=65536,
         created=created,
         by=LABELS[by],
     )
