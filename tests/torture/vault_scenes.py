@@ -100,14 +100,14 @@ def _teams(home: Path) -> list[Team]:
 
 
 def temporaries(place: Place) -> list[str]:
-    """Files that only a command under way has a use for; that of a node key, made once, is not looked for."""
+    """Files that only a command under way has a use for; those of a node, made once, are not looked for."""
     vaults = (place.home / "vault", place.root / ARCHIVE)
     hidden = [
         *place.images.rglob(".*"),
         *place.home.glob(".*"),
         *(one for v in vaults for one in v.rglob(".*")),
     ]
-    ours = (*_OURS, *(path.name for path in place.home.glob(".node.key.*")))
+    ours = (*_OURS, *(path.name for path in place.home.glob(".node.*")))
     return sorted(path.name for path in hidden if path.name not in ours and path.is_file())
 
 
