@@ -60,6 +60,7 @@ def now_minute() -> str:
 
 
 @pytest.mark.holds("D2")
+@pytest.mark.red_without("D2", "holders are given what a team saved unsealed")
 def test_vms_come_back_from_a_member_and_from_a_sealed_holder(lab: Lab, tmp_path: Path) -> None:
     with room(4) as world:
         found = machines(lab, world, "alice bob carol dora")
