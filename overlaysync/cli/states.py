@@ -26,6 +26,7 @@ from overlaysync.ops.recovery.comparing import DiskChange, VmChange, compare
 from overlaysync.ops.recovery.retention import Rules, kept, needed
 from overlaysync.ops.recovery.tips import Saving
 from overlaysync.units import format_size
+from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.state import SignedState
 
 _COUNT = number_from(0, 10_000, whole=True)
@@ -236,6 +237,7 @@ def forget(
         spared = [one for one in own if one.id in newest - keep]
         gone = [one for one in own if one.id not in keep | newest]
         if gone and not dry_run:
+            DirectoryObjects(node.home.vault).drop_temporaries()
             left = [one for one in own if one.id in keep | newest]
             vault.put_head(left, node.key, made=timestamp(), before=head)
     lines = [("would forget " if dry_run else "forgot ") + describe(one) for one in gone]
