@@ -277,10 +277,19 @@ class ForgottenState(Document, frozen=True, kw_only=True):
     saved: str
 
 
+class DroppedList(Document, frozen=True, kw_only=True):
+    """What a machine saved for another team, and was dropped."""
+
+    space: str
+    node: str
+    size: int
+
+
 class ForgetDocument(Document, frozen=True, kw_only=True):
     """Of forget."""
 
-    forgotten: list[ForgottenState]
+    forgotten: list[ForgottenState] | UnsetType = UNSET
+    dropped: list[DroppedList] | UnsetType = UNSET
 
 
 class DamagedObject(Document, frozen=True, kw_only=True):

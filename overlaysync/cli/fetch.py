@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from overlaysync.archive.places import has_places
 from overlaysync.cli.common import (
     FIND_S,
     DryRunOption,
@@ -123,8 +124,10 @@ def fetch(
         ),
     )
     network = Network(parse_peers(peer), iface or (), parse_rate(limit_rate), compression())
-    work = _Fetching(output_of(context), options, network, seed, dry_run)
     with open_node(output_of(context)) as node, interruptible():
+        if has_places(node.home.config):  # an archive may have it when there is no network
+            network = dataclasses.replace(network, mdns_needed=False)
+        work = _Fetching(output_of(context), options, network, seed, dry_run)
         for reference in references:
             check_membership(node, reference)
         asyncio.run(work.run(node, references))

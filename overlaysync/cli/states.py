@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from overlaysync.cli.common import (
     number_from,
     open_node,
 )
-from overlaysync.cli.forget_node import forget_node
+from overlaysync.cli.forget_node import forget_node, forget_of_others
 from overlaysync.cli.output import output_of
 from overlaysync.cli.save import state_word
 from overlaysync.cli.wishes import parse_wish
@@ -25,6 +26,7 @@ from overlaysync.ops.recovery.comparing import DiskChange, VmChange, compare
 from overlaysync.ops.recovery.retention import Rules, kept, needed
 from overlaysync.ops.recovery.tips import Saving
 from overlaysync.units import format_size
+from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.state import SignedState
 
 _COUNT = number_from(0, 10_000, whole=True)
@@ -157,8 +159,9 @@ def _change_fields(change: VmChange) -> dict[str, Any]:
 def forget(
     context: typer.Context,
     references: Annotated[
-        list[str], typer.Argument(metavar="TEAM[:STATE]...", help="States, or a team with --keep-… options.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[TEAM[:STATE]...]", help="States, or a team with --keep-… options."),
+    ] = None,
     last: Annotated[
         int, typer.Option("--keep-last", metavar="N", parser=_COUNT, help="Keep the N newest.")
     ] = 0,
@@ -180,14 +183,27 @@ def forget(
             "--node", metavar="NAME", help="Forget what a lost machine saved, in the vault of this machine."
         ),
     ] = "",
+    discard: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--discard-vm", metavar="VM", help="With --node: a VM whose last state may go. May be repeated."
+        ),
+    ] = None,
+    others: Annotated[
+        bool, typer.Option("--others", help="With --node: what it saved for teams that you are not in.")
+    ] = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Forget states that this machine saved."""
 
     output = output_of(context)
     rules = Rules(int(last), int(hourly), int(daily), int(weekly))
+    _check_words(references or [], of_node, discard or [], others=others, rules=rules)
     with open_node(output) as node, only_writer_soon(node.home.vault, output):
-        wishes = [parse_wish(node, reference, "", ()) for reference in references]
+        if others:
+            forget_of_others(output, node, of_node, dry_run=dry_run)
+            return
+        wishes = [parse_wish(node, reference, "", ()) for reference in references or ()]
         if len({wish.team for wish in wishes}) > 1:
             raise UsageError(
                 "The states belong to different teams",
@@ -200,7 +216,7 @@ def forget(
                     "--node stands alone with a team",
                     hint=f"overlaysync forget {wishes[0].team} --node {of_node}",
                 )
-            forget_node(output, node, vault, of_node, dry_run=dry_run)
+            forget_node(output, node, vault, of_node, discard or (), dry_run=dry_run)
             return
         states = vault.states()
         head = vault.heads().get(node.key.public)
@@ -210,6 +226,7 @@ def forget(
         spared = [one for one in own if one.id in newest - keep]
         gone = [one for one in own if one.id not in keep | newest]
         if gone and not dry_run:
+            DirectoryObjects(node.home.vault).drop_temporaries()
             left = [one for one in own if one.id in keep | newest]
             vault.put_head(left, node.key, made=timestamp(), before=head)
     lines = [("would forget " if dry_run else "forgot ") + describe(one) for one in gone]
@@ -235,6 +252,28 @@ def _all_but(wishes: Sequence[Wish], own: list[SignedState], states: list[Signed
     named = {state_of(states, wish).id for wish in wishes}
     _check_own(named, own, states)
     return {one.id for one in own} - named
+
+
+def _check_words(
+    references: Sequence[str], of_node: str, discard: Sequence[str], *, others: bool, rules: Rules
+) -> None:
+    """Refuse options that do not go together."""
+    if others and (not of_node or references or discard or not rules.is_empty):
+        raise UsageError(
+            "--others needs --node, and nothing else",
+            why="without the key of a team, all that one machine saved is forgotten together",
+            hint="overlaysync forget --others --node FINGERPRINT",
+        )
+    if discard and not of_node:
+        raise UsageError(
+            "--discard-vm needs --node",
+            why="the newest state of a VM goes only with the lost machine that saved it",
+            hint=f"overlaysync forget TEAM --node NAME --discard-vm {shlex.quote(discard[0])}",
+        )
+    if not references and not others:
+        raise UsageError(
+            "No team was named", hint="overlaysync forget TEAM:STATE; to see them: overlaysync history"
+        )
 
 
 def _check_own(named: set[bytes], own: list[SignedState], states: list[SignedState]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -17,6 +17,15 @@ class Fault(NamedTuple):
 
     status: int
     code: str = ""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Requests that wait: all after the first ``after`` ones, before or after the store has got them."""
+
+    after: int
+    passed_on: bool
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,15 @@ class Wire:
         url: where it listens.
         requests: what has been received so far.
         faults: the answers to the next requests whose method is ``faulty``.
+        held: set once the request has come that :meth:`hold` is for.
     """
 
     def __init__(self, target: str) -> None:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.faulty = ""
+        self.held = threading.Event()
+        self._hold: Hold | None = None
         self._lock = threading.Lock()
         wire, (host, port) = self, urlsplit(target).netloc.split(":")
 
@@ -57,14 +69,18 @@ class Wire:
                 if fault:
                     self._answer(fault.status, [], f"<Error><Code>{fault.code}</Code></Error>".encode())
                     return
+                wire._wait(passed_on=False)
                 store = http.client.HTTPConnection(host, int(port))
                 store.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():
                     store.putheader(name, value)
                 store.endheaders(body)
                 answer = store.getresponse()
-                self._answer(answer.status, answer.getheaders(), answer.read())
+                headers, data = answer.getheaders(), answer.read()
                 store.close()
+                wire._wait(passed_on=True)
+                with suppress(ConnectionError):
+                    self._answer(answer.status, headers, data)
 
             do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = handle_request
 
@@ -94,6 +110,28 @@ class Wire:
     def fail(self, method: str, *faults: Fault) -> None:
         """Answer the next requests of that method so, one after the other."""
         self.faulty, self.faults = method, list(faults)
+
+    def hold(self, after: int, *, passed_on: bool) -> None:
+        """Let so many more requests through, and hold the next one until :meth:`release`.
+
+        Args:
+            after: how many.
+            passed_on: whether the store has done by then what is asked of it, and only the answer is held.
+        """
+        self.held.clear()
+        self._hold = Hold(len(self.requests) + after, passed_on)
+
+    def release(self) -> None:
+        """Hold nothing more."""
+        if (hold := self._hold) is not None:
+            self._hold = None
+            hold.over.set()
+
+    def _wait(self, *, passed_on: bool) -> None:
+        hold = self._hold
+        if hold is not None and hold.passed_on == passed_on and len(self.requests) > hold.after:
+            self.held.set()
+            hold.over.wait()
 
     def count(self, method: str) -> int:
         return sum(request.method == method for request in self.requests)

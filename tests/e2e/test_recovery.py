@@ -60,6 +60,7 @@ def now_minute() -> str:
 
 
 @pytest.mark.holds("D2")
+@pytest.mark.red_without("D2", "holders are given what a team saved unsealed")
 def test_vms_come_back_from_a_member_and_from_a_sealed_holder(lab: Lab, tmp_path: Path) -> None:
     with room(4) as world:
         found = machines(lab, world, "alice bob carol dora")
@@ -347,6 +348,7 @@ def test_what_a_lost_machine_saved_is_forgotten_when_its_vms_live_on(lab: Lab) -
         assert gone["state"] == 1
     assert [row["state"] for row in bob.json("history", team, "--local")["states"]] == [2]
     bob.fails(USAGE, "forget", team, "--node", "bob")
+    assert "--discard-vm web" in error["hint"]
     assert not bob.json("vault", "check", "--read")["damaged"]
 
     # It is not taken again, unless the machine comes back and saves.
@@ -354,3 +356,38 @@ def test_what_a_lost_machine_saved_is_forgotten_when_its_vms_live_on(lab: Lab) -
     disks.write(alice.place / "web.qcow2", 0, disks.noise("again", 64 * KIB))
     alice.json("save")
     assert bob.json(*once)["taken"] == 1
+
+
+@pytest.mark.red_without("D9", "a machine outside a team takes again what its user has dropped")
+def test_what_nobody_needs_goes_with_the_lost_machine(lab: Lab) -> None:
+    """Also from a machine outside the team, which does not take it again."""
+    alice, bob, carol = (lab.node(word) for word in ("alice", "bob", "carol"))
+    team = lab.team("red", alice, bob)
+    disks.make_overlay(alice.place / "web.qcow2", disks.make_master(alice.place / "base.qcow2", size=MIB))
+    disks.make_overlay(alice.place / "db.qcow2", alice.place / "base.qcow2", (0, 64 * KIB))
+    alice.json("save")
+    keep = alice.start_keep(team)
+    assert bob.json("keep", team, "--once", "--peer", keep.peer)["taken"] == 1
+    sealed = ("keep", "--others", "--budget", "1G", "--once", "--peer", keep.peer)
+    assert carol.json(*sealed)["taken"] == 1
+
+    forget = ("forget", team, "--node", "alice")
+    hint = bob.fails(WOULD_DESTROY, *forget)["hint"]
+    assert hint.endswith(f"overlaysync {' '.join(forget)} --discard-vm db --discard-vm web")
+    assert "web was saved there last" in bob.fails(WOULD_DESTROY, *forget, "--discard-vm", "db")["why"]
+    assert "db, web" in bob.fails(USAGE, *forget, "--discard-vm", "wbe")["why"]
+    bob.fails(USAGE, "forget", team, "--discard-vm", "db")
+    result = bob.run(*forget, "--discard-vm", "db", "--discard-vm", "web")
+    assert result.code == DONE and f"forgot {team}:1" in result.stdout
+    assert not list((bob.home / "vault").glob("*/heads/*/*"))
+
+    # What is to be typed outside the team is told.
+    command = result.stderr[result.stderr.index("overlaysync forget --others") :].split()[1:]
+    error = carol.fails(NOT_FOUND, *command[:-1], "abcd-efgh")
+    assert command[-1] in error["hint"] and command[-1] in error["why"]
+    for words in (["forget", "--others"], ["forget", "--others", team, *command[2:]], ["forget"]):
+        carol.fails(USAGE, *words)
+    (gone,) = carol.json(*command, "--dry-run")["dropped"]
+    assert carol.json(*command[:-1], command[-1][:9])["dropped"] == [gone] and gone["node"] == command[-1]
+    assert not list((carol.home / "vault").glob("*/heads/*/*")) and carol.json(*sealed)["taken"] == 0
+    carol.fails(NOT_FOUND, *command)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +49,7 @@ from overlaysync.trust.teams import Team
 from overlaysync.vault.contents import Contents
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.head import SignedHead
-from overlaysync.vault.objects import Kind, Stored, head_name, parse_name
+from overlaysync.vault.objects import Kind, Stored, head_name, is_whole, object_name, parse_name
 from overlaysync.vault.pack import squeeze
 from overlaysync.vault.spaces import PUBLIC
 from overlaysync.vault.state import Disk, SavedVm, SignedState, State
@@ -100,7 +100,7 @@ class Machine:
         return DirectoryObjects(self.node.home.vault)
 
     def heads(self, tag: str) -> dict[bytes, SignedHead]:
-        """What it has whole: the heads of which every object is there."""
+        """What it has: the heads of which every object is there, rotten or not."""
         found = read_heads(self.objects, tag)[0]
         return {
             key: head
@@ -335,13 +335,25 @@ class World:
     # -- looking ---------------------------------------------------------------------------------------
 
     def copies(self, tag: str | None = None) -> dict[bytes, list[Machine]]:
-        """By state, the machines that have it whole, up or not."""
+        """By state, the machines that have all of it, up or not, and rotten or not."""
         found: dict[bytes, list[Machine]] = {}
         for machine in self.machines:
             for head in machine.heads(tag or self.tag).values():
                 for state in head.head.states:
                     found.setdefault(state, []).append(machine)
         return found
+
+    def sound(self) -> set[bytes]:
+        """Ids of the states that all machines together could give back: not one bit of them is missing."""
+        whole: set[str] = set()
+        states: dict[bytes, State] = {}
+        for machine in self.machines:
+            for stored in machine.objects.list(""):
+                if stored.name not in whole and is_whole(machine.objects, stored.name):
+                    whole.add(stored.name)
+            listed = TeamVault(machine.objects, self.team).states(machine.heads(self.tag).values())
+            states |= {one.id: one.state for one in listed}
+        return {id for id, state in states.items() if whole.issuperset(_needed(self.tag, id, state))}
 
     def standings(self, machine: Machine) -> list[VmStanding]:
         """How the VMs of the team stand, as a member says."""
@@ -356,6 +368,18 @@ class World:
             {},
             valid_since=clock.timestamp(ago_s=VALID_S),
         )
+
+
+def _needed(tag: str, id: bytes, state: State) -> Iterator[str]:
+    """Names of all objects that a state needs, itself included."""
+    yield object_name(tag, Kind.STATE, id)
+    for space, kind, hashes in (
+        (tag, Kind.INDEX, state.indexes),
+        (tag, Kind.PACK, state.packs),
+        (PUBLIC.tag, Kind.INDEX, state.public_indexes),
+        (PUBLIC.tag, Kind.PACK, state.public_packs),
+    ):
+        yield from (object_name(space, kind, bytes.fromhex(hash)) for hash in hashes)
 
 
 def keeps(team: Team, *, copies: int = 3, budget: int = 0) -> Keeping:

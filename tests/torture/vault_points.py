@@ -9,6 +9,8 @@ from overlaysync.errors import OverlaysyncError
 from tests.torture.points import Torturer
 from tests.torture.runner import Outcome, Runner
 from tests.torture.vault_scenes import (
+    DISKS,
+    UEFI,
     VaultScene,
     VaultStage,
     damaged,
@@ -82,8 +84,11 @@ class VaultTorturer(Torturer[VaultScene]):
             home = self._place.root / "other-home"
             shutil.rmtree(home, ignore_errors=True)
             shutil.copytree(self._place.home, home, ignore=shutil.ignore_patterns("vault", "catalog.*"))
-        words = ("restore", self._stage.team, "--wait", "0", "--to", str(back), "--json", "--quiet")
+        image = self.scene.image
+        what = ("fetch", f"{self._stage.team}/{Path(image).stem}") if image else ("restore", self._stage.team)
+        words = (*what, "--wait", "0", "--peer", "127.0.0.1:1", "--to", str(back), "--json", "--quiet")
         outcome = self._runner.run(words, directory=back, home=home)
         if outcome.code != 0:
-            return [f"it cannot be restored: {outcome}"]
-        return [f"restored, and not as it was: {name}" for name in unlike(self.scene.truth, back)]
+            return [f"it cannot be brought back: {outcome}"]
+        files = [image] if image else [*DISKS, UEFI]
+        return [f"back, and not as it was: {name}" for name in unlike(self.scene.truth, back, files)]

@@ -46,6 +46,7 @@ class VaultScene:
         broken: names of objects that are missing before: the command brings them.
         removes: whether nothing that no head lists is there after the command.
         into: the vault that the command writes to, below the directory of the scene.
+        image: file of the one image that comes back from there; all VMs do if it is empty.
         unit: bytes of a slot of what is restored.
         spared: faults that are not tried.
     """
@@ -59,6 +60,7 @@ class VaultScene:
     broken: frozenset[str] = frozenset()
     removes: bool = False
     into: str = "home/vault"
+    image: str = ""
     unit: int = CHUNK
     spared: tuple[str, ...] = ()
 
@@ -71,8 +73,7 @@ def vault_of(home: Path) -> DirectoryObjects:
 def damaged(home: Path, vault: Path | None = None) -> list[str]:
     """Sentences on all that heads list and that is missing, or not what it should be."""
     objects = DirectoryObjects(vault or home / "vault")
-    spaces = [space for team in _teams(home) for space in (team, images_of(team))]
-    teams = [TeamVault(objects, space) for space in spaces]
+    teams = [TeamVault(objects, space) for space in _spaces(home)]
     found = [*check(objects, teams, read=True).damaged, *(one for team in teams for one in team.damaged)]
     return [f"{one.name}: {one.why}" for one in found]
 
@@ -92,22 +93,23 @@ def unlisted(vault: Path) -> set[str]:
 def numbers(home: Path, vault: Path | None = None) -> set[int]:
     """Numbers of the states that heads list."""
     objects = DirectoryObjects(vault or home / "vault")
-    return {one.state.number for team in _teams(home) for one in TeamVault(objects, team).states()}
+    return {one.state.number for space in _spaces(home) for one in TeamVault(objects, space).states()}
 
 
-def _teams(home: Path) -> list[Team]:
-    return list(load_teams(home / "teams").values())
+def _spaces(home: Path) -> list[Team]:
+    """The teams of a home, and whom their published images are for."""
+    return [space for team in load_teams(home / "teams").values() for space in (team, images_of(team))]
 
 
 def temporaries(place: Place) -> list[str]:
-    """Files that only a command under way has a use for; that of a node key, made once, is not looked for."""
+    """Files that only a command under way has a use for; those of a node, made once, are not looked for."""
     vaults = (place.home / "vault", place.root / ARCHIVE)
     hidden = [
         *place.images.rglob(".*"),
         *place.home.glob(".*"),
         *(one for v in vaults for one in v.rglob(".*")),
     ]
-    ours = (*_OURS, *(path.name for path in place.home.glob(".node.key.*")))
+    ours = (*_OURS, *(path.name for path in place.home.glob(".node.*")))
     return sorted(path.name for path in hidden if path.name not in ours and path.is_file())
 
 
@@ -275,6 +277,13 @@ def _push_again(stage: VaultStage, name: str, template: Path) -> VaultScene:
     return replace(scene, states=frozenset({1, 2}))
 
 
+def _push_image(stage: VaultStage, name: str, template: Path) -> VaultScene:
+    """One published image, and the master that it stands on."""
+    scene = _push(stage, name, template)
+    words = stage.said("archive", "push", f"{stage.team}/web")
+    return replace(scene, words=words, image="web.qcow2")
+
+
 def _pushing(stage: VaultStage, name: str, template: Path, states: frozenset[int]) -> VaultScene:
     archive = stage.place.root / ARCHIVE
     archive.mkdir()
@@ -294,6 +303,7 @@ VAULT_SCENES: dict[str, Callable[[VaultStage, str, Path], VaultScene]] = {
     "heal": _heal,
     "push": _push,
     "push-again": _push_again,
+    "push-image": _push_image,
 }
 THREADED = frozenset({"restore-from-peer", "keep", "heal", "push", "push-again"})
 """Scenes that pull, from a peer or into an archive: they need threads."""

@@ -1,21 +1,23 @@
 """What a lost machine saved, dropped from a vault: its list goes, and is not taken again.
 
 Only from this vault: no machine can make others forget what it did not save. What a VM was saved as last is
-never dropped, so what goes is history that another machine has gone on from. Should the lost machine save
-again, its new list is taken like any other. The lock of the vault is held while anything here writes.
+dropped only if the user names the VM; who has no key of the team cannot tell, and drops what the user names.
+Should the lost machine save again, its new list is taken like any other. The lock of the vault is held while
+anything here writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from overlaysync.ops.recovery import notes
 from overlaysync.ops.recovery.tips import Saving, newest_of_vms
-from overlaysync.ops.recovery.vaults import TeamVault
+from overlaysync.ops.recovery.vaults import read_heads
 from overlaysync.vault.directory import DirectoryObjects
 from overlaysync.vault.head import SignedHead
-from overlaysync.vault.objects import head_prefix
+from overlaysync.vault.objects import head_prefix, parse_name
+from overlaysync.vault.spaces import PUBLIC
 from overlaysync.vault.state import SignedState
 
 _NOTES = ".dropped.json"
@@ -33,13 +35,20 @@ def still_needed(states: Sequence[SignedState], head: SignedHead) -> list[Saving
     return [saving for savings in newest for saving in savings if saving.state.id in listed]
 
 
-def drop(objects: DirectoryObjects, vault: TeamVault, head: SignedHead) -> None:
+def lists_of_others(objects: DirectoryObjects, own: Collection[str]) -> list[SignedHead]:
+    """Return the newest list of each node in the spaces that are not ``own`` (tags)."""
+    tags = {named.tag for stored in objects.list("") if (named := parse_name(stored.name))}
+    foreign = sorted(tags - {*own, PUBLIC.tag})
+    return [head for tag in foreign for head in read_heads(objects, tag)[0].values()]
+
+
+def drop(objects: DirectoryObjects, head: SignedHead) -> None:
     """Drop a node's list. What nothing else lists is removed two weeks later, by a cleaning.
 
     Raises:
         OverlaysyncError: the vault cannot be written to.
     """
-    prefix = head_prefix(vault.space.tag, head.head.node)
+    prefix = head_prefix(head.head.tag, head.head.node)
     known = notes.load(objects.root, _NOTES, dict[str, int])
     notes.save(objects.root, _NOTES, known | {prefix: max(head.head.counter, known.get(prefix, 0))})
     for stored in list(objects.list(prefix)):
