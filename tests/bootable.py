@@ -10,13 +10,15 @@ from __future__ import annotations
 import gzip
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from overlaysync.units import KIB, MIB
 from tests import guest
-from tests.guest import kernel
+from tests.guest import DIES_WITH_US, Serial, kernel
 
 DATA_AT = 40 * MIB
 SIZE = DATA_AT + MIB
@@ -69,6 +71,34 @@ def write_data(path: Path, text: str) -> None:
     order = f"write -q -s {data} {DATA_AT} 512"
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", order, str(path)], check=True)
     data.unlink()
+
+
+def shown_by(disks: Mapping[str, Sequence[Path]]) -> dict[str, str]:
+    """What VMs show when they boot from their disks, all at once; what they write is thrown away."""
+    shown = {}
+    with ExitStack() as stack:
+        ports = {name: stack.enter_context(_booting(paths)) for name, paths in disks.items()}
+        for name, port in ports.items():
+            shown[name] = port.until("DATA").removeprefix("DATA").strip()
+            port.until("READY")
+    return shown
+
+
+@contextmanager
+def _booting(disks: Sequence[Path]) -> Iterator[Serial]:
+    """The serial port of a VM that boots from its first disk."""
+    words = ["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-m", "192", "-nodefaults", "-snapshot"]
+    for disk in disks:
+        words += ["-drive", f"file={disk},if=virtio,format=qcow2"]
+    with TemporaryDirectory() as place:
+        words += ["-display", "none", "-serial", f"unix:{place}/serial,server=on,wait=off"]
+        with subprocess.Popen([*DIES_WITH_US, *words]) as process:
+            try:
+                port = Serial(Path(place) / "serial")
+                yield port
+                port.close()
+            finally:
+                process.kill()
 
 
 @cache
