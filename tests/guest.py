@@ -110,9 +110,14 @@ def _initramfs(agent: bool) -> bytes:
         files[f"lib/{module.name}"] = module.read_bytes()
     files["lib/order"] = "\n".join(order).encode()
     if agent:
-        files["bin/qemu-ga"] = Path(_AGENT).read_bytes()
-        files |= {path.lstrip("/"): Path(path).read_bytes() for path in _libraries(_AGENT)}
+        files |= agent_files()
     return gzip.compress(_cpio(files, ("proc", "sys", "dev", "mnt")), 1)
+
+
+def agent_files() -> dict[str, bytes]:
+    """The guest agent, and what it is linked with."""
+    files = {path.lstrip("/"): Path(path).read_bytes() for path in _libraries(_AGENT)}
+    return files | {"bin/qemu-ga": Path(_AGENT).read_bytes()}
 
 
 def _with_dependencies(modules: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from overlaysync.formats.folders import Folder, Found
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, release
 from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.node.capturing import Means
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.ops.again import ShareAgain
@@ -37,6 +38,7 @@ class Wishes:
         accept_master: whether an overlay's master is taken for its own, whatever is known of it.
         confirm: called with the names of images that would become public and were a team's; raises to refuse.
         again: the command that errors print.
+        live: how images that VMs write to are captured; None to leave them alone.
     """
 
     name: str = ""
@@ -46,6 +48,7 @@ class Wishes:
     accept_master: bool = False
     confirm: Callable[[Sequence[str]], None] = lambda names: None
     again: ShareAgain = field(default_factory=ShareAgain)
+    live: Means | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,8 @@ class Gathering:
             self._tried.pop(path, None)  # it may come free without being written
             if self.list_used(path):
                 return None
+            error.hint += "; to share what it has written so far: "
+            error.hint += self.wishes.again.share(path, more=("--live",))
             if insist:
                 raise
             if path not in self._busy:

@@ -74,6 +74,27 @@ def test_a_state_of_a_running_vm_is_one_moment(guest: Guest, node: Node) -> None
     assert left_in(guest.directory / "qmp") == []
 
 
+def test_a_running_vm_is_shared_as_it_is_at_one_moment(guest: Guest, node: Node, lab: Lab) -> None:
+    disk, pupil = guest.directory / "a.qcow2", lab.node("ben")
+    error = node.fails(IN_USE, "share", disk)
+    assert error["hint"].endswith(f"overlaysync share --live {disk}")
+    for version in (1, 2):
+        before = grown(guest, guest.counter() + 5)
+        share = node.share(disk, "--live")
+        after = guest.counter()
+        (captured,) = share.document()["captured"]
+        assert captured["path"] == str(disk) and captured["consistency"] == "crash" and captured["size"] > 0
+        assert left_in(guest.directory / "qmp") == []
+        grown(guest, after + 10)
+        again = ["--replace"] if version == 2 else []
+        fetched = pupil.fetch("a", "--peer", share.peer, *again)
+        assert fetched[-1]["version"] == version
+        assert before <= counted(pupil.place / "a.qcow2", node.base) <= after + 1
+        assert share.stop().code == INTERRUPTED
+    assert not list(node.home.glob("**/.frozen-*"))
+    assert in_use(disk) and grown(guest, after)
+
+
 def test_a_vm_without_a_monitor_says_what_to_add(node: Node) -> None:
     (disk,) = make_disks(node.place, "plain.qcow2")
     with bare(node.place, [disk], "-serial", "none"):
@@ -81,6 +102,8 @@ def test_a_vm_without_a_monitor_says_what_to_add(node: Node) -> None:
         error = node.fails(IN_USE, "save", disk)
         assert f"-qmp unix:{node.place}/plain.qmp,server=on,wait=off" in error["hint"]
         assert "--when-off" in error["hint"]
+        error = node.fails(IN_USE, "share", "--live", disk)
+        assert f"-qmp unix:{node.place}/plain.qmp,server=on,wait=off" in error["hint"]
         waiting = node.start("save", disk, "--when-off", "--json")
         until(lambda: "waiting until the VM is shut down: plain" in waiting.stderr, what="word of the wait")
         assert waiting.running
