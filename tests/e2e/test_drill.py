@@ -86,6 +86,7 @@ def when(seen: list[tuple[float, int]], number: int) -> float:
     return (before + after) / 2
 
 
+@pytest.mark.holds("D11")
 def test_a_team_loses_a_machine_in_a_drill_and_then_in_earnest(lab: Lab, tmp_path: Path) -> None:
     with room(3) as world:
         found = machines(lab, world, "alice bob dora")

@@ -19,6 +19,8 @@ CARDS = 'echo "CARDS $(ls /sys/class/net | tr "\\n" " ")"'
 ASKS = "bash -c 'read -r line </dev/tcp/$OVERLAYSYNC_ADDRESS/$OVERLAYSYNC_PORT_80 && test \"$line\" = hello'"
 
 
+@pytest.mark.holds("D11")
+@pytest.mark.red_without("D11", "the network of a VM leads out")
 def test_each_probe_tells_when_a_vm_is_ready_and_no_vm_reaches_out(open_lab: Lab) -> None:
     node = open_lab.node("alice")
     team = open_lab.team("red", node)
