@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from overlaysync.errors import ImageError, InUseError, NotAllowedError, NotFoundError, OverlaysyncError
@@ -229,7 +230,11 @@ class Gathering:
     def _examine(self, found: Found) -> Looked:
         """Hash an image, and check that it may be shared."""
         library = self.node.library
-        chain = library.open(found.path, self.wishes.format, file=found.open())
+        try:
+            chain = library.open(found.path, self.wishes.format, file=found.open())
+        except ImageError:
+            _check_unwritten(found.path)  # what a VM is writing may look damaged
+            raise
         try:
             # Only while it is read: the owner of an overlay may start its VM afterwards.
             for image in chain.images:
@@ -256,6 +261,20 @@ class Gathering:
     def _named(self) -> list[str]:
         """Return the real paths of what the user named."""
         return [*self._files.values(), *(folder.path for folder in self._folders.values())]
+
+
+def _check_unwritten(path: str) -> None:
+    """Refuse an image that a VM writes to.
+
+    Raises:
+        InUseError: it is one.
+    """
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            hold_read_lock(fd, path=path)
+        finally:
+            os.close(fd)
 
 
 def fingerprint_at(path: str) -> Fingerprint | None:

@@ -18,6 +18,7 @@ from overlaysync.node.observer import Observer, Silent
 from overlaysync.ops.known import Known
 from overlaysync.ops.publish import Publisher
 from overlaysync.ops.vms.vm import Part, Vm
+from overlaysync.store.files import give_back
 from overlaysync.vault.state import Consistency
 
 _BLOCK = 512
@@ -75,6 +76,7 @@ def capture_images(
         disk, taken = found.disks[path], found.taken[vm.name]
         chain = disk.open(node.library)
         stack.callback(chain.close)
+        give_back(disk.file)  # what was reserved for QEMU, and that it did not need
         size = os.fstat(disk.file).st_blocks * _BLOCK
         images[path] = LiveImage(disk.known, chain, taken.at, taken.consistency, size)
     return images

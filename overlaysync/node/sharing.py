@@ -139,10 +139,9 @@ class Share:
         found = gathering.collect(all_named=True)
         looked: dict[str, Looked] = {}
         try:
-            if self.wishes.live is not None:
-                self.live = capture_images(
-                    self._copies, self.node, found, self.wishes.live, self.observer, self._advance
-                )
+            if (means := self.wishes.live) is not None:
+                stack, node = self._copies, self.node
+                self.live = capture_images(stack, node, found, means, self.observer, self._advance)
             for path, item in found.items():
                 if path in self.live:
                     live = self.live[path]
