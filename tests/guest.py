@@ -51,7 +51,7 @@ now() { read u _ < /proc/uptime; t=${u%.*}${u#*.}; }
 count() {
   n=1; now; last=$t
   while [ ! -e /stop ]; do
-    for d in /dev/vd?; do put $d $n; done
+    for d in ${1:-/dev/vd?}; do put $d $n; done
     echo $n > /n; n=$((n+1))
     now; read g < /gap; [ $((t - last)) -gt ${g:-0} ] && echo $((t - last)) > /gap; last=$t
   done
@@ -74,7 +74,7 @@ echo 0 > /n; echo 0 > /gap
 echo "READY $(cat /proc/uptime)"
 while read -r c a b; do case "$c" in
   ping) echo "PONG $a";;
-  start) count & ;;                       # write the counter to every disk
+  start) count $a & ;;                    # write the counter to one disk, or to all in turn
   files) files & ;;                       # write it to a file on the mounted file system
   stop) : > /stop; wait $!; echo "STOPPED $(cat /n)";;
   n) v=; while [ -z "$v" ]; do v=$(cat /n); done; echo "N $v";;   # it is written anew all the time
@@ -110,9 +110,14 @@ def _initramfs(agent: bool) -> bytes:
         files[f"lib/{module.name}"] = module.read_bytes()
     files["lib/order"] = "\n".join(order).encode()
     if agent:
-        files["bin/qemu-ga"] = Path(_AGENT).read_bytes()
-        files |= {path.lstrip("/"): Path(path).read_bytes() for path in _libraries(_AGENT)}
+        files |= agent_files()
     return gzip.compress(_cpio(files, ("proc", "sys", "dev", "mnt")), 1)
+
+
+def agent_files() -> dict[str, bytes]:
+    """The guest agent, and what it is linked with."""
+    files = {path.lstrip("/"): Path(path).read_bytes() for path in _libraries(_AGENT)}
+    return files | {"bin/qemu-ga": Path(_AGENT).read_bytes()}
 
 
 def _with_dependencies(modules: Path) -> list[Path]:
@@ -212,7 +217,13 @@ class Guest:
 
     @classmethod
     def boot(
-        cls, directory: Path, disks: Sequence[Path], *more: str, agent: bool = False, serial: str = "serial"
+        cls,
+        directory: Path,
+        disks: Sequence[Path],
+        *more: str,
+        agent: bool = False,
+        serial: str = "serial",
+        prefix: Sequence[str] = (),
     ) -> Self:
         """Boot a guest from nothing and wait until it is ready.
 
@@ -222,11 +233,12 @@ class Guest:
             more: arguments for QEMU: a monitor, for example.
             agent: whether the guest has the agent; it begins on the order ``agent``.
             serial: name of the socket.
+            prefix: words before the command, to run it in other namespaces.
         """
+        words = command(directory, disks, *more, agent=agent, serial=serial)
         with (directory / "qemu.log").open("wb") as log:
             process = subprocess.Popen(
-                [*DIES_WITH_US, *command(directory, disks, *more, agent=agent, serial=serial)],
-                cwd=directory,
+                [*prefix, *DIES_WITH_US, "env", f"--chdir={directory}", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

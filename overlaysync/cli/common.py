@@ -55,6 +55,14 @@ PeerOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--peer", metavar="HOST[:PORT]", help="Ask this node as well, even without mDNS."),
 ]
+QmpOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--qmp",
+        metavar="SOCKET",
+        help="The QMP monitor of a running VM, if it is not found. May be repeated.",
+    ),
+]
 InterfaceOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--iface", metavar="IFACE", help="Use this interface only. May be repeated."),

@@ -105,11 +105,21 @@ class ListedOnly(Document, frozen=True, kw_only=True):
     path: str
 
 
+class CapturedImage(Document, frozen=True, kw_only=True):
+    """An image that was captured while a VM wrote to it: when, how its disk is, and the bytes of the copy."""
+
+    path: str
+    at: str
+    consistency: str
+    size: int
+
+
 class ShareDocument(Document, frozen=True, kw_only=True):
     """Of share, when serving begins."""
 
     shared: list[Image]
     in_use: list[ListedOnly]
+    captured: list[CapturedImage]
     node: str
     port: int
     interfaces: str

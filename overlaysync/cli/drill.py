@@ -161,6 +161,8 @@ def drill(
         drilling = _Drilling(output, node, network, Path(os.path.abspath(to)), watch=watch)
         reports = []
         for wish in wishes:
+            if len(wishes) > 1 and not watch:
+                output.note(f"team {wish.team}")
             own = DrillRules(
                 Lost(tuple(dict.fromkeys(lose or ()))),
                 targets,
@@ -208,8 +210,9 @@ class _Drilling:
 
     def show(self, reports: Sequence[tuple[Report, Path, Path]]) -> None:
         """Print what came out, and fail if a drill did."""
-        lines = [line for report, _, page in reports for line in _lines(self._output, report, page)]
-        table = [Table(_rows([report for report, _, _ in reports]))] if len(reports) > 1 else []
+        many = len(reports) > 1  # the only one that fails says why in its error
+        lines = [line for one in reports for line in _lines(self._output, one[0], one[2], reasons=many)]
+        table = [Table(_rows([report for report, _, _ in reports]))] if many else []
         self._output.result({"drills": [_fields(*one) for one in reports]}, *lines, *table)
         failed = [(report, page) for report, _, page in reports if report.exit_code]
         if len(failed) == 1 or (failed and len(reports) == 1):
@@ -262,13 +265,14 @@ _WORDS = {
 }
 
 
-def _lines(output: Output, report: Report, page: Path) -> list[str]:
+def _lines(output: Output, report: Report, page: Path, *, reasons: bool) -> list[str]:
     head = f"{report.team}  the drill {_WORDS[report.verdict]}"
     good = report.exit_code == 0
     times = [f"RTO {duration(report.rto_s)}"] if report.rto_s is not None else []
     times += [f"RPO {duration(report.rpo_s)}"] if report.rpo_s is not None else []
     lines = [output.good(head) if good else f"✗ {head}"]
     lines += [f"  {' · '.join(times)}"] if times else []
+    lines += [f"  {reason}" for reason in report.why] if reasons and not good else []
     lines += [f"  {_vm_words(vm)}" for vm in report.vms]
     return [*lines, f"  report: {page}"]
 

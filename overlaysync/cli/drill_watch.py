@@ -97,6 +97,7 @@ class Clock:
         finally:
             self._over.set()
             thread.join()
+            self._draw()  # how it ended stays on the screen
             streams.put(sys.stderr, f"{_END}\n")
 
     def lines(self, elapsed_s: float) -> list[str]:
@@ -105,7 +106,7 @@ class Clock:
         found += ["   ".join(row) for row in zip(*map(_DIGITS.__getitem__, _hours(elapsed_s)), strict=True)]
         if self._target_s is not None:
             left = self._target_s - elapsed_s
-            words = f"{duration(left)} left" if left >= 0 else f"PASSED {duration(-left)} ago"
+            words = f"{duration(left)} left" if left >= 0 else f"exceeded by {duration(-left)}"
             found += ["", f"RTO {duration(self._target_s)}: {words}"]
         found += ["", self._doing] if self._doing else [""]
         width = max(map(len, self._vms), default=0)
@@ -114,7 +115,10 @@ class Clock:
     def _show(self) -> None:
         streams.put(sys.stderr, _HIDE)
         while not self._over.wait(_EVERY_S):
-            streams.put(sys.stderr, _CLEAR + "\r\n".join(self.lines(monotonic() - self._started)))
+            self._draw()
+
+    def _draw(self) -> None:
+        streams.put(sys.stderr, _CLEAR + "\r\n".join(self.lines(monotonic() - self._started)))
 
 
 def _hours(seconds: float) -> str:

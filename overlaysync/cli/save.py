@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from overlaysync.cli.common import open_node, quoted
+from overlaysync.cli.common import QmpOption, open_node, quoted
 from overlaysync.cli.output import Output, output_of
 from overlaysync.errors import BrokenOffError, UsageError
 from overlaysync.model.digest import MIN_ID_DIGITS
@@ -62,14 +62,7 @@ def save(
     begin_anew: Annotated[
         bool, typer.Option("--begin-anew", help="Save even if the vault has lost what was saved before.")
     ] = False,
-    qmp: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--qmp",
-            metavar="SOCKET",
-            help="The QMP monitor of a running VM, if it is not found. May be repeated.",
-        ),
-    ] = None,
+    qmp: QmpOption = None,
     pause: Annotated[
         bool,
         typer.Option("--pause", help="Stop a VM that has no QMP monitor while its disks are copied."),

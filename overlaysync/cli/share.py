@@ -15,6 +15,7 @@ from overlaysync.cli.common import (
     AcceptMasterOption,
     InterfaceOption,
     PeerOption,
+    QmpOption,
     RateOption,
     given,
     image_fields,
@@ -35,10 +36,12 @@ from overlaysync.model.manifest import MAX_NOTE
 from overlaysync.model.names import one_field
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
+from overlaysync.node.capturing import Means
 from overlaysync.node.gathering import Wishes
 from overlaysync.node.kept_teams import kept_teams
+from overlaysync.node.live_images import LiveImage
 from overlaysync.node.network import Network
-from overlaysync.node.node import Node
+from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Silent
 from overlaysync.node.serving import serve
 from overlaysync.node.session import looking
@@ -46,6 +49,7 @@ from overlaysync.node.sharing import Share
 from overlaysync.node.used import Used
 from overlaysync.ops.again import PUBLIC, ShareAgain
 from overlaysync.ops.collecting import Rules
+from overlaysync.ops.dates import ago
 from overlaysync.store.keeping import load_keeping
 from overlaysync.trust.keys import node_id
 from overlaysync.units import format_size
@@ -85,6 +89,13 @@ def share(
         bool, typer.Option("--yes", "-y", help="Do not ask before making a team's images public.")
     ] = False,
     accept_master: AcceptMasterOption = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live", help="Capture images that running VMs write to, and share them as they are now."
+        ),
+    ] = False,
+    qmp: QmpOption = None,
     peer: PeerOption = None,
     format: InsistOption = None,
     iface: InterfaceOption = None,
@@ -115,6 +126,8 @@ def share(
 
     output = output_of(context)
     output.stay()
+    if qmp and not live:
+        raise UsageError("--qmp has no meaning without --live", hint="add --live, or leave --qmp out")
     insisted = format_to_read(format)
     for directory in filter(os.path.isdir, paths):
         refuse_format(insisted, directory, "it is a directory, and --format says what one image is")
@@ -132,6 +145,7 @@ def share(
         accept_master=accept_master,
         confirm=_confirmation(yes),
         again=again,
+        live=Means(tuple(qmp or ())) if live else None,
     )
     served = _Served(
         parse_peers(peer),
@@ -278,6 +292,7 @@ def _print_share(output: Output, share: Share, port: int, where: str, page: Any)
             f"  in use  {header.full_name}:{header.version}  a VM writes to {used.path}; "
             "it is listed without its data"
         )
+    lines += map(_live_line, share.live.values())
     lines.append(f"  announced as {share.label} on {where}" if where else f"  not announced; port {port}")
     lines.append(f"  your fingerprint, for others to compare: {node_id(share.public_key)}")
     if any(not shared.manifest.header.is_layer for shared in share.shared):
@@ -292,12 +307,25 @@ def _print_share(output: Output, share: Share, port: int, where: str, page: Any)
     document = {
         "shared": items,
         "in_use": [_used_fields(used) for used in share.used],
+        "captured": [
+            {"path": path, "at": live.at, "consistency": live.consistency, "size": live.size}
+            for path, live in share.live.items()
+        ],
         "node": share.label,
         "port": port,
         "interfaces": where,
         "page": page.address if page else None,
     }
     output.result(document, *lines)
+
+
+def _live_line(live: LiveImage) -> str:
+    """Say of a captured image when it was so, and what the copy costs."""
+    how = "with its file systems frozen" if live.consistency == "fs" else "as after a power failure"
+    return (
+        f"  captured {ago(live.at, now())}: {live.known.path}, while its VM ran, {how}; what the VM writes "
+        f"later is not shared, and the copy takes {format_size(live.size)} until this command ends"
+    )
 
 
 def _used_fields(used: Used) -> dict[str, Any]:

@@ -192,12 +192,12 @@ class JobSession:
     def _failed(self, error: RefusedError | GoneError) -> OverlaysyncError:
         if isinstance(error, RefusedError):
             return InUseError(
-                f"{self.vm.name} cannot be saved while it runs",
+                f"{self.vm.name} cannot be captured while it runs",
                 why=f"QEMU says: {error}",
                 hint="repeat the command later, or shut the VM down first",
             )
         ended = self.vm.process is not None and not self.vm.process.runs
         return InUseError(
-            f"{self.vm.name} {'has ended' if ended else 'answers no more'}: no state was saved",
+            f"{self.vm.name} {'has ended' if ended else 'answers no more'}: nothing was captured",
             hint="repeat the command",
         )

@@ -101,11 +101,11 @@ class Machine:
             f"{self.paths[0]} is open for writing",
             why=f"its VM (pid {process.pid}) runs, and its QEMU has no QMP monitor",
             hint=(
-                "overlaysync save --pause, which stops the VM while its disks are copied; "
+                "to save it: overlaysync save --pause, which stops the VM while its disks are copied; "
                 if self.human
                 else "shut the VM down, or have it saved as soon as it is: overlaysync save --when-off; "
             )
-            + "to save it while it runs from its next start on, add to the QEMU command: "
+            + "to capture it while it runs from its next start on, add to the QEMU command: "
             f"-qmp unix:{socket},server=on,wait=off",
         )
 

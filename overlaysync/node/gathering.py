@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from overlaysync.errors import ImageError, InUseError, NotAllowedError, NotFoundError, OverlaysyncError
@@ -16,6 +17,7 @@ from overlaysync.formats.folders import Folder, Found
 from overlaysync.formats.image import Format
 from overlaysync.formats.locks import hold_read_lock, release
 from overlaysync.model.fingerprint import Fingerprint
+from overlaysync.node.capturing import Means
 from overlaysync.node.node import Node, now
 from overlaysync.node.observer import Observer
 from overlaysync.ops.again import ShareAgain
@@ -37,6 +39,7 @@ class Wishes:
         accept_master: whether an overlay's master is taken for its own, whatever is known of it.
         confirm: called with the names of images that would become public and were a team's; raises to refuse.
         again: the command that errors print.
+        live: how images that VMs write to are captured; None to leave them alone.
     """
 
     name: str = ""
@@ -46,6 +49,7 @@ class Wishes:
     accept_master: bool = False
     confirm: Callable[[Sequence[str]], None] = lambda names: None
     again: ShareAgain = field(default_factory=ShareAgain)
+    live: Means | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,8 @@ class Gathering:
             self._tried.pop(path, None)  # it may come free without being written
             if self.list_used(path):
                 return None
+            error.hint += "; to share what it has written so far: "
+            error.hint += self.wishes.again.share(path, more=("--live",))
             if insist:
                 raise
             if path not in self._busy:
@@ -224,7 +230,11 @@ class Gathering:
     def _examine(self, found: Found) -> Looked:
         """Hash an image, and check that it may be shared."""
         library = self.node.library
-        chain = library.open(found.path, self.wishes.format, file=found.open())
+        try:
+            chain = library.open(found.path, self.wishes.format, file=found.open())
+        except ImageError:
+            _check_unwritten(found.path)  # what a VM is writing may look damaged
+            raise
         try:
             # Only while it is read: the owner of an overlay may start its VM afterwards.
             for image in chain.images:
@@ -251,6 +261,20 @@ class Gathering:
     def _named(self) -> list[str]:
         """Return the real paths of what the user named."""
         return [*self._files.values(), *(folder.path for folder in self._folders.values())]
+
+
+def _check_unwritten(path: str) -> None:
+    """Refuse an image that a VM writes to.
+
+    Raises:
+        InUseError: it is one.
+    """
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            hold_read_lock(fd, path=path)
+        finally:
+            os.close(fd)
 
 
 def fingerprint_at(path: str) -> Fingerprint | None:

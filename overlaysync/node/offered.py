@@ -56,7 +56,15 @@ class OfferedImages:
         """Return the paths of the files."""
         return {shared.known.path for shared in self.shared.values()}
 
-    def add(self, image: Known, manifest: Manifest, opened: Callable[[], Chain], *, asked: bool) -> bool:
+    def add(
+        self,
+        image: Known,
+        manifest: Manifest,
+        opened: Callable[[], Chain],
+        *,
+        asked: bool,
+        is_copy: bool = False,
+    ) -> bool:
         """Offer an image, unless it is offered; whether that is news.
 
         Args:
@@ -64,6 +72,7 @@ class OfferedImages:
             manifest: as it was published.
             opened: opens its files, which must be those that were read.
             asked: whether the user named it.
+            is_copy: whether ``opened`` opens a copy of its own layer, without companions.
 
         Raises:
             InUseError: they are others.
@@ -83,10 +92,10 @@ class OfferedImages:
             if self.locks:
                 _keep_unwritten(chain, image)
             row = self.node.catalog.images.at(image.path)
-            if row is None or row.chain != expected:
+            if not is_copy and (row is None or row.chain != expected):
                 raise InUseError(f"{image.path} changed while it was published", hint="try again")
 
-            beside = marks_beside(image.path)
+            beside = None if is_copy else marks_beside(image.path)
 
             def unchanged() -> bool:
                 return chain.fingerprints() == expected and not in_use_for_writing(chain.top.fd)
@@ -121,7 +130,8 @@ class OfferedImages:
 
     def has_other_companions(self, manifest_id: bytes) -> bool:
         """Whether a companion of an image that is offered was changed, added or removed since."""
-        return marks_beside(self.offers[manifest_id].path) != self._beside[manifest_id]
+        beside = self._beside[manifest_id]
+        return beside is not None and marks_beside(self.offers[manifest_id].path) != beside
 
     def found_rotten(self, path: str, fingerprint: Fingerprint, why: str) -> None:
         """Note that the file of this fingerprint is damaged: it is not offered again.

@@ -23,6 +23,8 @@ _AGENT_LINES = 100
 """Lines that are read after each question: a guest can write what it likes to the port of its agent."""
 _LOGIN = re.compile(r"\blogin: *$")
 _FORWARD = re.compile(r"TCP\[(\w+)\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)")
+_TAKEN = {"ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSING", "LAST_ACK", "TIME_WAIT"}
+"""States of a connection that the guest has taken: some services answer and close it at once."""
 _PANIC = "GUEST_PANICKED"
 
 
@@ -83,15 +85,15 @@ class Waiting:
         writer = None
         try:
             async with asyncio.timeout(_CONNECT_S):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 while True:
+                    said = await _said(reader)
                     rows = _FORWARD.findall(await self.vm.monitor.tell("info usernet"))
                     states = {state for state, here, _ in rows if int(here) == port}
-                    if "ESTABLISHED" in states:
+                    if said or states & _TAKEN:
                         return True
-                    if states == {"HOST_FORWARD"}:
+                    if said is not None or states == {"HOST_FORWARD"}:
                         return False  # the guest has refused it
-                    await asyncio.sleep(_AGAIN_S / 10)
         except (OSError, TimeoutError):
             return False
         finally:
@@ -168,6 +170,14 @@ class Waiting:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _said(reader: asyncio.StreamReader) -> bytes | None:
+    """Return the first byte that comes soon; b"" if the connection has ended, None if nothing comes."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_AGAIN_S / 10):
+            return await reader.read(1)
+    return None
 
 
 class NotReadyError(OverlaysyncError):

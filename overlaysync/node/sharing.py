@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,6 +21,7 @@ from overlaysync.model.names import check_name
 from overlaysync.net.messages import Address
 from overlaysync.node.gathering import Gathering, Looked, Wishes
 from overlaysync.node.given import GivenData
+from overlaysync.node.live_images import LiveImage, capture_images, without_companions
 from overlaysync.node.naming import Naming
 from overlaysync.node.node import Node, timestamp
 from overlaysync.node.observer import Observer
@@ -49,6 +51,7 @@ class Share:
     Attributes:
         given: what was given of each image that is shared, by manifest id.
         given_size: bytes of image data given in all.
+        live: the images that were captured while VMs wrote to them, by path.
     """
 
     node: Node
@@ -61,6 +64,8 @@ class Share:
     swarms: Swarms = field(default_factory=Swarms)
     given: dict[bytes, GivenData] = field(default_factory=dict)
     given_size: int = 0
+    live: Mapping[str, LiveImage] = field(default_factory=dict)
+    _copies: ExitStack = field(default_factory=ExitStack)
     _used: UsedFiles = field(default_factory=UsedFiles)
     _heard: bool = False
     _changes: int = 0
@@ -134,8 +139,14 @@ class Share:
         found = gathering.collect(all_named=True)
         looked: dict[str, Looked] = {}
         try:
+            if (means := self.wishes.live) is not None:
+                stack, node = self._copies, self.node
+                self.live = capture_images(stack, node, found, means, self.observer, self._advance)
             for path, item in found.items():
-                if image := gathering.look(item, insist=item.top is None):
+                if path in self.live:
+                    live = self.live[path]
+                    looked[path] = Looked(live.known, live.chain.reopened())
+                elif image := gathering.look(item, insist=item.top is None):
                     looked[path] = image
             if looked:
                 self._publish_known(looked, found)
@@ -194,6 +205,7 @@ class Share:
         self.stopping = True
         self._offered.clear()
         self._used.clear()
+        self._copies.close()
         self._gathering.close()
 
     def _publish_known(self, looked: Mapping[str, Looked], found: Mapping[str, Found]) -> None:
@@ -265,7 +277,9 @@ class Share:
 
     def _publish(self, looked: Looked, team: str | None, names: Mapping[str, str], note: str) -> None:
         image = looked.known
-        lineage = self.node.publisher.publish_lineage(
+        live = self.live.get(image.path)
+        publisher = without_companions(self.node) if live else self.node.publisher
+        lineage = publisher.publish_lineage(
             image,
             team=team,
             edition=Edition(timestamp(), note, bool(self.wishes.name), self.wishes.again),
@@ -275,7 +289,7 @@ class Share:
         for below, manifest in lineage:
             self._remarks.published(below, manifest)
             opened = partial(looked.chain.reopened, places[id(below)])
-            self._offer(below, manifest, opened, asked=below is image)
+            self._offer(below, manifest, opened, asked=below is image, is_copy=below is image and bool(live))
         header = lineage[0][1].header
         if note not in ("", header.note):
             self.observer.note(
@@ -303,9 +317,17 @@ class Share:
             raise StoppedError("stopped")
         self.observer.advance(size)
 
-    def _offer(self, image: Known, manifest: Manifest, opened: Callable[[], Chain], *, asked: bool) -> None:
-        """Offer an image; ``opened`` opens its files, which must be those that were read."""
-        if self._offered.add(image, manifest, opened, asked=asked):
+    def _offer(
+        self,
+        image: Known,
+        manifest: Manifest,
+        opened: Callable[[], Chain],
+        *,
+        asked: bool,
+        is_copy: bool = False,
+    ) -> None:
+        """Offer an image; ``opened`` opens its files, which must be those that were read, or its copy."""
+        if self._offered.add(image, manifest, opened, asked=asked, is_copy=is_copy):
             self._changes += 1
             self._remarks.growth(image, manifest)
 

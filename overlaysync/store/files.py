@@ -28,6 +28,9 @@ _MAX_BUFFERS = 1024
 
 _RENAME_NOREPLACE = 1
 _FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 0x02
+_BLOCK = 512
+"""Unit of ``st_blocks``."""
 
 _NO_SPACE = {
     errno.ENOSPC: "free some space and start again; what is already there is reused",
@@ -238,6 +241,16 @@ def preallocate(fd: int, size: int) -> None:
         code = ctypes.get_errno()
         if code in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(code, os.strerror(code))
+
+
+def give_back(fd: int) -> None:
+    """Give back the blocks that were reserved behind the end of a file, where the file system can."""
+    status = os.fstat(fd)
+    mode, length = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, status.st_blocks * _BLOCK
+    if length:
+        _libc.fallocate64(
+            ctypes.c_int(fd), ctypes.c_int(mode), ctypes.c_int64(status.st_size), ctypes.c_int64(length)
+        )
 
 
 def rename_new(directory: int, source: str, target: str) -> None:

@@ -40,6 +40,9 @@ def scratch(node: Node) -> list[Path]:
     return list((node.home / "drills").iterdir())
 
 
+@pytest.mark.holds("D11")
+@pytest.mark.red_without("D11", "QEMU is not told to die with the drill")
+@pytest.mark.red_without("D11", "the scratch directory is left there")
 def test_a_drill_that_is_killed_or_interrupted_leaves_nothing(lab: Lab) -> None:
     node = lab.node("alice")
     team = lab.team("red", node)
@@ -85,6 +88,7 @@ def test_a_drill_that_is_killed_or_interrupted_leaves_nothing(lab: Lab) -> None:
     assert {path: kept[path] for path in before} == before
 
 
+@pytest.mark.holds("D11")
 def test_uefi_and_a_tpm_come_back(lab: Lab) -> None:
     node = lab.node("alice")
     team = lab.team("red", node)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from overlaysync.formats.locks import in_use_for_writing
-from overlaysync.units import KIB
+from overlaysync.units import KIB, MIB
 from tests.e2e.nodes import DONE, IN_USE, INTERRUPTED, USAGE, Lab, Node, until
 from tests.guest import Guest, counted, make_disks
 from tests.live.vms import QMP, bare
@@ -39,6 +39,17 @@ def node(lab: Lab) -> Node:
 def in_use(disk: Path) -> bool:
     with disk.open("rb") as file:
         return in_use_for_writing(file.fileno())
+
+
+@contextmanager
+def half_written(disk: Path) -> Iterator[None]:
+    """Let a qcow2 image look damaged, as one may that QEMU writes to at this moment."""
+    with disk.open("r+b", buffering=0) as file:
+        file.seek(40)
+        kept = file.read(8)  # where its table is
+        os.pwrite(file.fileno(), b"\xff" * 8, 40)
+        yield
+        os.pwrite(file.fileno(), kept, 40)
 
 
 def grown(guest: Guest, beyond: int) -> int:
@@ -74,6 +85,28 @@ def test_a_state_of_a_running_vm_is_one_moment(guest: Guest, node: Node) -> None
     assert left_in(guest.directory / "qmp") == []
 
 
+def test_a_running_vm_is_shared_as_it_is_at_one_moment(guest: Guest, node: Node, lab: Lab) -> None:
+    disk, pupil = guest.directory / "a.qcow2", lab.node("ben")
+    error = node.fails(IN_USE, "share", disk)
+    assert error["hint"].endswith(f"overlaysync share --live {disk}")
+    for version in (1, 2):
+        before = grown(guest, guest.counter() + 5)
+        share = node.share(disk, "--live")
+        after = guest.counter()
+        (captured,) = share.document()["captured"]
+        assert captured["path"] == str(disk) and captured["consistency"] == "crash"
+        assert 0 < captured["size"] < disk.stat().st_blocks * 512 + 4 * MIB, "no room is held for nothing"
+        assert left_in(guest.directory / "qmp") == []
+        grown(guest, after + 10)
+        again = ["--replace"] if version == 2 else []
+        fetched = pupil.fetch("a", "--peer", share.peer, *again)
+        assert fetched[-1]["version"] == version
+        assert before <= counted(pupil.place / "a.qcow2", node.base) <= after + 1
+        assert share.stop().code == INTERRUPTED
+    assert not list(node.home.glob("**/.frozen-*"))
+    assert in_use(disk) and grown(guest, after)
+
+
 def test_a_vm_without_a_monitor_says_what_to_add(node: Node) -> None:
     (disk,) = make_disks(node.place, "plain.qcow2")
     with bare(node.place, [disk], "-serial", "none"):
@@ -81,6 +114,10 @@ def test_a_vm_without_a_monitor_says_what_to_add(node: Node) -> None:
         error = node.fails(IN_USE, "save", disk)
         assert f"-qmp unix:{node.place}/plain.qmp,server=on,wait=off" in error["hint"]
         assert "--when-off" in error["hint"]
+        error = node.fails(IN_USE, "share", "--live", disk)
+        assert f"-qmp unix:{node.place}/plain.qmp,server=on,wait=off" in error["hint"]
+        with half_written(disk):
+            node.fails(IN_USE, "share", disk)
         waiting = node.start("save", disk, "--when-off", "--json")
         until(lambda: "waiting until the VM is shut down: plain" in waiting.stderr, what="word of the wait")
         assert waiting.running
