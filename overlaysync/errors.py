@@ -107,7 +107,7 @@ class ImageError(OverlaysyncError):
 
     def __init__(self, reason: str, *, path: str = "", offset: int | None = None, hint: str = "") -> None:
         if path and not hint:
-            hint = f"see what QEMU says of it: qemu-img check {shlex.quote(path)}"
+            hint = f"to see what QEMU reports: qemu-img check {shlex.quote(path)}"
         where = f"{path} at byte {offset}" if path and offset is not None else path
         super().__init__(f"Cannot use {where}" if where else "Cannot use this image", why=reason, hint=hint)
         self.reason = reason

@@ -76,7 +76,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         ),
         Entry("tree", "tree", "Show masters, overlays and promotions as a family tree."),
         Entry("peers", "peers", "List the machines within reach."),
-        Entry("page", "page", "Open the web page of a share that runs."),
+        Entry("page", "page", "Open the web page of a running share."),
         Entry("id", "identify", "Print the ids of an image."),
     ),
     "Teams and trust": (

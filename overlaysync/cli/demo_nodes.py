@@ -167,5 +167,5 @@ def read_document(process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]
             continue
         if "error" not in document:
             return document
-    why = _reason(text.decode()) or log.read_text(errors="replace").strip() or "it did not begin in time"
+    why = _reason(text.decode()) or log.read_text(errors="replace").strip() or "it did not start in time"
     raise OverlaysyncError("'overlaysync share' failed", why=why, hint="overlaysync doctor")

@@ -92,7 +92,7 @@ def drill(
             "--rto",
             metavar="MIN",
             parser=number_from(0.001, _MOST_MIN),
-            help="Fail if it takes more minutes than this until all VMs are back.",
+            help="Fail if it takes more than this many minutes until all VMs are back.",
         ),
     ] = None,
     rpo: Annotated[
@@ -101,7 +101,7 @@ def drill(
             "--rpo",
             metavar="MIN",
             parser=number_from(0.001, _MOST_MIN),
-            help="Fail if a VM comes back as it was more minutes ago than this.",
+            help="Fail if what a restored VM shows is more than this many minutes old.",
         ),
     ] = None,
     vm: Annotated[
@@ -261,7 +261,7 @@ _WORDS = {
     "partial": "brought back only some of the VMs",
     "failed": "failed",
     "timed-out": "timed out",
-    "not-tested": "brought all VMs back; nothing has tested whether they work",
+    "not-tested": "brought all VMs back, but did not test whether they work",
 }
 
 

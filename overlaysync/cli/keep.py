@@ -63,7 +63,7 @@ def keep(
             "--copies",
             metavar="N",
             parser=number_from(1, _MAX_COPIES, whole=True),
-            help="Have each state on N machines, including the one that saved it (3 at first).",
+            help="Have each state on N machines, including the one that saved it (default: 3).",
         ),
     ] = None,
     budget: Annotated[
@@ -74,13 +74,13 @@ def keep(
         typer.Option(
             "--live",
             metavar="TIME",
-            help="Save VMs again that run here, such as every 15m; 'off' to end that.",
+            help="Save running VMs again at this interval, such as 15m; 'off' stops that.",
         ),
     ] = None,
     off: Annotated[
         bool, typer.Option("--off", help="Take no more copies; those that are here stay.")
     ] = False,
-    once: Annotated[bool, typer.Option("--once", help="Take the copies that are due, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Take the copies that are due, and exit.")] = False,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     limit_rate: RateOption = None,
@@ -132,7 +132,7 @@ def parse_interval(text: str) -> int:
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
     if not _SHORTEST_S <= seconds <= _LONGEST_S:
         raise UsageError(
-            f"'{text}' is no interval between a minute and a week",
+            f"'{text}' is not an interval from one minute to one week",
             hint="overlaysync keep TEAM --live 15m, or 2h, or off",
         )
     return seconds
@@ -170,8 +170,7 @@ async def _keep(
             lines = _lines(output, name, keeping)
             if not taken:
                 lines.append(
-                    "  nothing was taken: what is due is here, or no machine within reach that has it keeps "
-                    "or shares"
+                    "  nothing was copied: everything due is here, or no machine within reach has it"
                 )
             output.result({"keeps": _fields(keeping), "taken": taken}, *lines)
         return

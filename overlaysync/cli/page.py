@@ -27,7 +27,7 @@ def page(
         bool, typer.Option("--browser/--no-browser", help="Open it in a browser, where there is a display.")
     ] = True,
 ) -> None:
-    """Open the web page of a share that runs."""
+    """Open the web page of a running share."""
 
     output = output_of(context)
     pages = later("web.session").running(Home.from_environment(os.environ).prepare())

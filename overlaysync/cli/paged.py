@@ -20,7 +20,7 @@ from overlaysync.node.reach import Reach
 from overlaysync.node.sharing import Share
 
 PageOption: TypeAlias = Annotated[
-    bool, typer.Option("--page/--no-page", help="Serve a web page, to you alone, on this machine.")
+    bool, typer.Option("--page/--no-page", help="Serve a web page for you alone, on this machine.")
 ]
 PagePortOption: TypeAlias = Annotated[
     float,

@@ -57,7 +57,7 @@ def save(
         str, typer.Option("-m", "--note", metavar="NOTE", help="Describe this state in one line.")
     ] = "",
     settle: Annotated[
-        bool, typer.Option("--settle", help="Take the place of what other machines saved of these VMs.")
+        bool, typer.Option("--settle", help="End a fork: follow what other machines saved of these VMs.")
     ] = False,
     begin_anew: Annotated[
         bool, typer.Option("--begin-anew", help="Save even if the vault has lost what was saved before.")
@@ -195,8 +195,8 @@ def _copies(node: Node, team: Team) -> str:
     labels = sorted({one.label for one in seen if one.seen_at >= lately and one.holder != node.key.public})
     if labels:
         return (
-            f"  on this machine only, until other machines take copies ({', '.join(labels)}), which they can "
-            f"while this one runs: overlaysync keep {team.name}; to see it: overlaysync status {team.name}"
+            f"  on this machine only so far; {', '.join(labels)} can take copies while it runs: "
+            f"overlaysync keep {team.name}; to see them: overlaysync status {team.name}"
         )
     return (
         "  on this machine only; to have a copy elsewhere, type here and on another machine: "

@@ -20,7 +20,7 @@ from overlaysync.cli.signals import ending
 from overlaysync.errors import UsageError
 
 SystemOption = Annotated[
-    bool, typer.Option("--system", help="The service of the whole machine, not yours; needs root.")
+    bool, typer.Option("--system", help="Use the service of the whole machine instead of yours; needs root.")
 ]
 
 
@@ -42,11 +42,11 @@ def install(
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option("--keep", metavar="TEAM", help="Keep copies of what it saves. May be repeated."),
+        typer.Option("--keep", metavar="TEAM", help="Keep copies of what TEAM saves. May be repeated."),
     ] = None,
     push: Annotated[
         list[str] | None,
-        typer.Option("--push", metavar="ARCHIVE", help="Push kept states to it. May be repeated."),
+        typer.Option("--push", metavar="ARCHIVE", help="Push kept states to ARCHIVE. May be repeated."),
     ] = None,
     system: SystemOption = False,
     no_start: Annotated[
@@ -83,7 +83,7 @@ def install(
 
 
 def status(context: typer.Context, system: SystemOption = False) -> None:
-    """Show whether the service is installed and runs, and what it does."""
+    """Show whether the service is installed and running, and what it does."""
 
     output = output_of(context)
     found = site_status(_site(system))

@@ -329,7 +329,7 @@ def _ask(site: Site) -> tuple[dict[str, str], str]:
     """Return what systemd says of the unit, or why it says nothing."""
     done = _run([*site.systemctl, "show", NAME, *(f"--property={name}" for name in _ASKED)], _START_S)
     if done.returncode:
-        return {}, "systemd cannot be asked: " + " ".join(done.stderr.split())
+        return {}, "systemd did not answer: " + " ".join(done.stderr.split())
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line), ""
 
 

@@ -123,7 +123,7 @@ def _complaint(found: list[TeamStatus]) -> NotReplicatedError | None:
     unknown = [one.team for one in found if one.is_unknown]
     if not lacking and not never and unknown:
         return NotReplicatedError(
-            f"Nothing is known of what was saved for: {', '.join(unknown)}",
+            f"No saved states are known for: {', '.join(unknown)}",
             why="this machine keeps nothing of it, and no other machine answered",
             hint="overlaysync peers; to keep copies here from now on: overlaysync keep " + unknown[0],
         )
@@ -170,7 +170,7 @@ def _rpo(one: TeamStatus, at: float) -> str:
         return f"no VM is proven to be on {one.needed} machines"
     worst = min(safe, key=lambda vm: vm.at)
     others = "" if len(safe) == len(one.vms) else f"of the VMs on {one.needed} machines, "
-    back = f"{worst.name} goes back furthest: to what was saved {ago(worst.at, at)}"
+    back = f"{worst.name} goes back furthest, to the state saved {ago(worst.at, at)}"
     return f"if a machine is lost now, {others}{back}"
 
 

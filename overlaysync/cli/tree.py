@@ -32,15 +32,15 @@ def tree(
         bool, typer.Option("--all", help="Show versions that are not on this machine as well.")
     ] = False,
     svg: Annotated[
-        str | None, typer.Option("--svg", metavar="FILE", help="Draw a picture into this SVG file.")
+        str | None, typer.Option("--svg", metavar="FILE", help="Write a picture to this SVG file.")
     ] = None,
     png: Annotated[
-        str | None, typer.Option("--png", metavar="FILE", help="Draw a picture into this PNG file.")
+        str | None, typer.Option("--png", metavar="FILE", help="Write a picture to this PNG file.")
     ] = None,
     odg: Annotated[
         str | None,
         typer.Option(
-            "--odg", metavar="FILE", help="Draw a picture into this OpenDocument file, to be edited there."
+            "--odg", metavar="FILE", help="Write a picture to this OpenDocument file, which you can edit."
         ),
     ] = None,
     life: Annotated[

@@ -114,9 +114,8 @@ def _not_trusted(error: NotFoundError, fingerprint: str, book: Book) -> NotFound
         )
     short = node_id(publisher)[:9]
     return NotFoundError(
-        f"The publisher {node_id(publisher)} is not trusted, but distrusted",
-        hint=f"to take that back, so that all is as before: overlaysync trust {short}; to forget it, then: "
-        f"overlaysync untrust {short}",
+        f"The publisher {node_id(publisher)} is distrusted, not trusted",
+        hint=f"to undo that: overlaysync trust {short}; to forget it, then: overlaysync untrust {short}",
     )
 
 
@@ -152,9 +151,7 @@ def distrust(
         "  Everything that it signed is refused, by name and by id. Images already here stay.",
     ]
     lines += [f"  Its names belong to no publisher now: {names}"] if names else []
-    lines.append(
-        f"  To take this back, so that all is as before: overlaysync trust {fields['publisher'][:9]}"
-    )
+    lines.append(f"  To undo this: overlaysync trust {fields['publisher'][:9]}")
     output.result({"distrusted": fields, "before": _fields(publisher, book)}, *lines)
 
 
@@ -303,7 +300,7 @@ def _end_distrust(node: Node, output: Output, publisher: bytes, label: str) -> N
         lines.append("  It is trusted whatever it publishes, as before")
     else:
         has = (
-            f"Its names are its own again: {names}"
+            f"Its names belong to it again: {names}"
             if names
             else "No name belongs to it, and no other name has changed"
         )
@@ -359,5 +356,5 @@ def _find(node: Node, output: Output, fingerprint: str, book: Book, where: _Look
         raise NotFoundError(
             error.what,
             why="this machine has never seen it, and no machine within reach shares anything that it signed",
-            hint="compare it with: overlaysync ls; or name a peer with --peer HOST",
+            hint="compare it with what is listed by: overlaysync ls; or name a peer with --peer HOST",
         ) from None

@@ -170,7 +170,11 @@ class Finding:
                     f" to get one: {self._get_one()}"
                 )
             return [*lines, *(f"    {note}" for note in self._notes)]
-        rotted = "what it stands on was written to since" if verdict.below else "its bytes have rotted"
+        rotted = (
+            "the image below it was written to since"
+            if verdict.below
+            else "its data is corrupted on the disk"
+        )
         why = _WRITTEN if verdict.touched else rotted
         if self.holds:
             why = f"it holds {self.holds} now"

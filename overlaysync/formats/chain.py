@@ -250,7 +250,7 @@ def _open_all(
         visited.add((status.st_dev, status.st_ino))
         if image.backing is None:
             if base is not None and len(images) == 1:
-                raise ImageError("it has no backing file, so it is no overlay", path=path)
+                raise ImageError("it has no backing file, so it is not an overlay", path=path)
             return
         if len(images) == MAX_DEPTH:
             raise ImageError(f"it has more than {MAX_DEPTH - 1} backing files", path=path)
@@ -306,7 +306,7 @@ def _check_backing(overlay: Image, image: Image, declared: Format | None, vouche
 
 def _not_followed(overlay: Image, status: os.stat_result) -> NotAllowedError:
     return NotAllowedError(
-        f"Not reading what {overlay.path} stands on",
+        f"Not reading the backing file of {overlay.path}",
         why=f"it belongs to {name_of(status.st_uid)}, and its header can name any file that you may read",
         hint=f"if you trust its owner, name it: overlaysync id {shlex.quote(overlay.path)}",
     )
@@ -331,7 +331,7 @@ def _declared_format(overlay: Image, backing: Backing) -> Format | None:
     try:
         return None if backing.format is None else Format(backing.format)
     except ValueError as error:
-        reason = f"its backing file has a format that we do not read, {display(backing.format or '')}"
+        reason = f"its backing file has an unsupported format, {display(backing.format or '')}"
         raise ImageError(reason, path=overlay.path) from error
 
 

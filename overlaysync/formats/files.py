@@ -204,7 +204,7 @@ def read_padded(fd: int, offset: int, buffer: memoryview, *, path: str, guest: i
 
 def unreadable(error: OSError, path: str, guest: int) -> ImageError:
     """Return the error for bytes of a guest's disk that cannot be read."""
-    return _failing(f"the disk cannot read what the guest has at offset {guest:#x} ({error.strerror})", path)
+    return _failing(f"the disk cannot read the data at guest offset {guest:#x} ({error.strerror})", path)
 
 
 def _failing(reason: str, path: str) -> ImageError:

@@ -156,7 +156,11 @@ def _read_fields(path: str, fd: int) -> _Fields:
     if version == 2:
         return _Fields(*values)
     if version != 3:
-        raise ImageError(f"it is a qcow2 image of version {version}; we read 2 and 3", path=path, offset=4)
+        raise ImageError(
+            f"it is a qcow2 image of version {version}; versions 2 and 3 are supported",
+            path=path,
+            offset=4,
+        )
     more = _FIELDS_V3.unpack(pread_exact(fd, _FIELDS_V3.size, _V2_SIZE, path=path))
     length = more[-1]
     if length < _V3_SIZE or length % 8:
@@ -171,7 +175,7 @@ def _check_features(fields: _Fields, extensions: dict[int, bytes], path: str) ->
 
     unknown = fields.incompatible & ~_KNOWN_FEATURES
     if unknown:
-        refuse(f"it needs features that we do not know: {_feature_names(unknown, extensions)}", 72)
+        refuse(f"it needs features that overlaysync does not know: {_feature_names(unknown, extensions)}", 72)
     if fields.crypt_method:
         refuse("it is encrypted", 32)
     if fields.incompatible & _CORRUPT:

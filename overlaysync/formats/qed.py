@@ -141,7 +141,7 @@ def _check_header(header: Header, file_size: int, path: str) -> None:
     if not _power_of_two(header.table_size) or header.table_size > 16 or table_bytes > _MAX_TABLE_BYTES:
         refuse(f"its table size, {header.table_size} clusters, is not 1, 2, 4, 8 or 16, or over 16 MiB")
     if header.features & ~(_BACKING_FILE | _NEED_CHECK | _BACKING_IS_RAW):
-        refuse(f"it has features that we do not know ({header.features:#x})")
+        refuse(f"it has features that overlaysync does not know ({header.features:#x})")
     if header.header_size * size > min(file_size, 1 << 32):
         refuse("its header is larger than the file or 4 GiB")
     if header.l1_offset % size or header.l1_offset < max(1, header.header_size) * size:

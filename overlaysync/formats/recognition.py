@@ -221,13 +221,13 @@ def unlike_disk(path: str, fd: int) -> str:
     if (named and not size % SECTOR) or has_disk_signature(fd):
         return ""
     odd = f", and its size, {size} bytes, is not a multiple of {SECTOR}" if named else ""
-    return f"it does not look like a disk: it has no partition table and no file system that we know{odd}"
+    return f"it does not look like a disk: it has no known partition table or file system{odd}"
 
 
 def how_to_insist(path: str, format: Format) -> str:
     """Return what to type so that the file is taken for an image of ``format`` after all."""
     kind = "disk" if format is Format.RAW else "image"
     return (
-        f"if it is a {format} {kind} all the same: "
+        f"if it is a {format} {kind} anyway: "
         f"overlaysync id --format {format} {shlex.quote(path)}, then repeat the command"
     )

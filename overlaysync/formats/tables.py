@@ -143,7 +143,7 @@ class TwoLevelImage(Image):
         try:
             self._check_owners()
         except TooScattered:
-            self.refuse("its clusters lie too scattered in the file to be checked")
+            self.refuse("its clusters are too scattered in the file to be checked")
 
     def _load_l1(self) -> None:
         first = self.tables.l1_offset
@@ -192,7 +192,7 @@ class TwoLevelImage(Image):
 
     def _claimed(self, taken: int | None, what: str) -> None:
         if taken is not None:
-            self.refuse(f"{what} lies where something else lies already", taken * self._cluster)
+            self.refuse(f"{what} overlaps something else in the file", taken * self._cluster)
 
     def _parts_with_data(self) -> Iterator[Offsets]:
         """Batches of rising offsets of parts of tables, without those that lie in holes: they are empty."""

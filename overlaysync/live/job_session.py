@@ -142,7 +142,7 @@ class JobSession:
                 break
             if idle_s > _STALLED_S or (self._ran and await self._status() == "io-error"):
                 raise InUseError(
-                    f"The copy of {self.vm.name} was given up",
+                    f"Gave up copying {self.vm.name}",
                     why="the disk that it is copied to is too slow, or the VM cannot write to its own",
                     hint="dmesg",
                 )

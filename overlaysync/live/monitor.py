@@ -92,13 +92,13 @@ class QmpMonitor:
             connection.close()
             raise InUseError(
                 f"Another program holds the monitor {path}",
-                why="a monitor speaks with one program at a time, and this one does not greet",
+                why="a monitor serves one program at a time, and this one sent no greeting",
                 hint="end that program, or give QEMU a second monitor: -qmp unix:PATH,server=on,wait=off",
             ) from None
         except (QMPError, OSError, EOFError) as error:
             connection.close()
             raise OverlaysyncError(
-                f"Cannot speak with the monitor {path}",
+                f"Cannot use the monitor {path}",
                 why=str(error),
                 hint="name the socket of a QMP monitor with --qmp SOCKET",
             ) from None

@@ -88,6 +88,6 @@ class PausedSession:
     def _too_long(self) -> InUseError:
         return InUseError(
             f"{self.vm.name} was not saved",
-            why=f"its disks cannot be copied in {Pause.held_s:.0f} s, and it is stopped for no longer",
+            why=f"copying its disks takes longer than the {Pause.held_s:.0f} s for which it may be stopped",
             hint="shut the VM down first, or give QEMU a QMP monitor: -qmp unix:PATH,server=on,wait=off",
         )

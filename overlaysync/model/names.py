@@ -44,7 +44,7 @@ def check_name(text: str, what: str = "name") -> str:
     raise UsageError(
         f"'{printable(text)}' cannot be a {what}",
         why="a name has 1 to 64 letters, digits, '.', '_' or '-' and begins with a letter or digit",
-        hint=f"'{name_from(text)}' would be one",
+        hint=f"'{name_from(text)}' would be a valid name",
     )
 
 

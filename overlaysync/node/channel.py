@@ -89,7 +89,7 @@ class Monitor:
         except (OSError, ValueError):
             raise ChannelError("QEMU has ended") from None
         if not isinstance(answer, dict):
-            raise ChannelError("QEMU says something that is no answer")
+            raise ChannelError("QEMU sent something that is not an answer")
         return answer
 
 

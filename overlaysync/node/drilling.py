@@ -220,7 +220,7 @@ class Drill:
             raise UsageError(
                 f"No machine and no archive is known as '{one_field(unknown[0])}'",
                 why=f"known are: {known}",
-                hint="who is within reach: overlaysync peers; archives: overlaysync archive ls",
+                hint="to list machines: overlaysync peers; to list archives: overlaysync archive ls",
             )
 
     async def _rebuild(self, work: Restore, plan: VmPlan, fetch: Fetch) -> Restored | None:

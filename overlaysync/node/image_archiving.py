@@ -213,7 +213,7 @@ def _published(node: Node, known: Known) -> _Lineage:
         if manifest is None or manifest.header.team not in ("", team):
             raise UsageError(
                 f"{image.path} was never published" + (f" for team '{team}'" if team else ""),
-                why="an archive gives others only what somebody has published for them",
+                why="an archive takes only published images",
                 hint=f"overlaysync share '{known.path}'",
             )
         found.append((image, manifest))

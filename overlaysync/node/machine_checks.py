@@ -55,7 +55,7 @@ def check_home() -> list[Check]:
         return [Check("home", "fail", str(error), error.hint, error.exit_code)]
     checks = [Check("home", "ok", f"{home.root}, on a local disk")]
     if home.on_network:
-        meaning = f"{home.root} is on {home.on_network}: slower, and never for nodes on two machines at once"
+        meaning = f"{home.root} is on {home.on_network}: slower, and two machines must not use it at once"
         checks = [Check("home", "warn", meaning, "set OVERLAYSYNC_HOME to a directory on a local disk")]
     return [
         *checks,
@@ -99,7 +99,7 @@ def _check_faults(faults: list[FaultCount]) -> Check:
     listed = "; ".join(f"{fault.kind} ({fault.count} ×, last {fault.last_at})" for fault in faults[:_SHOWN])
     more = f"; and {len(faults) - _SHOWN} more kinds" if len(faults) > _SHOWN else ""
     meaning = f"peers have caused {total} unexpected errors: {listed}{more}"
-    return Check("faults", "warn", meaning, "report it: each is a fault of overlaysync or of a library")
+    return Check("faults", "warn", meaning, "report them: each is a bug in overlaysync or in a library")
 
 
 def _check_vault(home: Home) -> Check:

@@ -62,7 +62,7 @@ class Remarks:
             self.observer.note(
                 f"  This forks {name}: {two_sides(manifest, row)}{alone}. "
                 f"To have both: {again.fetch('--as', beside)}; "
-                "to choose, told first what is lost: "
+                "to choose, after seeing what would be lost: "
                 f"{again.fetch('--as', os.path.basename(image.path))}; "
                 f"to choose yours: overlaysync settle {quote(image.path)}; "
                 "to go on under another name: " + self.again.share(image.path, name="NAME")

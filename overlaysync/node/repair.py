@@ -54,7 +54,7 @@ async def repair(
     if not rows:
         raise NotFoundError(
             f"Cannot heal {verdict.path}",
-            why="what it must hold was never published, so no peer has it",
+            why="its content was never published, so no peer has it",
             hint="restore it from a copy",
         )
     manifests = [open_envelope(row.envelope) for row in rows]

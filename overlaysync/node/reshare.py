@@ -142,9 +142,9 @@ class PartialSeeder:
         told = False
         while (waiting := self.waiting()) and loop.time() < end:
             if not told:
-                count = f"{len(waiting)} others" if len(waiting) > 1 else "another"
+                count = f"{len(waiting)} other machines" if len(waiting) > 1 else "one other machine"
                 self._reach.observer.note(
-                    f"Done. Passing it on to {count} until they have it; Ctrl-C ends that"
+                    f"Done. Sharing it with {count} until they have it; Ctrl-C ends that"
                 )
                 told = True
             await asyncio.sleep(_LOOK_S)

@@ -251,7 +251,7 @@ class Restore:
         """
         if plan.directory != self.to and os.path.islink(plan.directory):
             raise WouldDestroyError(
-                f"{plan.directory} is a link, and no directory for {plan.saving.vm.name}",
+                f"{plan.directory} is a link, not a directory for {plan.saving.vm.name}",
                 hint="restore into another directory: --to DIR",
             )
         fetched: list[Fetched] = []
@@ -347,7 +347,7 @@ def _check_folders(directory: str, file: str) -> None:
     for folder in file.split("/")[:-1]:
         path = os.path.join(path, folder)
         if os.path.islink(path):
-            raise WouldDestroyError(f"{path} is a link, and no directory for {file}", hint=MAKE_ROOM)
+            raise WouldDestroyError(f"{path} is a link, not a directory for {file}", hint=MAKE_ROOM)
 
 
 def _check_in_place(fetched: Fetched) -> None:

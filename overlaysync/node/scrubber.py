@@ -142,4 +142,4 @@ def _words(path: str, finding: Finding) -> str:
     first = finding.damage[0]
     more = f" and {len(finding.damage) - 1} more places" if len(finding.damage) > 1 else ""
     what = finding.unreadable or f"guest offset {first.offset:#x}, {first.length} bytes{more}"
-    return f"{path} has rotted: {what}; to heal it from peers: overlaysync verify '{path}' --repair"
+    return f"{path} is damaged: {what}; to heal it from peers: overlaysync verify '{path}' --repair"

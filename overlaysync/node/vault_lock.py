@@ -41,7 +41,7 @@ def only_writer_soon(root: Path, observer: Observer, *, wait_s: float = WAIT_S) 
                     raise
             if not told:
                 most = f"{_words(wait_s)} at most"
-                observer.note(f"  another command is writing to the vault; waiting for its end, {most}")
+                observer.note(f"  another command is writing to the vault; waiting for it to finish, {most}")
                 told = True
             sleep(_LOOK_S)
         yield

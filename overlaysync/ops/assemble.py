@@ -284,7 +284,7 @@ class Assembly:
         if name:
             self._abandon()
             raise ImageError(
-                f"its guest made it begin like {name}, so it cannot be kept as a raw file",
+                f"its guest's data begins like {name}, so it cannot be kept as a raw file",
                 path=str(self._part.target),
                 hint="keep it as qcow2 or QED: --format qcow2",
             )

@@ -181,7 +181,7 @@ class Audiences:
         row = None if noted else self._namesake(known)
         if row is None:
             return None
-        why = f"it is called like {row.title} and stands on the same master, and nothing else is known of it"
+        why = f"it has the name and the master of {row.title}, and nothing else is known about it"
         return Origin(row.team, not self._is_mine(row), why)
 
     def _namesake(self, known: Known) -> ManifestRow | None:
@@ -234,7 +234,7 @@ def _unsaid(known: Known, origin: Origin, again: ShareAgain) -> NotAllowedError:
     gone = ", and this machine is not in that team any more" if origin.left else ""
     whom = ("--team", "TEAM" if origin.left else team)
     return NotAllowedError(
-        f"Not sharing {path} before you say whom it is for",
+        f"Not sharing {path} until you choose an audience",
         why=f"{origin.why}{gone}",
         hint=f"for {'another team' if origin.left else 'the team'}: {again.share(path, audience=whom)}; "
         f"or, for everybody: {again.share(path, audience=PUBLIC)}",

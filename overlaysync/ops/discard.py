@@ -114,7 +114,7 @@ def discard(path: str, catalog: Catalog, judged: Fingerprint) -> None:
         if os.path.islink(path):
             os.unlink(path)
     except OSError as error:
-        hint = f"it takes the right to write to its directory: ls -ld {shlex.quote(directory)}"
+        hint = f"you need write permission for its directory: ls -ld {shlex.quote(directory)}"
         raise translate(error, f"Cannot remove {path}", directory=directory, hint=hint) from error
     catalog.forget_image(real)
 
@@ -126,7 +126,7 @@ def _is_same(present: Fingerprint, judged: Fingerprint) -> bool:
 
 def _changed(path: str) -> WouldDestroyError:
     return WouldDestroyError(
-        f"{path} is no longer what it was when you said that it goes",
+        f"{path} has changed since you agreed to remove it",
         why="it was written to since, or another file has its name",
         hint=f"ls -l {shlex.quote(path)}, and then the same command again",
     )

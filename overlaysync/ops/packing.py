@@ -121,8 +121,8 @@ class Packer:
             digests = as_digests(hash_units(part, unit))
             if count < length or not equal_rows(digests, run.digests[low:high]).all():
                 raise VerificationError(
-                    "What was written to the disk is not what is read from it",
-                    why=f"the part file has rotted at byte {int(hosts[low])} of {length}",
+                    "What is read from the disk is not what was written to it",
+                    why=f"the part file is corrupted at byte {int(hosts[low])} of {length}",
                     hint="repeat the command, and look at 'dmesg': the disk may be failing",
                 )
         clusters = bytes_there.reshape(-1, size)

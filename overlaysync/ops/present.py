@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from overlaysync.errors import AmbiguousError, NotFoundError
+from overlaysync.formats.recognition import IMAGE_ENDINGS
 from overlaysync.model.digest import short_id
 from overlaysync.model.history import History
 from overlaysync.model.reference import Reference
@@ -207,7 +208,12 @@ def _not_here(reference: Reference, changed: Sequence[Present] = ()) -> NotFound
             why=f"{changed[0].path} was written to since",
             hint=f"overlaysync fetch {reference}, or give the path of the image",
         )
+    # People leave the ending out, and a path of two parts then reads like an image of a team.
+    near = next((path for ending in IMAGE_ENDINGS if os.path.isfile(path := f"{reference}{ending}")), "")
     return NotFoundError(
         f"'{reference}' is not on this machine",
-        hint=f"overlaysync fetch {reference}, or give the path of the image",
+        why=f"there is a file {near}" if near else "",
+        hint=f"the same command with {near}"
+        if near
+        else f"overlaysync fetch {reference}, or give the path of the image",
     )

@@ -294,7 +294,7 @@ def _fork(known: Known, standing: Standing, asked: Asked, lost: str) -> WouldDes
         else "no common version of theirs is known on this machine"
     )
     return WouldDestroyError(
-        f"{known.path} and the '{name}' that is offered are of different publishers"
+        f"{known.path} and the '{name}' that is offered come from different publishers"
         if stranger
         else f"'{name}' is forked: neither version follows the other",
         why=f"here    {_side(open_envelope(mine.envelope), asked.now)}\n"

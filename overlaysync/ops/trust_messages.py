@@ -119,7 +119,7 @@ def only_distrusted(reference: Reference, candidates: Sequence[Listing], book: B
     return StrangerError(
         f"Only a publisher that you distrust offers '{reference}'",
         why=f"there is {', '.join(_signed(candidates))}; distrusted: {since}",
-        hint="wait until another publisher shares it; or, to take the distrust back: "
+        hint="wait until another publisher shares it; or, to stop distrusting it: "
         f"overlaysync trust {node_id(publisher)[:9]}",
     )
 

@@ -349,7 +349,7 @@ class PartFile:
             if present != replaces:
                 raise WouldDestroyError(
                     f"{self.target} is not the file that was to be replaced",
-                    why="another has its name by now",
+                    why="another file has that name now",
                     hint=f"ls -l {shlex.quote(str(self.target.parent))}, and then the same command again",
                 )
             os.rename(name, target, src_dir_fd=directory, dst_dir_fd=directory)

@@ -127,7 +127,7 @@ def read_code(name: str, text: str) -> Team:
     plain = "".join(text.split()).replace("-", "").lower().translate(_LOOKS_LIKE)
     wrong = UsageError(
         f"That is not the code of team '{name}'",
-        why=f"a code has {_CODE_LENGTH} letters and digits, and belongs to one name",
+        why=f"a code has {_CODE_LENGTH} letters and digits, and is valid for one team name",
         hint="compare the code and the team's name with what a member's machine shows: "
         f"overlaysync team code {name}",
     )

@@ -17,7 +17,7 @@ class _Given(Collector):
         self._size = size
 
     def collect(self) -> list[CounterMetricFamily]:
-        return [CounterMetricFamily("overlaysync_given_bytes", "Bytes of image data given.", self._size)]
+        return [CounterMetricFamily("overlaysync_given_bytes", "Bytes of image data sent.", self._size)]
 
 
 def metrics_of(subject: Subject, snapshot: Snapshot) -> str:
@@ -30,10 +30,14 @@ def metrics_of(subject: Subject, snapshot: Snapshot) -> str:
 
     gauge("shared_images", "Images shared.", len(subject.share.shared))
     gauge("peers", "Peers that answer.", sum(not one.own and not one.problem for one in snapshot.machines))
-    gauge("downloads", "Nodes that fetch here now.", sum(len(one.receivers) for one in snapshot.transfers))
-    gauge("given_rate_bytes", "Bytes of image data given per second, of late.", snapshot.health.given)
-    gauge("free_bytes", "Bytes free where the first path is.", snapshot.health.free)
-    gauge("tasks_running", "Tasks of the page that run.", sum(one.ended is None for one in snapshot.tasks))
+    gauge(
+        "downloads",
+        "Nodes fetching from here now.",
+        sum(len(one.receivers) for one in snapshot.transfers),
+    )
+    gauge("given_rate_bytes", "Bytes of image data sent per second, lately.", snapshot.health.given)
+    gauge("free_bytes", "Free bytes in the file system of the first path.", snapshot.health.free)
+    gauge("tasks_running", "Running tasks of the page.", sum(one.ended is None for one in snapshot.tasks))
     vms = Gauge("overlaysync_vms", "VMs of a team that were saved.", ["team"], registry=registry)
     lacking = Gauge("overlaysync_vms_lacking", "VMs with too few copies.", ["team"], registry=registry)
     never = Gauge("overlaysync_vms_never_saved", "VMs that were never saved.", ["team"], registry=registry)

@@ -59,7 +59,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{percent} % ici",
     ),
     "map-given": (
-        "{percent} % given out by this machine",
+        "{percent} % sent by this machine",
         "{percent} % donnés par cette machine",
     ),
     "finished": ("{count} have all of it", "{count} ont tout reçu"),
@@ -147,7 +147,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "lost": ("connection lost; what is shown is from {time}", "connexion perdue ; état de {time}"),
     "colon": (": ", " : "),
     "tasks": ("Tasks", "Tâches"),
-    "tasks-none": ("Nothing was begun on this page.", "Rien n’a été lancé depuis cette page."),
+    "tasks-none": ("Nothing was started on this page.", "Rien n’a été lancé depuis cette page."),
     "news-task": ("{action}: {state}.", "{action} : {state}."),
     "news-tasks": ("{count} tasks have ended.", "{count} tâches sont terminées."),
     "news-vm": ("{vm} is on too few machines now.", "{vm} est sur trop peu de machines."),
@@ -193,7 +193,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "slow": ("Slow mode", "Mode lent"),
     "slow-on": ("Slow: {size}/s at most", "Lent : {size}/s au plus"),
     "why-slow": (
-        "Limit what this machine gives to all others together, while it shares.",
+        "Limit what this machine sends to all others together while it shares.",
         "Limiter ce que cette machine donne à toutes les autres, tant qu’elle partage.",
     ),
     "slow-begin": ("Give slowly", "Donner lentement"),
@@ -269,7 +269,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "fact-holders": ("Other machines", "Autres machines"),
     "missing-title": ("Not there", "Introuvable"),
     "missing-page": (
-        "What this address showed has gone, or cannot be done now.",
+        "What this address showed is gone, or cannot be done now.",
         "Ce que montrait cette adresse a disparu, ou n’est pas possible maintenant.",
     ),
     "unknown-title": ("This page needs its token", "Cette page demande son jeton"),

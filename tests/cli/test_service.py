@@ -235,7 +235,7 @@ def test_without_a_running_systemd_it_is_said_what_to_type(tmp_path: Path) -> No
         return
     done = service(tmp_path, "install", ".")
     assert done.returncode == 1 and "until systemd runs here: overlaysync service run" in done.stderr
-    assert "installed; systemd cannot be asked" in service(tmp_path, "status").stdout
+    assert "installed; systemd did not answer" in service(tmp_path, "status").stdout
 
 
 # -- what systemd is told ----------------------------------------------------------------------------

@@ -156,7 +156,7 @@ def name_codes(codes: Counter[int]) -> dict[str, int]:
 
 
 def _waits(process: Process) -> bool:
-    return "waiting for its end" in process.stderr
+    return "waiting for it to finish" in process.stderr
 
 
 def test_commands_wait_for_the_vault(lab: Lab) -> None:

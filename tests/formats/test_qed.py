@@ -227,7 +227,7 @@ def test_a_short_last_data_cluster_is_refused() -> None:
 def test_a_data_cluster_on_something_else_is_refused(place: str) -> None:
     made = qed("DD")
     target = {"l1": CLUSTER, "l2": made.tables["l2"][0], "data": made.entry("l2", 0)}[place]
-    with pytest.raises(ImageError, match="a data cluster lies where something else lies already"):
+    with pytest.raises(ImageError, match="a data cluster overlaps something else in the file"):
         opened(made.set_entry("l2", 1, target))
 
 
@@ -245,7 +245,7 @@ def test_a_data_cluster_in_the_header_is_refused() -> None:
 
 def test_a_table_used_twice_is_refused() -> None:
     made = qed("D" + "-" * 600, table_size=1)
-    with pytest.raises(ImageError, match="a table lies where something else lies already"):
+    with pytest.raises(ImageError, match="a table overlaps something else in the file"):
         opened(made.set_entry("l1", 1, made.entry("l1", 0)))
 
 

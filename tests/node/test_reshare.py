@@ -137,7 +137,7 @@ async def test_it_stays_until_the_others_have_it(node: Fetcher, client: Client) 
     async with asyncio.timeout(1):
         await lingering
     (note,) = node.around.observer.notes
-    assert "Passing it on to 2 others" in note
+    assert "Sharing it with 2 other machines" in note
 
 
 async def test_who_has_not_asked_for_a_while_is_not_waited_for(

@@ -120,7 +120,7 @@ def test_a_bit_that_flips_on_the_device_is_found_and_the_image_withdrawn(home: P
         assert names(share) == {"good"}
         (note,) = heard.notes
         assert note == (
-            f"No longer shared: bad:1 ({bad} has rotted: guest offset {5 * CHUNK:#x}, {CHUNK} bytes; "
+            f"No longer shared: bad:1 ({bad} is damaged: guest offset {5 * CHUNK:#x}, {CHUNK} bytes; "
             f"to heal it from peers: overlaysync verify '{bad}' --repair)"
         )
         assert now() - row_of(node, good).verified_at < 60
@@ -185,7 +185,7 @@ def test_several_places_and_a_bad_table(node: Node, tmp_path: Path, monkeypatch:
     check_all(share)
     assert share.refresh() and names(share) == set()
     assert any(f"guest offset 0x0, {CHUNK} bytes and 1 more places" in note for note in heard.notes)
-    assert any(f"{table} has rotted: " in note for note in heard.notes)
+    assert any(f"{table} is damaged: " in note for note in heard.notes)
 
 
 @pytest.mark.qemu

@@ -32,7 +32,9 @@ def test_it_is_had_as_soon_as_the_other_has_ended(tmp_path: Path) -> None:
         with only_writer_soon(tmp_path, heard, wait_s=600):
             with pytest.raises(InUseError), only_writer(tmp_path):
                 pass
-    assert heard.notes == ["  another command is writing to the vault; waiting for its end, 10 min at most"]
+    assert heard.notes == [
+        "  another command is writing to the vault; waiting for it to finish, 10 min at most"
+    ]
     with only_writer(tmp_path):
         pass
 

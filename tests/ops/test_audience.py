@@ -313,7 +313,7 @@ def written_copy(site: Site, overlay: Path, name: str = "copy") -> Path:
 
 def check_asked(error: NotAllowedError, path: Path, *ways: str) -> None:
     """Whom it is for is asked, and each way is a command about that file."""
-    assert "before you say whom it is for" in error.what
+    assert "until you choose an audience" in error.what
     assert re.findall(r"overlaysync [^;]*", error.hint) == [f"overlaysync share {way} {path}" for way in ways]
 
 

@@ -69,6 +69,14 @@ def test_where_nothing_fits_what_is_here_is_to_be_looked_at(world: World) -> Non
         assert "fetch" not in caught.value.hint and "overlaysync tree" in caught.value.hint
 
 
+def test_a_path_without_its_ending_is_said_to_lack_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(world, "web.qcow2", "A")
+    monkeypatch.chdir(path.parent.parent)
+    with pytest.raises(NotFoundError) as caught:
+        meant(world, f"{path.parent.name}/web")
+    assert f"{path.parent.name}/web.qcow2" in caught.value.hint
+
+
 def test_several_things_are_refused_with_all_of_them_and_files_meant_has_them_all(world: World) -> None:
     web, db = make(world, "web.qcow2", "A"), make(world, "db.qcow2", "B")
     for path in (web, db):

@@ -73,7 +73,7 @@ def _advice(vms: Sequence[VmReport], facts: Facts, judgement: Judgement) -> Iter
         for left in vm.left_out:
             yield vm.name, f"{left.file} is in no state ({left.why})"
         if vm.consistency == "crash":
-            yield vm.name, "saved as after a power failure: power it off before you save it"
+            yield vm.name, "saved as after a power failure: shut it down before you save it"
         if len(vm.held_at) == 1:
             command = f"overlaysync keep {facts.team}"
             yield vm.name, f"only {vm.held_at[0]} was left with it; on another machine: {command}"
@@ -85,7 +85,7 @@ def _advice(vms: Sequence[VmReport], facts: Facts, judgement: Judgement) -> Iter
         yield "", f"See whether the VMs boot: overlaysync drill {facts.team} --boot"
     if facts.emulated:
         why = f": {facts.why_emulated}" if facts.why_emulated else ""
-        yield "", f"Boot times were measured without KVM{why}; they say nothing of a machine that has it"
+        yield "", f"Boot times were measured without KVM{why}; they say nothing about a machine with KVM"
     if any(vm.verdict == "not-tested" for vm in vms):
         yield "", "Say how to tell that a VM is ready, for example: --ready tcp:22"
     if judgement.verdict == "failed" and not vms:

@@ -11,8 +11,8 @@ from overlaysync.ops.vms.place import Place, is_seed, is_vars, stem_of
 from overlaysync.ops.vms.vm import Missed, Vm
 
 _BY_KIND = {
-    "socket": "it is a socket, which is made anew at the next start",
-    "FIFO": "it is a FIFO, which is made anew at the next start",
+    "socket": "it is a socket, which is created again at the next start",
+    "FIFO": "it is a FIFO, which is created again at the next start",
     "device": "it is a device, not a file",
 }
 _BY_NAME = (

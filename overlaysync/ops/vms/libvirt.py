@@ -148,15 +148,15 @@ def vm_of_domain(place: Place, name: str, domain: Domain) -> Vm:
 
 def _warnings(domain: Domain, name: str) -> Iterator[str]:
     if domain.secret:
-        yield f"{name} holds the password of the console; write it anew without: virsh dumpxml --inactive"
+        yield f"{name} holds the password of the console; to write it without one: virsh dumpxml --inactive"
     if domain.masters:
         yield (
-            f"{name} names the masters of its disks, which a restore may put elsewhere; write it anew: "
+            f"{name} names the masters of its disks, which a restore may put elsewhere; to write it again: "
             f"virsh dumpxml --inactive {shlex.quote(domain.name)}"
         )
     for device in domain.devices:
         if device.is_disk and not device.path:
-            yield f"Disk {device.target} of {domain.name} is no file ({device.kind}) and is not carried"
+            yield f"Disk {device.target} of {domain.name} is not a file ({device.kind}), and is not saved"
     if name_from(domain.name) != domain.name:
         yield f"libvirt calls the VM {shlex.quote(printable(domain.name))}"
 
@@ -188,7 +188,7 @@ class _Finder:
         inner = Place(folder, self._place.trusted)
         found = inner.companion(os.path.basename(path), role, why, file)
         if isinstance(found, Part) and looks is not None and not _looks(inner, found, looks):
-            return Missed(path, "it does not begin like what it is said to be")
+            return Missed(path, "it does not begin like the format that it is said to have")
         return found
 
     def removable(self, device: Device, name: str) -> Missed | Part | None:

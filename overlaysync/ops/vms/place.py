@@ -169,7 +169,7 @@ class Place:
         """Return the state of a TPM in a directory below, and what lies beside it and is left out."""
         state = self.companion(os.path.join(directory, PERMALL), "tpm", why, file)
         beside = [
-            Missed(self.join(os.path.join(directory, name)), f"of a TPM, only {PERMALL} is carried")
+            Missed(self.join(os.path.join(directory, name)), f"of a TPM, only {PERMALL} is saved")
             for name, _ in self.inside(directory)
             if name != PERMALL
         ]

@@ -88,7 +88,7 @@ class Survey:
 def over_cap(role: str, size: int) -> str:
     """Return why a companion of that size is left out; "" when it is not."""
     cap = CAPS[role]
-    return f"it has {format_size(size)}, and at most {format_size(cap)} are carried" if size > cap else ""
+    return f"it has {format_size(size)}, and at most {format_size(cap)} are saved" if size > cap else ""
 
 
 def finished(vm: Vm) -> Vm:
