@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from overlaysync.cli.config import SERVICE, read_tables
-from overlaysync.cli.service_settings import ServiceSettings, add_settings
+from overlaysync.cli.service_settings import ServiceSettings, add_settings, convert_settings
 from overlaysync.cli.service_units import ACCOUNT, NAME, STATE, system_unit, user_unit
 from overlaysync.errors import NotAllowedError, OverlaysyncError, UsageError, WouldDestroyError
 from overlaysync.installed import program_words
@@ -294,14 +294,8 @@ def site_status(site: Site) -> Found:
     """Return what is known of the service there."""
     unit = next((path for path in (site.unit, site.shipped) if path is not None and path.exists()), None)
     table = read_tables(site.settings, site.home).get(SERVICE, {})
-    try:
-        settings = msgspec.convert(table, ServiceSettings)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"{site.settings} cannot be used: [{SERVICE}]", why=str(error), hint="correct it in that file"
-        ) from None
     said, problem = _ask(site)
-    return Found(unit, settings, said, problem)
+    return Found(unit, convert_settings(site.settings, table), said, problem)
 
 
 def remove_site(site: Site) -> list[Path]:
