@@ -199,7 +199,7 @@ def install_site(site: Site, wanted: Mapping[str, Any]) -> Installed:
     """Write the unit, and the settings if there are none yet.
 
     Raises:
-        UsageError: it is not said what the service is to do.
+        UsageError: it is not said what the service is to do, or the settings that are there cannot be used.
         WouldDestroyError: there are settings already, which say something else.
         NotAllowedError: only root may do that.
     """
@@ -214,6 +214,8 @@ def install_site(site: Site, wanted: Mapping[str, Any]) -> Installed:
             why="nothing was named that it could share or keep, and there are no settings yet",
             hint="overlaysync service install PATH, or: overlaysync service install --keep TEAM",
         )
+    if table is not None:
+        convert_settings(site.settings, table)
     if table is not None and wanted and dict(table) != dict(wanted):
         raise WouldDestroyError(
             f"{site.settings} has a table [{SERVICE}] already",

@@ -236,6 +236,15 @@ def test_root_follows_no_link_that_the_account_of_the_service_has_made(tmp_path:
     assert victim.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_service_whose_settings_cannot_be_used_is_not_installed(tmp_path: Path) -> None:
+    settings = tmp_path / ".config" / "overlaysync" / "config.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('[service]\nshare = "/srv"\n')
+    done = service(tmp_path, "install", "--no-start")
+    assert done.returncode == 2 and "'share' in [service]" in done.stderr
+    assert not (tmp_path / ".config" / "systemd").exists()
+
+
 def test_what_is_not_there_is_not_installed(tmp_path: Path) -> None:
     done = service(tmp_path, "install", "masters", "--no-start")
     assert done.returncode == 3 and f"mkdir -p {tmp_path}/masters" in done.stderr
