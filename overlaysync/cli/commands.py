@@ -94,6 +94,36 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
 }
 """Section of the list → its commands, in order."""
 
+ELSEWHERE = {
+    "add": "share",
+    "backup": "save",
+    "check": "verify",
+    "clone": "fetch",
+    "completion": "--install-completion",
+    "convert": "promote",
+    "create": "new",
+    "delete": "discard",
+    "download": "fetch",
+    "get": "fetch",
+    "info": "show",
+    "join": "team join",
+    "leave": "team leave",
+    "list": "ls",
+    "log": "history",
+    "pull": "fetch",
+    "push": "share' or 'archive push",
+    "publish": "share",
+    "remove": "discard",
+    "rm": "discard",
+    "seed": "share",
+    "serve": "share",
+    "snapshot": "save",
+    "update": "sync",
+    "upload": "share",
+    "version": "--version",
+}
+"""Words of other programs → what does that here."""
+
 ENTRIES = {entry.name: entry for entries in SECTIONS.values() for entry in entries}
 
 
@@ -165,6 +195,12 @@ class Commands(TyperGroup):
         super().__init__(**settings)
         for entry in ENTRIES.values():
             self.add_command(Lazy(entry.name, help=entry.help))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is meant; the word of another program is answered with that of this one."""
+        if args and args[0] not in self.commands and args[0] in ELSEWHERE:
+            ctx.fail(f"No such command '{args[0]}'. Did you mean '{ELSEWHERE[args[0]]}'?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands."""

@@ -15,7 +15,7 @@ import typer
 from overlaysync import __version__
 from overlaysync.archive.authorities import AUTHORITIES
 from overlaysync.cli import signals, streams
-from overlaysync.cli.commands import Commands
+from overlaysync.cli.commands import ENTRIES, Commands
 from overlaysync.cli.later import later
 from overlaysync.cli.output import Output, Settings, output_of
 from overlaysync.cli.refusals import candidate_lines, error_fields
@@ -108,7 +108,7 @@ def _run(words: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of typer's
-            return _report_usage(output, error)
+            return _report_usage(output, error, words)
         if isinstance(error, OSError):
             return _report(output, translate(error, _describe_os_error(error)))
         raise
@@ -148,7 +148,12 @@ def _report(output: Output, error: OverlaysyncError) -> int:
     return error.exit_code
 
 
-def _report_usage(output: Output, error: Exception) -> int:
+def _command_in(words: Sequence[str]) -> Sequence[str]:
+    """Return the name of the command among the words; nothing where there is none."""
+    return next(((word,) for word in words if word in ENTRIES), ())
+
+
+def _report_usage(output: Output, error: Exception, words: Sequence[str]) -> int:
     message: str = error.format_message()  # type: ignore[attr-defined]
     if near := getattr(error, "possibilities", None):  # the best first; typer prints them by the alphabet
         message = f"No such option: {error.option_name}. Did you mean '{near[0]}'?"  # type: ignore[attr-defined]
@@ -156,7 +161,7 @@ def _report_usage(output: Output, error: Exception) -> int:
     if context and message == context.get_help():  # a group of commands, without one: nothing is wrong
         typer.echo(message)
         return 0
-    command = context.command_path if context else "overlaysync"
+    command = context.command_path if context else " ".join(["overlaysync", *_command_in(words)])
     fields = {"what": message, "why": "", "hint": f"{command} --help", "candidates": [], "exit_code": 2}
     output.error(f"{message}\n  {streams.TRY}{command} --help", fields)
     return 2

@@ -110,10 +110,12 @@ def team_of(node: Node, name: str, command: str) -> Team:
     if name in node.teams:
         return node.teams[name]
     if name:
+        near = meant(name, node.teams)
+        joined = f"overlaysync team join {name}"
         raise UsageError(
             f"This machine is not in team '{name}'",
-            why=meant(name, node.teams),
-            hint=f"overlaysync team join {name}",
+            why=near,
+            hint=f"overlaysync team show, for your teams; to join '{name}': {joined}" if near else joined,
         )
     if not node.teams:
         raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from overlaysync.cli.output import output_of
 from overlaysync.cli.service_settings import ServiceSettings, load_settings
 from overlaysync.cli.service_site import Site, install_site, remove_site, site_status, system_site, user_site
 from overlaysync.cli.signals import ending
-from overlaysync.errors import UsageError
+from overlaysync.errors import NotFoundError, UsageError
 
 SystemOption = Annotated[
     bool, typer.Option("--system", help="Use the service of the whole machine instead of yours; needs root.")
@@ -58,6 +59,13 @@ def install(
     output = output_of(context)
     wanted: dict[str, Any] = {"share": [os.path.abspath(path) for path in paths or ()]}
     wanted |= {"team": team or "", "keep": keep or [], "push": push or []}
+    for path in wanted["share"]:
+        if not os.path.exists(path):
+            raise NotFoundError(
+                f"There is nothing at {path}",
+                why="the service shares what is there when it starts",
+                hint=f"mkdir -p {shlex.quote(path)}, or name another path",
+            )
     site = _site(system)
     if not system and (keep or team or push):  # refused before anything is written
         with open_node(output) as node:

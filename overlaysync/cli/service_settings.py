@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from overlaysync.cli.common import parse_peers, parse_rate
 from overlaysync.cli.config import SERVICE, no_such, read_tables
-from overlaysync.errors import UsageError
-from overlaysync.model.names import printable
+from overlaysync.cli.later import later
+from overlaysync.errors import OverlaysyncError, UsageError
+from overlaysync.model.names import check_name, printable
 from overlaysync.store.files import replace_file, translate
 from overlaysync.store.home import Home
 
@@ -60,6 +64,37 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [os.path.expanduser(path) for path in self.share]
 
 
+EXAMPLES = {
+    "share": '["~/masters", "/srv/images"]',
+    "team": '"red"',
+    "recursive": "true",
+    "exclude": '["*.bak"]',
+    "keep": '["red"]',
+    "live": '"15m"',
+    "push": '["lab"]',
+    "push_hours": "6",
+    "peer": '["192.0.2.1:29450"]',
+    "iface": '["eth0"]',
+    "port": "29450",
+    "limit_rate": '"20M"',
+    "recheck": "7",
+    "page": "true",
+    "page_port": "29460",
+}
+"""How each setting is written."""
+_TYPES = {
+    "array": "a list",
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "a table",
+    "datetime": "a time",
+    "date": "a date",
+    "time": "a time",
+}
+
+
 def load_settings(environment: Mapping[str, str]) -> ServiceSettings:
     """Return what the config file says; nothing where there is no table ``[service]``.
 
@@ -68,29 +103,75 @@ def load_settings(environment: Mapping[str, str]) -> ServiceSettings:
     """
     home = Home.from_environment(environment)
     path = home.config / "config.toml"
-    table = read_tables(path, home).get(SERVICE, {})
+    return convert_settings(path, read_tables(path, home).get(SERVICE, {}))
+
+
+def convert_settings(path: Path, table: Any) -> ServiceSettings:
+    """Return what the table ``[service]`` of a config file says.
+
+    Raises:
+        UsageError: it says what cannot be; which setting, why, and how it is written.
+    """
     known = ServiceSettings.__struct_fields__
-    for name in table if isinstance(table, dict) else ():
+    if not isinstance(table, dict):
+        raise UsageError(
+            f"{path} cannot be used: '{SERVICE}' is no table",
+            hint=f"write [{SERVICE}], and its settings below it",
+        )
+    for name, value in table.items():
         if name not in known:
             raise no_such(path, SERVICE, name, "setting", known)
-    try:
-        settings = msgspec.convert(table, ServiceSettings)
-        _check(settings)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise UsageError(
-            f"{path} cannot be used: [{SERVICE}]", why=str(error), hint="correct it in that file"
-        ) from None
-    return settings
+        try:
+            one = msgspec.convert({name: value}, ServiceSettings)
+            _check(name, getattr(one, name))
+        except (msgspec.ValidationError, OverlaysyncError, ValueError) as error:
+            why = _said(str(error)) if isinstance(error, msgspec.ValidationError) else str(error)
+            raise UsageError(
+                f"{path} cannot be used: '{name}' in [{SERVICE}]",
+                why=why,
+                hint=f"write it like this: {name} = {EXAMPLES[name]}",
+            ) from None
+    return msgspec.convert(table, ServiceSettings)
 
 
-def _check(settings: ServiceSettings) -> None:
-    if not 0 <= (settings.port or 0) <= 65535:
-        raise ValueError("port is not a number from 0 to 65535")
-    if settings.push_hours <= 0 or settings.recheck < 0:
-        raise ValueError("push_hours and recheck are numbers above 0")
-    relative = [path for path in settings.paths if not os.path.isabs(path)]
-    if relative:
-        raise ValueError(f"share has '{relative[0]}', which is not an absolute path")
+def _said(problem: str) -> str:
+    """Return what msgspec finds wrong, in the words of TOML."""
+    problem = problem.replace(" | null", "")
+    for word, said in _TYPES.items():
+        problem = problem.replace(f"`{word}`", said)
+    found = re.fullmatch(r"Expected (?P<wanted>.+), got (?P<got>.+?)( - at .+)?", problem)
+    if found is None:
+        return problem
+    inside = "in the list, " if "[" in (found[3] or "") else ""
+    return f"{inside}{found['got']} where {found['wanted']} is expected"
+
+
+def _check(name: str, value: Any) -> None:
+    """Look at one setting as far as that can be done without a network.
+
+    Raises:
+        ValueError, OverlaysyncError: it cannot be.
+    """
+    match name:
+        case "share":
+            for path in map(os.path.expanduser, value):
+                if not os.path.isabs(path):
+                    raise ValueError(f"'{path}' is not an absolute path")
+        case "port" | "page_port" if value is not None and not 0 <= value <= 65535:
+            raise ValueError(f"{value} is not a number from 0 to 65535")
+        case "push_hours" if not 0 < value < math.inf:
+            raise ValueError(f"{value:g} is not a number above 0")
+        case "recheck" if not 0 <= value < math.inf:
+            raise ValueError(f"{value:g} is not a number of days")
+        case "limit_rate":
+            parse_rate(value)
+        case "peer" if value:
+            parse_peers(list(value))
+        case "live" if value:
+            later("cli.keep").parse_interval(value)
+        case "keep":
+            for team in value:
+                check_name(team, "team's name")
 
 
 def add_settings(path: Path, wanted: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from overlaysync.cli.config import SERVICE, read_tables
-from overlaysync.cli.service_settings import ServiceSettings, add_settings
+from overlaysync.cli.service_settings import ServiceSettings, add_settings, convert_settings
 from overlaysync.cli.service_units import ACCOUNT, NAME, STATE, system_unit, user_unit
 from overlaysync.errors import NotAllowedError, OverlaysyncError, UsageError, WouldDestroyError
 from overlaysync.installed import program_words
@@ -199,7 +199,7 @@ def install_site(site: Site, wanted: Mapping[str, Any]) -> Installed:
     """Write the unit, and the settings if there are none yet.
 
     Raises:
-        UsageError: it is not said what the service is to do.
+        UsageError: it is not said what the service is to do, or the settings that are there cannot be used.
         WouldDestroyError: there are settings already, which say something else.
         NotAllowedError: only root may do that.
     """
@@ -214,6 +214,8 @@ def install_site(site: Site, wanted: Mapping[str, Any]) -> Installed:
             why="nothing was named that it could share or keep, and there are no settings yet",
             hint="overlaysync service install PATH, or: overlaysync service install --keep TEAM",
         )
+    if table is not None:
+        convert_settings(site.settings, table)
     if table is not None and wanted and dict(table) != dict(wanted):
         raise WouldDestroyError(
             f"{site.settings} has a table [{SERVICE}] already",
@@ -294,14 +296,8 @@ def site_status(site: Site) -> Found:
     """Return what is known of the service there."""
     unit = next((path for path in (site.unit, site.shipped) if path is not None and path.exists()), None)
     table = read_tables(site.settings, site.home).get(SERVICE, {})
-    try:
-        settings = msgspec.convert(table, ServiceSettings)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"{site.settings} cannot be used: [{SERVICE}]", why=str(error), hint="correct it in that file"
-        ) from None
     said, problem = _ask(site)
-    return Found(unit, settings, said, problem)
+    return Found(unit, convert_settings(site.settings, table), said, problem)
 
 
 def remove_site(site: Site) -> list[Path]:

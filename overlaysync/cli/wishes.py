@@ -27,7 +27,7 @@ def parse_wish(node: Node, reference: str, at: str, vms: Sequence[str]) -> Wish:
     if match is None:
         raise UsageError(
             f"'{printable(reference)}' is neither a team nor a state of one",
-            hint="write TEAM or TEAM:STATE; for one VM: overlaysync restore TEAM --vm NAME",
+            hint="write TEAM or TEAM:STATE, such as red or red:2",
         )
     team = team_of(node, match[1], "restore")
     named = (match[2] or "").lower()

@@ -11,13 +11,18 @@ import errno
 import os
 import shlex
 import stat
+from itertools import islice
 
 import numpy as np
 
 from overlaysync.errors import ImageError, NotAllowedError, NotFoundError
+from overlaysync.model.names import meant
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ON_THE_WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_LOOKED_AT = 10_000
+"""Names of a directory, at most, that are compared with one that is not there."""
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -46,7 +51,7 @@ def open_named(path: str) -> tuple[int, str]:
         real = os.path.realpath(path)
         return _open(real, None, path), real
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"There is no file {path}", hint=_to_look(path)) from error
+        raise NotFoundError(f"There is no file {path}", why=_near(path), hint=_to_look(path)) from error
     except PermissionError as error:
         raise NotAllowedError(f"Cannot read {path}", why="permission denied", hint=may_read(path)) from error
     except (OSError, ValueError) as error:
@@ -68,8 +73,9 @@ def open_in(folder: int | None, name: str, path: str) -> int:
     try:
         return _open(name, folder, path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        gone = "" if folder is None else " any more"  # in a directory, it was seen a moment ago
-        raise NotFoundError(f"There is no file {path}{gone}", hint=_to_look(path)) from error
+        if folder is not None:  # in a directory, it was seen a moment ago
+            raise NotFoundError(f"There is no file {path} any more", hint=_to_look(path)) from error
+        raise NotFoundError(f"There is no file {path}", why=_near(path), hint=_to_look(path)) from error
     except PermissionError as error:
         raise NotAllowedError(f"Cannot read {path}", why="permission denied", hint=may_read(path)) from error
     except OSError as error:
@@ -123,6 +129,18 @@ def _enter(directory: str) -> int:
             os.close(fd)
         fd = inner
     return fd
+
+
+def _near(path: str) -> str:
+    """Return the question whether a file beside was meant, whose name looks like this one; "" for none."""
+    folder, name = os.path.split(path)
+    try:
+        with os.scandir(folder or ".") as entries:
+            return meant(
+                name, [entry.name for entry in islice(entries, _LOOKED_AT) if entry.name.isprintable()]
+            )
+    except (OSError, ValueError):
+        return ""
 
 
 def _to_look(path: str) -> str:

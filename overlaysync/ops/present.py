@@ -16,6 +16,7 @@ from overlaysync.errors import AmbiguousError, NotFoundError
 from overlaysync.formats.recognition import IMAGE_ENDINGS
 from overlaysync.model.digest import short_id
 from overlaysync.model.history import History
+from overlaysync.model.names import meant
 from overlaysync.model.reference import Reference
 from overlaysync.ops.audience import stem
 from overlaysync.ops.known import is_read_only
@@ -66,10 +67,12 @@ def files_meant(library: Library, book: Book, reference: Reference) -> list[Pres
     Raises:
         NotFoundError: there is none.
     """
-    found = _fitting(reference, present_files(library), book)
+    files = present_files(library)
+    found = _fitting(reference, files, book)
     if not found:
         raise NotFoundError(
             f"'{reference}' is not on this machine",
+            why=_near(reference, files),
             hint="overlaysync ls --local, for the names that are; overlaysync tree, for all files",
         )
     return found
@@ -93,10 +96,11 @@ def file_meant(
         NotFoundError: nothing fits.
         AmbiguousError: several things fit; none is chosen.
     """
-    found = _fitting(reference, present_files(library), book)
+    files = present_files(library)
+    found = _fitting(reference, files, book)
     kept = [file for file in found if not (unchanged and _is_changed(reference, file))]
     if not kept:
-        raise _not_here(reference, found)
+        raise _not_here(reference, files, found)
     if reference.id_prefix is None and reference.version is None:
         kept = _newest(reference, kept, library)
     things = {_thing(reference, file) for file in kept}
@@ -139,10 +143,10 @@ def _fitting(reference: Reference, files: Sequence[Present], book: Book) -> list
     named = [file for file in files if any(_fits(reference, row) for row in file.versions)]
     if reference.is_many:
         return [*named, *(file for file in _by_file_name(reference, files) if file not in named)]
-    meant = [
+    own = [
         file for file in named if any(_fits(reference, row) and _is_meant(row, book) for row in file.versions)
     ]
-    return meant or [file for file in _by_file_name(reference, files) if file not in named]
+    return own or [file for file in _by_file_name(reference, files) if file not in named]
 
 
 def _by_file_name(reference: Reference, files: Iterable[Present]) -> list[Present]:
@@ -156,6 +160,18 @@ def _by_file_name(reference: Reference, files: Iterable[Present]) -> list[Presen
         else (lambda path: stem(path) == name)
     )
     return [file for file in files if fits(file.path)]
+
+
+def _near(reference: Reference, files: Iterable[Present]) -> str:
+    """Return the question whether a name on this machine was meant; "" for none."""
+    if reference.name is None or reference.peer is not None:
+        return ""
+    rows = [(row.team, row.name) for file in files for row in file.versions]
+    names = {name for team, name in rows if team == (reference.team or "")}
+    if reference.team is None:
+        names |= {stem(file.path) for file in files}
+    mark = f"{reference.team}/" if reference.team else ""
+    return meant(f"{mark}{reference.name}", {f"{mark}{name}" for name in names})
 
 
 def _fits(reference: Reference, row: ManifestRow) -> bool:
@@ -201,7 +217,7 @@ def _ids(reference: Reference, file: Present) -> list[bytes]:
     return [id for id in (file.row.disk, file.row.layer) if id is not None and id.hex().startswith(prefix)]
 
 
-def _not_here(reference: Reference, changed: Sequence[Present] = ()) -> NotFoundError:
+def _not_here(reference: Reference, files: Sequence[Present], changed: Sequence[Present]) -> NotFoundError:
     if changed:
         return NotFoundError(
             f"'{reference}' is not on this machine as it was published",
@@ -212,7 +228,7 @@ def _not_here(reference: Reference, changed: Sequence[Present] = ()) -> NotFound
     near = next((path for ending in IMAGE_ENDINGS if os.path.isfile(path := f"{reference}{ending}")), "")
     return NotFoundError(
         f"'{reference}' is not on this machine",
-        why=f"there is a file {near}" if near else "",
+        why=f"there is a file {near}" if near else _near(reference, files),
         hint=f"the same command with {near}"
         if near
         else f"overlaysync fetch {reference}, or give the path of the image",

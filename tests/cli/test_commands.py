@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from overlaysync.cli.commands import ENTRIES, load
+from overlaysync.cli.commands import ELSEWHERE, ENTRIES, load
 from overlaysync.cli.main import run
 from overlaysync.trust.team_files import keep_team
 from overlaysync.trust.teams import new_team
@@ -145,16 +145,45 @@ def test_a_new_overlay_is_not_called_like_something_else(
         (["team", "show", "redd"], "red"),
         (["sync", "redd/"], "red"),
         (["archive", "check", "labb"], "lab"),
+        (["pull", "web"], "fetch"),
+        (["versoin"], "verify"),
+        (["verify", "webb"], "web"),
+        (["id", "./webb.raw"], "web.raw"),
+        (["new", "x.qcow2", "--master", "webb.raw"], "web.raw"),
     ],
 )
 def test_what_was_mistyped_is_guessed(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], near: str
+    home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    near: str,
 ) -> None:
     keep_team(home / "teams", new_team("red"))
     (tmp_path / "disk").mkdir()
     with pytest.raises(SystemExit):
         run(["archive", "add", "lab", f"file://{tmp_path}/disk"])
+    monkeypatch.chdir(tmp_path)
+    Path("web.raw").write_bytes(bytes(510) + b"\x55\xaa")
+    with pytest.raises(SystemExit):
+        run(["id", "web.raw"])
     with pytest.raises(SystemExit) as stopped:
         run(words)
     assert stopped.value.code in (2, 3)
     assert f"did you mean '{near}'?" in capsys.readouterr().err.lower()
+
+
+def test_an_option_without_its_value_leads_to_the_help_of_its_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(["ls", "--peer"])
+    assert stopped.value.code == 2 and "try: overlaysync ls --help" in capsys.readouterr().err
+
+
+def test_each_word_of_another_program_leads_to_a_command_that_there_is() -> None:
+    for told in ELSEWHERE.values():
+        for name in told.split("' or '"):
+            assert name.startswith("--") or name.split()[0] in ENTRIES
+    assert not ELSEWHERE.keys() & ENTRIES.keys()

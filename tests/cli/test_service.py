@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from overlaysync.cli.log import Level, goes_to_journal, level_of, leveled
-from overlaysync.cli.service_settings import add_settings, load_settings
+from overlaysync.cli.service_settings import EXAMPLES, ServiceSettings, add_settings, load_settings
 from overlaysync.cli.service_site import install_site, system_site
 from overlaysync.cli.service_units import NAME, system_unit, user_unit
 from overlaysync.errors import OverlaysyncError, UsageError
@@ -71,20 +71,59 @@ def test_without_a_table_there_is_nothing_to_do(tmp_path: Path) -> None:
     assert load_settings(config(tmp_path, '[fetch]\nmasters = "x"\n')).is_empty
 
 
+def test_a_setting_that_there_is_not_is_guessed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(config(tmp_path, '[service]\nshares = ["/srv"]\n'))
+    assert "did you mean 'share'" in str(caught.value) and "config.toml" in str(caught.value)
+
+
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("name", "value", "why"),
     [
-        ('shares = ["/srv"]', "did you mean 'share'"),
-        ('share = "/srv"', "array"),
-        ('share = ["srv"]', "not an absolute path"),
-        ("port = 70000", "port"),
-        ("push_hours = 0", "push_hours"),
+        ("share", '"/srv"', "a text where a list is expected"),
+        ("share", "[1]", "in the list, a whole number where a text is expected"),
+        ("share", '["srv"]', "'srv' is not an absolute path"),
+        ("team", '["red"]', "a list where a text is expected"),
+        ("recursive", '"yes"', "a text where true or false is expected"),
+        ("exclude", '"*.bak"', "a text where a list is expected"),
+        ("keep", '"red"', "a text where a list is expected"),
+        ("keep", '["r/d"]', "'r/d' cannot be a team's name: a name has 1 to 64"),
+        ("live", '"15"', "'15' is no interval between a minute and a week"),
+        ("live", "15", "a whole number where a text is expected"),
+        ("push", '"lab"', "a text where a list is expected"),
+        ("push_hours", "0", "0 is not a number above 0"),
+        ("push_hours", '"6h"', "a text where a number is expected"),
+        ("peer", '"bob"', "a text where a list is expected"),
+        ("peer", '["bob:x"]', "'bob:x' is not an address"),
+        ("iface", '"eth0"', "a text where a list is expected"),
+        ("port", "70000", "70000 is not a number from 0 to 65535"),
+        ("port", '"29450"', "a text where a whole number is expected"),
+        ("limit_rate", '"fast"', "'fast' is not a size"),
+        ("limit_rate", "20", "a whole number where a text is expected"),
+        ("recheck", "-1", "-1 is not a number of days"),
+        ("recheck", "nan", "nan is not a number of days"),
+        ("page", "1", "a whole number where true or false is expected"),
+        ("page_port", "-1", "-1 is not a number from 0 to 65535"),
     ],
 )
-def test_what_cannot_be_used_is_named(tmp_path: Path, table: str, said: str) -> None:
+def test_a_setting_that_cannot_be_used_is_named_with_its_reason_and_how_it_is_written(
+    tmp_path: Path, name: str, value: str, why: str
+) -> None:
+    environment = config(tmp_path, f"[service]\n{name} = {value}\n")
     with pytest.raises(UsageError) as caught:
-        load_settings(config(tmp_path, f"[service]\n{table}\n"))
-    assert said in str(caught.value) and "config.toml" in str(caught.value)
+        load_settings(environment)
+    error = caught.value
+    assert error.what == f"{tmp_path}/config/config.toml cannot be used: '{name}' in [service]"
+    assert error.why.startswith(why)
+    assert error.hint == f"write it like this: {name} = {EXAMPLES[name]}"
+
+
+def test_what_a_setting_is_written_like_can_be_used(tmp_path: Path) -> None:
+    assert EXAMPLES.keys() == set(ServiceSettings.__struct_fields__)
+    table = "".join(f"{name} = {example}\n" for name, example in EXAMPLES.items())
+    assert not load_settings(config(tmp_path, f"[service]\n{table}")).is_empty
+    with pytest.raises(UsageError, match="is no table"):
+        load_settings(config(tmp_path / "other", "service = 1\n"))
 
 
 # -- units -------------------------------------------------------------------------------------------
@@ -195,6 +234,21 @@ def test_root_follows_no_link_that_the_account_of_the_service_has_made(tmp_path:
     with pytest.raises(OverlaysyncError):
         install_site(site, {"share": ["/srv/images"]})
     assert victim.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_service_whose_settings_cannot_be_used_is_not_installed(tmp_path: Path) -> None:
+    settings = tmp_path / ".config" / "overlaysync" / "config.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('[service]\nshare = "/srv"\n')
+    done = service(tmp_path, "install", "--no-start")
+    assert done.returncode == 2 and "'share' in [service]" in done.stderr
+    assert not (tmp_path / ".config" / "systemd").exists()
+
+
+def test_what_is_not_there_is_not_installed(tmp_path: Path) -> None:
+    done = service(tmp_path, "install", "masters", "--no-start")
+    assert done.returncode == 3 and f"mkdir -p {tmp_path}/masters" in done.stderr
+    assert list(tmp_path.rglob("config.toml")) == []
 
 
 def test_an_installation_without_anything_to_do_is_refused(tmp_path: Path) -> None:
