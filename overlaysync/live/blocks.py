@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from overlaysync.live.answers import Node
 from overlaysync.live.processes import Process
 from overlaysync.live.targets import Source
 
 _FORMATS = ("qcow2", "qed", "raw")
 
 
-def nodes_for(
-    sources: Iterable[Source], nodes: Sequence[Mapping[str, Any]], process: Process | None
-) -> dict[str, str]:
+def nodes_for(sources: Iterable[Source], nodes: Sequence[Node], process: Process | None) -> dict[str, str]:
     """Return the names of the nodes that write to sources, by path; those that none writes to are left out.
 
     Args:
@@ -30,26 +28,25 @@ def nodes_for(
     found: dict[str, str] = {}
     for source in sources:
         for node in nodes:
-            if _is_format(node, source) and not node.get("ro") and _is_at(node, source, process):
-                found[source.path] = node["node-name"]
+            if _is_format(node, source) and not node.ro and _is_at(node, source, process):
+                found[source.path] = node.node_name
                 break
     return found
 
 
-def _is_format(node: Mapping[str, Any], source: Source) -> bool:
-    return node.get("drv") in _FORMATS and node["drv"] == source.format
+def _is_format(node: Node, source: Source) -> bool:
+    return node.drv in _FORMATS and node.drv == source.format
 
 
-def _file_of(node: Mapping[str, Any]) -> str:
+def _file_of(node: Node) -> str:
     """Return the name of the file that a node has open; "" where it is no plain file, or only a part of one.
 
     Where a node was given more than a name, QEMU describes it as ``json:`` with the nodes below in it.
     """
-    name = str(node.get("file", ""))
-    if not name.startswith("json:"):
-        return name
+    if not node.file.startswith("json:"):
+        return node.file
     try:
-        below = json.loads(name.removeprefix("json:"))
+        below = json.loads(node.file.removeprefix("json:"))
         if below.get("offset") or "size" in below:
             return ""
         while isinstance(below.get("file"), dict):
@@ -59,7 +56,7 @@ def _file_of(node: Mapping[str, Any]) -> str:
         return ""
 
 
-def _is_at(node: Mapping[str, Any], source: Source, process: Process | None) -> bool:
+def _is_at(node: Node, source: Source, process: Process | None) -> bool:
     """Whether the file of a node is the source's."""
     name = _file_of(node)
     if not name:

@@ -14,16 +14,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from overlaysync.errors import InUseError, OverlaysyncError
 from overlaysync.formats.image import Format
+from overlaysync.live.answers import Added, Job, Node, Status, ask_for
 from overlaysync.live.blocks import nodes_for
 from overlaysync.live.guardian import Guardian
 from overlaysync.live.leftovers import Names, is_left_over, sweep
 from overlaysync.live.monitor import GoneError, Monitor, RefusedError
 from overlaysync.live.running import NO_MOMENT, Copy, Moment, Running
 from overlaysync.live.targets import Source, make_target, reserve
+
+T = TypeVar("T")
 
 _LOOK_S = (0.01, 0.25)
 """How often jobs are looked at, at first and later."""
@@ -72,7 +75,7 @@ class JobSession:
             self.moment = replace(self.moment, frozen=in_time)
 
     async def _find_nodes(self) -> dict[str, str]:
-        listed = await self._ask("query-named-block-nodes", {"flat": True})
+        listed = await self._ask(list[Node], "query-named-block-nodes", {"flat": True})
         nodes = nodes_for(self.vm.sources, listed, self.vm.process)
         for source in self.vm.sources:
             if source.path not in nodes:
@@ -88,10 +91,10 @@ class JobSession:
         file = os.open(f"/proc/self/fd/{self.copies[source.path].file}", os.O_RDWR | os.O_CLOEXEC)
         try:
             opaque = {"opaque": self._names.descriptors(number)}
-            added = await self._ask("add-fd", opaque, file=file)
+            added = await self._ask(Added, "add-fd", opaque, file=file)
         finally:
             os.close(file)
-        protocol = {"driver": "file", "filename": f"/dev/fdset/{added['fdset-id']}"}
+        protocol = {"driver": "file", "filename": f"/dev/fdset/{added.fdset_id}"}
         node: dict[str, Any] = {
             "driver": source.copied_as.value,
             "node-name": self._names.node(number),
@@ -99,7 +102,7 @@ class JobSession:
         }
         if source.copied_as is Format.QCOW2:
             node["backing"] = None
-        await self._ask("blockdev-add", node)
+        await self._ask(object, "blockdev-add", node)
 
     async def begin(self) -> None:
         """Begin to copy: what the copies show is this moment."""
@@ -108,7 +111,7 @@ class JobSession:
         at = time.time()
         actions = [self._job(number, source) for number, source in enumerate(self.vm.sources)]
         properties = {"completion-mode": "grouped"} if len(actions) > 1 else {}
-        await self._ask("transaction", {"actions": actions, "properties": properties})
+        await self._ask(object, "transaction", {"actions": actions, "properties": properties})
         self.moment = Moment(at)
         self.vm.at_once()
 
@@ -132,13 +135,13 @@ class JobSession:
         """Wait until all is copied."""
         done, idle_s, pause_s = 0, 0.0, _LOOK_S[0]
         while True:
-            listed = await self._ask("query-jobs")
-            jobs = [job for job in listed if self._names.is_ours(job["id"])]
-            now = sum(job["current-progress"] for job in jobs)
+            listed = await self._ask(list[Job], "query-jobs")
+            jobs = [job for job in listed if self._names.is_ours(job.id)]
+            now = sum(job.current_progress for job in jobs)
             progress(max(0, now - done))
             idle_s = 0.0 if now > done else idle_s + pause_s
             done = max(done, now)
-            if all(job["status"] == "concluded" for job in jobs):
+            if all(job.status == "concluded" for job in jobs):
                 break
             if idle_s > _STALLED_S or (self._ran and await self._status() == "io-error"):
                 raise InUseError(
@@ -148,7 +151,7 @@ class JobSession:
                 )
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _LOOK_S[1])
-        failed = next((job["error"] for job in jobs if "error" in job), "")
+        failed = next((job.error for job in jobs if job.error), "")
         if failed or len(jobs) != len(self.vm.sources):
             raise self._failed(RefusedError(failed or "a copy was ended by another program"))
 
@@ -174,18 +177,23 @@ class JobSession:
         """Let a guest run again that QEMU has stopped for a failed write."""
         with suppress(RefusedError, GoneError):
             assert self._monitor is not None
-            if self._ran and (await self._monitor.ask("query-status"))["status"] == "io-error":
+            if self._ran and (await ask_for(Status, self._monitor, "query-status")).status == "io-error":
                 await self._monitor.ask("cont")
 
     async def _status(self) -> str:
-        return str((await self._ask("query-status"))["status"])
+        return (await self._ask(Status, "query-status")).status
 
     async def _ask(
-        self, command: str, arguments: Mapping[str, Any] | None = None, *, file: int | None = None
-    ) -> Any:
+        self,
+        kind: type[T],
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        file: int | None = None,
+    ) -> T:
         assert self._monitor is not None
         try:
-            return await self._monitor.ask(command, arguments, file=file)
+            return await ask_for(kind, self._monitor, command, arguments, file=file)
         except (RefusedError, GoneError) as error:
             raise self._failed(error) from None
 
@@ -199,5 +207,6 @@ class JobSession:
         ended = self.vm.process is not None and not self.vm.process.runs
         return InUseError(
             f"{self.vm.name} {'has ended' if ended else 'answers no more'}: nothing was captured",
+            why="" if ended else str(error),
             hint="repeat the command",
         )

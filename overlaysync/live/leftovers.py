@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from overlaysync.live.answers import Descriptors, Job, Node, ask_for
 from overlaysync.live.monitor import GoneError, Monitor, RefusedError
 from overlaysync.live.processes import start_of
 
@@ -77,37 +78,36 @@ async def sweep(monitor: Monitor, belongs: Callable[[str], bool]) -> bool:
         return not (await _jobs(monitor, belongs) or await _nodes(monitor, belongs))
     except GoneError:
         return True
+    except RefusedError:
+        return False
 
 
 async def _end_jobs(monitor: Monitor, belongs: Callable[[str], bool]) -> list[str]:
     """Cancel jobs and wait until they have ended; returns their names."""
     jobs = await _jobs(monitor, belongs)
     for job in jobs:
-        if job["status"] not in ("concluded", "aborting", "null"):
-            await _try(monitor, "job-cancel", {"id": job["id"]})
+        if job.status not in ("concluded", "aborting", "null"):
+            await _try(monitor, "job-cancel", {"id": job.id})
     for _ in range(int(_WAIT_S / _LOOK_S)):
         jobs = await _jobs(monitor, belongs)
-        if all(job["status"] in ("concluded", "null") for job in jobs):
+        if all(job.status in ("concluded", "null") for job in jobs):
             break
         await asyncio.sleep(_LOOK_S)
-    return [job["id"] for job in jobs]
+    return [job.id for job in jobs]
 
 
-async def _jobs(monitor: Monitor, belongs: Callable[[str], bool]) -> list[dict[str, Any]]:
-    return [job for job in await monitor.ask("query-jobs") if belongs(job["id"])]
+async def _jobs(monitor: Monitor, belongs: Callable[[str], bool]) -> list[Job]:
+    return [job for job in await ask_for(list[Job], monitor, "query-jobs") if belongs(job.id)]
 
 
 async def _nodes(monitor: Monitor, belongs: Callable[[str], bool]) -> list[str]:
-    nodes = await monitor.ask("query-named-block-nodes", {"flat": True})
-    return [node["node-name"] for node in nodes if belongs(node["node-name"])]
+    nodes = await ask_for(list[Node], monitor, "query-named-block-nodes", {"flat": True})
+    return [node.node_name for node in nodes if belongs(node.node_name)]
 
 
 async def _descriptors(monitor: Monitor, belongs: Callable[[str], bool]) -> list[int]:
-    return [
-        one["fdset-id"]
-        for one in await monitor.ask("query-fdsets")
-        if any(belongs(descriptor.get("opaque", "")) for descriptor in one["fds"])
-    ]
+    sets = await ask_for(list[Descriptors], monitor, "query-fdsets")
+    return [one.fdset_id for one in sets if any(belongs(descriptor.opaque) for descriptor in one.fds)]
 
 
 async def _try(monitor: Monitor, command: str, arguments: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from overlaysync.errors import InUseError, NotFoundError, OverlaysyncError
 from overlaysync.installed import adding
 from overlaysync.live.sockets import connect_unix, peer_of
+from overlaysync.model.names import printable
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _CONNECT_S = 2.0
 _ANSWER_S = 30.0
 """An answer takes this long at most: QEMU finishes what its guest writes before a transaction."""
+_SAID = 200
+"""Characters of what it says that are repeated."""
 _SILENT = 100
 """Above every level of the package's log: what it says there we say ourselves."""
 
@@ -85,6 +88,7 @@ class QmpMonitor:
             ) from None
         client = QMPClient("overlaysync")
         client.logger.setLevel(_SILENT)
+        client.events.event_filter = lambda _: False  # it would keep them all, and nobody looks at them
         connection = _connected(path)
         try:
             await asyncio.wait_for(client.connect(connection), _CONNECT_S)
@@ -99,7 +103,7 @@ class QmpMonitor:
             connection.close()
             raise OverlaysyncError(
                 f"Cannot use the monitor {path}",
-                why=str(error),
+                why=printable(str(error), _SAID),
                 hint="name the socket of a QMP monitor with --qmp SOCKET",
             ) from None
         return cls(client, peer_of(connection))
@@ -115,9 +119,11 @@ class QmpMonitor:
                 self._client.send_fd_scm(file)
             return await asyncio.wait_for(self._client.execute(command, dict(arguments or {})), _ANSWER_S)
         except ExecuteError as error:
-            raise RefusedError(str(error)) from None
-        except (QMPError, OSError, EOFError, TimeoutError) as error:
-            raise GoneError(str(error)) from None
+            raise RefusedError(printable(str(error), _SAID)) from None
+        except TimeoutError:
+            raise GoneError(f"it did not answer for {_ANSWER_S:.0f} s") from None
+        except (QMPError, OSError, EOFError):
+            raise GoneError("the connection to its monitor has ended") from None
 
     async def close(self) -> None:
         """Leave; see :class:`Monitor`."""

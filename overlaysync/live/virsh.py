@@ -18,6 +18,7 @@ from typing import Any
 
 from overlaysync.live.monitor import GoneError, RefusedError
 from overlaysync.live.processes import Identity
+from overlaysync.model.names import printable
 
 URIS = ("qemu:///session", "qemu:///system")
 _ANSWER_S = 30.0
@@ -86,11 +87,12 @@ class VirshMonitor:
             raise GoneError("libvirt does not answer") from None
         try:
             answer = json.loads(output)
-        except ValueError:
-            raise GoneError(errors.decode(errors="replace")[:_LIMIT].strip()) from None
-        if "return" not in answer:
-            raise RefusedError(str(answer.get("error", {}).get("desc", "")))
-        return answer["return"]
+            if "return" in answer:
+                return answer["return"]
+            refused = str(answer["error"]["desc"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise GoneError(printable(errors.decode(errors="replace")[:_LIMIT].strip())) from None
+        raise RefusedError(printable(refused))
 
     async def close(self) -> None:
         """Do nothing: each command is on its own."""

@@ -16,7 +16,7 @@ from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.node.readiness import Waiting, failure
 from overlaysync.node.restore_plan import Restored
 from overlaysync.node.vm_process import VmProcess, check_programs, kvm_works, vm_process
-from overlaysync.ops.drill.machine import TPM_STATE, VARS, Machine, Seed, firmware_for
+from overlaysync.ops.drill.machine import MOST_WRITTEN, TPM_STATE, VARS, Machine, Seed, firmware_for
 from overlaysync.ops.drill.probes import Probe, ProbeKind, Probes
 from overlaysync.ops.drill.report import BootReport, Verdict
 from overlaysync.units import MIB
@@ -102,8 +102,11 @@ class Booter:
             probe = self.rules.probes.of(name)
             machine = await self._machine(restored, directory, probe)
             self.machines.append(machine)
-            async with vm_process(machine, directory) as vm:
-                return await self._run(vm, Waiting(vm, name, probe))
+            try:
+                async with vm_process(machine, directory) as vm:
+                    return await self._run(vm, Waiting(vm, name, probe))
+            finally:  # the next ones need the room
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def _run(self, vm: VmProcess, waiting: Waiting) -> BootReport:
         probe, limit = waiting.probe, self.limit_s
@@ -184,7 +187,13 @@ class Booter:
             memory_mib=self.rules.memory_mib,
             kvm=self.kvm,
             ports=probe.ports,
+            most_written=self._most_written(len(disks) + 1),
         )
+
+    def _most_written(self, files: int) -> int:
+        """Return what each of so many files may grow to, so that all VMs together leave half of the room."""
+        at_once = _at_once(self.rules.memory_mib)
+        return min(MOST_WRITTEN, shutil.disk_usage(self.place).free // (2 * at_once * files))
 
 
 async def _make_overlay(below: str, format: str, path: Path) -> None:

@@ -17,13 +17,10 @@ from pathlib import Path
 from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.node.channel import ChannelError, Console, Monitor
 from overlaysync.ops.drill.machine import TPM_SOCKET, Channels, Machine, qemu_command, swtpm_command
-from overlaysync.units import GIB
 
 _PR_SET_PDEATHSIG = 1
 _START_S, _END_S, _SCREEN_S = 20.0, 5.0, 5.0
 _POLL_S = 0.02
-_MOST_WRITTEN = 8 * GIB
-"""Bytes of a file that a guest can make: its overlay must not fill the disk."""
 _SAID = 400
 """Characters of what QEMU says when it fails."""
 
@@ -99,7 +96,7 @@ async def vm_process(machine: Machine, directory: Path) -> AsyncIterator[VmProce
             stack.callback(end.close)
         command = qemu_command(machine, Channels(*(end.fileno() for end in theirs)))
         process = await stack.enter_async_context(
-            _process(command, directory, "qemu.log", inherits=theirs, memory=machine.address_space)
+            _process(command, directory, "qemu.log", inherits=theirs, machine=machine)
         )
         for end in theirs:
             end.close()
@@ -165,7 +162,7 @@ async def _process(
     log: str,
     *,
     inherits: Sequence[socket.socket] = (),
-    memory: int | None = None,
+    machine: Machine | None = None,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a program in a directory; it is killed at the end of the block, and when this process dies."""
     check_programs(command[:1])
@@ -179,7 +176,7 @@ async def _process(
             pass_fds=[end.fileno() for end in inherits],
             env={"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(directory)},
             start_new_session=True,  # Ctrl-C in the terminal is for this process, which ends the others
-            preexec_fn=_bound(os.getpid(), memory),
+            preexec_fn=_bound(os.getpid(), machine),
         )
     try:
         yield process
@@ -191,7 +188,7 @@ async def _process(
         await asyncio.shield(process.wait())
 
 
-def _bound(parent: int, memory: int | None) -> Callable[[], None]:
+def _bound(parent: int, machine: Machine | None) -> Callable[[], None]:
     """Return what a child does before it becomes the program: die with its parent, and keep within bounds."""
 
     def bind() -> None:
@@ -199,9 +196,10 @@ def _bound(parent: int, memory: int | None) -> Callable[[], None]:
         if os.getppid() != parent:  # it died before that
             os._exit(1)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if memory is not None:
+        if machine is not None:
+            memory, size = machine.address_space, machine.most_written
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_WRITTEN, _MOST_WRITTEN))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     return bind
 

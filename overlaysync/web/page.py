@@ -136,7 +136,7 @@ class Page:
             token = request.rel_url.query.get("token", "")
             if self.secret.is_token(token):
                 return redirect(f"/{self.secret.path}/", Set_Cookie=cookie_for(self.secret))
-        if verdict is not Verdict.KNOWN or path[0] != self.secret.path:
+        if verdict is not Verdict.KNOWN or path[:1] != [self.secret.path]:
             return self._unknown(headers)
         if request.method == "GET":
             return await self.site.get(request, path[1:], headers)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from overlaysync.formats.image import Format
+from overlaysync.live.answers import Node
 from overlaysync.live.arguments import Channel, Speech, parse_arguments
 from overlaysync.live.blocks import nodes_for
 from overlaysync.live.capture import capture
@@ -69,8 +69,8 @@ def test_the_agent_and_the_names_are_found() -> None:
     assert (found.name, found.uuid, found.agent) == ("web", "12-34", Channel("/ga"))
 
 
-def node(name: str, file: str, **more: Any) -> dict[str, Any]:
-    return {"node-name": name, "drv": "qcow2", "file": file, "ro": False} | more
+def node(name: str, file: str, drv: str = "qcow2", *, ro: bool = False) -> Node:
+    return Node(node_name=name, drv=drv, file=file, ro=ro)
 
 
 def test_a_node_is_chosen_by_its_file(tmp_path: Path) -> None:

@@ -152,9 +152,11 @@ def test_what_others_put_there_is_not_looked_into(objects: DirectoryObjects, whe
         os.close(at)
         at = inner
     os.close(at)
-    assert [*objects.list("")] == [(NAME, len(DATA))]
-    assert objects.drop_temporaries() == 0
-    subprocess.run(["rm", "-r", objects.root / where], check=True)
+    try:
+        assert [*objects.list("")] == [(NAME, len(DATA))]
+        assert objects.drop_temporaries() == 0
+    finally:  # Python cannot remove them
+        subprocess.run(["rm", "-r", objects.root / where], check=True)
 
 
 def test_a_pipe_in_the_place_of_an_object_does_not_hang(objects: DirectoryObjects) -> None:

@@ -102,6 +102,24 @@ async def test_a_body_that_is_no_small_form_is_refused(tmp_path: Path, body: byt
             assert answer.status in (403, 413)
 
 
+@pytest.mark.parametrize(
+    "target", ["*", "example.org:80", "//example.org/", "http://example.org/", "/", "/%00"]
+)
+@pytest.mark.parametrize("method", ["CONNECT", "OPTIONS", "GET", "POST"])
+async def test_a_request_without_a_path_of_the_page_is_refused(
+    tmp_path: Path, method: str, target: str
+) -> None:
+    """Also one of the user's browser."""
+    async with served(tmp_path / "home") as page:
+        reader, writer = await asyncio.open_connection(page.hosts[0], page.port)
+        lines = (f"{method} {target} HTTP/1.1", f"Host: {page.host}:{page.port}", "Connection: close")
+        token = f"Authorization: Bearer {page.secret.token}"
+        writer.write("\r\n".join((*lines, token, "", "")).encode())
+        answer = await reader.read()
+        writer.close()
+    assert answer[9:12] in (b"400", b"403"), answer
+
+
 async def test_every_answer_has_a_strict_policy_and_is_kept_nowhere(tmp_path: Path) -> None:
     async with served(tmp_path / "home") as page, aiohttp.ClientSession() as session:
         for path in (

@@ -17,6 +17,8 @@ TPM_STATE = f"{TPM_DIRECTORY}/tpm2-00.permall"
 _TCG_BUFFER_MIB = 128
 """Translated code; QEMU's own default can be a gigabyte."""
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+MOST_WRITTEN = 8 * GIB
+"""Bytes that a file of a guest may grow to, where there is room for all of them."""
 _OVERHEAD = 3 * GIB
 """Address space of QEMU itself beside the guest's memory."""
 
@@ -50,6 +52,7 @@ class Machine:
         memory_mib, processors: what it gets.
         kvm: whether the processor runs it; else it is emulated.
         ports: ports of the guest that this machine must reach; none for no network at all.
+        most_written: bytes that each of its files may grow to: a guest must not fill the disk.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Machine:
     processors: int = 1
     kvm: bool = False
     ports: tuple[int, ...] = ()
+    most_written: int = MOST_WRITTEN
 
     @property
     def address_space(self) -> int:
