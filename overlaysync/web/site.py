@@ -279,7 +279,7 @@ class Site:
                 words=texts.ALL,
                 languages=texts.LANGUAGES,
                 program=__version__,
-                root="./" if template == "page.html" else "../",
+                root=f"/{self.secret.path}/",
                 **values,
             )
         )
