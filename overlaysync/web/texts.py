@@ -115,7 +115,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "kept": ("kept here; wanted on {count} machines", "gardée ici ; voulue sur {count} machines"),
     "kept-budget": ("in {size} at most", "dans {size} au plus"),
     "not-kept": ("not kept here", "non gardée ici"),
-    "keeps": ("keeps copies of {teams}", "garde des copies de {teams}"),
+    "keeps": ("has copies of {teams}", "a des copies de {teams}"),
     "team-state": ("Loss of a machine", "Perte d’une machine"),
     "team-keeping": ("Copies here", "Copies ici"),
     "problems": ("Problems", "Problèmes"),
