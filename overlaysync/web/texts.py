@@ -148,7 +148,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "colon": (": ", " : "),
     "tasks": ("Tasks", "Tâches"),
     "tasks-none": ("Nothing was begun on this page.", "Rien n’a été lancé depuis cette page."),
-    "news-task": ("{action}: {state}.", "{action} : {state}."),
+    "news-task": ("{action} {about}: {state}.", "{action} {about} : {state}."),
     "news-tasks": ("{count} tasks have ended.", "{count} tâches sont terminées."),
     "news-vm": ("{vm} is on too few machines now.", "{vm} est sur trop peu de machines."),
     "news-vms": (

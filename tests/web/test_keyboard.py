@@ -92,8 +92,10 @@ async def test_an_action_is_done_with_the_keyboard_alone_and_its_end_is_told(
         await tab_to(page, "Verify", most=3)
         await page.keyboard.press("Enter")
         await ends(page)
-        await expect(page.get_by_role("status").and_(page.locator("main *"))).to_have_text("Verify: done.")
-        await expect(told.locator("#news")).to_have_text("Verify: done.")
+        await expect(page.get_by_role("status").and_(page.locator("main *"))).to_have_text(
+            f"Verify {master.stem}:1: done."
+        )
+        await expect(told.locator("#news")).to_have_text(f"Verify {master.stem}:1: done.")
 
 
 async def test_every_action_of_a_team_is_reached_while_the_page_goes_on(lab: Lab, browser: Browser) -> None:

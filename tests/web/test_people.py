@@ -44,7 +44,7 @@ def rich_lab(lab: Lab) -> tuple[Node, str, str]:
     said = {"lines": ["one word " * 40, "w" * 400], "words": ["verify", "--", "w" * 400]}
     (ana.home / "tasks").mkdir()
     (ana.home / "tasks" / "old.json").write_text(
-        json.dumps(said | {"action": "verify", "begun": 1e9, "ended": 1e9, "code": 6})
+        json.dumps(said | {"action": "verify", "begun": 1e9, "ended": 1e9, "code": 6, "about": "w" * 64})
     )
     ana.share(master, ana.place / "vm", "--team", team)
     return ana, master.stem, team
