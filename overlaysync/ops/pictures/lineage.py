@@ -16,7 +16,7 @@ from overlaysync.ops.tree_drawing import title
 MARGIN = 24.0
 _ROW, _CARD, _INDENT, _PAD = 58.0, 44.0, 32.0, 14.0
 _LANE, _FIRST_LANE = 14.0, 20.0
-_LEAST_CARD, _USUAL_CARD, _WIDEST_CARD = 150.0, 236.0, 430.0
+_LEAST_CARD, _USUAL_CARD, _WIDEST_CARD = 150.0, 280.0, 430.0
 """Cards are as wide as the widest of them, unless that one is wider than usual: then it stands out alone."""
 _BAND = 7.0
 """Width of the band at the left of a master's card."""
