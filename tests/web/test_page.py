@@ -30,7 +30,7 @@ async def test_a_link_opens_the_page_and_its_token_leaves_the_address(lab: Lab, 
         await expect(page.locator(".machine")).to_contain_text("this machine")
 
 
-async def test_it_can_be_read_without_scripts_and_in_french(lab: Lab, browser: Browser) -> None:
+async def test_it_can_be_read_and_used_without_scripts_and_in_french(lab: Lab, browser: Browser) -> None:
     teacher, _, _, overlay = share_two(lab)
     async with opened(browser, link(teacher), java_script_enabled=False, locale="fr-FR") as page:
         await expect(page.locator("html")).to_have_attribute("lang", "fr")
@@ -39,6 +39,10 @@ async def test_it_can_be_read_without_scripts_and_in_french(lab: Lab, browser: B
         await expect(page.locator(".image").nth(1)).to_contain_text(f"{overlay.stem}:1 overlay")
         await page.reload()
         await expect(page.locator("html")).to_have_attribute("lang", "en")
+        await page.locator(".image.overlay .link").click()
+        await page.get_by_role("link", name="Verify").click()
+        await page.get_by_role("button", name="Verify").click()
+        await expect(page.locator("h1 .state")).to_contain_text("done")
 
 
 async def test_what_changes_is_shown_without_a_reload(lab: Lab, browser: Browser) -> None:
