@@ -30,7 +30,8 @@ def page(
     """Open the web page of a running share."""
 
     output = output_of(context)
-    pages = later("web.session").running(Home.from_environment(os.environ).prepare())
+    home = Home.from_environment(os.environ).prepare()
+    pages = later("web.session").running(home)
     if not pages:
         raise NotFoundError("No share with a page is running", hint="overlaysync share PATH...")
     opener = shutil.which("xdg-open") if browser and _has_display() and not output.json else None
@@ -38,17 +39,17 @@ def page(
     document = {"pages": [{"address": one.address, "port": one.port, "link": one.link} for one in pages]}
     output.result(document, *lines)
     if opener:
-        _open(opener, pages[0].link)
+        _open(opener, str(later("web.opening").write_opener(home, pages[0].link)))
 
 
 def _has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _open(opener: str, link: str) -> None:
-    """Open a link in the user's browser, which outlives this command."""
+def _open(opener: str, path: str) -> None:
+    """Open a file in the user's browser, which outlives this command."""
     subprocess.Popen(
-        [opener, link],
+        [opener, path],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -150,7 +150,8 @@ def _parts(one: TeamStatus, at: float) -> list[str | Table]:
         return [f"{one.team}  {_nothing(one)}"]
     rows = [_row(one, vm, at) for vm in one.vms]
     rows += [(name, Warn("never saved"), "", "", "") for name in one.never]
-    return [f"{one.team}  {_rpo(one, at)}", Table(rows, indent=2), f"  {_drill(one, at)}"]
+    # Tables of one row, since a terminal wraps the words of a cell.
+    return [Table([(one.team, _rpo(one, at))]), Table(rows, indent=2), Table([(_drill(one, at),)], indent=2)]
 
 
 def _nothing(one: TeamStatus) -> str:

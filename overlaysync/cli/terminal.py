@@ -27,6 +27,8 @@ _CELLS = {Warn: "yellow", Fail: "red"}
 _BAR_WIDTH, _LEAST_BAR = 24, 8
 _LEAST_COLUMN = 16
 """Columns below which words are not wrapped: the rows are put below one another instead."""
+_NARROW_COLUMN, _MOST_LINES = 24, 2
+"""In narrower columns a cell is not wrapped into more lines: the rows are put below one another instead."""
 _STACKED = 2
 """Blanks before what belongs to the line above."""
 
@@ -42,8 +44,9 @@ def table_lines(table: Table, width: int, *, color: bool) -> list[str]:
     """
     console = _console(sys.stdout, width - table.indent, color=color)
     rows = [[_cell(text) for text in row] for row in table.used()]
-    widths = _widths(list(zip(*rows, strict=True)), console.width)
-    if sum(widths) + GAP * (len(widths) - 1) > console.width:
+    columns = list(zip(*rows, strict=True))
+    widths = _widths(columns, console.width)
+    if sum(widths) + GAP * (len(widths) - 1) > console.width or any(map(_is_strip, columns, widths)):
         below = table.below or [" " * _STACKED] * len(rows)
         lines = [
             line for row, margin in zip(rows, below, strict=True) for line in _stacked(console, row, margin)
@@ -77,6 +80,11 @@ def _widths(columns: Sequence[Sequence[Text]], room: int) -> list[int]:
         widths[at] += more
         spare -= more
     return widths
+
+
+def _is_strip(column: Sequence[Text], width: int) -> bool:
+    """Whether a column is a narrow strip of words."""
+    return width < _NARROW_COLUMN and any(text.cell_len > _MOST_LINES * width for text in column)
 
 
 def _stacked(console: Console, row: Sequence[Text], margin: str) -> list[str]:

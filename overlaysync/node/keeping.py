@@ -111,6 +111,9 @@ class Keeper:
         """Keep for ever."""
         while True:
             try:
+                keeping = load_keeping(self._node.home.keeping)
+                if keeping.teams or keeping.others:  # it may have been said to another process
+                    self._reach.polling.keep()
                 await self.round()
             except OverlaysyncError as error:
                 self._tell_once(f"Cannot keep copies: {error}")
@@ -140,8 +143,6 @@ class Keeper:
     async def round(self) -> int:
         """Look at all peers once, and take what is due; returns how many heads were taken."""
         keeping = load_keeping(self._node.home.keeping)
-        if keeping.teams or keeping.others:  # it may have been said to another process
-            self._reach.polling.keep()
         own = {space_of(team).tag: (space_of(team), name) for name, team in self._node.teams.items()}
         peers = await self._claims.peers()
         taken = 0

@@ -94,10 +94,10 @@ async def team_status(
     return replace(found, answered=len(reach.directory.answering()))
 
 
-def known_status(node: Node, team: Team) -> TeamStatus:
-    """Return how a team stands, by what is known here."""
+def known_status(node: Node, team: Team, *, machines: int = 1) -> TeamStatus:
+    """Return how a team stands, by what is known here; ``machines`` are within reach, this one included."""
     vault = vault_of(node, team)
-    return _status(node, team, vault, vault.states(), 1, ())
+    return _status(node, team, vault, vault.states(), machines, ())
 
 
 def _status(

@@ -40,13 +40,31 @@ def judge(secret: Secret, headers: Mapping[str, list[str]]) -> Verdict:
         headers: its fields, by name in lower case.
     """
     hosts = headers.get("host", [])
-    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+    if not _is_host(hosts):
         return Verdict.FOREIGN
     if any(site not in _OWN for site in headers.get("sec-fetch-site", [])):
         return Verdict.FOREIGN
     if any(origin != f"http://{hosts[0]}" for origin in headers.get("origin", [])):
         return Verdict.FOREIGN
     return Verdict.KNOWN if _shows(secret, headers) else Verdict.UNKNOWN
+
+
+def is_arrival(headers: Mapping[str, list[str]]) -> bool:
+    """Whether a browser goes to this page as a whole, from a link or a file: never a part of another page.
+
+    Such a request is answered only when its address has the token.
+    """
+    return (
+        _is_host(headers.get("host", []))
+        and not headers.get("origin")
+        and headers.get("sec-fetch-site") in (["cross-site"], ["same-site"])
+        and headers.get("sec-fetch-mode") == ["navigate"]
+        and headers.get("sec-fetch-dest") == ["document"]
+    )
+
+
+def _is_host(hosts: list[str]) -> bool:
+    return len(hosts) == 1 and bool(_HOST.fullmatch(hosts[0]))
 
 
 def may_change(

@@ -250,6 +250,7 @@ class TaskView:
         code: its exit code; None where it has none.
         printed: how many lines it has printed.
         last: the last of them.
+        about: name of the image or team that it is about.
     """
 
     key: str
@@ -260,6 +261,7 @@ class TaskView:
     code: int | None
     printed: int
     last: str
+    about: str = ""
 
     @property
     def state(self) -> str:

@@ -57,7 +57,12 @@ class News:
         if len(self._ended) > _NAMED:
             return [words("news-tasks", count=len(self._ended))]
         return [
-            words("news-task", action=words(f"do-{one.action}"), state=words(f"state-{one.state}"))
+            words(
+                "news-task",
+                action=words(f"do-{one.action}"),
+                about=one.about,
+                state=words(f"state-{one.state}"),
+            )
             for one in self._ended
         ]
 

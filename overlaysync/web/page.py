@@ -21,7 +21,8 @@ from overlaysync.net.faults import Faults
 from overlaysync.net.listening import listen
 from overlaysync.units import KIB
 from overlaysync.web import texts
-from overlaysync.web.guard import Verdict, cookie_for, judge
+from overlaysync.web.guard import Verdict, cookie_for, is_arrival, judge
+from overlaysync.web.opening import leading_to
 from overlaysync.web.render import environment
 from overlaysync.web.replies import redirect, reply
 from overlaysync.web.secret import Secret
@@ -127,15 +128,18 @@ class Page:
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = fields_of(request)
         verdict = judge(self.secret, headers)
-        if verdict is Verdict.FOREIGN:
-            return reply("", "text/plain", status=403)
         path = request.rel_url.raw_path.split("/")[1:]
+        shown = request.method == "GET" and path == [""] and self._is_shown(request)
+        if verdict is Verdict.FOREIGN:
+            if shown and is_arrival(headers):
+                where = f"/{self.secret.path}/"
+                leading = leading_to(where, icon=f"{where}static/icon.svg")
+                return reply(leading, Set_Cookie=cookie_for(self.secret))
+            return reply("", "text/plain", status=403)
         if verdict is Verdict.KNOWN and request.method == "GET" and path == ["metrics"]:
             return await self.site.metrics()
-        if request.method == "GET" and path == [""]:
-            token = request.rel_url.query.get("token", "")
-            if self.secret.is_token(token):
-                return redirect(f"/{self.secret.path}/", Set_Cookie=cookie_for(self.secret))
+        if shown:
+            return redirect(f"/{self.secret.path}/", Set_Cookie=cookie_for(self.secret))
         if verdict is not Verdict.KNOWN or path[:1] != [self.secret.path]:
             return self._unknown(headers)
         if request.method == "GET":
@@ -143,6 +147,10 @@ class Page:
         if request.method == "POST":
             return await self.site.post(request, path[1:], headers)
         return reply("", "text/plain", status=405, Allow="GET, POST")
+
+    def _is_shown(self, request: web.BaseRequest) -> bool:
+        """Whether the address of a request has the token."""
+        return self.secret.is_token(request.rel_url.query.get("token", ""))
 
     def _unknown(self, headers: Mapping[str, list[str]]) -> web.Response:
         words = texts.ALL[texts.chosen(", ".join(headers.get("accept-language", [])))]

@@ -152,7 +152,7 @@ class Site:
         task = self.tasks.get(key)
         if task is None:
             return self._missing(language)
-        title = f"{task.action} · overlaysync"
+        title = f"{texts.ALL[language](f'do-{task.action}')} {task.about} · overlaysync"
         csrf = self.secret.form("stop")
         snapshot = await self._watch.snapshots.take()
         transfers = [one for one in snapshot.transfers if one.task == key]
@@ -245,7 +245,7 @@ class Site:
         return redirect(f"../task/{(await self._start(action, target, form)).key}")
 
     async def _start(self, action: Action, target: Target, form: Mapping[str, str]) -> Task:
-        return await self.tasks.start(action.name, action.words(target, form))
+        return await self.tasks.start(action.name, action.words(target, form), target.name)
 
     def _set_rate(self, form: Mapping[str, str]) -> None:
         """Give slowly from now on, or as the share was told to.
@@ -279,7 +279,7 @@ class Site:
                 words=texts.ALL,
                 languages=texts.LANGUAGES,
                 program=__version__,
-                root="./" if template == "page.html" else "../",
+                root=f"/{self.secret.path}/",
                 **values,
             )
         )

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from overlaysync.net.messages import Address
 from overlaysync.ops.matching import Listing
 from overlaysync.web.lineage import Lineage
 from overlaysync.web.machines import machines_of
@@ -58,7 +59,8 @@ class Snapshots:
         """Return what there is now; what takes long to look up may be ``age_s`` old."""
         async with self._turn:
             if not self._slow_at or time.monotonic() - self._slow_at >= age_s:
-                self._slow = await asyncio.to_thread(self._look, self.subject.reach.directory.listings())
+                directory = self.subject.reach.directory
+                self._slow = await asyncio.to_thread(self._look, directory.listings(), directory.answering())
                 self._machines = machines_of(
                     self.subject.share, self.subject.port, self.subject.reach.directory.nodes(), self._slow[2]
                 )
@@ -92,12 +94,12 @@ class Snapshots:
         """Return the files of an image that is shown, by its key."""
         return self._lineage.paths.get(key, ())
 
-    def _look(self, listings: Sequence[Listing]) -> _Slow:
+    def _look(self, listings: Sequence[Listing], answering: Sequence[Address]) -> _Slow:
         """Look at the catalog, the vault and the files; in a thread."""
         node, share = self.subject.node, self.subject.share
         shared = {one.manifest.header.content_id: one.manifest.header.team for one in share.shared}
         rows = self._lineage.rows(listings, shared, [used.path for used in share.used])
-        return rows, teams_of(node), keepers_of(node), _free(share.paths)
+        return rows, teams_of(node, answering), keepers_of(node), _free(share.paths)
 
 
 def _free(paths: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 
 from overlaysync.errors import UsageError
 from overlaysync.installed import program_words
-from overlaysync.model.names import printable
+from overlaysync.model.names import one_field, printable
 from overlaysync.store.files import replace_file
 from overlaysync.web.model import TaskView, Transfer
 from overlaysync.web.transfers import Rate
@@ -49,6 +49,7 @@ class Task:
         lines: what it has printed, the last of it.
         printed: how many lines it has printed.
         progress: how far it is, as it last said.
+        about: name of the image or team that it is about.
     """
 
     key: str
@@ -60,6 +61,7 @@ class Task:
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_LINES))
     printed: int = 0
     progress: dict[str, Any] = field(default_factory=dict)
+    about: str = ""
     _rate: Rate = field(default_factory=Rate)
     _view: TaskView | None = None
 
@@ -78,7 +80,15 @@ class Task:
         if self._view is None or self._view.ended is None:
             last = next((line.strip() for line in reversed(self.lines) if line.strip()), "")
             self._view = TaskView(
-                self.key, self.action, self.command, self.begun, self.ended, self.code, self.printed, last
+                key=self.key,
+                action=self.action,
+                command=self.command,
+                begun=self.begun,
+                ended=self.ended,
+                code=self.code,
+                printed=self.printed,
+                last=last,
+                about=self.about,
             )
         return self._view
 
@@ -134,8 +144,13 @@ class Tasks:
         self._load()
         return self._tasks.get(key)
 
-    async def start(self, action: str, words: Sequence[str]) -> Task:
+    async def start(self, action: str, words: Sequence[str], about: str) -> Task:
         """Run a command.
+
+        Args:
+            action: what was asked for.
+            words: the command, without the program.
+            about: name of the image or team that it is about, safe to print.
 
         Raises:
             UsageError: too many run.
@@ -143,7 +158,7 @@ class Tasks:
         self._load()
         if len(self._processes) >= MOST_RUNNING:
             raise UsageError(f"{MOST_RUNNING} tasks are running", hint="wait until one has ended, or stop it")
-        task = Task(secrets.token_hex(6), action, tuple(words), time.time())
+        task = Task(secrets.token_hex(6), action, tuple(words), time.time(), about=about)
         reader, writer = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -222,6 +237,7 @@ class Tasks:
             "ended": task.ended,
             "code": task.code,
             "lines": list(task.lines),
+            "about": task.about,
         }
         with suppress(OSError):  # it is in memory as long as the share runs
             self._directory.mkdir(mode=0o700, exist_ok=True)
@@ -254,6 +270,7 @@ def _read(path: Path) -> Task:
         float(fields["begun"]),
         float(fields["ended"]),
         fields["code"],
+        about=one_field(str(fields["about"])),
     )
     for line in fields["lines"]:
         task.add(str(line))

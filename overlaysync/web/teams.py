@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from overlaysync.discovery.interfaces import is_own, list_interfaces
 from overlaysync.errors import OverlaysyncError
 from overlaysync.model.names import one_field
+from overlaysync.net.messages import Address
 from overlaysync.node.node import Node
 from overlaysync.node.status import TeamStatus, known_status
 from overlaysync.ops.recovery.standing import Holder, VmStanding
@@ -16,13 +18,21 @@ from overlaysync.vault.drill import DrillRecord
 from overlaysync.web.model import Drill, Kept, TeamView, Vm
 
 
-def teams_of(node: Node) -> tuple[TeamView, ...]:
-    """Return how the teams of a node stand, by name; one that cannot be read says why."""
+def teams_of(node: Node, answering: Iterable[Address]) -> tuple[TeamView, ...]:
+    """Return how the teams of a node stand, by name; one that cannot be read says why.
+
+    Args:
+        node: is a member.
+        answering: addresses of the nodes that answer; several nodes of one machine are one machine.
+    """
+    hosts = {address.host for address in answering}
+    own = list_interfaces() if hosts and node.teams else ()
+    machines = 1 + sum(not is_own(host, own) for host in hosts)
     found = []
     for name in sorted(node.teams):
         try:
             keeping = load_keeping(node.home.keeping).teams
-            found.append(_team(known_status(node, node.teams[name]), keeping.get(name)))
+            found.append(_team(known_status(node, node.teams[name], machines=machines), keeping.get(name)))
         except OverlaysyncError as error:
             found.append(TeamView(name, (), (), 2, 1, (one_field(str(error)),)))
     return tuple(found)

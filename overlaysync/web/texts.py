@@ -112,12 +112,15 @@ TEXTS: dict[str, tuple[str, str]] = {
     "verdict-failed": ("failed", "échec"),
     "verdict-timed-out": ("timed out", "délai dépassé"),
     "verdict-not-tested": ("all VMs came back, not booted", "toutes les VM revenues, sans démarrage"),
-    "kept": ("kept here; wanted on {count} machines", "gardée ici ; voulue sur {count} machines"),
+    "kept": (
+        "this machine keeps it; wanted on {count} machines",
+        "cette machine la garde ; voulue sur {count} machines",
+    ),
     "kept-budget": ("in {size} at most", "dans {size} au plus"),
-    "not-kept": ("not kept here", "non gardée ici"),
-    "keeps": ("keeps copies of {teams}", "garde des copies de {teams}"),
+    "not-kept": ("this machine does not keep it", "cette machine ne la garde pas"),
+    "keeps": ("has copies of {teams}", "a des copies de {teams}"),
     "team-state": ("Loss of a machine", "Perte d’une machine"),
-    "team-keeping": ("Copies here", "Copies ici"),
+    "team-keeping": ("Keeping", "Garde"),
     "problems": ("Problems", "Problèmes"),
     "alert-lacking": (
         "{team}/{vm} is on {copies} of {needed} machines.",
@@ -148,7 +151,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "colon": (": ", " : "),
     "tasks": ("Tasks", "Tâches"),
     "tasks-none": ("Nothing was started on this page.", "Rien n’a été lancé depuis cette page."),
-    "news-task": ("{action}: {state}.", "{action} : {state}."),
+    "news-task": ("{action} {about}: {state}.", "{action} {about} : {state}."),
     "news-tasks": ("{count} tasks have ended.", "{count} tâches sont terminées."),
     "news-vm": ("{vm} is on too few machines now.", "{vm} est sur trop peu de machines."),
     "news-vms": (

@@ -111,4 +111,4 @@ def _texts(row: Image | Machine | Transfer | TeamView | TaskView) -> tuple[str, 
         case TeamView():
             return (row.name, *(vm.name for vm in row.vms), *row.never)
         case TaskView():
-            return (row.command, row.last)
+            return (row.command, row.last, row.about)

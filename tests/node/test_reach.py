@@ -439,6 +439,22 @@ async def test_a_share_that_stays_asks_its_peers_again_by_itself(
         await reach.polling.stop()
 
 
+async def test_a_share_asks_for_catalogs_while_somebody_looks_or_it_keeps_copies(reach: Reach) -> None:
+    polling = reach.polling
+    polling.catalogs, polling.stays = False, True
+    wanted = []
+    for change in (
+        lambda: polling.look_closer(True),
+        lambda: polling.look_closer(False),
+        lambda: polling.look_closer(True),
+        polling.keep,
+        lambda: polling.look_closer(False),
+    ):
+        change()
+        wanted.append(polling.catalogs)
+    assert wanted == [True, False, True, True, True]
+
+
 class StillBrowser:
     """Hears of one peer, once."""
 

@@ -22,7 +22,9 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    "--host-resolver-rules=MAP rebound.example [::1]",
 ]
+"""One name is an attacker's, who has let it point to this machine."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

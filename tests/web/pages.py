@@ -47,8 +47,9 @@ async def opened(browser: Browser, address: str, **context: Any) -> AsyncIterato
         page.on("pageerror", lambda error: said.append(str(error)))
         await page.goto(address)
         yield page
-        refused = "status of 400"  # a form that is shown again, with what is wrong
-        assert not [text for text in said if refused not in text], said
+        # A form that is shown again, with what is wrong; and a page that says that there is nothing.
+        expected = ("status of 400", "status of 404")
+        assert not [text for text in said if not any(one in text for one in expected)], said
     finally:
         await made.close()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from overlaysync.store.keeping import KeptTeam, load_keeping
 from tests.e2e import disks
 from tests.e2e.nodes import Lab, Node
 from tests.web.pages import link, opened, share_two, shoot
@@ -52,6 +53,7 @@ async def test_verify_promote_and_discard(lab: Lab, browser: Browser) -> None:
         await page.locator(".image .link", has_text=f"{overlay.stem}:1").click()
         await page.locator(".actions a", has_text="Discard").click()
         assert overlay.exists()  # it is asked once more
+        await shoot(page, "dialog", whole=False)
         await page.get_by_role("button", name="Discard").click()
         await ends(page)
         assert not overlay.exists() and master.exists()
@@ -160,3 +162,50 @@ async def test_save_and_restore_a_team(lab: Lab, browser: Browser) -> None:
         await page.get_by_role("button", name="Restore").click()
         await ends(page)
     assert await asyncio.to_thread(lambda: list((ana.place / "back").rglob("*.qcow2")))
+
+
+async def test_keep_a_team_and_stop_keeping_it(lab: Lab, browser: Browser) -> None:
+    team, ana, master = saved_team(lab)
+    ana.share(master, ana.place / "vm", "--team", team)
+    async with opened(browser, link(ana)) as page:
+        home = page.url
+        await page.locator(".team h3 a").click()
+        await expect(page.locator(".actions a", has_text="Stop keeping")).to_have_count(0)
+        await page.locator(".actions a", has_text="Keep").click()
+        assert load_keeping(ana.home / "keeping.json").teams == {}  # it is asked once more
+        await page.locator("#f-copies").fill("11")
+        await page.get_by_role("button", name="Keep").click()
+        await expect(page.get_by_role("alert")).to_contain_text("'11' is no number of machines")
+        await page.locator("#f-copies").fill("2")
+        await page.locator("#f-budget").fill("1G")
+        await page.get_by_role("button", name="Keep").click()
+        await ends(page)
+        assert load_keeping(ana.home / "keeping.json").teams == {team: KeptTeam(2, 1 << 30)}
+
+        await page.goto(f"{home}team/{team}")
+        await expect(page.locator(".facts").first).to_contain_text("wanted on 2 machines, in 1 GiB at most")
+        await page.locator(".actions a", has_text="Stop").click()
+        await page.get_by_role("button", name="Stop keeping").click()
+        await ends(page)
+        assert load_keeping(ana.home / "keeping.json").teams == {}
+
+
+async def test_a_drill_is_done_and_shown_with_the_team(lab: Lab, browser: Browser) -> None:
+    team, ana, master = saved_team(lab)
+    ana.json("save", "--team", team, ana.place / "vm")
+    (ana.place / "reports").mkdir()
+    ana.share(master, ana.place / "vm", "--team", team)
+    async with opened(browser, link(ana)) as page:
+        home = page.url
+        await expect(page.locator(".team")).to_contain_text("No drill so far")
+        await page.locator(".team .actions a", has_text="Drill").click()
+        await page.locator("#f-to").fill(str(ana.place / "reports"))
+        await page.get_by_role("button", name="Drill").click()
+        await ends(page)
+        assert list((ana.place / "reports").glob("drill-*.html"))
+
+        await page.goto(home)
+        await expect(page.locator(".team")).to_contain_text("Last drill: passed, just now, by ana@")
+        await page.locator(".team h3 a").click()
+        await expect(page.locator(".part").last).to_contain_text("1 of 1")
+        await shoot(page, "team-page")

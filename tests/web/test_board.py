@@ -56,7 +56,7 @@ def snapshot(text: str = "name") -> Snapshot:
             Transfer("t2", text, False, 1, 2, 3, "9999", "1111", (), (Receiver(text, 0.5),), 1),
         ),
         teams=(TeamView(text, (vm,), (text,), 2, 1, (text,), drill, drill, Kept(3, 5)),),
-        tasks=(TaskView("a", "verify", text, 1.0, 2.0, 3, 4, text),),
+        tasks=(TaskView("a", "verify", text, 1.0, 2.0, 3, 4, text, text),),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from overlaysync.web.guard import Verdict, cookie_for, judge, may_change
+from overlaysync.web.guard import Verdict, cookie_for, is_arrival, judge, may_change
 from overlaysync.web.secret import Secret
 
 SECRET = Secret("A" * 43)
@@ -127,3 +127,26 @@ def test_the_cookie_is_for_a_path_that_only_its_holder_knows() -> None:
     assert f"Path=/{SECRET.path}/" in field and "HttpOnly" in field and "SameSite=Strict" in field
     assert SECRET.token not in field and OTHER.path != SECRET.path
     assert SECRET.token not in repr(SECRET)
+
+
+@pytest.mark.parametrize(
+    ("more", "arrives"),
+    [
+        ({}, True),
+        ({"sec-fetch-site": ["same-site"]}, True),
+        ({"sec-fetch-site": []}, False),
+        ({"sec-fetch-mode": ["cors"]}, False),
+        ({"sec-fetch-mode": ["no-cors"]}, False),
+        ({"sec-fetch-dest": ["iframe"]}, False),
+        ({"sec-fetch-dest": ["document", "iframe"]}, False),
+        ({"origin": ["null"]}, False),
+        ({"host": ["evil.example"]}, False),
+        ({"host": []}, False),
+    ],
+)
+@pytest.mark.holds("W1")
+def test_only_a_browser_that_goes_to_the_page_as_a_whole_arrives(
+    more: dict[str, list[str]], arrives: bool
+) -> None:
+    plain = fields(sec_fetch_site="cross-site", sec_fetch_mode="navigate", sec_fetch_dest="document")
+    assert is_arrival(plain | more) is arrives

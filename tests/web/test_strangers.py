@@ -159,3 +159,21 @@ async def test_where_it_is_is_known_while_it_runs_and_to_its_user_alone(tmp_path
         assert (home / "page.token").stat().st_mode & 0o777 == 0o600
         assert page.secret.token not in str(next((home / "pages").iterdir()).read_text())
     assert running(page.subject.node.home) == []
+
+
+@pytest.mark.holds("W1")
+async def test_from_a_file_the_token_opens_the_page_and_nothing_else_does(tmp_path: Path) -> None:
+    arrival = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    async with served(tmp_path / "home") as page, aiohttp.ClientSession() as session:
+        good = link_to(page.address, page.secret)
+        for address, headers, status in (
+            (good, arrival, 200),
+            (good, arrival | {"Sec-Fetch-Dest": "iframe"}, 403),
+            (good, arrival | {"Host": "evil.example"}, 403),
+            (f"{page.address}?token={'A' * 43}", arrival, 403),
+            (f"{page.address}{page.secret.path}/?token={page.secret.token}", arrival | known(page), 403),
+        ):
+            async with session.get(address, headers=headers, allow_redirects=False) as answer:
+                assert answer.status == status, address
+                assert ("Set-Cookie" in answer.headers) is (status == 200)
+                assert (page.secret.path in await answer.text()) is (status == 200)

@@ -101,7 +101,9 @@ def test_every_choice_has_words() -> None:
 
 
 def task(key: str, code: int | None) -> TaskView:
-    return TaskView(key, "fetch", "overlaysync fetch x", 1.0, None if code is None else 2.0, code, 1, "")
+    return TaskView(
+        key, "fetch", "overlaysync fetch x", 1.0, None if code is None else 2.0, code, 1, "", "x:1"
+    )
 
 
 def team(lacking: bool) -> TeamView:
@@ -117,7 +119,7 @@ def test_what_has_happened_is_told_once_and_what_was_there_is_not() -> None:
     news.see(at(100, task("old", 1), task("a", None), lacking=True), EN)
     assert news.number == 0
     news.see(at(101, task("old", 1), task("a", 0), lacking=True), EN)
-    assert (news.number, news.text) == (1, "Fetch: done.")
+    assert (news.number, news.text) == (1, "Fetch x:1: done.")
     news.see(at(200, task("old", 1), task("a", 0)), EN)
     assert news.number == 1, "what becomes better interrupts nobody"
     news.see(at(300, task("old", 1), task("a", 0), lacking=True), EN)
@@ -141,4 +143,8 @@ def test_the_same_sentence_again_is_another_element() -> None:
     board.show(at(101, task("a", 0)))
     first = board.texts["news"]
     board.show(at(200, task("a", 0), task("b", 0)))
-    assert "Fetch: done." in first and "Fetch: done." in board.texts["news"] and board.texts["news"] != first
+    assert (
+        "Fetch x:1: done." in first
+        and "Fetch x:1: done." in board.texts["news"]
+        and board.texts["news"] != first
+    )

@@ -16,7 +16,8 @@ from overlaysync.ops.tree_drawing import title
 MARGIN = 24.0
 _ROW, _CARD, _INDENT, _PAD = 58.0, 44.0, 32.0, 14.0
 _LANE, _FIRST_LANE = 14.0, 20.0
-_LEAST_CARD, _WIDEST_CARD = 150.0, 430.0
+_LEAST_CARD, _USUAL_CARD, _WIDEST_CARD = 150.0, 280.0, 430.0
+"""Cards are as wide as the widest of them, unless that one is wider than usual: then it stands out alone."""
 _BAND = 7.0
 """Width of the band at the left of a master's card."""
 
@@ -36,8 +37,12 @@ _BESIDE = Type(11, color=PROMOTION.stroke)
 def lineage_scene(tree: Tree, lang: str = "en") -> Scene:
     """Return the picture of the tree, with words in a language."""
     words = words_of(lang)
+    wanted = [_wanted(row.entry, words) for row in tree.rows]
+    least = min(_USUAL_CARD, max(wanted, default=_LEAST_CARD))
     cards = {
-        row.entry.id: _card(row.entry, MARGIN + row.depth * _INDENT, MARGIN + at * _ROW, words)
+        row.entry.id: _card(
+            row.entry, (MARGIN + row.depth * _INDENT, MARGIN + at * _ROW), max(least, wanted[at]), words
+        )
         for at, row in enumerate(tree.rows)
     }
     links = _promotions(tree, cards, words)
@@ -110,23 +115,33 @@ def facts(entry: Entry, words: Words) -> str:
 # -- cards -------------------------------------------------------------------------------------------
 
 
-def _card(entry: Entry, x: float, y: float, words: Words) -> Box:
-    wanted = max(text_width(printable(title(entry)), _NAME), text_width(facts(entry, words), _FACTS))
-    width = min(_WIDEST_CARD, max(_LEAST_CARD, wanted + 2 * _PAD))
+def _wanted(entry: Entry, words: Words) -> float:
+    """Return how wide a card has to be, within limits."""
+    text = max(text_width(printable(title(entry)), _NAME), text_width(facts(entry, words), _FACTS))
+    return min(_WIDEST_CARD, max(_LEAST_CARD, text + 2 * _PAD + _band(entry)))
+
+
+def _band(entry: Entry) -> float:
+    """Return the room that the band of a card takes from its text."""
+    return _BAND if entry.kind is EntryKind.MASTER else 0.0
+
+
+def _card(entry: Entry, at: tuple[float, float], width: float, words: Words) -> Box:
     radius = 0.0 if entry.kind is EntryKind.MASTER else 9.0
     versions = [printable(str(version)) for version in entry.versions]
     note = "\n".join([f"{words.lineage.kinds[entry.kind]} {format_id(entry.content)}", *versions])
-    return Box(x, y, width, _CARD, _LOOKS[entry.kind], radius, note)
+    return Box(*at, width, _CARD, _LOOKS[entry.kind], radius, note)
 
 
 def _drawn(entry: Entry, card: Box, words: Words) -> list[Item]:
     items: list[Item] = [card]
     if entry.kind is EntryKind.MASTER:
         items.append(Box(card.x, card.y, _BAND, card.height, BAND))
-    room = card.width - 2 * _PAD
+    left = card.x + _PAD + _band(entry)
+    room = card.x + card.width - _PAD - left
     name, below = printable(title(entry)), facts(entry, words)
-    items.append(Label(card.x + _PAD, card.y + 18, fitted(name, _NAME, room), _NAME))
-    items.append(Label(card.x + _PAD, card.y + 35, fitted(below, _FACTS, room), _FACTS))
+    items.append(Label(left, card.y + 18, fitted(name, _NAME, room), _NAME))
+    items.append(Label(left, card.y + 35, fitted(below, _FACTS, room), _FACTS))
     return items
 
 

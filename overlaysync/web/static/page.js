@@ -86,7 +86,7 @@ async function ask(link) {
   dialog.replaceChildren(...main.childNodes);
   opener = link.getAttribute("href");
   if (!dialog.isConnected) document.body.append(dialog);
-  dialog.showModal();
+  if (!dialog.open) dialog.showModal(); // it was clicked twice
   (form.querySelector("input:not([type=hidden])") ?? dialog.querySelector("[data-cancel]")).focus();
 }
 
