@@ -103,7 +103,7 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
     if part not in LEVELS:
         return [f"{module} belongs to no level: '{part}' is not in the table of layers."]
     found = []
-    for line, imported in imports_of(tree, module, is_package=is_package):
+    for line, imported in imports_in(module, source, is_package=is_package):
         reason = why_not(part, imported)
         if reason:
             found.append(f"{module}, line {line}, imports {imported}: {reason}")
@@ -157,6 +157,12 @@ def why_not(part: str, imported: str) -> str | None:
 
 def is_within(name: str, modules: tuple[str, ...]) -> bool:
     return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+@cache
+def imports_in(module: str, source: str, *, is_package: bool) -> list[tuple[int, str]]:
+    """Line and absolute dotted name of everything imported, wherever in a module of that text."""
+    return list(imports_of(tree_of(source), module, is_package=is_package))
 
 
 def imports_of(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[tuple[int, str]]:
@@ -257,7 +263,7 @@ def graph_of(sources: Mapping[str, str], *, packages: bool) -> dict[str, set[str
 
     graph: dict[str, set[str]] = {}
     for module, source in sources.items():
-        for _, imported in imports_of(tree_of(source), module, is_package=False):
+        for _, imported in imports_in(module, source, is_package=False):
             target = imported if imported in sources else imported.rpartition(".")[0]
             if target in sources and name_of(target) != name_of(module):
                 graph.setdefault(name_of(module), set()).add(name_of(target))
