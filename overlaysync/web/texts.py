@@ -60,7 +60,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "map-given": (
         "{percent} % sent by this machine",
-        "{percent} % donnés par cette machine",
+        "{percent} % envoyés par cette machine",
     ),
     "finished": ("{count} have all of it", "{count} ont tout reçu"),
     "teams": ("Teams", "Équipes"),
@@ -74,7 +74,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "rpo-none": (
         "no VM is proven to be on {count} machines",
-        "aucune VM n’est prouvée sur {count} machines",
+        "aucune VM n’a de copies prouvées sur {count} machines",
     ),
     "team-empty": (
         "nothing is saved; to save: overlaysync save --team {name}",
@@ -93,11 +93,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     "team": ("team", "équipe"),
     "never-saved-title": ("Never saved", "Jamais sauvegardées"),
     "never-saved": ("never saved", "jamais sauvegardée"),
-    "drill-none": ("No drill so far", "Aucun exercice jusqu’ici"),
-    "drill-last": ("Last drill: {verdict}, {ago}, by {by}", "Dernier exercice : {verdict}, {ago}, par {by}"),
+    "drill-none": ("No drill so far", "Aucune répétition jusqu’ici"),
+    "drill-last": (
+        "Last drill: {verdict}, {ago}, by {by}",
+        "Dernière répétition : {verdict}, {ago}, par {by}",
+    ),
     "drill-rto": ("all VMs back in {time}", "toutes les VM de retour en {time}"),
-    "drill-title": ("Last drill", "Dernier exercice"),
-    "drill-passed": ("Last drill that passed", "Dernier exercice réussi"),
+    "drill-title": ("Last drill", "Dernière répétition"),
+    "drill-passed": ("Last drill that passed", "Dernière répétition réussie"),
     "drill-passed-none": ("none", "aucun"),
     "drill-verdict": ("Result", "Résultat"),
     "drill-back": ("VMs that came back", "VM de retour"),
@@ -197,7 +200,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "slow-on": ("Slow: {size}/s at most", "Lent : {size}/s au plus"),
     "why-slow": (
         "Limit what this machine sends to all others together while it shares.",
-        "Limiter ce que cette machine donne à toutes les autres, tant qu’elle partage.",
+        "Limiter ce que cette machine envoie à toutes les autres, tant qu’elle partage.",
     ),
     "slow-begin": ("Give slowly", "Donner lentement"),
     "slow-end": ("As before", "Comme avant"),
@@ -208,7 +211,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "do-discard": ("Discard", "Jeter"),
     "do-save": ("Save", "Sauvegarder"),
     "do-restore": ("Restore", "Restaurer"),
-    "do-drill": ("Drill", "Exercice PRA"),
+    "do-drill": ("Drill", "Répétition (PRA)"),
     "do-keep": ("Keep copies", "Garder des copies"),
     "do-unkeep": ("Stop keeping", "Ne plus garder"),
     "why-fetch": (
@@ -273,7 +276,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "missing-title": ("Not there", "Introuvable"),
     "missing-page": (
         "What this address showed is gone, or cannot be done now.",
-        "Ce que montrait cette adresse a disparu, ou n’est pas possible maintenant.",
+        "Ce que cette adresse montrait n’existe plus, ou n’est pas possible pour le moment.",
     ),
     "unknown-title": ("This page needs its token", "Cette page demande son jeton"),
     "unknown": (

@@ -153,7 +153,7 @@ def test_a_team_loses_a_machine_in_a_drill_and_then_in_earnest(lab: Lab, tmp_pat
         assert result.code == NOT_FOUND
         report = report_of(result.document)
         assert report["verdict"] == "failed" and report["rto_s"] is None
-        assert "no machine that answered has one" in report["why"][0]
+        assert "no machine that has one answered" in report["why"][0]
 
 
 def drilled(node: Node, team: str, ready: Path) -> tuple[Any, float, float]:

@@ -46,8 +46,9 @@ def choose(states: Sequence[SignedState], wish: Wish) -> tuple[list[Saving], lis
     if not states:
         raise NotFoundError(
             f"No state of team '{wish.team}' is within reach",
-            why="no machine that answered has one. A machine answers only while it shares or keeps",
-            hint=f"on a machine that has one: overlaysync keep {wish.team}; to list all: overlaysync peers",
+            why="no machine that has one answered. A machine answers only while it shares or keeps",
+            hint=f"on a machine that has one: overlaysync keep {wish.team}; "
+            "to list the machines that answer: overlaysync peers",
         )
     newest = team_at(states, wish)
     names = _names(newest, wish)
