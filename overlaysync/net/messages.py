@@ -277,9 +277,13 @@ def parse_peer(text: str) -> Address:
     """
     address = _address(text) or _address(f"{text}:{DEFAULT_PORT}")
     if address is None:
+        known = _bracketed(text)
         raise UsageError(
             f"'{printable(text)}' is not an address",
-            hint=f"write HOST or HOST:PORT, such as bob.lab, 192.0.2.7:{DEFAULT_PORT} or [2001:db8::7]",
+            why="an IPv6 address goes into brackets" if known else "",
+            hint=f"--peer '{known}'"
+            if known
+            else f"write HOST or HOST:PORT, such as bob.lab, 192.0.2.7:{DEFAULT_PORT} or [2001:db8::7]",
         )
     if is_link_local(address.host) and "%" not in address.host:
         raise UsageError(
@@ -288,6 +292,13 @@ def parse_peer(text: str) -> Address:
             hint=f"--peer '{Address(f'{address.host}%eth0', address.port)}', with your interface for eth0",
         )
     return address
+
+
+def _bracketed(text: str) -> str:
+    """Return an IPv6 address, with a port or without, in brackets as it is written; "" for anything else."""
+    before, _, port = text.rpartition(":")
+    found = (f"[{one}]{end}" for one, end in ((text, ""), (before, f":{port}")) if _ipv6(one, ""))
+    return printable(next(found, ""))
 
 
 def is_host_field(text: str) -> bool:

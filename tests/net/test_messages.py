@@ -330,11 +330,26 @@ def test_a_user_may_leave_the_port_out(text: str, host: str, port: int) -> None:
     assert parse_peer(text) == Address(host, port)
 
 
-@pytest.mark.parametrize("text", ["", "bob:", "bob:0", "bob:x", "1.2", "::1", "fe80::1:8080", "[::1", "b/c"])
+@pytest.mark.parametrize("text", ["", "bob:", "bob:0", "bob:x", "1.2", "[::1", "b/c"])
 def test_what_is_no_peer_even_without_a_port(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_peer(text)
     assert parse_peer(caught.value.hint.rpartition(" ")[2])
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("::1", "[::1]"),
+        ("2001:db8::1:29450", "[2001:db8::1]:29450"),
+        ("fe80::1%eth0", "[fe80::1%eth0]"),
+    ],
+)
+def test_an_ipv6_address_without_brackets_is_shown_with_them(text: str, meant: str) -> None:
+    with pytest.raises(UsageError, match="brackets") as caught:
+        parse_peer(text)
+    assert caught.value.hint == f"--peer '{meant}'"
+    assert parse_peer(meant)
 
 
 @pytest.mark.parametrize("text", ["[fe80::1]", "[fe80::1]:80", "[febf::1]:80"])
