@@ -19,6 +19,7 @@ from overlaysync.node.vm_process import VmProcess, check_programs, kvm_works, vm
 from overlaysync.ops.drill.machine import MOST_WRITTEN, TPM_STATE, VARS, Machine, Seed, firmware_for
 from overlaysync.ops.drill.probes import Probe, ProbeKind, Probes
 from overlaysync.ops.drill.report import BootReport, Verdict
+from overlaysync.store.files import translate
 from overlaysync.units import MIB
 
 SLOWER = 10
@@ -79,7 +80,7 @@ class Booter:
         self.place.mkdir(mode=0o700, exist_ok=True)
         self.qemu = await _output("qemu-system-x86_64", "--version")
         if not self.rules.emulate:
-            self.kvm = await kvm_works(self.place / "probe")
+            self.kvm = await kvm_works(self.place / ".kvm")  # no VM has such a name
             if not self.kvm and os.path.exists("/dev/kvm"):
                 self.why_emulated = "/dev/kvm is there, but this user cannot run a VM with it"
         self._turn = asyncio.Semaphore(_at_once(self.rules.memory_mib))
@@ -98,13 +99,15 @@ class Booter:
         async with self._turn:
             name = restored.plan.saving.vm.name
             directory = self.place / name
-            directory.mkdir(mode=0o700)
             probe = self.rules.probes.of(name)
-            machine = await self._machine(restored, directory, probe)
-            self.machines.append(machine)
             try:
+                directory.mkdir(mode=0o700)
+                machine = await self._machine(restored, directory, probe)
+                self.machines.append(machine)
                 async with vm_process(machine, directory) as vm:
                     return await self._run(vm, Waiting(vm, name, probe))
+            except OSError as error:
+                raise translate(error, f"Cannot boot '{name}'") from error
             finally:  # the next ones need the room
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 

@@ -20,6 +20,8 @@ from overlaysync.vault.pack import HEAD, MAX_RECORD, Place, begin_object, seal_o
 from overlaysync.vault.spaces import Space
 
 INDEX_MAGIC = b"OSVI"
+MAX_PACKS = 64
+"""Packs that an index can describe: each takes a kilobyte of memory, however little is in it."""
 
 _COUNTS = struct.Struct("<II")
 _PACK_ENTRY = struct.Struct(f"<{DIGEST_SIZE}sII")
@@ -88,6 +90,8 @@ def _packs(plain: bytes) -> list[PackIndex]:
     at, packs = _COUNTS.size, []
     if zero:
         raise DecodeError("an index of the vault is not in canonical form")
+    if count > MAX_PACKS:
+        raise DecodeError(f"an index of the vault describes {count} packs, and {MAX_PACKS} are allowed")
     for _ in range(count):
         name, size, record_count = _PACK_ENTRY.unpack_from(plain, at)
         at += _PACK_ENTRY.size
@@ -112,7 +116,7 @@ def _pack(name: bytes, size: int, records: NDArray[np.void], items: NDArray[np.v
     expected = HEAD.size + np.concatenate([[0], np.cumsum(stored)])
     if (offsets != expected[:-1]).any() or int(expected[-1]) != size or size > LIMITS[Kind.PACK]:
         raise DecodeError("an index of the vault describes a pack that cannot be")
-    if len(counts) and (counts.min() < 1 or sizes.max() > MAX_RECORD):
+    if not len(counts) or counts.min() < 1 or sizes.max() > MAX_RECORD:
         raise DecodeError("an index of the vault describes a record that cannot be")
     rows = zip(offsets.tolist(), stored.tolist(), sizes.tolist(), strict=True)
     places = [Place(number, *row) for number, row in enumerate(rows)]

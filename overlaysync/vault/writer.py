@@ -13,11 +13,11 @@ import numpy as np
 from overlaysync.model.digest import Digests, as_digests
 from overlaysync.vault.behind import Behind
 from overlaysync.vault.contents import Contents
-from overlaysync.vault.index import PackIndex, encode_index
+from overlaysync.vault.index import MAX_PACKS, PackIndex, encode_index
 from overlaysync.vault.objects import Kind, hash_of, object_name
 from overlaysync.vault.pack import PackBuilder, squeeze
 
-_INDEX_EVERY = 64
+_INDEX_EVERY = MAX_PACKS
 """Packs after which an index is written: a save that is killed then goes on from there."""
 _INDEX_ITEMS = 1 << 20
 """Items after which an index is written, and a fourth of them after which a pack is closed: small items that

@@ -135,7 +135,7 @@ class Liar:
 
 
 @pytest.mark.holds("D5")
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(honest=st.integers(0, 12), lies=st.lists(_SAYS, max_size=12))
 def test_whatever_a_monitor_answers_is_an_error_of_ours_at_most(
     tmp_path: Path, honest: int, lies: list[Any]

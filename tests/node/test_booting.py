@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from overlaysync.errors import OverlaysyncError
 from overlaysync.node import booting
 from overlaysync.node.booting import Booter, BootRules
 from overlaysync.node.vm_process import vm_process
@@ -31,17 +33,45 @@ async def test_a_guest_cannot_write_without_end(tmp_path: Path) -> None:
     assert (tmp_path / "disk0.qcow2").stat().st_size <= 16 * MIB
 
 
-async def test_what_a_vm_wrote_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(booting, "UNPROBED_S", 0.05)
+def restored(tmp_path: Path, name: str, *companions: tuple[str, str]) -> Any:
+    """A VM with an empty disk."""
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(MIB))
     known = SimpleNamespace(path=str(disk), geometry=SimpleNamespace(format=SimpleNamespace(value="raw")))
-    vm = SimpleNamespace(name="web", companions=())
-    plan = SimpleNamespace(saving=SimpleNamespace(vm=vm), directory=str(tmp_path))
-    restored: Any = SimpleNamespace(plan=plan, tops=[SimpleNamespace(known=known)])
+    parts = tuple(SimpleNamespace(role=role, file=file) for role, file in companions)
+    plan = SimpleNamespace(
+        saving=SimpleNamespace(vm=SimpleNamespace(name=name, companions=parts)), directory=str(tmp_path)
+    )
+    return SimpleNamespace(plan=plan, tops=[SimpleNamespace(known=known)])
+
+
+@pytest.fixture
+def booter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Booter:
+    monkeypatch.setattr(booting, "UNPROBED_S", 0.05)
     rules = BootRules(Probes(NO_PROBE, {}), memory_mib=64, emulate=True)
-    booter = Booter(rules, tmp_path / "boot", lambda: 0.0)
+    return Booter(rules, tmp_path / "boot", lambda: 0.0)
+
+
+async def test_what_a_vm_wrote_goes_with_it(tmp_path: Path, booter: Booter) -> None:
     await booter.prepare()
-    assert (await booter.boot(restored)).verdict == "not-tested"
+    assert (await booter.boot(restored(tmp_path, "web"))).verdict == "not-tested"
     assert list((tmp_path / "boot").iterdir()) == []
     assert 0 < booter.machines[0].most_written <= 8 * 1024 * MIB
+
+
+@pytest.mark.parametrize("name", ["probe", "boot", "disk0.qcow2", "vars.fd"])
+async def test_a_vm_may_have_any_name(
+    tmp_path: Path, booter: Booter, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Also one that has to do with how it is booted."""
+    booter.rules = replace(booter.rules, emulate=False)
+    monkeypatch.setattr(booting, "SLOWER", 1)
+    await booter.prepare()
+    assert (await booter.boot(restored(tmp_path, name))).verdict == "not-tested"
+
+
+async def test_a_file_that_cannot_be_copied_fails_the_vm_alone(tmp_path: Path, booter: Booter) -> None:
+    await booter.prepare()
+    with pytest.raises(OverlaysyncError, match="Cannot boot 'web'"):
+        await booter.boot(restored(tmp_path, "web", ("seed", "missing.iso")))
+    assert list((tmp_path / "boot").iterdir()) == []

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from overlaysync.errors import DecodeError
 from overlaysync.model.digest import as_digests
-from overlaysync.vault.index import INDEX_MAGIC, Index, PackIndex, decode_index, encode_index, merged
+from overlaysync.vault.index import (
+    INDEX_MAGIC,
+    MAX_PACKS,
+    Index,
+    PackIndex,
+    decode_index,
+    encode_index,
+    merged,
+)
 from overlaysync.vault.objects import LIMITS, Kind
 from overlaysync.vault.pack import HEAD, MAX_RECORD, Place, begin_object
 from overlaysync.vault.spaces import PUBLIC, Space
@@ -64,7 +72,11 @@ def plain_of(packs: list[PackIndex]) -> bytearray:
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-@given(st.lists(st.lists(st.lists(st.integers(0, 5000), min_size=1, max_size=5), max_size=4), max_size=4))
+@given(
+    st.lists(
+        st.lists(st.lists(st.integers(0, 5000), min_size=1, max_size=5), min_size=1, max_size=4), max_size=4
+    )
+)
 def test_what_is_written_is_read(space: Space, shape: list[list[list[int]]]) -> None:
     packs = [pack_index(str(at), *map(tuple, records)) for at, records in enumerate(shape)]
     read = decode_index(encode_index(packs, space), space)
@@ -142,6 +154,14 @@ def test_what_cannot_be_is_refused(damage: Callable[[bytearray], None]) -> None:
     for space in SPACES.values():
         with pytest.raises(DecodeError):
             decode_index(sealed(bytes(plain), space), space)
+
+
+@pytest.mark.holds("N3")
+@pytest.mark.parametrize("packs", [[pack_index("empty")], [PACKS[0]] * (MAX_PACKS + 1)])
+def test_packs_that_take_memory_and_hold_little_are_refused(packs: list[PackIndex]) -> None:
+    """Each takes a kilobyte of memory, and an index has room for a million of them."""
+    with pytest.raises(DecodeError):
+        decode_index(encode_index(packs, PUBLIC), PUBLIC)
 
 
 def test_too_long_an_index_is_refused() -> None:
