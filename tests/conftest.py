@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,17 @@ LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 # Under nohup, or in a service, SIGHUP is ignored, and so it would be by the commands that are tried.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """What a command that runs in this process does about Ctrl-C ends with its test."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 # Deadlines measure the neighbours on a busy machine; what CI finds must be found again by the next run.
 hypothesis.settings.register_profile("local", deadline=None)

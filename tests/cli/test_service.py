@@ -88,7 +88,7 @@ def test_a_setting_that_there_is_not_is_guessed(tmp_path: Path) -> None:
         ("exclude", '"*.bak"', "a text where a list is expected"),
         ("keep", '"red"', "a text where a list is expected"),
         ("keep", '["r/d"]', "'r/d' cannot be a team's name: a name has 1 to 64"),
-        ("live", '"15"', "'15' is no interval between a minute and a week"),
+        ("live", '"15"', "'15' is not an interval from one minute to one week"),
         ("live", "15", "a whole number where a text is expected"),
         ("push", '"lab"', "a text where a list is expected"),
         ("push_hours", "0", "0 is not a number above 0"),

@@ -83,6 +83,6 @@ def test_a_copy_that_takes_too_long_is_no_copy(
     guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Pause, "held_s", 0.0)
-    with pytest.raises(InUseError, match="cannot be copied in"):
+    with pytest.raises(InUseError, match="copying its disks takes longer than"):
         capture([vm(guest)], tmp_path, lambda _: None)
     goes_on(guest)
