@@ -248,7 +248,7 @@ class Site:
         return await self.tasks.start(action.name, action.words(target, form), target.name)
 
     def _set_rate(self, form: Mapping[str, str]) -> None:
-        """Give slowly from now on, or as the share was told to.
+        """Send slowly from now on, or as the share was told to.
 
         Raises:
             UsageError: it is no rate.

@@ -121,12 +121,12 @@ async def test_slow_mode_limits_what_is_given(lab: Lab, browser: Browser) -> Non
     async with opened(browser, link(teacher)) as page:
         await page.get_by_role("link", name="Slow mode").click()
         await page.locator("#f-rate").fill("a lot")
-        await page.get_by_role("button", name="Give slowly").click()
+        await page.get_by_role("button", name="Send slowly").click()
         await expect(page.get_by_role("alert")).to_contain_text("'a lot' is not a size")
         await page.locator("#f-rate").fill("2M")
-        await page.get_by_role("button", name="Give slowly").click()
+        await page.get_by_role("button", name="Send slowly").click()
         await page.get_by_role("link", name="Slow: 2 MiB/s at most").click()
-        await page.get_by_role("button", name="As before").click()
+        await page.get_by_role("button", name="End slow mode").click()
         await expect(page.get_by_role("link", name="Slow mode")).to_be_visible()
 
 
