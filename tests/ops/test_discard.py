@@ -172,7 +172,7 @@ def test_what_has_come_into_its_place_since_it_was_judged_stays(
 def test_what_was_written_to_since_it_was_judged_stays(world: World, overlay: Path) -> None:
     judged = check_discardable(str(overlay), world.catalog)
     draw(overlay, "B")
-    with pytest.raises(WouldDestroyError, match="no longer what it was"):
+    with pytest.raises(WouldDestroyError, match="has changed since you agreed"):
         discard(str(overlay), world.catalog, judged)
     assert overlay.exists()
 

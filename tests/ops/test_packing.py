@@ -154,7 +154,7 @@ def test_bytes_that_rotted_in_the_part_file_get_into_no_finished_file(tmp_path: 
         byte = file.read(1)[0]
         file.seek(offset + length // 2)
         file.write(bytes([byte ^ 1]))
-    with pytest.raises(VerificationError, match="not what is read"):
+    with pytest.raises(VerificationError, match="is not what was written"):
         assembly.pack(Packing(Compression.ZSTD, 0))
     assembly.close()
     assert hidden_files(world.images) == [part.name]
