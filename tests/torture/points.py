@@ -86,13 +86,14 @@ class Torturer(ABC, Generic[PlayedT]):
             self._place.become(self.scene.template)
             first = self._run(fault)
             hit = [call for call in first.calls if is_hit(call, fault)]
-            at_place = any(call.changes(self._place.root) for call in hit)
+            changing = [call.changes(self._place.root) for call in hit]
+            at_place = any(changing)
             if at_place:
                 break
         tally.counts["runs"] += 1
         tally.counts[fault.what if at_place else "elsewhere" if hit else "not fired"] += 1
         tally.counts["half done"] += first.code != 0
-        wrong = [*wrong_end(first, fault, at_place), *self._wrong_after(first)]
+        wrong = [*wrong_end(first, fault, at_place and all(changing)), *self._wrong_after(first)]
         claimed = self._place.claimed() * self.scene.unit
         second = self._run()
         wrong += [f"repeated: {one}" for one in self._wrong_again(first, second)]
@@ -162,7 +163,14 @@ class ImageTorturer(Torturer[Scene]):
 
 
 def wrong_end(outcome: Outcome, fault: Fault, at_place: bool) -> list[str]:
-    """What is wrong with how a command ended that met the fault."""
+    """What is wrong with how a command ended that met the fault.
+
+    Args:
+        outcome: how it ended.
+        fault: what it met.
+        at_place: whether the fault met only calls that change something: threads share numbers, and another
+            one may have failed to open what it reads. No full disk does that.
+    """
     if "Traceback" in outcome.stderr:
         return ["a traceback"]
     if fault.what == "kill":
