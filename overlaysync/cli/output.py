@@ -167,8 +167,8 @@ class Output:
         if self.logs:
             self.note(text)
 
-    def begin(self, what: str, total: int) -> None:
-        """Work of ``total`` bytes begins."""
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Work of ``total`` bytes begins, of which ``done`` were done before."""
         with self._lock:
             self._report.begin(printable(what), total)
             self._progress = self._work = None
@@ -176,6 +176,8 @@ class Output:
                 self._work = LoggedWork(printable(what), self.note)
             elif not self.quiet:
                 self._progress = Progress(printable(what), total, self.json, color=self._color)
+        if done:
+            self.advance(done)
 
     def advance(self, size: int, source: str = "") -> None:
         """``size`` more bytes are done, and who gave them; from any thread."""
@@ -186,12 +188,12 @@ class Output:
             elif self._work:
                 self._work.advance(size)
 
-    def waiting(self, sources: Sequence[str], idle_s: float) -> None:
-        """Who is asked, and for how long nothing has come from anybody; told several times a second."""
+    def fetching(self, sources: Sequence[str], idle_s: float, cells: str = "", copies: str = "") -> None:
+        """Which nodes are asked, for how long nothing has come from any, and what there is of each part."""
         stalled_s = idle_s if idle_s >= STALLED_S else 0.0
         names = [one_field(source) for source in sources]
         with self._lock:
-            self._report.waiting(stalled_s)
+            self._report.fetching(stalled_s, cells, copies)
             if self._progress:
                 self._progress.waiting(names, stalled_s)
             elif self._work:
@@ -205,11 +207,6 @@ class Output:
             if not self.quiet and not self._progress and not self.logs:
                 shown = [(one_field(label), held) for label, held in fetching]
                 self._audience.show(one_field(what), total, done, joined, shown)
-
-    def pieces(self, cells: str, copies: str) -> None:
-        """How much there is of each part of what is fetched; a page draws it."""
-        with self._lock:
-            self._report.pieces(cells, copies)
 
     def end(self) -> None:
         """Take the progress away: the work has ended."""

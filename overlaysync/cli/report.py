@@ -48,13 +48,9 @@ class Report:
             self._sources[source] += size
         self._tell()
 
-    def waiting(self, stalled_s: float) -> None:
-        """Nothing has come for so long."""
+    def fetching(self, stalled_s: float, cells: str, copies: str) -> None:
+        """Nothing has come for so long, and so much is there of each part."""
         self._stalled_s = stalled_s
-        self._tell()
-
-    def pieces(self, cells: str, copies: str) -> None:
-        """So much is there of each part."""
         self._cells, self._copies = cells, copies
         self._tell()
 

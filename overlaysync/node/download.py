@@ -281,9 +281,8 @@ class Download:
         asked = {self.company.label(request.source) for request in self._asking}
         if asked:  # else all of them have failed, and will be asked again
             self._waited_for = sorted(asked)
-        self._reach.observer.waiting(self._waited_for, now - self._arrived_at)
-        if self.schedule.pieces.count:
-            self._reach.observer.pieces(*self.schedule.cells(_CELLS))
+        parts = self.schedule.cells(_CELLS) if self.schedule.pieces.count else ()
+        self._reach.observer.fetching(self._waited_for, now - self._arrived_at, *parts)
 
     def _give_up(self) -> OverlaysyncError:
         name = printable(self._step.header.name)

@@ -102,8 +102,8 @@ class _Stoppable(Silent):
     def note(self, text: str) -> None:
         self._observer.note(text)
 
-    def begin(self, what: str, total: int) -> None:
-        self._observer.begin(what, total)
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        self._observer.begin(what, total, done)
 
     def advance(self, size: int, source: str = "") -> None:
         self._advance(size)

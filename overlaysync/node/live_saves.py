@@ -141,7 +141,7 @@ class _Stopping(Silent):
     def __init__(self, stopped: threading.Event) -> None:
         self._stopped = stopped
 
-    def begin(self, what: str, total: int) -> None:
+    def begin(self, what: str, total: int, done: int = 0) -> None:
         self.advance(0)
 
     def advance(self, size: int, source: str = "") -> None:

@@ -153,9 +153,8 @@ class ImageMaker:
         threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="verify")
         in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
         transfer.resumed = assembly.resumed
-        self.observer.begin(f"{step.header.name}", assembly.data.size)
+        self.observer.begin(f"{step.header.name}", assembly.data.size, assembly.resumed)
         try:
-            self.observer.advance(assembly.resumed)
             await in_thread(self._take_local, assembly, transfer)
             self.seeder.begin(offer)
             making = Making(step, assembly, offer, transfer)

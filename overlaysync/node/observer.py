@@ -12,19 +12,21 @@ class Observer(Protocol):
     def note(self, text: str) -> None:
         """Something worth a line."""
 
-    def begin(self, what: str, total: int) -> None:
-        """Work of ``total`` bytes begins."""
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Work of ``total`` bytes begins, of which ``done`` were done before."""
 
     def advance(self, size: int, source: str = "") -> None:
         """``size`` more bytes are done; they came from the node with this label, or from here."""
 
-    def waiting(self, sources: Sequence[str], idle_s: float) -> None:
-        """Labels of those that are asked for data, and for how long none has come; several times a second."""
+    def fetching(self, sources: Sequence[str], idle_s: float, cells: str = "", copies: str = "") -> None:
+        """Show how a fetch stands; called several times a second.
 
-    def pieces(self, cells: str, copies: str) -> None:
-        """How much there is of each of equal parts of what is fetched, and how many sources have it; digits.
-
-        See :func:`overlaysync.model.pieces.cells_of`. Several times a second.
+        Args:
+            sources: labels of the nodes that are asked for data.
+            idle_s: for how long none has come.
+            cells: how much there is of each of equal parts, digits; see
+                :func:`overlaysync.model.pieces.cells_of`.
+            copies: how many sources have each part, digits.
         """
 
     def end(self) -> None:
@@ -53,16 +55,13 @@ class Silent:
     def note(self, text: str) -> None:
         pass
 
-    def begin(self, what: str, total: int) -> None:
+    def begin(self, what: str, total: int, done: int = 0) -> None:
         pass
 
     def advance(self, size: int, source: str = "") -> None:
         pass
 
-    def waiting(self, sources: Sequence[str], idle_s: float) -> None:
-        pass
-
-    def pieces(self, cells: str, copies: str) -> None:
+    def fetching(self, sources: Sequence[str], idle_s: float, cells: str = "", copies: str = "") -> None:
         pass
 
     def end(self) -> None:

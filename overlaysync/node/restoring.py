@@ -304,8 +304,7 @@ class _Rest:
 
     def __enter__(self) -> None:
         if self._done < self._total:
-            self._observer.begin("pulling", self._total)
-            self._observer.advance(self._done)
+            self._observer.begin("pulling", self._total, self._done)
             self._shown = True
 
     def __exit__(self, *exc_info: object) -> None:

@@ -167,7 +167,7 @@ def test_a_stall_has_a_name_and_no_time_left_and_ends_with_the_next_bytes(
             idle = 0.0 if second < 6 else idle + 0.5
             if not idle:
                 output.advance(MIB, "pl@bob\nforged")
-            output.waiting(["pl@bob\nforged", "etu@oscar"], idle)
+            output.fetching(["pl@bob\nforged", "etu@oscar"], idle)
         output.end()
         if as_json:
             first, *stalled = documents(capsys)

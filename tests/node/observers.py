@@ -19,13 +19,13 @@ class Heard:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def begin(self, what: str, total: int) -> None:
+    def begin(self, what: str, total: int, done: int = 0) -> None:
         pass
 
     def advance(self, size: int, source: str = "") -> None:
         self.advanced[source] += size
 
-    def waiting(self, sources: Sequence[str], idle_s: float) -> None:
+    def fetching(self, sources: Sequence[str], idle_s: float, cells: str = "", copies: str = "") -> None:
         pass
 
     def end(self) -> None:
@@ -33,9 +33,6 @@ class Heard:
 
     def log(self, text: str) -> None:
         self.logged.append(text)
-
-    def pieces(self, cells: str, copies: str) -> None:
-        pass
 
     def serving(
         self, what: str, total: int, done: int, joined: int, fetching: Sequence[tuple[str, float]]
