@@ -59,8 +59,10 @@ E2E = Path(__file__).parent / "e2e"
 # How many tests were left out for want of a tool, by marker; the controller of parallel workers gets theirs.
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
-# Under nohup, or in a service, SIGHUP is ignored, and so it would be by the commands that are tried.
+# Under nohup, in a service, and in the background of a script these are ignored, and so they would be by the
+# commands that are tried.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -126,7 +126,7 @@ def test_a_sector_that_cannot_be_read_is_named_by_its_guest_offset(
             os.truncate(tmp_path / "ext4-file", place_on_device(file.fileno(), 16 * MIB - 4 * KIB))
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         with pytest.raises(
-            ImageError, match=r"cannot read what the guest has at offset 0x[0-9a-f]+"
+            ImageError, match=r"the disk cannot read the data at guest offset 0x[0-9a-f]+"
         ) as caught:
             world.known(image)
         named = int(caught.value.reason.split("0x")[1].split()[0], 16)

@@ -146,7 +146,7 @@ REFUSED_FIELDS = {
     "table size 3": ({"table_size": 3}, "table size"),
     "table size 32": ({"table_size": 32}, "table size"),
     "tables over 16 MiB": ({"cluster_size": 4 * MIB, "table_size": 8}, "table size"),
-    "unknown feature": ({"features": 8}, "features that we do not know"),
+    "unknown feature": ({"features": 8}, "features that overlaysync does not know"),
     "header larger than the file": ({"header_size": 1000}, "header is larger"),
     "L1 not aligned": ({"l1_offset": CLUSTER + 512}, "L1 table is not where"),
     "L1 in the header": ({"l1_offset": 0}, "L1 table is not where"),
@@ -251,7 +251,7 @@ def test_a_table_used_twice_is_refused() -> None:
 
 def test_tables_that_overlap_are_refused() -> None:
     made = qed("-" * 1100, table_size=2)
-    with pytest.raises(ImageError, match="a table lies where"):
+    with pytest.raises(ImageError, match="a table overlaps something else"):
         opened(made.set_entry("l1", 1, made.entry("l1", 0) + CLUSTER))
 
 
