@@ -41,7 +41,7 @@ def said(process: Process, key: str) -> list[dict[str, Any]]:
 
 def stays_for_others(process: Process) -> bool:
     """Whether a fetch has said so."""
-    return any("Passing it on" in document["note"] for document in said(process, "note"))
+    return any("until they have it" in document["note"] for document in said(process, "note"))
 
 
 def test_two_who_fetch_give_each_other_what_they_have(lab: Lab, master: Path) -> None:

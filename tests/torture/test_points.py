@@ -40,4 +40,4 @@ def test_a_fault_at_any_call_harms_nothing(
     assert not tally.findings, f"seed {seed}\n" + "\n".join(tally.findings[:5])
     assert tally.counts["runs"] == len(chosen) > 0
     # In one thread nearly the same calls are made every time; what hangs on the clock or the network is not.
-    assert tally.counts["not fired"] + tally.counts["elsewhere"] <= len(chosen) // 10
+    assert tally.counts["not fired"] + tally.counts["elsewhere"] <= max(2, len(chosen) // 10)
