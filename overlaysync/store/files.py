@@ -251,7 +251,7 @@ def give_back(fd: int) -> None:
         _libc.fallocate64(
             ctypes.c_int(fd), ctypes.c_int(mode), ctypes.c_int64(status.st_size), ctypes.c_int64(length)
         )
-        # ext4 punches no hole behind the end, but frees what is there when it sets the size, even to the same.
+        # ext4 punches no hole behind the end, but frees what is there when the size is set, even to the same.
         os.ftruncate(fd, status.st_size)
 
 
