@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT))  # before what is imported from there
 
 from overlaysync.model.fingerprint import Fingerprint  # noqa: E402
 from overlaysync.ops.pictures.life import EXAMPLE, life_scene  # noqa: E402

@@ -292,7 +292,7 @@ def _limit(name: str) -> int:
 def _open_stores(location: Location, limits: Limits) -> list[ObjectStore]:
     """Return a client for each of the sizes, which differ in their time-outs."""
     try:
-        import obstore.store  # noqa: F401
+        import obstore.store  # noqa: F401 (is it installed?)
     except ImportError:
         raise NotAllowedError(
             f"Cannot use the archive {location}",

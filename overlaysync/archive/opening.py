@@ -18,9 +18,8 @@ def open_place(location: Location) -> Objects:
     A directory needs no further package. Nothing is asked of a store yet.
     """
     if location.scheme == "file":
-        if not os.path.isdir(
-            location.path
-        ):  # made anew, it would lie on another disk than the one that is meant
+        # Made anew, it would lie on another disk than the one that is meant.
+        if not os.path.isdir(location.path):
             raise NotFoundError(
                 f"The archive {location} is not there",
                 why="there is no such directory",

@@ -6,7 +6,6 @@ A command's module is imported when the command is used, so that ``--help`` and 
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -173,7 +172,6 @@ class Lazy(TyperCommand):
         """Return the context of the command itself, with the defaults that the user has set."""
         assert self.name
         command = load(self.name)
-        gc.enable()
         if not extra.get("resilient_parsing"):  # while the shell completes a word nothing is used
             parent.default_map = {self.name: load_defaults(self.name, _options(command), ENTRIES)}
         return command.make_context(info_name, args, parent=parent, **extra)

@@ -8,7 +8,7 @@ judged (:mod:`overlaysync.formats.ownership`), lies below that directory, and is
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,31 @@ DEEPEST = 32
 """Levels of subdirectories that are looked into: each is entered from the top, one name after the other."""
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def descended(fd: int, names: Iterable[str], *, make: bool = False) -> Iterator[int]:
+    """Give a descriptor of the directory that names lead to, one after the other; none may be a link.
+
+    Args:
+        fd: the directory where they begin; it is closed.
+        names: of directories.
+        make: whether those that are missing are made.
+
+    Raises:
+        OSError: one is not there, is no directory, or must not be read.
+    """
+    try:
+        for name in names:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=fd)
+            inner = os.open(name, _FLAGS, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +132,8 @@ class Folder:
         Raises:
             OSError: it is not there, is no directory, or must not be read.
         """
-        fd = os.dup(self.fd)
-        try:
-            for name in filter(None, below.split(os.sep)):
-                inner = os.open(name, _FLAGS, dir_fd=fd)
-                os.close(fd)
-                fd = inner
+        with descended(os.dup(self.fd), filter(None, below.split(os.sep))) as fd:
             yield fd
-        finally:
-            os.close(fd)
 
     def _open(self, below: str) -> int:
         with self.entered(os.path.dirname(below)) as folder:

@@ -23,7 +23,7 @@ from overlaysync.formats.plan import plan_layout
 from overlaysync.live.processes import Identity
 from overlaysync.model.digest import Kind, Kinds
 from overlaysync.ops.recovery.running import RunningDisk
-from overlaysync.store.files import preallocate, translate, write_all_at
+from overlaysync.store.files import allocated, preallocate, translate, write_all_at
 from overlaysync.store.freezing import unnamed
 from overlaysync.units import CHUNK, KIB, MIB, SECTOR, ceil_div, round_up
 
@@ -35,8 +35,6 @@ _ENTRY, _REFCOUNT = 8, 2
 """Bytes that a cluster takes in the tables of qcow2."""
 _HEADERS = 64
 """Clusters of a qcow2 file that are no data and no L2 table: more than enough."""
-_BLOCK = 512
-"""Unit of ``st_blocks``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class Source:
         """Bytes that a target of it may grow to, if the copy began now."""
         if self.copied_as is Format.RAW:
             return round_up(self.virtual_size, CHUNK)
-        used = os.stat(self.path).st_blocks * _BLOCK
+        used = allocated(os.stat(self.path))
         data = (used + self.compressed) * self.spread + max(used // 10, _SLACK)
         data = min(data, self.virtual_size)
         tables = ceil_div(self.virtual_size, self.cluster_size * self.cluster_size // _ENTRY)
@@ -146,12 +144,12 @@ def reserve(source: Source, file: int, directory: Path) -> None:
         NoSpaceError: there is no room for it.
     """
     room = source.room
-    held = os.fstat(file).st_blocks * _BLOCK
+    held = allocated(os.fstat(file))
     if held >= room:
         return
     try:
         preallocate(file, room)
-        if os.fstat(file).st_blocks * _BLOCK < room:  # a file system that reserves nothing
+        if allocated(os.fstat(file)) < room:  # a file system that reserves nothing
             free = os.fstatvfs(file)
             if free.f_bavail * free.f_frsize < 2 * room:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

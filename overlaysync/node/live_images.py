@@ -18,11 +18,8 @@ from overlaysync.node.observer import Observer, Silent
 from overlaysync.ops.known import Known
 from overlaysync.ops.publish import Publisher
 from overlaysync.ops.vms.vm import Part, Vm
-from overlaysync.store.files import give_back
+from overlaysync.store.files import allocated, give_back
 from overlaysync.vault.state import Consistency
-
-_BLOCK = 512
-"""Unit of ``st_blocks``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ def capture_images(
         chain = disk.open(node.library)
         stack.callback(chain.close)
         give_back(disk.file)  # what was reserved for QEMU, and that it did not need
-        size = os.fstat(disk.file).st_blocks * _BLOCK
+        size = allocated(os.fstat(disk.file))
         images[path] = LiveImage(disk.known, chain, taken.at, taken.consistency, size)
     return images
 

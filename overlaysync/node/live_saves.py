@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
 from overlaysync.errors import OverlaysyncError, StoppedError
+from overlaysync.model.stop import Stop
 from overlaysync.net.faults import Faults
 from overlaysync.node.capturing import running_disks
 from overlaysync.node.clock import SYSTEM, Clock
@@ -51,7 +51,7 @@ class LiveSaves:
         self._again: dict[str, float] = {}
         """When each team is looked at again."""
         self._told: set[str] = set()
-        self._stopped = threading.Event()
+        self._stop = Stop()
 
     async def run(self) -> None:
         """Save for ever; when it is cancelled, what is under way is broken off and cleaned up first."""
@@ -61,14 +61,14 @@ class LiveSaves:
                 try:
                     await asyncio.shield(work)
                 except asyncio.CancelledError:
-                    self._stopped.set()
+                    self._stop.wanted = True
                     await asyncio.gather(work, return_exceptions=True)
                     raise
                 except Exception as error:  # the next round must come all the same
                     self._faults.count(error, "saving running VMs")
                 await asyncio.sleep(_LOOK_S)
         finally:
-            self._stopped.set()
+            self._stop.wanted = True
 
     def round(self) -> int:
         """Save what is due; returns how many states were made."""
@@ -89,7 +89,7 @@ class LiveSaves:
         if not vms:
             return 0
         self._again[team.name] = self._clock.ticks() + _RETRY_S
-        work = Save(self._node, team, _Stopping(self._stopped), "", wait_s=WAIT_S)
+        work = Save(self._node, team, _Stopping(self._stop), "", wait_s=WAIT_S)
         try:
             saved = work.run(vms)
         except OverlaysyncError as error:
@@ -138,12 +138,11 @@ class LiveSaves:
 class _Stopping(Silent):
     """Shows nothing, and breaks off what is under way when it is to stop."""
 
-    def __init__(self, stopped: threading.Event) -> None:
-        self._stopped = stopped
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
-        self.advance(0)
+        self._stop(0)
 
     def advance(self, size: int, source: str = "") -> None:
-        if self._stopped.is_set():
-            raise StoppedError("stopped")
+        self._stop(size)

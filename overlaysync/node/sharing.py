@@ -12,12 +12,12 @@ from functools import partial
 from overlaysync.errors import (
     NotAllowedError,
     OverlaysyncError,
-    StoppedError,
 )
 from overlaysync.formats.chain import Chain
 from overlaysync.formats.folders import Found
 from overlaysync.model.fingerprint import Fingerprint
 from overlaysync.model.names import check_name
+from overlaysync.model.stop import Stop
 from overlaysync.net.messages import Address
 from overlaysync.node.gathering import Gathering, Looked, Wishes
 from overlaysync.node.given import GivenData
@@ -60,7 +60,7 @@ class Share:
     observer: Observer
     wishes: Wishes = field(default_factory=Wishes)
     neighbours: Callable[[], Sequence[Address]] = lambda: ()
-    stopping: bool = False
+    _stop: Stop = field(default_factory=Stop)
     swarms: Swarms = field(default_factory=Swarms)
     given: dict[bytes, GivenData] = field(default_factory=dict)
     given_size: int = 0
@@ -202,7 +202,7 @@ class Share:
 
     def close(self) -> None:
         """Let go of every image; QEMU may write to the masters again."""
-        self.stopping = True
+        self._stop.wanted = True
         self._offered.clear()
         self._used.clear()
         self._copies.close()
@@ -313,8 +313,7 @@ class Share:
 
     def _advance(self, size: int) -> None:
         """Report progress; the only place where hashing can be told to stop."""
-        if self.stopping:
-            raise StoppedError("stopped")
+        self._stop(size)
         self.observer.advance(size)
 
     def _offer(

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 from overlaysync.errors import VerificationError, WouldDestroyError
 from overlaysync.formats.alone import OPENED, not_alone
+from overlaysync.formats.folders import descended
 from overlaysync.store.files import put_file, translate, write_all_at
 from overlaysync.vault.limits import is_inner_path
 
 MAKE_ROOM = "choose another directory with --to DIR, or move the file away"
 """What to do about a file that is in the way."""
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def put_companion(directory: str, file: str, data: bytes, role: str, *, replaces: bool = False) -> bool:
@@ -40,7 +37,8 @@ def put_companion(directory: str, file: str, data: bytes, role: str, *, replaces
     path = os.path.join(directory, file)
     _check_alone(data, role, path)
     try:
-        with _below(directory, folders) as parent:
+        start = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with descended(start, folders, make=True) as parent:
             present = _present(parent, name, len(data))
             if present is not None:
                 if present == data:
@@ -80,22 +78,6 @@ def _check_alone(data: bytes, role: str, path: str) -> None:
             why=f"it is {reason}, and QEMU could open other files of this machine because of it",
             hint="take another state or version, and ask the member who made this one",
         )
-
-
-@contextmanager
-def _below(directory: str, folders: list[str]) -> Iterator[int]:
-    """Yield a descriptor of the directory that the folders lead to; missing ones are made."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for folder in folders:
-            with suppress(FileExistsError):
-                os.mkdir(folder, 0o700, dir_fd=fd)
-            inner = os.open(folder, _DIRECTORY, dir_fd=fd)
-            os.close(fd)
-            fd = inner
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _present(parent: int, name: str, size: int) -> bytes | None:

@@ -226,10 +226,8 @@ def _not_here(reference: Reference, files: Sequence[Present], changed: Sequence[
         )
     # People leave the ending out, and a path of two parts then reads like an image of a team.
     near = next((path for ending in IMAGE_ENDINGS if os.path.isfile(path := f"{reference}{ending}")), "")
-    return NotFoundError(
-        f"'{reference}' is not on this machine",
-        why=f"there is a file {near}" if near else _near(reference, files),
-        hint=f"the same command with {near}"
-        if near
-        else f"overlaysync fetch {reference}, or give the path of the image",
-    )
+    what = f"'{reference}' is not on this machine"
+    if near:
+        return NotFoundError(what, why=f"there is a file {near}", hint=f"the same command with {near}")
+    hint = f"overlaysync fetch {reference}, or give the path of the image"
+    return NotFoundError(what, why=_near(reference, files), hint=hint)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 HASHERS = min(8, os.cpu_count() or 1)
 """Threads that hash what is in memory: more than processors only wait for each other."""
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

@@ -243,10 +243,15 @@ def preallocate(fd: int, size: int) -> None:
             raise OSError(code, os.strerror(code))
 
 
+def allocated(status: os.stat_result) -> int:
+    """Return the bytes that a file takes on its disk: those of its blocks, written or only reserved."""
+    return status.st_blocks * _BLOCK
+
+
 def give_back(fd: int) -> None:
     """Give back the blocks that were reserved behind the end of a file, where the file system can."""
     status = os.fstat(fd)
-    mode, length = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, status.st_blocks * _BLOCK
+    mode, length = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, allocated(status)
     if length:
         _libc.fallocate64(
             ctypes.c_int(fd), ctypes.c_int(mode), ctypes.c_int64(status.st_size), ctypes.c_int64(length)

@@ -115,7 +115,7 @@ class PartFile:
             else:
                 undo.callback(found[0].close)
             place.drop_pack()
-            missing = data_bytes - status.st_blocks * 512 if found else data_bytes
+            missing = data_bytes - allocated(status) if found else data_bytes
             check_free_room(fd, place.target, missing=missing, reserve=reserve)
             os.ftruncate(fd, size)
             if missing > 0 and data_bytes >= size - size // 16:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from overlaysync.errors import NoSpaceError
 from overlaysync.store.clone import can_share
-from overlaysync.store.files import preallocate
+from overlaysync.store.files import allocated, preallocate
 from overlaysync.store.target import part_path
 from overlaysync.units import MIB, format_size
 
@@ -24,7 +24,7 @@ def check_room(target: Path, size: int, *, reserve: int = RESERVE) -> None:
         NoSpaceError: it does not fit.
     """
     part = part_path(target)
-    have = part.lstat().st_blocks * 512 if os.path.lexists(part) else 0
+    have = allocated(part.lstat()) if os.path.lexists(part) else 0
     directory = next(parent for parent in target.absolute().parents if parent.is_dir())
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
