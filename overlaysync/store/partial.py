@@ -25,7 +25,7 @@ from blake3 import blake3
 from overlaysync.errors import InUseError, OverlaysyncError, WouldDestroyError
 from overlaysync.store.clone import Cloner
 from overlaysync.store.direct import DirectFile
-from overlaysync.store.files import rename_new, sync_directory, translate, umask, write_all_at
+from overlaysync.store.files import allocated, rename_new, sync_directory, translate, umask, write_all_at
 from overlaysync.store.journal import KEY_SIZE, Journal, JournalHeader, Run, merge_runs
 from overlaysync.store.pack import PackFile
 from overlaysync.store.space import RESERVE, check_free_room, reserve_blocks
