@@ -20,11 +20,11 @@ def node(lab: Lab) -> Node:
     return lab.node("teacher")
 
 
-def save_vm(node: Node, team: str) -> None:
-    """Save a VM for a team."""
+def save_vm(node: Node, team: str, data: int = 64 * KIB) -> None:
+    """Save a VM for a team; its master has so much data."""
     place = node.place / team
     place.mkdir()
-    master = disks.make_master(place / f"base-{team}.qcow2", size=MIB, data=64 * KIB)
+    master = disks.make_master(place / f"base-{team}.qcow2", size=max(MIB, data), data=data)
     disks.make_overlay(place / f"web-{team}.qcow2", master, (0, 64 * KIB))
     node.json("save", "--team", team, place)
 
@@ -49,7 +49,7 @@ def test_several_teams_are_shown_in_a_table_with_what_failed(lab: Lab, node: Nod
 
 def test_a_clock_shows_how_the_drill_ended(lab: Lab, node: Node) -> None:
     team = lab.team("red", node)
-    save_vm(node, team)
+    save_vm(node, team, data=128 * MIB)  # no machine reads, writes and verifies so much within the target
     with Terminal(node, "drill", team, *ALONE, "--watch", "--rto", "0.001") as terminal:
         assert terminal.end() == MISSED
     *_, last = terminal.shown.split("\x1b[2J")
