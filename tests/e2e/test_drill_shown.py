@@ -21,11 +21,11 @@ def node(lab: Lab) -> Node:
 
 
 def save_vm(node: Node, team: str, data: int = 64 * KIB) -> None:
-    """Save a VM for a team; its master has so much data."""
+    """Save a VM for a team; its overlay has so much data."""
     place = node.place / team
     place.mkdir()
-    master = disks.make_master(place / f"base-{team}.qcow2", size=max(MIB, data), data=data)
-    disks.make_overlay(place / f"web-{team}.qcow2", master, (0, 64 * KIB))
+    master = disks.make_master(place / f"base-{team}.qcow2", size=max(MIB, data), data=64 * KIB)
+    disks.make_overlay(place / f"web-{team}.qcow2", master, (0, data))
     node.json("save", "--team", team, place)
 
 
