@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from overlaysync.errors import NotFoundError, OverlaysyncError
+from overlaysync.node.children import check_programs
 from overlaysync.node.readiness import Waiting, failure
 from overlaysync.node.restore_plan import Restored
-from overlaysync.node.vm_process import VmProcess, check_programs, kvm_works, vm_process
+from overlaysync.node.vm_process import VmProcess, kvm_works, vm_process
 from overlaysync.ops.drill.machine import MOST_WRITTEN, TPM_STATE, VARS, Machine, Seed, firmware_for
 from overlaysync.ops.drill.probes import Probe, ProbeKind, Probes
 from overlaysync.ops.drill.report import BootReport, Verdict

@@ -38,6 +38,7 @@ class Monitor:
         self.events: deque[str] = deque(maxlen=1000)
         self._reader = reader
         self._writer = writer
+        self._asked = 0
         self._turn = asyncio.Lock()
 
     @classmethod
@@ -48,8 +49,12 @@ class Monitor:
             ChannelError: it has ended.
         """
         monitor = cls(*await asyncio.open_connection(sock=end, limit=_LINE))
-        await monitor._line()
-        await monitor.ask("qmp_capabilities")
+        try:
+            await monitor._line()
+            await monitor.ask("qmp_capabilities")
+        except BaseException:
+            monitor.close()
+            raise
         return monitor
 
     async def ask(self, command: str, **arguments: object) -> Any:
@@ -58,8 +63,11 @@ class Monitor:
         Raises:
             ChannelError: it has ended, or refuses.
         """
-        question = {"execute": command} | ({"arguments": arguments} if arguments else {})
         async with self._turn:
+            self._asked += 1  # who gives up leaves an answer behind, which is not the next one's
+            question: dict[str, object] = {"execute": command, "id": self._asked}
+            if arguments:
+                question["arguments"] = arguments
             try:
                 self._writer.write(json.dumps(question).encode() + b"\n")
                 await self._writer.drain()
@@ -69,6 +77,8 @@ class Monitor:
                 answer = await self._line()
                 if "event" in answer:
                     self.events.append(str(answer["event"]))
+                elif answer.get("id") != self._asked:
+                    continue
                 elif "error" in answer:
                     raise ChannelError(f"QEMU refuses {command}: {answer['error'].get('desc', '')}")
                 elif "return" in answer:

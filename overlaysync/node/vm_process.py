@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import resource
-import shutil
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from overlaysync.errors import NotFoundError, OverlaysyncError
+from overlaysync.errors import OverlaysyncError
 from overlaysync.node.channel import ChannelError, Console, Monitor
+from overlaysync.node.children import Bounds, child
 from overlaysync.ops.drill.machine import TPM_SOCKET, Channels, Machine, qemu_command, swtpm_command
 
-_PR_SET_PDEATHSIG = 1
 _START_S, _END_S, _SCREEN_S = 20.0, 5.0, 5.0
 _POLL_S = 0.02
 _SAID = 400
 """Characters of what QEMU says when it fails."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(slots=True)
@@ -89,14 +83,20 @@ async def vm_process(machine: Machine, directory: Path) -> AsyncIterator[VmProce
     """
     async with AsyncExitStack() as stack:
         if machine.tpm:
-            await stack.enter_async_context(_process(swtpm_command(), directory, "swtpm.log"))
+            await stack.enter_async_context(child(swtpm_command(), directory, "swtpm.log"))
             await _wait_for(directory / TPM_SOCKET)
         ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
         for end in (*ours, *theirs):
             stack.callback(end.close)
         command = qemu_command(machine, Channels(*(end.fileno() for end in theirs)))
         process = await stack.enter_async_context(
-            _process(command, directory, "qemu.log", inherits=theirs, machine=machine)
+            child(
+                command,
+                directory,
+                "qemu.log",
+                inherits=[end.fileno() for end in theirs],
+                bounds=Bounds(machine.address_space, machine.most_written),
+            )
         )
         for end in theirs:
             end.close()
@@ -133,75 +133,11 @@ async def kvm_works(directory: Path) -> bool:
     return False
 
 
-def check_programs(names: Sequence[str]) -> None:
-    """Refuse to begin without a program.
-
-    Raises:
-        NotFoundError: it is not installed.
-    """
-    packages = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
-    for name in names:
-        if shutil.which(name) is None:
-            raise NotFoundError(
-                f"Cannot boot a VM without {name}, which is not installed",
-                hint=f"sudo apt install {packages.get(name, name)}",
-            )
-
-
 def said_in(directory: Path) -> str:
     """Return the last that QEMU has said in this directory."""
     with suppress(OSError):
         return " ".join((directory / "qemu.log").read_text(errors="replace").split())[-_SAID:]
     return ""
-
-
-@asynccontextmanager
-async def _process(
-    command: list[str],
-    directory: Path,
-    log: str,
-    *,
-    inherits: Sequence[socket.socket] = (),
-    machine: Machine | None = None,
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a program in a directory; it is killed at the end of the block, and when this process dies."""
-    check_programs(command[:1])
-    with open(directory / log, "wb") as file:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            cwd=directory,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            pass_fds=[end.fileno() for end in inherits],
-            env={"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(directory)},
-            start_new_session=True,  # Ctrl-C in the terminal is for this process, which ends the others
-            preexec_fn=_bound(os.getpid(), machine),
-        )
-    try:
-        yield process
-    finally:
-        # process.kill() might reap a process that has just ended, and asyncio would warn on the terminal that
-        # it does not know its exit code.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await asyncio.shield(process.wait())
-
-
-def _bound(parent: int, machine: Machine | None) -> Callable[[], None]:
-    """Return what a child does before it becomes the program: die with its parent, and keep within bounds."""
-
-    def bind() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before that
-            os._exit(1)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if machine is not None:
-            memory, size = machine.address_space, machine.most_written
-            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return bind
 
 
 async def _wait_for(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -49,18 +48,13 @@ class Terminal:
         if shell:
             words = [*words[: words.index(sys.executable)], "sh", "-c", shell]
 
-        def take_terminal() -> None:
-            fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
-
         self._process = subprocess.Popen(
-            words,
+            ["setsid", "--ctty", *words],
             env=node.environment(**({"TERM": "dumb"} | dict(environment or {}))),
             cwd=node.place,
             stdin=inside,
             stdout=inside if stdout is None else stdout,
             stderr=inside,
-            start_new_session=True,
-            preexec_fn=take_terminal,  # noqa: PLW1509 - one ioctl, which takes no lock
         )
         os.close(inside)
 
