@@ -202,7 +202,8 @@ class Reach:
         return False
 
     async def _settle(self) -> None:
+        # Once for all of them: in a room in which everybody begins there is always somebody new.
         with suppress(TimeoutError):
-            while self.looking or not self.directory.named:
-                async with asyncio.timeout(SETTLE_S):
+            async with asyncio.timeout(SETTLE_S):
+                while self.looking or not self.directory.named:
                     await self.polling.next_change()
