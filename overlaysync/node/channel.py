@@ -64,7 +64,7 @@ class Monitor:
             ChannelError: it has ended, or refuses.
         """
         async with self._turn:
-            self._asked += 1  # who gives up leaves an answer behind, which is not the next one's
+            self._asked += 1  # the answer to an abandoned question must not be taken for that to the next
             question: dict[str, object] = {"execute": command, "id": self._asked}
             if arguments:
                 question["arguments"] = arguments

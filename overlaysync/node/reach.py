@@ -202,7 +202,7 @@ class Reach:
         return False
 
     async def _settle(self) -> None:
-        # Once for all of them: in a room in which everybody begins there is always somebody new.
+        # One span in all, however many turn up: when a whole room starts at once, somebody new always does.
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
                 while self.looking or not self.directory.named:
