@@ -3,8 +3,8 @@
 A seed should send each piece once; the nodes then give it to each other. So each piece is the duty of one
 fetching node, and all agree without a word: every node scores (piece, node) by the same hash, and the highest
 score has it (rendezvous hashing). A node that joins or goes changes nobody else's pieces but those it takes
-or leaves. Shares are not alike, as hashing has it: who is through with its own helps the others, each piece
-having one helper, the node with the second highest score.
+or leaves. Shares are not alike, as hashing has it, and neither are links: a node that is through with its own
+helps the others, first with the pieces for which it has the second highest score.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Assignment:
 
     Attributes:
         mine: whether a piece is this node's duty; shape (count,).
-        next: whether it would be, were it not for one other node; shape (count,).
+        rank: how many other nodes a piece belongs to before this one; shape (count,).
         scores: how much a piece is this node's, higher first; shape (count,).
     """
 
@@ -37,10 +37,9 @@ class Assignment:
         self._me = me
         self._all = np.arange(count)
         self._others: frozenset[str] = frozenset()
-        self._above = np.zeros(count, dtype=np.int32)
         self.scores = _scores(me, self._all)
         self.mine: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
-        self.next: NDArray[np.bool_] = np.zeros(count, dtype=np.bool_)
+        self.rank: NDArray[np.int32] = np.zeros(count, dtype=np.int32)
 
     def share_with(self, others: Iterable[str]) -> bool:
         """Share the work with these nodes (ids) and no others; whether that changes anything."""
@@ -48,11 +47,11 @@ class Assignment:
         if wanted == self._others:
             return False
         for joined in wanted - self._others:
-            self._above += _scores(joined, self._all) > self.scores
+            self.rank += _scores(joined, self._all) > self.scores
         for gone in self._others - wanted:
-            self._above -= _scores(gone, self._all) > self.scores
+            self.rank -= _scores(gone, self._all) > self.scores
         self._others = wanted
-        self.mine, self.next = self._above == 0, self._above == 1
+        self.mine = self.rank == 0
         return True
 
 

@@ -2,8 +2,8 @@
 
 A node that fetches *claims* the pieces it asks for. Who else asks for them meanwhile is refused, and told
 what was handed out since it was told the last time: it turns to another piece, and gets this one from the
-claimant. A claim holds while its request waits in line, for a moment in service, and for a moment after the
-delivery, in which the claimant tells others that it has the piece.
+claimant. A claim holds while its request waits in line, for a few seconds in service, and for a moment after
+the delivery, in which the claimant tells others that it has the piece.
 
 Who claims and does not take what it claimed must block nobody: a claim ends with its connection, and lapses;
 a host claims only so many pieces at once; one that has let a body lapse, or broken it off, claims nothing
@@ -42,8 +42,9 @@ MAX_CLAIMED = 256
 """Pieces that one host claims at once: some forty nodes with six requests each."""
 
 _PATIENT_CROWD = 100
-_LEAST_PATIENCE = 0.02
-"""Claims hold as long as said above in rooms of so many, and for a part of that in smaller ones."""
+_LEAST_PATIENCE = 0.15
+"""After the delivery, claims hold as long as said above in rooms of so many, and for a part of that in
+smaller ones. What has been sent is on its way for a while, and then others ask for it some times a second."""
 
 _LONGEST_LOG = 1 << 16
 
@@ -57,7 +58,7 @@ class Claim:
         host: where that is.
         pieces: none when it may not claim any.
         until: when it lapses.
-        patience: how long it holds in a room of this size, as a part of the longest.
+        patience: how long it holds after the delivery in a room of this size, as a part of the longest.
         due: when whoever has not taken it does not take what it claims.
     """
 
@@ -85,7 +86,7 @@ class News:
 def patience(crowd: int) -> float:
     """Return how long to wait in a room of so many for what others have been handed: a part of the longest.
 
-    In a small room all hear of it from the claimant itself, and at once.
+    In a small room all hear of it from the claimant itself, and soon.
     """
     return min(1.0, max(_LEAST_PATIENCE, (crowd / _PATIENT_CROWD) ** 2))
 
@@ -129,7 +130,7 @@ class Handed:
 
     def sending(self, claim: Claim, now: float) -> None:
         """Note that the body of its request begins."""
-        claim.until, claim.due = now + SERVICE_S * claim.patience, now + SERVICE_S
+        claim.until = claim.due = now + SERVICE_S
 
     def delivered(self, claim: Claim, now: float) -> None:
         """End a claim: all of it has been sent."""

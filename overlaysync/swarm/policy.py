@@ -4,8 +4,8 @@ Piece by piece (:mod:`overlaysync.model.pieces`):
 
 * alone: in guest order, in requests as large as the source is fast;
 * among other fetching nodes, with no more seeds than these: from the seeds only this node's duty
-  (:mod:`.assignment`) and what no other node has yet, so that a seed sends everything about once; near the
-  end a node that has done its duty helps another, a piece at a time; all else from the others, rarest first.
+  (:mod:`.assignment`) and what no other node has yet, so that a seed sends everything about once; later on
+  a node that has done its duty helps another, a piece at a time; all else from the others, rarest first.
   When everything has been brought in, a seed is a source like any other;
 * with enough seeds for all: rarest first from all sources;
 * when (almost) nothing is under way any more, from the seeds also the duty of other nodes;
@@ -39,9 +39,13 @@ _REQUEST_S = 0.25
 _COMPANY_REQUEST_S = 0.2
 """A request should take so long at the source's pace; among others less, so that they can have it soon."""
 
-_HELP = 16
+_HELP = 4
 """Others are helped with their duty when only this part of the pieces is still to be brought in: shares are
 not alike, and earlier it would bring in much twice."""
+
+_HELPERS = 3
+"""So many nodes may help with a piece: with one, a seed's link would be idle at the end, as each node's own
+link is full of what the others send it."""
 
 _STARVING = 1
 _PATIENT_S = 2.0
@@ -228,14 +232,16 @@ class DutyPolicy:
         return self._missing.rarest(free, most)
 
     def _help(self, free: PieceMask) -> PieceNumbers:
-        """Return, near the end, a piece that is another's duty and this node's next.
+        """Return, later on, a piece that is another's duty, of those that come to this node next.
 
         It is the last of them, as the other begins with the first.
         """
         fresh = self._missing.fresh()
         if np.count_nonzero(fresh) > len(fresh) // _HELP:
             return np.empty(0, dtype=np.intp)
-        return np.flatnonzero(free & fresh & self._assignment.next)[-1:]
+        rank = self._assignment.rank
+        pieces = np.flatnonzero(free & fresh & (rank <= _HELPERS))[::-1]
+        return pieces[np.argsort(rank[pieces], kind="stable")[:1]]
 
     def _others_duty(self, here: PieceMask, room: int) -> PieceNumbers:
         """Return what no peer has and is not under way, first what is nearly this node's duty."""

@@ -13,7 +13,8 @@ _ASK_S = 0.1
 _ASK_SOURCE_S = 0.02
 _ASK_SEED_S = 1.0
 """What a source has is asked again after 0.1, 0.2, 0.3 s and so on: up to a second for a seed, and for others
-up to 0.1 s and 0.02 s for each source there is, so that a node asks fifty times a second at most."""
+up to 0.1 s and 0.02 s for each source there is, so that a node asks fifty times a second at most. Near the
+end it asks twice as often, as it can then only wait for what others are about to get."""
 
 _CROWD = 30
 _CROWD_MOST = 5.0
@@ -33,11 +34,14 @@ def next_question(sources: Mapping[str, Source], now: float) -> str | None:
     return None
 
 
-def answered(source: Source, now: float, *, count: int, fetchers: int) -> None:
-    """Note that a question to one of ``count`` sources has ended, while so many others fetch."""
+def answered(source: Source, now: float, *, count: int, fetchers: int, ending: bool) -> None:
+    """Note that a question to one of ``count`` sources has ended, while so many others fetch.
+
+    ``ending``: little is missing.
+    """
     source.asking = False
     source.answers += 1
-    often = _ASK_SEED_S if source.seed else _ASK_S + _ASK_SOURCE_S * count
+    often = _ASK_SEED_S if source.seed else (_ASK_S + _ASK_SOURCE_S * count) / (2 if ending else 1)
     crowd = min(_CROWD_MOST, max(1.0, fetchers / _CROWD)) if source.seed else 1.0
     source.ask_at = now + crowd * min(often, _ASK_S * source.answers)
 

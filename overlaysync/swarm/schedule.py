@@ -32,6 +32,9 @@ from overlaysync.swarm.source import Failure, Source
 PER_SOURCE = 6
 """Requests in flight at one source: some on the wire, some being verified and written."""
 
+_ENDING = 32
+"""With so many pieces missing, the end is near."""
+
 _HOPELESS_S = 20.0
 """Sources that have nothing that is missing, and get nothing new for so long, will never have it."""
 
@@ -353,7 +356,8 @@ class Schedule:
             self._news_at = now
         self._policy.begin(now)
         count = sum(source.counts for source in self._live.values())
-        questions.answered(source, now, count=count, fetchers=self._policy.fetchers)
+        ending = self._missing.left <= _ENDING * self.pieces.slots
+        questions.answered(source, now, count=count, fetchers=self._policy.fetchers, ending=ending)
 
     def _came(self, request: Request, runs: Iterable[Run]) -> list[int]:
         whole = self._missing.came(runs, request.pieces)

@@ -73,14 +73,14 @@ def test_the_end_of_an_older_claim_leaves_the_newer_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("crowd", "part"), [(1, 0.02), (8, 0.02), (30, 0.09), (50, 0.25), (100, 1), (1024, 1)]
+    ("crowd", "part"), [(1, 0.15), (8, 0.15), (30, 0.15), (50, 0.25), (100, 1), (1024, 1)]
 )
-def test_in_a_small_room_a_claim_holds_for_a_moment(crowd: int, part: float) -> None:
+def test_in_a_small_room_a_claim_holds_for_a_moment_after_the_delivery(crowd: int, part: float) -> None:
     assert patience(crowd) == pytest.approx(part)
     handed = Handed()
     mine = claim(handed, 3, crowd=crowd)
     handed.sending(mine, 0.0)
-    assert holds_until(handed, 3) == pytest.approx(part * SERVICE_S, abs=2 * MOMENT)
+    assert holds_until(handed, 3) == pytest.approx(SERVICE_S, abs=2 * MOMENT)
     handed.delivered(mine, 100.0)
     assert holds_until(handed, 3, since=100.0) == pytest.approx(part * DELIVERED_S, abs=2 * MOMENT)
 

@@ -237,9 +237,13 @@ def test_questions_become_rarer() -> None:
             now += 0.01
         return [after - before for before, after in pairwise(found)]
 
-    seed, peer = pauses(schedule(peers="bcd"), "a"), pauses(schedule(peers="bcd"), "b")
+    much = 100 * PIECE
+    seed, peer = (pauses(schedule(much, peers="bcd"), name) for name in "ab")
     assert seed[0] == pytest.approx(0.1, abs=0.02) and seed[-1] == pytest.approx(1.0, abs=0.02)
     assert peer[-1] == pytest.approx(0.1 + 4 * 0.02, abs=0.02)
+    seed, peer = (pauses(schedule(much, peers="bcd", missing=[(0, 10)]), name) for name in "ab")
+    assert seed[-1] == pytest.approx(1.0, abs=0.02)
+    assert peer[-1] == pytest.approx((0.1 + 4 * 0.02) / 2, abs=0.02), "near the end, twice as often"
 
 
 def test_who_has_never_answered_is_asked_less_and_less_and_does_not_count() -> None:
@@ -441,7 +445,7 @@ def test_near_the_end_who_is_through_with_its_duty_helps_the_next_from_the_other
     duty = Assignment("me", count)
     duty.share_with(["me", peer])
     theirs = np.flatnonzero(~duty.mine).tolist()
-    assert (duty.next == ~duty.mine).all(), "of two, each is the other's helper"
+    assert ((duty.rank == 1) == ~duty.mine).all(), "of two, each is the other's helper"
     asked = [piece for request in drain(made) for piece in request.pieces]
     assert sorted(asked) == np.flatnonzero(duty.mine).tolist(), "there is too much left to help"
     left = 6
@@ -944,7 +948,7 @@ def test_what_is_taken_is_asked_of_a_seed_later_and_its_source_stays() -> None:
     assert second.source == "a" and not set(second.pieces) & set(first.pieces)
     assert made.doubtful(0.0) == set()
     made.cancelled(second)
-    assert ask(made, 0.13).pieces == first.pieces
+    assert ask(made, 0.91).pieces == first.pieces
 
 
 def test_only_seeds_are_believed_about_what_is_taken() -> None:
