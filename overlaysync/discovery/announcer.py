@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from zeroconf import DNSOutgoing, IPVersion  # type: ignore[attr-defined]
+from zeroconf import DNSOutgoing, IPVersion  # type: ignore[attr-defined] # not all in its __all__
 from zeroconf import Error as ZeroconfError
 from zeroconf.asyncio import AsyncServiceInfo
 

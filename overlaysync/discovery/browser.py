@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from zeroconf import (  # type: ignore[attr-defined]
+from zeroconf import (  # type: ignore[attr-defined] # not all in its __all__
     DNSPointer,
     DNSQuestionType,
     ServiceStateChange,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 
-from zeroconf import (  # type: ignore[attr-defined]
+from zeroconf import (  # type: ignore[attr-defined] # not all in its __all__
     DNSIncoming,
     DNSOutgoing,
     DNSQuestion,

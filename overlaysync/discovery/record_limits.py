@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from zeroconf import (  # type: ignore[attr-defined]
+from zeroconf import (  # type: ignore[attr-defined] # not all in its __all__
     DNSAddress,
     DNSIncoming,
     DNSNsec,

@@ -202,7 +202,7 @@ class Reach:
         return False
 
     async def _settle(self) -> None:
-        # One span in all, however many turn up: when a whole room starts at once, somebody new always does.
+        # One time span for all: when a whole room starts at once, new nodes keep turning up.
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
                 while self.looking or not self.directory.named:

@@ -15,7 +15,6 @@ Sans-IO: times are arguments, in seconds.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -59,7 +58,7 @@ class Claim:
         pieces: none when it may not claim any.
         until: when it lapses.
         patience: how long it holds after the delivery in a room of this size, as a part of the longest.
-        due: when whoever has not taken it does not take what it claims.
+        begun: whether its body has begun; who has not taken it when it lapses does not take what it claims.
     """
 
     member: str
@@ -67,7 +66,7 @@ class Claim:
     pieces: tuple[int, ...]
     until: float
     patience: float = 1.0
-    due: float = math.inf
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ class Handed:
 
     def sending(self, claim: Claim, now: float) -> None:
         """Note that the body of its request begins."""
-        claim.until = claim.due = now + SERVICE_S
+        claim.begun, claim.until = True, now + SERVICE_S
 
     def delivered(self, claim: Claim, now: float) -> None:
         """End a claim: all of it has been sent."""
@@ -145,7 +144,7 @@ class Handed:
 
     def dropped(self, claim: Claim, now: float) -> None:
         """End a claim whose client has gone, or did not take what it asked for."""
-        if claim.pieces and claim.due < math.inf:  # who leaves the line has found it elsewhere
+        if claim.pieces and claim.begun:  # who leaves the line has found it elsewhere
             self._distrust(claim.host, now)
         self.refused(claim)
 
@@ -175,7 +174,7 @@ class Handed:
         if self._distrusted.get(host, 0.0) > now:
             return 0
         held = self._open.get(host, set())
-        if any(claim.pieces and claim.due <= now for claim in held):
+        if any(claim.pieces and claim.begun and claim.until <= now for claim in held):
             self._distrust(host, now)
             return 0
         return max(0, self._per_host - sum(len(claim.pieces) for claim in held))

@@ -234,7 +234,8 @@ class DutyPolicy:
     def _help(self, free: PieceMask) -> PieceNumbers:
         """Return, later on, a piece that is another's duty, of those that come to this node next.
 
-        It is the last of them, as the other begins with the first.
+        It is one that comes to this node before other helpers, if there is any, and of these the last, as
+        the other begins with the first.
         """
         fresh = self._missing.fresh()
         if np.count_nonzero(fresh) > len(fresh) // _HELP:
