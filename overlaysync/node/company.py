@@ -141,7 +141,7 @@ class Company:
 
     def claim(self, source: str) -> Claim | None:
         """Return what to say to a source that is asked for data: whether this node will pass them on."""
-        cursor = self._schedule.claims_from(source)
+        cursor = self._schedule.taken_cursor(source)
         return Claim(self._seeder.member, cursor) if self._port and cursor is not None else None
 
     def _question(self, source: str) -> SwarmQuestion:

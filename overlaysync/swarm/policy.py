@@ -35,6 +35,10 @@ MAX_RUNS = 64
 _LEAST_IN_COMPANY = 8
 """Among others, a source has more than one request only while there are fewer in all."""
 
+_AHEAD = 16
+"""From a node that has so many pieces more two requests may be under way: a node that is behind gets little
+of the others' links, as one request at a time leaves gaps, and would stay behind."""
+
 _REQUEST_S = 0.25
 _COMPANY_REQUEST_S = 0.2
 """A request should take so long at the source's pace; among others less, so that they can have it soon."""
@@ -204,8 +208,7 @@ class DutyPolicy:
         ready = [
             (source.strikes, source.in_flight, self._random.random(), name, source)
             for name, source in sources.items()
-            if source.in_flight < depth
-            and source.in_flight < source.depth
+            if self._may_take_more(source, depth)
             and source.answers
             and source.retry_at <= now
             and (source.seed or not seeds)
@@ -216,6 +219,18 @@ class DutyPolicy:
         """Requests that may be under way at one of ``count`` sources."""
         most = self._sizes.per_source
         return min(most, max(1, _LEAST_IN_COMPANY // max(1, count))) if self.fetchers else most
+
+    def _may_take_more(self, source: Source, depth: int) -> bool:
+        """Whether one more request may be under way at a source; ``depth``: at most so many, as a rule."""
+        if source.in_flight >= min(source.depth, self._sizes.per_source):
+            return False
+        return source.in_flight < depth or (source.in_flight == depth and self._is_ahead(source))
+
+    def _is_ahead(self, source: Source) -> bool:
+        """Whether a node that fetches too has much that this one has not."""
+        if source.pieces is None:
+            return False
+        return bool(np.count_nonzero(self._missing.free(source.pieces)) >= _AHEAD)
 
     def _choose(self, source: Source, fresh: PieceMask | None, here: PieceMask, room: int) -> PieceNumbers:
         """Pieces to fill ``room`` slots with from a source, the best first.

@@ -207,10 +207,6 @@ class Schedule:
         source = self._sources[name]
         return source.taken_cursor if source.seed else None
 
-    def claims_from(self, name: str) -> int | None:
-        """Return the same where pieces asked of the source are claimed: while others fetch too."""
-        return self.taken_cursor(name) if self._policy.fetchers else None
-
     # -- what happens --------------------------------------------------------------------------------
 
     def add_source(self, name: str, *, whole: bool = True) -> None:

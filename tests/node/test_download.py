@@ -98,6 +98,16 @@ async def test_one_alone_gets_everything_from_the_seed(tmp_path: Path, whole: Of
     assert a.around.observer.advanced == {"pl@bob": SIZE}
 
 
+async def test_one_alone_claims_what_it_asks_for_since_others_may_come(
+    tmp_path: Path, whole: Offer, seed: Seed, shelf: FakeShelf
+) -> None:
+    async with fetcher(tmp_path / "a", whole, [seed.address]) as a:
+        await run(a)
+    now = asyncio.get_running_loop().time()
+    claimed = shelf.swarms.handed(whole.manifest.id).news(0, "of another", now, most=0).cursor - 1
+    assert claimed >= whole.pieces.count
+
+
 @pytest.mark.slow
 async def test_three_that_fetch_at_once_take_little_more_than_one_copy_from_the_seed(
     tmp_path: Path, whole: Offer, shelf: FakeShelf, stack: AsyncExitStack

@@ -361,7 +361,7 @@ class Room:
         if (
             server.schedule is not None
             or node.schedule is None
-            or node.schedule.claims_from(server.id) is None
+            or node.schedule.taken_cursor(server.id) is None
         ):
             return True
         now = self.clock.now

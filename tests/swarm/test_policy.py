@@ -92,6 +92,34 @@ def test_a_full_table_leaves_seeds_to_be_asked_and_nobody_else() -> None:
     assert choice is not None and choice.source == "b"
 
 
+@pytest.mark.parametrize(("ahead", "most"), [(16, 1), (17, 2)])
+def test_two_requests_are_under_way_at_a_node_that_is_far_ahead(ahead: int, most: int) -> None:
+    peers = "bcdefgh"
+    setting = Setting(peers=peers)
+    setting.policy.share_with(peers)
+    setting.missing.flying[setting.assignment.mine] = 1  # nothing is left to ask the seed for
+    theirs = np.flatnonzero(~setting.assignment.mine)[:ahead].tolist()
+    setting.hold("b", *theirs)
+    source = setting.sources["b"]
+    source.depth = 6
+    for _ in range(most):
+        choice = setting.next()
+        assert choice is not None and choice.source == "b"
+        setting.missing.flying[list(choice.pieces)] = 1
+        source.in_flight += 1
+    setting.missing.copies[theirs] = 1
+    assert setting.next() is None
+
+
+def test_no_more_requests_than_allowed_are_under_way_at_a_node_that_is_ahead() -> None:
+    setting = Setting(peers="b")
+    setting.policy.share_with("b")
+    setting.missing.flying[setting.assignment.mine] = 1
+    setting.hold("b", *np.flatnonzero(~setting.assignment.mine).tolist())
+    setting.sources["b"].depth, setting.sources["b"].in_flight = 9, 6
+    assert setting.next() is None
+
+
 @pytest.mark.parametrize(("under_way", "now", "asked"), [(1, 2.5, True), (2, 2.5, False), (1, 1.5, False)])
 def test_who_starves_asks_a_seed_for_the_duty_of_others(under_way: int, now: float, asked: bool) -> None:
     setting = Setting(peers="b")

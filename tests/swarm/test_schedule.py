@@ -932,11 +932,11 @@ def test_whose_request_is_doubled_is_late() -> None:
 # -- what a seed has handed to others ----------------------------------------------------------------
 
 
-def test_pieces_are_claimed_of_seeds_and_in_company_only() -> None:
+def test_pieces_are_claimed_of_seeds_only_and_also_by_who_is_alone() -> None:
     alone, company = schedule(40), schedule(40, peers="b")
-    assert (alone.claims_from("a"), company.claims_from("a"), company.claims_from("b")) == (None, 0, None)
+    assert (alone.taken_cursor("a"), company.taken_cursor("a"), company.taken_cursor("b")) == (0, 0, None)
     company.taken("a", [1], 17, 0.0)
-    assert company.claims_from("a") == company.taken_cursor("a") == 17
+    assert company.taken_cursor("a") == 17
 
 
 def test_what_is_taken_is_asked_of_a_seed_later_and_its_source_stays() -> None:
