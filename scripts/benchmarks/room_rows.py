@@ -28,7 +28,7 @@ def rate_of(count: int) -> int:
 
 def reach_of(count: int) -> float:
     """What the last one's time should be at most, as a multiple of size / rate."""
-    return 1.10 if count == 1 else 1.25 if count <= 8 else 1.35
+    return 1.10 if count == 1 else 1.20 if count <= 8 else 1.35
 
 
 @dataclass(frozen=True, slots=True)
