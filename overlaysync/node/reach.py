@@ -24,7 +24,12 @@ from overlaysync.node.twins import Twins
 from overlaysync.trust.envelope import Manifest
 
 SETTLE_S = 0.25
-"""After something fits, others get this long to be seen: more sources, or another thing of that name."""
+"""After something fits, others get this long to answer: more sources, or another thing of that name."""
+
+_ALL_SEEN_S = 0.3
+_LATER_S = 0.1
+"""Who has not been seen so long after the search began, and so long after something fits, is not waited for:
+who hears a question by mDNS answers within 0.12 s."""
 
 _PROBLEMS = 4
 """Peers said to fail, of all that do."""
@@ -56,6 +61,7 @@ class Reach:
     polling: Polling = field(init=False)
     twins: Twins = field(init=False)
     _looked_s: float = 0.0
+    _began: float = 0.0
 
     def __post_init__(self) -> None:
         self.twins = Twins(self.client, self.network.alarm or self.observer.note)
@@ -88,6 +94,7 @@ class Reach:
                 raise
             observer.note(str(error))
         reach = cls(node, client, observer, browser, network, faults)
+        reach._began = asyncio.get_running_loop().time()
         if browser is not None:
             browser.still_there = reach.polling.still_there
         watcher = asyncio.create_task(reach.polling.watch())
@@ -203,7 +210,11 @@ class Reach:
 
     async def _settle(self) -> None:
         # One time span for all: when a whole room starts at once, new nodes keep turning up.
+        loop = asyncio.get_running_loop()
+        seen = max(self._began + _ALL_SEEN_S, loop.time() + _LATER_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
-                while self.looking or not self.directory.named:
-                    await self.polling.next_change()
+                while self.looking or (not self.directory.named and loop.time() < seen):
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout_at(None if self.looking else seen):
+                            await self.polling.next_change()

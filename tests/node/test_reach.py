@@ -24,6 +24,7 @@ from overlaysync.net.membership import PrivateLane
 from overlaysync.net.messages import Address
 from overlaysync.net.server import Server
 from overlaysync.node import polling as polling_module
+from overlaysync.node import reach as reach_module
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
@@ -321,6 +322,51 @@ async def test_a_machine_that_fails_ends_the_search_and_who_waits_for_it(
         with pytest.raises(NoSpaceError):
             reach.check()
     node.close()
+
+
+@asynccontextmanager
+async def looking_alone(monkeypatch: pytest.MonkeyPatch, home: Path, *named: Address) -> AsyncIterator[Reach]:
+    """A reach that looks by mDNS, where nobody announces anything."""
+
+    async def start(browser: Browser, *, patient: bool) -> None:
+        pass
+
+    monkeypatch.setattr(Browser, "start", start)
+    node = Node.open({"OVERLAYSYNC_HOME": str(home)})
+    async with Client() as client, Reach.open(node, client, Silent(), Network(named)) as reach:
+        yield reach
+    node.close()
+
+
+@pytest.mark.parametrize(("all_seen_s", "later_s"), [(0.2, 0.0), (0.0, 0.2)])
+async def test_others_may_be_seen_for_a_while_and_no_longer_though_more_time_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, all_seen_s: float, later_s: float
+) -> None:
+    monkeypatch.setattr(reach_module, "SETTLE_S", 60.0)
+    monkeypatch.setattr(reach_module, "_ALL_SEEN_S", all_seen_s)
+    monkeypatch.setattr(reach_module, "_LATER_S", later_s)
+    began = asyncio.get_running_loop().time()
+    async with looking_alone(monkeypatch, tmp_path / "home") as reach:
+        async with asyncio.timeout(10):
+            await reach.until(lambda: True, wait_s=60)
+        assert asyncio.get_running_loop().time() - began >= 0.2
+
+
+async def test_who_was_seen_may_answer_until_the_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(reach_module, "SETTLE_S", 0.4)
+    monkeypatch.setattr(reach_module, "_ALL_SEEN_S", 0.0)
+    monkeypatch.setattr(reach_module, "_LATER_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        peer = Address(*silent.getsockname())
+        async with looking_alone(monkeypatch, tmp_path / "home", peer) as reach:
+            while not reach.looking:
+                await asyncio.sleep(0)
+            began = asyncio.get_running_loop().time()
+            await reach.until(lambda: True, wait_s=60)
+            assert reach.polling.busy
+            assert asyncio.get_running_loop().time() - began >= 0.4
 
 
 # -- commands that stay ------------------------------------------------------------------------------
