@@ -28,8 +28,8 @@ SETTLE_S = 0.25
 
 _ALL_SEEN_S = 0.3
 _LATER_S = 0.1
-"""Who has not been seen so long after the search began, and so long after something fits, is not waited for:
-who hears a question by mDNS answers within 0.12 s."""
+"""Nodes are waited for until both times are over: the first since the search began, the second since
+something fitted. A node that hears a question by mDNS answers it within 0.12 s."""
 
 _PROBLEMS = 4
 """Peers said to fail, of all that do."""

@@ -58,7 +58,7 @@ class Claim:
         pieces: none when it may not claim any.
         until: when it lapses.
         patience: how long it holds after the delivery in a room of this size, as a part of the longest.
-        begun: whether its body has begun; who has not taken it when it lapses does not take what it claims.
+        begun: whether its body has begun. If it lapses after that, its host has not taken what it claimed.
     """
 
     member: str

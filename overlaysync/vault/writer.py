@@ -100,7 +100,7 @@ class Writer:
         self._behind.end()
 
     def _end_pack(self) -> None:
-        self._behind.wait()  # here, so that no third pack is in memory
+        self._behind.wait()  # before the pack is joined, so that no third one is in memory
         data, hash = self._builder.end()
         contents = self._contents
         self._behind.put(object_name(contents.space.tag, Kind.PACK, hash), data)

@@ -107,7 +107,6 @@ def test_two_requests_are_under_way_at_a_node_that_is_far_ahead(ahead: int, most
         assert choice is not None and choice.source == "b"
         setting.missing.flying[list(choice.pieces)] = 1
         source.in_flight += 1
-    setting.missing.copies[theirs] = 1
     assert setting.next() is None
 
 
