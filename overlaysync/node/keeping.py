@@ -44,6 +44,8 @@ from overlaysync.vault.spaces import PUBLIC, Space
 
 ROUND_S = 15.0
 """How often others are looked at; somewhat more or less, so that not all machines do it at once."""
+_ANSWER_S = 5.0
+"""A round begins when somebody has answered, but after this time at the latest."""
 _PROVE_S = 6 * 3600.0
 """After so long a holder is asked for another proof."""
 _ASK_AGAIN_S = 1800.0
@@ -114,6 +116,7 @@ class Keeper:
                 keeping = load_keeping(self._node.home.keeping)
                 if keeping.teams or keeping.others:  # it may have been said to another process
                     self._reach.polling.keep()
+                await self._reach.until(self._reach.answered, wait_s=_ANSWER_S)
                 await self.round()
             except OverlaysyncError as error:
                 self._tell_once(f"Cannot keep copies: {error}")

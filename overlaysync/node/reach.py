@@ -121,11 +121,15 @@ class Reach:
 
     # -- whether anybody answers ---------------------------------------------------------------------
 
+    def answered(self) -> bool:
+        """Whether some peer has answered."""
+        return any(view.answered for view in self.directory.nodes())
+
     def silence(self) -> NetworkError | None:
         """Return what to say when no peer has answered at all; None when one has."""
-        nodes, named = self.directory.nodes(), self.directory.named
-        if any(view.answered for view in nodes):
+        if self.answered():
             return None
+        nodes, named = self.directory.nodes(), self.directory.named
         looked = f"looked for {self._looked_s:g} s on {self.browser.where}" if self.browser else ""
         asked = f"asked {', '.join(map(str, named))}" if named else ""
         problems = (view.problem for view in nodes if view.problem)
