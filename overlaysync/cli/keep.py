@@ -25,6 +25,7 @@ from overlaysync.cli.signals import ending
 from overlaysync.errors import UsageError
 from overlaysync.net.faults import Faults
 from overlaysync.net.rate import RateLimit
+from overlaysync.node.announcing import announcing
 from overlaysync.node.keeping import Keeper
 from overlaysync.node.kept_teams import kept_teams
 from overlaysync.node.network import Network
@@ -178,10 +179,9 @@ async def _keep(
     replica = Replica(node, (), None, output)
     try:
         async with (
-            looking(node, Silent(), network) as reach,
-            serve(
-                replica, reach=reach, port=None, interfaces=network.interfaces, limit=RateLimit(network.rate)
-            ) as (port, where),
+            announcing(node, network.interfaces) as announcer,
+            looking(node, Silent(), network, announcer.faults) as reach,
+            serve(replica, announcer, reach, port=None, limit=RateLimit(network.rate)) as (port, where),
             kept_teams(replica, reach),
         ):
             document = {"keeps": _fields(keeping), "node": node.label, "port": port, "interfaces": where}

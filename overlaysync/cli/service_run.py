@@ -20,6 +20,7 @@ from overlaysync.cli.save import team_of
 from overlaysync.cli.service_settings import ServiceSettings
 from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.net.rate import RateLimit
+from overlaysync.node.announcing import announcing
 from overlaysync.node.archiving import push
 from overlaysync.node.gathering import Wishes
 from overlaysync.node.kept_teams import kept_teams
@@ -91,29 +92,30 @@ async def run_service(node: Node, output: Output, settings: ServiceSettings, tea
     page_port = settings.page_port if settings.page else None
     tasks: list[asyncio.Task[None]] = []
     try:
-        await asyncio.to_thread(_publish, share, settings)
-        async with (
-            looking(node, Silent(), network) as reach,
-            serve(
-                share,
-                reach=reach,
-                port=settings.port,
-                interfaces=settings.iface,
-                limit=limit,
-                recheck_s=settings.recheck * _DAY_S or None,
-            ) as (port, where),
-            kept_teams(share, reach),
-            page_of(share, reach, (port, where), limit, network, page_port) as page,
-        ):
-            tell(READY, _status(share, settings, port))
-            document, *lines = _started(share, settings, port, where)
-            output.result(document, *lines, *page_lines(page))
-            tasks = [
-                asyncio.create_task(_stay_alive(tell)),
-                asyncio.create_task(_tell_status(tell, share, settings, port)),
-                asyncio.create_task(_push_regularly(node, output, settings, teams)),
-            ]
-            await asyncio.Event().wait()
+        async with announcing(node, settings.iface) as announcer:
+            await asyncio.to_thread(_publish, share, settings)
+            async with (
+                looking(node, Silent(), network, announcer.faults) as reach,
+                serve(
+                    share,
+                    announcer,
+                    reach,
+                    port=settings.port,
+                    limit=limit,
+                    recheck_s=settings.recheck * _DAY_S or None,
+                ) as (port, where),
+                kept_teams(share, reach),
+                page_of(share, reach, (port, where), limit, network, page_port) as page,
+            ):
+                tell(READY, _status(share, settings, port))
+                document, *lines = _started(share, settings, port, where)
+                output.result(document, *lines, *page_lines(page))
+                tasks = [
+                    asyncio.create_task(_stay_alive(tell)),
+                    asyncio.create_task(_tell_status(tell, share, settings, port)),
+                    asyncio.create_task(_push_regularly(node, output, settings, teams)),
+                ]
+                await asyncio.Event().wait()
     finally:
         tell(STOPPING, status("stopping"))
         for task in tasks:

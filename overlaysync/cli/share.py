@@ -36,6 +36,7 @@ from overlaysync.model.manifest import MAX_NOTE
 from overlaysync.model.names import one_field
 from overlaysync.net.messages import Address
 from overlaysync.net.rate import RateLimit
+from overlaysync.node.announcing import announcing
 from overlaysync.node.capturing import Means
 from overlaysync.node.gathering import Wishes
 from overlaysync.node.kept_teams import kept_teams
@@ -245,25 +246,26 @@ async def _share(
     )
     limit = RateLimit(served.rate)
     try:
-        await asyncio.to_thread(share.publish_all)
-        async with (
-            looking(node, Silent(), network) as reach,
-            serve(
-                share,
-                reach=reach,
-                port=served.port,
-                interfaces=served.interfaces,
-                limit=limit,
-                recheck_s=served.recheck_s,
-            ) as (bound, where),
-            kept_teams(share, reach),
-            page_of(share, reach, (bound, where), limit, network, served.page_port) as page,
-        ):
-            _print_share(output, share, bound, where, page)
-            note_writable(output, *(shared.known for shared in share.shared))
-            for line in await asyncio.to_thread(alone_lines, node):
-                output.note(line)
-            await asyncio.Event().wait()
+        async with announcing(node, served.interfaces) as announcer:
+            await asyncio.to_thread(share.publish_all)
+            async with (
+                looking(node, Silent(), network, announcer.faults) as reach,
+                serve(
+                    share,
+                    announcer,
+                    reach,
+                    port=served.port,
+                    limit=limit,
+                    recheck_s=served.recheck_s,
+                ) as (bound, where),
+                kept_teams(share, reach),
+                page_of(share, reach, (bound, where), limit, network, served.page_port) as page,
+            ):
+                _print_share(output, share, bound, where, page)
+                note_writable(output, *(shared.known for shared in share.shared))
+                for line in await asyncio.to_thread(alone_lines, node):
+                    output.note(line)
+                await asyncio.Event().wait()
     finally:
         share.close()
 

@@ -32,6 +32,7 @@ from overlaysync.cli.refusals import of_several, refusal_fields, refusal_lines
 from overlaysync.cli.signals import ending
 from overlaysync.cli.visible import check_membership
 from overlaysync.model.reference import Reference, parse_reference
+from overlaysync.node.announcing import announcing
 from overlaysync.node.fetch_session import FetchSession, fetching
 from overlaysync.node.fetch_types import Fetched, Options
 from overlaysync.node.kept_teams import kept_teams
@@ -165,16 +166,14 @@ class _Syncing:
         try:
             await asyncio.to_thread(replica.add_held, work.references, self._options.directories)
             await asyncio.to_thread(replica.refresh)
+            reach = session.fetch.reach
             async with (
-                serve(
-                    replica,
-                    reach=session.fetch.reach,
-                    port=None,
-                    interfaces=self._network.interfaces,
-                    limit=session.given,
-                    recheck_s=_RECHECK_S,
-                ) as (port, where),
-                kept_teams(replica, session.fetch.reach),
+                announcing(node, self._network.interfaces, reach.faults) as announcer,
+                serve(replica, announcer, reach, port=None, limit=session.given, recheck_s=_RECHECK_S) as (
+                    port,
+                    where,
+                ),
+                kept_teams(replica, reach),
             ):
                 done = await work.first()
                 for one in done.brought:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -22,6 +23,8 @@ from overlaysync.net.faults import Faults
 
 _RESPONSE = 0x8400
 """Flags of a message: an answer, and an authoritative one."""
+_FREE_S = 5.0
+"""For so long a name counts as free after nobody had it (RFC 6762, 8.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,9 @@ class Announcer:
         label: ``user@host-abc234``; a suffix is added when another node has it.
         interfaces: names of the interfaces to use; none for all that are usual.
         faults: unexpected exceptions go there.
-        moved: called after each change of where this node is announced, with that in words.
 
     Attributes:
+        moved: called after each change of where this node is announced, with that in words.
         host: the host name that it announces. Of this process alone, so that nodes with one label, one key
             and one port are not taken for each other.
     """
@@ -64,19 +67,20 @@ class Announcer:
         interfaces: Sequence[str] = (),
         bounds: DiscoveryBounds = DISCOVERY,
         faults: Faults | None = None,
-        moved: Callable[[str], None] = lambda where: None,
     ) -> None:
         self._bounds = bounds
-        self._faults = faults or Faults()
-        self._multicast = Multicast(interfaces, self._faults)
+        self.faults = faults or Faults()
+        self.moved: Callable[[str], None] = lambda where: None
+        self._multicast = Multicast(interfaces, self.faults)
         self._name = instance_label(label, bounds.name_length - len("-99"))
         self.host = f"overlaysync-{secrets.token_hex(8)}.local."
         self._announced: Announcement | None = None
         self._info: AsyncServiceInfo | None = None
+        self._search: asyncio.Task[None] | None = None
+        self._free_at = -math.inf
         self._updater: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._repeats = Repeats()
-        self._moved = moved
         self._where = self._said_where = ""
 
     @property
@@ -89,6 +93,17 @@ class Announcer:
         """Why it is announced nowhere."""
         return self._multicast.problem
 
+    def look_for_name(self, *, patient: bool = False) -> asyncio.Task[None]:
+        """Begin to look for a name that nobody has: it takes a second, and more can be done meanwhile.
+
+        What goes wrong is raised by :meth:`start`.
+
+        Args:
+            patient: as of :meth:`start`.
+        """
+        self._search = asyncio.create_task(self._open(patient=patient))
+        return self._search
+
     async def start(self, announcement: Announcement, *, patient: bool = False) -> str:
         """Find a name that nobody has, and announce it; returns the interfaces, for people.
 
@@ -100,9 +115,10 @@ class Announcer:
             NetworkError: multicast works on no interface, or no name is free.
             UsageError: a named interface does not exist.
         """
-        await self._multicast.start(patient=patient)
+        search = self._search or self.look_for_name(patient=patient)
         self._announced = announcement
         try:
+            await search
             sent = await self._register() if self._multicast.interfaces else _nothing()
         except (ZeroconfError, OSError) as error:
             await self._multicast.close()
@@ -122,9 +138,10 @@ class Announcer:
 
     async def stop(self) -> None:
         """Say goodbye."""
-        if self._updater is not None:
-            self._updater.cancel()
-            await asyncio.gather(self._updater, return_exceptions=True)
+        tasks = [task for task in (self._search, self._updater) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._multicast.close()
         self._info = self._announced = None
 
@@ -136,7 +153,7 @@ class Announcer:
                 await asyncio.sleep(self._bounds.updates_s)
                 sent = await self._next_announcement()
             except Exception as error:
-                self._faults.count(error, "announcing this node")
+                self.faults.count(error, "announcing this node")
                 sent = _nothing()
 
     async def _next_announcement(self) -> Awaitable[None]:
@@ -183,9 +200,21 @@ class Announcer:
                 message.add_answer_at_time(record, 0)
             self._multicast.zeroconf.zeroconf.async_send(message)
 
+    async def _open(self, *, patient: bool) -> None:
+        await self._multicast.start(patient=patient)
+        if self._multicast.interfaces:
+            await self._find_name()
+
+    async def _find_name(self) -> None:
+        info = AsyncServiceInfo(SERVICE, f"{self.name}.{SERVICE}", server=self.host)
+        await self._multicast.zeroconf.zeroconf.async_check_service(info, allow_name_change=True)
+        self._name, self._free_at = label_of(info.name), asyncio.get_running_loop().time()
+
     async def _register(self) -> Awaitable[None]:
+        if asyncio.get_running_loop().time() - self._free_at > _FREE_S:
+            await self._find_name()
         self._info = self._make_info()
-        return await self._multicast.zeroconf.async_register_service(self._info, allow_name_change=True)
+        return await self._multicast.zeroconf.async_register_service(self._info, cooperating_responders=True)
 
     async def _announce(self) -> Awaitable[None]:
         if self._info is None:
@@ -222,7 +251,7 @@ class Announcer:
         where = self._describe()
         if where == self._where != self._said_where:
             self._said_where = where
-            self._moved(where)
+            self.moved(where)
         self._where = where
 
 

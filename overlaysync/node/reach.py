@@ -72,7 +72,12 @@ class Reach:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, node: Node, client: Client, observer: Observer, network: Network
+        cls,
+        node: Node,
+        client: Client,
+        observer: Observer,
+        network: Network,
+        faults: Faults | None = None,
     ) -> AsyncIterator[Reach]:
         """Begin to look for peers: the named ones, and all that announce themselves.
 
@@ -82,7 +87,7 @@ class Reach:
         Raises:
             NetworkError: mDNS does not work here, it is needed, and no peer is named.
         """
-        faults = Faults(observer.note)
+        faults = faults or Faults(observer.note)
         faults.watch(asyncio.get_running_loop())
         browser: Browser | None = Browser(interfaces=tuple(network.interfaces), faults=faults)
         assert browser is not None

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
+from overlaysync.node.announcing import announcing
 from overlaysync.node.fetch_session import FetchSession
 from overlaysync.node.network import Network
 from overlaysync.node.observer import Observer
@@ -26,12 +27,14 @@ async def seed_for(
         observer: is told what happens.
     """
     fetch = session.fetch
+    reach = fetch.reach
     share = Share(fetch.node, paths, None, observer)
     try:
-        await asyncio.to_thread(share.publish_all)
-        async with serve(share, reach=fetch.reach, interfaces=network.interfaces, limit=session.given):
-            observer.note(f"sharing for {seconds:g} s; Ctrl-C ends it")
-            with suppress(asyncio.CancelledError):  # what was asked for is done
-                await asyncio.sleep(seconds)
+        async with announcing(fetch.node, network.interfaces, reach.faults) as announcer:
+            await asyncio.to_thread(share.publish_all)
+            async with serve(share, announcer, reach, limit=session.given):
+                observer.note(f"sharing for {seconds:g} s; Ctrl-C ends it")
+                with suppress(asyncio.CancelledError):  # what was asked for is done
+                    await asyncio.sleep(seconds)
     finally:
         share.close()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
 
@@ -41,25 +39,30 @@ WATCH_S = 2.0
 @asynccontextmanager
 async def serve(
     share: Share,
+    announcer: Announcer,
+    reach: Reach,
     *,
-    reach: Reach | None = None,
     port: int | None = 0,
-    interfaces: Iterable[str] = (),
     limit: RateLimit | None = None,
     recheck_s: float | None = None,
 ) -> AsyncIterator[tuple[int, str]]:
     """Serve ``share`` while the block runs; gives the port and the interfaces it is announced on.
 
-    Without multicast the node serves all the same; others then need ``--peer``. What was last read longer
-    than ``recheck_s`` ago is read again meanwhile; None: never. ``limit`` is the rate of what is given.
-    ``port`` is 0 for a free one, None for the default (a free one when that is taken).
+    Without multicast the node serves all the same; others then need ``--peer``.
+
+    Args:
+        share: what is served.
+        announcer: announces it, with the faults of ``reach``.
+        reach: who else is there.
+        port: 0 for a free one, None for the default (a free one when that is taken).
+        limit: the rate of what is given.
+        recheck_s: what was last read longer ago is read again meanwhile; None: never.
     """
-    node = share.node
-    faults = reach.faults if reach is not None else Faults()
+    node, faults = share.node, reach.faults
     faults.tell(share.observer.note)
     deliveries = Deliveries(share.observer.log)
     sent = partial(_note_sent, share, deliveries)
-    if reach is not None and not reach.polling.catalogs:
+    if not reach.polling.catalogs:
         reach.polling.hearing = Hearing(node, reach.client, share.names, share.hear)
     vault = ServedVault(node.home.vault, partial(kept_by, node), monotonic)
     server = Server(
@@ -70,56 +73,39 @@ async def serve(
         vault=vault,
     )
     port = await server.start(port=port)
-    if reach is not None:
-        share.neighbours = reach.directory.answering
-    with _own_label(node, port) as label:
-
-        def moved(where: str) -> None:
-            nowhere = f"No longer announced: {announcer.problem}"
-            share.observer.note(f"Now announced on {where}" if where else nowhere)
-
-        announcer = Announcer(label, interfaces=tuple(interfaces), faults=faults, moved=moved)
-        if reach is not None:
-            reach.ignore(announcer.host)
-        where = ""
-        try:
-            async with asyncio.timeout(ANNOUNCE_S):
-                where = await announcer.start(_announcement(share, server), patient=True)
-            if not where:
-                share.observer.note(f"Not announced until there is a network ({announcer.problem})")
-        except NetworkError as error:
-            share.observer.note(f"Not announced: {error}")
-        except TimeoutError:
-            share.observer.note(
-                "Not announced: another machine answers to every name that was tried. Others need --peer"
-            )
-        watching = asyncio.create_task(keep_announced(announcer, share, server, faults, deliveries))
-        try:
-            async with rechecked(share, recheck_s):
-                yield port, where
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-            await server.stop()  # first: who hears the goodbye asks whether it is true
-            await announcer.stop()
-
-
-@contextmanager
-def _own_label(node: Node, port: int) -> Iterator[str]:
-    """Yield the node's label for its first share, and one with the port for others of the same home.
-
-    mDNS finds out about two of one name, but not always when they begin within a second.
-    """
-    lock = os.open(node.home.root / "sharing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    share.neighbours = reach.directory.answering
+    reach.ignore(announcer.host)
+    where = await _announce(announcer, share, server)
+    watching = asyncio.create_task(keep_announced(announcer, share, server, faults, deliveries))
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        label = node.label
-    except OSError:  # another has it, or the file system knows no locks
-        label = f"{node.label}-{port}"
-    try:
-        yield label
+        async with rechecked(share, recheck_s):
+            yield port, where
     finally:
-        os.close(lock)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await server.stop()  # first: who hears the goodbye asks whether it is true
+        await announcer.stop()
+
+
+async def _announce(announcer: Announcer, share: Share, server: Server) -> str:
+    """Announce what is shared, and return where; "" where that does not work, which is said."""
+    tell = share.observer.note
+
+    def moved(where: str) -> None:
+        tell(f"Now announced on {where}" if where else f"No longer announced: {announcer.problem}")
+
+    announcer.moved = moved
+    try:
+        async with asyncio.timeout(ANNOUNCE_S):
+            where = await announcer.start(_announcement(share, server), patient=True)
+        if not where:
+            tell(f"Not announced until there is a network ({announcer.problem})")
+        return where
+    except NetworkError as error:
+        tell(f"Not announced: {error}")
+    except TimeoutError:
+        tell("Not announced: another machine answers to every name that was tried. Others need --peer")
+    return ""
 
 
 async def keep_announced(

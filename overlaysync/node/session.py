@@ -16,12 +16,21 @@ from overlaysync.node.node import Node
 from overlaysync.node.observer import Observer
 
 if TYPE_CHECKING:
+    from overlaysync.net.faults import Faults
     from overlaysync.node.reach import Reach
 
 
 @asynccontextmanager
-async def looking(node: Node, observer: Observer, network: Network) -> AsyncIterator[Reach]:
+async def looking(
+    node: Node, observer: Observer, network: Network, faults: Faults | None = None
+) -> AsyncIterator[Reach]:
     """Look for peers while the block runs.
+
+    Args:
+        node: looks.
+        observer: is told what happens.
+        network: whom to look for.
+        faults: unexpected exceptions go there; None when nothing else of the command counts any.
 
     Raises:
         NetworkError: multicast does not work here, it is needed, and no peer is named.
@@ -33,6 +42,6 @@ async def looking(node: Node, observer: Observer, network: Network) -> AsyncIter
 
     async with (
         Client(limit=RateLimit(network.rate), compression=network.compression, teams=node.teams) as client,
-        Reach.open(node, client, observer, network) as reach,
+        Reach.open(node, client, observer, network, faults) as reach,
     ):
         yield reach

@@ -30,6 +30,7 @@ from zeroconf import (  # type: ignore[attr-defined]
 from zeroconf._services.browser import generate_service_query
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
+from overlaysync.discovery import announcer as announcer_module
 from overlaysync.discovery.announcer import Announcement, Announcer
 from overlaysync.discovery.bounds import DISCOVERY
 from overlaysync.discovery.browser import SERVICE, Browser, Peer
@@ -274,6 +275,24 @@ async def test_a_name_that_is_taken_gets_a_suffix(label: str) -> None:
             assert ports == {4321, 4322}
 
 
+@pytest.mark.parametrize("free_s", [60.0, 0.0], ids=["lately", "long ago"])
+async def test_a_name_that_was_looked_for_before(
+    label: str, free_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it was taken then, another is found; if it was taken since, that is seen when it was long ago."""
+    monkeypatch.setattr(announcer_module, "_FREE_S", free_s)
+    early = Announcer(label, interfaces=LO)
+    await early.look_for_name()
+    async with announcing(label, Announcement(4321, NODE)) as first:
+        late = Announcer(label, interfaces=LO)
+        await late.look_for_name()
+        await late.start(Announcement(4322, NODE))
+        await early.start(Announcement(4323, NODE))
+        assert (first.name, late.name) == (label, f"{label}-2")
+        assert early.name == (label if free_s else f"{label}-3")
+        await asyncio.gather(early.stop(), late.stop())
+
+
 @pytest.mark.parametrize(
     "wanted", ["pl@bob.lab.example-{}", "équipe@hôte-{}", "pl\x1b[31m@bob-{}", "{}" + "é" * 80, "a\u202eb-{}"]
 )
@@ -294,6 +313,10 @@ async def test_an_interface_that_does_not_exist(label: str) -> None:
         await Browser(interfaces=["nosuch0"]).start()
     with pytest.raises(UsageError, match="nosuch0"):
         await Announcer(label, interfaces=["nosuch0"]).start(Announcement(1, NODE))
+    looking = Announcer(label, interfaces=["nosuch0"])
+    looking.look_for_name()
+    with pytest.raises(UsageError, match="nosuch0"):
+        await looking.start(Announcement(1, NODE))
 
 
 async def test_an_address_that_is_withdrawn_is_dropped(label: str) -> None:
