@@ -93,7 +93,7 @@ def adopt(
     iface: InterfaceOption = None,
     wait: WaitOption = FIND_S,
 ) -> None:
-    """Put an overlay that was copied here on its master.
+    """Put a copied overlay back on its master.
 
     The result is a new file.
     """

@@ -41,7 +41,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("sync", "sync", "Bring images to their newest version."),
         Entry("service", "service", "Share, keep and push in the background, with systemd."),
         Entry("settle", "settle", "Settle a fork in favour of a file on this machine."),
-        Entry("adopt", "adopt", "Put an overlay that was copied here on its master."),
+        Entry("adopt", "adopt", "Put a copied overlay back on its master."),
     ),
     "The life of an image": (
         Entry("new", "make", "Make a fresh overlay on a master."),

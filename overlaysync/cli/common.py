@@ -89,7 +89,7 @@ AcceptMasterOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--accept-master",
-        help="Accept the overlay's master as it is now, even if the overlay was made on another one.",
+        help="Accept the master as it is now, even if it is not the one that the overlay was made on.",
     ),
 ]
 

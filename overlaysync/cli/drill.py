@@ -92,7 +92,7 @@ def drill(
             "--rto",
             metavar="MIN",
             parser=number_from(0.001, _MOST_MIN),
-            help="Fail if it takes more than this many minutes until all VMs are back.",
+            help="Fail if restoring all VMs takes more than this many minutes.",
         ),
     ] = None,
     rpo: Annotated[

@@ -64,7 +64,7 @@ def keep(
             "--copies",
             metavar="N",
             parser=number_from(1, _MAX_COPIES, whole=True),
-            help="Have each state on N machines, including the one that saved it (default: 3).",
+            help="Keep each state on N machines, including the one that saved it (default: 3).",
         ),
     ] = None,
     budget: Annotated[

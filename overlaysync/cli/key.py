@@ -71,7 +71,7 @@ def restore(
         typer.Option("--anywhere", help="Keep this key from now on, whatever network hardware is found."),
     ] = False,
 ) -> None:
-    """Take back the key that this machine had before."""
+    """Go back to the key that this machine had before."""
 
     _report(output_of(context), restore_key(_home(), anywhere=anywhere))
 

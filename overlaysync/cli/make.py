@@ -159,7 +159,7 @@ def promote(
     tell_notes(output, master)
     lines = [
         output.good(
-            f"{master.path}  master {short_id(master.disk.id)}, read-only; its content is that of the overlay"
+            f"{master.path}  master {short_id(master.disk.id)}, read-only; its disk is that of the overlay"
         ),
         *([output.good(f"{overlay} discarded")] if discard_it else []),
     ]

@@ -65,7 +65,7 @@ def save(
     qmp: QmpOption = None,
     pause: Annotated[
         bool,
-        typer.Option("--pause", help="Stop a VM that has no QMP monitor while its disks are copied."),
+        typer.Option("--pause", help="While its disks are copied, pause a VM that has no QMP monitor."),
     ] = False,
     when_off: Annotated[
         bool, typer.Option("--when-off", help="Wait until the VMs are shut down, and save them then.")

@@ -21,7 +21,7 @@ from overlaysync.cli.signals import ending
 from overlaysync.errors import NotFoundError, UsageError
 
 SystemOption = Annotated[
-    bool, typer.Option("--system", help="Use the service of the whole machine instead of yours; needs root.")
+    bool, typer.Option("--system", help="Use the machine-wide service instead of yours; needs root.")
 ]
 
 
@@ -91,7 +91,7 @@ def install(
 
 
 def status(context: typer.Context, system: SystemOption = False) -> None:
-    """Show whether the service is installed and running, and what it does."""
+    """Show whether the service runs."""
 
     output = output_of(context)
     found = site_status(_site(system))
@@ -99,7 +99,7 @@ def status(context: typer.Context, system: SystemOption = False) -> None:
 
 
 def remove(context: typer.Context, system: SystemOption = False) -> None:
-    """Stop the service, and remove it; settings, images and copies stay."""
+    """Stop and remove the service; all else stays."""
 
     output = output_of(context)
     site = _site(system)
@@ -114,7 +114,7 @@ def remove(context: typer.Context, system: SystemOption = False) -> None:
 
 
 def run(context: typer.Context) -> None:
-    """Do what the settings say, until stopped; this is what systemd runs."""
+    """Do what the settings say; systemd runs this."""
 
     output = output_of(context)
     output.stay()

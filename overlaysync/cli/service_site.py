@@ -1,4 +1,4 @@
-"""Where the service is installed: a user's own, or that of the whole machine; and what systemd says of it."""
+"""Where the service is installed: a user's own, or the machine-wide one; and what systemd says of it."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def install_site(site: Site, wanted: Mapping[str, Any]) -> Installed:
     """
     if site.needs_root:
         raise NotAllowedError(
-            "The service of the whole machine is installed by root", hint="the same command with sudo"
+            "Only root can install the machine-wide service", hint="the same command with sudo"
         )
     table = read_tables(site.settings, site.home).get(SERVICE)
     if table is None and not wanted:
@@ -307,7 +307,7 @@ def remove_site(site: Site) -> list[Path]:
         NotAllowedError: only root may do that.
     """
     if site.needs_root:
-        raise NotAllowedError("The service of the whole machine is removed by root", hint="use sudo")
+        raise NotAllowedError("Only root can remove the machine-wide service", hint="use sudo")
     present = [path for path in (site.unit,) if path.exists()]
     if present or site.is_shipped:
         _run([*site.systemctl, "disable", "--now", NAME], None)

@@ -325,8 +325,8 @@ def _live_line(live: LiveImage) -> str:
     """Say of a captured image when it was so, and what the copy costs."""
     how = "with its file systems frozen" if live.consistency == "fs" else "as after a power failure"
     return (
-        f"  captured {ago(live.at, now())}: {live.known.path}, while its VM ran, {how}; what the VM writes "
-        f"later is not shared, and the copy takes {format_size(live.size)} until this command ends"
+        f"  captured {ago(live.at, now())}, while its VM was running: {live.known.path}. The copy is {how}, "
+        f"and takes {format_size(live.size)} until this command ends. What the VM writes later is not in it"
     )
 
 

@@ -59,7 +59,7 @@ def show(
         typer.Argument(
             metavar="REF|PATH",
             autocompletion=complete_reference,
-            help="What to show; for a directory, lab.yaml, domain XML or vm.toml, its VMs.",
+            help="What to show. A directory, lab.yaml, domain XML or vm.toml stands for its VMs.",
         ),
     ],
     format: InsistOption = None,

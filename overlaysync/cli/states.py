@@ -167,20 +167,35 @@ def forget(
     ] = 0,
     hourly: Annotated[
         int,
-        typer.Option("--keep-hourly", metavar="N", parser=_COUNT, help="Keep the newest of each of N hours."),
+        typer.Option(
+            "--keep-hourly",
+            metavar="N",
+            parser=_COUNT,
+            help="Keep the newest of each of the last N hours that have one.",
+        ),
     ] = 0,
     daily: Annotated[
         int,
-        typer.Option("--keep-daily", metavar="N", parser=_COUNT, help="Keep the newest of each of N days."),
+        typer.Option(
+            "--keep-daily",
+            metavar="N",
+            parser=_COUNT,
+            help="Keep the newest of each of the last N days that have one.",
+        ),
     ] = 0,
     weekly: Annotated[
         int,
-        typer.Option("--keep-weekly", metavar="N", parser=_COUNT, help="Keep the newest of each of N weeks."),
+        typer.Option(
+            "--keep-weekly",
+            metavar="N",
+            parser=_COUNT,
+            help="Keep the newest of each of the last N weeks that have one.",
+        ),
     ] = 0,
     of_node: Annotated[
         str,
         typer.Option(
-            "--node", metavar="NAME", help="Forget what a lost machine saved, in the vault of this machine."
+            "--node", metavar="NAME", help="In this machine's vault, forget what a lost machine saved."
         ),
     ] = "",
     discard: Annotated[

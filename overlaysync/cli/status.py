@@ -171,7 +171,7 @@ def _rpo(one: TeamStatus, at: float) -> str:
         return f"no VM is proven to be on {one.needed} machines"
     worst = min(safe, key=lambda vm: vm.at)
     others = "" if len(safe) == len(one.vms) else f"of the VMs on {one.needed} machines, "
-    back = f"{worst.name} goes back furthest, to the state saved {ago(worst.at, at)}"
+    back = f"{worst.name} loses the most: it falls back to the state saved {ago(worst.at, at)}"
     return f"if a machine is lost now, {others}{back}"
 
 

@@ -70,7 +70,8 @@ def sync(
         typer.Option("--exclude", metavar="PATTERN", help="Leave out names that match. May be repeated."),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Stay until Ctrl-C: fetch what is published, and share it.")
+        bool,
+        typer.Option("--watch", help="Keep running until Ctrl-C: fetch what is published, and share it."),
     ] = False,
     peer: PeerOption = None,
     iface: InterfaceOption = None,

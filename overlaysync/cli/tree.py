@@ -29,7 +29,7 @@ def add_commands(app: typer.Typer) -> None:
 def tree(
     context: typer.Context,
     everything: Annotated[
-        bool, typer.Option("--all", help="Show versions that are not on this machine as well.")
+        bool, typer.Option("--all", help="Also show versions that are not on this machine.")
     ] = False,
     svg: Annotated[
         str | None, typer.Option("--svg", metavar="FILE", help="Write a picture to this SVG file.")

@@ -59,7 +59,9 @@ def verify(
     yes: Annotated[
         bool,
         typer.Option(
-            "--yes", "-y", help="Also heal files that were written to since; what was written is lost."
+            "--yes",
+            "-y",
+            help="Also heal files written to since they were fetched or published; that work is lost.",
         ),
     ] = False,
     accept_master: AcceptMasterOption = False,

@@ -35,7 +35,7 @@ _ASK_S = 5.0
 """Peers whose changes are not announced are asked again so often."""
 
 WatchOption: TypeAlias = Annotated[
-    bool, typer.Option("--watch", "-w", help="Stay until Ctrl-C, and show what changes.")
+    bool, typer.Option("--watch", "-w", help="Keep running until Ctrl-C, and show what changes.")
 ]
 
 

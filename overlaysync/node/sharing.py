@@ -342,7 +342,7 @@ class Share:
         offer = self._offered.offers[manifest_id]
         if is_written(offer.path, offer.chain.top.fd):
             self._use(offer.path, InUse(offer.manifest, timestamp(), offer.past))
-            why = f"a VM writes {offer.path}; it stays listed as in use"
+            why = f"a VM writes to {offer.path}; it stays listed as in use"
         shared = self._offered.remove(manifest_id)
         header = shared.manifest.header
         self.swarms.leave(manifest_id)
@@ -363,7 +363,7 @@ class Share:
         if self._use(path, entry):
             header = manifest.header
             self.observer.note(
-                f"In use: {header.full_name}:{header.version} (a VM writes {path}); it is listed, and its "
+                f"In use: {header.full_name}:{header.version} (a VM writes to {path}); it is listed, and its "
                 "next version is shared when the VM is shut down"
             )
         return True

@@ -57,7 +57,7 @@ def trust_of(manifest: Manifest, book: Book) -> str:
 def first_use(manifest: Manifest, *, dry_run: bool) -> str:
     """Return the sentence on a name's first use: whose it becomes, and what to compare."""
     fingerprint, name = node_id(manifest.publisher), manifest.header.full_name
-    undo = "" if dry_run else f" If it is not the right one: overlaysync distrust {fingerprint[:9]}"
+    undo = "" if dry_run else f" If this is the wrong publisher: overlaysync distrust {fingerprint[:9]}"
     return (
         f"  First use of '{name}', published by {one_field(manifest.header.by)}:\n"
         f"    {fingerprint}  Compare it with the fingerprint your teacher published.\n"
@@ -89,7 +89,7 @@ def other_publisher(
 ) -> StrangerError:
     """Return a pinned name that only others list."""
     return StrangerError(
-        f"'{reference}' comes from another publisher than before",
+        f"'{reference}' comes from a different publisher than before",
         why=f"{_belongs(pins[0], book)};\n  now there is {', '.join(_signed(candidates))}.\n"
         "  That may be the same person with a new key or on another machine, an unrelated image with the "
         "same name, or an impostor",

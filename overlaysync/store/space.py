@@ -46,8 +46,8 @@ def check_free_room(fd: int, target: Path, *, missing: int, reserve: int) -> Non
     if missing > 0 and missing + reserve > free:
         raise NoSpaceError(
             f"Not enough space for {target}",
-            why=f"{format_size(missing)} and a reserve of {format_size(reserve)} are needed, "
-            f"{format_size(free)} are free",
+            why=f"{format_size(missing)} and a reserve of {format_size(reserve)} are needed; "
+            f"{format_size(free)} is free",
             hint=f"free {format_size(missing + reserve - free)}, or choose another place",
         )
 

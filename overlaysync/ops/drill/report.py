@@ -192,7 +192,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         exit_code: of the command.
         took_s: seconds from the start to the end of the drill.
         rto_s: seconds until the last VM was back; None where one was not.
-        rpo_s: of the VM that goes back furthest; None where a VM did not come back.
+        rpo_s: of the VM that falls back furthest; None where a VM did not come back.
         spans: the phases.
         sources: where data came from.
         vms: the VMs.

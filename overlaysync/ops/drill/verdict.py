@@ -31,7 +31,7 @@ class Judgement:
         why: reasons, for people.
         exit_code: of the command; 0 for a drill that did not fail.
         rto_s: seconds until the last VM was back; None where one was not.
-        rpo_s: of the VM that goes back furthest; None where a VM did not come back.
+        rpo_s: of the VM that falls back furthest; None where a VM did not come back.
     """
 
     verdict: Verdict
