@@ -167,7 +167,10 @@ def check(path: Path) -> int:
 
 
 def same_content(left: Path, right: Path) -> bool:
-    """Whether QEMU reads the same guest bytes from both (and both are of one size)."""
+    """Whether QEMU reads the same guest bytes from both, of one size, with the same parts allocated.
+
+    Where formats differ in what they can leave out, :func:`tests.e2e.disks.identical` compares bytes alone.
+    """
     command = ["qemu-img", "compare", "-q", "-s", "-f", format_of(left), "-F", format_of(right)]
     done = subprocess.run([*command, str(left), str(right)], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr

@@ -85,5 +85,5 @@ def _check_key(output: Output, peers: Sequence[Address], interfaces: Sequence[st
         return Check("key", "fail", str(error), error.hint, error.exit_code)
     if twins:
         return Check("key", "fail", "; ".join(twin.words for twin in twins), ADVICE)
-    former = f"; a former key is kept, which '{RESTORE}' takes back" if kept else ""
+    former = f"; a former key is kept, which '{RESTORE}' puts back into use" if kept else ""
     return Check("key", "ok", f"{fingerprint}; no other machine was seen with it{former}")

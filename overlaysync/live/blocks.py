@@ -14,8 +14,6 @@ from overlaysync.live.answers import Node
 from overlaysync.live.processes import Process
 from overlaysync.live.targets import Source
 
-_FORMATS = ("qcow2", "qed", "raw")
-
 
 def nodes_for(sources: Iterable[Source], nodes: Sequence[Node], process: Process | None) -> dict[str, str]:
     """Return the names of the nodes that write to sources, by path; those that none writes to are left out.
@@ -35,7 +33,7 @@ def nodes_for(sources: Iterable[Source], nodes: Sequence[Node], process: Process
 
 
 def _is_format(node: Node, source: Source) -> bool:
-    return node.drv in _FORMATS and node.drv == source.format
+    return node.drv == source.format
 
 
 def _file_of(node: Node) -> str:

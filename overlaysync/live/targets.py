@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overlaysync.errors import OverlaysyncError
-from overlaysync.formats.image import Format, Image
+from overlaysync.formats.image import Format, Image, copied_as
 from overlaysync.formats.layout import Target
 from overlaysync.formats.plan import plan_layout
 from overlaysync.live.processes import Identity
@@ -97,11 +97,14 @@ def disk_source(disk: RunningDisk) -> Source:
 
 
 def file_source(image: Image) -> Source:
-    """Return the source that is a small file, such as UEFI variables: its target is of the same format."""
+    """Return the source that is a small file, such as UEFI variables: its target is of the same format.
+
+    A format that can only be read has qcow2 for its copies, as everywhere.
+    """
     status = os.fstat(image.fd)
     format = image.geometry.format
     identity = status.st_dev, status.st_ino
-    return Source(image.real_path, identity, format, format, image.virtual_size)
+    return Source(image.real_path, identity, format, copied_as(format), image.virtual_size)
 
 
 class _Nothing:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from overlaysync.model.digest import derive
+from overlaysync.net.boot import boot_hash
 from overlaysync.net.messages import Address
 from overlaysync.ops.in_use import InUse
 from overlaysync.ops.offer import Offer
 from overlaysync.swarm.members import Swarms
+
+_own_boot = cache(boot_hash)
 
 PUBLIC = frozenset({""})
 """The teams of somebody who has proven nothing: what is in no team."""
@@ -84,10 +88,14 @@ class View:
 
     @property
     def revision(self) -> str:
-        """Changes whenever what is listed does, and not when other things do; letters and digits."""
+        """Changes whenever the catalog does, and not when other things do; letters and digits.
+
+        Of what the node says of itself as well: readers keep a catalog while it starts anew.
+        """
         ids = b"".join(sorted(offer.manifest.id for offer in self.offers()))
         used = sorted(used.manifest.id + used.since.encode() for used in self.in_use())
-        return derive("overlaysync v1 catalog", ids + b"".join(used)).hex()[:16]
+        about = _own_boot() + self.provider.label.encode()
+        return derive("overlaysync v1 catalog", ids + b"".join(used) + about).hex()[:16]
 
     def _shows(self, listed: Offer | InUse) -> bool:
         return listed.manifest.header.team in self.teams

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -57,10 +57,10 @@ class CatalogMessage:
 
     node: bytes
     label: str
-    envelopes: tuple[bytes, ...]
+    envelopes: Sequence[bytes]
     tls: int = 0
     boot: bytes = b""
-    in_use: tuple[tuple[bytes, str], ...] = ()
+    in_use: Sequence[tuple[bytes, str]] = ()
 
 
 class _InUseJson(msgspec.Struct, frozen=True):
@@ -95,21 +95,14 @@ _IN_USE = ',"in_use":[]'
 _IN_USE_ITEM = '{"item":"","since":""},'
 
 
-def encode_catalog(
-    node: bytes,
-    label: str,
-    envelopes: Iterable[bytes],
-    *,
-    tls: int = 0,
-    boot: bytes = b"",
-    in_use: Iterable[tuple[bytes, str]] = (),
-) -> bytes:
-    """Return the catalog of a node; what no longer fits the bounds is left out, first what is in use."""
+def encode_catalog(catalog: CatalogMessage) -> bytes:
+    """Return a catalog as JSON; what no longer fits the bounds is left out, first what is in use."""
     items: list[str] = []
     used: list[_InUseJson] = []
-    message = _CatalogJson(node.hex(), label[:MAX_LABEL], items, tls, boot.hex(), used)
+    label, boot = catalog.label[:MAX_LABEL], catalog.boot.hex()
+    message = _CatalogJson(catalog.node.hex(), label, items, catalog.tls, boot, used)
     size = len(_encode(message)) + len(_IN_USE)
-    for envelope, since in (*((envelope, "") for envelope in envelopes), *in_use):
+    for envelope, since in (*((envelope, "") for envelope in catalog.envelopes), *catalog.in_use):
         item = base64.b64encode(envelope).decode("ascii")
         size += len(item) + (len(_IN_USE_ITEM) + len(since) if since else 3)  # quotes and comma
         if len(items) + len(used) == MAX_CATALOG_ITEMS or size > MAX_CATALOG_SIZE:

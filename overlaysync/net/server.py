@@ -51,6 +51,7 @@ from overlaysync.net.membership import Membership, PrivateLane
 from overlaysync.net.messages import (
     DEFAULT_PORT,
     Address,
+    CatalogMessage,
     encode_catalog,
     encode_history,
     encode_peers,
@@ -284,12 +285,14 @@ class Server:
         known, body = self._catalogs.get(view.teams, ("", b""))
         if known != revision:
             body = encode_catalog(
-                self._provider.public_key,
-                self._provider.label,
-                (offer.manifest.envelope for offer in view.offers()),
-                tls=self.tls,
-                boot=self._boot,
-                in_use=((used.manifest.envelope, used.since) for used in view.in_use()),
+                CatalogMessage(
+                    self._provider.public_key,
+                    self._provider.label,
+                    tuple(offer.manifest.envelope for offer in view.offers()),
+                    tls=self.tls,
+                    boot=self._boot,
+                    in_use=tuple((used.manifest.envelope, used.since) for used in view.in_use()),
+                )
             )
             self._catalogs[view.teams] = revision, body
         return web.Response(body=body, content_type=_JSON, headers={"ETag": etag})

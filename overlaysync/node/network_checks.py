@@ -148,7 +148,10 @@ async def _connects(address: str, port: int) -> bool:
 
 
 async def meet_twins(node: Node, peers: Sequence[Address], interfaces: Sequence[str]) -> list[Twin]:
-    """Other machines with this machine's key that are announced, or named by OVERLAYSYNC_PEERS."""
+    """Return other machines with this machine's key that are announced, or named by OVERLAYSYNC_PEERS.
+
+    This is the one time that ``doctor`` meets peers: what else it is to ask them belongs here.
+    """
 
     try:
         async with looking(node, Silent(), Network(peers, interfaces, catalogs=bool(peers))) as reach:

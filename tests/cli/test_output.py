@@ -12,7 +12,7 @@ from overlaysync.cli.common import listing_fields
 from overlaysync.cli.ls import _table
 from overlaysync.cli.output import Output, Settings
 from overlaysync.cli.show import _rows
-from overlaysync.net.messages import decode_catalog, encode_catalog
+from overlaysync.net.messages import CatalogMessage, decode_catalog, encode_catalog
 from overlaysync.ops.matching import Listing
 from overlaysync.ops.timeline import Place
 from overlaysync.trust.book import Book
@@ -61,7 +61,7 @@ def test_ls_has_no_column_that_a_publisher_wrote(
 
 
 def test_a_peer_s_label_is_one_field() -> None:
-    label = decode_catalog(encode_catalog(bytes(32), FORGED, [])).label
+    label = decode_catalog(encode_catalog(CatalogMessage(bytes(32), FORGED, []))).label
     assert label.isprintable() and "  " not in label
 
 

@@ -37,7 +37,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from overlaysync.model.manifest import encode_header
-from overlaysync.net.messages import decode_catalog, encode_catalog
+from overlaysync.net.messages import CatalogMessage, decode_catalog, encode_catalog
 from overlaysync.trust.certificate import make_certificate
 from overlaysync.trust.envelope import open_envelope
 from overlaysync.trust.team_files import keep_team
@@ -124,7 +124,8 @@ def signing(rng: random.Random) -> Answer:
         catalog = decode_catalog(body)
         headers = [encode_header(open_envelope(envelope).header) for envelope in catalog.envelopes]
         signed = [sign_header_bytes(damage(rng, rng.choice(headers))) for _ in range(20)]
-        return web.Response(body=encode_catalog(catalog.node, catalog.label, [*signed, *catalog.envelopes]))
+        damaged = CatalogMessage(catalog.node, catalog.label, [*signed, *catalog.envelopes])
+        return web.Response(body=encode_catalog(damaged))
 
     return answer
 
@@ -166,7 +167,8 @@ def damaged_certificate(rng: random.Random, recording: Recording) -> Iterator[st
 
         async def answer(request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
             catalog = decode_catalog(body)
-            return web.Response(body=encode_catalog(KEY.public, catalog.label, catalog.envelopes, tls=tls))
+            other = CatalogMessage(KEY.public, catalog.label, catalog.envelopes, tls)
+            return web.Response(body=encode_catalog(other))
 
         with RecordedPeer(recording, answer, "catalog") as peer:
             yield peer.address

@@ -180,7 +180,7 @@ class RecordedPeer:
     async def _get_catalog(self, request: web.Request) -> web.StreamResponse:
         catalog = self._recording.catalog
         return await self._give(
-            request, "catalog", encode_catalog(catalog.node, catalog.label, catalog.envelopes)
+            request, "catalog", encode_catalog(CatalogMessage(catalog.node, catalog.label, catalog.envelopes))
         )
 
     async def _get_peers(self, request: web.Request) -> web.StreamResponse:

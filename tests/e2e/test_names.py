@@ -13,7 +13,7 @@ from overlaysync.discovery.txt import decode_txt
 from overlaysync.errors import DecodeError, OverlaysyncError, UsageError
 from overlaysync.model.manifest import decode_header, encode_header
 from overlaysync.model.names import check_name, is_name, name_from, printable
-from overlaysync.net.messages import decode_catalog, encode_catalog
+from overlaysync.net.messages import CatalogMessage, decode_catalog, encode_catalog
 from overlaysync.net.swarm_messages import decode_swarm
 from overlaysync.trust.envelope import open_envelope, sign_header
 from overlaysync.trust.keys import load_or_make
@@ -59,7 +59,7 @@ def test_thousands_of_names_are_refused_or_harmless(tmp_path: Path) -> None:
             assert is_safe(refusal(open_envelope, sign_header_bytes(payload)))
         text = decode_txt({b"v": b"1", b"m." + name.encode(): b"01234567"})
         assert text is not None and not [item for item in text.items if not is_name(item.name.split("/")[-1])]
-        assert is_safe(decode_catalog(encode_catalog(bytes(32), name, [])).label)
+        assert is_safe(decode_catalog(encode_catalog(CatalogMessage(bytes(32), name, []))).label)
         answer = msgspec.json.encode({"label": name, "pieces": 1, "whole": True})
         assert is_safe(decode_swarm(answer, 1).label)
     record_counts("nasty-names", names=COUNT, refused=refused, outside=0, control_bytes=0)

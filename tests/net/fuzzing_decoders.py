@@ -34,6 +34,7 @@ from overlaysync.net.bounds import (
     MAX_TOLD,
 )
 from overlaysync.net.messages import (
+    CatalogMessage,
     decode_catalog,
     decode_history,
     decode_peers,
@@ -302,11 +303,13 @@ DECODERS = {
         DecodeError,
         (
             encode_catalog(
-                bytes(32),
-                "pl@bob",
-                ENVELOPES,
-                boot=bytes(16),
-                in_use=[(ENVELOPES[0], "2026-11-28T10:14:00Z")],
+                CatalogMessage(
+                    bytes(32),
+                    "pl@bob",
+                    ENVELOPES,
+                    boot=bytes(16),
+                    in_use=[(ENVELOPES[0], "2026-11-28T10:14:00Z")],
+                )
             ),
         ),
     ),

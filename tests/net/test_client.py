@@ -14,7 +14,7 @@ from overlaysync.errors import DecodeError, PeerError
 from overlaysync.model.pages import page_digest
 from overlaysync.net.bounds import MAX_CATALOG_SIZE, MAX_PAGE_LIST_SIZE, MAX_SWARM_SIZE
 from overlaysync.net.client import CatalogAnswer, Client
-from overlaysync.net.messages import Address, encode_catalog, encode_peers
+from overlaysync.net.messages import Address, CatalogMessage, encode_catalog, encode_peers
 from overlaysync.net.receiving import SilentError
 from overlaysync.net.refusals import BusyError, GoneError
 from overlaysync.net.requests import request_for
@@ -26,7 +26,7 @@ from tests.net.content_provider import HASTY_CLIENT, Script, deaf, ok, says, scr
 pytestmark = pytest.mark.holds("N1")
 
 ID = bytes(32)
-CATALOG = encode_catalog(ID, "pl@bob", [b"envelope"])
+CATALOG = encode_catalog(CatalogMessage(ID, "pl@bob", [b"envelope"]))
 
 Call = Callable[[Client, Address], Awaitable[object]]
 CALLS: dict[str, Call] = {

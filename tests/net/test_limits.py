@@ -29,6 +29,7 @@ from overlaysync.net.client import Client
 from overlaysync.net.connections import retry_after
 from overlaysync.net.messages import (
     Address,
+    CatalogMessage,
     decode_catalog,
     decode_history,
     decode_peers,
@@ -58,7 +59,7 @@ from tests.net.still import StillNetwork
 
 NODE = bytes(32)
 MEMBER = ("0" * 16, "192.0.2.1:80", 0)
-CATALOG = encode_catalog(NODE, "x", [])
+CATALOG = encode_catalog(CatalogMessage(NODE, "x", []))
 
 
 def test_every_limit_has_a_test() -> None:

@@ -23,6 +23,7 @@ from overlaysync.net.membership import encode_proof
 from overlaysync.net.messages import (
     DEFAULT_PORT,
     Address,
+    CatalogMessage,
     decode_catalog,
     decode_peers,
     decode_slots,
@@ -43,7 +44,7 @@ NODE = bytes(range(32))
 )
 def test_bytes_are_as_the_protocol_says() -> None:
     node = b"00" * 32
-    assert encode_catalog(bytes(32), "pl@bob", [b"abc"], tls=7) == (
+    assert encode_catalog(CatalogMessage(bytes(32), "pl@bob", [b"abc"], tls=7)) == (
         b'{"node":"%s","label":"pl@bob","items":["YWJj"],"tls":7}' % node
     )
     assert encode_peers(["192.0.2.1:80"]) == b'{"peers":["192.0.2.1:80"]}'
@@ -136,7 +137,7 @@ def test_a_slot_range_has_one_spelling(text: str) -> None:
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=20), st.text(max_size=60))
 @pytest.mark.slow
 def test_a_catalog_survives_the_wire(envelopes: list[bytes], label: str) -> None:
-    catalog = decode_catalog(encode_catalog(NODE, label, envelopes))
+    catalog = decode_catalog(encode_catalog(CatalogMessage(NODE, label, envelopes)))
     assert catalog.node == NODE
     assert catalog.envelopes == tuple(envelopes)
 
@@ -151,18 +152,20 @@ def test_what_is_in_use_and_what_tells_machines_apart_survive_the_wire(
     envelopes: list[bytes], used: list[tuple[bytes, datetime]], boot: bytes
 ) -> None:
     in_use = tuple((envelope, f"{since:%Y-%m-%dT%H:%M:%SZ}".rjust(20, "0")) for envelope, since in used)
-    catalog = decode_catalog(encode_catalog(NODE, "x", envelopes, boot=boot, in_use=in_use))
+    catalog = decode_catalog(encode_catalog(CatalogMessage(NODE, "x", envelopes, boot=boot, in_use=in_use)))
     assert (catalog.envelopes, catalog.in_use, catalog.boot) == (tuple(envelopes), in_use, boot)
 
 
 def test_what_is_in_use_is_left_out_before_what_is_served() -> None:
     since = "2026-11-28T10:14:00Z"
     used = [(bytes(MAX_MANIFEST_SIZE), since)] * 1000
-    body = encode_catalog(NODE, "x", [bytes(MAX_MANIFEST_SIZE)] * 100, in_use=used)
+    body = encode_catalog(CatalogMessage(NODE, "x", [bytes(MAX_MANIFEST_SIZE)] * 100, in_use=used))
     catalog = decode_catalog(body)
     assert len(body) <= MAX_CATALOG_SIZE
     assert len(catalog.envelopes) == 100 and 50 < len(catalog.in_use) < 900
-    many = decode_catalog(encode_catalog(NODE, "x", [b"y"] * 10, in_use=[(b"y", since)] * MAX_CATALOG_ITEMS))
+    many = decode_catalog(
+        encode_catalog(CatalogMessage(NODE, "x", [b"y"] * 10, in_use=[(b"y", since)] * MAX_CATALOG_ITEMS))
+    )
     assert len(many.in_use) == MAX_CATALOG_ITEMS - 10
 
 
@@ -193,15 +196,18 @@ def test_damaged_entries_of_a_catalog_are_refused(more: dict[str, object]) -> No
 
 
 def test_a_label_is_made_safe_to_print() -> None:
-    assert decode_catalog(encode_catalog(NODE, "pl\x1b[31m\u202e@bob", [])).label == "pl?[31m?@bob"
+    assert (
+        decode_catalog(encode_catalog(CatalogMessage(NODE, "pl\x1b[31m\u202e@bob", []))).label
+        == "pl?[31m?@bob"
+    )
 
 
 def test_what_no_longer_fits_is_left_out() -> None:
     big = [bytes(MAX_MANIFEST_SIZE)] * 1000
-    body = encode_catalog(NODE, "x", big)
+    body = encode_catalog(CatalogMessage(NODE, "x", big))
     assert len(body) <= MAX_CATALOG_SIZE
     assert 150 < len(decode_catalog(body).envelopes) < 1000
-    many = encode_catalog(NODE, "x", [b"y"] * (MAX_CATALOG_ITEMS + 1))
+    many = encode_catalog(CatalogMessage(NODE, "x", [b"y"] * (MAX_CATALOG_ITEMS + 1)))
     assert len(decode_catalog(many).envelopes) == MAX_CATALOG_ITEMS
 
 
@@ -247,7 +253,7 @@ def test_any_bytes_give_a_message_or_a_decode_error(body: bytes) -> None:
 
 
 def test_unknown_fields_are_left_to_later_versions() -> None:
-    body = encode_catalog(NODE, "x", [])[:-1] + b',"more":1}'
+    body = encode_catalog(CatalogMessage(NODE, "x", []))[:-1] + b',"more":1}'
     assert decode_catalog(body).label == "x"
 
 

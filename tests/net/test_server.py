@@ -16,10 +16,12 @@ from blake3 import blake3
 
 from overlaysync.errors import NetworkError, NotFoundError, PeerError
 from overlaysync.model.pages import page_digest
+from overlaysync.net import content_provider
 from overlaysync.net.bodies import Uploads
 from overlaysync.net.boot import boot_hash
 from overlaysync.net.bounds import MAX_SLOTS, SERVER
 from overlaysync.net.client import Client
+from overlaysync.net.content_provider import View
 from overlaysync.net.faults import Faults
 from overlaysync.net.membership import PrivateLane
 from overlaysync.net.messages import Address
@@ -120,6 +122,18 @@ def test_the_hash_of_a_boot_id_says_nothing_else(tmp_path: Path) -> None:
     assert b"5f0c9d1e" not in first and first != blake3(path.read_bytes().strip()).digest()[:16]
     path.write_bytes(b"\xff")
     assert boot_hash(path) == b""
+
+
+def test_what_a_node_says_of_itself_changes_its_catalog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who keeps its catalog while it starts anew would never hear of another label, or another boot."""
+    shelf = make_shelf(tmp_path)
+    before = View(shelf).revision
+    monkeypatch.setattr(shelf, "label", "other@host")
+    relabelled = View(shelf).revision
+    monkeypatch.setattr(content_provider, "_own_boot", lambda: b"another boot")
+    assert len({before, relabelled, View(shelf).revision}) == 3
 
 
 async def test_an_unchanged_catalog_is_not_sent_again(

@@ -18,7 +18,7 @@ from overlaysync.discovery.browser import Peer
 from overlaysync.errors import PeerError
 from overlaysync.net.bounds import MAX_CATALOG_SIZE
 from overlaysync.net.client import CatalogAnswer
-from overlaysync.net.messages import Address, decode_catalog, encode_catalog
+from overlaysync.net.messages import Address, CatalogMessage, decode_catalog, encode_catalog
 from overlaysync.node import directory, intake
 from overlaysync.node import polling as module
 from overlaysync.node.host_budget import FIRST_ASKS, TOLD_PORTS
@@ -58,7 +58,9 @@ class Clients:
         self.most = max(self.most, self.now)
         try:
             envelopes = FEW if address == HONEST else await self._answers(address)
-            body = encode_catalog(bytes(32), "x", (manifest.envelope for manifest in envelopes))
+            body = encode_catalog(
+                CatalogMessage(bytes(32), "x", [manifest.envelope for manifest in envelopes])
+            )
             return CatalogAnswer(decode_catalog(body), "e1")
         finally:
             self.now -= 1
@@ -388,7 +390,7 @@ async def test_a_node_that_has_moved_is_found_though_another_has_its_old_port(
     async with reaching(monkeypatch, nothing) as (reach, clients):
 
         async def catalog(address: Address, etag: str) -> CatalogAnswer:
-            return CatalogAnswer(decode_catalog(encode_catalog(keys[address], "x", ())), "")
+            return CatalogAnswer(decode_catalog(encode_catalog(CatalogMessage(keys[address], "x", ()))), "")
 
         monkeypatch.setattr(clients, "catalog", catalog)
         announce(reach, old, "moving")

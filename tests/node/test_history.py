@@ -19,7 +19,7 @@ from overlaysync.net import messages
 from overlaysync.net.bounds import MAX_HISTORY_ITEMS, MAX_HISTORY_SIZE
 from overlaysync.net.client import Client
 from overlaysync.net.membership import PrivateLane
-from overlaysync.net.messages import Address, Endpoint, encode_catalog, encode_history
+from overlaysync.net.messages import Address, CatalogMessage, Endpoint, encode_catalog, encode_history
 from overlaysync.net.refusals import GoneError
 from overlaysync.net.server import Server
 from overlaysync.node import intake as module
@@ -328,7 +328,7 @@ BODIES = {
 async def test_a_peer_that_tells_no_past_is_a_peer_all_the_same(node: Node, peer: Peer, body: bytes) -> None:
     first, second = peer.line(2)
     sent: list[bytes] = []
-    catalog = encode_catalog(peer.key.public, "x", [second.envelope])
+    catalog = encode_catalog(CatalogMessage(peer.key.public, "x", [second.envelope]))
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answer = ok(catalog) if not sent else body if len(sent) == 1 else ok(b'{"peers":[]}')
@@ -407,7 +407,7 @@ async def test_who_has_not_the_team_s_key_injects_nothing(
 async def test_what_a_team_has_is_not_believed_in_public(node: Node, peer: Peer) -> None:
     """Not even with the voucher of a member: it was listed to everybody."""
     (first,) = peer.line(1, team=RED)
-    script = says(ok(encode_catalog(peer.key.public, "x", [first.envelope])))
+    script = says(ok(encode_catalog(CatalogMessage(peer.key.public, "x", [first.envelope]))))
     async with scripted(script) as address:
         reach, _ = await look(node, address)
     assert reach.directory.listings() == [] and versions(node, team="red") == []
