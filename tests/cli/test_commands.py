@@ -73,6 +73,14 @@ def test_a_group_alone_shows_its_help(words: list[str], capfd: pytest.CaptureFix
     assert shown.startswith("Usage: overlaysync team") and "join" in shown
 
 
+@pytest.mark.parametrize("group", [name for name in ENTRIES if getattr(load(name), "commands", None)])
+def test_the_lines_of_a_group_are_not_cut(group: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A sentence that is cut can say the opposite: "remove it; settings, images and copies..."."""
+    with pytest.raises(SystemExit):
+        run([group, "--help"])
+    assert "...\n" not in capfd.readouterr().out.split("Commands:")[1]
+
+
 def test_help_of_what_is_no_command(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run(["help", "team", "jion"])
