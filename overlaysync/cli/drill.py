@@ -101,7 +101,7 @@ def drill(
             "--rpo",
             metavar="MIN",
             parser=number_from(0.001, _MOST_MIN),
-            help="Fail if what a restored VM shows is more than this many minutes old.",
+            help="Fail if a VM's restored disks are more than this many minutes older than the drill.",
         ),
     ] = None,
     vm: Annotated[
@@ -128,7 +128,8 @@ def drill(
     ] = 5.0,
     emulate: Annotated[bool, typer.Option("--emulate", help="Boot without KVM.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show a clock against the RTO, for a room to read.")
+        bool,
+        typer.Option("--watch", help="Show a clock and what is left of the RTO, for a whole room to read."),
     ] = False,
     masters: MastersOption = None,
     peer: PeerOption = None,

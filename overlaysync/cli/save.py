@@ -28,7 +28,7 @@ from overlaysync.vault.state import SavedVm
 
 _LATELY_S = 86400.0
 _CONSISTENCY = {
-    "crash": "captured while it ran; its disks are as after a power failure",
+    "crash": "captured while it ran; its disks are as a power failure would have left them",
     "fs": "captured while it ran, with its file systems frozen",
 }
 

@@ -21,7 +21,10 @@ from overlaysync.cli.signals import ending
 from overlaysync.errors import NotFoundError, UsageError
 
 SystemOption = Annotated[
-    bool, typer.Option("--system", help="Use the machine-wide service instead of yours; needs root.")
+    bool,
+    typer.Option(
+        "--system", help="Use the machine-wide service instead of yours; only root can install or remove it."
+    ),
 ]
 
 

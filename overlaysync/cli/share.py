@@ -323,7 +323,7 @@ def _print_share(output: Output, share: Share, port: int, where: str, page: Any)
 
 def _live_line(live: LiveImage) -> str:
     """Say of a captured image when it was so, and what the copy costs."""
-    how = "with its file systems frozen" if live.consistency == "fs" else "as after a power failure"
+    how = "of frozen file systems" if live.consistency == "fs" else "as a power failure would have left it"
     return (
         f"  captured {ago(live.at, now())}, while its VM was running: {live.known.path}. The copy is {how}, "
         f"and takes {format_size(live.size)} until this command ends. What the VM writes later is not in it"

@@ -150,7 +150,7 @@ def test_no_program_of_the_current_directory_is_run(
 
 
 def test_an_agent_that_does_not_answer_is_none(guest: Guest, tmp_path: Path) -> None:
-    """Nobody listens at the socket: the copy is taken as after a power failure."""
+    """Nobody listens at the socket: the copy is taken as a power failure would have left it."""
     copies = capture(
         [replace(vm(guest), agent=("agent", str(tmp_path / "none"), "0"))], tmp_path, lambda _: None
     )

@@ -73,7 +73,7 @@ def _advice(vms: Sequence[VmReport], facts: Facts, judgement: Judgement) -> Iter
         for left in vm.left_out:
             yield vm.name, f"{left.file} is in no state ({left.why})"
         if vm.consistency == "crash":
-            yield vm.name, "saved as after a power failure: shut it down before you save it"
+            yield vm.name, "saved as a power failure would have left it: shut it down before you save it"
         if len(vm.held_at) == 1:
             command = f"overlaysync keep {facts.team}"
             yield vm.name, f"only {vm.held_at[0]} was left with it; on another machine: {command}"
