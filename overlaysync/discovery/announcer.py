@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ _RESPONSE = 0x8400
 """Flags of a message: an answer, and an authoritative one."""
 _FREE_S = 5.0
 """For so long a name counts as free after nobody had it (RFC 6762, 8.1)."""
+_APART_S = 0.25
+"""A node waits up to so long before it announces itself: of two with one label, one hears the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +214,17 @@ class Announcer:
         self._name, self._free_at = label_of(info.name), asyncio.get_running_loop().time()
 
     async def _register(self) -> Awaitable[None]:
-        if asyncio.get_running_loop().time() - self._free_at > _FREE_S:
+        await asyncio.sleep(random.uniform(0, _APART_S))
+        looked = asyncio.get_running_loop().time() - self._free_at <= _FREE_S
+        if not looked or self._is_taken():
             await self._find_name()
         self._info = self._make_info()
         return await self._multicast.zeroconf.async_register_service(self._info, cooperating_responders=True)
+
+    def _is_taken(self) -> bool:
+        """Whether somebody has announced our name since it was free."""
+        cache = self._multicast.zeroconf.zeroconf.cache
+        return cache.current_entry_with_name_and_alias(SERVICE, f"{self._name}.{SERVICE}") is not None
 
     async def _announce(self) -> Awaitable[None]:
         if self._info is None:
