@@ -16,7 +16,6 @@ from blake3 import blake3
 from overlaysync.cli.common import (
     FIND_S,
     InterfaceOption,
-    MastersOption,
     PeerOption,
     RateOption,
     WaitOption,
@@ -131,7 +130,14 @@ def drill(
         bool,
         typer.Option("--watch", help="Show a clock and what is left of the RTO, for a whole room to read."),
     ] = False,
-    masters: MastersOption = None,
+    masters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--masters",
+            metavar="DIR",
+            help="Also look for masters in DIR; missing ones go into the scratch directory. May be repeated.",
+        ),
+    ] = None,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
     limit_rate: RateOption = None,

@@ -55,7 +55,12 @@ def new(
         ),
     ],
     format: FormatOption = None,
-    accept_master: AcceptMasterOption = False,
+    accept_master: Annotated[
+        bool,
+        typer.Option(
+            "--accept-master", help="Accept the master as it is now, even if it is not as it was published."
+        ),
+    ] = False,
 ) -> None:
     """Make a fresh overlay on a master.
 
