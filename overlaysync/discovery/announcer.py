@@ -25,7 +25,7 @@ from overlaysync.net.faults import Faults
 _RESPONSE = 0x8400
 """Flags of a message: an answer, and an authoritative one."""
 _FREE_S = 5.0
-"""For so long a name counts as free after nobody had it (RFC 6762, 8.1)."""
+"""How long a name counts as free after no other node was found to have it (RFC 6762, 8.1)."""
 _APART_S = 0.25
 """A node waits up to so long before it announces itself: of two with one label, one hears the other."""
 
@@ -97,7 +97,7 @@ class Announcer:
         return self._multicast.problem
 
     def look_for_name(self, *, patient: bool = False) -> asyncio.Task[None]:
-        """Begin to look for a name that nobody has: it takes a second, and more can be done meanwhile.
+        """Begin to look for a name that nobody has. It takes a second, in which the caller can do other work.
 
         What goes wrong is raised by :meth:`start`.
 
@@ -222,7 +222,7 @@ class Announcer:
         return await self._multicast.zeroconf.async_register_service(self._info, cooperating_responders=True)
 
     def _is_taken(self) -> bool:
-        """Whether somebody has announced our name since it was free."""
+        """Return whether another node has announced our name since it was found free."""
         cache = self._multicast.zeroconf.zeroconf.cache
         return cache.current_entry_with_name_and_alias(SERVICE, f"{self._name}.{SERVICE}") is not None
 

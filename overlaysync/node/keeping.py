@@ -45,7 +45,7 @@ from overlaysync.vault.spaces import PUBLIC, Space
 ROUND_S = 15.0
 """How often others are looked at; somewhat more or less, so that not all machines do it at once."""
 _ANSWER_S = 5.0
-"""A round begins when somebody has answered, but after this time at the latest."""
+"""A round waits at most this long for some peer to have answered."""
 _PROVE_S = 6 * 3600.0
 """After so long a holder is asked for another proof."""
 _ASK_AGAIN_S = 1800.0
