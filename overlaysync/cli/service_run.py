@@ -15,29 +15,23 @@ from overlaysync.archive.places import find_place, load_places
 from overlaysync.cli.common import compression, parse_peers, parse_rate
 from overlaysync.cli.keep import parse_interval
 from overlaysync.cli.output import Output
-from overlaysync.cli.paged import page_lines, page_of
+from overlaysync.cli.paged import page_lines
 from overlaysync.cli.save import team_of
 from overlaysync.cli.service_settings import ServiceSettings
+from overlaysync.cli.staying import Running, Serving, staying
 from overlaysync.errors import NotFoundError, OverlaysyncError
-from overlaysync.net.rate import RateLimit
-from overlaysync.node.announcing import announcing
 from overlaysync.node.archiving import push
 from overlaysync.node.gathering import Wishes
-from overlaysync.node.kept_teams import kept_teams
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.notify import ALIVE, READY, STOPPING, notify, status, watchdog_s
-from overlaysync.node.observer import Silent
 from overlaysync.node.replica import Replica
-from overlaysync.node.serving import serve
-from overlaysync.node.session import looking
 from overlaysync.node.sharing import Share
 from overlaysync.ops.collecting import Rules
 from overlaysync.store.keeping import Keeping, KeptTeam, load_keeping, save_keeping
 from overlaysync.trust.teams import Team
 from overlaysync.units import format_size
 
-_DAY_S = 86400.0
 _FIRST_PUSH_S = 60.0
 """The first push waits: a machine that starts has other things to do."""
 _STATUS_S = 10.0
@@ -88,34 +82,21 @@ async def run_service(node: Node, output: Output, settings: ServiceSettings, tea
         catalogs=bool(teams),
         alarm=output.note,
     )
-    share, limit = _contents(node, output, settings), RateLimit(rate)
+    share = _contents(node, output, settings)
     page_port = settings.page_port if settings.page else None
+    serving = Serving(settings.port, rate, settings.recheck, page_port)
     tasks: list[asyncio.Task[None]] = []
     try:
-        async with announcing(node, settings.iface) as announcer:
-            await asyncio.to_thread(_publish, share, settings)
-            async with (
-                looking(node, Silent(), network, announcer.faults) as reach,
-                serve(
-                    share,
-                    announcer,
-                    reach,
-                    port=settings.port,
-                    limit=limit,
-                    recheck_s=settings.recheck * _DAY_S or None,
-                ) as (port, where),
-                kept_teams(share, reach),
-                page_of(share, reach, (port, where), limit, network, page_port) as page,
-            ):
-                tell(READY, _status(share, settings, port))
-                document, *lines = _started(share, settings, port, where)
-                output.result(document, *lines, *page_lines(page))
-                tasks = [
-                    asyncio.create_task(_stay_alive(tell)),
-                    asyncio.create_task(_tell_status(tell, share, settings, port)),
-                    asyncio.create_task(_push_regularly(node, output, settings, teams)),
-                ]
-                await asyncio.Event().wait()
+        async with staying(share, network, serving, partial(_publish, share, settings)) as running:
+            tell(READY, _status(share, settings, running.port))
+            document, *lines = _started(share, settings, running)
+            output.result(document, *lines, *page_lines(running.page))
+            tasks = [
+                asyncio.create_task(_stay_alive(tell)),
+                asyncio.create_task(_tell_status(tell, share, settings, running.port)),
+                asyncio.create_task(_push_regularly(node, output, settings, teams)),
+            ]
+            await asyncio.Event().wait()
     finally:
         tell(STOPPING, status("stopping"))
         for task in tasks:
@@ -147,18 +128,20 @@ def _publish(share: Share, settings: ServiceSettings) -> None:
         share.observer.note(f"{error.what} so far; images that come are shared")
 
 
-def _started(share: Share, settings: ServiceSettings, port: int, where: str) -> tuple[Any, ...]:
+def _started(share: Share, settings: ServiceSettings, running: Running) -> tuple[Any, ...]:
     """Return the document and the lines that say what the service does."""
     names = [_title(one) for one in share.shared]
     document = {
         "node": share.label,
-        "port": port,
-        "interfaces": where,
+        "port": running.port,
+        "interfaces": running.where,
         "shared": names,
         "keeps": list(settings.keep),
         "pushes": list(settings.push),
     }
-    lines = [f"sharing as {share.label} on port {port}" + (f", announced on {where}" if where else "")]
+    lines = [f"sharing as {share.label} on port {running.port}"]
+    if running.where:
+        lines[0] += f", announced on {running.where}"
     lines += [f"  shared: {', '.join(names) or 'nothing yet'}"] if settings.share else []
     lines += [f"  keeps what these teams save: {', '.join(settings.keep)}"] if settings.keep else []
     lines += [f"  pushes to: {', '.join(settings.push)}"] if settings.push else []

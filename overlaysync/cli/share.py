@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -27,25 +26,20 @@ from overlaysync.cli.common import (
 from overlaysync.cli.finding import note_writable
 from overlaysync.cli.formats import InsistOption, format_to_read, refuse_format
 from overlaysync.cli.output import Output, output_of
-from overlaysync.cli.paged import PageOption, PagePortOption, page_lines, page_of
+from overlaysync.cli.paged import PageOption, PagePortOption, page_lines
 from overlaysync.cli.signals import ending
 from overlaysync.cli.state_lines import alone_lines
+from overlaysync.cli.staying import Running, Serving, staying
 from overlaysync.errors import NotAllowedError, UsageError
 from overlaysync.model.digest import short_id
 from overlaysync.model.manifest import MAX_NOTE
 from overlaysync.model.names import one_field
 from overlaysync.net.messages import Address
-from overlaysync.net.rate import RateLimit
-from overlaysync.node.announcing import announcing
 from overlaysync.node.capturing import Means
 from overlaysync.node.gathering import Wishes
-from overlaysync.node.kept_teams import kept_teams
 from overlaysync.node.live_images import LiveImage
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node, now
-from overlaysync.node.observer import Silent
-from overlaysync.node.serving import serve
-from overlaysync.node.session import looking
 from overlaysync.node.sharing import Share
 from overlaysync.node.used import Used
 from overlaysync.ops.again import PUBLIC, ShareAgain
@@ -56,7 +50,6 @@ from overlaysync.trust.keys import node_id
 from overlaysync.units import format_size
 
 RECHECK_DAYS = 7.0
-_DAY_S = 86400
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -148,33 +141,16 @@ def share(
         again=again,
         live=Means(tuple(qmp or ())) if live else None,
     )
-    served = _Served(
-        parse_peers(peer),
-        iface or [],
-        port,
-        parse_rate(limit_rate),
-        recheck * _DAY_S or None,
-        int(page_port) if page else None,
-    )
+    serving = Serving(port, parse_rate(limit_rate), recheck, int(page_port) if page else None)
+    peers, interfaces = parse_peers(peer), tuple(iface or ())
     with open_node(output) as node:
         try:
-            asyncio.run(_share(node, output, paths, _audience(team, public), wishes, served))
+            work = Share(node, paths, _audience(team, public), output, wishes)
+            asyncio.run(_share(work, output, _network(node, output, peers, interfaces), serving))
         except KeyboardInterrupt:  # the usual end: nothing went wrong
             how, code = ending()
             output.log(f"ended by {how}")
             raise SystemExit(code) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """How the images are served."""
-
-    peers: list[Address]
-    interfaces: list[str]
-    port: int | None
-    rate: int | None
-    recheck_s: float | None
-    page_port: int | None
 
 
 def _audience(team: str | None, public: bool) -> str | None:
@@ -231,46 +207,27 @@ def _confirmation(yes: bool) -> Callable[[Sequence[str]], None]:
     return confirm
 
 
-async def _share(
-    node: Node, output: Output, paths: list[str], team: str | None, wishes: Wishes, served: _Served
-) -> None:
-
-    share = Share(node, paths, team, output, wishes)
+def _network(node: Node, output: Output, peers: Sequence[Address], interfaces: Sequence[str]) -> Network:
     keeps = load_keeping(node.home.keeping)  # which machine holds a copy, its catalog says
-    network = Network(
-        served.peers,
-        served.interfaces,
-        mdns_needed=False,
-        catalogs=bool(keeps.teams or keeps.others),
-        alarm=output.note,
+    return Network(
+        peers, interfaces, mdns_needed=False, catalogs=bool(keeps.teams or keeps.others), alarm=output.note
     )
-    limit = RateLimit(served.rate)
+
+
+async def _share(share: Share, output: Output, network: Network, serving: Serving) -> None:
+
     try:
-        async with announcing(node, served.interfaces) as announcer:
-            await asyncio.to_thread(share.publish_all)
-            async with (
-                looking(node, Silent(), network, announcer.faults) as reach,
-                serve(
-                    share,
-                    announcer,
-                    reach,
-                    port=served.port,
-                    limit=limit,
-                    recheck_s=served.recheck_s,
-                ) as (bound, where),
-                kept_teams(share, reach),
-                page_of(share, reach, (bound, where), limit, network, served.page_port) as page,
-            ):
-                _print_share(output, share, bound, where, page)
-                note_writable(output, *(shared.known for shared in share.shared))
-                for line in await asyncio.to_thread(alone_lines, node):
-                    output.note(line)
-                await asyncio.Event().wait()
+        async with staying(share, network, serving, share.publish_all) as running:
+            _print_share(output, share, running)
+            note_writable(output, *(shared.known for shared in share.shared))
+            for line in await asyncio.to_thread(alone_lines, share.node):
+                output.note(line)
+            await asyncio.Event().wait()
     finally:
         share.close()
 
 
-def _print_share(output: Output, share: Share, port: int, where: str, page: Any) -> None:
+def _print_share(output: Output, share: Share, running: Running) -> None:
 
     lines = []
     book = share.node.book()
@@ -295,7 +252,11 @@ def _print_share(output: Output, share: Share, port: int, where: str, page: Any)
             "it is listed without its data"
         )
     lines += map(_live_line, share.live.values())
-    lines.append(f"  announced as {share.label} on {where}" if where else f"  not announced; port {port}")
+    lines.append(
+        f"  announced as {share.label} on {running.where}"
+        if running.where
+        else f"  not announced; port {running.port}"
+    )
     lines.append(f"  your fingerprint, for others to compare: {node_id(share.public_key)}")
     if any(not shared.manifest.header.is_layer for shared in share.shared):
         lines.append("  QEMU cannot write to a master while it is shared")
@@ -304,8 +265,8 @@ def _print_share(output: Output, share: Share, port: int, where: str, page: Any)
         "  sharing until Ctrl-C; to fetch, type on another machine:" if names else "  sharing until Ctrl-C"
     )
     lines += [f"    overlaysync fetch {name}" for name in sorted(names)]
-    lines.append(f"  where mDNS does not work, add: --peer HOST:{port}")
-    lines += page_lines(page)
+    lines.append(f"  where mDNS does not work, add: --peer HOST:{running.port}")
+    lines += page_lines(running.page)
     document = {
         "shared": items,
         "in_use": [_used_fields(used) for used in share.used],
@@ -314,9 +275,9 @@ def _print_share(output: Output, share: Share, port: int, where: str, page: Any)
             for path, live in share.live.items()
         ],
         "node": share.label,
-        "port": port,
-        "interfaces": where,
-        "page": page.address if page else None,
+        "port": running.port,
+        "interfaces": running.where,
+        "page": running.page.address if running.page else None,
     }
     output.result(document, *lines)
 
