@@ -22,17 +22,14 @@ from overlaysync.cli.common import (
 from overlaysync.cli.output import Output, output_of
 from overlaysync.cli.save import team_of
 from overlaysync.cli.signals import ending
+from overlaysync.cli.staying import Serving, staying
 from overlaysync.errors import UsageError
 from overlaysync.net.faults import Faults
-from overlaysync.net.rate import RateLimit
-from overlaysync.node.announcing import announcing
 from overlaysync.node.keeping import Keeper
-from overlaysync.node.kept_teams import kept_teams
 from overlaysync.node.network import Network
 from overlaysync.node.node import Node
 from overlaysync.node.observer import Silent
 from overlaysync.node.replica import Replica
-from overlaysync.node.serving import serve
 from overlaysync.node.session import looking
 from overlaysync.node.vault_lock import WAIT_S
 from overlaysync.store.keeping import Keeping, KeptTeam, load_keeping, save_keeping
@@ -178,14 +175,15 @@ async def _keep(
     output.stay()
     replica = Replica(node, (), None, output)
     try:
-        async with (
-            announcing(node, network.interfaces) as announcer,
-            looking(node, Silent(), network, announcer.faults) as reach,
-            serve(replica, announcer, reach, port=None, limit=RateLimit(network.rate)) as (port, where),
-            kept_teams(replica, reach),
-        ):
-            document = {"keeps": _fields(keeping), "node": node.label, "port": port, "interfaces": where}
-            output.result(document, *_lines(output, name, keeping), f"  sharing on port {port}, until Ctrl-C")
+        async with staying(replica, network, Serving(None, network.rate, 0, None)) as running:
+            document = {
+                "keeps": _fields(keeping),
+                "node": node.label,
+                "port": running.port,
+                "interfaces": running.where,
+            }
+            until = f"  sharing on port {running.port}, until Ctrl-C"
+            output.result(document, *_lines(output, name, keeping), until)
             await asyncio.Event().wait()
     finally:
         replica.close()

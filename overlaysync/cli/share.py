@@ -141,8 +141,8 @@ def share(
         again=again,
         live=Means(tuple(qmp or ())) if live else None,
     )
-    serving = Serving(port, parse_rate(limit_rate), recheck, int(page_port) if page else None)
     peers, interfaces = parse_peers(peer), tuple(iface or ())
+    serving = Serving(port, parse_rate(limit_rate), recheck, int(page_port) if page else None)
     with open_node(output) as node:
         try:
             work = Share(node, paths, _audience(team, public), output, wishes)

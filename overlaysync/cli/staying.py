@@ -47,7 +47,7 @@ class Running:
 
 @asynccontextmanager
 async def staying(
-    share: Share, network: Network, serving: Serving, publish: Callable[[], None]
+    share: Share, network: Network, serving: Serving, publish: Callable[[], None] | None = None
 ) -> AsyncIterator[Running]:
     """Run a share while the block runs.
 
@@ -55,7 +55,7 @@ async def staying(
         share: what is served; the caller closes it.
         network: whom to look for, and the interfaces to announce on.
         serving: how it is served.
-        publish: adds the images, in a thread, while a free name is looked for.
+        publish: adds the images, in a thread, while a free name is looked for; None: none to add.
 
     Raises:
         OverlaysyncError: ``publish`` raised it.
@@ -64,7 +64,8 @@ async def staying(
     node, limit = share.node, RateLimit(serving.rate)
     recheck_s = serving.recheck_days * _DAY_S or None
     async with announcing(node, network.interfaces) as announcer:
-        await asyncio.to_thread(publish)
+        if publish is not None:
+            await asyncio.to_thread(publish)
         async with (
             looking(node, Silent(), network, announcer.faults) as reach,
             serve(share, announcer, reach, port=serving.port, limit=limit, recheck_s=recheck_s) as bound,
