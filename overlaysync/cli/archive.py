@@ -77,7 +77,7 @@ def push(
         str,
         typer.Argument(
             metavar="TEAM|REF",
-            help="The team whose states are stored, or one published image.",
+            help="The team whose states to store, or a published image.",
             autocompletion=complete_reference,
         ),
     ],
@@ -199,7 +199,7 @@ def check(
         bool, typer.Option("--read", help="Read every object, and compare it with its name.")
     ] = False,
 ) -> None:
-    """Check that an archive lacks nothing that a state needs."""
+    """Check that an archive has every object its states need."""
 
     output = output_of(context)
     with open_node(output) as node:

@@ -53,14 +53,16 @@ def number_from(least: float, most: float = math.inf, *, whole: bool = False) ->
 
 PeerOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--peer", metavar="HOST[:PORT]", help="Ask this node as well, even without mDNS."),
+    typer.Option(
+        "--peer", metavar="HOST[:PORT]", help="Ask this node as well, even if mDNS does not find it."
+    ),
 ]
 QmpOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--qmp",
         metavar="SOCKET",
-        help="The QMP monitor of a running VM, if it is not found. May be repeated.",
+        help="The QMP monitor of a running VM, if it is not found automatically. May be repeated.",
     ),
 ]
 InterfaceOption: TypeAlias = Annotated[
@@ -83,7 +85,10 @@ MastersOption: TypeAlias = Annotated[
     ),
 ]
 RateOption: TypeAlias = Annotated[
-    str | None, typer.Option("--limit-rate", metavar="RATE", help="Bytes per second at most, such as 20M.")
+    str | None,
+    typer.Option(
+        "--limit-rate", metavar="RATE", help="Transfer at most this many bytes per second, such as 20M."
+    ),
 ]
 AcceptMasterOption: TypeAlias = Annotated[
     bool,

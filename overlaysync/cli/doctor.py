@@ -32,7 +32,7 @@ def add_commands(app: typer.Typer) -> None:
 def doctor(context: typer.Context, iface: InterfaceOption = None) -> None:
     """Check network, clock, key, vault, disk and QEMU.
 
-    For each check that fails, it says what to do.
+    Say what to do about each check that fails.
     """
 
     output, peers = output_of(context), parse_peers(None)

@@ -64,7 +64,7 @@ def drill(
         list[str],
         typer.Argument(
             metavar="TEAM[:STATE]...",
-            help="The teams, or states of them by number or id: one drill for each.",
+            help="Teams, or states of teams by number or id; there is one drill for each.",
         ),
     ],
     lose: Annotated[
@@ -109,9 +109,7 @@ def drill(
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Put the report into this directory.")] = ".",
     scratch_directory: Annotated[
         str | None,
-        typer.Option(
-            "--scratch", metavar="DIR", help="Restore into a directory in DIR that is removed at the end."
-        ),
+        typer.Option("--scratch", metavar="DIR", help="Restore into a temporary directory in DIR."),
     ] = None,
     memory: Annotated[
         str, typer.Option("--memory", metavar="SIZE", help="Boot each VM with this much memory.")
@@ -122,7 +120,7 @@ def drill(
             "--boot-limit",
             metavar="MIN",
             parser=number_from(0.001, _MOST_MIN),
-            help="Give up on a VM after this many minutes, and without KVM after ten times as many.",
+            help="Give up on a VM after this many minutes, or after ten times as many without KVM.",
         ),
     ] = 5.0,
     emulate: Annotated[bool, typer.Option("--emulate", help="Boot without KVM.")] = False,

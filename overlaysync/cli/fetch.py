@@ -85,7 +85,7 @@ def fetch(
     ] = False,
     discard_changes: Annotated[
         bool,
-        typer.Option("--discard-changes", help="Replace files even if data that only they hold is lost."),
+        typer.Option("--discard-changes", help="Replace files even if this loses data that only they hold."),
     ] = False,
     trusted_only: Annotated[
         bool, typer.Option("--trusted-only", help="Accept only publishers you have trusted explicitly.")

@@ -53,7 +53,7 @@ def keep(
         str | None, typer.Argument(metavar="[TEAM]", help="The team (default: your only team).")
     ] = None,
     others: Annotated[
-        bool, typer.Option("--others", help="Keep what other teams save, sealed; needs --budget.")
+        bool, typer.Option("--others", help="Keep sealed copies of what other teams save; needs --budget.")
     ] = False,
     copies: Annotated[
         int | None,
@@ -65,7 +65,7 @@ def keep(
         ),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", metavar="SIZE", help="Use this much space at most, such as 50G.")
+        str | None, typer.Option("--budget", metavar="SIZE", help="Use at most this much space, such as 50G.")
     ] = None,
     live: Annotated[
         str | None,

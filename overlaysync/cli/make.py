@@ -123,7 +123,8 @@ def promote(
     overlay: Annotated[str, typer.Argument(metavar="PATH|REF", help="The overlay to turn into a master.")],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name of the new master.")],
     to: Annotated[
-        str | None, typer.Option("--to", metavar="DIR", help="Where to put it (default: beside the overlay).")
+        str | None,
+        typer.Option("--to", metavar="DIR", help="Put the master into DIR (default: beside the overlay)."),
     ] = None,
     format: FormatOption = None,
     discard_it: Annotated[bool, typer.Option("--discard", help="Discard the overlay afterwards.")] = False,
@@ -134,7 +135,7 @@ def promote(
 ) -> None:
     """Turn an overlay into a new master.
 
-    The master is a file of its own, and read-only.
+    The master is a separate, read-only file.
     """
 
     output = output_of(context)
@@ -188,7 +189,8 @@ def discard(
     overlays: Annotated[list[str], typer.Argument(metavar="PATH|REF...", help="Overlays to remove.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Only show what would be removed, and lost.")
+        bool,
+        typer.Option("--dry-run", "-n", help="Only show what would be removed, and what would be lost."),
     ] = False,
 ) -> None:
     """Remove overlays that are no longer needed."""
@@ -268,7 +270,10 @@ def rebase(
     context: typer.Context,
     overlay: Annotated[str, typer.Argument(metavar="PATH|REF", help="The overlay to move.")],
     onto: Annotated[
-        str, typer.Option("--onto", metavar="REF|PATH", help="The master to move it to, on this machine.")
+        str,
+        typer.Option(
+            "--onto", metavar="REF|PATH", help="The master to move it to; it must be on this machine."
+        ),
     ],
     name: Annotated[
         str | None,

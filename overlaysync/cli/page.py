@@ -24,7 +24,7 @@ def add_commands(app: typer.Typer) -> None:
 def page(
     context: typer.Context,
     browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open it in a browser, where there is a display.")
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser if there is a display.")
     ] = True,
 ) -> None:
     """Open the web page of a running share."""

@@ -44,7 +44,7 @@ def save(
         list[str] | None,
         typer.Argument(
             metavar="[PATH...]",
-            help="Directories, images, lab.yaml, domain XML or vm.toml (default: this directory).",
+            help="Directories, images, lab.yaml, domain XML or vm.toml (default: the current directory).",
         ),
     ] = None,
     team: Annotated[
@@ -57,7 +57,10 @@ def save(
         str, typer.Option("-m", "--note", metavar="NOTE", help="Describe this state in one line.")
     ] = "",
     settle: Annotated[
-        bool, typer.Option("--settle", help="End a fork: follow what other machines saved of these VMs.")
+        bool,
+        typer.Option(
+            "--settle", help="End a fork: the new state follows those that other machines saved of these VMs."
+        ),
     ] = False,
     begin_anew: Annotated[
         bool, typer.Option("--begin-anew", help="Save even if the vault has lost what was saved before.")
@@ -65,7 +68,7 @@ def save(
     qmp: QmpOption = None,
     pause: Annotated[
         bool,
-        typer.Option("--pause", help="While its disks are copied, pause a VM that has no QMP monitor."),
+        typer.Option("--pause", help="Pause a VM without a QMP monitor while its disks are copied."),
     ] = False,
     when_off: Annotated[
         bool, typer.Option("--when-off", help="Wait until the VMs are shut down, and save them then.")

@@ -29,7 +29,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def settle(
     context: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="FILE", help="The file whose side is to continue.")],
+    path: Annotated[str, typer.Argument(metavar="FILE", help="The file that holds the side you choose.")],
 ) -> None:
     """Settle a fork in favour of a file on this machine."""
     output = output_of(context)

@@ -160,10 +160,10 @@ def forget(
     context: typer.Context,
     references: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEAM[:STATE]...]", help="States, or a team with --keep-… options."),
+        typer.Argument(metavar="[TEAM[:STATE]...]", help="States, or a team with --keep-… or --node."),
     ] = None,
     last: Annotated[
-        int, typer.Option("--keep-last", metavar="N", parser=_COUNT, help="Keep the N newest.")
+        int, typer.Option("--keep-last", metavar="N", parser=_COUNT, help="Keep the N newest states.")
     ] = 0,
     hourly: Annotated[
         int,
@@ -171,7 +171,7 @@ def forget(
             "--keep-hourly",
             metavar="N",
             parser=_COUNT,
-            help="Keep the newest of each of the last N hours that have one.",
+            help="Keep the newest state of each of the last N hours that have one.",
         ),
     ] = 0,
     daily: Annotated[
@@ -180,7 +180,7 @@ def forget(
             "--keep-daily",
             metavar="N",
             parser=_COUNT,
-            help="Keep the newest of each of the last N days that have one.",
+            help="Keep the newest state of each of the last N days that have one.",
         ),
     ] = 0,
     weekly: Annotated[
@@ -189,23 +189,26 @@ def forget(
             "--keep-weekly",
             metavar="N",
             parser=_COUNT,
-            help="Keep the newest of each of the last N weeks that have one.",
+            help="Keep the newest state of each of the last N weeks that have one.",
         ),
     ] = 0,
     of_node: Annotated[
         str,
         typer.Option(
-            "--node", metavar="NAME", help="In this machine's vault, forget what a lost machine saved."
+            "--node", metavar="NAME", help="Forget what a lost machine saved, on this machine only."
         ),
     ] = "",
     discard: Annotated[
         list[str] | None,
         typer.Option(
-            "--discard-vm", metavar="VM", help="With --node: a VM whose last state may go. May be repeated."
+            "--discard-vm",
+            metavar="VM",
+            help="With --node: also drop the last state of this VM. May be repeated.",
         ),
     ] = None,
     others: Annotated[
-        bool, typer.Option("--others", help="With --node: what it saved for teams that you are not in.")
+        bool,
+        typer.Option("--others", help="With --node: forget what it saved for teams that you are not in."),
     ] = False,
     dry_run: DryRunOption = False,
 ) -> None:

@@ -32,7 +32,7 @@ _STDIN = "-"
 _NAMED_THINGS = 12
 """Things that a line names; ``--json`` has them all."""
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The team.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of the team.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -121,7 +121,7 @@ def show(
 
 
 def code(context: typer.Context, name: NameArgument) -> None:
-    """Show the code of a team again; asks first, and needs a terminal."""
+    """Show a team's code again, on a terminal and after asking."""
 
     output = output_of(context)
     with open_node(output) as node:

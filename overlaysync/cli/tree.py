@@ -53,7 +53,7 @@ def tree(
         str, typer.Option("--lang", metavar="LANG", help="Language of the picture: en or fr.")
     ] = "en",
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a file of that name, unless it is a disk image.")
+        bool, typer.Option("--replace", help="Replace an existing file, unless it is a disk image.")
     ] = False,
 ) -> None:
     """Show masters, overlays and promotions as a family tree."""

@@ -42,7 +42,8 @@ def trust(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Trust it for this name only: [TEAM/]NAME.")
+        str | None,
+        typer.Option("--name", metavar="NAME", help="Trust the publisher for this name only: [TEAM/]NAME."),
     ] = None,
     peer: PeerOption = None,
     iface: InterfaceOption = None,
@@ -76,7 +77,7 @@ def untrust(
 ) -> None:
     """Forget a publisher that you trust.
 
-    The next use of each of its names decides again to which publisher the name belongs.
+    When one of its names is next used, overlaysync decides again which publisher the name belongs to.
     """
 
     output = output_of(context)

@@ -40,7 +40,7 @@ def check(
         bool, typer.Option("--read", help="Read every object, and compare it with its name.")
     ] = False,
 ) -> None:
-    """Check that nothing a state needs is missing."""
+    """Check that no needed object is missing."""
 
     output = output_of(context)
     with open_node(output) as node:

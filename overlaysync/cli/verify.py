@@ -55,13 +55,15 @@ def verify(
             metavar="PATH|REF...", autocompletion=complete_reference, help="Images on this machine."
         ),
     ],
-    repair: Annotated[bool, typer.Option("--repair", help="Heal what is damaged, from peers.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Heal damaged images with data from peers.")
+    ] = False,
     yes: Annotated[
         bool,
         typer.Option(
             "--yes",
             "-y",
-            help="Also heal files written to since they were fetched or published; that work is lost.",
+            help="Also heal files written to since they were fetched or published; what was written is lost.",
         ),
     ] = False,
     accept_master: AcceptMasterOption = False,
