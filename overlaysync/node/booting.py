@@ -14,7 +14,7 @@ from pathlib import Path
 
 from overlaysync.errors import NotFoundError, OverlaysyncError
 from overlaysync.node.children import check_programs
-from overlaysync.node.readiness import Waiting, failure
+from overlaysync.node.readiness import KvmFailedError, NotReadyError, Waiting, failure
 from overlaysync.node.restore_plan import Restored
 from overlaysync.node.vm_process import VmProcess, kvm_works, vm_process
 from overlaysync.ops.drill.machine import MOST_WRITTEN, TPM_STATE, VARS, Machine, Seed, firmware_for
@@ -60,6 +60,7 @@ class Booter:
         kvm: whether the processor runs them.
         why_emulated: why not, where there seems to be KVM.
         qemu: version of QEMU.
+        machines: the VMs booted, by name.
     """
 
     rules: BootRules
@@ -68,7 +69,7 @@ class Booter:
     kvm: bool = False
     why_emulated: str = ""
     qemu: str = ""
-    machines: list[Machine] = field(default_factory=list)
+    machines: dict[str, Machine] = field(default_factory=dict)
     _turn: asyncio.Semaphore = field(init=False)
 
     async def prepare(self) -> None:
@@ -86,36 +87,37 @@ class Booter:
                 self.why_emulated = "/dev/kvm is there, but this user cannot run a VM with it"
         self._turn = asyncio.Semaphore(_at_once(self.rules.memory_mib))
 
-    @property
-    def limit_s(self) -> float:
-        """How long a VM may take."""
-        return self.rules.limit_s * (1 if self.kvm else SLOWER)
-
     async def boot(self, restored: Restored) -> BootReport:
-        """Boot a VM, and wait until it is ready or given up.
+        """Boot a VM, and wait until it is ready or given up; without KVM when that turns out not to work.
 
         Raises:
             OverlaysyncError: it cannot be started at all.
         """
         async with self._turn:
-            name = restored.plan.saving.vm.name
-            directory = self.place / name
-            probe = self.rules.probes.of(name)
-            try:
-                directory.mkdir(mode=0o700)
-                machine = await self._machine(restored, directory, probe)
-                self.machines.append(machine)
-                async with vm_process(machine, directory) as vm:
-                    return await self._run(vm, Waiting(vm, name, probe))
-            except OSError as error:
-                raise translate(error, f"Cannot boot '{name}'") from error
-            finally:  # the next ones need the room
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            with suppress(KvmFailedError):
+                return await self._boot(restored)
+            self.kvm, self.why_emulated = False, "KVM stopped a VM on this machine with an internal error"
+            return await self._boot(restored)
+
+    async def _boot(self, restored: Restored) -> BootReport:
+        name = restored.plan.saving.vm.name
+        directory = self.place / name
+        probe = self.rules.probes.of(name)
+        try:
+            directory.mkdir(mode=0o700)
+            self.machines[name] = machine = await self._machine(restored, directory, probe)
+            async with vm_process(machine, directory) as vm:
+                return await self._run(vm, Waiting(vm, name, probe))
+        except OSError as error:
+            raise translate(error, f"Cannot boot '{name}'") from error
+        finally:  # the next ones need the room
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def _run(self, vm: VmProcess, waiting: Waiting) -> BootReport:
-        probe, limit = waiting.probe, self.limit_s
-        if probe.kind is ProbeKind.NONE:
-            limit = min(limit, UNPROBED_S * (1 if self.kvm else SLOWER))
+        limit = self.rules.limit_s
+        if waiting.probe.kind is ProbeKind.NONE:
+            limit = min(limit, UNPROBED_S)
+        limit *= SLOWER if vm.emulated else 1
         await vm.monitor.ask("cont")
         power_on = self.clock()
         verdict, evidence = await self._wait(vm, waiting, limit)
@@ -123,7 +125,7 @@ class Booter:
         shot = await vm.screenshot()
         return BootReport(
             command=shlex.join(vm.command),
-            probe=str(probe),
+            probe=str(waiting.probe),
             verdict=verdict,
             evidence=evidence,
             limit_s=limit,
@@ -136,18 +138,22 @@ class Booter:
         )
 
     async def _wait(self, vm: VmProcess, waiting: Waiting, limit: float) -> tuple[Verdict, str]:
-        """Return how the wait for a VM ended, and what shows it."""
+        """Return how the wait for a VM ended, and what shows it.
+
+        Raises:
+            KvmFailedError: only KVM has failed.
+        """
         ready, failed = asyncio.create_task(waiting.ready()), asyncio.create_task(failure(vm))
         unprobed = waiting.probe.kind is ProbeKind.NONE
         try:
             done, _ = await asyncio.wait((ready, failed), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if failed in done:
-                return "failed", str(failed.result())
+                return "failed", _said(failed.result())
             if ready in done:
                 with suppress(OverlaysyncError):
                     evidence = ready.result()
                     return ("not-tested" if unprobed else "passed"), evidence
-                return "failed", str(await failed)
+                return "failed", _said(await failed)
             if unprobed:
                 return "not-tested", f"it ran for {limit:.0f} s"
             return "timed-out", f"not ready {limit:.0f} s after power-on"
@@ -198,6 +204,13 @@ class Booter:
         """Return what each of so many files may grow to, so that all VMs together leave half of the room."""
         at_once = _at_once(self.rules.memory_mib)
         return min(MOST_WRITTEN, shutil.disk_usage(self.place).free // (2 * at_once * files))
+
+
+def _said(failure: NotReadyError) -> str:
+    """Return how a VM failed; raise it where it was KVM that failed."""
+    if isinstance(failure, KvmFailedError):
+        raise failure
+    return str(failure)
 
 
 async def _make_overlay(below: str, format: str, path: Path) -> None:

@@ -347,7 +347,7 @@ class Drill:
             vms=vms,
             would_be_lost=losses_of(vms, facts),
             advice=advice_of(vms, facts, judgement),
-            isolation=tuple(isolation_of(machine) for machine in booter.machines) if booter else (),
+            isolation=tuple(isolation_of(machine) for machine in booter.machines.values()) if booter else (),
             earlier=self.earlier,
         )
 

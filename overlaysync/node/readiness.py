@@ -186,13 +186,27 @@ class NotReadyError(OverlaysyncError):
     exit_code = 6
 
 
+class KvmFailedError(NotReadyError):
+    """KVM cannot run what a VM does, as inside some virtual machines; emulated, the VM may run."""
+
+
+_STOPPED: dict[str, tuple[type[NotReadyError], str]] = {
+    "internal-error": (KvmFailedError, "KVM has stopped it with an internal error"),
+    "io-error": (NotReadyError, "it was stopped by an error of its disk"),
+}
+"""States in which a VM stays for good (QEMU's ``RunState``), and what is said of them."""
+
+
 async def failure(vm: VmProcess) -> NotReadyError:
-    """Return when a VM has failed: it has ended, or its system has."""
+    """Return when a VM has failed: it has ended or was stopped for good, or its system has."""
     ended = asyncio.create_task(vm.ended())
     try:
         while not ended.done():
             with suppress(ChannelError):
-                await vm.monitor.ask("query-status")
+                state = (await vm.monitor.ask("query-status"))["status"]
+                if state in _STOPPED:
+                    kind, what = _STOPPED[state]
+                    return kind(what)
             if _PANIC in vm.monitor.events:
                 return NotReadyError("its system has panicked")
             await asyncio.wait([ended], timeout=_AGAIN_S)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from overlaysync.errors import OverlaysyncError
 from overlaysync.node import booting
 from overlaysync.node.booting import Booter, BootRules
-from overlaysync.node.vm_process import vm_process
+from overlaysync.node.readiness import KvmFailedError, failure
+from overlaysync.node.vm_process import VmProcess, vm_process
 from overlaysync.ops.drill.machine import Machine
 from overlaysync.ops.drill.probes import NO_PROBE, Probes
 from overlaysync.units import MIB
@@ -56,7 +60,7 @@ async def test_what_a_vm_wrote_goes_with_it(tmp_path: Path, booter: Booter) -> N
     await booter.prepare()
     assert (await booter.boot(restored(tmp_path, "web"))).verdict == "not-tested"
     assert list((tmp_path / "boot").iterdir()) == []
-    assert 0 < booter.machines[0].most_written <= 8 * 1024 * MIB
+    assert 0 < booter.machines["web"].most_written <= 8 * 1024 * MIB
 
 
 @pytest.mark.parametrize("name", ["probe", "boot", "disk0.qcow2", "vars.fd"])
@@ -68,6 +72,49 @@ async def test_a_vm_may_have_any_name(
     monkeypatch.setattr(booting, "SLOWER", 1)
     await booter.prepare()
     assert (await booter.boot(restored(tmp_path, name))).verdict == "not-tested"
+
+
+@pytest.mark.parametrize(
+    ("state", "is_kvms", "words"),
+    [("internal-error", True, "internal error"), ("io-error", False, "its disk")],
+)
+async def test_a_vm_that_is_stopped_for_good_has_failed(state: str, is_kvms: bool, words: str) -> None:
+    class Monitor:
+        events: tuple[str, ...] = ()
+
+        async def ask(self, command: str) -> dict[str, str]:
+            assert command == "query-status"
+            return {"status": state}
+
+    class Vm:
+        monitor = Monitor()
+
+        async def ended(self) -> int:
+            return await asyncio.Future()
+
+    said = await failure(cast(VmProcess, Vm()))
+    assert isinstance(said, KvmFailedError) == is_kvms and words in str(said)
+
+
+async def test_a_vm_that_kvm_stops_boots_without_kvm(
+    tmp_path: Path, booter: Booter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As inside a virtual machine whose KVM begins to run a guest, and then gives up."""
+
+    @asynccontextmanager
+    async def stopped_by_kvm(machine: Machine, directory: Path) -> AsyncIterator[VmProcess]:
+        async with vm_process(replace(machine, kvm=False), directory) as vm:
+            if machine.kvm:
+                raise KvmFailedError("stopped")
+            yield vm
+
+    monkeypatch.setattr(booting, "vm_process", stopped_by_kvm)
+    monkeypatch.setattr(booting, "SLOWER", 1)
+    await booter.prepare()
+    booter.kvm = True
+    assert (await booter.boot(restored(tmp_path, "web"))).verdict == "not-tested"
+    assert not booter.kvm and "internal error" in booter.why_emulated
+    assert not booter.machines["web"].kvm
 
 
 async def test_a_file_that_cannot_be_copied_fails_the_vm_alone(tmp_path: Path, booter: Booter) -> None:
