@@ -41,12 +41,18 @@ _Value = TypeVar("_Value")
 
 
 def until(
-    condition: Callable[[], _Value], *, within_s: float = 20, what: str = "what was waited for"
+    condition: Callable[[], _Value],
+    *,
+    within_s: float = 20,
+    what: str | Callable[[], str] = "what was waited for",
 ) -> _Value:
     """The first true value of ``condition``, asked again and again."""
     deadline = time.monotonic() + within_s
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {within_s} s"
+        if time.monotonic() >= deadline:
+            raise AssertionError(
+                f"{what if isinstance(what, str) else what()} did not happen within {within_s} s"
+            )
         time.sleep(_POLL_S)
     return value
 

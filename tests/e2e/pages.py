@@ -206,7 +206,7 @@ class Page:
             return ended or bool(stays(step) and fits(expected, lines) is not None)
 
         try:
-            until(done, within_s=_LIMIT_S, what=f"the end of {step.command!r}")
+            until(done, within_s=_LIMIT_S, what=lambda: f"the end of {step.command!r}: {terminal.shown}")
             time.sleep(self.tell)  # for what is printed after that
         finally:
             lines = self._lines(node, terminal)

@@ -28,7 +28,7 @@ def test_each_probe_tells_when_a_vm_is_ready_and_no_vm_reaches_out(open_lab: Lab
         out = f"echo hi | nc -w 1 10.0.2.2 {outside.getsockname()[1]} && echo 'OUT yes' || echo 'OUT no'"
         runs = {
             "agent": f"{CARDS}; agent",
-            "command": f"{UP}; {SERVES % 80}; {out}",
+            "command": f"{UP}; {out}; {SERVES % 80}",  # the drill ends when it serves
             "plain": f"{CARDS}; printf 'plain login: '; sleep 1000",
             "port": f"{UP}; {CARDS}; {SERVES % 22}",
         }

@@ -70,6 +70,12 @@ def note_of(share: Share, *words: str) -> str:
     return until(noted, within_s=30, what=f"a note with {words}: {share.stderr}")
 
 
+def failed_check(node: Node, name: str) -> dict[str, str] | None:
+    """The doctor's check of that name, if it fails."""
+    checks = node.run("doctor", "--json").document["checks"]
+    return next((check for check in checks if check["name"] == name and check["state"] == "fail"), None)
+
+
 def write_to(image: Path, host: Host, data: str) -> None:
     run_on(host, f"printf {data} | dd of={image} conv=notrunc status=none")
 
@@ -131,9 +137,10 @@ def test_two_machines_with_one_key_say_so_on_both(machines: tuple[Host, Host], t
             note_of(share, "Another machine", other.address, "overlaysync key new")
         listed = original.run("ls", "--json")
         assert "Another machine" in listed.stderr and machines[1].address in listed.stderr
-        checked = original.run("doctor", "--json")
-        (check,) = [check for check in checked.document["checks"] if check["name"] == "key"]
-        assert check["state"] == "fail" and machines[1].address in check["meaning"]
+        check = until(
+            lambda: failed_check(original, "key"), within_s=30, what="that the doctor sees the copy"
+        )
+        assert check and machines[1].address in check["meaning"]
         assert "overlaysync key new" in check["advice"]
 
         assert copy.json("key", "new")["former"]
