@@ -72,7 +72,7 @@ def drill(
         typer.Option(
             "--lose",
             metavar="HOST",
-            help="Pretend that this machine or archive is gone. May be repeated.",
+            help="Pretend that HOST, a machine or an archive, is gone. May be repeated.",
         ),
     ] = None,
     boot: Annotated[bool, typer.Option("--boot", help="Boot each VM, cut off from every network.")] = False,

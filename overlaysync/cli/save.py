@@ -187,8 +187,8 @@ def _fork(one: Saving) -> str:
     state = one.state.state
     return (
         f"  {one.vm.name}: a fork, since {state.team}:{state.number} ({state_word(one.state.id)}) of "
-        f"{one_field(state.by) or '?'} is not in it. Both are kept, and restore asks which one is meant; "
-        f"to say that this one is: overlaysync save --vm {one.vm.name} --settle"
+        f"{one_field(state.by) or '?'} is not in it. Both are kept, and restore takes neither until you say "
+        f"which; to choose this one: overlaysync save --vm {one.vm.name} --settle"
     )
 
 

@@ -121,7 +121,7 @@ def show(
 
 
 def code(context: typer.Context, name: NameArgument) -> None:
-    """Show a team's code again, on a terminal and after asking."""
+    """Show a team's code again, on a terminal only, after you confirm."""
 
     output = output_of(context)
     with open_node(output) as node:
@@ -187,7 +187,7 @@ def _tell_lost(output: Output, lost: Farewell, name: str) -> None:
         (
             lost.others,
             "Published by other members, and on this machine",
-            "The files stay, but they cannot be fetched again, repaired or shared",
+            "The files stay, but they cannot be fetched again or repaired",
         ),
         (
             lost.elsewhere,

@@ -34,8 +34,8 @@ class Farewell:
 
     Attributes:
         own: versions that this node published for the team, and has.
-        others: versions that other members published, which are here: they can no longer be fetched again,
-            repaired or shared.
+        others: versions that other members published, which are here: they can no longer be fetched again
+            or repaired.
         elsewhere: versions that only members had when they were seen, by their full names.
     """
 
