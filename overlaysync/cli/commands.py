@@ -173,7 +173,10 @@ class Lazy(TyperCommand):
         assert self.name
         command = load(self.name)
         if not extra.get("resilient_parsing"):  # while the shell completes a word nothing is used
-            parent.default_map = {self.name: load_defaults(self.name, _options(command), ENTRIES)}
+            options = options_of(command)
+            several = {name: bool(option.multiple) for name, option in options.items()}
+            defaults = load_defaults(self.name, several, ENTRIES)
+            parent.default_map = {self.name: {options[name].name: value for name, value in defaults.items()}}
         return command.make_context(info_name, args, parent=parent, **extra)
 
 
@@ -181,9 +184,10 @@ def _is_argument(param: Any) -> bool:
     return bool(param.param_type_name == "argument")
 
 
-def _options(command: Any) -> dict[str, bool]:
-    """Return the options of a command, and whether each may be given several times."""
-    return {param.name: param.multiple for param in command.params if not _is_argument(param)}
+def options_of(command: Any) -> dict[str, Any]:
+    """Return the options of a command by their names in the settings, such as ``accept_master``."""
+    options = (param for param in command.params if not _is_argument(param))
+    return {max(option.opts, key=len).lstrip("-").replace("-", "_"): option for option in options}
 
 
 class Commands(TyperGroup):

@@ -1,8 +1,8 @@
 """Defaults of options that the user sets: in the config file and in the environment.
 
-``config.toml`` has a table per command with its options, such as ``[fetch]`` and ``masters = "~/masters"``;
-the variable of the same option is OVERLAYSYNC_FETCH_MASTERS. Flags win over the environment, that over the
-file.
+``config.toml`` may have a table for each command with its options, such as ``[fetch]`` and ``masters =
+"~/masters"``; the variable of the same option is OVERLAYSYNC_FETCH_MASTERS. What is typed overrides the
+environment, and the environment overrides the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def load_defaults(command: str, options: Mapping[str, bool], commands: Collectio
 
     Args:
         command: its name.
-        options: the options it has, and whether each may be given several times.
+        options: the options it has, as a user writes them there, and whether each may be given several times.
         commands: the names of all commands.
 
     Raises:
@@ -44,7 +44,7 @@ def load_defaults(command: str, options: Mapping[str, bool], commands: Collectio
         return {}
     for name in set(tables.get(command, ())) - set(options):
         raise no_such(path, command, name, "option", options)
-    defaults = {name: _expanded(value) for name, value in tables.get(command, {}).items()}
+    defaults = {name: _value(value, options[name]) for name, value in tables.get(command, {}).items()}
     for option, several in options.items():
         value = os.environ.get(f"OVERLAYSYNC_{command}_{option}".upper())
         if value:
@@ -93,6 +93,8 @@ def no_such(path: Path, table: str, name: str, kind: str, known: Collection[str]
     return UsageError(f"{path} sets '{name}'" + (f" for {table}" if table else ""), why=why, hint=hint)
 
 
-def _expanded(value: Any) -> Any:
-    """Paths may begin with ``~``, as in a shell."""
-    return os.path.expanduser(value) if isinstance(value, str) else value
+def _value(value: Any, several: bool) -> Any:
+    """Return a value as if it were typed: paths may begin with ``~``, and one may stand for several."""
+    values = value if isinstance(value, list) else [value]
+    expanded = [os.path.expanduser(each) if isinstance(each, str) else each for each in values]
+    return expanded if several or isinstance(value, list) else expanded[0]
