@@ -12,7 +12,6 @@ import typer
 
 from overlaysync.cli.common import (
     FIND_S,
-    AcceptMasterOption,
     InterfaceOption,
     PeerOption,
     WaitOption,
@@ -69,7 +68,12 @@ def adopt(
             help="Accept the master given as a path, even if nothing proves that it is the right one.",
         ),
     ] = False,
-    accept_master: AcceptMasterOption = False,
+    accept_master: Annotated[
+        bool,
+        typer.Option(
+            "--accept-master", help="With --unverified: accept a master that is not as it was published."
+        ),
+    ] = False,
     name: Annotated[
         str | None,
         typer.Option("--as", metavar="NAME", help="Name of the new overlay (default: OVERLAY-on-MASTER)."),

@@ -98,7 +98,8 @@ def fetch(
             "--seed",
             metavar="SECONDS",
             parser=number_from(0),
-            help="Keep sharing for SECONDS after the fetch (default: until current downloaders finish).",
+            help="Keep sharing for SECONDS after the fetch (default: until current downloaders finish, "
+            "at most 30).",
         ),
     ] = None,
     wait: WaitOption = FIND_S,

@@ -62,7 +62,9 @@ def restore(
     at: Annotated[
         str,
         typer.Option(
-            "--at", metavar="TIME", help="Restore the newest state before TIME, such as '2026-11-29 14:30'."
+            "--at",
+            metavar="TIME",
+            help="Restore the newest states not later than TIME, such as '2026-11-29 14:30'.",
         ),
     ] = "",
     vm: Annotated[

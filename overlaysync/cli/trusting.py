@@ -51,7 +51,8 @@ def trust(
 ) -> None:
     """Trust a publisher, or list those you trust or distrust.
 
-    For a publisher that you distrust, this only restores the trust that it had before.
+    For a publisher that you distrust, this restores the trust that it had before,
+    and with --name adds that name.
     """
 
     output = output_of(context)
