@@ -69,7 +69,7 @@ def show(
 ) -> None:
     """Show everything about an image or a VM: ids, sizes, copies.
 
-    For a fork, both sides are shown; for a team, everything that it has.
+    For a fork, both sides are shown; for a team, the newest version of each name.
     """
 
     output = output_of(context)
