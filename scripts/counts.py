@@ -60,7 +60,7 @@ def table(directory: Path) -> str:
     for path in sorted(directory.glob("*.json")):
         group = next((prefix for prefix in TITLES if path.stem.startswith(prefix)), path.stem)
         for name, value in numbers(json.loads(path.read_text())):
-            totals[group][name] += value  # type: ignore[assignment]
+            totals[group][name] += value  # type: ignore[assignment] # some are fractions
     if not totals:
         return NOT_RUN
     order = [*TITLES, *sorted(totals)]

@@ -155,9 +155,10 @@ def _command_in(words: Sequence[str]) -> Sequence[str]:
 
 
 def _report_usage(output: Output, error: Exception, words: Sequence[str]) -> int:
-    message: str = error.format_message()  # type: ignore[attr-defined]
+    message: str = error.format_message()  # type: ignore[attr-defined] # a usage error of click
     if near := getattr(error, "possibilities", None):  # the best first; typer prints them by the alphabet
-        message = f"No such option: {error.option_name}. Did you mean '{near[0]}'?"  # type: ignore[attr-defined]
+        mistyped = error.option_name  # type: ignore[attr-defined] # what has possibilities has a name
+        message = f"No such option: {mistyped}. Did you mean '{near[0]}'?"
     context = getattr(error, "ctx", None)
     if context and message == context.get_help():  # a group of commands, without one: nothing is wrong
         typer.echo(message)

@@ -159,7 +159,7 @@ class BoundedBrowser(AsyncServiceBrowser):
         self._readdressed = readdressed
         self._updates = 0
         self._again: asyncio.TimerHandle | None = None
-        super().__init__(*args, **options)  # type: ignore[arg-type]
+        super().__init__(*args, **options)  # type: ignore[arg-type] # the library checks its own
 
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
         """Take them in, one by one: a strange one must not keep its neighbours out."""

@@ -156,7 +156,8 @@ def answer(provider: VaultProvider, path: Sequence[str], query: str, asker: str)
             return _encode(provider.offer())
         case [tag, Kind.HEAD | Kind.DRILL as kind] if _TAG.fullmatch(tag):
             found = provider.heads(tag) if kind == Kind.HEAD else provider.drills(tag)
-            return _encode(_Heads(tuple(map(tuple, found[:MAX_HEADS]))))  # type: ignore[arg-type]
+            rows = tuple(map(tuple, found[:MAX_HEADS]))
+            return _encode(_Heads(rows))  # type: ignore[arg-type] # tuple() forgets how many fields a row has
     name = "/".join(path)
     if parse_name(name) is None:
         raise NotFoundError("no such object")

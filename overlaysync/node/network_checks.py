@@ -29,7 +29,7 @@ _MULTICAST_S = 5.0
 _CONNECT_S = 2.0
 
 _TWINS_S = 2.0
-"""For so long others are looked for, and then for so long at most a slow one's answer is waited for."""
+"""Others are looked for this long. If one is still being asked then, its answer may take as long again."""
 
 _DISCARD_PORT = 9
 """What the doctor announces: a port where nobody answers."""
@@ -158,7 +158,8 @@ async def meet_twins(node: Node, peers: Sequence[Address], interfaces: Sequence[
         async with looking(node, Silent(), Network(peers, interfaces, catalogs=bool(peers))) as reach:
             found = reach.twins.found
             await reach.until(lambda: bool(found), wait_s=_TWINS_S)
-            await reach.until(lambda: bool(found) or not reach.looking, wait_s=_TWINS_S)
+            if reach.looking:
+                await reach.until(lambda: bool(found) or not reach.looking, wait_s=_TWINS_S)
             return list(found.values())
     except NetworkError:  # the checks of the network say so
         return []

@@ -187,14 +187,14 @@ class NotReadyError(OverlaysyncError):
 
 
 class KvmFailedError(NotReadyError):
-    """KVM cannot run what a VM does, as inside some virtual machines; emulated, the VM may run."""
+    """KVM has stopped a VM that may run without it, as happens inside some virtual machines."""
 
 
 _STOPPED: dict[str, tuple[type[NotReadyError], str]] = {
     "internal-error": (KvmFailedError, "KVM has stopped it with an internal error"),
     "io-error": (NotReadyError, "it was stopped by an error of its disk"),
 }
-"""States in which a VM stays for good (QEMU's ``RunState``), and what is said of them."""
+"""States that a VM does not leave by itself (QEMU's ``RunState``), and the errors for them."""
 
 
 async def failure(vm: VmProcess) -> NotReadyError:

@@ -270,7 +270,7 @@ class Site:
         return Target(team=next((one for one in snapshot.teams if one.name == fields.get("team")), None))
 
     def _page(self, template: str, language: str, *, status: int = 200, **values: object) -> web.Response:
-        Clock.now = values.pop("at", Clock.now)  # type: ignore[assignment]
+        Clock.now = values.pop("at", Clock.now)  # type: ignore[assignment] # "at" is a time
         text = (
             environment()
             .get_template(template)

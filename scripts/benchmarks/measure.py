@@ -76,7 +76,8 @@ def run(
     with process:
         errors: list[str] = []
         assert process.stdout and process.stderr
-        reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))  # type: ignore[union-attr]
+        said = process.stderr
+        reader = threading.Thread(target=lambda: errors.append(said.read()))
         reader.start()
         try:
             if process.stdin:

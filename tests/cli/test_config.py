@@ -51,9 +51,7 @@ def test_an_option_that_there_is_not_is_named_with_those_that_there_are(settings
         load_defaults("fetch", _SEVERAL, ENTRIES)
 
 
-def test_the_settings_of_the_page_are_taken(
-    settings: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_settings_of_the_page_are_taken(settings: Path) -> None:
     (block,) = re.findall(r"```toml\n(.+?)```", _PAGE, re.DOTALL)
     settings.write_text(block)
     for command, table in tomllib.loads(block).items():

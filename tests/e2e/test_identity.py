@@ -67,7 +67,7 @@ def note_of(share: Share, *words: str) -> str:
         fitting = (line for line in share.stderr.splitlines() if all(word in line for word in words))
         return next(fitting, "")
 
-    return until(noted, within_s=30, what=f"a note with {words}: {share.stderr}")
+    return until(noted, within_s=30, what=lambda: f"a note with {words}: {share.stderr}")
 
 
 def failed_check(node: Node, name: str) -> dict[str, str] | None:
