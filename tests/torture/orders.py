@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeAlias
+
 import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+Orders: TypeAlias = Callable[[int], Counter[str]]
+"""Tries orders that a seed chooses, and counts what was done."""
+
+_MOST_SEEDS = 5
+
+
+def try_until(happened: Callable[[Counter[str]], object], seed: int, orders: Orders) -> Counter[str]:
+    """Try orders with this seed and the next ones until something ``happened``; returns what was done.
+
+    A few orders may leave a step out by chance, and the seed is another one every day.
+    """
+    counts: Counter[str] = Counter()
+    for more in range(_MOST_SEEDS):
+        counts += orders(seed + more)
+        if happened(counts):
+            break
+    return counts
 
 
 def run_orders(machine: type[RuleBasedStateMachine], *, seed: int, examples: int, steps: int) -> None:
